@@ -1,0 +1,156 @@
+"""What a source and a task have in common: a pool of labelled images that can be listed and read.
+
+Owns `Catalog` (every image, without pixels), `Pool` (a catalog plus how to read its pixels) and the seeds by name.
+A source is a pool to pre-train on; a task is a pool whose images are divided into the five splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
+
+
+def seed_of(*names: object) -> int:
+    """A 64-bit seed that depends on these names alone, in this order: the same on every machine, in every process.
+
+    Every random choice of the project starts here, so that adding a trial, a source or an image shifts no other.
+    """
+    text = "\x1f".join(map(str, names)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def mix_bits(values: np.ndarray, seed: int) -> np.ndarray:
+    """splitmix64 of `values ^ seed`, elementwise, uint64: a random priority for every image id.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
+    """
+    with np.errstate(over="ignore"):
+        z = (values.astype(np.uint64) ^ np.uint64(seed)) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """Every image that a pool knows of, without its pixels. Row i of each array is image i.
+
+    labels     int32 [n], index into `classes`
+    classes    the class names, in a fixed order
+    ids        uint64 [n], one per image, from its key alone: what random choices hash (see `mix_bits`)
+    hierarchy  one row per class (index: class names, in the order of `classes`), one column per rank from coarse to
+               fine, each value the name of the class's ancestor (or the class itself) at that rank; None without one
+    split      int8 [n], index into SPLITS; None for a source
+    group      int32 [n], index into `groups` (camera, region, hospital); None where the pool has none
+    fingerprint  changes when the images or labels do, and only then: never with paths or with the pool's name
+    licence    who may use the images, in one line
+    notes      what a reader of the report should know about the pool, a sentence each
+    """
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    ids: np.ndarray
+    fingerprint: str
+    licence: str
+    hierarchy: pd.DataFrame | None = None
+    split: np.ndarray | None = None
+    group: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Rows of that split, ascending, int64. Raises ValueError for a pool without splits."""
+        if self.split is None:
+            raise ValueError("this pool has no splits")
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Some images, decoded: `images` uint8 [n, size, size, 3]; `broken` maps a position in it (not a catalog row) to
+    the reason why that image could not be read (its pixels are zeros)."""
+
+    images: np.ndarray
+    broken: dict[int, str]
+
+
+class Options(BaseModel):
+    """What a spec may say about a pool; a pool's own Options add fields. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileOptions(Options):
+    """Options of pools that read image files."""
+
+    fit: Literal["crop", "squash", "pad"] = "crop"  # to a square: short side and centre crop, squeeze, or letterbox
+    broken: Literal["fail", "drop"] = "fail"  # an unreadable image ends the sweep, or is left out and listed
+
+
+class Pool(ABC):
+    """A named pool of images. Built from its name and options alone, so that any process can build it again.
+
+    `rendered` says that any image can be made at any moment and none can be broken, so the store need only hold
+    what is asked for; otherwise the whole pool is decoded before anything is drawn from it.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    rendered: ClassVar[bool] = False
+
+    def __init__(self, name: str, options: Options) -> None:
+        self.name, self.options = name, options
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The pool's images. Raises UserError, all problems at once, when the data is absent or makes no sense."""
+        return self.list_images()
+
+    @abstractmethod
+    def list_images(self) -> Catalog:
+        """Make the catalog; called once."""
+
+    @abstractmethod
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The readable, unique and stable names of these images, e.g. a path inside the folder."""
+
+    @abstractmethod
+    def read(self, rows: np.ndarray, size: int) -> Pixels:
+        """Decode or render these images at size x size."""
+
+    @property
+    def meaning(self) -> str:
+        """What of this pool decides a result: its fingerprint and how images become squares; never a path."""
+        return f"{self.catalog.fingerprint}-{getattr(self.options, 'fit', 'crop')}"
+
+
+class Source(Pool):
+    """A pool to pre-train on."""
+
+
+class Task(Pool):
+    """A shifted fine-tuning problem: its catalog has a split for every image; `metric` scores it."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """`macro_f1` or `accuracy`."""
+
+
+def open_pool(kind: str, name: str, options: dict) -> Pool:
+    """The source or task of that name. `options` are the spec's, less `weight` and `kind`."""
+    from ray_robust import registry
+
+    cls = registry.find(kind, name)
+    return cls(name, cls.Options(**options))

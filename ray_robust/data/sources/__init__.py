@@ -1,0 +1,1 @@
+"""Sources to pre-train on, one file each."""

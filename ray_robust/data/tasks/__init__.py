@@ -1,0 +1,1 @@
+"""Shifted fine-tuning problems, one file each."""

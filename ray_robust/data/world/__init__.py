@@ -1,0 +1,1 @@
+"""The built-in world: a renderer of species, places and fractals, deterministic for every single image."""

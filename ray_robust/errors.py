@@ -1,0 +1,61 @@
+"""How a user's mistake is said: one clear line each, all of them at once, and an exit code.
+
+Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems) and `command`, which every
+`main` runs under: it turns a UserError into lines on standard error and exit code 2, Ctrl-C into 130.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake. `where` is `file:line` or the like ("" when there is no place), `what` a sentence in one line."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return " ".join(line.split())
+
+
+class UserError(Exception):
+    """The user's mistake(s), found before anything was written. Shown without a traceback."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self):  # an exception with its own __init__ must say how it travels between processes
+        return type(self), self.problems
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean num_images?` when a known word is near, else the (short) list of known words, else ""."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def command(main: Callable[[list[str]], int]) -> None:
+    """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        code = MISTAKE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # `... | head` closed the pipe: not worth a traceback
+        code = DONE
+    sys.exit(code)

@@ -1,0 +1,54 @@
+"""Names that a spec may use, and the class behind each, imported only when asked for.
+
+A new source or task is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ray_robust.errors import UserError, did_you_mean
+
+SOURCES = {
+    "species": "ray_robust.data.sources.species:Species",
+    "fractals": "ray_robust.data.sources.fractals:Fractals",
+    "folder": "ray_robust.data.sources.folder:FolderSource",
+}
+TASKS = {
+    "camera-traps": "ray_robust.data.tasks.camera_traps:CameraTraps",
+    "folder": "ray_robust.data.tasks.folder:FolderTask",
+    "wilds": "ray_robust.data.tasks.wilds:WildsTask",  # written `wilds:<name>`, e.g. wilds:iwildcam
+}
+KINDS = {"source": SOURCES, "task": TASKS}
+
+
+def find(kind: str, name: str) -> Any:
+    """The class registered as `kind` ("source" or "task") under `name`; what follows a colon is the class's own.
+
+    Raises UserError with the nearest known name.
+    """
+    known = KINDS[kind]
+    head = name.partition(":")[0]
+    if head not in known:
+        raise UserError(f"{name!r} is no known {kind}{did_you_mean(name, known)}")
+    module, _, attribute = known[head].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@lru_cache(maxsize=1)
+def timm_models() -> frozenset[str]:
+    """Every model name that the installed timm registers, read from its files: importing timm costs seconds.
+
+    Empty when timm is not installed, in which case no name can be checked here.
+    """
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        return frozenset()
+    pattern = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+    files = (Path(found.origin).parent / "models").glob("*.py")
+    return frozenset(name for file in files for name in pattern.findall(file.read_text("utf-8")))
