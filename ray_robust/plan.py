@@ -1,0 +1,240 @@
+"""Every trial of a sweep before anything runs: ids, seeds by name, groups and what it will cost.
+
+Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count, the
+sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_robust.rates import EVALUATION_COST
+from ray_robust.spec import Finetune, Level, ModelSection, Pretrain, Section, Spec, TaskSection
+
+RECIPE = 1  # raised when the training code changes what a trial's scores come out as
+SCRATCH = "scratch"
+TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know of a pool: its meaning (see `Pool.meaning`), its size, a task's images per split."""
+
+    meaning: str
+    images: int
+    splits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """One fine-tuning of a trial. `id` names it within any trial: its settings and its task."""
+
+    id: str
+    task: TaskSection
+    task_label: str
+    settings: Finetune
+    images: int  # training images processed
+    evaluated: int  # test images looked at
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One mixture x one model x one seed: pre-train once (`pretrain` is None from scratch), then every fine-tuning."""
+
+    id: str
+    key: str  # the hash in `id`: what the trial means
+    group: str
+    model: ModelSection
+    pretrain: Pretrain | None
+    seed: int
+    subset_seed: int
+    pretrain_images: int  # processed, over all epochs
+    finetunings: tuple[Finetuning, ...]
+
+    @property
+    def cost(self) -> float:
+        """In training images: an evaluated image counts as the share of a step that a forward pass is."""
+        return self.pretrain_images + sum(f.images + EVALUATION_COST * f.evaluated for f in self.finetunings)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of the results table that say which trial a row belongs to."""
+        mixture = self.pretrain
+        return {
+            "trial": self.id,
+            "group": self.group,
+            "status": "planned",
+            "model": self.model.name,
+            "seed": self.seed,
+            "subset_seed": self.subset_seed if mixture else None,
+            "num_images": _number(mixture.num_images) if mixture else 0,
+            "num_classes": _number(mixture.num_classes) if mixture else 0,
+            "images_per_class": mixture.images_per_class if mixture else None,
+            "granularity": mixture.granularity if mixture else "",
+            "semantics": "all" if mixture else "",
+            "sources": json.dumps({n: s.weight for n, s in mixture.sources.items()} if mixture else {}),
+            "pretrain_method": mixture.method if mixture else SCRATCH,
+            "pretrain_epochs": mixture.epochs if mixture else 0,
+            "pretrain_images_seen": self.pretrain_images,
+            "upstream_accuracy": None,
+            "seconds_pretrain": None,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep, the costliest first, so that none is left to run alone at the end."""
+
+    trials: tuple[Trial, ...]
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def pretrainings(self) -> int:
+        """How many different pre-trainings the trials need."""
+        return sum(trial.pretrain is not None for trial in self.trials)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per trial, for plan.csv."""
+        return [
+            {
+                **trial.columns(),
+                "finetunes": ";".join(f.id for f in trial.finetunings),
+                "cost_images": round(trial.cost),
+            }
+            for trial in self.trials
+        ]
+
+
+def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Facts], limit: int | None = None) -> Plan:
+    """Every trial of `spec`. `sources` by name in the spec, `tasks` by `task_label`; `limit` keeps the first few trials.
+
+    Two combinations that mean the same are one trial.
+    """
+    found: dict[str, Trial] = {}
+    for model in spec.models:
+        several = len(spec.models) > 1
+        if spec.baseline_finetunes:
+            for seed in _first(spec.seeds, spec.baseline.seeds):
+                trial = _trial(spec, model, None, seed, spec.baseline_finetunes, sources, tasks, several)
+                found.setdefault(trial.key, trial)
+        for pretrain in spec.pretrains:
+            for seed in spec.seeds:
+                trial = _trial(spec, model, pretrain, seed, spec.finetunes, sources, tasks, several)
+                found.setdefault(trial.key, trial)
+    trials = list(found.values())[:limit]
+    return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
+
+
+def task_label(level: Level[TaskSection]) -> str:
+    """A task's name in results: `camera-traps`, with what varies behind it: `camera-traps[shift=0]`."""
+    axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("task", "name"))
+    return f"{level.section.name}[{axes}]" if axes else level.section.name
+
+
+def hash_of(meaning: Any, length: int = 10) -> str:
+    """A short hash of plain values, whatever the order of their keys."""
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
+
+
+def _trial(
+    spec: Spec,
+    model: Level[ModelSection],
+    pretrain: Level[Pretrain] | None,
+    seed: int,
+    finetunes: tuple[Level[Finetune], ...],
+    sources: Mapping[str, Facts],
+    tasks: Mapping[str, Facts],
+    several_models: bool,
+) -> Trial:
+    mixture = pretrain.section if pretrain else None
+    subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
+    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"}), "seed": seed}
+    if mixture:
+        meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed"})
+        meaning["sources"] = {
+            name: [section.weight, sources[name].meaning] for name, section in mixture.sources.items()
+        }
+        meaning["subset_seed"] = subset_seed
+    key = hash_of(meaning)
+    parts = [spec.name, *([model.short] if several_models else []), _short(pretrain), f"s{seed}", key]
+    return Trial(
+        id="-".join(_safe(part) for part in parts if part),
+        key=key,
+        group=_group(pretrain, model, several_models),
+        model=model.section,
+        pretrain=mixture,
+        seed=seed,
+        subset_seed=subset_seed,
+        pretrain_images=_pretrain_images(mixture, sources) if mixture else 0,
+        finetunings=tuple(
+            _finetuning(level, task, tasks[task_label(task)]) for task in spec.tasks for level in finetunes
+        ),
+    )
+
+
+def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:
+    label, settings = task_label(task), level.section
+    meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [label, facts.meaning]}
+    name = "-".join(_safe(f"{key}{value}", 24) for key, value in (*level.axes, *task.axes)) or "finetune"
+    evaluations = -(-settings.epochs // settings.evaluate_every)
+    return Finetuning(
+        id=f"{name[:48]}-{hash_of(meaning, 8)}",
+        task=task.section,
+        task_label=label,
+        settings=settings,
+        images=settings.epochs * facts.splits.get("train", 0),
+        evaluated=evaluations * sum(facts.splits.get(split, 0) for split in TEST_SPLITS),
+    )
+
+
+def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
+    """What of a section decides a result. Defaults are left out, so that a key added later changes no old identity."""
+    return section.model_dump(mode="json", exclude=without, exclude_defaults=True)
+
+
+def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts]) -> int:
+    if mixture.images_seen is not None:
+        return mixture.images_seen
+    total = mixture.num_images
+    if total == "all" and mixture.images_per_class is not None and isinstance(mixture.num_classes, int):
+        total = mixture.images_per_class * mixture.num_classes
+    if total == "all":
+        total = sum(sources[name].images for name in mixture.sources)
+    return int(total) * (mixture.epochs or 1)
+
+
+def _group(pretrain: Level[Pretrain] | None, model: Level[ModelSection], several_models: bool) -> str:
+    if pretrain is None:
+        return SCRATCH
+    return pretrain.label or (f"model={model.section.name}" if several_models else "pretrained")
+
+
+def _short(pretrain: Level[Pretrain] | None) -> str:
+    return SCRATCH if pretrain is None else pretrain.short
+
+
+def _safe(text: str, length: int = 40) -> str:
+    """The part of a text that any file system takes as a name."""
+    return re.sub(r"[^A-Za-z0-9._+]+", "_", text)[:length]
+
+
+def _number(value: int | str) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _first(seeds: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+    """`count` seeds: the sweep's own, then the numbers after them."""
+    if count is None:
+        return seeds
+    more = tuple(range(max(seeds) + 1, max(seeds) + 1 + max(0, count - len(seeds))))
+    return (seeds + more)[:count]

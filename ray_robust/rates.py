@@ -1,0 +1,36 @@
+"""How fast this machine trains, as measured by earlier runs: what a plan's time estimate rests on.
+
+One small JSON file per user, `rates.json` in the cache folder; images per second of one worker, by model and size.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ray_robust.storage import Storage
+
+EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step; only used to estimate
+
+
+def cache_folder() -> Path:
+    """Where the project keeps what can be made again: RAY_ROBUST_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("RAY_ROBUST_CACHE") or f"{base}/ray_robust").expanduser()
+
+
+def key_of(model: str, image_size: int, gpus: float) -> str:
+    """The name under which a rate is kept."""
+    return f"{model}-{image_size}px-{'gpu' if gpus else 'cpu'}"
+
+
+def known(key: str) -> float | None:
+    """Images per second and worker that the last run measured, or None."""
+    rates = Storage(cache_folder()).read_json("rates.json") or {}
+    return rates.get(key)
+
+
+def keep(key: str, images_per_second: float) -> None:
+    """Remember a measured rate."""
+    cache = Storage(cache_folder())
+    cache.write_json("rates.json", {**(cache.read_json("rates.json") or {}), key: round(images_per_second, 1)})
