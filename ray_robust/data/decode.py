@@ -1,0 +1,147 @@
+"""Bytes of an image file to a square of uint8 RGB, or one line that says why not.
+
+Owns every decision about formats: orientation, palettes, transparency, CMYK, 16-bit and float greyscale, and how an
+oblong becomes a square. Hands on arrays to `Pool.read` and so to the store; nothing here raises past `decode_all`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ray_robust.data.pool import Pixels
+from ray_robust.errors import UserError
+
+BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-grey, so that no frame is learned
+MAX_PIXELS = 178_956_970  # a larger header is a decompression bomb or no photograph (Pillow's own limit for an error)
+SHARP = 1.5  # a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left
+_TURNS = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Undecodable(ValueError):
+    """These bytes are no image that can be used; the text is the reason, in one line."""
+
+
+def decode_all(read: Callable[[str], bytes], keys: Sequence[str], size: int, fit: str) -> Pixels:
+    """Read and decode the images of these keys at size x size; what fails is listed in `broken`, never raised.
+
+    read  key -> the file's bytes; may raise anything
+    fit   crop: centre square of the short side; squash: both sides to `size`; pad: letterbox on BACKGROUND
+    """
+    images = np.zeros((len(keys), size, size, 3), np.uint8)
+    broken: dict[int, str] = {}
+    with warnings.catch_warnings():  # Pillow warns of odd EXIF, palettes and sizes; what matters becomes a reason
+        warnings.simplefilter("ignore")
+        for i, key in enumerate(keys):
+            try:
+                images[i] = decode(read(key), size, fit)
+            except (MemoryError, UserError):  # says something about the machine or the place, not about the image
+                raise
+            except Exception as error:  # a broken file can raise anything from a decoder
+                broken[i] = _reason(error)
+    return Pixels(images, broken)
+
+
+def decode(data: bytes, size: int, fit: str) -> np.ndarray:
+    """One image file's bytes as uint8 [size, size, 3], upright, in RGB.
+
+    Raises Undecodable, or whatever Pillow's decoder raises for damaged data.
+    """
+    if not data:
+        raise Undecodable("is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        raise Undecodable(f"is no image that Pillow can read (begins with {data[:12]!r})") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise Undecodable(f"claims {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}")
+    if image.format == "JPEG":  # the decoder itself can leave out what the small image would not show
+        scale = size * SHARP / (min(image.size) if fit != "pad" else max(image.size))
+        image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+    image.load()
+    square = _square(_plain(image), size, fit)
+    turn = _TURNS.get(_orientation(image))
+    # turning the small square is the same as cutting a square from the turned image, and far cheaper
+    return np.asarray(square if turn is None else square.transpose(turn))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in a mode that resizes well: L, RGB, CMYK or RGBA."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Deep greyscale to uint8 by one rule per range, so that brightness stays comparable between images.
+
+    16-bit: divided by 257. 32-bit and float: as it is where it fits 0-255 (0-1 for float: times 255), divided by 257
+    where it fits 0-65535, otherwise stretched from its lowest to its highest value.
+    """
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise Undecodable("holds pixels that are not finite numbers")
+    if mode.startswith("I;16"):
+        values /= 257
+    elif mode == "F" and low >= 0 and high <= 1:
+        values *= 255
+    elif low < 0 or high > 65535:
+        values = (values - low) * (255 / (high - low) if high > low else 0)
+    elif high > 255:
+        values /= 257
+    return np.rint(values).astype(np.uint8)
+
+
+def _square(image: Image.Image, size: int, fit: str) -> Image.Image:
+    """`image` (L, RGB, CMYK or RGBA) as RGB of size x size."""
+    wide, high = image.size
+    target, box = (size, size), (0.0, 0.0, float(wide), float(high))
+    if fit == "crop":
+        side = min(wide, high)
+        left, top = (wide - side) / 2, (high - side) / 2
+        box = (left, top, left + side, top + side)
+    elif fit == "pad":
+        scale = size / max(wide, high)
+        target = (max(1, round(wide * scale)), max(1, round(high * scale)))
+    small = image if image.size == target else image.resize(target, Image.Resampling.BILINEAR, box=box)
+    if small.mode == "RGBA":
+        ground = Image.new("RGBA", target, (*BACKGROUND, 255))
+        small = Image.alpha_composite(ground, small)
+    small = small if small.mode == "RGB" else small.convert("RGB")
+    if target == (size, size):
+        return small
+    letterbox = Image.new("RGB", (size, size), BACKGROUND)
+    letterbox.paste(small, ((size - target[0]) // 2, (size - target[1]) // 2))
+    return letterbox
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Undecodable):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return " ".join(f"cannot be decoded: {str(error) or type(error).__name__}".split())

@@ -1,0 +1,322 @@
+"""Labelled images in a folder or a zip, listed by a tree of class folders or by a CSV, and everything wrong with them.
+
+Owns the options of `folder`, the checks and the canonical order (by key, so that neither the place nor the order of a
+CSV's rows matters). Hands on a `Listing`; the source and the task of that name, and `wilds`, are thin on top of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import AfterValidator, Field
+
+from ray_robust.data.decode import decode_all
+from ray_robust.data.files import SUFFIXES, Files, Folder, Zip, absolute
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Pixels, Pool
+from ray_robust.data.table import Table, read_table, some
+from ray_robust.errors import Problem, UserError, did_you_mean
+
+RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
+
+Place = Annotated[str, AfterValidator(lambda path: str(absolute(path)))]
+
+
+class FolderOptions(FileOptions):
+    """Where the images are. Paths are relative to the current directory; `~` and $VARIABLES are expanded.
+
+    path     a folder (or zip) of class folders, `<class>/**/*.jpg`, for a task `<split>/<class>/**/*.jpg`; or a CSV
+             with the columns path, label[, split][, group][, ranks...]
+    images   with a CSV: the folder or zip that its paths lie in; else `images.zip` beside it, else its own folder
+    label    the CSV's column that is learned
+    parents  the CSV's columns with ancestors of the label, in any order: ranks go from few values to many. Not given:
+             every other column with no more values than there are labels. An empty list: no hierarchy.
+    group    the CSV's column with the unit that shifts and clusters (camera, shop); not given: `group`, if there is one
+    """
+
+    path: Place
+    images: Place | None = None
+    label: str = "label"
+    parents: tuple[str, ...] | None = None
+    group: str | None = Field(default=None, min_length=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """A catalog, the key of each of its rows, and where the files are."""
+
+    catalog: Catalog
+    keys: pd.Series
+    files: Files
+
+
+class ImageFiles(Pool):
+    """A pool whose images are files. A subclass says what they are in `make_listing`."""
+
+    def make_listing(self) -> Listing:
+        """List the images. Raises UserError with everything that is wrong."""
+        raise NotImplementedError
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return self.make_listing()
+
+    def list_images(self) -> Catalog:
+        return self._listing.catalog
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        return self._listing.keys.take(rows).tolist()
+
+    def read(self, rows: np.ndarray, size: int) -> Pixels:
+        return decode_all(self._listing.files.read, self.keys(rows), size, self.options.fit)
+
+
+def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False) -> Listing:
+    """List the images that `options` point at; `splits` for a task, whose labels must be in its train split.
+
+    Raises UserError with all problems at once.
+    """
+    path = Path(options.path)
+    if not path.exists():
+        raise UserError(Problem(str(path), "no such file or folder" + _unexpanded(path)))
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        table = _from_tree(path, splits)
+    else:
+        table = _from_csv(path, options, splits)
+    problems = [*_check_files(table), *_check_labels(table), *(_check_splits(table, drop_unseen) if splits else ())]
+    if problems:
+        raise UserError(*problems)
+    frame, notes = table.frame, list(table.notes)
+    if splits:
+        unseen = ~frame["label"].isin(frame["label"][frame["split"] == "train"])
+        if unseen.any():
+            names = sorted(frame["label"][unseen].unique())
+            notes.append(f"{unseen.sum()} images of labels that train lacks are left out: {', '.join(names[:8])}.")
+            frame = frame[~unseen]
+    counts = frame["label"].value_counts()
+    if lonely := sorted(counts.index[counts == 1]):
+        notes.append(f"{len(lonely)} classes have a single image: {', '.join(lonely[:8])}.")
+    return make_listing(frame, table.files, _licence(path), tuple(notes), table.ranks, options.label)
+
+
+def make_listing(
+    frame: pd.DataFrame,
+    files: Files,
+    licence: str,
+    notes: tuple[str, ...] = (),
+    ranks: tuple[str, ...] = (),
+    label: str = "label",
+) -> Listing:
+    """The listing of a checked table: columns key, label, mark[, split][, group] and `rank <name>` for each of `ranks`.
+
+    Rows are sorted by key; the fingerprint hashes every cell, hence neither paths nor the order of rows nor the names
+    of columns. Ranks go from coarse to fine; the hierarchy's last column is the label itself, under the name `label`.
+    """
+    columns = [f"rank {rank}" for rank in ranks]
+    frame = frame.sort_values("key", ignore_index=True)
+    told = [c for c in ("key", "label", "split", "group", *columns, "mark") if c in frame]
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in told), strict=True))).encode())
+    labels, classes = pd.factorize(frame["label"], sort=True)
+    catalog = Catalog(
+        labels=labels.astype(np.int32),
+        classes=tuple(map(str, classes)),
+        ids=key_ids(frame["key"]),
+        fingerprint=digest.hexdigest(),
+        licence=licence,
+        notes=notes,
+    )
+    more: dict = {}
+    if ranks:
+        firsts = frame.drop_duplicates("label").set_index("label").loc[list(catalog.classes), columns]
+        more["hierarchy"] = firsts.set_axis(list(ranks), axis=1).assign(**{label: catalog.classes}).rename_axis(None)
+    if "split" in frame:
+        more["split"] = pd.Categorical(frame["split"], categories=SPLITS).codes.astype(np.int8)
+    if "group" in frame:
+        codes, names = pd.factorize(frame["group"], sort=True)
+        more |= {"group": codes.astype(np.int32), "groups": tuple(map(str, names))}
+    return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files)
+
+
+def key_ids(keys: pd.Series) -> np.ndarray:
+    """uint64 per key, from the key alone: the first eight bytes of its BLAKE2b digest."""
+    hashes = (hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys.tolist())
+    return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
+
+
+def _from_tree(path: Path, splits: bool) -> Table:
+    files = Folder(str(path)) if path.is_dir() else Zip(str(path))
+    names, folders = files.walk()
+    depth = 2 if splits else 1  # folders above an image: split and class, or class
+    layout = "<split>/<class>/*.jpg" if splits else "<class>/*.jpg"
+    keys = pd.Series(names, dtype="str")
+    image = keys.str.lower().str.extract(r"(\.[^./]+)$", expand=False).isin(SUFFIXES).to_numpy(bool)
+    deep = (keys.str.count("/") >= depth).to_numpy(bool)
+    shallow = keys[image & ~deep]
+    keys = keys[image & deep].reset_index(drop=True)
+    parts = keys.str.split("/", n=depth, expand=True)
+    frame = pd.DataFrame({"key": keys, "label": parts[depth - 1] if len(keys) else keys, "line": 0})
+    if splits:
+        frame["split"] = parts[0] if len(keys) else keys
+    problems = list(some(len(shallow), lambda i: Problem(str(path), _not_in_class(shallow.iloc[i], layout))))
+    if not len(keys) and not len(shallow):
+        beside = path / "index.csv"
+        hint = f"; did you mean {beside}?" if beside.exists() else f"; wanted: {layout}"
+        problems.append(Problem(str(path), f"holds no images{hint}"))
+    held = {"/".join(key.split("/")[:depth]) for key in keys}
+    empty = sorted(f for f in folders if f.count("/") == depth - 1 and f not in held)
+    if len(keys):
+        problems += some(len(empty), lambda i: Problem(f"{path}/{empty[i]}", "this class folder holds no images"))
+    other = int((~image).sum())
+    notes = (f"{other} files that are no images by their names were ignored.",) if other else ()
+    return Table(frame, str(path), files, notes=notes, problems=tuple(problems))
+
+
+def _not_in_class(key: str, layout: str) -> str:
+    return f"{key} lies in no class folder; wanted: {layout}"
+
+
+def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
+    images = Path(options.images) if options.images else path.parent / "images.zip"
+    if not options.images and not images.exists():
+        images = path.parent
+    problems: list[Problem] = []
+    if not images.exists():
+        problems.append(Problem(str(images), "no such folder or zip of images" + _unexpanded(images)))
+    raw, lines = read_table(path)
+    group = options.group or ("group" if "group" in raw else None)
+    wanted = {"path": "path", "label": options.label} | ({"split": "split"} if splits else {})
+    wanted |= {f"parents[{i}]": c for i, c in enumerate(options.parents or ())} | ({"group": group} if group else {})
+    for column in dict.fromkeys(wanted.values()):
+        if column not in raw:
+            problems.append(Problem(f"{path}:1", f"has no column {column!r}{did_you_mean(column, raw.columns)}"))
+    if problems:
+        raise UserError(*problems)
+    frame = pd.DataFrame({"key": raw["path"], "label": raw[options.label].str.strip()})
+    frame["line"] = np.arange(len(raw))
+    if splits:
+        frame["split"] = raw["split"].str.strip()
+    if group:
+        frame["group"] = raw[group].str.strip()
+    most = frame["label"].nunique()
+    ranks = tuple(c for c in options.parents or () if c != options.label)
+    if options.parents is None:
+        others = [c for c in raw.columns if c not in {*RESERVED, options.label, group}]
+        if options.label != "label" and "label" in raw:
+            others.append("label")
+        ranks = tuple(c for c in others if raw[c].nunique() <= most)
+    ranks = tuple(sorted(ranks, key=lambda c: raw[c].nunique()))
+    for rank in ranks:
+        frame[f"rank {rank}"] = raw[rank].str.strip()
+    notes = ()
+    if not splits and "split" in raw:
+        notes = ("The column split is not used by a source: images of every split are in the pool.",)
+    files = Folder(str(images)) if images.is_dir() else Zip(str(images))
+    return Table(frame, str(path), files, lines=lines, ranks=ranks, notes=notes)
+
+
+def _check_files(table: Table) -> Iterator[Problem]:
+    """Paths that leave the folder, are given twice or lead nowhere. Fills in the normal form of keys, and the marks."""
+    frame = table.frame
+    yield from table.problems
+    if table.lines is not None:
+        odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
+        if odd.any():  # rare, so that only these pay for being taken apart
+            plain = [str(PurePosixPath(os.path.normpath(key))) if key else "" for key in frame["key"][odd]]
+            frame.loc[odd, "key"] = plain
+        out = frame["key"].str.contains(r"^/|^\.\.(?:/|$)|^\.?$").to_numpy(bool)
+        rows = np.flatnonzero(out)
+        yield from table.at_rows(rows, lambda i: _outside(frame["key"].iloc[i], table.files.where))
+        again = frame["key"].duplicated().to_numpy(bool) & ~out
+        first = frame.drop_duplicates("key").set_index("key")["line"]
+        yield from table.at_rows(
+            np.flatnonzero(again),
+            lambda i: f"{frame['key'].iloc[i]} is already on line {table.line(first[frame['key'].iloc[i]])}",
+        )
+        table.frame = frame = frame[~(out | again)].reset_index(drop=True)
+    frame["mark"] = pd.Series(table.files.marks(frame["key"].tolist()), dtype="str", index=frame.index)
+    absent = np.flatnonzero((frame["mark"] == "").to_numpy(bool))
+    yield from table.at_rows(absent, lambda i: f"{frame['key'].iloc[i]} is no file in {table.files.where}")
+
+
+def _outside(key: str, where: str) -> str:
+    return f"path {key!r} leaves {where}; wanted: a path inside it" if key else "the path is empty"
+
+
+def _check_labels(table: Table) -> Iterator[Problem]:
+    frame = table.frame
+    for column, word in (
+        ("label", "label"),
+        ("group", "group"),
+        *((f"rank {r}", f"column {r!r}") for r in table.ranks),
+    ):
+        if column in frame:
+            empty = np.flatnonzero((frame[column] == "").to_numpy(bool))
+            yield from table.at_rows(empty, lambda i, word=word: f"{frame['key'].iloc[i]}: the {word} is empty")
+    names = frame["label"][frame["label"] != ""].unique()
+    if len(names) == 0 and not table.problems:
+        yield Problem(table.where, "lists no images")
+    elif len(names) == 1:
+        yield Problem(table.where, f"has a single class, {names[0]!r}: at least two are needed")
+    for rank in table.ranks:
+        pairs = frame[["label", f"rank {rank}"]].drop_duplicates()
+        twice = sorted(pairs["label"][pairs["label"].duplicated()].unique())
+        for label in twice[:3]:
+            parents = sorted(pairs[f"rank {rank}"][pairs["label"] == label])
+            more = f" (and {len(twice) - 3} more labels)" if label == twice[2:3] else ""
+            yield Problem(
+                table.where,
+                f"column {rank!r} gives label {label!r} {len(parents)} parents ({', '.join(map(repr, parents[:3]))})"
+                f"{more}: a label has one; leave the column out with `parents`",
+            )
+
+
+def _check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
+    frame = table.frame
+    counts = frame["split"].value_counts()
+    for name in sorted(set(counts.index) - set(SPLITS)):
+        row = int(np.flatnonzero((frame["split"] == name).to_numpy(bool))[0])
+        where = f"{table.where}:{table.line(frame['line'].iloc[row])}" if table.lines is not None else table.where
+        what = (
+            f"unknown split {name!r} ({counts[name]} images)" if name else f"the split is empty ({counts[name]} images)"
+        )
+        yield Problem(where, what + did_you_mean(name, SPLITS))
+    if not len(frame):
+        return
+    lacking = [name for name in SPLITS if name not in counts.index]
+    if {"ood_val", "ood_test"} <= set(lacking):
+        yield Problem(table.where, "has no OOD split: a task needs images in ood_val and ood_test")
+        lacking = [name for name in lacking if not name.startswith("ood")]
+    for name in lacking:
+        yield Problem(table.where, f"has no images in split {name}: a task needs {', '.join(SPLITS)}")
+    if drop_unseen or "train" in lacking:
+        return
+    learned = set(frame["label"][frame["split"] == "train"])
+    unseen = sorted(set(frame["label"]) - learned - {""})
+    for label in unseen[:5]:
+        of_label = frame["label"] == label
+        found = [name for name in SPLITS if (of_label & (frame["split"] == name)).any()]
+        yield Problem(
+            table.where,
+            f"label {label!r} is only in {', '.join(found)} ({of_label.sum()} images), so it cannot be learned; "
+            "give it images in train, or leave such labels out with `unseen: drop`",
+        )
+    if len(unseen) > 5:
+        yield Problem(table.where, f"and {len(unseen) - 5} more labels that train lacks")
+
+
+def _licence(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.upper().startswith(("LICENSE", "LICENCE")))
+    return f"see {names[0]} beside the images" if names else "not stated beside the images"
+
+
+def _unexpanded(path: Path) -> str:
+    return "; is the variable set?" if "$" in str(path) else ""

@@ -1,0 +1,101 @@
+"""A table of images before it is trusted: read strictly, every cell a text, every row's line known for messages.
+
+Owns reading the CSV and saying where in it something is wrong. Hands on to `folder`, which knows what is right.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from ray_robust.data.files import Files
+from ray_robust.errors import Problem, UserError
+
+SHOWN = 5  # mistakes of one kind that are told one by one; the rest are counted
+
+
+class Lines:
+    """The line of a CSV on which each of its rows ends; the file is only gone through again when one is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _of_row(self) -> list[int]:
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            return [reader.line_num for cells in reader if cells]
+
+    def __getitem__(self, row: int) -> int:
+        return self._of_row[row + 1]  # row 0 follows the header
+
+
+@dataclass
+class Table:
+    """Some images: columns key, label, line[, split][, group][, `rank <name>`...]; `lines` where a CSV lists them."""
+
+    frame: pd.DataFrame
+    where: str
+    files: Files
+    lines: Lines | None = None
+    ranks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()  # found while listing
+
+    def line(self, row: int) -> int:
+        """The CSV's line of its row (a value of the column `line`)."""
+        return self.lines[row] if self.lines is not None else 0
+
+    def at_rows(self, rows: np.ndarray, what: Callable[[int], str]) -> Iterator[Problem]:
+        """`what(i)` at the place of each of these rows of `frame`: a few, then how many more."""
+
+        def problem(i: int) -> Problem:
+            line = f":{self.line(int(self.frame['line'].iloc[rows[i]]))}" if self.lines is not None else ""
+            return Problem(f"{self.where}{line}", what(int(rows[i])))
+
+        yield from some(len(rows), problem)
+
+
+def some(count: int, problem: Callable[[int], Problem]) -> Iterator[Problem]:
+    """The first few of `count` problems of one kind, and a line that counts the rest."""
+    for i in range(min(count, SHOWN)):
+        yield (last := problem(i))
+    if count > SHOWN:
+        yield Problem(last.where.rpartition(":")[0] or last.where, f"and {count - SHOWN} more like the last one")
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
+    """Every cell of a comma-separated, UTF-8 file as text ("NA" is a label like any other), and its lines.
+
+    Raises UserError for a file that is not one.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+        if not header:
+            raise UserError(Problem(str(path), "is empty; wanted: a header and a line for each image"))
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise UserError(Problem(f"{path}:1", f"has the column {twice[0]!r} more than once"))
+        table = arrow_csv.read_csv(
+            path,
+            read_options=arrow_csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+            ),
+        )
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(path), "is no text in UTF-8; wanted: a CSV file")) from None
+    except pa.ArrowInvalid as error:
+        raise UserError(Problem(str(path), f"is no proper CSV: {error}")) from None
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    return table.to_pandas(), Lines(path)

@@ -1,0 +1,26 @@
+"""The task `folder`: anyone's labelled images, divided into the five splits by folders or by a CSV's column."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ray_robust.data.folder import FolderOptions, ImageFiles, Listing, list_folder
+from ray_robust.data.pool import Task
+
+
+class FolderTask(ImageFiles, Task):
+    """Images in `<split>/<class>/`, or listed by a CSV with a column `split`; see FolderOptions.
+
+    The splits are train, id_val, id_test, ood_val and ood_test, and every one must hold images.
+    """
+
+    class Options(FolderOptions):
+        metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+        unseen: Literal["fail", "drop"] = "fail"  # labels that train lacks end the sweep, or their images are left out
+
+    def make_listing(self) -> Listing:
+        return list_folder(self.options, splits=True, drop_unseen=self.options.unseen == "drop")
+
+    @property
+    def metric(self) -> str:
+        return self.options.metric
