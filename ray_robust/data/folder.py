@@ -113,21 +113,23 @@ def make_listing(
     notes: tuple[str, ...] = (),
     ranks: tuple[str, ...] = (),
     label: str = "label",
+    classes: tuple[str, ...] | None = None,
 ) -> Listing:
     """The listing of a checked table: columns key, label, mark[, split][, group] and `rank <name>` for each of `ranks`.
 
-    Rows are sorted by key; the fingerprint hashes every cell, hence neither paths nor the order of rows nor the names
-    of columns. Ranks go from coarse to fine; the hierarchy's last column is the label itself, under the name `label`.
+    Rows are sorted by key, classes are in the order given, else of their names. The fingerprint hashes every cell,
+    hence neither paths nor the order of rows nor the names of columns. Ranks go from coarse to fine; the hierarchy's
+    last column is the label itself, under the name `label`.
     """
     columns = [f"rank {rank}" for rank in ranks]
     frame = frame.sort_values("key", ignore_index=True)
     told = [c for c in ("key", "label", "split", "group", *columns, "mark") if c in frame]
     digest = hashlib.blake2b(digest_size=8)
     digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in told), strict=True))).encode())
-    labels, classes = pd.factorize(frame["label"], sort=True)
+    classes = classes or tuple(sorted(frame["label"].unique()))
     catalog = Catalog(
-        labels=labels.astype(np.int32),
-        classes=tuple(map(str, classes)),
+        labels=pd.Categorical(frame["label"], categories=classes).codes.astype(np.int32),
+        classes=classes,
         ids=key_ids(frame["key"]),
         fingerprint=digest.hexdigest(),
         licence=licence,
