@@ -1,7 +1,7 @@
 """Every trial of a sweep before anything runs: ids, seeds by name, groups and what it will cost.
 
-Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count, the
-sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
+Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count,
+the sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Plan:
 
 
 def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Facts], limit: int | None = None) -> Plan:
-    """Every trial of `spec`. `sources` by name in the spec, `tasks` by `task_label`; `limit` keeps the first few trials.
+    """Every trial of `spec`; facts of sources by name, of tasks by `task_label`. `limit` keeps the first few trials.
 
     Two combinations that mean the same are one trial.
     """

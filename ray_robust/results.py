@@ -25,14 +25,18 @@ TRIAL_COLUMNS = (
     "upstream_accuracy", "seconds_pretrain",
 )  # fmt: skip
 FINETUNE_COLUMNS = (
-    "finetune", "finetune_method", "finetune_lr", "finetune_weight_decay", "finetune_images", "seconds_finetune", "task",
+    "finetune", "finetune_method", "finetune_lr", "finetune_weight_decay", "finetune_images", "seconds_finetune",
+    "task",
 )  # fmt: skip
 POINT_COLUMNS = (
-    "epoch", "step", "metric", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy", "id_groups", "ood_groups",
+    "epoch", "step", "metric", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy", "id_groups",
+    "ood_groups",
 )  # fmt: skip
 COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images")
 _WHOLE = ("seed", "subset_seed", "num_images", "num_classes", "images_per_class", "pretrain_images_seen",
           "finetune_images", "epoch", "step", "id_groups", "ood_groups", "id_images", "ood_images")  # fmt: skip
+_REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
+         "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy")  # fmt: skip
 
 
 class TrialFolder:
@@ -85,7 +89,7 @@ class RunFolder:
         self._rows: dict[str, list[dict[str, Any]]] = {}
 
     def trial(self, name: str) -> TrialFolder:
-        """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name: the hash counts."""
+        """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
         if self._folders is None:
             self._folders = {known.rpartition("-")[2]: known for known in self.storage.names("trials")}
         return TrialFolder(self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}")
@@ -150,8 +154,7 @@ class RunFolder:
         table = pd.DataFrame(rows, columns=[*COLUMNS])
         for column in _WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")
-        for column in ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
-                       "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"):  # fmt: skip
+        for column in _REAL:
             table[column] = pd.to_numeric(table[column]).astype("float64")
         return table
 
