@@ -68,6 +68,11 @@ class ImageFiles(Pool):
     def _listing(self) -> Listing:
         return self.make_listing()
 
+    @property
+    def where(self) -> str:
+        """The folder or zip that keys are paths in, for messages."""
+        return self._listing.files.where
+
     def list_images(self) -> Catalog:
         return self._listing.catalog
 

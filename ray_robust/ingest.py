@@ -1,0 +1,166 @@
+"""The command `python -m ray_robust.ingest SOURCE --root DIR`: decode a source's or task's images once, into the store.
+
+Owns the command line and what it prints. The work is done by `launch.ingest`; running it again does what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from ray_robust import registry
+from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
+from ray_robust.errors import DONE, UserError, command, did_you_mean
+from ray_robust.launch import ingest as launch
+
+RAY_WORTH = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this command alone
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code. Raises UserError."""
+    args = _arguments(argv)
+    pool = _open(args)
+    out = Console(highlight=False, soft_wrap=True)
+    catalog = pool.catalog
+    for line in _told(pool):
+        out.print(line, markup=False)
+    store = ImageStore.open(args.out, pool, args.size)
+    if args.verify:
+        damaged = store.verify()
+        out.print(f"checksums    {len(damaged)} images damaged{', to be decoded again' if len(damaged) else ''}")
+        store.fill(np.asarray(list(store.broken), np.int64), again=True)  # what could not be read may be mended by now
+    rows = np.arange(min(args.limit, len(catalog))) if args.limit and pool.rendered else None
+    jobs: list[launch.Job] = [(pool, args.size, rows)]
+    todo = sum(len(rows) for _, rows in launch.missing(jobs, [store]))
+    if todo:
+        with _ray(args.address, launch.estimate(jobs, [store])), _bar(out, todo) as progress:
+            launch.ingest(jobs, args.out, progress)
+    present, broken = (int((store.state == state).sum()) for state in (PRESENT, BROKEN))
+    out.print(f"images       {present:,} in the store, {todo:,} of them new; {broken:,} broken")
+    for (row, reason), _ in zip(store.broken.items(), range(launch.SHOWN), strict=False):
+        out.print(f"  left out   {pool.keys(np.asarray([row]))[0]}: {reason}", markup=False)
+    out.print(f"store        {store.folder}", markup=False)
+    return DONE
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m ray_robust.ingest", description=__doc__.splitlines()[0])
+    parser.add_argument("source", metavar="SOURCE", help="a source or task: folder, species, wilds:iwildcam, ...")
+    parser.add_argument("--root", help="where its images are: a folder, a zip or a CSV")
+    parser.add_argument("--task", action="store_true", help="read it as a task where both have that name")
+    parser.add_argument("--size", type=int, default=32, help="width and height in px (default: %(default)s)")
+    parser.add_argument("--fit", choices=("crop", "squash", "pad"), help="how an oblong image becomes a square")
+    parser.add_argument("--broken", choices=("fail", "drop"), help="what a broken image means (default: fail)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any further option")
+    parser.add_argument("--limit", type=int, default=0, help="of a rendered source, only the first so many images")
+    parser.add_argument("--out", type=Path, default=default_root(), help="the store's root (default: %(default)s)")
+    parser.add_argument("--verify", action="store_true", help="first check checksums; mend what is damaged")
+    parser.add_argument("--address", help="a Ray cluster to use instead of this machine's cores")
+    args = parser.parse_args(argv)
+    if args.size < 1:
+        raise UserError(f"--size: {args.size} px is no size; wanted: 1 or more")
+    return args
+
+
+def _open(args: argparse.Namespace) -> Pool:
+    """The pool that the arguments name. Raises UserError, in the words of the command line."""
+    head = args.source.partition(":")[0]
+    known = {*registry.SOURCES, *registry.TASKS}
+    if head not in known:
+        raise UserError(f"{args.source!r} is no known source or task{did_you_mean(args.source, known)}")
+    kind = "task" if args.task or head not in registry.SOURCES else "source"
+    cls = registry.find(kind, args.source)
+    fields = cls.Options.model_fields
+    given = {key: value for key in ("fit", "broken") if (value := getattr(args, key))}
+    place = next((name for name in ("path", "root") if name in fields), None)
+    if place and args.root:
+        given[place] = args.root
+    elif place:
+        raise UserError(f"--root: {args.source} needs the folder that its images are in")
+    for pair in args.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair}: wanted KEY=VALUE")
+        given[key] = yaml.safe_load(value)
+    try:
+        return cls(args.source, cls.Options.model_validate(given))
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            key = ".".join(map(str, detail["loc"]))
+            unknown = detail["type"] == "extra_forbidden"
+            what = f"unknown option{did_you_mean(key, fields)}" if unknown else detail["msg"].lower()
+            problems.append(f"{args.source}: {key}: {what}")
+        raise UserError(*problems) from None
+
+
+def _told(pool: Pool) -> Iterator[str]:
+    """What was found, in lines."""
+    catalog = pool.catalog
+    yield f"{pool.name:<12} {len(catalog):,} images, {len(catalog.classes):,} classes" + (
+        f", {len(catalog.groups):,} groups" if catalog.groups else ""
+    )
+    if len(catalog):
+        counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
+        order = np.argsort(-counts, kind="stable")
+        named = [f"{catalog.classes[i]} {counts[i]:,}" for i in order]
+        yield "classes      " + (", ".join(named) if len(named) <= 6 else f"{', '.join(named[:3])} ... {named[-1]}")
+    if catalog.hierarchy is not None:
+        yield "ranks        " + ", ".join(f"{rank} {n:,}" for rank, n in catalog.hierarchy.nunique().items())
+    if catalog.split is not None:
+        yield "splits       " + ", ".join(f"{split} {len(catalog.rows(split)):,}" for split in SPLITS)
+    yield f"licence      {catalog.licence}"
+    yield f"fingerprint  {catalog.fingerprint}"
+    yield from (f"note         {note}" for note in catalog.notes)
+
+
+@contextmanager
+def _ray(address: str | None, seconds: float) -> Iterator[None]:
+    """Ray for the time of the work: the cluster at `address`, else this machine where the work is worth the start."""
+    if address is None and (seconds < RAY_WORTH or (os.cpu_count() or 1) == 1):
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
+             logging_level="ERROR")  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _bar(out: Console, total: int) -> Iterator[launch.Progress | None]:
+    """A progress bar on a terminal; elsewhere nothing."""
+    if not out.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("decoding    "),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+if __name__ == "__main__":
+    command(main)
