@@ -1,0 +1,117 @@
+"""The command: `python -m analysis RUN_DIR`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
+
+Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from ray_robust.errors import DONE, Problem, UserError, command
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0 when a report was written. Raises UserError for mistakes in arguments or data."""
+    args = _parser().parse_args(argv)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    report_on(
+        args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
+        baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min,
+    )  # fmt: skip
+    return DONE
+
+
+def report_on(
+    source: str,
+    *,
+    out: str | None = None,
+    scale: str | None = None,
+    margin: float | None = None,
+    id: str | None = None,
+    ood: str | None = None,
+    group: str | None = None,
+    baseline: str | None = None,
+    cluster: str | None = None,
+    percent: bool = False,
+    id_min: float | None = None,
+    quiet: bool = False,
+) -> str:
+    """Analyse a run folder or a CSV, write the report, print the summary; returns the address of the page."""
+    from analysis import output, study, table
+    from analysis.verdict import verdict
+
+    chosen = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
+    floor = None if id_min is None else id_min / (100 if percent else 1)
+    columns = {"--id": id, "--ood": ood, "--group": group, "--baseline": baseline, "--cluster": cluster}
+    if _is_table(source, columns):
+        problems = [Problem(source, f"{flag} is needed for a table") for flag, value in columns.items()
+                    if value is None and flag != "--cluster"]  # fmt: skip
+        options = table.Options(baseline or "", **chosen, id_min=floor)
+        problems += table.check_options(options)
+        if problems:
+            raise UserError(*problems)
+        found = table.read_csv(source, id=id or "", ood=ood or "", group=group or "", options=options,
+                               cluster=cluster, percent=percent)  # fmt: skip
+        target = out or f"{Path(source).stem}-analysis"
+    else:
+        given = [flag for flag, value in {**columns, "--percent": percent or None, "--id-min": id_min}.items()
+                 if value is not None]  # fmt: skip
+        problems = [Problem(source, f"{flag} is for tables; a run folder says it itself") for flag in given]
+        problems += table.check_options(table.Options("", **chosen))
+        if problems:
+            raise UserError(*problems)
+        found, options = table.read_run(source)
+        said = [f"{key} is {value:g}, asked for on the command line; the spec had set {getattr(options, key):g}"
+                if key == "margin" else
+                f"{key} is {value}, asked for on the command line; the spec had set {getattr(options, key)}"
+                for key, value in chosen.items() if value != getattr(options, key)]  # fmt: skip
+        found, options = replace(found, warnings=(*found.warnings, *said)), replace(options, **chosen)
+        target = out or (found.run.storage / "report").address if found.run else str(out)
+    analyses = study.analyse_all(found, options)
+    result = verdict(analyses)
+    page = output.write(target, found, analyses, result)
+    if not quiet:
+        from analysis.summary import show
+
+        show(found, analyses, page)
+    return page
+
+
+def _is_table(source: str, columns: dict[str, str | None]) -> bool:
+    path = Path(source)
+    if path.is_dir() or "://" in source:
+        return False
+    if path.is_file() or path.suffix.lower() in (".csv", ".txt") or any(columns.values()):
+        return True
+    raise UserError(Problem(source, "no such run folder or table"))
+
+
+def _warm_up() -> None:
+    """Make the page's JavaScript while the other modules load: it takes two seconds, outside Python's lock."""
+    from analysis.bundle import javascript
+
+    javascript()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="From ID and OOD scores to a verdict.")
+    parser.add_argument("source", metavar="RUN_DIR|TABLE.csv", help="a finished or partial run, or any table of scores")
+    add = parser.add_argument
+    add("--id", metavar="COL", help="table: the column of in-distribution scores")
+    add("--ood", metavar="COL", help="table: the column of out-of-distribution scores")
+    add("--group", metavar="COL", help="table: the column that names the group of a row")
+    add("--baseline", metavar="VALUE", help="table: the group that the reference line is fitted on")
+    add("--cluster", metavar="COL", help="table: the column that says which rows belong together (default: none do)")
+    add("--percent", action="store_true", help="table: scores are 0-100 rather than 0-1")
+    add("--id-min", type=float, metavar="SCORE", help="table: leave out rows with a lower ID score (in its own unit)")
+    add("--scale", metavar="probit|logit|linear", help="axis that lines are fitted on (default: the spec's, or probit)")
+    add("--margin", type=float, metavar="PP", help="points of ER that count as no effect (default: the spec's, or 2)")
+    add("--out", metavar="DIR", help="where to write (default: RUN_DIR/report, or <table>-analysis here)")
+    return parser
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,147 @@
+"""How sure we are: whole trials are resampled within their group, and the baseline line is refitted each time.
+
+Owns the weights (`draw`), the lines refitted under them (`lines`), and `Estimate`, a number with an interval that
+holds for few trials. Points of one trial always travel together: they share a pre-training and are not independent.
+
+Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130): each replicate weighs the G trials by a flat Dirichlet draw
+instead of by counts. Its spread is the classical one's but for the factor below, and it never degenerates, where one
+classical resample in nine of three trials is the same trial three times.
+
+Small samples. Three trials a group are the rule here, and percentile intervals are then far too narrow. So the
+replicates' spread is only used as a standard error: for the mean of G trials its variance is S/(G(G+1)), S the sum of
+squared deviations, and the unbiased one is S/(G(G-1)); hence the factor (G+1)/(G-p), p = 1, and Student's t with G-p
+degrees of freedom. A line has two parameters: p = 1 + the share of the variance of x that lies between trials (1 when
+every trial spans the line by itself, 2 when each trial is a single point, as in textbook regression). Independent parts
+add up, with Welch-Satterthwaite degrees of freedom. `tests/test_analysis_coverage.py` shows how well that covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+REPLICATES = 2_000
+LEVEL = 0.95
+TWO_SIDED = 0.5 + LEVEL / 2
+POWER = 0.80
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Random weights of the clusters of one group: `values` float [replicates, clusters], rows summing to `clusters`.
+
+    `codes` int [points] says which cluster a point belongs to.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters there are."""
+        return self.values.shape[1]
+
+    def sums(self, per_point: np.ndarray) -> np.ndarray:
+        """Sum of `per_point` [points] or [points, k] under each replicate: [replicates] or [replicates, k]."""
+        totals = np.zeros((self.clusters, *per_point.shape[1:]))
+        np.add.at(totals, self.codes, per_point)
+        return self.values @ totals
+
+
+def draw(clusters: Sequence[object], name: str, replicates: int = REPLICATES, seed: int = 0) -> Weights:
+    """Weights for points with these cluster labels. Seeded by `name`, so that adding a group shifts no other."""
+    labels, codes = np.unique(np.asarray([str(c) for c in clusters], dtype=object), return_inverse=True)
+    random = np.random.default_rng([seed, *name.encode()])
+    values = random.standard_exponential((replicates, len(labels)))
+    return Weights(values * (len(labels) / values.sum(1, keepdims=True)), codes)
+
+
+def lines(weights: Weights, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares of y on x under every replicate: slopes [replicates], intercepts [replicates].
+
+    From five sums per cluster, so the cost does not grow with the number of points. Centred first, for precision.
+    """
+    mx, my = x.mean(), y.mean()
+    u, v = x - mx, y - my
+    n, su, sv, suu, suv = weights.sums(np.column_stack([np.ones_like(u), u, v, u * u, u * v])).T
+    slope = (suv - su * sv / n) / (suu - su * su / n)
+    return slope, my + (sv - slope * su) / n - slope * mx
+
+
+def parameters(codes: np.ndarray, x: np.ndarray) -> float:
+    """p of the module's docstring: 1 + the share of the variance of x [points] that lies between clusters."""
+    u = x - x.mean()
+    size = np.bincount(codes)
+    between = (np.bincount(codes, u) ** 2 / size).sum()
+    return 1.0 + float(between / (u @ u))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One independent source of error: its variance and the degrees of freedom behind it. NaN where unknown."""
+
+    variance: float
+    df: float
+
+
+def correction(clusters: int, p: float = 1.0) -> tuple[float, float]:
+    """What a variance over replicates is multiplied by, and its degrees of freedom; NaN under half a degree."""
+    df = clusters - p
+    return ((clusters + 1) / df, df) if df >= 0.5 else (np.nan, np.nan)
+
+
+def quantile(level: float, df: float) -> float:
+    """Student's t quantile; NaN for unknown degrees of freedom."""
+    return float(stdtrit(df, level)) if np.isfinite(df) else np.nan
+
+
+def part(replicates: np.ndarray, clusters: int, p: float = 1.0) -> Part:
+    """The corrected variance of replicate estimates [replicates] that rest on that many clusters."""
+    factor, df = correction(clusters, p)
+    return Part(float(np.var(replicates)) * factor, df)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error and degrees of freedom; `se` is NaN where no interval can be given."""
+
+    value: float
+    se: float
+    df: float
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.value - quantile(TWO_SIDED, self.df) * self.se
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.value + quantile(TWO_SIDED, self.df) * self.se
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of "the truth is 0"."""
+        return float(2 * stdtr(self.df, -abs(self.value) / self.se)) if self.se > 0 else np.nan
+
+    def equivalent(self, margin: float) -> bool:
+        """Two one-sided tests at 5 % (Schuirmann 1987): the 90 % interval lies inside -margin .. +margin."""
+        reach = quantile(LEVEL, self.df) * self.se
+        return bool(self.value - reach > -margin and self.value + reach < margin)
+
+    @property
+    def smallest_detectable(self) -> float:
+        """The true effect that a two-sided 5 % test of this precision would find with 80 % power."""
+        return (quantile(TWO_SIDED, self.df) + quantile(POWER, self.df)) * self.se
+
+
+def combine(value: float, parts: Sequence[Part]) -> Estimate:
+    """A sum of independent parts: variances add, degrees of freedom by Welch-Satterthwaite."""
+    variance = sum(p.variance for p in parts)
+    if not np.isfinite(variance):
+        return Estimate(value, np.nan, np.nan)
+    df = variance**2 / sum(p.variance**2 / p.df for p in parts) if variance > 0 else min(p.df for p in parts)
+    return Estimate(value, float(np.sqrt(variance)), df)

@@ -1,0 +1,235 @@
+"""The input of an analysis: points from a run folder or from any CSV, checked, with what was left out and why.
+
+Owns `Table` and `Options`, and every mistake a user can make in a table: all of them at once, with file, line, column.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.trend import MIN_POINTS, SCALES
+from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.results import RunFolder
+
+RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
+            "granularity", "sources", "finetune", "finetune_lr", "epoch", "step", "metric")  # fmt: skip
+RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated", "group", "trial", "task", "status"}
+SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is decided before looking: the baseline group, the scale of the trend, the margin of "no effect" in
+    percentage points, the floor of R^2 under which no ER is given, and the lowest ID score that enters (or None)."""
+
+    baseline: str
+    scale: str = "probit"
+    margin: float = 2.0
+    min_r2: float = 0.8
+    id_min: float | None = None
+    replicates: int = 2_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Points with finite scores in 0..1, one per row, and what is known about them.
+
+    points    columns trial (the cluster), group, task, id, ood, [id_val, ood_val], and `keys`
+    keys      the columns that say which point a row is, in order; they lead robustness.csv
+    left_out  rows without scores: trial, group, task, reason
+    warnings  one sentence each
+    run       the run folder, None for a plain table
+    """
+
+    name: str
+    points: pd.DataFrame
+    keys: tuple[str, ...]
+    left_out: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    run: RunFolder | None = None
+
+
+def read_run(address: str) -> tuple[Table, Options]:
+    """A finished or partial run, with the options that its spec set beforehand. Raises UserError where it is no run."""
+    run = RunFolder(address)
+    spec, results = run.spec(), run.results()
+    if not spec and not run.exists("plan.csv"):
+        raise UserError(Problem(address, "no run folder: it has neither spec.yaml nor plan.csv"))
+    asked = spec.get("analysis") or {}
+    baseline = spec.get("baseline", "scratch")
+    options = Options(baseline=str(baseline.get("name", "scratch") if isinstance(baseline, dict) else baseline))
+    known = {key: asked[key] for key in ("scale", "margin", "min_r2") if asked.get(key) is not None}
+    scores = results[["id", "ood"]].notna().all(axis=1)
+    missing = results.loc[~scores | (results["status"] == "failed")]
+    reasons = {name: (run.trial(name).failure() or {}).get("reason", "no scores") for name in missing["trial"].unique()}
+    left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
+    points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
+    points["task"] = points["task"].fillna("task").astype(str)
+    points["group"] = points["group"].astype(str)
+    warnings = []
+    states = pd.Series(run.states(), dtype=object)
+    unfinished = int(states.isin(["planned", "started"]).sum())
+    if unfinished:
+        warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
+    keys = tuple(key for key in RUN_KEYS if key in points)
+    name = run.storage.shown.rstrip("/").rpartition("/")[2]
+    return Table(name, points, keys, left_out, tuple(warnings), run), replace(options, **known)
+
+
+def read_csv(
+    file: str,
+    *,
+    id: str,
+    ood: str,
+    group: str,
+    options: Options,
+    cluster: str | None = None,
+    percent: bool = False,
+) -> Table:
+    """Any CSV of ID and OOD scores: columns by name, each row its own cluster unless `cluster` names a column.
+
+    Rows with an empty score are left out and listed; anything else that is no score raises UserError.
+    """
+    frame = _load(file)
+    columns = {"--id": id, "--ood": ood, "--group": group, **({"--cluster": cluster} if cluster else {})}
+    problems = [
+        Problem(f"{file}:1", f"{flag}: no column {name!r}{did_you_mean(name, frame.columns)}")
+        for flag, name in columns.items()
+        if name not in frame
+    ]
+    doubled = sorted({name for name in columns.values() if list(frame.columns).count(name) > 1})
+    problems += [Problem(f"{file}:1", f"column {name!r} appears twice") for name in doubled]
+    if problems:
+        raise UserError(*problems)
+    if frame.empty:
+        raise UserError(Problem(file, "the table has a header but no rows"))
+    where = _Places(file)
+    scores = {key: _scores(frame[name], name, percent, where, problems) for key, name in (("id", id), ("ood", ood))}
+    for name in {group, *([cluster] if cluster else [])}:
+        where.say(problems, frame.index[frame[name].str.strip() == ""], lambda _, name=name: f"{name}: empty")
+    problems += _baseline_problems(file, frame[group], group, scores, options)
+    if problems:
+        raise UserError(*problems)
+
+    keep = [name for name in dict.fromkeys(frame.columns) if name not in RESERVED | {id, ood, group, cluster}]
+    points = frame[keep].copy()
+    points.insert(0, "trial", frame[cluster] if cluster else "row " + (frame.index + 2).astype(str))
+    points.insert(1, "group", frame[group])
+    points = points.assign(**scores, task="task" if "task" not in frame else frame["task"])
+    for extra in ("id_val", "ood_val"):
+        if extra in points:
+            points[extra] = pd.to_numeric(points[extra], errors="coerce") / (100 if percent else 1)
+    empty = points[["id", "ood"]].isna().any(axis=1)
+    left_out = points.loc[empty, ["trial", "group", "task"]].assign(reason="no score in the table")
+    points, warnings = points.loc[~empty].reset_index(drop=True), []
+    if options.id_min is not None:
+        below = points["id"] < options.id_min
+        points = points.loc[~below].reset_index(drop=True)
+        warnings.append(
+            f"{int(below.sum())} points with an ID score under {options.id_min:.1%} were left out, as asked"
+        )
+    if percent and points[["id", "ood"]].to_numpy().max(initial=0) <= 0.01:
+        warnings.append("no score is over 1 although they were read as per cent: was --percent meant?")
+    if cluster and (points.groupby("trial")["group"].nunique() > 1).any():
+        warnings.append("some clusters lie in several groups; they are resampled in each group as if independent")
+    keys = ("trial", "group", *keep) if cluster else ("group", *keep)
+    return Table(Path(file).stem, points, keys, left_out, tuple(warnings))
+
+
+def _load(file: str) -> pd.DataFrame:
+    """The CSV as text, blank lines dropped; the index still counts lines (line = index + 2 without quoted newlines)."""
+    try:
+        frame = pd.read_csv(
+            file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", header=None
+        )
+    except FileNotFoundError:
+        raise UserError(Problem(file, "no such file")) from None
+    except IsADirectoryError:
+        raise UserError(Problem(file, "a folder, not a table")) from None
+    except pd.errors.EmptyDataError:
+        raise UserError(Problem(file, "the file is empty")) from None
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        raise UserError(Problem(file, f"not readable as a CSV table: {reason}")) from None
+    header, frame = frame.iloc[0].str.strip(), frame.iloc[1:].reset_index(drop=True)
+    frame.columns = pd.Index(header.tolist())
+    frame = frame.fillna("")
+    return frame.loc[(frame != "").any(axis=1)]
+
+
+class _Places:
+    """Line numbers in the file, looked up only when there is something to complain about."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def say(self, problems: list[Problem], rows: Iterable[int], sentence: Any) -> None:
+        """Add `sentence(row)` for the first few of these rows (frame index), and one line that counts the others."""
+        rows = list(rows)
+        if not rows:
+            return
+        lines = self._lines()
+        problems += [Problem(f"{self.file}:{lines[row]}", sentence(row)) for row in rows[:SHOWN]]
+        if len(rows) > SHOWN:
+            problems.append(Problem(self.file, f"and {len(rows) - SHOWN} more lines like these"))
+
+    def _lines(self) -> list[int]:
+        with open(self.file, encoding="utf-8-sig", newline="") as stream:
+            reader, starts, start = csv.reader(stream), [], 1
+            for _ in reader:
+                starts.append(start)
+                start = reader.line_num + 1
+        return starts[1:]  # without the header
+
+
+def _scores(cells: pd.Series, name: str, percent: bool, where: _Places, problems: list[Problem]) -> pd.Series:
+    """Scores as fractions, NaN for empty cells; what is no score is added to `problems`."""
+    text = cells.str.strip()
+    empty = text.str.lower().isin(["", "na", "nan", "null", "none"])
+    values = pd.to_numeric(text.mask(empty), errors="coerce")
+    bad = values.isna() & ~empty | np.isinf(values)
+    where.say(problems, cells.index[bad], lambda row: f"{name}: {cells[row]!r} is no number")
+    top = 100 if percent else 1
+    unit = "per cent" if percent else "a fraction; are the scores in per cent? then add --percent"
+    outside = ((values < 0) | (values > top)) & ~bad
+    where.say(problems, cells.index[outside], lambda row: f"{name}: {cells[row]} is not within 0..{top} ({unit})")
+    return values / top
+
+
+def _baseline_problems(
+    file: str, groups: pd.Series, column: str, scores: dict[str, pd.Series], options: Options
+) -> Sequence[Problem]:
+    """Whether the baseline is there, and a line can be laid through it."""
+    if options.baseline not in set(groups):
+        known = did_you_mean(options.baseline, groups.unique())
+        return [Problem(file, f"--baseline: no row has {options.baseline!r} in column {column!r}{known}")]
+    chosen = (groups == options.baseline) & scores["id"].notna() & scores["ood"].notna()
+    floor = ""
+    if options.id_min is not None:
+        chosen, floor = chosen & (scores["id"] >= options.id_min), f" at or over the ID floor of {options.id_min:.1%}"
+    if chosen.sum() < MIN_POINTS:
+        what = f"the baseline {options.baseline!r} has {chosen.sum()} rows with both scores{floor}"
+        return [Problem(file, f"{what}; a line needs {MIN_POINTS}")]
+    if np.ptp(scores["id"][chosen]) < 1e-9:
+        return [Problem(file, f"every row of the baseline {options.baseline!r} has the same ID score: no line fits")]
+    return []
+
+
+def check_options(options: Options, where: str = "") -> list[Problem]:
+    """What is wrong with the options themselves."""
+    problems = []
+    if options.scale not in SCALES:
+        problems.append(Problem(where, f"--scale: {options.scale!r} is no scale{did_you_mean(options.scale, SCALES)}"))
+    if not options.margin > 0 or not np.isfinite(options.margin):
+        problems.append(Problem(where, f"--margin: {options.margin:g} is not a positive number of percentage points"))
+    if options.id_min is not None and not 0 <= options.id_min < 1:
+        problems.append(Problem(where, "--id-min: the floor does not lie within the scores' range"))
+    return problems
