@@ -136,8 +136,8 @@ def _ray(address: str | None, seconds: float) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
-             logging_level="ERROR")  # fmt: skip
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address=address, **quiet) if address else ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -150,13 +150,7 @@ def _bar(out: Console, total: int) -> Iterator[launch.Progress | None]:
     if not out.is_terminal:
         yield None
         return
-    columns = (
-        TextColumn("decoding    "),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("decoding    ", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)

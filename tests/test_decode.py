@@ -1,0 +1,147 @@
+"""Formats, modes, orientation, the three fits, and the reasons for what cannot be read."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import make_images as make
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from ray_robust.data.decode import BACKGROUND, decode, decode_all
+
+
+def grey(values: np.ndarray, mode: str | None = None) -> Image.Image:
+    image = Image.fromarray(values)
+    return image.convert(mode) if mode else image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF"])
+def test_every_common_format_shows_the_same_picture(kind):
+    image = make.picture(64, 64)
+    seen = decode(make.encoded(image, kind), 16, "crop").astype(int)
+    wanted = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(seen - wanted).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "LAB"])
+def test_every_mode_becomes_rgb(mode):
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "TIFF" if mode == "LAB" else "PNG"
+    image = make.picture(64, 64)
+    source = image if mode == "LAB" else image.convert(mode)
+    if mode == "LAB":
+        lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+        source = ImageCms.applyTransform(image, lab)
+    seen = decode(make.encoded(source, kind), 16, "crop")
+    assert seen.shape == (16, 16, 3)
+    assert seen.dtype == np.uint8
+    if mode in ("CMYK", "YCbCr", "P"):
+        assert np.abs(seen.astype(int) - np.asarray(image.resize((16, 16))).astype(int)).mean() < 8
+
+
+def test_deep_greyscale_is_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
+    wanted = np.asarray(grey((ramp / 257).astype(np.uint8)).resize((8, 8), Image.Resampling.BILINEAR)).astype(int)
+    files = {
+        "16 bit": make.encoded(grey(ramp.astype(np.uint16)), "PNG"),
+        "32 bit": make.encoded(grey(ramp.astype(np.int32)), "TIFF"),
+        "float 0-1": make.encoded(grey((ramp / 65535).astype(np.float32)), "TIFF"),
+        "float 0-255": make.encoded(grey((ramp / 257).astype(np.float32)), "TIFF"),
+        "float of any range": make.encoded(grey((ramp * 10 - 3e5).astype(np.float32)), "TIFF"),
+    }
+    for name, data in files.items():
+        seen = decode(data, 8, "crop").astype(int)
+        assert np.abs(seen[..., 0] - wanted).max() <= 2, name
+        assert (seen[..., 0] == seen[..., 2]).all(), name
+
+
+def test_transparency_shows_the_stated_background():
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    keyed = Image.new("P", (32, 32), 3)
+    keyed.putpalette([9, 9, 9] * 4)
+    for data in (make.encoded(clear, "PNG"), make.encoded(keyed, "PNG", transparency=3), make.encoded(clear, "WEBP")):
+        assert (decode(data, 8, "crop") == BACKGROUND).all()
+    half = Image.new("RGBA", (32, 32), (255, 0, 0, 128))
+    assert np.abs(decode(make.encoded(half, "PNG"), 8, "crop")[0, 0].astype(int) - (191, 63, 63)).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_exif_orientation_is_undone(orientation, kind):
+    image = make.picture(64, 48)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = make.encoded(image, kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    for fit in ("crop", "pad"):
+        wanted = decode(make.encoded(upright.convert("RGB"), "PNG"), 16, fit).astype(int)
+        assert np.abs(decode(data, 16, fit).astype(int) - wanted).mean() < 4, fit
+
+
+def test_the_three_fits():
+    wide = Image.new("RGB", (60, 20), (0, 0, 255))
+    wide.paste((255, 0, 0), (0, 0, 20, 20))
+    data = make.encoded(wide, "PNG")
+    assert (decode(data, 20, "crop") == (0, 0, 255)).all()
+    squashed = decode(data, 20, "squash")
+    assert (squashed[:, 0] == (255, 0, 0)).all()
+    assert (squashed[:, -1] == (0, 0, 255)).all()
+    padded = decode(data, 30, "pad")
+    assert (padded[:10] == BACKGROUND).all()
+    assert (padded[20:] == BACKGROUND).all()
+    assert (padded[10:20, 0] == (255, 0, 0)).all()
+
+
+def test_a_tiny_image_is_enlarged_and_a_thin_one_survives():
+    assert decode(make.encoded(make.picture(1, 1), "PNG"), 32, "crop").shape == (32, 32, 3)
+    for fit in ("crop", "squash", "pad"):
+        assert decode(make.encoded(make.picture(3000, 1)), 32, fit).shape == (32, 32, 3)
+
+
+def test_leaving_out_detail_early_costs_little():
+    """The reduced JPEG decoding stays close to decoding in full and resizing."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+    for size in (32, 64, 224):
+        fast = decode(make.encoded(noise), size, "squash").astype(float)
+        full = decode(make.encoded(noise, "PNG"), size, "squash").astype(float)
+        assert 10 * np.log10(255**2 / ((fast - full) ** 2).mean()) > 30, size
+
+
+def test_what_is_broken_is_a_reason_in_one_line():
+    good = make.encoded(make.picture(200, 200))
+    bomb = bytearray(make.encoded(make.picture(), "PNG"))
+    bomb[16:24] = (100_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    nan = make.encoded(grey(np.full((8, 8), np.nan, np.float32)), "TIFF")
+    files: dict[str, bytes] = {
+        "text.jpg": b"hello world, I am a text",
+        "empty.jpg": b"",
+        "cut.jpg": good[: len(good) // 2],
+        "cut.png": make.encoded(make.picture(200, 200), "PNG")[:300],
+        "head.jpg": good[:20],
+        "bomb.png": bytes(bomb),
+        "nan.tif": nan,
+        "good.jpg": good,
+    }
+
+    def read(key: str) -> bytes:
+        if key == "folder.jpg":
+            raise IsADirectoryError(21, "Is a directory")
+        return files[key]
+
+    keys = [*files, "folder.jpg"]
+    seen = decode_all(read, keys, 16, "crop")
+    reasons = {keys[i]: reason for i, reason in seen.broken.items()}
+    assert set(reasons) == set(keys) - {"good.jpg"}
+    assert reasons["text.jpg"] == "is no image that Pillow can read (begins with b'hello world,')"
+    assert reasons["empty.jpg"] == "is empty (0 bytes)"
+    assert "truncated" in reasons["cut.jpg"]
+    assert "10000000000 pixels" in reasons["bomb.png"]
+    assert reasons["nan.tif"] == "holds pixels that are not finite numbers"
+    assert reasons["folder.jpg"] == "cannot be read: Is a directory"
+    assert not any("\n" in reason for reason in reasons.values())
+    assert (seen.images[list(seen.broken)] == 0).all()
+    assert seen.images[keys.index("good.jpg")].any()
