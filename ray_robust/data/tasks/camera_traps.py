@@ -152,13 +152,18 @@ def _draw_mixes(cameras: int, species: int, unevenness: float, seed: int) -> np.
 def _deal(mix: np.ndarray, images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(species, camera, index within both) of exactly `images` images, shared out in proportion to `mix`.
 
-    Systematic sampling, species by species, so that every count is within one of its share.
+    A cell (species and camera) gets floor(share * t + u), u its own random number and t such that the total is right:
+    every count is within one of its share, a rare cell is not always empty, and more images only ever add some.
     """
     cells = (mix / mix.sum()).T.ravel()  # species-major
-    edges = np.concatenate([[0.0], np.cumsum(cells)])
-    edges *= images / edges[-1]
-    start = (pool.mix_bits(np.zeros(1, np.uint64), seed)[0] >> np.uint64(11)) * 2.0**-53
-    counts = np.diff(np.floor(edges[:-1] + start), append=np.floor(start) + images).astype(np.int64)
+    offsets = (pool.mix_bits(np.arange(len(cells), dtype=np.uint64), seed) >> np.uint64(11)) * 2.0**-53
+    low, high = 0.0, float(images + len(cells))
+    while True:  # the total is a staircase in t whose steps lie apart, so halving finds the right one
+        middle = (low + high) / 2
+        counts = np.floor(cells * middle + offsets).astype(np.int64)
+        if counts.sum() == images:
+            break
+        low, high = (middle, high) if counts.sum() < images else (low, middle)
     cell = np.repeat(np.arange(len(cells)), counts)
     index = np.arange(images) - np.repeat(np.cumsum(counts) - counts, counts)
     return cell // len(mix), cell % len(mix), index

@@ -1,8 +1,8 @@
 """Random numbers and small functions that give the same bits on every machine.
 
 Owns `uniform` and `normal` (one number per image and name, hashed from the image's id), and the few shapes that
-pictures are made of. Only + - * / sqrt floor min max are used, which IEEE 754 rounds exactly, so that an image never depends on
-the processor, on the batch it is drawn in, or on how many others there are.
+pictures are made of. Only + - * / sqrt floor min max are used, which IEEE 754 rounds exactly, so that an image never
+depends on the processor, on the batch it is drawn in, or on how many others there are.
 """
 
 from __future__ import annotations
