@@ -18,7 +18,8 @@ from ray_robust.errors import UserError
 
 BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-grey, so that no frame is learned
 MAX_PIXELS = 178_956_970  # a larger header is a decompression bomb or no photograph (Pillow's own limit for an error)
-SHARP = 1.5  # a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left
+SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left; 1.0 differs from
+# decoding in full by 33-44 dB on photographs and is up to twice as fast, 2.0 by 41-49 dB
 _TURNS = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -15,6 +15,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -126,30 +127,37 @@ class ImageStore:
     def fill(self, rows: np.ndarray, done: Callable[[int], None] | None = None, *, again: bool = False) -> None:
         """Decode those of `rows` that are missing (with `again`, broken ones too), in this process.
 
-        `done(count)` is called after each commit. Raises UserError when the disk is full; what is committed stays.
+        `done(count)` is called as images are decoded. Raises UserError when the disk is full; what is committed stays.
         """
         missing = self.missing(rows, again=again)
         self._check_space(len(missing))
-        for batch in self._batches(missing):
-            todo = batch if again else self.missing(batch)  # another process may have been here
-            if len(todo):
-                decoded = self.pool.read(todo, self.size)
-                with self._said():
-                    self._commit(todo, decoded)
-            if done is not None:
-                done(len(batch))
+        with ThreadPoolExecutor(1) as writer:  # the disk works on one batch while the next is decoded
+            last: Future | None = None
+            for batch in self._batches(missing):
+                todo = batch if again else self.missing(batch)  # another process may have been here
+                if len(todo):
+                    decoded = self.pool.read(todo, self.size)
+                    if last is not None:
+                        last.result()
+                    last = writer.submit(self._commit, todo, decoded)
+                if done is not None:
+                    done(len(batch))
+            if last is not None:
+                last.result()
 
     def _commit(self, rows: np.ndarray, decoded: Pixels) -> None:
-        self._write("pixels.u8", rows, decoded.images)
         state = np.full(len(rows), PRESENT, np.uint8)
         state[list(decoded.broken)] = BROKEN
         reasons = "".join(json.dumps([int(rows[i]), reason]) + "\n" for i, reason in decoded.broken.items())
-        with self._locked():  # after the pixels are on disk: a crash before this line leaves these rows missing
-            if reasons:
-                with open(self._path("broken.jsonl"), "a", encoding="utf-8") as file:
-                    file.write(reasons)
-            self._write("crc.u32", rows, _checksums(decoded.images))
-            self._write("state.u8", rows, state)
+        checksums = _checksums(decoded.images)
+        with self._said():
+            self._write("pixels.u8", rows, decoded.images)
+            with self._locked():  # the pixels are on disk: a crash before the last line leaves these rows missing
+                if reasons:
+                    with open(self._path("broken.jsonl"), "a", encoding="utf-8") as file:
+                        file.write(reasons)
+                self._write("crc.u32", rows, checksums)
+                self._write("state.u8", rows, state)
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         step = int(np.clip(BATCH_BYTES // self.image_bytes, 1, BATCH_IMAGES))
