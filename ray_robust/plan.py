@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_robust.rates import EVALUATION_COST
-from ray_robust.spec import Finetune, Level, ModelSection, Pretrain, Section, Spec, TaskSection
+from ray_robust.spec import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
 
 RECIPE = 1  # raised when the training code changes what a trial's scores come out as
 SCRATCH = "scratch"
@@ -32,7 +32,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """One fine-tuning of a trial. `id` names it within any trial: its settings and its task."""
+    """One fine-tuning of a trial. `id` names it within any trial by its settings and its task, and by nothing else."""
 
     id: str
     task: TaskSection
@@ -107,7 +107,7 @@ class Plan:
         return [
             {
                 **trial.columns(),
-                "finetunes": ";".join(f.id for f in trial.finetunings),
+                "finetunes": json.dumps({f.id: f.task_label for f in trial.finetunings}),
                 "cost_images": round(trial.cost),
             }
             for trial in self.trials
@@ -115,7 +115,7 @@ class Plan:
 
 
 def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Facts], limit: int | None = None) -> Plan:
-    """Every trial of `spec`; facts of sources by name, of tasks by `task_label`. `limit` keeps the first few trials.
+    """Every trial of `spec`; facts of pools by `pool_key`. `limit` keeps the first few trials.
 
     Two combinations that mean the same are one trial.
     """
@@ -132,6 +132,11 @@ def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Fact
                 found.setdefault(trial.key, trial)
     trials = list(found.values())[:limit]
     return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
+
+
+def pool_key(name: str, section: PoolSection) -> str:
+    """The same for two sections exactly when they mean the same source or task."""
+    return f"{name}|{section.kind}|{section.options.model_dump_json()}"
 
 
 def task_label(level: Level[TaskSection]) -> str:
@@ -162,7 +167,8 @@ def _trial(
     if mixture:
         meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed"})
         meaning["sources"] = {
-            name: [section.weight, sources[name].meaning] for name, section in mixture.sources.items()
+            name: [section.weight, sources[pool_key(name, section)].meaning]
+            for name, section in mixture.sources.items()
         }
         meaning["subset_seed"] = subset_seed
     key = hash_of(meaning)
@@ -177,18 +183,19 @@ def _trial(
         subset_seed=subset_seed,
         pretrain_images=_pretrain_images(mixture, sources) if mixture else 0,
         finetunings=tuple(
-            _finetuning(level, task, tasks[task_label(task)]) for task in spec.tasks for level in finetunes
+            _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
+            for task in spec.tasks
+            for level in finetunes
         ),
     )
 
 
 def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:
     label, settings = task_label(task), level.section
-    meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [label, facts.meaning]}
-    name = "-".join(_safe(f"{key}{value}", 24) for key, value in (*level.axes, *task.axes)) or "finetune"
+    meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, facts.meaning]}
     evaluations = -(-settings.epochs // settings.evaluate_every)
     return Finetuning(
-        id=f"{name[:48]}-{hash_of(meaning, 8)}",
+        id=f"lr{settings.lr:g}-e{settings.epochs}-{hash_of(meaning, 8)}",
         task=task.section,
         task_label=label,
         settings=settings,
@@ -209,7 +216,7 @@ def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts]) -> int:
     if total == "all" and mixture.images_per_class is not None and isinstance(mixture.num_classes, int):
         total = mixture.images_per_class * mixture.num_classes
     if total == "all":
-        total = sum(sources[name].images for name in mixture.sources)
+        total = sum(sources[pool_key(name, section)].images for name, section in mixture.sources.items())
     return int(total) * (mixture.epochs or 1)
 
 

@@ -121,7 +121,7 @@ class RunFolder:
         plan, states = self.plan(), {}
         for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
             folder = self.trial(name)
-            if folder.has(finetunes.split(";")):
+            if folder.has(list(json.loads(finetunes))):
                 states[name] = "done"
             elif folder.failure() is not None:
                 states[name] = "failed"
@@ -136,17 +136,18 @@ class RunFolder:
         for planned in sorted(
             plan, key=lambda row: (row["group"] != "scratch", row["group"], row["model"], row["trial"])
         ):
-            name, wanted = planned["trial"], planned["finetunes"].split(";")
+            name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
-            if folder.has(wanted):
+            if folder.has(list(wanted)):
                 if name not in self._rows:
                     self._rows[name] = folder.rows()
-                # the group's name comes from the plan: another axis in the spec renames groups, not trials
+                # names come from the plan: another axis in the spec renames groups and tasks, not trials
                 own = {"trial": name, "group": planned["group"], "status": "done"}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
                 points = [row for row in self._rows[name] if row["finetune"] in order]
                 rows += [
-                    {**row, **own} for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
+                    {**row, **own, "task": wanted[row["finetune"]]}
+                    for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
                 ]
             elif folder.failure() is not None:
                 known = {key: value if value != "" else None for key, value in planned.items() if key in TRIAL_COLUMNS}

@@ -49,7 +49,7 @@ def _number_for(field: Any, value: Any) -> Any:
         return value
     wanted = _types_in(field.annotation)
     if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
-        raise ValueError(f"{str(value).lower()} is no number")
+        return str(value).lower()  # pydantic would take true for 1
     if not isinstance(value, str) or not wanted & {int, float}:
         return value
     number = parse_number(value)
@@ -505,10 +505,7 @@ def _mapping(raw: Any) -> dict:
 
 def _numbers(cls: Any, options: dict) -> dict:
     """Options with their numbers read as in every section."""
-    try:
-        return {key: _number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}
-    except ValueError:
-        return options
+    return {key: _number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}
 
 
 def _axes(raw: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:

@@ -52,6 +52,9 @@ class Document:
 
     def place(self, path: tuple) -> str:
         """`file:line` of a path, of the nearest path above it, or the `--set` that wrote it."""
+        for written, text in self.overridden.items():
+            if path and written[: len(path)] == path:
+                return f"--set {text}"
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
                 return f"--set {self.overridden[path[:length]]}"

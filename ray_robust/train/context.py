@@ -19,13 +19,15 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training tells while it runs. `epoch` counts finished passes over its images, as a fraction."""
+    """What a training tells while it runs. `epoch` counts passes over its images, as a fraction."""
 
     stage: str
     epoch: float
     epochs: float
     images: int  # training images processed in this stage
     images_per_second: float
+    id: float | None = None  # the latest scores, once there are any
+    ood: float | None = None
 
 
 def _silent(progress: Progress) -> None:

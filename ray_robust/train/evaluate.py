@@ -18,11 +18,12 @@ BATCH = 512
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with what is known of them: int64 labels [n], and int32 groups [n] where the task has them."""
+    """Images with what is known of them: int64 labels [n]; int32 groups [n] where the task has them; catalog rows."""
 
     images: ImageBank
     labels: np.ndarray
     groups: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ the model again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,13 @@ from ray_robust.data.pool import seed_of
 from ray_robust.plan import TEST_SPLITS
 from ray_robust.spec import Finetune, ModelSection
 from ray_robust.storage import Storage
-from ray_robust.train.context import Context
+from ray_robust.train.context import Context, Progress
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.loop import Length, fit
 from ray_robust.train.metrics import METRICS, accuracy
 from ray_robust.train.models import fresh_head
+
+TESTS = ("id_test", "ood_test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +44,28 @@ def finetune(
     splits: Mapping[str, Split],
     num_classes: int,
     key: str,
+    metric: str,
     context: Context,
     checkpoints: Storage | None = None,
 ) -> Finetuned:
     """Fine-tune `model` in place on `splits["train"]`, predicting all test splits every `evaluate_every` epochs.
 
-    Every random draw is named by `key`. Raises TrainingFailed when the loss is no finite number.
+    Every random draw is named by `key`; `metric` scores what is reported on the way. Raises
+    TrainingFailed when the loss is no finite number.
     """
     train = splits["train"]
     fresh_head(model, num_classes, seed_of("finetune", key))
     length = Length.of(len(train.labels), settings.batch_size, settings.epochs, None)
     kept: dict[str, torch.Tensor] = {}
+    begun = time.monotonic()
 
     def look(epoch: int, step: int) -> None:
         if epoch % settings.evaluate_every == 0 or step == length.steps:
             for name in TEST_SPLITS:
                 kept[f"{epoch}/{step}/{name}"] = predict(model, splits[name].images, section, context)
+            scores = [METRICS[metric](splits[name].labels, kept[f"{epoch}/{step}/{name}"].numpy()) for name in TESTS]
+            pace = step * length.batch / (time.monotonic() - begun)
+            context.report(Progress("finetune", epoch, settings.epochs, step * length.batch, pace, *scores))
 
     seconds = fit(model, train.images, torch.from_numpy(train.labels), settings, section, length,
                   seed_of("finetune", key), context, "finetune", checkpoints, look, kept)  # fmt: skip

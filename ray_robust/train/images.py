@@ -6,6 +6,7 @@ default generators, which the training loop seeds anew from names at every step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ class ImageBank:
         self.device = device
         self.size = parts[0][0].shape[1]
         self._parts = [
-            (torch.from_numpy(pixels), None if rows is None else torch.from_numpy(np.asarray(rows, dtype=np.int64)))
+            (_tensor(pixels), None if rows is None else torch.from_numpy(np.asarray(rows, dtype=np.int64)))
             for pixels, rows in parts
         ]
         lengths = [len(pixels) if rows is None else len(rows) for pixels, rows in self._parts]
@@ -60,6 +61,13 @@ class ImageBank:
         return found
 
 
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor. A store is mapped read-only, of which torch warns; nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(pixels)
+
+
 def _pick(pixels: torch.Tensor, rows: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
     return pixels[(positions if rows is None else rows[positions]).to(pixels.device)]
 
@@ -75,8 +83,9 @@ def augment(images: torch.Tensor, method: str) -> torch.Tensor:
     """A random variant of every image, uint8 [b, s, s, 3] in; uint8 out, float32 (0-255) from `strong`.
 
     none; flip: left to right with probability 1/2; crop: flip, then a shift of up to an eighth of the side with
-    reflected borders; strong: random-resized crop (area 0.3-1, ratio 3/4-4/3), flip, brightness, contrast and saturation +-40 %,
-    grey with probability 0.2, a rectangle of up to a quarter of the image erased with probability 0.25.
+    reflected borders; strong: random-resized crop (area 0.3-1, ratio 3/4-4/3), flip, brightness, contrast and
+    saturation +-40 %, grey with probability 0.2, a rectangle of up to a quarter of the image erased with
+    probability 0.25.
     """
     if method == "none":
         return images

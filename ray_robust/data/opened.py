@@ -1,0 +1,50 @@
+"""Pools and their images as a trial needs them: opened once per process, whatever trials come after.
+
+Owns the caches that let trials which share a process share what they read; hands on catalogs, stores and splits.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ray_robust import registry
+from ray_robust.data.pool import Pool
+from ray_robust.data.store import PRESENT, ImageStore
+from ray_robust.spec import PoolSection
+
+IN_MEMORY = 1 << 30  # bytes of one training's or split's images that are copied, checked, into memory; else mapped
+
+_pools: dict[str, Pool] = {}
+
+
+def open_pool(kind: str, name: str, section: PoolSection) -> Pool:
+    """The source or task (`kind`) of a spec's section; the same object for the same meaning within a process."""
+    key = f"{kind}|{name}|{section.kind}|{section.options.model_dump_json()}"
+    if key not in _pools:
+        _pools[key] = registry.find(kind, section.kind)(name, section.options)
+    return _pools[key]
+
+
+@lru_cache(maxsize=16)
+def open_store(root: Path, pool: Pool, size: int) -> ImageStore:
+    """The pool's store on this node."""
+    return ImageStore.open(root, pool, size)
+
+
+def usable(store: ImageStore) -> np.ndarray | None:
+    """Bool mask [n] of the images that can be drawn, or None for all: those of a file pool that could be decoded.
+
+    The store of a pool that is not rendered must have been filled.
+    """
+    return None if store.pool.rendered else np.asarray(store.state == PRESENT)
+
+
+def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(uint8 array [m, size, size, 3], rows in it or None for all), filled on demand: a part of an ImageBank."""
+    store.fill(store.missing(rows))
+    if len(rows) * store.image_bytes <= IN_MEMORY:
+        return store.take(rows), None
+    return store.pixels, rows

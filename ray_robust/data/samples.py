@@ -1,0 +1,75 @@
+"""Contact sheets and facts of the pools of a sweep, for the report: what the models see, where it is from."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from ray_robust.data.pool import SPLITS, Pool, mix_bits, seed_of
+from ray_robust.data.store import ImageStore
+from ray_robust.results import RunFolder
+
+COLUMNS, ROWS, TILE = 16, 3, 64  # of a sheet; the side of a picture in it, px
+
+
+def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
+    """Write the sheets of a pool into the run folder and return its entry of data.json."""
+    pool, catalog = store.pool, store.pool.catalog
+    if catalog.split is None:
+        parts = {"images": np.arange(len(catalog))}
+    else:
+        parts = {split: catalog.rows(split) for split in SPLITS}
+    sheets = {}
+    for part, rows in parts.items():
+        name = f"samples/{kind}-{_safe(pool.name)}-{part}.png"
+        picked = _pick(pool, rows, np.fromiter(store.broken, dtype=np.int64))
+        if len(picked):
+            store.fill(store.missing(picked))
+            run.write(name, _sheet(store.take(picked)))
+            sheets[part] = name
+    broken = store.broken
+    reasons = zip(pool.keys(np.fromiter(broken, dtype=np.int64)) if broken else [], broken.values(), strict=True)
+    return {
+        "kind": kind,
+        "name": pool.name,
+        "fingerprint": catalog.fingerprint,
+        "licence": catalog.licence,
+        "notes": list(catalog.notes),
+        "images": len(catalog),
+        "classes": len(catalog.classes),
+        "groups": len(catalog.groups),
+        "splits": {} if catalog.split is None else {part: len(rows) for part, rows in parts.items()},
+        "broken": [{"key": key, "reason": reason} for key, reason in reasons],
+        "samples": sheets,
+    }
+
+
+def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
+    """A sheet's worth of rows, the same ones every time, with groups side by side."""
+    rows = np.setdiff1d(rows, broken)
+    ids = pool.catalog.ids[rows]
+    rows = rows[np.argsort(mix_bits(ids, seed_of("sample", pool.name)), kind="stable")][: COLUMNS * ROWS]
+    order = pool.catalog.group if pool.catalog.group is not None else pool.catalog.labels
+    return rows[np.argsort(order[rows], kind="stable")]
+
+
+def _sheet(images: np.ndarray) -> bytes:
+    """PNG of uint8 [n, s, s, 3], at most COLUMNS in a row."""
+    from PIL import Image
+
+    columns = min(COLUMNS, len(images))
+    sheet = Image.new("RGB", (columns * (TILE + 2) - 2, -(-len(images) // columns) * (TILE + 2) - 2), (128, 128, 128))
+    how = Image.Resampling.NEAREST if images.shape[1] <= TILE // 2 else Image.Resampling.LANCZOS
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        tile = Image.fromarray(image).resize((TILE, TILE), how)
+        sheet.paste(tile, (column * (TILE + 2), row * (TILE + 2)))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:60]

@@ -1,0 +1,84 @@
+"""Joining a Ray cluster, or starting one on this machine for the time of a command, quietly.
+
+Owns Ray's settings and its temporary folder, which is removed when a local cluster ends: Ray itself never cleans it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_robust.errors import UserError
+
+OBJECT_STORE = 128 << 20  # bytes; images never travel through it
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows are the record; Tune's per-trial logs fill disks
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: exit code 130 and the command that continues
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read again: done markers are
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # seconds sooner to the end of a worker group
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""."""
+
+    dashboard: str
+    scratch: Path
+    local: bool
+
+
+@contextlib.contextmanager
+def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Cluster]:
+    """A cluster for the time of a with-block: the one at `address` (or RAY_ADDRESS), else one of this machine's cores.
+
+    Raises UserError when there is no cluster at the address.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = address in (None, "local")
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; Ray's default flips between runs
+    _remove_leftovers()
+    scratch = Path(tempfile.mkdtemp(prefix=f"rr-{os.getpid()}-"))
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if local:
+            info = ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(scratch / "ray"),
+                            object_store_memory=OBJECT_STORE, **quiet)  # fmt: skip
+        else:
+            info = ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield Cluster(info.dashboard_url or "", scratch, local)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Remove the temporary folders of local clusters whose driver was killed."""
+    for folder in Path(tempfile.gettempdir()).glob("rr-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc").exists():
+            shutil.rmtree(folder, ignore_errors=True)
