@@ -22,6 +22,7 @@ from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
 from ray_robust.errors import DONE, UserError, command, did_you_mean
 from ray_robust.launch import ingest as launch
+from ray_robust.launch.cluster import connect
 
 RAY_WORTH = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this command alone
 
@@ -130,18 +131,8 @@ def _ray(address: str | None, seconds: float) -> Iterator[None]:
     if address is None and (seconds < RAY_WORTH or (os.cpu_count() or 1) == 1):
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(address=address, **quiet) if address else ray.init(address="local", include_dashboard=False, **quiet)
-    try:
+    with connect(address, dashboard=False):
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -130,6 +130,8 @@ class ImageStore:
         `done(count)` is called as images are decoded. Raises UserError when the disk is full; what is committed stays.
         """
         missing = self.missing(rows, again=again)
+        if not len(missing):
+            return
         self._check_space(len(missing))
         with ThreadPoolExecutor(1) as writer:  # the disk works on one batch while the next is decoded
             last: Future | None = None
