@@ -49,7 +49,7 @@ def report_on(
     if _is_table(source, columns):
         problems = [Problem(source, f"{flag} is needed for a table") for flag, value in columns.items()
                     if value is None and flag != "--cluster"]  # fmt: skip
-        options = table.Options(baseline or "", **chosen, id_min=floor)
+        options = table.Options(baseline or "", **chosen, id_min=floor, unit="cluster" if cluster else "row")
         problems += table.check_options(options)
         if problems:
             raise UserError(*problems)

@@ -82,9 +82,7 @@ def trend(analysis: Analysis, keys: Sequence[str] = (), width: int | str = 640, 
         layers.append(
             alt.Chart(own)
             .mark_line(clip=True, strokeWidth=1.2, opacity=0.8)
-            .encode(
-                x, y, colour, opacity=alt.condition("indexof(shown, datum.group) >= 0", alt.value(0.8), alt.value(0))
-            )
+            .encode(x, y, colour, opacity=_if_shown(0.8))
         )
     points = alt.Chart(shown).mark_point(filled=True, size=46).encode(
         x,
@@ -95,7 +93,7 @@ def trend(analysis: Analysis, keys: Sequence[str] = (), width: int | str = 640, 
             scale=alt.Scale(domain=[s.group for s in style], range=[s.shape for s in style]),
             legend=_legend(legend),
         ),
-        opacity=alt.condition("indexof(shown, datum.group) >= 0", alt.value(0.8), alt.value(0)),
+        opacity=_if_shown(0.8),
         tooltip=[
             *(alt.Tooltip(f"{safe}:N", title=name) for safe, name in fields.items()),
             alt.Tooltip("id:Q", format=".1%", title="ID"),
@@ -116,9 +114,9 @@ def by_group(analysis: Analysis, width: int | str = 640) -> alt.LayerChart | Non
     style, margin = [s for s in looks(analysis) if s.group in set(groups["group"])], analysis.options.margin
     order = [s.group for s in style]
     spots, _ = _drawn(analysis.points.loc[~analysis.points["extrapolated"]], ())
-    y = alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False))
+    y = alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=140, ticks=False, domain=False))
     colour = _colour(style, False)
-    er = alt.X("er:Q", title="effective robustness, percentage points")
+    er = alt.X("er:Q", title="ER, percentage points")
     strip = alt.Chart(pd.DataFrame({"low": [-margin], "high": [margin]}))
     strip = strip.mark_rect(color=BASELINE_COLOUR, opacity=0.14).encode(alt.X("low:Q"), alt.X2("high:Q"))
     zero = alt.Chart(pd.DataFrame({"er": [0.0]})).mark_rule(color=BASELINE_COLOUR).encode(er)
@@ -214,6 +212,11 @@ def _own_lines(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(ends)
 
 
+def _if_shown(opacity: float) -> Any:
+    """Opacity of a mark whose group is switched on in the page (`shown` is a parameter of the figure)."""
+    return alt.condition("indexof(shown, datum.group) >= 0", alt.value(opacity), alt.value(0))
+
+
 def _limits(values: pd.Series) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = max(0.05 * (high - low), 0.02)
@@ -233,7 +236,7 @@ def _axis(scale: Scale, limits: tuple[float, float]) -> alt.Axis:
         ticks = [t for t in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step if 0 < t < 1]
     values = scale.h(np.array(ticks)).tolist() if ticks else alt.Undefined
     percent = f"format(100*{BACK[scale.name]}, '.3~g') + ' %'"
-    return alt.Axis(values=values, labelExpr=percent, grid=True, labelOverlap="greedy")
+    return alt.Axis(values=values, labelExpr=percent, grid=True, labelOverlap="greedy", labelSeparation=8)
 
 
 def _colour(style: Sequence[Look], legend: bool) -> alt.Color:

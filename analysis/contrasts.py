@@ -1,6 +1,6 @@
 """Differences of ER: every group against the baseline, and every pair of groups, each with its interval and tests.
 
-Owns the contrasts table: confidence interval, Holm-adjusted p, equivalence within the margin, smallest detectable effect.
+Owns the contrasts table: intervals, p by Holm, equivalence within the margin, and the smallest detectable effect.
 """
 
 from __future__ import annotations

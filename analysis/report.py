@@ -23,12 +23,16 @@ from analysis.bundle import javascript
 from analysis.factors import FACTORS
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.verdict import findings, signed, span, state
+from analysis.verdict import findings, group_span, signed, span, state
 from ray_robust.results import RunFolder
 
 TEMPLATES = Path(__file__).parent / "template"
 MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
-STATES = {"differs": "differs", "equivalent": "no effect within the margin", "open": "not established"}
+GROUP_CELLS = ("group", "trials", "points", "used", "ER", "95 % interval", "ID range")
+CONTRAST_CELLS = ("contrast", "difference of ER", "95 % interval", "p (Holm)", "shows", "could have found",
+                  "shared ID range")  # fmt: skip
+SHORT = 24  # characters; a longer cell may wrap
+STATES = {"differs": "differs", "equivalent": "no effect in margin", "open": "not established"}
 
 
 def page(
@@ -47,14 +51,14 @@ def page(
     return environment.get_template("report.html").render(
         title=str(spec.get("question") or table.name).strip(),
         name=table.name,
-        rows=len(table.points) + len(table.left_out),
-        trials=table.points["trial"].nunique(),
+        counted=_counted(table, analyses[0].options.unit),
+        unit=analyses[0].options.unit,
         clustered=table.points["trial"].nunique() < len(table.points),
         tasks=tasks,
         warnings=list(dict.fromkeys(w for a in analyses for w in a.warnings)),
         left_out=_grid(table.left_out[["trial", "group", "reason"]], ("trial", "group", "reason")),
         samples=_samples(run, data) if run else [],
-        composition=_compositions(run) if run else None,
+        composition=_compositions(run, [name for a in analyses for name in a.groups["group"]]) if run else None,
         provenance=_provenance(run, spec, data) if run else [],
         files=[name for name in (*files, "verdict.json") if name != "progress.csv" or len(files[name])],
         figures=["trend.png", "trend.svg", "trend.pdf"] if len(analyses[0].points) else [],
@@ -64,7 +68,15 @@ def page(
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
         shape=_symbol,
+        number=_number,
     )
+
+
+def _counted(table: Table, unit: str) -> str:
+    """How much was looked at, in words."""
+    trials, points, failed = table.points["trial"].nunique(), len(table.points), len(table.left_out)
+    head = f"{trials} {unit}s, {points} points" if trials < points else f"{points} points"
+    return head + (f", {failed} failed or without scores" if failed else "")
 
 
 def _task(analysis: Analysis, table: Table, number: int, specs: dict[str, Any]) -> dict[str, Any]:
@@ -92,11 +104,8 @@ def _task(analysis: Analysis, table: Table, number: int, specs: dict[str, Any]) 
         "looks": [(look, int(counts[look.group])) for look in style],
         "line": line,
         "fitted": analysis.baseline is not None,
-        "groups": _grid(_group_cells(analysis), ("group", "trials", "points", "used", "ER", "95 % interval", "ID range")),
-        "contrasts": _grid(
-            _contrast_cells(analysis),
-            ("contrast", "difference of ER", "95 % interval", "p (Holm)", "shows", "could have found", "shared ID range"),
-        ),
+        "groups": _grid(_group_cells(analysis), GROUP_CELLS),
+        "contrasts": _grid(_contrast_cells(analysis), CONTRAST_CELLS),
         "factors": _grid(
             pd.DataFrame(
                 {
@@ -110,7 +119,7 @@ def _task(analysis: Analysis, table: Table, number: int, specs: dict[str, Any]) 
                 for f in analysis.factors
             )
         ),
-        "lines": _grid(_line_cells(analysis), ("group", "scale", "points", "slope", "95 %", "intercept", "95 % ", "R²")),
+        "lines": _grid(_line_cells(analysis)),
         "clipped": int(chosen["clipped"].sum()),
         "extrapolated": int(analysis.points["extrapolated"].sum()),
         "points": len(analysis.points),
@@ -140,7 +149,7 @@ def _group_cells(analysis: Analysis) -> pd.DataFrame:
             "points": r.n_points,
             "used": r.n_used,
             "ER": signed(r.er),
-            "95 % interval": span(r.er_low, r.er_high) if math.isfinite(r.er) else "–",
+            "95 % interval": group_span(r, analysis.options.baseline),
             "ID range": _range(r.id_low, r.id_high),
         }
         for r in analysis.groups.itertuples()
@@ -205,15 +214,16 @@ def _samples(run: RunFolder, data: Mapping[str, Any]) -> list[dict[str, Any]]:
     return pools
 
 
-def _compositions(run: RunFolder) -> dict[str, Any]:
-    """Every distinct mixture, with the trials that use it."""
+def _compositions(run: RunFolder, order: Sequence[str]) -> dict[str, Any]:
+    """Every distinct mixture, with the number of trials that use it; groups in the report's order."""
     seen: dict[str, dict[str, Any]] = {}
     for trial in run.trials():
         for part in trial.get("composition") or []:
             key = json.dumps([trial.get("group"), part], sort_keys=True, default=str)
             row = seen.setdefault(key, {"group": trial.get("group", ""), "trials": 0, **part})
             row["trials"] += 1
-    rows = pd.DataFrame(seen.values())
+    place = {name: i for i, name in enumerate(order)}
+    rows = pd.DataFrame(sorted(seen.values(), key=lambda row: place.get(row["group"], len(place))))
     for column in ("target_share", "share"):
         if column in rows:
             rows[column] = [_percent(v) for v in rows[column]]
@@ -236,11 +246,8 @@ def _provenance(
         else:
             found.append((key.replace("_", " ").capitalize(), value))
     plan = run.plan()
-    seeds = {
-        c: ", ".join(sorted(set(plan[c]) - {""}, key=lambda s: (len(s), s)))
-        for c in ("seed", "subset_seed")
-        if c in plan
-    }
+    used = {c: sorted(set(plan[c]) - {""}, key=lambda s: (len(s), s)) for c in ("seed", "subset_seed") if c in plan}
+    seeds = {name: ", ".join(values) for name, values in used.items()}
     if any(seeds.values()):
         found.append(("Seeds", seeds))
     found += [
@@ -281,15 +288,15 @@ def _said(value: Any) -> str:
 
 
 def _grid(rows: pd.DataFrame, columns: Sequence[str] = ()) -> dict[str, Any]:
-    """A table for the template: column names, the first rows as text, and how many rows there are in all."""
+    """A table for the template: column names, the first rows as text, how many rows there are in all, and the class of
+    every column: `n` for numbers, `tight` for text that is short enough not to wrap."""
     names = list(columns) or list(rows.columns)
     shown = rows.reindex(columns=names).head(MOST_ROWS).fillna("–").astype(str).to_numpy().tolist() if len(rows) else []
-    numeric = [all(_looks_numeric(row[i]) for row in shown) for i in range(len(names))]
-    return {"columns": names, "rows": shown, "numeric": numeric, "total": len(rows)}
-
-
-def _looks_numeric(text: str) -> bool:
-    return not any(c.isalpha() for c in text.replace("to", "")) or text == "nan"
+    kinds = []
+    for cells in zip(*shown, strict=True):
+        numeric = all(not any(c.isalpha() for c in text.replace(" to ", "")) for text in cells)
+        kinds.append(" ".join(["n"] * numeric + ["tight"] * (max(map(len, cells)) <= SHORT)))
+    return {"columns": names, "rows": shown, "kinds": kinds, "total": len(rows)}
 
 
 def _kind(sentence: str) -> str:

@@ -132,7 +132,7 @@ def mean_of(points: pd.DataFrame, weights: Weights, baseline: Baseline, low: flo
     curves = PP * (baseline.curves @ baseline.knot_weights(points["x"].to_numpy()[inside]))
     by_line = er.sum() / inside.sum() + curves.mean() - curves
     own = bootstrap.part(replicates, trials)
-    if points["group"].iat[0] == baseline.name:
+    if points["group"].iloc[0] == baseline.name:
         own, by_line = bootstrap.part(replicates + by_line - by_line.mean(), trials, baseline.p), np.zeros_like(curves)
     return Mean(float(er.sum() / inside.sum()), int(inside.sum()), trials, own, by_line)
 

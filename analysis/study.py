@@ -112,8 +112,8 @@ def analyse(
     refused = not line.r2 >= options.min_r2
     if refused:
         notes.append(
-            f"R^2 of the baseline line is {line.r2:.2f}, under the floor of {options.min_r2:g}: no verdict on effective "
-            "robustness is given"
+            f"R^2 of the baseline line is {line.r2:.2f}, under the floor of {options.min_r2:g}: no verdict on "
+            "effective robustness is given"
         )
     means: dict[str, Mean] = {}
     for name, group in by_group.items():
@@ -122,7 +122,7 @@ def analyse(
             means[name] = mean
     estimates = {name: robustness.weighted([mean], [1.0], baseline) for name, mean in means.items()}
     trend_over, left = factors.factors(by_group, means, baseline)
-    notes += left + _count_notes(points, left_out, baseline) + _few_trials(by_group, weights)
+    notes += left + _count_notes(points, left_out, baseline) + _few_trials(by_group, weights, options.unit)
     return Analysis(
         task=task,
         options=options,
@@ -149,9 +149,8 @@ def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
         name: [pd.to_numeric(rows[f], errors="coerce").min() for f in FACTORS if f in rows]
         for name, rows in points.groupby("group", sort=False)
     }
-    varied = (
-        [i for i in range(len(levels.get(names[0], []))) if len({levels[n][i] for n in names}) > 1] if names else []
-    )
+    known = len(levels[names[0]]) if names else 0
+    varied = [i for i in range(known) if len({levels[n][i] for n in names}) > 1]
     usable = [i for i in varied if all(np.isfinite(float(levels[n][i])) for n in names)]
     if usable:
         names.sort(key=lambda name: [levels[name][i] for i in usable])
@@ -245,8 +244,8 @@ def _count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baselin
     return notes
 
 
-def _few_trials(by_group: Mapping[str, pd.DataFrame], weights: Mapping[str, Weights]) -> list[str]:
+def _few_trials(by_group: Mapping[str, pd.DataFrame], weights: Mapping[str, Weights], unit: str) -> list[str]:
     single = [name for name in by_group if weights[name].clusters < 2]
     if not single:
         return []
-    return [f"{', '.join(single)}: a single trial, so no interval can be given; the spread between seeds is unknown"]
+    return [f"{', '.join(single)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"]

@@ -14,12 +14,14 @@ from rich.table import Table as Grid
 
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.verdict import findings, signed, span
+from analysis.verdict import findings, group_span, signed
 
 
 def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console | None = None) -> None:
     """Print the summary of every task, then where the report is."""
-    console = console or Console(highlight=False)
+    if console is None:
+        wide = Console(highlight=False)
+        console = wide if wide.is_terminal else Console(highlight=False, width=110)
     for analysis in analyses:
         title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
@@ -35,31 +37,33 @@ def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console
 
 def _lines(analysis: Analysis) -> Grid:
     """The fitted lines, all scales; the chosen one is marked."""
-    grid = _grid("line", "scale", "n", "slope", "95 %", "intercept", "95 %", "R²", "ID range")
+    grid = _grid("line", "scale", "points", "slope", "95 %", "intercept", "R²", "ID range")
     for row in analysis.trends.itertuples():
         if row.group != analysis.options.baseline and row.scale != analysis.options.scale:
             continue  # the other groups' other scales are in trends.csv
         mark = " *" if row.scale == analysis.options.scale else ""
         grid.add_row(
             escape(str(row.group)), f"{row.scale}{mark}", str(row.n), _number(row.slope),
-            _pair(row.slope_low, row.slope_high), _number(row.intercept), _pair(row.intercept_low, row.intercept_high),
-            _number(row.r2), f"{row.id_min:.1%} to {row.id_max:.1%}",
+            _pair(row.slope_low, row.slope_high), _number(row.intercept), _number(row.r2),
+            f"{row.id_min:.0%} to {row.id_max:.0%}",
         )  # fmt: skip
     return grid
 
 
 def _groups(analysis: Analysis) -> Grid:
-    grid = _grid("group", "trials", "points", "used", "ER, points", "95 %")
+    grid = _grid("group", f"{analysis.options.unit}s", "points", "used", "ER, points", "95 %")
     for row in analysis.groups.itertuples():
         grid.add_row(escape(str(row.group)), str(row.n_trials), str(row.n_points), str(row.n_used), signed(row.er),
-                     span(row.er_low, row.er_high))  # fmt: skip
+                     group_span(row, analysis.options.baseline))  # fmt: skip
     return grid
 
 
 def _grid(*columns: str) -> Grid:
     grid = Grid(box=None, pad_edge=True, header_style="dim")
     for i, name in enumerate(columns):
-        grid.add_column(name, justify="left" if i == 0 or name in ("scale", "95 %") else "right", overflow="fold")
+        grid.add_column(
+            name, justify="left" if i == 0 or name in ("scale", "95 %") else "right", overflow="ellipsis", no_wrap=True
+        )
     return grid
 
 

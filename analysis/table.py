@@ -27,13 +27,15 @@ SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest c
 @dataclass(frozen=True)
 class Options:
     """What is decided before looking: the baseline group, the scale of the trend, the margin of "no effect" in
-    percentage points, the floor of R^2 under which no ER is given, and the lowest ID score that enters (or None)."""
+    percentage points, the floor of R^2 under which no ER is given, the lowest ID score that enters (or None), and what
+    one cluster is called."""
 
     baseline: str
     scale: str = "probit"
     margin: float = 2.0
     min_r2: float = 0.8
     id_min: float | None = None
+    unit: str = "trial"
     replicates: int = 2_000
     seed: int = 0
 
@@ -123,7 +125,7 @@ def read_csv(
     points = frame[keep].copy()
     points.insert(0, "trial", frame[cluster] if cluster else "row " + (frame.index + 2).astype(str))
     points.insert(1, "group", frame[group])
-    points = points.assign(**scores, task="task" if "task" not in frame else frame["task"])
+    points = points.assign(**scores, task=frame.get("task", "task"))
     for extra in ("id_val", "ood_val"):
         if extra in points:
             points[extra] = pd.to_numeric(points[extra], errors="coerce") / (100 if percent else 1)
@@ -138,7 +140,7 @@ def read_csv(
         )
     if percent and points[["id", "ood"]].to_numpy().max(initial=0) <= 0.01:
         warnings.append("no score is over 1 although they were read as per cent: was --percent meant?")
-    if cluster and (points.groupby("trial")["group"].nunique() > 1).any():
+    if cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
         warnings.append("some clusters lie in several groups; they are resampled in each group as if independent")
     keys = ("trial", "group", *keep) if cluster else ("group", *keep)
     return Table(Path(file).stem, points, keys, left_out, tuple(warnings))

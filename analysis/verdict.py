@@ -1,7 +1,7 @@
 """The verdict in numbers (verdict.json) and in words; the words follow from the intervals alone.
 
-Owns the sentences. A claim is made only where a 95 % interval excludes 0 and survives Holm's correction, "no effect" only
-where the equivalence test passes; everything else reads "not established".
+Owns the sentences. A claim is made only where a 95 % interval excludes 0 and survives Holm's correction, "no effect"
+only where the equivalence test passes; everything else reads "not established".
 """
 
 from __future__ import annotations
@@ -35,23 +35,21 @@ def findings(analysis: Analysis) -> list[str]:
     if analysis.refused:
         r2, floor = analysis.baseline.line.r2, analysis.options.min_r2
         return [
-            f"Not established: effective robustness, because the baseline line explains too little (R^2 {r2:.2f}, floor "
-            f"{floor:g})."
+            f"Not established: effective robustness, because the baseline line explains too little (R^2 {r2:.2f}, "
+            f"floor {floor:g})."
         ]
     said = [_factor_sentence(f) for f in analysis.factors]
     table = analysis.contrasts
     rows = [row._asdict() for row in table.itertuples(index=False)]
     trials = analysis.groups.set_index("group")["n_trials"].to_dict()
-    said += [_contrast_sentence(row, trials) for row in rows if row["family"] == "baseline"]
+    said += [_contrast_sentence(row, trials, analysis.options.unit) for row in rows if row["family"] == "baseline"]
     pairs = [row for row in rows if row["family"] == "pairs"]
     if analysis.factors:  # the trend test speaks for the pairs of an ordered factor
         return said
-    told = [_contrast_sentence(row, trials) for row in pairs[:MOST_PAIRS]]
+    told = [_contrast_sentence(row, trials, analysis.options.unit) for row in pairs[:MOST_PAIRS]]
     if len(pairs) > MOST_PAIRS:
         sure = sum(_established(row) for row in pairs)
-        told.append(
-            f"Of {len(pairs)} pairs of groups {sure} differ after Holm's correction; contrasts.csv lists them all."
-        )
+        told.append(f"Of {len(pairs)} pairs of groups {sure} differ after Holm's correction; all are in contrasts.csv.")
     return said + told
 
 
@@ -66,6 +64,13 @@ def signed(value: float) -> str:
         return "–"
     text = f"{abs(value):.1f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def group_span(row: Any, baseline: str) -> str:
+    """The interval of a group's mean ER; the baseline's own mean is 0 because the line is its own."""
+    if not math.isfinite(row.er):
+        return "–"
+    return "by construction" if row.group == baseline else span(row.er_low, row.er_high)
 
 
 def state(row: dict[str, Any]) -> str:
@@ -88,17 +93,18 @@ def _factor_sentence(factor: Any) -> str:
     return f"Not established: an effect of {name} on ER: {effect}."
 
 
-def _contrast_sentence(row: dict[str, Any], trials: dict[str, int]) -> str:
+def _contrast_sentence(row: dict[str, Any], trials: dict[str, int], unit: str) -> str:
     a, b, kind = row["a"], row["b"], state(row)
     if not math.isfinite(row["delta_er"]):
         return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
     effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
     if kind == "differs":
-        return f"{a} against {b}: {effect}, from {trials[a]} and {trials[b]} trials."
+        small = f", smaller than the margin of {row['margin']:g}" if row["equivalent"] else ""
+        return f"{a} against {b}: {effect}{small}, from {trials[a]} and {trials[b]} {unit}s."
     if kind == "equivalent":
         return f"{a} against {b}: no effect within {row['margin']:g} points, {effect}."
     if not math.isfinite(row["low"]):
-        return f"Not established: {a} against {b}: {effect}; more trials are needed for an interval."
+        return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
     if row["low"] > 0 or row["high"] < 0:
         return f"Not established after Holm's correction: {a} against {b}: {effect}, p = {row['p_adjusted']:.2f}."
     least = f"this design could have found {row['smallest_detectable']:.1f} points or more"
@@ -132,7 +138,7 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
         "margin": options.margin,
         "selection": analysis.selection.to_dict("records"),
         "left_out": analysis.left_out.to_dict("records"),
-        "method": {"interval": 0.95, "replicates": options.replicates, "seed": options.seed, "resampled": "trials"},
+        "method": {"interval": 0.95, "replicates": options.replicates, "seed": options.seed, "resampled": options.unit},
     }
 
 
