@@ -343,9 +343,10 @@ def _print_composition(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -
     shown = set()
     for trial in sweep.plan:
         for part in subsets[trial.id].composition if trial.id in subsets else ():
-            row = (trial.group, part["source"], f"{part['available']:,}", f"{part['held_out']:,}",
-                   f"{part['selected']:,}", f"{part['share']:.1%}", f"{part['target_share']:.1%}", f"{part['classes']:,}",
-                   f"{part['fewest_per_class']:,}-{part['most_per_class']:,}")  # fmt: skip
+            counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
+            shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
+            per_class = f"{part['fewest_per_class']:,}-{part['most_per_class']:,}"
+            row = (trial.group, part["source"], *counts, *shares, f"{part['classes']:,}", per_class)
             if row not in shown:
                 shown.add(row)
                 table.add_row(*row)

@@ -62,9 +62,18 @@ def load_checkpoint(
                 _, index, field = key.split("/")
                 state.setdefault(int(index), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        _lay_out_alike(optimizer)
     if kept is not None:
         kept.update({key[5:]: value for key, value in tensors.items() if key.startswith("kept/")})
     return facts
+
+
+def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Give every state the memory layout of its parameter: files know none, and the fused kernels trust it."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def checkpoint_facts(folder: Storage, name: str) -> dict[str, Any] | None:

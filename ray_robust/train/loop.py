@@ -128,7 +128,7 @@ def fit(
         last, whole = step + 1 == length.steps, (step + 1) % length.per_epoch == 0
         if last or whole or len(losses) >= LOOK_EVERY:
             if not torch.stack(losses).isfinite().all():
-                raise TrainingFailed(f"{stage}: the loss became {float(loss):g} by step {step + 1} of {length.steps} "
+                raise TrainingFailed(f"{stage}: the loss became {loss.item():g} by step {step + 1} of {length.steps} "
                                      f"(learning rate {settings.lr:g})")  # fmt: skip
             losses.clear()
             now = time.monotonic()

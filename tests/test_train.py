@@ -1,0 +1,205 @@
+"""The training loop by itself: the same bits again, after an interruption too; a loss that breaks; scores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from ray_robust.spec import Finetune, ModelSection, Training
+from ray_robust.storage import Storage
+from ray_robust.train import loop
+from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
+from ray_robust.train.context import Context, TrainingFailed
+from ray_robust.train.evaluate import Split, predict
+from ray_robust.train.finetune import finetune, points
+from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.loop import Length, fit, learning_rate
+from ray_robust.train.metrics import accuracy, macro_f1
+from ray_robust.train.models import build_model, fresh_head
+
+MODEL = ModelSection()
+CONTEXT = Context()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def make_images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with a bright square whose corner tells the class: uint8 images and int64 labels of 4 classes."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 120, (count, 32, 32, 3)).astype(np.uint8)
+    labels = rng.integers(0, 4, count)
+    for image, label in zip(images, labels, strict=True):
+        y, x = divmod(int(label), 2)
+        image[4 + 14 * y : 14 + 14 * y, 4 + 14 * x : 14 + 14 * x] += 120
+    return images, labels
+
+
+def bank(count: int, seed: int = 0) -> Split:
+    images, labels = make_images(count, seed)
+    return Split(ImageBank([(images, None)], torch.device("cpu")), labels)
+
+
+def state_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def train_some(settings: Training, checkpoints: Storage | None = None, **more) -> list[torch.Tensor]:
+    data = bank(200)
+    model = build_model(MODEL, 4, 1)
+    length = Length.of(200, settings.batch_size, 4, None)
+    fit(
+        model, data.images, torch.from_numpy(data.labels), settings, MODEL, length, 7, CONTEXT, "t", checkpoints, **more
+    )
+    return state_of(model)
+
+
+SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "crop", "strong"])
+def test_the_same_seed_gives_the_same_bits(augmentation):
+    settings = SETTINGS.model_copy(update={"augment": augmentation})
+    torch.manual_seed(1)
+    first = train_some(settings)
+    torch.manual_seed(2)  # the global generator decides nothing
+    again = train_some(settings)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, optimizer):
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "lr": 1e-3})
+    whole = train_some(settings)
+    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+    folder = Storage(tmp_path)
+
+    class CutOffError(Exception):
+        pass
+
+    kept: dict[str, torch.Tensor] = {}
+
+    def cut(epoch: int, step: int) -> None:
+        kept[f"seen/{epoch}"] = torch.tensor(step)
+        if epoch == 3:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        train_some(settings, folder, at_epoch=cut, kept=kept)
+    assert checkpoint_facts(folder, "t")["step"] == 12  # two epochs of six steps
+    kept_again: dict[str, torch.Tensor] = {}
+    resumed = train_some(settings, folder, kept=kept_again)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert {name: int(step) for name, step in kept_again.items()} == {"seen/1": 6, "seen/2": 12}
+
+
+def test_a_checkpoint_cut_short_counts_as_none(tmp_path):
+    folder, model = Storage(tmp_path), build_model(MODEL, 4, 1)
+    save_checkpoint(folder, "final", model, {"step": 3})
+    assert load_checkpoint(folder, "final", build_model(MODEL, 4, 2)) == {"step": 3}
+    whole = (tmp_path / "final.safetensors").read_bytes()
+    for size in (0, 7, 100, len(whole) - 1):
+        (tmp_path / "final.safetensors").write_bytes(whole[:size])
+        untouched = build_model(MODEL, 4, 2)
+        before = state_of(untouched)
+        assert load_checkpoint(folder, "final", untouched) is None
+        assert all(torch.equal(a, b) for a, b in zip(before, state_of(untouched), strict=True))
+
+
+def test_a_loss_that_breaks_says_so():
+    with pytest.raises(TrainingFailed, match=r"t: the loss became nan by step \d+ of 24 \(learning rate 1e\+08\)"):
+        train_some(Training(lr=1e8, weight_decay=0.0, optimizer="sgd", batch_size=32, warmup=0.0))
+
+
+def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
+    splits = {"train": bank(400, 1)}
+    for i, name in enumerate(("id_val", "id_test", "ood_val", "ood_test")):
+        splits[name] = replace(bank(100, 10 + i), groups=np.arange(100) % 7)
+    model = build_model(MODEL, 9, 1)
+    settings = Finetune(epochs=5, evaluate_every=2, batch_size=32, lr=3e-3, augment="none")
+    done = finetune(model, MODEL, settings, splits, 4, "some name", "macro_f1", CONTEXT)
+    rows = points(done, splits, "macro_f1")
+    assert [row["epoch"] for row in rows] == [2, 4, 5]  # the last one always
+    assert [row["step"] for row in rows] == [24, 48, 60]
+    assert rows[-1]["id"] > 0.8
+    assert rows[-1]["id_groups"] == 7
+    truth, predicted = splits["id_test"].labels, done.predictions[5]["id_test"]
+    assert rows[-1]["id"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
+    assert rows[-1]["id_accuracy"] == accuracy_score(truth, predicted)
+
+
+def test_macro_f1_is_the_rule_of_wilds():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        classes, count = rng.integers(2, 12), rng.integers(1, 60)
+        truth, predicted = rng.integers(0, classes, count), rng.integers(0, classes, count)
+        wanted = f1_score(truth, predicted, average="macro", labels=np.unique(truth))
+        assert macro_f1(truth, predicted) == pytest.approx(wanted, abs=1e-12)
+        assert accuracy(truth, predicted) == accuracy_score(truth, predicted)
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    rates = [learning_rate(SETTINGS.model_copy(update={"warmup": 0.1}), step, 100) for step in range(100)]
+    assert rates.index(max(rates)) in (9, 10)
+    assert max(rates) == pytest.approx(3e-3)
+    assert 0 < rates[0] < 1e-3
+    assert rates[-1] < 1e-5
+
+
+def test_lengths():
+    assert Length.of(1000, 128, 3, None) == Length(1000, 128, 21)  # seven whole batches a pass
+    assert Length.of(10, 128, 3, None) == Length(10, 10, 3)
+    assert Length.of(1000, 128, None, 12800).steps == 100
+
+
+@pytest.mark.parametrize("method", ["none", "flip", "crop", "strong"])
+def test_augmentation_keeps_shape_and_range(method):
+    images = torch.from_numpy(make_images(64)[0])
+    changed = augment(images, method)
+    assert changed.shape == images.shape
+    assert 0 <= float(changed.min()) <= float(changed.max()) <= 255
+    assert (method == "none") == torch.equal(changed.to(torch.uint8), images)
+
+
+def test_a_flip_is_a_flip_and_a_shift_a_shift():
+    torch.manual_seed(0)
+    images = torch.from_numpy(make_images(50)[0])
+    flipped = augment(images, "flip")
+    for before, after in zip(images, flipped, strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(1))
+    row = torch.arange(32, dtype=torch.uint8)[None, :, None, None].expand(50, 32, 32, 3)  # the value says the row
+    shifted = augment(row, "crop")[:, :, 0, 0].to(torch.int64)
+    assert set((shifted[:, 16] - 16).tolist()) <= set(range(-4, 5))
+    assert len(set((shifted[:, 16] - 16).tolist())) > 4
+
+
+def test_normalised_images_have_the_models_scale():
+    x = normalise(torch.full((2, 4, 4, 3), 51, dtype=torch.uint8), [51.0, 0.0, 102.0], [51.0, 51.0, 51.0])
+    assert x.shape == (2, 3, 4, 4)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x[0, :, 0, 0].tolist() == pytest.approx([0.0, 1.0, -1.0], abs=1e-6)
+
+
+def test_a_bank_of_several_sources_is_one():
+    a, b = make_images(30, 1)[0], make_images(20, 2)[0]
+    rows = np.array([3, 5, 7])
+    joined = ImageBank([(a, rows), (b, None)], torch.device("cpu"))
+    assert len(joined) == 23
+    positions = torch.tensor([0, 22, 3, 2, 4])
+    wanted = np.concatenate([a[rows], b])[positions.numpy()]
+    assert np.array_equal(joined.take(positions).numpy(), wanted)
+
+
+def test_models_start_alike_from_the_same_seed_and_keep_the_global_state():
+    before = torch.random.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in
+               zip(state_of(build_model(MODEL, 4, 1)), state_of(build_model(MODEL, 4, 1)), strict=True))  # fmt: skip
+    other = fresh_head(build_model(MODEL, 4, 1), 6, 3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert predict(other, bank(5).images, MODEL, CONTEXT).shape == (5,)
+    vit = build_model(ModelSection(name="test_vit", image_size=64), 3, 1)  # a model that must be told its size
+    assert vit(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
