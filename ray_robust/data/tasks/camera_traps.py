@@ -18,7 +18,7 @@ from ray_robust.data.world.scene import RENDERER, render
 from ray_robust.data.world.taxonomy import SOURCE_SPECIES, TASK_SPECIES, make_taxonomy
 from ray_robust.errors import Problem, UserError
 
-HAND = (0.45, 0.25, 0.15, 0.10, 0.05)  # shares of the species that a camera mainly sees
+HAND = (0.55, 0.25, 0.12, 0.08)  # shares of the species that a camera mainly sees
 STRAY = 0.03  # share of all other sightings
 SIDES = {"train": "id", "id_val": "id", "id_test": "id", "ood_val": "val", "ood_test": "test"}  # split -> its cameras
 

@@ -33,8 +33,7 @@ def spread(z: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def ramp(x: np.ndarray) -> np.ndarray:
     """x limited to [0, 1], in place."""
-    np.maximum(x, 0, out=x)
-    return np.minimum(x, 1, out=x)
+    return np.clip(x, 0, 1, out=x)
 
 
 def wave(turns: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from ray_robust.data.world.draws import F32, normal, ramp, uniform
 
 RENDERER = "world-1"  # part of every fingerprint: raise it when any pixel changes
 BLOCK = 2048  # images whose numbers are made together
-CACHED = 48 * 1024  # pixels that are drawn together
+CACHED = 64 * 1024  # pixels that are drawn together
 
 SKY, GLOW, WOOD, GROUND, TONE, GRASS, TRUNK = range(7)
 
