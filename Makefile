@@ -1,0 +1,63 @@
+# From a fresh clone: python3 with venv, make and git are all that must be there. Everything else goes into .venv.
+#   make sweep        the question of sweeps/quantity.yaml, from nothing to a report     (SPEC=... for another one)
+#   make quickstart   the same in small
+#   make test         lint, types and every test
+#   PYTHON=python3.12 make ...   to build .venv with another Python (3.11 or newer)
+
+PYTHON ?= python3
+SPEC   ?= sweeps/quantity.yaml
+VENV   := .venv
+BIN    := $(VENV)/bin
+FAST   := not (ray or slow or data or gpu)
+REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep quickstart test lint fast clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+sweep: $(VENV)/.project
+	@$(BIN)/python -m ray_robust.sweep $(SPEC)
+	@echo "Open $(CURDIR)/$(REPORT) in a browser; it needs no network."
+	@[ ! -t 1 ] || for opener in xdg-open open; do \
+	  command -v $$opener >/dev/null || continue; \
+	  [ $$opener = open ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || continue; \
+	  $$opener $(REPORT) >/dev/null 2>&1 || true; break; \
+	done
+
+quickstart: SPEC := sweeps/quickstart.yaml
+quickstart: sweep
+
+# The quick tests first, so that what is plainly broken is said within a minute.
+test: lint fast
+	$(BIN)/python -m pytest -q -m "not ($(FAST))"
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "$(FAST)"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+
+# --- the environment: made once, and again when what it is made of changes
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.made requirements.txt pyproject.toml
+	@echo "Installing into $(VENV): some minutes and several GB the first time, most of it PyTorch."
+	@[ -t 1 ] && quiet= || quiet=--quiet; \
+	  $(BIN)/python -m pip install $$quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.project requirements-dev.txt
+	@[ -t 1 ] && quiet= || quiet=--quiet; \
+	  $(BIN)/python -m pip install $$quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
