@@ -84,6 +84,10 @@ def _open(args: argparse.Namespace) -> Pool:
     fields = cls.Options.model_fields
     given = {key: value for key in ("fit", "broken") if (value := getattr(args, key))}
     place = next((name for name in ("path", "root") if name in fields), None)
+    if cls.rendered and args.root:
+        raise UserError(f"--root: {args.source} is rendered, so there is nothing to read")
+    if args.limit and not cls.rendered:
+        raise UserError(f"--limit: {args.source} is decoded as a whole; only a rendered source can be filled in part")
     if place and args.root:
         given[place] = args.root
     elif place:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import zipfile
 from pathlib import Path
 
-import make_images as make
 import numpy as np
 import pandas as pd
 import pytest
 
 from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.errors import UserError
+from tests import make_images as make
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -303,6 +304,21 @@ def test_a_zip_with_a_damaged_entry_breaks_only_that_image(tmp_path):
     raw[200] ^= 255
     (tmp_path / "a.zip").write_bytes(raw)
     assert list(source(tmp_path / "a.zip").read(np.arange(2), 8).broken) == [0]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    tree = make.tree(tmp_path / "tree", {"cat": 1})
+    make.tree(tmp_path / "elsewhere", {"dog": 2})
+    (tree / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tree / "cat" / "round").symlink_to(tree)
+    assert source(tree).keys(np.arange(3)) == ["cat/000.jpg", "dog/000.jpg", "dog/001.jpg"]
+    assert len(source(tree).catalog) == 3
+
+
+def test_a_name_that_is_no_text_is_said(tmp_path):
+    tree = make.tree(tmp_path / "tree", {"cat": 1, "dog": 1})
+    (tree / "cat" / "000.jpg").rename(os.fsdecode(bytes(tree / "cat") + b"/\xff.jpg"))
+    assert mistakes(source(tree)) == [f"{tree}: the name of the file 'cat/\\udcff.jpg' is not in UTF-8"]
 
 
 # --- the real images beside the checkout

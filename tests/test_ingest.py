@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import make_images as make
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import UserError
 from ray_robust.launch import ingest as launch
+from tests import make_images as make
 
 
 def folder(path, **options):
@@ -137,6 +137,13 @@ def test_dropped_images_are_listed(tmp_path, capsys):
     assert "  left out   cat/003.jpg: is empty (0 bytes)" in capsys.readouterr().out.splitlines()
 
 
+def test_a_rendered_source_can_be_filled_in_part(tmp_path, capsys):
+    assert command.main(["species", "--limit", "40", "--size", "8", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "images       40 in the store, 40 of them new; 0 broken" in told
+    assert "ranks        order " in told
+
+
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
@@ -144,6 +151,8 @@ def test_dropped_images_are_listed(tmp_path, capsys):
         (["folder"], "--root: folder needs the folder that its images are in"),
         (["folder", "--root", "{root}", "--set", "lable=x"], "folder: lable: unknown option; did you mean label?"),
         (["folder", "--root", "{root}", "--set", "label"], "--set label: wanted KEY=VALUE"),
+        (["species", "--root", "{root}"], "--root: species is rendered, so there is nothing to read"),
+        (["folder", "--root", "{root}", "--limit", "5"], "--limit: folder is decoded as a whole; only a rendered"),
         (["folder", "--root", "{root}", "--size", "0"], "--size: 0 px is no size; wanted: 1 or more"),
         (["folder", "--root", "{root}/none"], "{root}/none: no such file or folder"),
         (["wilds:iwildcam", "--root", "{root}"], "{root}/iwildcam_v2.0: has no metadata.csv, train. Obtain it: "),

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 
-import make_images as make
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from ray_robust.data import store as store_module
 from ray_robust.data.pool import Catalog, Options, Pixels, Pool, open_pool
 from ray_robust.data.store import BROKEN, MISSING, PRESENT, ImageStore, default_root
 from ray_robust.errors import UserError
+from tests import make_images as make
 
 
 class Drawn(Pool):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import make_images as make
 import numpy as np
 import pytest
 
 from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
+from tests import make_images as make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of the wilds package, where a test uses it directly
 BUILD = {"iwildcam": make.iwildcam, "fmow": make.fmow, "camelyon17": make.camelyon17}

@@ -50,16 +50,17 @@ class Folder:
         stack = [""]
         while stack:
             below = stack.pop()
-            with os.scandir(os.path.join(self.where, below)) as entries:
-                for entry in entries:
-                    if _hidden(entry.name):
-                        continue
-                    key = below + entry.name
-                    if entry.is_dir():
-                        folders.append(key)
-                        stack.append(key + "/")
-                    else:
-                        files.append(key)
+            try:
+                with os.scandir(os.path.join(self.where, below)) as entries:
+                    found = [entry for entry in entries if not _hidden(entry.name)]
+            except OSError as error:
+                raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+            for entry in found:
+                if not entry.is_dir():
+                    files.append(below + entry.name)
+                elif not (entry.is_symlink() and _above(entry.path)):
+                    folders.append(below + entry.name)
+                    stack.append(f"{below}{entry.name}/")
         return files, folders
 
     def marks(self, keys: Iterable[str]) -> list[str]:
@@ -114,6 +115,12 @@ def absolute(path: str) -> Path:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _above(link: str) -> bool:
+    """Whether this link leads to a folder that it lies in: following it would never end."""
+    place = os.path.realpath(os.path.dirname(link)) + os.sep
+    return place.startswith(os.path.realpath(link).rstrip(os.sep) + os.sep)
 
 
 def _size(path: str) -> str:

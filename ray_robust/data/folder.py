@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -95,7 +95,10 @@ def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False)
         table = _from_tree(path, splits)
     else:
         table = _from_csv(path, options, splits)
-    problems = [*_check_files(table), *_check_labels(table), *(_check_splits(table, drop_unseen) if splits else ())]
+    table, problems = _check_files(table)
+    problems += _check_labels(table)
+    if splits:
+        problems += _check_splits(table, drop_unseen)
     if problems:
         raise UserError(*problems)
     frame, notes = table.frame, list(table.notes)
@@ -163,7 +166,10 @@ def _from_tree(path: Path, splits: bool) -> Table:
     names, folders = files.walk()
     depth = 2 if splits else 1  # folders above an image: split and class, or class
     layout = "<split>/<class>/*.jpg" if splits else "<class>/*.jpg"
-    keys = pd.Series(names, dtype="str")
+    try:
+        keys = pd.Series(names, dtype="str")
+    except UnicodeEncodeError as error:
+        raise UserError(Problem(str(path), f"the name of the file {error.object!r} is not in UTF-8")) from None
     image = keys.str.lower().str.extract(r"(\.[^./]+)$", expand=False).isin(SUFFIXES).to_numpy(bool)
     deep = (keys.str.count("/") >= depth).to_numpy(bool)
     shallow = keys[image & ~deep]
@@ -229,28 +235,31 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
     return Table(frame, str(path), files, lines=lines, ranks=ranks, notes=notes)
 
 
-def _check_files(table: Table) -> Iterator[Problem]:
-    """Paths that leave the folder, are given twice or lead nowhere. Fills in the normal form of keys, and the marks."""
-    frame = table.frame
-    yield from table.problems
+def _check_files(table: Table) -> tuple[Table, list[Problem]]:
+    """The table with keys in normal form and a column mark; and the paths that leave the folder, come twice, or lead
+    nowhere. Rows of the first two kinds are left out."""
+    frame, problems = table.frame, list(table.problems)
     if table.lines is not None:
         odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
         if odd.any():  # rare, so that only these pay for being taken apart
             plain = [str(PurePosixPath(os.path.normpath(key))) if key else "" for key in frame["key"][odd]]
             frame.loc[odd, "key"] = plain
         out = frame["key"].str.contains(r"^/|^\.\.(?:/|$)|^\.?$").to_numpy(bool)
-        rows = np.flatnonzero(out)
-        yield from table.at_rows(rows, lambda i: _outside(frame["key"].iloc[i], table.files.where))
+        problems += table.at_rows(np.flatnonzero(out), lambda i: _outside(frame["key"].iloc[i], table.files.where))
         again = frame["key"].duplicated().to_numpy(bool) & ~out
-        first = frame.drop_duplicates("key").set_index("key")["line"]
-        yield from table.at_rows(
-            np.flatnonzero(again),
-            lambda i: f"{frame['key'].iloc[i]} is already on line {table.line(first[frame['key'].iloc[i]])}",
-        )
-        table.frame = frame = frame[~(out | again)].reset_index(drop=True)
-    frame["mark"] = pd.Series(table.files.marks(frame["key"].tolist()), dtype="str", index=frame.index)
-    absent = np.flatnonzero((frame["mark"] == "").to_numpy(bool))
-    yield from table.at_rows(absent, lambda i: f"{frame['key'].iloc[i]} is no file in {table.files.where}")
+        if again.any():
+            first = frame.drop_duplicates("key").set_index("key")["line"]
+            earlier = table.frame["key"].map(first)
+            problems += table.at_rows(
+                np.flatnonzero(again),
+                lambda i: f"{frame['key'].iloc[i]} is already on line {table.line(earlier.iloc[i])}",
+            )
+        frame = frame[~(out | again)].reset_index(drop=True)
+    marks = pd.Series(table.files.marks(frame["key"].tolist()), dtype="str", index=frame.index)
+    table = replace(table, frame=frame.assign(mark=marks))
+    absent = np.flatnonzero((marks == "").to_numpy(bool))
+    problems += table.at_rows(absent, lambda i: f"{frame['key'].iloc[i]} is no file in {table.files.where}")
+    return table, problems
 
 
 def _outside(key: str, where: str) -> str:

@@ -38,7 +38,7 @@ class Lines:
         return self._of_row[row + 1]  # row 0 follows the header
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Table:
     """Some images: columns key, label, line[, split][, group][, `rank <name>`...]; `lines` where a CSV lists them."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ray_robust.data.files import Folder
 from ray_robust.data.folder import ImageFiles, Listing, Place, key_ids, make_listing
@@ -61,6 +62,7 @@ class WildsTask(ImageFiles, Task):
         official = KNOWN[self.dataset]
         folder = Path(self.options.root) / f"{self.dataset}_v{official.version}"
         self._check(folder, official)
+        limit = Image.MAX_IMAGE_PIXELS
         try:
             with warnings.catch_warnings():  # its warnings are for the package's authors
                 warnings.simplefilter("ignore")
@@ -72,6 +74,8 @@ class WildsTask(ImageFiles, Task):
         except Exception as error:  # the package asserts, and trusts its files otherwise
             what = f"the wilds package cannot read it ({type(error).__name__}: {error}); is the folder complete?"
             raise UserError(Problem(str(folder), what)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit  # importing fmow lifts it for the whole process
         names = {number: OUR_SPLIT[name] for name, number in wilds.split_dict.items()}
         split = pd.Series(np.asarray(wilds.split_array).astype(int)).map(names)  # -1, in no split: not a number here
         frame = frame.assign(split=split, mark="")[split.notna().to_numpy()]
