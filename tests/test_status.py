@@ -1,0 +1,151 @@
+"""The status of a run, read from its folder alone: states, progress, failures, exit codes, and the user's mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ray_robust import status
+from ray_robust.errors import DONE, FAILED, UserError
+from ray_robust.results import RunFolder
+from ray_robust.spec import load_spec
+from ray_robust.storage import Storage
+from ray_robust.sweep import open_sweep
+
+SPEC = """\
+# Question: How far are we?
+task: {name: camera-traps}
+pretrain: {sources: {species: 1.0}, num_images: {grid: [200, 400]}, images_seen: 400}
+finetune: {epochs: 3}
+seeds: 2
+"""
+SAID = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images": 6000, "images_per_second": 2500.0, "id": 0.25,
+        "ood": 0.125, "share": 0.5}  # fmt: skip
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A run folder as the sweep leaves it before its first trial, and the plan."""
+    file = tmp_path / "how.yaml"
+    file.write_text(SPEC)
+    spec = load_spec(file)
+    sweep = open_sweep(spec)
+    run = RunFolder(tmp_path / "runs" / "how")
+    run.write("spec.yaml", spec.resolved)
+    run.write_plan(sweep.plan.rows())
+    return run, sweep.plan
+
+
+def start(run, trial, **said):
+    folder = run.trial(trial.id)
+    folder.storage.write_json("trial.json", {"trial": trial.id})
+    if said:
+        folder.storage.write_json("progress.json", said)
+
+
+def finish(run, trial):
+    start(run, trial)
+    run.trial(trial.id).finish([{"finetune": f.id, "epoch": 3} for f in trial.finetunings], {})
+
+
+def printed(run, capsys) -> tuple[int, str]:
+    code = status.main([run.storage.address])
+    return code, capsys.readouterr().out
+
+
+def test_a_plan_of_which_nothing_ran(planned, capsys):
+    run, plan = planned
+    code, text = printed(run, capsys)
+    assert code == DONE
+    assert "How far are we?" in text
+    assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0% of the work is done" in text
+    assert "results.csv" not in text
+
+
+def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, capsys):
+    run, plan = planned
+    first, second, third, fourth, *rest = plan
+    finish(run, first)
+    start(run, second, **SAID, time=time.time() - 300)
+    start(run, third)
+    run.trial(fourth.id).fail("pretrain: the loss became nan by step 3 of 9")
+    run.write_results()
+    code, text = printed(run, capsys)
+    assert code == FAILED
+    assert f"6 trials: 1 done, 2 started, 1 failed, {len(rest)} planned" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert f"{second.id} fine-tuning 1.5/3 2,500 25.0 % 12.5 % 50% 5 min ago" in lines
+    assert f"{third.id} starting" in lines
+    log = (run.trial(fourth.id).storage / "log.txt").shown
+    assert f"failed {fourth.id}: pretrain: the loss became nan by step 3 of 9 (log: {log})" in lines
+    assert f"results {run.storage.shown}/results.csv" in lines
+    whole = sum(trial.cost for trial in plan)
+    assert status.read_status(run).behind == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
+
+
+def test_groups_are_counted_apart(planned, capsys):
+    run, plan = planned
+    for trial in plan:
+        if trial.group == "num_images=400":
+            finish(run, trial)
+    lines = [" ".join(line.split()) for line in printed(run, capsys)[1].splitlines()]
+    assert {"num_images=400 2", "num_images=200 2", "scratch 2"} <= set(lines)
+
+
+def test_a_finished_run_is_all_done(planned, capsys):
+    run, plan = planned
+    for trial in plan:
+        finish(run, trial)
+    code, text = printed(run, capsys)
+    assert code == DONE
+    assert "6 trials: 6 done; 100% of the work is done" in text
+
+
+def test_a_trial_that_failed_and_then_finished_is_done(planned, capsys):
+    run, plan = planned
+    for trial in plan:
+        run.trial(trial.id).fail("the disk was full")
+        finish(run, trial)
+    assert printed(run, capsys)[0] == DONE
+
+
+def test_a_run_folder_may_be_a_uri(planned, capsys):
+    run, _ = planned
+
+    class Remote(Storage):
+        """A local folder that is read as an object store is, through pyarrow."""
+
+        def __init__(self, address):
+            super().__init__(address)
+            self.remote, self.address = True, f"file://{run.storage.address}"
+
+    assert status.read_status(RunFolder(Remote("ignored"))).states == run.states()
+
+
+def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):
+    run, _ = planned
+    with pytest.raises(UserError, match="no such run folder; did you mean how\\?"):
+        status.main([str(tmp_path / "runs" / "hov")])
+    with pytest.raises(UserError, match=r"no such run folder$"):
+        status.main([str(tmp_path / "nowhere" / "x")])
+    with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
+        status.main([str(tmp_path)])
+    run.storage.write("plan.csv", "a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
+        status.main([run.storage.address])
+
+
+def test_neither_torch_nor_ray_is_needed(planned):
+    code = "import sys; from ray_robust import status; code = status.main(sys.argv[1:]); " \
+           "sys.exit(code or bool({'torch', 'ray'} & set(sys.modules)))"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, planned[0].storage.address], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-3, "0 s"), (119, "119 s"), (300, "5 min"), (7200, "2 h"), (9e5, "10 days")]
+)
+def test_durations(seconds, text):
+    assert status._duration(seconds) == text
