@@ -228,10 +228,10 @@ def test_rendering_keeps_up_with_training(kind, name):
     rows = np.random.default_rng(0).permutation(len(pool.catalog))[:1500]
     pool.read(rows[:100], 32)
     best = min(_seconds(lambda: pool.read(rows, 32)) for _ in range(3))
-    assert 1500 / best > 1500  # images a second; several times that on an idle core
+    assert 1500 / best > 2500  # images a second of one core; two to four times that when nobody shares it
 
 
 def _seconds(work):
-    start = time.perf_counter()
+    start = time.process_time()  # this process's own seconds: the machine may be shared
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start

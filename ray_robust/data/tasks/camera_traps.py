@@ -27,8 +27,8 @@ class CameraTraps(pool.Task):
     """`species` classes that no source has, seen by `cameras`; group = camera; metric macro-F1.
 
     `shift` 0: the OOD cameras hang where the ID ones do and see the same species as often (other images), so there is
-    no shift; 1: wholly new places with species mixes of their own; above 1: places farther out than any that the ID
-    cameras come from, and more uneven mixes; between 0 and 1: in between.
+    no shift; 1: wholly new places with species mixes of their own; above 1: places at the far ends of what the ID
+    cameras' places are drawn from, and more uneven mixes; between 0 and 1: in between.
     """
 
     class Options(pool.Options):
@@ -140,7 +140,8 @@ def _draw_mixes(cameras: int, species: int, unevenness: float, seed: int) -> np.
     """Weights [cameras, species]: species are dealt to the cameras from shuffled decks, a hand each, with long-tailed
     shares; every species also strays everywhere now and then. Cameras differ in how much they see at all."""
     decks = -(-cameras * len(HAND) // species)
-    order = [np.argsort(pool.mix_bits(np.arange(species, dtype=np.uint64), seed + deck)) for deck in range(decks)]
+    cards = np.arange(species, dtype=np.uint64)
+    order = [np.argsort(pool.mix_bits(cards, pool.seed_of("deck", seed, deck))) for deck in range(decks)]
     hands = np.concatenate(order)[: cameras * len(HAND)].reshape(cameras, len(HAND))
     shares = np.asarray(HAND) ** unevenness
     mixes = np.full((cameras, species), STRAY / species)

@@ -69,7 +69,8 @@ def describe(z: Callable[[str], np.ndarray]) -> Place:
                   between(f"trunk {k} lean", -0.15, 0.15), between(f"trunk {k} foot", *foot)], axis=1)
         for k, width, foot in (("behind", (0.0, 0.09), (0.50, 0.65)), ("before", (-0.05, 0.06), (0.9, 1.2)))
     ]  # fmt: skip
-    tint = np.stack([1 + 0.05 * z("warmth"), np.ones_like(hue), 1 - 0.05 * z("warmth")], axis=1)
+    warmth = between("warmth", -0.1, 0.1)
+    tint = np.stack([1 + warmth, np.ones_like(hue), 1 - warmth], axis=1)
     return Place(
         colours=np.stack(colours, axis=1),
         texture=np.stack([between("texture x", 0.4, 3.2), between("texture y", 0.3, 2.6), between("phase x", 0, 4),
