@@ -28,7 +28,7 @@ from ray_robust.results import RunFolder
 
 TEMPLATES = Path(__file__).parent / "template"
 MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
-GROUP_CELLS = ("group", "trials", "points", "used", "ER", "95 % interval", "ID range")
+GROUP_CELLS = ("group", "ER", "95 % interval", "trials", "points", "used", "ID range")
 CONTRAST_CELLS = ("contrast", "difference of ER", "95 % interval", "p (Holm)", "shows", "could have found",
                   "shared ID range")  # fmt: skip
 SHORT = 24  # characters; a longer cell may wrap

@@ -171,7 +171,7 @@ def clipped_scores(points: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """ID and OOD scores moved off 0 and 1 by half an example of their split (columns id_images, ood_images)."""
     moved = []
     for score, size in (("id", "id_images"), ("ood", "ood_images")):
-        known = pd.to_numeric(points[size], errors="coerce").max() if size in points else np.nan
+        known = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
         examples = int(known) if np.isfinite(known) and known > 0 else None
         moved.append(pd.Series(clip(points[score].to_numpy(float), examples), index=points.index))
     return moved[0], moved[1]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import statsmodels.regression.linear_model as linear_model  # statsmodels.api would import ten times as much
 from scipy.special import expit, logit, ndtr, ndtri
 
 UNKNOWN_EXAMPLES = 1_000  # the size a split is taken to have when nobody says: clipping then happens at 1/2000
@@ -67,7 +66,9 @@ def fit(x: np.ndarray, y: np.ndarray) -> Line | None:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < MIN_POINTS or np.ptp(x) < 1e-9:
         return None
-    ols = linear_model.OLS(y, np.column_stack([np.ones_like(x), x])).fit()
+    from statsmodels.regression.linear_model import OLS  # late: it takes a second, and mistakes are said before that
+
+    ols = OLS(y, np.column_stack([np.ones_like(x), x])).fit()
     intercept, slope = ols.params
     # With every y the same, statsmodels divides by zero: such a line explains nothing, because there is nothing.
     r2 = float(ols.rsquared) if np.ptp(y) > 1e-12 else 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,7 +43,8 @@ def sweep(
         images = int(group.split("=")[1]) if "=" in group else 0
         for number in range(trials):
             offset = trial_sd * draw()
-            name = f"{group.replace('num_images=', 'quantity-')}-s{number}-{hash_of((group, number), 6)}"
+            readable = re.sub(r"\W", "_", group.replace("num_images=", "quantity-"), flags=re.ASCII)[:40]
+            name = f"{readable}-s{number}-{hash_of((group, number), 6)}"
             for i, rate in enumerate(RATES):
                 for epoch in epochs:
                     x = -0.9 + 0.35 * i + 0.09 * epoch + 0.08 * random.standard_normal()

@@ -1,0 +1,92 @@
+"""The lines: against numpy, against published reference fits, and at the edges of the scales."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import ndtri
+
+from analysis.__main__ import report_on
+from analysis.study import analyse_all
+from analysis.table import Options, read_csv
+from analysis.trend import SCALES, clip, fit
+
+DATA = Path(os.environ.get("RAY_ROBUST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+TESTBED = DATA / "imagenet-testbed"
+needs_data = pytest.mark.skipif(not TESTBED.is_dir(), reason="the published tables are not beside the checkout")
+
+
+def test_line_agrees_with_numpy():
+    random = np.random.default_rng(0)
+    x = random.normal(size=50)
+    y = 0.7 * x - 0.4 + 0.1 * random.normal(size=50)
+    line = fit(x, y)
+    assert [line.slope, line.intercept] == pytest.approx(np.polyfit(x, y, 1), abs=1e-12)
+    assert line.r2 == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2, abs=1e-12)
+    assert line.at([0.0, 1.0]) == pytest.approx([line.intercept, line.intercept + line.slope])
+
+
+@pytest.mark.parametrize(("x", "y"), [([0.1, 0.2], [0.1, 0.2]), ([0.3] * 5, [0.1, 0.2, 0.3, 0.4, 0.5])])
+def test_no_line_through_too_little(x, y):
+    assert fit(np.array(x), np.array(y)) is None
+
+
+def test_a_flat_line_explains_nothing():
+    assert fit(np.arange(5.0), np.full(5, 0.3)).r2 == 0.0
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scales_invert(name):
+    scores = np.linspace(0.01, 0.99, 25)
+    assert SCALES[name].inverse(SCALES[name].h(scores)) == pytest.approx(scores, abs=1e-12)
+
+
+def test_zero_and_one_move_by_half_an_example():
+    assert clip(np.array([0.0, 0.4, 1.0]), 50) == pytest.approx([0.01, 0.4, 0.99])
+    assert clip(np.array([0.0, 1.0]), None) == pytest.approx([1 / 2000, 1 - 1 / 2000])
+
+
+def _references() -> list[dict[str, str]]:
+    file = TESTBED / "reference_fits.csv"
+    return list(csv.DictReader(file.open())) if file.is_file() else []
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize("row", _references(), ids=lambda r: f"{r['id']}-{r['ood']}-{r['scale']}")
+def test_published_fits_are_reproduced(row):
+    floor = None if "eighth" in row["id"] else 0.55
+    options = Options("standard", row["scale"], id_min=floor, replicates=50)
+    table = read_csv(
+        str(TESTBED / "table.csv"), id=row["id"], ood=row["ood"], group="type", options=options, percent=True
+    )
+    trends = analyse_all(table, options)[0].trends
+    found = trends.loc[(trends["group"] == "standard") & (trends["scale"] == row["scale"])].iloc[0]
+    assert found["n"] == int(row["n"])
+    for column in ("slope", "intercept", "r2"):
+        assert found[column] == pytest.approx(float(row[column]), abs=1e-6)
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize(("file", "id_", "ood"), [("val_v2", "val", "v2"), ("val_sketch", "val", "sketch"),
+                                                  ("objectnet", "val_objectnet", "objectnet")])  # fmt: skip
+def test_the_ready_tables_need_no_floor(file, id_, ood, tmp_path):
+    report_on(str(TESTBED / f"{file}.csv"), id="id", ood="ood", group="type", baseline="standard", percent=True,
+              out=str(tmp_path), quiet=True)  # fmt: skip
+    trends = pd.read_csv(tmp_path / "trends.csv").set_index(["group", "scale"])
+    for row in _references():
+        if (row["id"], row["ood"]) == (id_, ood):
+            found = trends.loc[("standard", row["scale"])]
+            assert [found["slope"], found["intercept"], found["r2"]] == pytest.approx(
+                [float(row["slope"]), float(row["intercept"]), float(row["r2"])], abs=1e-6
+            )
+
+
+def test_probit_is_the_normal_quantile():
+    assert SCALES["probit"].h(np.array([0.975])) == pytest.approx(ndtri(0.975))
