@@ -1,0 +1,196 @@
+"""A trial without Ray: run, resumed, failed, and by two ranks instead of one."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.multiprocessing as processes
+
+from ray_robust.launch.trial import Places, run_trial
+from ray_robust.plan import Plan, Trial
+from ray_robust.results import COLUMNS, RunFolder
+from ray_robust.spec import load_spec
+from ray_robust.sweep import open_sweep
+from ray_robust.train import loop
+from ray_robust.train.context import Context
+
+SPEC = """
+# Question: Does a trial run?
+task: {name: camera-traps, train_images: 400, id_val_images: 100, id_test_images: 200, ood_val_images: 100,
+       ood_test_images: 200}
+pretrain:
+  sources: {species: 1.0}
+  num_images: 800
+  num_classes: 40
+  images_seen: 6400
+finetune: {epochs: 2, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 1}
+"""
+
+
+def plan_of(folder: Path, *overrides: str) -> Plan:
+    file = folder / "small.yaml"
+    file.write_text(SPEC)
+    return open_sweep(load_spec(file, overrides)).plan
+
+
+def places_in(folder: Path, name: str) -> Places:
+    return Places(str(folder / name / "run"), str(folder / name / "checkpoints"), str(folder / "store"))
+
+
+def pretrained_of(plan: Plan) -> Trial:
+    return next(trial for trial in plan if trial.pretrain is not None)
+
+
+def results(plan: Plan, places: Places) -> pd.DataFrame:
+    run = RunFolder(places.run)
+    run.write_plan(plan.rows())
+    return run.write_results()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A plan of two trials, both run once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trial")
+    plan, places = plan_of(folder), places_in(folder, "first")
+    for trial in plan:
+        run_trial(trial, places, Context())
+    return folder, plan, places
+
+
+def test_a_trial_leaves_what_the_contract_says(shared):
+    _, plan, places = shared
+    table = results(plan, places)
+    assert tuple(table.columns[: len(COLUMNS) - 2]) == COLUMNS[:-2]
+    assert list(table["group"].unique()) == ["scratch", "pretrained"]
+    assert len(table) == 2 * 2 * 2  # trials, learning rates, evaluated epochs
+    assert table["status"].eq("done").all()
+    assert table[["id", "ood", "id_val", "ood_val"]].notna().all(axis=None)
+    trial = pretrained_of(plan)
+    mine = table[table["trial"] == trial.id]
+    assert set(mine["num_images"]) == {800}
+    assert set(mine["num_classes"]) == {40}
+    assert set(mine["pretrain_epochs"]) == {8.0}
+    assert mine["upstream_accuracy"].between(0, 1).all()
+    assert json.loads(mine["sources"].iloc[0]) == {"species": 1.0}
+    folder = Path(places.run, "trials", trial.id)
+    assert {"trial.json", "subset.parquet", "rows.jsonl", "predictions", "log.txt", "done"} <= set(os.listdir(folder))
+    subset = pd.read_parquet(folder / "subset.parquet")
+    assert list(subset.columns) == ["source", "image", "label"]
+    assert len(subset) == subset["image"].nunique() == 800
+    assert not (folder / "checkpoints").exists()
+    predicted = pd.read_parquet(folder / "predictions" / f"{trial.finetunings[0].id}.parquet")
+    test = predicted[predicted["split"] == "id_test"]
+    right = (test["epoch_2"].astype(str) == test["label"].astype(str)).mean()
+    row = mine[(mine["finetune"] == trial.finetunings[0].id) & (mine["epoch"] == 2)].iloc[0]
+    assert right == pytest.approx(row["id_accuracy"])
+
+
+def test_running_again_does_nothing(shared):
+    _, plan, places = shared
+    before = {path: path.stat().st_mtime_ns for path in Path(places.run, "trials").rglob("*") if path.is_file()}
+    for trial in plan:
+        run_trial(trial, places, Context())
+    assert before == {path: path.stat().st_mtime_ns for path in Path(places.run, "trials").rglob("*") if path.is_file()}
+
+
+def test_another_run_finds_the_pre_trained_weights(shared):
+    folder, plan, places = shared
+    other = Places(str(folder / "other" / "run"), places.checkpoints, places.store)
+    trial = pretrained_of(plan)
+    run_trial(trial, other, Context())
+    log = Path(other.run, "trials", trial.id, "log.txt").read_text()
+    assert "finds its pre-trained weights" in log
+    assert scores_of(other, trial) == scores_of(places, trial)
+
+
+def scores_of(places: Places, trial: Trial) -> list[tuple]:
+    rows = RunFolder(places.run).trial(trial.id).rows()
+    return [(row["finetune"], row["epoch"], row["upstream_accuracy"], row["id"], row["ood"]) for row in rows]
+
+
+class CutOffError(BaseException):
+    """Ends a trial as a kill would: nothing catches it."""
+
+
+@pytest.mark.parametrize("steps", [7, 30, 52, 55])
+def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypatch, steps):
+    folder, plan, places = shared
+    trial, other = pretrained_of(plan), places_in(folder, f"cut{steps}")
+    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+    taken, step = 0, loop.learning_rate
+
+    def counted(*args):
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            raise CutOffError
+        return step(*args)
+
+    monkeypatch.setattr(loop, "learning_rate", counted)
+    with pytest.raises(CutOffError):
+        run_trial(trial, other, Context())
+    assert not Path(other.run, "trials", trial.id, "done").exists()
+    monkeypatch.setattr(loop, "learning_rate", step)
+    run_trial(trial, other, Context())
+    assert scores_of(other, trial) == scores_of(places, trial)
+
+
+def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
+    folder, _, _ = shared
+    plan = plan_of(folder, "finetune.lr=1e9", "finetune.optimizer=sgd", "baseline=none")
+    places, trial = places_in(folder, "broken"), pretrained_of(plan)
+    run_trial(trial, places, Context())
+    failure = RunFolder(places.run).trial(trial.id).failure()
+    assert failure["reason"].startswith("finetune: the loss became nan by step")
+    assert "Traceback" in Path(failure["log"]).read_text()
+    table = results(plan, places)
+    assert list(table["status"]) == ["failed"]
+    assert table["id"].isna().all()
+    assert set(table["num_images"]) == {800}
+
+
+def _rank(rank: int, trial: Trial, places: Places, port: int) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    run_trial(trial, places, Context(rank=rank, world_size=2))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_with_one_within_seed_noise(shared, unused_port):
+    folder, plan, places = shared
+    trial = pretrained_of(plan)
+    two = places_in(folder, "two")
+    processes.spawn(_rank, args=(trial, two, unused_port), nprocs=2)
+    noise = []
+    for seed in (2, 3, 4):  # what another seed would have made of it
+        other = replace(pretrained_of(plan_of(folder, f"seeds=[{seed}]")))
+        run_trial(other, places_in(folder, f"seed{seed}"), Context())
+        noise.append(list(pd.DataFrame(RunFolder(places_in(folder, f"seed{seed}").run).trial(other.id).rows())["id"]))
+    alone = np.array([row[3] for row in scores_of(places, trial)])
+    together = np.array([row[3] for row in scores_of(two, trial)])
+    spread = np.std([*noise, alone], axis=0, ddof=1).max()
+    assert [row[:2] for row in scores_of(two, trial)] == [row[:2] for row in scores_of(places, trial)]
+    assert np.abs(alone - together).mean() < 3 * spread
+    assert not np.array_equal(alone, together)  # another order of sums: the same bits would mean one rank did it all
+
+
+@pytest.fixture
+def unused_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
