@@ -1,0 +1,179 @@
+"""What the documents show is true: commands parse, specs load, the examples of CONTRIBUTING.md run, the dependencies
+listed are those installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import make_images as make
+import numpy as np
+import pytest
+
+import analysis.__main__ as analysis_command
+from ray_robust import ingest, registry, status, sweep
+from ray_robust.data.mixture import draw
+from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.store import ImageStore
+from ray_robust.plan import pool_key
+from ray_robust.spec import load_spec
+
+ROOT = Path(__file__).parents[1]
+# files that the documents show how to write
+EXAMPLES = {
+    "sweeps/labels.yaml",
+    "sweeps/classes.yaml",
+    "ray_robust/data/sources/stripes.py",
+    "ray_robust/data/tasks/shops.py",
+}
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "cluster.yaml")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced code of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command line in a `sh` block, without its comment."""
+    lines = [line for document in ("README.md", "CONTRIBUTING.md", "docs/design.md") for block in blocks(document, "sh")
+             for line in block.splitlines()]  # fmt: skip
+    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip()))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command, monkeypatch):
+    program, *rest = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "-n", *rest], cwd=ROOT, check=True, capture_output=True)
+        return
+    assert (program, rest[0]) == ("python", "-m")
+    module, arguments = rest[1], rest[2:]
+    if module == "ray_robust.sweep":
+        args = sweep._arguments(arguments)
+        load_spec(ROOT / args.spec, tuple(args.set))
+    elif module == "ray_robust.ingest":
+        args = ingest._arguments(arguments)
+        assert args.source.partition(":")[0] in (
+            registry.TASKS if args.task or ":" in args.source else registry.SOURCES
+        )
+    elif module == "analysis":
+        analysis_command._parser().parse_args(arguments)
+    elif module == "ray_robust.status":
+        monkeypatch.setattr(status, "read_status", lambda run: (_ for _ in ()).throw(LookupError))
+        with pytest.raises(LookupError):
+            status.main(arguments)
+    else:
+        assert importlib.util.find_spec(module) is not None
+        assert not arguments
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named_exist(document):
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"\b(?:ray_robust|analysis|tests|sweeps|docs|bench)/[\w/.-]*\w\.(?:py|yaml|md|png)\b", text))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing <= EXAMPLES
+
+
+@pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml")])
+def test_specs_load(text, tmp_path):
+    file = tmp_path / "shown.yaml"
+    file.write_text(text)
+    spec = load_spec(file)
+    assert spec.question.endswith("?")
+    assert len(spec.pretrains) > 1
+
+
+def test_specs_of_the_built_in_world_can_be_planned(tmp_path, capsys):
+    texts = [
+        text for text in (*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml")) if "camera-traps" in text
+    ]
+    assert len(texts) == 2
+    for text in texts:
+        file = tmp_path / "shown.yaml"
+        file.write_text(text)
+        assert sweep.main([str(file), "--plan"]) == 0
+        assert "12 trials, 9 unique pre-trainings" in capsys.readouterr().out
+
+
+@pytest.fixture
+def contributed(monkeypatch):
+    """The modules and registry lines of CONTRIBUTING.md, in force for one test."""
+    for block in blocks("CONTRIBUTING.md", "python"):
+        head, _, code = block.partition("\n")
+        place = head.removeprefix("# ")
+        if place.startswith("ray_robust/registry.py"):
+            table = {"SOURCES": registry.SOURCES, "TASKS": registry.TASKS}[place.split()[-1]]
+            for name, where in ast.literal_eval("{" + code + "}").items():
+                monkeypatch.setitem(table, name, where)
+            continue
+        module = types.ModuleType(place.removesuffix(".py").replace("/", "."))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(code, place, "exec"), module.__dict__)
+
+
+@pytest.mark.usefixtures("contributed")
+def test_the_source_of_contributing_works(tmp_path):
+    pool = open_pool("source", "stripes", {"classes": 4, "images_per_class": 30})
+    store = ImageStore.open(tmp_path, pool, 16)
+    rows = np.arange(0, 120, 7)
+    store.fill(rows)
+    images = store.take(rows)
+    assert images.shape == (len(rows), 16, 16, 3)
+    assert set(np.unique(images)) == {0, 255}
+    assert len(set(pool.catalog.ids.tolist())) == len(pool.catalog) == len(set(pool.keys(np.arange(120))))
+    more = open_pool("source", "stripes", {"classes": 4, "images_per_class": 60})
+    assert set(pool.catalog.ids) < set(more.catalog.ids), "a pool that grows keeps its images"
+
+
+@pytest.mark.usefixtures("contributed")
+def test_the_task_of_contributing_works_in_a_sweep_with_that_source(tmp_path, monkeypatch):
+    shops = {f"{shop}/{kind}": 40 for shop in ("north", "south", "harbour") for kind in ("apple", "pear")}
+    root = make.tree(tmp_path / "shops", shops)
+    file = tmp_path / "both.yaml"
+    file.write_text(f"task: {{name: shops, root: {root}, unseen: [harbour]}}\n"
+                    "pretrain: {sources: {stripes: 1.0}, num_images: {grid: [100, 200]}, epochs: 1}\n")  # fmt: skip
+    opened = sweep.open_sweep(load_spec(file))
+    (task,) = opened.tasks.values()
+    catalog = task.catalog
+    assert all(len(catalog.rows(split)) for split in SPLITS)
+    groups = {split: {catalog.groups[g] for g in catalog.group[catalog.rows(split)]} for split in SPLITS}
+    assert groups == {split: {"harbour"} if split.startswith("ood") else {"north", "south"} for split in SPLITS}
+    assert not task.read(catalog.rows("train")[:5], 16).broken
+    trained = [trial for trial in opened.plan if trial.pretrain is not None]
+    assert len(trained) == 2
+    for trial in trained:
+        catalogs = {name: opened.sources[pool_key(name, s)].catalog for name, s in trial.pretrain.sources.items()}
+        assert len(draw(trial.pretrain, catalogs, {"stripes": None}, trial.subset_seed)) == trial.pretrain.num_images
+
+
+def test_no_figure_is_left_to_be_measured():
+    gaps = [
+        gap for document in DOCUMENTS for gap in re.findall(r"\{\{.*?\}\}", (ROOT / document).read_text(), re.DOTALL)
+    ]
+    assert gaps == []
+
+
+def test_every_dependency_has_its_reason_in_the_design():
+    required = [re.split(r"[\[<>=~!]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()
+                if line and not line.startswith("#")]  # fmt: skip
+    reasons = re.findall(r"^\| `([\w-]+)` \| \S", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    assert reasons == required
+
+
+def test_the_readme_names_the_options_that_exist():
+    from ray_robust.spec import Finetune, Pretrain
+
+    paragraph = (
+        (ROOT / "README.md").read_text().partition("Further keys of `pretrain`:")[2].partition("What each means")[0]
+    )
+    own, _, shared = paragraph.partition("and with `finetune` alike")
+    assert set(re.findall(r"`(\w+)`", own)) <= set(Pretrain.model_fields)
+    assert set(re.findall(r"`(\w+)`", shared)) <= set(Pretrain.model_fields) & set(Finetune.model_fields)
