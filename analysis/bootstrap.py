@@ -135,10 +135,15 @@ class Estimate:
         """Two-sided p-value of "the truth is 0"."""
         return float(2 * stdtr(self.df, -abs(self.value) / self.se)) if self.se > 0 else np.nan
 
+    @property
+    def inner(self) -> tuple[float, float]:
+        """The 90 % interval, which the equivalence test looks at."""
+        reach = quantile(LEVEL, self.df) * self.se
+        return self.value - reach, self.value + reach
+
     def equivalent(self, margin: float) -> bool:
         """Two one-sided tests at 5 % (Schuirmann 1987): the 90 % interval lies inside -margin .. +margin."""
-        reach = quantile(LEVEL, self.df) * self.se
-        return bool(self.value - reach > -margin and self.value + reach < margin)
+        return bool(self.inner[0] > -margin and self.inner[1] < margin)
 
     @property
     def smallest_detectable(self) -> float:

@@ -169,7 +169,7 @@ def exported(analysis: Analysis) -> dict[str, bytes]:
     if analysis.points.empty:
         return {}
     chart = trend(analysis).configure(background="white", font="sans-serif").configure_view(stroke=None)
-    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    svg = vl_convert.vegalite_to_svg(chart.to_dict(validate=False))
     return {
         "trend.svg": svg.encode(),
         "trend.png": vl_convert.svg_to_png(svg, scale=2),
@@ -179,7 +179,7 @@ def exported(analysis: Analysis) -> dict[str, bytes]:
 
 def specification(chart: alt.LayerChart) -> dict[str, Any]:
     """The chart as Vega-Lite with its data inside, without Altair's own look: the page gives it one."""
-    spec = chart.to_dict()
+    spec = chart.to_dict(validate=False)  # the schema check takes as long as the figure; a test does it
     spec.pop("config", None)
     return spec
 

@@ -39,7 +39,8 @@ def contrast(
     margin: float,
     refused: bool = False,
 ) -> pd.DataFrame:
-    """One row per contrast, a minus b, in percentage points of ER; columns as in `COLUMNS`, `family` at the end.
+    """One row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and for the report's own use the 90 %
+    interval (low90, high90) and the family.
 
     groups, weights   by name, in the order of the report; the points carry id, x, er, extrapolated
     A group against the baseline is the group's mean ER (the baseline's is 0 by construction), over the ID scores that
@@ -51,7 +52,7 @@ def contrast(
     rows = [_row(name, baseline.name, [name], groups, weights, baseline, margin, refused) for name in names]
     pairs = combinations(reversed(names), 2) if len(names) <= MOST_GROUPS else ()
     rows += [_row(a, b, [a, b], groups, weights, baseline, margin, refused) for a, b in pairs]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "family"])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "low90", "high90", "family"])
     table["p_adjusted"] = table["p_adjusted"].astype(float)
     for family in ("baseline", "pairs"):
         member = table["family"] == family
@@ -90,5 +91,7 @@ def _row(
         "smallest_detectable": estimate.smallest_detectable,
         "id_low": low if low <= high else np.nan,
         "id_high": high if low <= high else np.nan,
+        "low90": estimate.inner[0],
+        "high90": estimate.inner[1],
         "family": "baseline" if len(compared) == 1 else "pairs",
     }

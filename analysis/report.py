@@ -300,7 +300,7 @@ def _grid(rows: pd.DataFrame, columns: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _kind(sentence: str) -> str:
-    if sentence.startswith("Not established"):
+    if sentence.startswith("Not established") or " pairs of groups " in sentence:
         return "open"
     return "equivalent" if "no effect within" in sentence else "differs"
 

@@ -102,7 +102,8 @@ def _contrast_sentence(row: dict[str, Any], trials: dict[str, int], unit: str) -
         small = f", smaller than the margin of {row['margin']:g}" if row["equivalent"] else ""
         return f"{a} against {b}: {effect}{small}, from {trials[a]} and {trials[b]} {unit}s."
     if kind == "equivalent":
-        return f"{a} against {b}: no effect within {row['margin']:g} points, {effect}."
+        inner = span(row["low90"], row["high90"]).replace("(", "(90 %: ")
+        return f"{a} against {b}: no effect within {row['margin']:g} points, {signed(row['delta_er'])} {inner}."
     if not math.isfinite(row["low"]):
         return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
     if row["low"] > 0 or row["high"] < 0:

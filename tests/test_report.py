@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import summary
+from analysis import charts, summary
 from analysis.__main__ import main, report_on
 from analysis.study import analyse_all
 from analysis.table import read_run
@@ -114,6 +114,13 @@ def test_every_chart_has_a_place(report):
     assert set(specs) == {"trend-0", "groups-0", "along-0"}
     assert set(specs) <= set(page.ids)
     assert all("http" not in json.dumps({k: v for k, v in s.items() if k != "$schema"}) for s in specs.values())
+
+
+def test_the_charts_are_valid_vega_lite(report):
+    found, options = read_run(str(report.parent))
+    analysis = analyse_all(found, options)[0]
+    for chart in (charts.trend(analysis, found.keys), charts.by_group(analysis), charts.along(analysis)):
+        chart.to_dict(validate=True)
 
 
 def test_hostile_names_are_text(tmp_path):
