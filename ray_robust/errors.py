@@ -1,15 +1,18 @@
 """How a user's mistake is said: one clear line each, all of them at once, and an exit code.
 
-Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems) and `command`, which every
-`main` runs under: it turns a UserError into lines on standard error and exit code 2, Ctrl-C into 130.
+Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `Arguments` (a parser that
+raises it) and `command`, which every `main` runs under: it turns a UserError into lines on standard error and exit code
+2, Ctrl-C into 130.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
 
@@ -44,6 +47,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser of a command's arguments that says a mistake as every other is said: in one line, as a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows what there is")
 
 
 def command(main: Callable[[list[str]], int]) -> None:

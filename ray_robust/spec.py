@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -20,14 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.yaml_lines import Document, parse, parse_scalar
+from ray_robust.yaml_lines import Document, parse
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Augmentation = Literal["none", "flip", "crop", "strong"]
 Optimizer = Literal["adamw", "sgd"]
-AXIS_WORDS = ("grid",)  # how an axis is written
+LARGEST_SEED = 2**32
+MOST_TRIALS = 1_000_000  # of a sweep: more is a slip of the pen, and would fill the memory before anyone saw it
 
 
 class Section(BaseModel):
@@ -123,7 +124,9 @@ class Pretrain(Training):
     granularity: str = "class"  # `class` (the finest labels) or a rank of the source's hierarchy
     balance: Literal["natural", "uniform"] = "natural"  # classes by their share of the source, or all alike
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of every class kept back for upstream accuracy
-    subset_seed: Annotated[int, Field(ge=0)] | None = None  # none: every seed draws its own nested subsets
+    subset_seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] | None = (
+        None  # none: every seed draws its own nested subsets
+    )
     images_seen: Positive | None = None
     epochs: Positive | None = None
 
@@ -162,7 +165,7 @@ class Baseline(Section):
     """The points that the reference trend is fitted on: models fine-tuned from scratch, or a group of the sweep."""
 
     name: str = "scratch"
-    seeds: Positive | None = None  # none: as many as the sweep has
+    seeds: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # none: as many as the sweep has
     finetune: dict[str, Any] = {}  # what differs from `finetune`, e.g. more epochs, so that the ID ranges overlap
 
 
@@ -241,6 +244,7 @@ SECTIONS: dict[str, type[Section]] = {
     "resources": Resources,
     "analysis": Analysis,
 }
+POINTS = ("pretrain", "points")  # the axis of combinations that are no product
 VARYING = ("task", "model", "pretrain", "finetune")  # the sections in which a value may be {grid: [...]}
 OTHER_KEYS = ("seeds", "question", "provenance")  # provenance: written into a run's spec.yaml, ignored when read
 
@@ -251,8 +255,14 @@ def load_spec(file: str | Path, overrides: tuple[str, ...] = ()) -> Spec:
     Raises UserError with every problem found, each with file and line.
     """
     document = parse(Path(file))
+    problems: list[Problem] = []
     for override in overrides:
-        document.override(override)
+        try:
+            document.override(override)
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UserError(*problems)
     return _Reader(document).read()
 
 
@@ -260,7 +270,9 @@ class _Reader:
     """Collects problems while it turns a document into a Spec."""
 
     def __init__(self, document: Document) -> None:
-        self.document, self.problems, self.seen = document, [], set()
+        self.document = document
+        self.problems: list[Problem] = []
+        self.seen: set[str] = set()
 
     def read(self) -> Spec:
         raw = self.document.tree
@@ -282,10 +294,10 @@ class _Reader:
         baseline_finetunes: tuple = ()
         if baseline is not None:
             merged = {**_mapping(raw.get("finetune")), **baseline.finetune}
-            prefix = ("baseline", "finetune")
-            baseline_finetunes = self.levels("finetune", merged, prefix, tuple(baseline.finetune))
+            own = {name: ("baseline", "finetune", name) for name in baseline.finetune}
+            baseline_finetunes = self.levels("finetune", merged, own)
             groups = [level.label for level in levels.get("pretrain", ()) if level.label]
-            if baseline.name not in ("scratch", "none", *groups) and not self.problems:
+            if baseline.name not in ("scratch", "none", *groups) and levels.get("pretrain"):
                 known = ["scratch", "none", *groups]
                 self.say(("baseline",), f"baseline: {baseline.name!r} is no group{did_you_mean(baseline.name, known)}")
             if baseline.name != "scratch" and (baseline.finetune or baseline.seeds):
@@ -293,6 +305,9 @@ class _Reader:
         question = raw.get("question") or self.document.question
         if not isinstance(question, str):
             self.say(("question",), f"question: must be text, not {question!r}")
+        counts = [len(levels[key]) for key in ("model", "pretrain") if key in levels]
+        if (count := math.prod((*counts, len(seeds)))) > MOST_TRIALS:
+            self.say((), f"models x mixtures x seeds make {count:,} trials; at most {MOST_TRIALS:,} are possible")
         if self.problems:
             raise UserError(*self.problems)
         return Spec(
@@ -327,73 +342,84 @@ class _Reader:
             return None
         return self.section(key, raw, (key,))
 
-    def levels(self, key: str, raw: Any, prefix: tuple = (), own: tuple = ()) -> tuple[Level, ...]:
+    def levels(self, key: str, raw: Any, own: Mapping[str, tuple] | None = None) -> tuple[Level, ...]:
         """Every combination of a section's axes, in the file's order, the last axis fastest.
 
-        `prefix` and `own` place the keys of a baseline's fine-tuning, which is `finetune` with some keys replaced.
+        `own` says where those keys stand that are not below `key` itself: a baseline's fine-tuning is `finetune` with
+        some keys replaced.
         """
-        path = (key,)
+        found_axes = [*_axes(raw, (key,))]
+        places = dict(own or {})
         axes: list[tuple[tuple, list]] = []
+        for where, values in found_axes:
+            place = (*places[where[1]], *where[2:]) if where[1:] and where[1] in places else where
+            if problem := _bad_grid(values):
+                self.say(place, f"{'.'.join(map(str, place))}.grid: {problem}")
+                return ()
+            axes.append((where, [((*place, "grid", i), value) for i, value in enumerate(values)]))
         raw = copy.deepcopy(raw)
-        for where, values in _axes(raw, path):
-            if not isinstance(values, list) or not values:
-                self.say(where, f"{'.'.join(map(str, where))}.grid: must be a list with at least one value")
-                return ()
-            if len({repr(value) for value in values}) < len(values):
-                self.say(where, f"{'.'.join(map(str, where))}.grid: a value stands there twice")
-                return ()
-            axes.append((where, values))
         if isinstance(raw, dict) and "points" in raw and key == "pretrain":
             points = raw.pop("points")
             if not isinstance(points, list) or not points or not all(isinstance(p, dict) and p for p in points):
                 self.say((key, "points"), "pretrain.points: must be a list of mappings, e.g. - {num_classes: 250}")
                 return ()
-            axes.append(((key,), points))
+            for i, point in enumerate(points):
+                if point in points[:i]:
+                    self.say((key, "points", i), "pretrain.points: the same point stands there twice")
+                for name in point:
+                    if (key, name) in [where[:2] for where, _ in axes]:
+                        self.say(
+                            (key, "points", i, name), f"pretrain.points: {name} is also a grid; vary it in one place"
+                        )
+            axes.append((POINTS, [((key, "points", i), point) for i, point in enumerate(points)]))
+        if (count := math.prod(len(values) for _, values in axes)) > MOST_TRIALS:
+            self.say((key,), f"{key}: its grids make {count:,} combinations; at most {MOST_TRIALS:,} are possible")
+            return ()
         found = []
         for combination in itertools.product(*(values for _, values in axes)):
-            tree, names = {key: copy.deepcopy(raw)}, []
-            for (where, _), value in zip(axes, combination, strict=True):
-                if where == path and isinstance(value, dict) and key == "pretrain":
+            tree, names, here = {key: copy.deepcopy(raw)}, [], dict(places)
+            for (where, _), (place, value) in zip(axes, combination, strict=True):
+                if where is POINTS:
                     tree[key].update(value)
                     names += [(str(k), _text(v)) for k, v in value.items()]
+                    here |= {"": place, **{name: (*place, name) for name in value}}
                 else:
                     _put(tree, where, value)
                     names.append((str(where[-1]), _text(value)))
-            located = prefix if prefix else path
-            section = self.section(key, tree[key], located, path if prefix else None, own)
-            found.append(Level(section, tuple(names)))
+                    here["" if len(where) == 1 else where[1]] = place if len(where) < 3 else where[:2]
+            found.append(Level(self.section(key, tree[key], (key,), here), tuple(names)))
         return tuple(found)
 
-    def section(self, key: str, raw: Any, path: tuple, fallback: tuple | None = None, own: tuple = ()) -> Any:
-        """A validated section, or None with its problems said."""
+    def section(self, key: str, raw: Any, path: tuple, places: Mapping[str, tuple] | None = None) -> Any:
+        """A validated section, or None with its problems said. `places`: where single keys stand, if not in `path`;
+        under "" the place of what is wrong with the section as a whole."""
+        places = places or {}
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            self.say(path, f"{'.'.join(path)}: must be a mapping (key: value), not {_shown(raw)}")
+            self.say(places.get("", path), f"{'.'.join(path)}: must be a mapping (key: value), not {_shown(raw)}")
             return None
         raw = dict(raw)
         if key == "pretrain":
-            raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"))
+            raw["sources"] = self.sources(raw.get("sources"), places.get("sources", (*path, "sources")))
         elif key == "task":
-            raw = self.pool("task", raw.get("name"), {k: v for k, v in raw.items() if k != "name"}, path)
+            options = {name: value for name, value in raw.items() if name != "name"}
+            raw = self.pool("task", raw.get("name"), options, places.get("", path), places)
             if raw is None:
                 return None
         elif key == "model":
-            self.model_name(raw.get("name"), (*path, "name"))
+            self.model_name(raw.get("name"), places.get("name", (*path, "name")))
         try:
             return SECTIONS[key].model_validate(raw)
         except ValidationError as error:
-            for detail in error.errors():
-                where = path
-                if fallback and detail["loc"] and detail["loc"][0] not in own:
-                    where = fallback
-                self.explain(SECTIONS[key], detail, where)
+            for detail in _one_per_key(error):
+                self.explain(SECTIONS[key], detail, path, places)
             return None
 
     def sources(self, raw: Any, path: tuple) -> Any:
         if not isinstance(raw, dict) or not raw:
             self.say(path, "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}")
-            return {}
+            return {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
         found = {}
         for name, value in raw.items():
             options = dict(value) if isinstance(value, dict) else {"weight": value}
@@ -408,30 +434,36 @@ class _Reader:
                     )
                     continue
                 found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=number)
-        return found or {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
+        return found or {"": SourceSection(kind="", options=None)}
 
-    def pool(self, kind: str, name: Any, options: dict, path: tuple) -> dict | None:
+    def pool(
+        self, kind: str, name: Any, options: dict, path: tuple, places: Mapping[str, tuple] | None = None
+    ) -> dict | None:
         """The parts of a PoolSection; the options are checked by the registered class."""
         if not isinstance(name, str) or not name:
-            missing = f"{'.'.join(path)}.name: {'missing; ' if name is None else ''}must name a task"
-            self.say((*path, "name"), missing + did_you_mean("", registry.KINDS[kind]))
+            missing = f"{_dotted(path)}.name: {'missing; ' if name is None else ''}must name a {kind}"
+            self.say((places or {}).get("name", (*path, "name")), missing + did_you_mean("", registry.KINDS[kind]))
             return None
+        given = "kind" if "kind" in options else "name"
         registered = options.pop("kind", name)
+        if not isinstance(registered, str):
+            self.say((*path, "kind"), f"{_dotted(path)}.kind: must be text, not {_shown(registered)}")
+            return None
         try:
-            cls = registry.find(kind, str(registered))
+            cls = registry.find(kind, registered)
         except UserError as error:
-            here = path if kind == "source" else (*path, "name")
-            self.say(here, f"{'.'.join(map(str, here))}: {error.problems[0].what}")
+            here = path if kind == "source" and given == "name" else (*path, given)
+            self.say((places or {}).get(given, here), f"{_dotted(here)}: {error.problems[0].what}")
             return None
         try:
             return {
                 "name": name,
-                "kind": str(registered),
+                "kind": registered,
                 "options": cls.Options.model_validate(_numbers(cls, options)),
             }
         except ValidationError as error:
-            for detail in error.errors():
-                self.explain(cls.Options, detail, path)
+            for detail in _one_per_key(error):
+                self.explain(cls.Options, detail, path, places)
             return None
 
     def model_name(self, name: Any, path: tuple) -> None:
@@ -442,23 +474,22 @@ class _Reader:
 
     def seeds(self, raw: Any) -> tuple[int, ...]:
         value = parse_number(raw) if isinstance(raw, str) else raw
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TRIALS:
             return tuple(range(1, value + 1))
-        good = isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        if good and min(value) >= 0 and len(set(value)) == len(value):
+        good = isinstance(value, list) and all(type(v) is int and 0 <= v < LARGEST_SEED for v in value)
+        if isinstance(value, list) and value and good and len(set(value)) == len(value):
             return tuple(value)
-        self.say(
-            ("seeds",), f"seeds: must be a number of seeds above 0 or a list of different seeds, not {_shown(raw)}"
-        )
+        shown = repr(raw)[:60] if isinstance(raw, list) else _shown(raw)
+        self.say(("seeds",), f"seeds: must be how many, at least 1, or a list of different whole numbers, not {shown}")
         return ()
 
-    def explain(self, model: type[BaseModel], detail: Any, path: tuple) -> None:
+    def explain(
+        self, model: type[BaseModel], detail: Any, path: tuple, places: Mapping[str, tuple] | None = None
+    ) -> None:
         """One pydantic error as one line."""
-        loc = tuple(part for part in detail["loc"] if part in model.model_fields or not str(part).isidentifier())
-        if detail["type"] == "extra_forbidden":
-            loc = detail["loc"]
-        loc = tuple(str(part) for part in (loc or detail["loc"][:1]))
-        key = ".".join(map(str, (*path, *loc)))
+        loc = tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
+        place = (places or {}).get(str(loc[0]) if loc else "", (*path, *loc))
+        key = _dotted((*path, *loc) if place[:1] == path[:1] else place)
         value, context = detail.get("input"), detail.get("ctx", {})
         kind = detail["type"]
         if kind == "extra_forbidden":
@@ -476,20 +507,32 @@ class _Reader:
         elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
             sign = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
             which = next(k for k in sign if k in context)
-            what = f"must be {sign[which]} {context[which]:g}, not {_shown(value)}"
+            what = f"must be {sign[which]} {_text(context[which])}, not {_shown(value)}"
         elif kind == "finite_number":
             what = f"must be a finite number, not {_shown(value)}"
         elif kind == "string_type":
             what = f"must be text, not {_shown(value)}" + ("" if isinstance(value, dict | list) else "; quote it")
         elif kind.startswith("bool_"):
             what = f"must be true or false, not {_shown(value)}"
+        elif kind == "dict_type":
+            what = f"must be a mapping (key: value), not {_shown(value)}"
         elif kind == "value_error":
             what = str(context["error"])
         else:
             what = detail["msg"]
-        if len(detail["loc"]) > 1 and kind.startswith(("int_", "float_")) and isinstance(value, str):
-            return  # the other arm of "a number or a word" says it
-        self.say((*path, *loc), f"{key}: {what}")
+        if isinstance(value, dict) and kind not in ("value_error", "missing", "extra_forbidden") and path[0] in VARYING:
+            what += "; a value that varies is written {grid: [...]}"
+        self.say(place, f"{key}: {what}")
+
+
+def _one_per_key(error: ValidationError) -> list[Any]:
+    """pydantic's errors, one per key: of "a number or a word" each arm has its own, and that for words says both."""
+    found: dict[tuple, Any] = {}
+    for detail in error.errors():
+        key = tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
+        if key not in found or detail["type"] == "literal_error":
+            found[key] = detail
+    return list(found.values())
 
 
 def _baseline(raw: Any) -> Any:
@@ -519,6 +562,23 @@ def _axes(raw: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
                 yield from _axes(value, (*path, key))
 
 
+def _bad_grid(values: Any) -> str:
+    """What is wrong with the values of an axis, or ""."""
+    if not isinstance(values, list) or not values:
+        return "must be a list with at least one value"
+    seen = [repr(parse_number(value) if isinstance(value, str) else value) for value in values]
+    seen = [repr(values[i]) if text == "None" else text for i, text in enumerate(seen)]
+    twice = [values[i] for i, text in enumerate(seen) if text in seen[:i]]
+    return f"{_shown(twice[0])} stands there twice" if twice else ""
+
+
+def _dotted(path: tuple) -> str:
+    """A path as people write it, without its places in lists of levels."""
+    following = (*path[1:], None)
+    kept = [part for part, after in zip(path, following, strict=True) if not isinstance(after, int)]
+    return ".".join(str(part) for part in kept if not isinstance(part, int))
+
+
 def _put(tree: dict, path: tuple, value: Any) -> None:
     for key in path[:-1]:
         tree = tree[key]
@@ -529,11 +589,11 @@ def _text(value: Any) -> str:
     """An axis value for names and tables: `16000`, `0.001`, `species:0.5+fractals:0.5`."""
     if isinstance(value, str):
         number = parse_number(value)
-        return f"{number:g}" if isinstance(number, float) else str(number if number is not None else value)
+        return f"{number:.12g}" if isinstance(number, float) else str(number if number is not None else value)
     if isinstance(value, dict):
         return "+".join(f"{k}:{_text(v.get('weight', 1) if isinstance(v, dict) else v)}" for k, v in value.items())
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return str(value)
 
 
@@ -583,4 +643,4 @@ def _plain(key: str, section: Section) -> dict:
 
 
 __all__ = ["Analysis", "Baseline", "Finetune", "Level", "ModelSection", "Pretrain", "Resources", "Search", "Spec",
-           "TaskSection", "load_spec", "parse_number", "parse_scalar"]  # fmt: skip
+           "TaskSection", "load_spec", "parse_number"]  # fmt: skip

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from ray_robust.errors import UserError
+
 
 class Storage:
     """A folder. Names given to its methods are relative, with forward slashes. It pickles: only the address is kept."""
@@ -150,5 +152,8 @@ class Storage:
         if self._filesystem is None:
             from pyarrow.fs import FileSystem
 
-            self._filesystem = FileSystem.from_uri(self.address)
+            try:
+                self._filesystem = FileSystem.from_uri(self.address)
+            except (OSError, ValueError) as error:  # ValueError: pyarrow's for an address that it cannot read
+                raise UserError(f"{self.shown}: cannot be opened: {error}") from None
         return self._filesystem

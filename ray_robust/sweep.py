@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import open_pool, usable
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import ImageStore, default_root
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Problem, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Problem, UserError, command
 from ray_robust.plan import Facts, Plan, Trial, make_plan, pool_key
 from ray_robust.results import RunFolder
 from ray_robust.spec import Spec, load_spec
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         "python -m ray_robust.sweep", description="Run a sweep from its YAML, or what is still missing of it."
     )
     parser.add_argument("spec", metavar="SPEC.yaml")
@@ -289,8 +290,12 @@ def _alone(run: RunFolder) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - the with-block below closes it
+    except OSError as error:
+        raise UserError(f"--out {run.storage.shown}: cannot be written: {error.strerror}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -300,7 +305,11 @@ def _alone(run: RunFolder) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:  # a mistake found before anything was written leaves nothing behind
+            if os.listdir(path.parent) == [path.name]:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 # --- printing

@@ -6,6 +6,7 @@ Owns what PyYAML gets wrong for people: `no` is text, not false; two equal keys 
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,15 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
-def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # YAML 1.1 would read 010 as eight
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    text = loader.construct_scalar(node)
+    return int(text) if len(text) < 400 else text  # YAML 1.1 would read 010 as eight; Python refuses 5,000 digits
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+
+DEEPEST = 30  # levels of nesting: a sweep needs six
+MOST_NODES = 200_000  # values with every alias written out: a few hundred bytes of aliases can stand for billions
 
 
 @dataclass
@@ -51,23 +56,27 @@ class Document:
     overridden: dict[tuple, str] = field(default_factory=dict)
 
     def place(self, path: tuple) -> str:
-        """`file:line` of a path, of the nearest path above it, or the `--set` that wrote it."""
-        for written, text in self.overridden.items():
-            if path and written[: len(path)] == path:
-                return f"--set {text}"
+        """`file:line` of a path or of the nearest path above it, or the `--set` that wrote it; what stands in the file
+        but was changed below by a `--set` is both."""
+        changed = ", ".join(_flag(text) for written, text in self.overridden.items() if _inside(path, written))
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
-                return f"--set {self.overridden[path[:length]]}"
+                return _flag(self.overridden[path[:length]])
             if path[:length] in self.lines:
-                return f"{self.file}:{self.lines[path[:length]]}"
-        return self.file
+                line = f"{self.file}:{self.lines[path[:length]]}"
+                return f"{line} with {changed}" if changed else line
+        return changed or self.file
 
     def override(self, text: str) -> None:
         """Apply `dotted.key=value`; the value is read as YAML. Raises UserError when the text is no such thing."""
         dotted, equals, value = text.partition("=")
         path = tuple(part.strip() for part in dotted.split("."))
         if not equals or not all(path):
-            raise UserError(Problem(f"--set {text}", "must be KEY=VALUE, e.g. pretrain.epochs=2"))
+            raise UserError(Problem(_flag(text), "must be KEY=VALUE, e.g. pretrain.epochs=2"))
+        try:
+            wanted = _read(value, "", {})
+        except UserError as error:
+            raise UserError(*(Problem(_flag(text), problem.what) for problem in error.problems)) from None
         tree = self.tree
         for key in path[:-1]:
             below = tree.get(key)
@@ -75,50 +84,86 @@ class Document:
                 below = {"name": below}
             tree[key] = below if isinstance(below, dict) else {}
             tree = tree[key]
-        try:
-            tree[path[-1]] = parse_scalar(value)
-        except yaml.YAMLError as error:
-            raise UserError(Problem(f"--set {text}", f"the value is no YAML: {_reason(error)}")) from None
+        tree[path[-1]] = wanted
+        self.lines = {known: line for known, line in self.lines.items() if known[: len(path)] != path}
+        self.overridden = {known: old for known, old in self.overridden.items() if known[: len(path)] != path}
         self.overridden[path] = text
 
 
-def parse_scalar(text: str) -> Any:
-    """A value as it would be read after a colon in the file."""
-    return yaml.load(text, Loader=_Loader)
+def _flag(text: str) -> str:
+    return f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}..."
+
+
+def _inside(path: tuple, written: tuple) -> bool:
+    return bool(path) and len(written) > len(path) and written[: len(path)] == path
 
 
 def parse(file: Path) -> Document:
     """Read a sweep's file. Raises UserError: absent, not text, no YAML, no mapping, or keys that stand twice."""
     shown = str(file)
     try:
-        text = file.read_text("utf-8")
+        data = file.read_bytes()
     except FileNotFoundError:
         raise UserError(Problem(shown, "no such file")) from None
     except IsADirectoryError:
         raise UserError(Problem(shown, "is a folder; give a sweep's YAML file")) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(Problem(shown, f"cannot be read as UTF-8 text: {error}")) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(Problem(shown, f"cannot be read: {getattr(error, 'strerror', None) or error}")) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        raise UserError(Problem(f"{shown}:{line}", what)) from None
+    document = Document(shown, file.stem, {}, _question(text))
+    tree = _read(text, shown, document.lines)
+    if not isinstance(tree, dict):
+        raise UserError(Problem(shown, "must be a mapping of task, model, pretrain, ... at the top"))
+    document.tree = tree
+    return document
+
+
+def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
+    """The value of a YAML text; fills in the line of every path in it. Raises UserError with every problem."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{shown}:{mark.line + 1}" if mark else shown
-        raise UserError(Problem(where, f"no valid YAML: {_reason(error)}")) from None
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(Problem(shown, "must be a mapping of task, model, pretrain, ... at the top"))
-    document = Document(shown, file.stem, {}, _question(text))
+        raise UserError(_invalid(file, text, error)) from None
+    except RecursionError:
+        raise UserError(Problem(file, f"is nested more than {DEEPEST} levels deep")) from None
+    if node is None:
+        return None
+    _check_size(node, file)
     problems: list[Problem] = []
-    _walk(node, (), shown, document.lines, problems)
-    if not problems:
-        try:
-            document.tree = loader.construct_document(node)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problems.append(Problem(f"{shown}:{mark.line + 1}" if mark else shown, f"no valid YAML: {_reason(error)}"))
+    _walk(node, (), file, lines, problems)
     if problems:
         raise UserError(*problems)
-    return document
+    try:
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(_invalid(file, text, error)) from None
+    except ValueError as error:  # a tag such as !!float before a text that is none
+        raise UserError(Problem(file, f"no valid YAML: {error}")) from None
+
+
+def _check_size(top: yaml.Node, file: str) -> None:
+    """Refuse what could not be walked: an alias inside its own anchor, or far too much. Raises UserError."""
+    count, stack = 0, [(top, 1, frozenset[int]())]
+    while stack:
+        node, depth, above = stack.pop()
+        count += 1
+        place = f"{file}:{node.start_mark.line + 1}"
+        if id(node) in above:
+            raise UserError(Problem(place, "an alias (*name) stands inside the value that it names"))
+        if depth > DEEPEST:
+            raise UserError(Problem(place, f"is nested more than {DEEPEST} levels deep"))
+        if count > MOST_NODES:
+            raise UserError(Problem(file, f"holds more than {MOST_NODES:,} values once its aliases are written out"))
+        if isinstance(node, yaml.CollectionNode):
+            pairs = isinstance(node, yaml.MappingNode)
+            below = itertools.chain.from_iterable(node.value) if pairs else node.value
+            stack += [(part, depth + 1, above | {id(node)}) for part in below]
 
 
 def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem]) -> None:
@@ -149,5 +194,15 @@ def _question(text: str) -> str:
     return " ".join(match.group(1).replace("\n#", " ").split()) if match else ""
 
 
+def _invalid(file: str, text: str, error: yaml.YAMLError) -> Problem:
+    mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if position is not None else None
+    return Problem(f"{file}:{line}" if line else file, f"no valid YAML: {_reason(error)}")
+
+
 def _reason(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
+    problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+    if "'\\t'" in problem:
+        return "a tab stands where only spaces may; indent with spaces"
+    context = getattr(error, "context", None)
+    return f"{context}, {problem}" if context and problem.startswith("but ") else problem
