@@ -66,11 +66,15 @@ def main(argv: list[str]) -> int:
     out = console()
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)), args.limit)
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
+    if (folder := run.storage.local()) is not None and folder.is_file():
+        raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
     if args.plan:
         subsets = _draw_all(sweep, {}, DRAWN_FOR_A_PLAN)
+        if args.out:
+            with _sayable(run):
+                run.write_plan(sweep.plan.rows())
         _print_plan(out, sweep, subsets)
         if args.out:
-            run.write_plan(sweep.plan.rows())
             out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
         return DONE
     with _alone(run):
@@ -284,17 +288,24 @@ def _report(run: RunFolder, out: Console) -> bool:
 
 
 @contextlib.contextmanager
+def _sayable(run: RunFolder) -> Iterator[None]:
+    """A folder that cannot be written is the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out {run.storage.shown}: cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
 def _alone(run: RunFolder) -> Iterator[None]:
     """Refuse a second driver on one local run folder. The lock goes with the process, however it ends."""
     path = run.storage.local(".lock")
     if path is None:
         yield
         return
-    try:
+    with _sayable(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 - the with-block below closes it
-    except OSError as error:
-        raise UserError(f"--out {run.storage.shown}: cannot be written: {error.strerror}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,18 @@
+"""What every test shares: caches of its own, one thread, and Ray without tokens - never the user's cache or settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ROBUST_STORE", str(tmp_path_factory.mktemp("store")))
+        patch.setenv("RAY_ROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
