@@ -31,10 +31,10 @@ quickstart: sweep
 
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
-	$(BIN)/python -m pytest -q -m "not ($(FAST))"
+	$(BIN)/python -m pytest -m "not ($(FAST))"
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "$(FAST)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(FAST)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
