@@ -120,15 +120,13 @@ def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Fact
     Two combinations that mean the same are one trial.
     """
     found: dict[str, Trial] = {}
+    baseline, after = (_finetunings(spec, levels, tasks) for levels in (spec.baseline_finetunes, spec.finetunes))
     for model in spec.models:
-        several = len(spec.models) > 1
-        if spec.baseline_finetunes:
-            for seed in _first(spec.seeds, spec.baseline.seeds):
-                trial = _trial(spec, model, None, seed, spec.baseline_finetunes, sources, tasks, several)
+        if baseline:
+            for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources):
                 found.setdefault(trial.key, trial)
         for pretrain in spec.pretrains:
-            for seed in spec.seeds:
-                trial = _trial(spec, model, pretrain, seed, spec.finetunes, sources, tasks, several)
+            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources):
                 found.setdefault(trial.key, trial)
     trials = list(found.values())[:limit]
     return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
@@ -151,42 +149,48 @@ def hash_of(meaning: Any, length: int = 10) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
 
 
-def _trial(
+def _trials(
     spec: Spec,
     model: Level[ModelSection],
     pretrain: Level[Pretrain] | None,
-    seed: int,
-    finetunes: tuple[Level[Finetune], ...],
+    seeds: tuple[int, ...],
+    finetunings: tuple[Finetuning, ...],
     sources: Mapping[str, Facts],
-    tasks: Mapping[str, Facts],
-    several_models: bool,
-) -> Trial:
+) -> Iterator[Trial]:
+    """One mixture (None: from scratch) on one model, under every seed."""
+    several_models = len(spec.models) > 1
     mixture = pretrain.section if pretrain else None
-    subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
-    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"}), "seed": seed}
+    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
     if mixture:
         meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed"})
         meaning["sources"] = {
             name: [section.weight, sources[pool_key(name, section)].meaning]
             for name, section in mixture.sources.items()
         }
-        meaning["subset_seed"] = subset_seed
-    key = hash_of(meaning)
-    parts = [spec.name, *([model.short] if several_models else []), _short(pretrain), f"s{seed}", key]
-    return Trial(
-        id="-".join(_safe(part) for part in parts if part),
-        key=key,
-        group=_group(pretrain, model, several_models),
-        model=model.section,
-        pretrain=mixture,
-        seed=seed,
-        subset_seed=subset_seed,
-        pretrain_images=_pretrain_images(mixture, sources) if mixture else 0,
-        finetunings=tuple(
-            _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
-            for task in spec.tasks
-            for level in finetunes
-        ),
+    group = _group(pretrain, model, several_models)
+    names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
+    images = _pretrain_images(mixture, sources) if mixture else 0
+    for seed in seeds:
+        subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
+        key = hash_of({**meaning, "seed": seed, **({"subset_seed": subset_seed} if mixture else {})})
+        yield Trial(
+            id="-".join((*names, f"s{seed}", key)),
+            key=key,
+            group=group,
+            model=model.section,
+            pretrain=mixture,
+            seed=seed,
+            subset_seed=subset_seed,
+            pretrain_images=images,
+            finetunings=finetunings,
+        )
+
+
+def _finetunings(spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping[str, Facts]) -> tuple[Finetuning, ...]:
+    return tuple(
+        _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
+        for task in spec.tasks
+        for level in levels
     )
 
 

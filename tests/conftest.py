@@ -1,4 +1,4 @@
-"""What every test shares: caches of its own, one thread, and Ray without tokens - never the user's cache or settings."""
+"""What every test shares: caches of its own, one thread, and Ray without tokens; never the user's own settings."""
 
 from __future__ import annotations
 

@@ -162,9 +162,8 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def said(*arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The lines on standard error of a command that must end with exit code 2 and leave no run folder."""
     capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["sweep", *arguments])
-        command(sweep.main)
+    with pytest.raises(SystemExit) as ended:
+        command(lambda _: sweep.main(list(arguments)))
     assert ended.value.code == 2
     assert not Path("out").exists()
     assert not Path("runs").exists()
@@ -391,7 +390,7 @@ JPEG = make.encoded(make.picture())
 BROKEN = {
     "text": (b"<html>not found</html>", "is no image that Pillow can read (begins with b'<html>not fo')"),
     "nothing": (b"", "is empty (0 bytes)"),
-    "truncated": (JPEG[:-100], "image file is truncated"),
+    "truncated": (JPEG[:-100], "cannot be decoded: image file is truncated"),
     "only a header": (JPEG[:30], "cannot be decoded: Truncated File Read"),
 }
 ODD = {  # odd, but images
