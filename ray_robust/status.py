@@ -19,6 +19,7 @@ from ray_robust.errors import DONE, FAILED, UserError, command, did_you_mean
 from ray_robust.results import RunFolder
 
 STATES = ("done", "started", "failed", "planned")
+SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
 
@@ -95,6 +96,8 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     out.print(_groups(status))
     if status.progress:
         out.print(_started(status, now))
+        if len(status.progress) > SHOWN:
+            out.print(f"... and {len(status.progress) - SHOWN:,} more started", markup=False)
     for name, failure in status.failures.items():
         out.print(f"failed  {name}: {failure.get('reason', '')} (log: {failure.get('log', '')})", markup=False,
                   soft_wrap=True)  # fmt: skip
@@ -115,9 +118,10 @@ def _groups(status: Status) -> Table:
 
 
 def _started(status: Status, now: float) -> Table:
-    """One line per started trial. How long ago it last spoke tells a running trial from one that was interrupted."""
+    """One line per started trial, the latest to speak first: how long ago that was tells a running trial from one that
+    was interrupted."""
     table = _table(("started", "stage"), ("epoch", "images/s", "ID", "OOD", "done", "last word"))
-    for name, said in status.progress.items():
+    for name, said in sorted(status.progress.items(), key=lambda item: -item[1].get("time", 0.0))[:SHOWN]:
         if not said:
             table.add_row(name, "starting")
             continue

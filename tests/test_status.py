@@ -86,6 +86,18 @@ def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, 
     assert status.read_status(run).behind == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
 
 
+def test_of_many_started_trials_the_latest_to_speak_are_shown(planned, capsys, monkeypatch):
+    run, plan = planned
+    for age, trial in enumerate(reversed(plan.trials)):
+        start(run, trial, **SAID, time=time.time() - 600 * age - 1)
+    monkeypatch.setattr(status, "SHOWN", 2)
+    text = printed(run, capsys)[1]
+    last, before, *others = reversed(plan.trials)
+    assert text.index(last.id) < text.index(before.id)
+    assert not any(trial.id in text for trial in others)
+    assert "... and 4 more started" in text
+
+
 def test_groups_are_counted_apart(planned, capsys):
     run, plan = planned
     for trial in plan:
