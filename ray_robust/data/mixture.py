@@ -251,8 +251,11 @@ def _count_images(
         if need == 0:
             problems.append(f"pretrain.sources: the weight of {name} gives it no image of {mixture.num_images}")
             continue
-        even = mixture.balance == "uniform"
-        counts[name] = (fill_evenly if even else apportion)(int(need), offered[name], priority[name])
+        if mixture.balance == "uniform":
+            counts[name] = fill_evenly(int(need), offered[name], priority[name])
+        else:  # so many classes asked for means an image of each, however rare; of `all` the rarest may be left out
+            each = np.where(chosen[name], int(mixture.num_classes != "all"), 0)
+            counts[name] = each + apportion(int(need - each.sum()), offered[name] - each, priority[name])
     return counts
 
 
