@@ -74,6 +74,10 @@ class TrialFolder:
         self.storage.write_json("done", {"finetunings": sorted({row["finetune"] for row in rows}), **facts})
         self.storage.delete("checkpoints")
 
+    def begin(self) -> None:
+        """Forget why the trial failed the last time: it is tried again."""
+        self.storage.delete("failed.json")
+
     def fail(self, reason: str) -> None:
         """Leave the reason, in one line, where the results table and the report find it."""
         log = (self.storage / "log.txt").shown

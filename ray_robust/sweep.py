@@ -77,9 +77,10 @@ def main(argv: list[str]) -> int:
         if args.out:
             out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
         return DONE
+    subsets = _draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
     with _alone(run):
         try:
-            return _run(sweep, run, args.address, out)
+            return _run(sweep, subsets, run, args.address, out)
         except KeyboardInterrupt:
             kept = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
             again = shlex.join(["python", "-m", "ray_robust.sweep", *argv])
@@ -171,14 +172,14 @@ def _draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = No
 # --- running
 
 
-def _run(sweep: Sweep, run: RunFolder, address: str | None, out: Console) -> int:
+def _run(sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, address: str | None, out: Console) -> int:
     begun = time.monotonic()
     before = _finished(run, sweep.plan)
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
     out.print(f"[bold]{sweep.spec.name}[/]  {sweep.spec.question}", soft_wrap=True)
     out.print(f"{len(before)} of {len(sweep.plan)} trials are done, {len(todo)} to run   {_estimate(todo, sweep.spec)}")
     if len(todo):
-        seconds = _run_trials(sweep, run, todo, len(before), address, out)
+        seconds = _run_trials(sweep, subsets, run, todo, address, out)
         _keep_rate(run, todo, sweep.spec)
         _note_invocation(run, begun, seconds, len(todo))
     else:
@@ -199,7 +200,9 @@ def _run(sweep: Sweep, run: RunFolder, address: str | None, out: Console) -> int
     return FAILED if failed else DONE
 
 
-def _run_trials(sweep: Sweep, run: RunFolder, todo: Plan, before: int, address: str | None, out: Console) -> float:
+def _run_trials(
+    sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, todo: Plan, address: str | None, out: Console
+) -> float:
     """Fill the stores, run the trials; returns the seconds that the trials took."""
     from ray_robust.launch.cluster import connect
     from ray_robust.launch.ingest import ingest
@@ -208,7 +211,6 @@ def _run_trials(sweep: Sweep, run: RunFolder, todo: Plan, before: int, address: 
     from ray_robust.launch.tuner import run_plan, slots_of
 
     root = default_root()
-    subsets = _draw_all(sweep, {})
     with connect(address) as cluster:
         import ray
 
@@ -227,7 +229,7 @@ def _run_trials(sweep: Sweep, run: RunFolder, todo: Plan, before: int, address: 
         if cluster.dashboard:
             out.print(f"Ray dashboard  http://{cluster.dashboard}", markup=False)
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
-        monitor = Monitor(todo, run, out, before, sweep.spec.name, metrics=True)
+        monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True)
         begun = time.monotonic()
         with monitor.watching():
             run_plan(todo, places, sweep.spec.resources, cluster, monitor)

@@ -11,7 +11,7 @@ from ray_robust.data.pool import SPLITS, Pool, mix_bits, seed_of
 from ray_robust.data.store import ImageStore
 from ray_robust.results import RunFolder
 
-COLUMNS, ROWS, TILE = 16, 3, 64  # of a sheet; the side of a picture in it, px
+COLUMNS, ROWS, TILE = 8, 3, 64  # of a sheet; the side of a picture in it, px
 
 
 def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:

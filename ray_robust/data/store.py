@@ -24,6 +24,7 @@ import numpy as np
 
 from ray_robust.data.pool import Pixels, Pool
 from ray_robust.errors import Problem, UserError
+from ray_robust.rates import cache_folder
 
 VERSION = 1  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
@@ -31,8 +32,8 @@ BATCH_BYTES, BATCH_IMAGES = 32 << 20, 2048  # decoded between two commits, at mo
 
 
 def default_root() -> Path:
-    """$RAY_ROBUST_STORE, else ~/.cache/ray_robust/store."""
-    return Path(os.environ.get("RAY_ROBUST_STORE") or Path.home() / ".cache" / "ray_robust" / "store").absolute()
+    """$RAY_ROBUST_STORE, else `store` in the cache folder."""
+    return Path(os.environ.get("RAY_ROBUST_STORE") or cache_folder() / "store").absolute()
 
 
 class ImageStore:

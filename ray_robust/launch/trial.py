@@ -80,6 +80,8 @@ def run_trial(trial: Trial, places: Places, context: Context) -> None:
     folder = RunFolder(places.run).trial(trial.id)
     if folder.has([f.id for f in trial.finetunings]):
         return
+    if context.first:
+        folder.begin()
     log = TrialLog(trial, folder, context)
     context = replace(context, report=log.progress)
     try:

@@ -1,0 +1,21 @@
+"""How fast, always as a ratio of two things measured side by side in one run: `python -m bench.<name>`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str, Any]) -> None:
+    """A table for people, then one JSON object in the last line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120, highlight=False).print(table)
+    print(json.dumps(found), flush=True)

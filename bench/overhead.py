@@ -1,0 +1,365 @@
+"""What the sweep costs over the training in it: `python -m bench.overhead [SPEC] [--set KEY=VALUE] [--parts ...]`.
+
+The trials of a sweep three ways, in one run on one machine: as bare PyTorch loops (one single-thread process per core,
+the images already in memory, its clock starting when everything is loaded), through the sweep (a fresh process,
+everything counted: Ray's start, rendering, analysis, report), and as a plain Ray user writes them (one Tune trial with
+a nested TorchTrainer per fine-tuning, pre-training repeated, ImageFolder and DataLoader). The last is run for a sample
+of the fine-tunings, some of every group, and scaled to their number: `--sample` says how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import show
+from ray_robust.data.opened import open_pool, open_store
+from ray_robust.data.pool import SPLITS
+from ray_robust.data.store import ImageStore
+from ray_robust.launch.ingest import ingest
+from ray_robust.plan import Finetuning, Trial
+from ray_robust.spec import load_spec
+from ray_robust.sweep import Sweep, _draw_all, _jobs, open_sweep
+
+
+def main(argv: list[str]) -> None:
+    """Run the parts asked for and print the table and the JSON line."""
+    parser = argparse.ArgumentParser("python -m bench.overhead", description=__doc__.splitlines()[0])
+    parser.add_argument("spec", nargs="?", default="sweeps/quantity.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--parts", nargs="+", choices=("bare", "sweep", "ray"), default=["bare", "sweep", "ray"])
+    parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each group that plain Ray runs")
+    args = parser.parse_args(argv)
+    sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
+    finetunings = sum(len(trial.finetunings) for trial in sweep.plan)
+    rows: list[tuple[str, float, str]] = []
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        os.environ["RAY_ROBUST_STORE"] = f"{folder}/store"
+        if "bare" in args.parts or "ray" in args.parts:
+            data = prepare(sweep, Path(folder, "store"))
+        if "bare" in args.parts:
+            seconds["bare"] = time_bare(sweep, data)
+            rows.append(("bare loops", seconds["bare"], "images in memory, imports not counted"))
+        if "sweep" in args.parts:
+            seconds["sweep"] = time_sweep(args.spec, args.set, Path(folder))
+            rows.append(("sweep", seconds["sweep"], "everything counted, nothing kept from before"))
+        if "ray" in args.parts:
+            sampled = sample(sweep, args.sample)
+            seconds["ray"] = time_plain_ray(sweep, sampled, data, Path(folder))
+            known = f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run, scaled by group"
+            rows.append(("plain Ray", seconds["ray"], known))
+    found: dict[str, Any] = {"trials": len(sweep.plan), "finetunings": finetunings, "cores": os.cpu_count()}
+    found |= {f"{name}_s": round(value, 1) for name, value in seconds.items()}
+    if {"bare", "sweep"} <= set(seconds):
+        found["bare_over_sweep"] = round(seconds["bare"] / seconds["sweep"], 3)
+    if {"ray", "sweep"} <= set(seconds):
+        found["plain_ray_over_sweep"] = round(seconds["ray"] / seconds["sweep"], 2)
+    show(("way", "seconds", "what is counted"), [(name, f"{value:.0f}", note) for name, value, note in rows], found)
+
+
+# --- the images, ready for all ways
+
+
+def prepare(sweep: Sweep, root: Path) -> dict[str, ImageStore]:
+    """Every pool's store, filled with what the sweep looks at, by pool_key."""
+    jobs = _jobs(sweep, sweep.plan, _draw_all(sweep, {}))
+    stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
+    return {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
+
+
+def arrays_of(trial: Trial, root: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, tuple]]:
+    """({"train", "held_out": (images, labels)} of the mixture, {split: (images, labels)} of the task), in memory."""
+    from ray_robust.data.mixture import draw
+
+    mixture: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    size = trial.model.image_size
+    if trial.pretrain is not None:
+        stores = {n: open_store(root, open_pool("source", n, s), size) for n, s in trial.pretrain.sources.items()}
+        catalogs = {name: store.pool.catalog for name, store in stores.items()}
+        subset = draw(trial.pretrain, catalogs, dict.fromkeys(stores), trial.subset_seed)
+        for part, rows, labels in (("train", "rows", "labels"), ("held_out", "held_out_rows", "held_out_labels")):
+            images = [stores[share.source].take(getattr(share, rows)) for share in subset.shares]
+            mixture[part] = np.concatenate(images), np.concatenate([getattr(share, labels) for share in subset.shares])
+    section = trial.finetunings[0].task
+    store = open_store(root, open_pool("task", section.name, section), size)
+    catalog = store.pool.catalog
+    task = {split: (store.take(catalog.rows(split)), catalog.labels[catalog.rows(split)]) for split in SPLITS}
+    return mixture, task
+
+
+# --- bare loops
+
+
+def time_bare(sweep: Sweep, stores: dict[str, ImageStore]) -> float:
+    """Seconds from "every process has its images and torch" to the end of the last trial."""
+    root = next(iter(stores.values())).folder.parent
+    context = multiprocessing.get_context("spawn")
+    work, told = context.Queue(), context.Queue()
+    go = context.Event()
+    for trial in sweep.plan:
+        work.put(trial)
+    count = min(os.cpu_count() or 1, len(sweep.plan))
+    workers = [
+        context.Process(target=_bare_worker, args=(work, told, go, root, list(sweep.plan))) for _ in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        told.get()
+    begun = time.monotonic()
+    go.set()
+    for _ in sweep.plan:
+        told.get()
+    seconds = time.monotonic() - begun
+    for worker in workers:
+        worker.join()
+    return seconds
+
+
+def _bare_worker(work: Any, told: Any, go: Any, root: Path, trials: list[Trial]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    loaded = {trial.id: arrays_of(trial, root) for trial in trials}
+    bare_fit(trials[0], *loaded[trials[0].id], trials[0].finetunings[0], steps=3)  # the first steps choose kernels
+    told.put("ready")
+    go.wait()
+    while True:
+        try:
+            trial = work.get_nowait()
+        except queue.Empty:
+            return
+        bare_trial(trial, *loaded[trial.id])
+        told.put(trial.id)
+
+
+def bare_trial(trial: Trial, mixture: dict, task: dict) -> list[float]:
+    """Pre-train once and run every fine-tuning with its evaluations: what a careful script would do, and no more."""
+    weights = bare_fit(trial, mixture, task, None) if trial.pretrain is not None else None
+    return [bare_fit(trial, mixture, task, finetuning, weights=weights) for finetuning in trial.finetunings]
+
+
+def bare_fit(
+    trial: Trial,
+    mixture: dict,
+    task: dict,
+    finetuning: Finetuning | None,
+    weights: Any = None,
+    steps: int | None = None,
+) -> Any:
+    """One training, written plainly. Returns the weights of a pre-training, the last OOD score of a fine-tuning."""
+    import timm
+    import torch
+    import torch.nn.functional as F
+    from sklearn.metrics import f1_score
+
+    from ray_robust.train.images import augment
+
+    settings = finetuning.settings if finetuning else trial.pretrain
+    images, labels = (torch.from_numpy(a) for a in (task["train"] if finetuning else mixture["train"]))
+    labels = labels.long()
+    classes = int(labels.max()) + 1
+    if weights is None:
+        model = timm.create_model(trial.model.name, num_classes=classes)
+    else:
+        model = timm.create_model(trial.model.name, num_classes=len(weights[next(reversed(weights))]))
+        model.load_state_dict(weights)
+        model.reset_classifier(classes)
+    model = model.to(memory_format=torch.channels_last)
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) * 255 for v in (model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    )
+    batch = min(settings.batch_size, len(images))
+    per_epoch = len(images) // batch
+    epochs = getattr(settings, "epochs", None)
+    steps = steps or (epochs * per_epoch if epochs else round(settings.images_seen / batch))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(2, steps), pct_start=0.05)
+    score = 0.0
+
+    def ready(x: torch.Tensor) -> torch.Tensor:
+        return (x.permute(0, 3, 1, 2).float() - mean) / std
+
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(images))
+        picked = order[step % per_epoch * batch :][:batch]
+        model.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = model(ready(augment(images[picked], settings.augment)))
+        loss = F.cross_entropy(scores.float(), labels[picked], label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (finetuning and (step + 1) % (per_epoch * settings.evaluate_every) == 0) or step + 1 == steps:
+            tests = [task[s] for s in SPLITS[1:]] if finetuning else [mixture["held_out"]]
+            model.eval()
+            for test, truth in tests:
+                with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                    x = torch.from_numpy(test)
+                    guess = torch.cat([model(ready(x[i : i + 512])).argmax(1) for i in range(0, len(x), 512)])
+                score = f1_score(truth, guess.numpy(), average="macro", labels=np.unique(truth))
+    return score if finetuning else model.state_dict()
+
+
+# --- through the sweep
+
+
+def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:
+    """Seconds of the whole command in empty folders."""
+    home = Path(folder, "sweep")
+    environment = {**os.environ, "RAY_ROBUST_STORE": str(home / "store"), "RAY_ROBUST_CACHE": str(home / "cache")}
+    command = [sys.executable, "-m", "ray_robust.sweep", spec, "--out", str(home / "run")]
+    command += [word for override in overrides for word in ("--set", override)]
+    begun = time.monotonic()
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        raise SystemExit(f"the sweep ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    return seconds
+
+
+# --- as a plain Ray user writes it
+
+
+def sample(sweep: Sweep, count: int) -> list[tuple[list[tuple[Trial, Finetuning]], int]]:
+    """Per group: the fine-tunings to run, and how many there are."""
+    groups: dict[str, list[tuple[Trial, Finetuning]]] = {}
+    for trial in sweep.plan:
+        groups.setdefault(trial.group, []).extend((trial, f) for f in trial.finetunings)
+    return [(runs[:count], len(runs)) for runs in groups.values()]
+
+
+def time_plain_ray(sweep: Sweep, sampled: list, stores: dict[str, ImageStore], folder: Path) -> float:
+    """Seconds for all fine-tunings: those sampled are run, two at a time as the cores allow, and scaled by group.
+
+    The images lie as PNG files in class folders before the clock starts.
+    """
+    import ray
+    from ray import tune
+
+    root = next(iter(stores.values())).folder.parent
+    slots = max(1, os.cpu_count() or 1)
+    total = 0.0
+    trees = {}
+    for runs, _ in sampled:
+        for trial, finetuning in runs:
+            trees[trial.id, finetuning.id] = write_tree(trial, root, folder / "trees" / trial.id)
+    for name in ("RAY_AUTH_MODE", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"):
+        os.environ.setdefault(name, {"RAY_AUTH_MODE": "disabled"}.get(name, "0.1"))
+    begun = time.monotonic()
+    ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+    start = time.monotonic() - begun
+    for runs, count in sampled:
+        jobs = [(trial, finetuning, trees[trial.id, finetuning.id]) for trial, finetuning in runs]
+        jobs = (jobs * slots)[: max(slots, len(jobs))]  # both cores busy, as in a whole sweep
+        trainable = tune.with_parameters(_plain_driver, jobs=jobs)
+        begun = time.monotonic()
+        results = tune.Tuner(
+            tune.with_resources(trainable, {"CPU": 0, "node:__internal_head__": 0.001}),
+            param_space={"job": tune.grid_search(list(range(len(jobs))))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=slots),
+            run_config=tune.RunConfig(name=f"plain-{len(trees)}", storage_path=str(folder / "plain"), verbose=0),
+        ).fit()
+        if results.errors:
+            raise SystemExit(f"plain Ray failed: {results.errors[0]}")
+        total += (time.monotonic() - begun) / len(jobs) * count
+    ray.shutdown()
+    return start + total
+
+
+def _plain_driver(config: dict, jobs: list) -> None:
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    trial, finetuning, tree = jobs[config["job"]]
+    TorchTrainer(
+        _plain_train,
+        train_loop_config={"trial": trial, "finetuning": finetuning, "tree": str(tree)},
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(name=f"job-{config['job']}-{time.time_ns()}", storage_path=str(Path(tree).parent)),
+    ).fit()
+    tune.report({"done": 1})
+
+
+def _plain_train(config: dict) -> None:
+    """Pre-train and fine-tune as a tutorial would: ImageFolder, DataLoader, transforms, prepare_model."""
+    import timm
+    import torch
+    from ray.train.torch import prepare_model
+    from sklearn.metrics import f1_score
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    trial, finetuning, tree = config["trial"], config["finetuning"], Path(config["tree"])
+    size = trial.model.image_size
+    ending = (transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3))
+    shift = transforms.RandomCrop(size, padding=4, padding_mode="reflect")
+    noisy, plain = transforms.Compose([shift, transforms.RandomHorizontalFlip(), *ending]), transforms.Compose(ending)
+
+    def run(model: torch.nn.Module, folder: Path, settings: Any, seen: int, tests: list[Path]) -> None:
+        data = datasets.ImageFolder(str(folder), noisy)
+        loader = DataLoader(data, settings.batch_size, shuffle=True, drop_last=len(data) > settings.batch_size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        done, epoch = 0, 0
+        while done < seen:
+            model.train()
+            for x, y in loader:
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = torch.nn.functional.cross_entropy(model(x).float(), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                done += len(y)
+                if done >= seen:
+                    break
+            epoch += 1
+            if tests and (epoch % settings.evaluate_every == 0 or done >= seen):
+                model.eval()
+                for test in tests:
+                    guesses, truths = [], []
+                    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                        for x, y in DataLoader(datasets.ImageFolder(str(test), plain), 512):
+                            guesses.append(model(x).argmax(1))
+                            truths.append(y)
+                    f1_score(torch.cat(truths), torch.cat(guesses), average="macro")
+
+    model = timm.create_model(trial.model.name, num_classes=1000)
+    if trial.pretrain is not None:
+        run(prepare_model(model), tree / "pretrain", trial.pretrain, trial.pretrain_images, [])
+    model.reset_classifier(1000)
+    tests = [tree / split for split in SPLITS[1:]]
+    run(prepare_model(model), tree / "train", finetuning.settings, finetuning.images, tests)
+
+
+def write_tree(trial: Trial, root: Path, folder: Path) -> Path:
+    """A trial's images as PNG files in class folders: pretrain/<class>/ and <split>/<class>/."""
+    from PIL import Image
+
+    mixture, task = arrays_of(trial, root)
+    parts = {**task, **({"pretrain": mixture["train"]} if mixture else {})}
+    for name, (images, labels) in parts.items():
+        for label in np.unique(labels):
+            (folder / name / f"{label:04d}").mkdir(parents=True, exist_ok=True)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            Image.fromarray(image).save(folder / name / f"{label:04d}" / f"{i:06d}.png", compress_level=1)
+    return folder
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
