@@ -177,7 +177,7 @@ class Resources(Section):
     """What one trial may use; decides nothing about its scores."""
 
     workers: Positive = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     cpus_per_worker: Positive = 1
 
 
@@ -621,9 +621,10 @@ def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], ques
             else:
                 _put(tree, path, {"grid": values})
         if key == "pretrain" and "points" in written:
-            for point in written["points"]:
-                for name in point:
-                    tree[key].pop(name, None)
+            for name in {name: None for point in written["points"] for name in point}:
+                tree[key].pop(name, None)
+                if name in written:  # what holds where a point does not say otherwise
+                    tree[key][name] = written[name]
             tree[key]["points"] = written["points"]
     tree["seeds"] = list(seeds)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -254,7 +254,6 @@ def test_what_cannot_be_names_source_need_and_supply(asked, lines):
 
 HASH = """
 import sys, hashlib
-from ray_robust.data.mixture import draw
 from ray_robust.spec import load_spec
 from ray_robust.sweep import open_sweep, _draw_all
 sweep = open_sweep(load_spec(sys.argv[1]))
@@ -269,14 +268,12 @@ for id, subset in sorted(_draw_all(sweep, {}).items()):
 @pytest.mark.slow
 def test_draws_and_ids_are_the_same_in_every_process_and_key_order(tmp_path):
     """Neither the process's hash seed nor the order of keys matters."""
-    task, pretrain = (
-        "task: {name: camera-traps, train_images: 400}",
-        "pretrain: {num_images: {grid: [500, 900]}, epochs: 1",
-    )
-    parts = [task, pretrain + ", sources: {species: {weight: 2, species: 20}, fractals: 1}}", "seeds: 2"]
+    total, mix = "num_images: {grid: [500, 900]}", "sources: {species: {weight: 2, species: 20}, fractals: 1}"
+    parts = ["task: {name: camera-traps, train_images: 400}", f"pretrain: {{{total}, epochs: 1, {mix}}}", "seeds: 2"]
+    mix = "sources: {fractals: 1.0, species: {species: 20, weight: 2.0}}"
     turned = [
         "seeds: [1, 2]",
-        "pretrain: {epochs: 1, sources: {fractals: 1.0, species: {species: 20, weight: 2.0}}, num_images: {grid: [500, 900]}}",
+        f"pretrain: {{epochs: 1, {mix}, {total}}}",
         "task: {train_images: 400, name: camera-traps}",
     ]
     found = []
