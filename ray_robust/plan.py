@@ -139,7 +139,7 @@ def pool_key(name: str, section: PoolSection) -> str:
 
 def task_label(level: Level[TaskSection]) -> str:
     """A task's name in results: `camera-traps`, with what varies behind it: `camera-traps[shift=0]`."""
-    axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("task", "name"))
+    axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("name", "kind"))
     return f"{level.section.name}[{axes}]" if axes else level.section.name
 
 

@@ -385,7 +385,8 @@ class _Reader:
                     here |= {"": place, **{name: (*place, name) for name in value}}
                 else:
                     _put(tree, where, value)
-                    names.append((str(where[-1]), _text(value)))
+                    whole = len(where) == 1 and isinstance(value, dict)  # the section itself varies: named by its keys
+                    names += [(str(k), _text(v)) for k, v in (value.items() if whole else [(where[-1], value)])]
                     here["" if len(where) == 1 else where[1]] = place if len(where) < 3 else where[:2]
             found.append(Level(self.section(key, tree[key], (key,), here), tuple(names)))
         return tuple(found)

@@ -260,10 +260,13 @@ words = some.sampled_from(["task", "pretrain", "finetune", "grid", "points", "so
                            "lr", "seeds", "baseline", "epochs", "kind", "folder", "path", "weight", "<<"])  # fmt: skip
 scalars = words | some.sampled_from(["camera-traps", "all", "scratch", ""]) | some.integers(-2, 10**30)
 leaves = scalars | some.booleans() | some.none() | some.floats() | some.text(max_size=5)
+short = some.text(max_size=3)
 trees = some.recursive(
-    leaves, lambda below: some.lists(below, max_size=3) | some.dictionaries(words | some.text(max_size=3), below, max_size=4),
+    leaves,
+    lambda below: some.lists(below, max_size=3) | some.dictionaries(words | short, below, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
+sections = some.sampled_from(["task", "pretrain", "finetune", "model", "baseline", "seeds", "analysis"])
 
 
 def ends_in_a_spec_or_in_lines(text: str) -> None:

@@ -1,0 +1,143 @@
+"""Files that are whole or absent, in a folder or behind a URI."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_robust import rates
+from ray_robust.errors import UserError
+from ray_robust.storage import Storage
+
+
+@pytest.fixture(params=["local", "file", "remote"])
+def storage(request, tmp_path):
+    if request.param == "local":
+        return Storage(tmp_path / "a")
+    if request.param == "file":
+        return Storage((tmp_path / "a b").as_uri())
+    return Remote(f"memory://{tmp_path}/a")
+
+
+class Remote(Storage):
+    """A storage that takes every remote way, over a filesystem of pyarrow's on this disk."""
+
+    def __truediv__(self, name: str) -> Storage:
+        return Remote(super().__truediv__(name).address)
+
+    def _arrow(self):
+        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+        path = self.address.partition("://")[2].partition("?")[0]
+        Path(path).mkdir(parents=True, exist_ok=True)  # as on an object store, where folders need no making
+        for name in ("finetunings", "checkpoints/x"):
+            Path(path, name).mkdir(parents=True, exist_ok=True)
+        return SubTreeFileSystem(path, LocalFileSystem()), ""
+
+
+def test_what_is_written_is_read(storage):
+    assert storage.read("finetunings/a.json") is None
+    assert storage.read_json("finetunings/a.json") is None
+    assert not storage.exists("finetunings/a.json")
+    storage.write_json("finetunings/a.json", {"x": [1, None]})
+    assert storage.read_json("finetunings/a.json") == {"x": [1, None]}
+    storage.write("finetunings/a.json", "täxt")
+    assert storage.read("finetunings/a.json") == "täxt".encode()
+    assert storage.exists("finetunings/a.json")
+    assert storage.names("finetunings") == ["a.json"]
+    assert (storage / "finetunings").read("a.json") == "täxt".encode()
+
+
+def test_what_is_deleted_is_gone(storage):
+    storage.write("checkpoints/x/weights", b"1")
+    storage.write("b", b"1")
+    for name in ("checkpoints", "b", "checkpoints", "never-there"):
+        storage.delete(name)
+    assert not storage.exists("b")
+    assert storage.read("checkpoints/x/weights") is None
+    assert storage.names("never-there") == []
+
+
+def test_numbers_that_json_does_not_know_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        Storage(tmp_path).write_json("a", float("nan"))
+    assert not Storage(tmp_path).exists("a")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    storage.write("a", "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        storage.write("a", "new")
+    assert storage.read("a") == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
+    """Killed again and again in the middle of writing a large file; a reader never sees a part of one."""
+    code = (
+        "from ray_robust.storage import Storage; import sys\n"
+        "while True:\n"
+        "    for c in b'abc': Storage(sys.argv[1]).write('f', bytes([c]) * 3_000_000, durable=False)\n"
+    )
+    for wait in (0.05, 0.11, 0.02):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1])
+        deadline = time.monotonic() + 60
+        while not Storage(tmp_path).exists("f") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(20):
+            data = Storage(tmp_path).read("f")
+            assert data is not None
+            assert len(data) == 3_000_000
+            assert len(set(data)) == 1
+        time.sleep(wait)
+        writer.kill()
+        writer.wait()
+    assert len(Storage(tmp_path).read("f") or b"") == 3_000_000
+    assert Storage(tmp_path).names() == ["f"]  # what a killed writer left is not counted
+
+
+def test_addresses_are_shown_for_people(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Storage("runs/x").shown == "runs/x"
+    assert Storage("s3://key:secret@bucket/runs?region=eu").shown == "s3://bucket/runs"
+    assert (Storage("s3://bucket/runs?region=eu") / "trials/a").address == "s3://bucket/runs/trials/a?region=eu"
+    assert Storage("s3://bucket/runs/x?region=eu").parent.address == "s3://bucket/runs?region=eu"
+    assert Storage("runs/x").parent == Storage("runs")
+    assert Storage("~/x").address == str(Path.home() / "x")
+    assert Storage("runs").local("a") == tmp_path / "runs/a"
+    assert Storage("s3://bucket/x").local() is None
+
+
+def test_only_the_address_travels(tmp_path):
+    storage = Storage(tmp_path.as_uri())
+    assert pickle.loads(pickle.dumps(storage)) == storage
+    remote = Storage("s3://bucket/x")
+    remote._filesystem = (object(), "x")
+    assert pickle.loads(pickle.dumps(remote))._filesystem is None
+
+
+@pytest.mark.parametrize("address", ["ftp://host/x", "nonsense://x"])
+def test_an_address_that_nobody_reads_is_the_users_mistake(address):
+    with pytest.raises(UserError, match=f"{address}: cannot be opened: "):
+        Storage(address).read("a")
+
+
+def test_rates_are_kept_by_model_and_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
+    key = rates.key_of("test_resnet", 32, 0)
+    assert key == "test_resnet-32px-cpu"
+    assert rates.known(key) is None
+    rates.keep(key, 1234.56)
+    rates.keep(rates.key_of("test_resnet", 32, 0.5), 99)
+    assert (rates.known(key), rates.known("test_resnet-32px-gpu")) == (1234.6, 99)
+    monkeypatch.delenv("RAY_ROBUST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert rates.cache_folder() == Path("/somewhere/ray_robust")
