@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import psutil
 
@@ -28,9 +29,13 @@ def main(argv: list[str]) -> None:
         samples.append(memory_of(driver.pid) / 1e9)
         time.sleep(0.5)
     edges = [i * len(samples) // 10 for i in range(11)]
-    tenths = [max(samples[low:high], default=0) for low, high in zip(edges, edges[1:], strict=False)]
-    found = {"exit": driver.returncode, "seconds": round(time.monotonic() - begun, 1), "peak_gb": round(max(samples), 2),
-             "tenths_gb": [round(tenth, 2) for tenth in tenths]}  # fmt: skip
+    tenths = [max(samples[low:high], default=0) for low, high in pairwise(edges)]
+    found = {
+        "exit": driver.returncode,
+        "seconds": round(time.monotonic() - begun, 1),
+        "peak_gb": round(max(samples), 2),
+        "tenths_gb": [round(tenth, 2) for tenth in tenths],
+    }
     show(
         ("part of the run", "peak, GB"),
         [(f"{i * 10}-{i * 10 + 10} %", f"{t:.2f}") for i, t in enumerate(tenths)],

@@ -207,7 +207,7 @@ def _run_trials(
     from ray_robust.launch.cluster import connect
     from ray_robust.launch.ingest import ingest
     from ray_robust.launch.monitor import Monitor
-    from ray_robust.launch.trial import Places
+    from ray_robust.launch.places import Places
     from ray_robust.launch.tuner import run_plan, slots_of
 
     root = default_root()

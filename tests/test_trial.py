@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.multiprocessing as processes
 
-from ray_robust.launch.trial import Places, run_trial
+from ray_robust.launch.places import Places
+from ray_robust.launch.trial import run_trial
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import COLUMNS, RunFolder
 from ray_robust.spec import load_spec

@@ -10,7 +10,7 @@ import io
 import platform
 import time
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from ray_robust.data.opened import images_of, open_pool, open_store, usable
 from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import UserError
+from ray_robust.launch.places import Places
 from ray_robust.plan import Finetuning, Trial
 from ray_robust.results import RunFolder, TrialFolder
 from ray_robust.storage import Storage
@@ -36,15 +37,6 @@ from ray_robust.train.finetune import Finetuned, finetune, points
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import Pretrained, pretrain
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things lie: run folder and checkpoints (addresses that all nodes share), the image store (a node's own)."""
-
-    run: str
-    checkpoints: str
-    store: str
 
 
 class TrialLog:

@@ -2,7 +2,8 @@
 
 One Tune trial is one trial of the plan with all its fine-tunings. With one worker it trains inside the Tune actor,
 which is reused from trial to trial, so that torch and timm are imported once per core. Results travel through the run
-folder, never through Ray's objects. What is already done is not in the plan that comes here.
+folder, never through Ray's objects. What is already done is not in the plan that comes here. The driver itself imports
+no torch: that is for the workers, and costs seconds.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from ray.train import ScalingConfig
 from ray_robust.errors import UserError
 from ray_robust.launch.cluster import Cluster
 from ray_robust.launch.monitor import Monitor
-from ray_robust.launch.trial import Places, run_trial
+from ray_robust.launch.places import Places
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder
 from ray_robust.spec import Resources
-from ray_robust.train.context import Context
 
 RETRIES = 3  # of a trial whose worker died; a trial that failed by itself is not tried again
 DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}  # a trial that only drives a group; Ray refuses an empty request
@@ -86,6 +86,9 @@ def _train_here(config: dict[str, Any], trials: dict[str, Trial], places: Places
     """A trial inside the Tune actor."""
     import torch
 
+    from ray_robust.launch.trial import run_trial
+    from ray_robust.train.context import Context
+
     _quiet_threads(torch, resources.cpus_per_worker)
     device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
     run_trial(trials[config["trial"]], places, Context(device))
@@ -124,6 +127,9 @@ def _train_rank(config: dict[str, Any]) -> None:
     import torch
     from ray.train import get_context
     from ray.train.torch import get_device
+
+    from ray_robust.launch.trial import run_trial
+    from ray_robust.train.context import Context
 
     ranks = get_context()
     _quiet_threads(torch, config["resources"].cpus_per_worker)
