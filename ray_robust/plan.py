@@ -187,11 +187,12 @@ def _trials(
 
 
 def _finetunings(spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping[str, Facts]) -> tuple[Finetuning, ...]:
-    return tuple(
+    found = [
         _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
         for task in spec.tasks
         for level in levels
-    )
+    ]
+    return tuple({finetuning.id: finetuning for finetuning in found}.values())  # what means the same is one
 
 
 def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # a module may import from the rows above its own, and from its own
 LAYERS = (
-    ("errors", "registry", "storage", "rates", "yaml_lines"),
+    ("errors", "registry", "storage", "rates", "yaml_lines", "sections"),
     ("spec",),
     ("plan", "results"),
     ("data",),

@@ -153,6 +153,10 @@ def test_fine_tunings_are_named_by_what_they_are():
 def test_what_means_the_same_is_one_trial():
     same = plan(GOOD.replace("{grid: [1000, 4000]}", "1000\n  points: [{lr: 3e-3}, {weight_decay: 0.05}]"))
     assert len([t for t in same if t.pretrain]) == 2  # both points say the defaults
+    equal = plan(
+        GOOD.replace("{epochs: 5, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 2}", "{grid: [{lr: 1e-3}, {epochs: 12}]}")
+    )
+    assert all(len(trial.finetunings) == 1 for trial in equal)  # both are the defaults
 
 
 def test_the_baseline_may_have_more_seeds_and_its_own_fine_tunings():

@@ -1,0 +1,179 @@
+"""The sections of a sweep's YAML as frozen models: which keys there are, what each means and what it may be.
+
+Owns how numbers are written (`3e-4`, `64k`, `1_000`) and what cannot go together within one section. Hands on to
+`spec`, which reads a file with them; no torch, no ray.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Augmentation = Literal["none", "flip", "crop", "strong"]
+Optimizer = Literal["adamw", "sgd"]
+LARGEST_SEED = 2**32
+MOST_TRIALS = 1_000_000  # of a sweep: more is a slip of the pen, and would fill the memory before anyone saw it
+
+
+class Section(BaseModel):
+    """A part of the YAML: frozen, no unknown keys, numbers read by the field's type (`3e-4`, `64k`, `1_000`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_numbers(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        return {key: number_for(cls.model_fields.get(key), value) for key, value in raw.items()}
+
+
+def number_for(field: Any, value: Any) -> Any:
+    """`value` as the number that `field` wants, where its text is one; anything else is left for pydantic to judge."""
+    if field is None:
+        return value
+    wanted = _types_in(field.annotation)
+    if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
+        return str(value).lower()  # pydantic would take true for 1
+    if not isinstance(value, str) or not wanted & {int, float}:
+        return value
+    number = parse_number(value)
+    return value if number is None else number
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    parts = typing.get_args(annotation)
+    return set().union(*map(_types_in, parts)) if parts else {annotation}
+
+
+def parse_number(text: str) -> int | float | None:
+    """`64k` is 64000, `1.2M` 1200000, `1_000` 1000, `3e-4` 0.0003; None when the text is no finite number."""
+    text = text.strip().replace("_", "")
+    scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
+    try:
+        value = float(text if scale == 1 else text[:-1]) * scale
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    return round(value) if abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and abs(value) >= 1 else value
+
+
+class PoolSection(Section):
+    """A source or a task by name; `kind` is the registered class where the name is the user's own."""
+
+    kind: str
+    options: Any  # the validated Options of that class
+
+
+class TaskSection(PoolSection):
+    name: str
+
+
+class SourceSection(PoolSection):
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class ModelSection(Section):
+    """The network: any timm name; images are square."""
+
+    name: str = "test_resnet"
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 32
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor or GPU computes in it
+    compile: bool = False  # torch.compile: pays on long GPU runs, never on tiny models
+
+
+class Training(Section):
+    """What pre-training and fine-tuning share."""
+
+    lr: Rate
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    optimizer: Optimizer = "adamw"
+    batch_size: Positive = 128
+    warmup: Fraction = 0.05  # share of all steps over which the learning rate rises; then it falls along a cosine
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    augment: Augmentation = "crop"
+
+
+class Pretrain(Training):
+    """One mixture and how it is trained on."""
+
+    lr: Rate = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    method: Literal["supervised"] = "supervised"
+    sources: Annotated[dict[str, SourceSection], Field(min_length=1)]
+    num_images: Positive | Literal["all"] = "all"
+    num_classes: Positive | Literal["all"] = "all"
+    images_per_class: Positive | None = None
+    granularity: str = "class"  # `class` (the finest labels) or a rank of the source's hierarchy
+    balance: Literal["natural", "uniform"] = "natural"  # classes by their share of the source, or all alike
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of every class kept back for upstream accuracy
+    subset_seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] | None = (
+        None  # none: every seed draws its own nested subsets
+    )
+    images_seen: Positive | None = None
+    epochs: Positive | None = None
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Pretrain:
+        if (self.images_seen is None) == (self.epochs is None):
+            raise ValueError("give images_seen or epochs, one of the two")
+        if self.images_per_class is not None:
+            if self.num_images != "all" and self.num_classes == "all":
+                raise ValueError("with num_images and images_per_class give num_classes as well, or leave one out")
+            if isinstance(self.num_images, int) and isinstance(self.num_classes, int):
+                product = self.num_classes * self.images_per_class
+                if product != self.num_images:
+                    raise ValueError(f"num_classes x images_per_class is {product}, num_images is {self.num_images}")
+        if (
+            isinstance(self.num_images, int)
+            and isinstance(self.num_classes, int)
+            and self.num_images < self.num_classes
+        ):
+            raise ValueError(f"{self.num_images} images cannot fill {self.num_classes} classes")
+        return self
+
+
+class Finetune(Training):
+    """One fine-tuning with a fresh head."""
+
+    lr: Rate = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    method: Literal["full"] = "full"
+    epochs: Positive = 12
+    evaluate_every: Positive = 3  # in epochs; the last epoch is always evaluated
+
+
+class Baseline(Section):
+    """The points that the reference trend is fitted on: models fine-tuned from scratch, or a group of the sweep."""
+
+    name: str = "scratch"
+    seeds: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # none: as many as the sweep has
+    finetune: dict[str, Any] = {}  # what differs from `finetune`, e.g. more epochs, so that the ID ranges overlap
+
+
+class Search(Section):
+    method: Literal["grid"] = "grid"
+
+
+class Resources(Section):
+    """What one trial may use; decides nothing about its scores."""
+
+    workers: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cpus_per_worker: Positive = 1
+
+
+class Analysis(Section):
+    """Set before anything is seen: the scale of the trend, the margin of "no effect", the floor below which no ER."""
+
+    scale: Literal["probit", "logit", "linear"] = "probit"
+    margin: Rate = 2.0
+    min_r2: Fraction = 0.8
