@@ -15,6 +15,7 @@ from tests.fake_run import SLOPE, sweep
 TRUTH = {"num_images=1000": 0.0, "num_images=10000": 3.0, "num_images=100000": 6.0}  # 3 points of ER per tenfold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heavy", [False, True], ids=["normal", "heavy tails"])
 def test_intervals_hold_the_truth(heavy):
     options, replicates = Options("scratch", replicates=200), 40

@@ -103,6 +103,7 @@ def test_no_module_does_work_when_imported():
         ("ray_robust.plan", ("torch", "ray", "timm", "pandas", "wilds")),
         ("ray_robust.results", ("torch", "ray", "timm", "wilds")),
         ("ray_robust.sweep", ("torch", "ray", "timm", "wilds", "statsmodels")),
+        ("ray_robust.launch.tuner", ("torch", "timm", "wilds")),
         ("ray_robust.status", ("torch", "ray", "timm", "wilds")),
         ("ray_robust.train.loop", ("ray", "wilds")),
         ("analysis", ("torch", "ray", "timm")),

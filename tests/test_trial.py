@@ -124,7 +124,7 @@ class CutOffError(BaseException):
     """Ends a trial as a kill would: nothing catches it."""
 
 
-@pytest.mark.parametrize("steps", [7, 30, 52, 55])
+@pytest.mark.parametrize("steps", [7, 55])
 def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypatch, steps):
     folder, plan, places = shared
     trial, other = pretrained_of(plan), places_in(folder, f"cut{steps}")

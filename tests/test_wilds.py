@@ -126,6 +126,7 @@ def test_an_unknown_name_is_said(tmp_path):
         open_pool("task", "wilds", {"root": str(tmp_path)})
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_late_and_starts_no_thread(tmp_path):
     make.iwildcam(tmp_path)
     code = f"""
