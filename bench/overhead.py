@@ -28,8 +28,8 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
 from ray_robust.launch.ingest import ingest
 from ray_robust.plan import Finetuning, Trial
+from ray_robust.preparation import Sweep, draw_all, jobs_of, open_sweep
 from ray_robust.spec import load_spec
-from ray_robust.sweep import Sweep, _draw_all, _jobs, open_sweep
 
 
 def main(argv: list[str]) -> None:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 def prepare(sweep: Sweep, root: Path) -> dict[str, ImageStore]:
     """Every pool's store, filled with what the sweep looks at, by pool_key."""
-    jobs = _jobs(sweep, sweep.plan, _draw_all(sweep, {}))
+    jobs = jobs_of(sweep, sweep.plan, draw_all(sweep, {}))
     stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
     return {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import analysis.__main__ as analysis_command
-from ray_robust import ingest, registry, status, sweep
+from ray_robust import ingest, preparation, registry, status, sweep
 from ray_robust.data.mixture import draw
 from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.data.store import ImageStore
@@ -140,7 +140,7 @@ def test_the_task_of_contributing_works_in_a_sweep_with_that_source(tmp_path, mo
     file = tmp_path / "both.yaml"
     file.write_text(f"task: {{name: shops, root: {root}, unseen: [harbour]}}\n"
                     "pretrain: {sources: {stripes: 1.0}, num_images: {grid: [100, 200]}, epochs: 1}\n")  # fmt: skip
-    opened = sweep.open_sweep(load_spec(file))
+    opened = preparation.open_sweep(load_spec(file))
     (task,) = opened.tasks.values()
     catalog = task.catalog
     assert all(len(catalog.rows(split)) for split in SPLITS)

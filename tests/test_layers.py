@@ -19,6 +19,8 @@ LAYERS = (
     ("data",),
     ("train",),
     ("launch",),
+    ("preparation",),
+    ("plan_text", "provenance"),
     ("sweep", "ingest", "status"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

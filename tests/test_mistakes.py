@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_robust import sweep
+from ray_robust import preparation, sweep
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError, command
 from ray_robust.launch.ingest import ingest
@@ -403,13 +403,13 @@ ODD = {  # odd, but images
 }
 
 
-def ingested() -> tuple[sweep.Sweep, dict]:
+def ingested() -> tuple[preparation.Sweep, dict]:
     """As a run does before its first trial: open, decode, draw again without what is broken."""
-    opened = sweep.open_sweep(load_spec("x.yaml"))
-    jobs = sweep._jobs(opened, opened.plan, sweep._draw_all(opened, {}))
+    opened = preparation.open_sweep(load_spec("x.yaml"))
+    jobs = preparation.jobs_of(opened, opened.plan, preparation.draw_all(opened, {}))
     stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], Path("store"))
     by_key = {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
-    return opened, sweep._draw_all(opened, by_key)
+    return opened, preparation.draw_all(opened, by_key)
 
 
 @pytest.mark.parametrize("name", BROKEN)

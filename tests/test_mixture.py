@@ -255,9 +255,9 @@ def test_what_cannot_be_names_source_need_and_supply(asked, lines):
 HASH = """
 import sys, hashlib
 from ray_robust.spec import load_spec
-from ray_robust.sweep import open_sweep, _draw_all
+from ray_robust.preparation import draw_all, open_sweep
 sweep = open_sweep(load_spec(sys.argv[1]))
-for id, subset in sorted(_draw_all(sweep, {}).items()):
+for id, subset in sorted(draw_all(sweep, {}).items()):
     digest = hashlib.blake2b(digest_size=8)
     for share in sorted(subset.shares, key=lambda share: share.source):
         digest.update(share.source.encode() + share.rows.tobytes() + share.held_out_rows.tobytes())

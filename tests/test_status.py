@@ -10,10 +10,10 @@ import pytest
 
 from ray_robust import status
 from ray_robust.errors import DONE, FAILED, UserError
+from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
 from ray_robust.storage import Storage
-from ray_robust.sweep import open_sweep
 
 SPEC = """\
 # Question: How far are we?

@@ -14,9 +14,9 @@ import torch.multiprocessing as processes
 from ray_robust.launch.places import Places
 from ray_robust.launch.trial import run_trial
 from ray_robust.plan import Plan, Trial
+from ray_robust.preparation import open_sweep
 from ray_robust.results import COLUMNS, RunFolder
 from ray_robust.spec import load_spec
-from ray_robust.sweep import open_sweep
 from ray_robust.train import loop
 from ray_robust.train.context import Context
 

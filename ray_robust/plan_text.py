@@ -1,0 +1,91 @@
+"""What a sweep says of itself before it runs: its trials, its mixtures, its cost."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ray_robust import rates
+from ray_robust.data.mixture import Subset
+from ray_robust.plan import Plan
+from ray_robust.preparation import Sweep, jobs_of
+from ray_robust.spec import Spec
+
+SHOWN_IN_A_PLAN = 60  # trials, one line each
+
+
+def print_title(out: Console, spec: Spec) -> None:
+    """The sweep's name and its question."""
+    out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
+
+
+def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
+    """Every trial, every mixture, images, time and disk: what --plan shows."""
+    spec, plan = sweep.spec, sweep.plan
+    print_title(out, spec)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("trial", "group", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("seed", "pre-training images", "classes", "images seen", "fine-tunings"):
+        table.add_column(name, justify="right")
+    for trial in plan.trials[:SHOWN_IN_A_PLAN]:
+        subset = subsets.get(trial.id)
+        table.add_row(trial.id, trial.group, trial.model.name, str(trial.seed),
+                      f"{len(subset):,}" if subset else "0" if trial.pretrain is None else "",
+                      f"{subset.leaf_classes:,}" if subset else "",
+                      f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
+    out.print(table)
+    if len(plan) > SHOWN_IN_A_PLAN:
+        out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
+    print_composition(out, sweep, subsets)
+    finetuned = sum(f.images for trial in plan for f in trial.finetunings)
+    evaluated = sum(f.evaluated for trial in plan for f in trial.finetunings)
+    out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")
+    out.print(f"images to process: {sum(t.pretrain_images for t in plan):,} in pre-training, {finetuned:,} in "
+              f"fine-tuning, {evaluated:,} in evaluation")  # fmt: skip
+    out.print(f"time  {estimate(plan, spec)}")
+    out.print(f"disk  about {_disk(sweep, subsets) / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+
+
+def print_composition(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
+    """What every mixture is made of: asked, held and taken."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("mixture", "source"):
+        table.add_column(name, no_wrap=True)
+    for name in ("available", "held out", "taken", "share", "wanted", "classes", "per class"):
+        table.add_column(name, justify="right")
+    shown = set()
+    for trial in sweep.plan:
+        for part in subsets[trial.id].composition if trial.id in subsets else ():
+            counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
+            shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
+            per_class = f"{part['fewest_per_class']:,}-{part['most_per_class']:,}"
+            row = (trial.group, part["source"], *counts, *shares, f"{part['classes']:,}", per_class)
+            if row not in shown:
+                shown.add(row)
+                table.add_row(*row)
+    if shown:
+        out.print(table)
+
+
+def estimate(plan: Plan, spec: Spec) -> str:
+    """Time from what earlier runs on this machine measured, or that nothing is known."""
+    if not len(plan):
+        return ""
+    seconds = 0.0
+    for trial in plan:
+        key = rates.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
+        rate = rates.known(key)
+        if rate is None:
+            return f"(no time known yet for {trial.model.name} at {trial.model.image_size} px on this machine)"
+        seconds += trial.cost / rate
+    slots = max(1, (os.cpu_count() or 1) // (spec.resources.workers * spec.resources.cpus_per_worker))
+    return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
+
+
+def _disk(sweep: Sweep, subsets: dict[str, Subset]) -> float:
+    jobs = jobs_of(sweep, Plan(tuple(t for t in sweep.plan if t.pretrain is None or t.id in subsets)), subsets)
+    return sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)

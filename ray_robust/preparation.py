@@ -1,0 +1,116 @@
+"""A spec with everything that it speaks of opened: the pools, the plan, and the images that every trial draws.
+
+Finds every mistake that only the data can show, before anything is written. Hands on to the command and the benches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_robust.data.mixture import Subset, draw
+from ray_robust.data.opened import open_pool, usable
+from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.store import ImageStore
+from ray_robust.errors import Problem, UserError
+from ray_robust.plan import Facts, Plan, make_plan, pool_key
+from ray_robust.spec import Spec
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked spec with everything it speaks of opened."""
+
+    spec: Spec
+    sources: dict[str, Pool]  # by pool_key
+    tasks: dict[str, Pool]
+    plan: Plan
+
+    def pools(self) -> list[tuple[str, Pool]]:
+        """("source" or "task", pool) of each."""
+        return [
+            *(("source", pool) for pool in self.sources.values()),
+            *(("task", pool) for pool in self.tasks.values()),
+        ]
+
+
+def open_sweep(spec: Spec, limit: int | None = None) -> Sweep:
+    """Open every source and task of a spec and plan its trials. Raises UserError with the problems of all of them."""
+    problems: list[Problem] = []
+    sources, tasks = {}, {}
+    for level in spec.pretrains:
+        for name, section in level.section.sources.items():
+            sources[pool_key(name, section)] = ("source", name, section, ("pretrain", "sources", name))
+    for level in spec.tasks:
+        tasks[pool_key(level.section.name, level.section)] = ("task", level.section.name, level.section, ("task",))
+
+    def opened(wanted: dict[str, tuple]) -> dict[str, Pool]:
+        found = {}
+        for key, (kind, name, section, path) in wanted.items():
+            try:
+                pool = open_pool(kind, name, section)
+                _ = pool.catalog
+                found[key] = pool
+            except UserError as error:
+                place = spec.place(*path)
+                problems.extend(Problem(place, str(problem)) for problem in error.problems)
+        return found
+
+    source_pools, task_pools = opened(sources), opened(tasks)
+    if problems:
+        raise UserError(*problems)
+    plan = make_plan(
+        spec,
+        {key: Facts(pool.meaning, len(pool.catalog)) for key, pool in source_pools.items()},
+        {key: Facts(pool.meaning, len(pool.catalog), _split_sizes(pool)) for key, pool in task_pools.items()},
+        limit,
+    )
+    return Sweep(spec, source_pools, task_pools, plan)
+
+
+def _split_sizes(task: Pool) -> dict[str, int]:
+    return {split: len(task.catalog.rows(split)) for split in SPLITS}
+
+
+def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = None) -> dict[str, Subset]:
+    """The subset of every trial that pre-trains, by trial id; at most `most` of them, spread over the plan.
+
+    Raises UserError with every impossible mixture, each once, at the line of what it asks for.
+    """
+    found: dict[str, Subset] = {}
+    problems: dict[str, Problem] = {}
+    wanted = [trial for trial in sweep.plan if trial.pretrain is not None]
+    if most is not None and len(wanted) > most:
+        wanted = [wanted[i] for i in np.linspace(0, len(wanted) - 1, most).astype(int)]
+    for trial in wanted:
+        assert trial.pretrain is not None
+        keys = {name: pool_key(name, section) for name, section in trial.pretrain.sources.items()}
+        catalogs = {name: sweep.sources[key].catalog for name, key in keys.items()}
+        masks = {name: usable(stores[key]) if key in stores else None for name, key in keys.items()}
+        try:
+            found[trial.id] = draw(trial.pretrain, catalogs, masks, trial.subset_seed)
+        except UserError as error:
+            for problem in error.problems:
+                path = tuple(problem.what.partition(":")[0].split("."))
+                problems.setdefault(problem.what, Problem(sweep.spec.place(*path), f"{problem.what} [{trial.group}]"))
+    if problems:
+        raise UserError(*problems.values())
+    return found
+
+
+def jobs_of(sweep: Sweep, todo: Plan, subsets: dict[str, Subset]) -> list[tuple[str, Pool, int, np.ndarray | None]]:
+    """(pool_key, pool, px, rows) of everything that the trials will look at."""
+    rows: dict[tuple[str, int], list[np.ndarray]] = {}
+    for trial in todo:
+        for key in {pool_key(f.task.name, f.task) for f in trial.finetunings}:
+            rows.setdefault((key, trial.model.image_size), [])
+        if trial.pretrain is not None:
+            for share in subsets[trial.id].shares:
+                key = pool_key(share.source, trial.pretrain.sources[share.source])
+                rows.setdefault((key, trial.model.image_size), []).extend((share.rows, share.held_out_rows))
+    pools = {**sweep.sources, **sweep.tasks}
+    return [
+        (key, pools[key], size, np.unique(np.concatenate(parts)) if parts and key in sweep.sources else None)
+        for (key, size), parts in rows.items()
+    ]

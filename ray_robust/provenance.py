@@ -1,0 +1,87 @@
+"""Where a run came from and what it cost: versions, commit, hardware, the time of every command, the measured rate."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ray_robust import __version__, rates
+from ray_robust.plan import Plan
+from ray_robust.results import RunFolder
+from ray_robust.spec import Spec
+
+PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pandas", "statsmodels", "wilds")
+
+
+def versions() -> dict[str, Any]:
+    """What the run's spec.yaml says of the software that ran it."""
+    return {
+        "ray_robust": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:
+    """Remember images per second and worker, from the trials' own clocks."""
+    work: dict[str, list[float]] = {}
+    for trial in todo:
+        folder = run.trial(trial.id)
+        if folder.finished() is None:
+            continue
+        rows = {row["finetune"]: row for row in folder.rows()}
+        seconds = sum(row["seconds_finetune"] for row in rows.values())
+        seconds += (next(iter(rows.values()))["seconds_pretrain"] or 0) if rows else 0
+        key = rates.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
+        total = work.setdefault(key, [0.0, 0.0])
+        total[0] += trial.cost
+        total[1] += seconds
+    for key, (cost, seconds) in work.items():
+        if seconds > 1:
+            rates.keep(key, cost / seconds)
+
+
+def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:
+    """run.json: the hardware, and what every run of the command cost."""
+    known = run.storage.read_json("run.json") or {"invocations": []}
+    known["hardware"] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
+                         "processor": _processor()}  # fmt: skip
+    known["invocations"].append({
+        "started": datetime.fromtimestamp(time.time() - (time.monotonic() - begun), UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - begun, 1),
+        "seconds_in_trials": round(seconds, 1),
+        "trials_run": trials,
+    })  # fmt: skip
+    run.storage.write_json("run.json", known)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit of this code, or None outside a checkout or without git."""
+    with contextlib.suppress(OSError):
+        asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
+                               cwd=Path(__file__).parent)  # fmt: skip
+        return asked.stdout.strip() or None
+    return None
