@@ -16,7 +16,7 @@ from ray_robust.errors import DONE, Problem, UserError, command
 def main(argv: list[str]) -> int:
     """Exit code 0 when a report was written. Raises UserError for mistakes in arguments or data."""
     args = _parser().parse_args(argv)
-    threading.Thread(target=_warm_up, daemon=True).start()
+    warm_up()
     report_on(
         args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
         baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min,
@@ -89,7 +89,12 @@ def _is_table(source: str, columns: dict[str, str | None]) -> bool:
     raise UserError(Problem(source, "no such run folder or table"))
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
+    """Load in the background what a report needs: a caller that waits for something else calls this first."""
+    threading.Thread(target=_load, daemon=True).start()
+
+
+def _load() -> None:
     """Make the page's JavaScript while the other modules load: it takes two seconds, outside Python's lock."""
     from analysis.bundle import javascript
 

@@ -4,7 +4,7 @@ The trials of a sweep three ways, in one run on one machine: as bare PyTorch loo
 the images already in memory, its clock starting when everything is loaded), through the sweep (a fresh process,
 everything counted: Ray's start, rendering, analysis, report), and as a plain Ray user writes them (one Tune trial with
 a nested TorchTrainer per fine-tuning, pre-training repeated, ImageFolder and DataLoader). The last is run for a sample
-of the fine-tunings, some of every group, and scaled to their number: `--sample` says how many.
+of the fine-tunings, some of every cost in images, and scaled to their number: `--sample` says how many.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("spec", nargs="?", default="sweeps/quantity.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--parts", nargs="+", choices=("bare", "sweep", "ray"), default=["bare", "sweep", "ray"])
-    parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each group that plain Ray runs")
+    parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each cost that plain Ray runs")
     args = parser.parse_args(argv)
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
     finetunings = sum(len(trial.finetunings) for trial in sweep.plan)
@@ -57,7 +57,9 @@ def main(argv: list[str]) -> None:
         if "ray" in args.parts:
             sampled = sample(sweep, args.sample)
             seconds["ray"] = time_plain_ray(sweep, sampled, data, Path(folder))
-            known = f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run, scaled by group"
+            known = (
+                f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run, scaled by what they cost"
+            )
             rows.append(("plain Ray", seconds["ray"], known))
     found: dict[str, Any] = {"trials": len(sweep.plan), "finetunings": finetunings, "cores": os.cpu_count()}
     found |= {f"{name}_s": round(value, 1) for name, value in seconds.items()}
@@ -237,15 +239,16 @@ def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:
 
 
 def sample(sweep: Sweep, count: int) -> list[tuple[list[tuple[Trial, Finetuning]], int]]:
-    """Per group: the fine-tunings to run, and how many there are."""
-    groups: dict[str, list[tuple[Trial, Finetuning]]] = {}
+    """The fine-tunings by what they cost (images processed), for each cost: those to run, and how many there are."""
+    kinds: dict[tuple[int, int], list[tuple[Trial, Finetuning]]] = {}
     for trial in sweep.plan:
-        groups.setdefault(trial.group, []).extend((trial, f) for f in trial.finetunings)
-    return [(runs[:count], len(runs)) for runs in groups.values()]
+        for finetuning in trial.finetunings:
+            kinds.setdefault((trial.pretrain_images, finetuning.images), []).append((trial, finetuning))
+    return [(runs[:count], len(runs)) for runs in kinds.values()]
 
 
 def time_plain_ray(sweep: Sweep, sampled: list, stores: dict[str, ImageStore], folder: Path) -> float:
-    """Seconds for all fine-tunings: those sampled are run, two at a time as the cores allow, and scaled by group.
+    """Seconds for all fine-tunings: those sampled are run, as many at a time as there are cores, and scaled.
 
     The images lie as PNG files in class folders before the clock starts.
     """

@@ -115,17 +115,19 @@ def _run_trials(
     sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, todo: Plan, address: str | None, out: Console
 ) -> float:
     """Fill the stores, run the trials; returns the seconds that the trials took."""
+    import analysis.__main__ as analysis
     from ray_robust.launch.cluster import connect
     from ray_robust.launch.ingest import ingest
     from ray_robust.launch.monitor import Monitor
     from ray_robust.launch.places import Places
-    from ray_robust.launch.tuner import run_plan, slots_of
+    from ray_robust.launch.tuner import run_plan, slots_of, warm_up
 
     root = default_root()
     with connect(address) as cluster:
         import ray
 
         slots_of(sweep.spec.resources, ray.cluster_resources())
+        loading = warm_up(sweep.spec.resources, cluster)
         with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
             jobs = jobs_of(sweep, todo, subsets)
             stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
@@ -139,6 +141,8 @@ def _run_trials(
             out.print(f"Ray dashboard  http://{cluster.dashboard}", markup=False)
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True)
+        monitor.when_ending = analysis.warm_up
+        ray.get(loading)
         begun = time.monotonic()
         with monitor.watching():
             run_plan(todo, places, sweep.spec.resources, cluster, monitor)

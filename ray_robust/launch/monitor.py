@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -43,8 +43,10 @@ class Monitor:
         self.finished: dict[str, str] = {}  # id -> done or failed
         self.last: dict[str, Any] = {}
         self.begun = time.monotonic()
+        self.when_ending: Callable[[], None] = lambda: None  # called once, when a slot stays empty: time to spare
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ending = False
         self._gauges = _gauges() if metrics else {}
 
     # --- told by the scheduler
@@ -63,6 +65,10 @@ class Monitor:
             self.running.pop(trial, None)
             self.finished[trial] = "failed" if failure else "done"
             self.last = progress or self.last
+            ending = len(self.finished) + len(self.running) == len(self.cost) and not self._ending
+            self._ending = self._ending or ending
+        if ending:
+            self.when_ending()
         if not self.console.is_terminal:
             count = f"[{self.done_before + len(self.finished)}/{self.total}]"
             told = f"failed: {failure['reason']}" if failure else f"done  {_scores(progress)}"
