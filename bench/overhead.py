@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import queue
 import subprocess
 import sys
 import tempfile
@@ -112,6 +111,8 @@ def time_bare(sweep: Sweep, stores: dict[str, ImageStore]) -> float:
     for trial in sweep.plan:
         work.put(trial)
     count = min(os.cpu_count() or 1, len(sweep.plan))
+    for _ in range(count):
+        work.put(None)  # the end, once for every process
     workers = [
         context.Process(target=_bare_worker, args=(work, told, go, root, list(sweep.plan))) for _ in range(count)
     ]
@@ -138,9 +139,8 @@ def _bare_worker(work: Any, told: Any, go: Any, root: Path, trials: list[Trial])
     told.put("ready")
     go.wait()
     while True:
-        try:
-            trial = work.get_nowait()
-        except queue.Empty:
+        trial = work.get()
+        if trial is None:
             return
         bare_trial(trial, *loaded[trial.id])
         told.put(trial.id)
