@@ -221,4 +221,8 @@ def test_the_default_root(monkeypatch):
     monkeypatch.setenv("RAY_ROBUST_STORE", "/some/where")
     assert str(default_root()) == "/some/where"
     monkeypatch.delenv("RAY_ROBUST_STORE")
-    assert str(default_root()).endswith("/.cache/ray_robust/store")
+    monkeypatch.setenv("RAY_ROBUST_CACHE", "/a/cache")
+    assert str(default_root()) == "/a/cache/store"
+    monkeypatch.delenv("RAY_ROBUST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/.cache")
+    assert str(default_root()) == "/home/me/.cache/ray_robust/store"

@@ -29,6 +29,7 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # seconds sooner to the end of a worker group
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # Ray would give way to everything else on the machine; training is what it is here for
 }
 
 
