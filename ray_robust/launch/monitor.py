@@ -41,7 +41,6 @@ class Monitor:
         self.cost = {trial.id: trial.cost for trial in plan}
         self.running: dict[str, dict[str, Any]] = {}
         self.finished: dict[str, str] = {}  # id -> done or failed
-        self.last: dict[str, Any] = {}
         self.begun = time.monotonic()
         self.when_ending: Callable[[], None] = lambda: None  # called once, when a slot stays empty: time to spare
         self._lock = threading.Lock()
@@ -64,7 +63,6 @@ class Monitor:
         with self._lock:
             self.running.pop(trial, None)
             self.finished[trial] = "failed" if failure else "done"
-            self.last = progress or self.last
             ending = len(self.finished) + len(self.running) == len(self.cost) and not self._ending
             self._ending = self._ending or ending
         if ending:
@@ -104,16 +102,15 @@ class Monitor:
         for name in names:
             try:
                 progress = self.run.trial(name).storage.read_json("progress.json")
-            except (OSError, ValueError) as error:  # the storage is away for a moment: the next look will tell
-                self.last = {**self.last, "unreadable": str(error)}
+            except (OSError, ValueError):  # the storage is away for a moment: the next look will tell
                 continue
             with self._lock:
                 if name in self.running and progress is not None:
                     self.running[name] = progress
-            for gauge, values in ((self._gauges.get(key), key) for key in GAUGES):
-                if gauge is not None and progress and progress.get(values) is not None:
-                    gauge.set(float(progress[values]), tags={"trial": name})
-        if "trials" in self._gauges:
+            for key in GAUGES if self._gauges and progress else ():
+                if progress.get(key) is not None:
+                    self._gauges[key].set(float(progress[key]), tags={"trial": name})
+        if self._gauges:
             counts = {"running": len(names), **{s: list(self.finished.values()).count(s) for s in ("done", "failed")}}
             counts["waiting"] = self.total - self.done_before - sum(counts.values())
             for state, count in counts.items():
