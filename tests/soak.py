@@ -1,5 +1,7 @@
 """Kill a sweep at random moments, run it again until it is done, and compare with an undisturbed run, bit for bit.
 
+A moment is a share of the work that is behind, as the run folder tells it, so that a kill always hits a sweep at work.
+
     python tests/soak.py SPEC.yaml --kills 3 --victim driver --seed 1 [--set KEY=VALUE ...]
 
 Prints every kill and, last, one JSON object: kills, runs, seconds of both, and whether every score is the same.
@@ -21,6 +23,10 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+
+from ray_robust.errors import UserError
+from ray_robust.results import RunFolder
+from ray_robust.status import read_status
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
@@ -49,6 +55,14 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
+def behind(run: Path) -> float:
+    """The share of the work that is done, 0-1; 0 as long as the folder cannot tell."""
+    try:
+        return read_status(RunFolder(str(run))).behind
+    except UserError:
+        return 0.0
+
+
 def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> dict:
     """Run once in peace, once under fire; returns the summary."""
     rng = random.Random(seed)
@@ -62,26 +76,20 @@ def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> 
         undisturbed = time.monotonic() - begun
         done, runs, begun = 0, 1, time.monotonic()
         driver = run(spec, war / "run", settings)
-        moments = sorted(rng.uniform(0.25, 0.95) for _ in range(kills))
-        while done < kills:
-            started = time.monotonic()
-            wait = max(3.0, undisturbed * (moments[done] if victim == "worker" else rng.uniform(0.2, 0.8)))
-            while driver.poll() is None and time.monotonic() - started < wait:
+        for moment in sorted(rng.uniform(0.1, 0.85) for _ in range(kills)):
+            hit: list[psutil.Process] = []
+            while driver.poll() is None and not (behind(war / "run") >= moment and (hit := workers_of(driver))):
                 time.sleep(0.05)
             if driver.poll() is not None:
                 break
             if victim == "driver":
                 os.kill(driver.pid, signal.SIGKILL)
                 driver.wait()
+                driver, runs = run(spec, war / "run", settings), runs + 1
             else:
-                if not (hit := workers_of(driver)):
-                    time.sleep(0.2)
-                    continue
                 rng.choice(hit).kill()
             done += 1
-            print(f"kill {done} of {kills}: {victim} after {time.monotonic() - started:.1f} s", flush=True)
-            if victim == "driver":
-                driver, runs = run(spec, war / "run", settings), runs + 1
+            print(f"kill {done} of {kills}: {victim}, {behind(war / 'run'):.0%} of the work behind it", flush=True)
         code = driver.wait()
         disturbed = time.monotonic() - begun
         tables = [pd.read_csv(home / "run" / "results.csv") for home in (peace, war)]
