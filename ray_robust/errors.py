@@ -1,8 +1,8 @@
 """How a user's mistake is said: one clear line each, all of them at once, and an exit code.
 
-Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `Arguments` (a parser that
-raises it) and `command`, which every `main` runs under: it turns a UserError into lines on standard error and exit code
-2, Ctrl-C into 130.
+Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan
+can do without), `Arguments` (a parser that raises it) and `command`, which every `main` runs under: it turns a UserError
+into lines on standard error and exit code 2, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class UserError(Exception):
 
     def __reduce__(self):  # an exception with its own __init__ must say how it travels between processes
         return type(self), self.problems
+
+
+class DataAbsent(UserError):
+    """A source or task whose data is not there at all: what says so says how to obtain it. A plan can do without."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -41,6 +41,12 @@ def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
     if len(plan) > SHOWN_IN_A_PLAN:
         out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
     print_composition(out, sweep, subsets)
+    for pool in (absent := sweep.absent()):
+        out.print(f"[yellow]absent[/]  {escape(pool.told())}", soft_wrap=True)
+        out.print(escape(f"        {pool.absent}"), soft_wrap=True)
+    if absent:
+        out.print("Names of classes and ranks, and how many images each class has, are checked when the data is there; "
+                  "ids will then be others.", soft_wrap=True)  # fmt: skip
     finetuned = sum(f.images for trial in plan for f in trial.finetunings)
     evaluated = sum(f.evaluated for trial in plan for f in trial.finetunings)
     out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")

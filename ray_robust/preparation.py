@@ -12,10 +12,11 @@ import numpy as np
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import open_pool, usable
 from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.store import ImageStore
-from ray_robust.errors import Problem, UserError
+from ray_robust.errors import DataAbsent, Problem, UserError
 from ray_robust.plan import Facts, Plan, make_plan, pool_key
-from ray_robust.spec import Spec
+from ray_robust.spec import PoolSection, Spec
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,16 @@ class Sweep:
             *(("task", pool) for pool in self.tasks.values()),
         ]
 
+    def absent(self) -> list[StandIn]:
+        """The pools whose data is not there: published counts stand in for them, and only a plan can be made."""
+        return [pool for _, pool in self.pools() if isinstance(pool, StandIn)]
 
-def open_sweep(spec: Spec, limit: int | None = None) -> Sweep:
-    """Open every source and task of a spec and plan its trials. Raises UserError with the problems of all of them."""
+
+def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) -> Sweep:
+    """Open every source and task of a spec and plan its trials. Raises UserError with the problems of all of them.
+
+    `plan_only`: published counts may stand in for data that is not there.
+    """
     problems: list[Problem] = []
     sources, tasks = {}, {}
     for level in spec.pretrains:
@@ -49,9 +57,7 @@ def open_sweep(spec: Spec, limit: int | None = None) -> Sweep:
         found = {}
         for key, (kind, name, section, path) in wanted.items():
             try:
-                pool = open_pool(kind, name, section)
-                _ = pool.catalog
-                found[key] = pool
+                found[key] = _opened(kind, name, section, plan_only)
             except UserError as error:
                 place = spec.place(*path)
                 problems.extend(Problem(place, str(problem)) for problem in error.problems)
@@ -67,6 +73,17 @@ def open_sweep(spec: Spec, limit: int | None = None) -> Sweep:
         limit,
     )
     return Sweep(spec, source_pools, task_pools, plan)
+
+
+def _opened(kind: str, name: str, section: PoolSection, plan_only: bool) -> Pool:
+    pool = open_pool(kind, name, section)
+    try:
+        _ = pool.catalog
+    except DataAbsent as absent:
+        if plan_only and (catalog := pool.published()) is not None:
+            return StandIn(pool, catalog, absent)
+        raise
+    return pool
 
 
 def _split_sizes(task: Pool) -> dict[str, int]:
@@ -89,7 +106,9 @@ def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = Non
         catalogs = {name: sweep.sources[key].catalog for name, key in keys.items()}
         masks = {name: usable(stores[key]) if key in stores else None for name, key in keys.items()}
         try:
-            found[trial.id] = draw(trial.pretrain, catalogs, masks, trial.subset_seed)
+            stands_in = any(isinstance(sweep.sources[key], StandIn) for key in keys.values())
+            mixture = checkable(trial.pretrain) if stands_in else trial.pretrain
+            found[trial.id] = draw(mixture, catalogs, masks, trial.subset_seed)
         except UserError as error:
             for problem in error.problems:
                 path = tuple(problem.what.partition(":")[0].split("."))

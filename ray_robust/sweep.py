@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     from ray_robust.launch.monitor import console
 
     out = console()
-    sweep = open_sweep(load_spec(args.spec, tuple(args.set)), args.limit)
+    sweep = open_sweep(load_spec(args.spec, tuple(args.set)), args.limit, plan_only=args.plan)
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")

@@ -54,6 +54,7 @@ class Catalog:
     fingerprint  changes when the images or labels do, and only then: never with paths or with the pool's name
     licence    who may use the images, in one line
     notes      what a reader of the report should know about the pool, a sentence each
+    names      per class what people call it, where `classes` are codes (WordNet ids); need not be unique; else ()
     """
 
     labels: np.ndarray
@@ -66,6 +67,7 @@ class Catalog:
     group: np.ndarray | None = None
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,12 +116,20 @@ class Pool(ABC):
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The pool's images. Raises UserError, all problems at once, when the data is absent or makes no sense."""
+        """The pool's images. Raises UserError, all problems at once, when the data makes no sense; DataAbsent when it
+        is not there."""
         return self.list_images()
 
     @abstractmethod
     def list_images(self) -> Catalog:
         """Make the catalog; called once."""
+
+    def published(self) -> Catalog | None:
+        """What is known of the images while they are not there: counts that their makers published; None if nothing.
+
+        Stands in for the catalog when a sweep is only planned (see `data.published`).
+        """
+        return None
 
     @abstractmethod
     def keys(self, rows: np.ndarray) -> list[str]:

@@ -19,8 +19,9 @@ from PIL import Image
 
 from ray_robust.data.files import Folder
 from ray_robust.data.folder import ImageFiles, Listing, Place, key_ids, make_listing
-from ray_robust.data.pool import SPLITS, FileOptions, Task, mix_bits, seed_of
-from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, mix_bits, seed_of
+from ray_robust.data.published import counted
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 OUR_SPLIT = {"train": "train", "id_val": "id_val", "id_test": "id_test", "val": "ood_val", "test": "ood_test"}
 
@@ -32,6 +33,7 @@ class Official:
     version: str
     needs: tuple[str, ...]
     sizes: dict[str, int]  # images per split, by the package's names of splits
+    classes: int
     metric: str
     licence: str
     obtain: str
@@ -57,6 +59,14 @@ class WildsTask(ImageFiles, Task):
     @property
     def metric(self) -> str:
         return KNOWN[self.dataset].metric
+
+    def published(self) -> Catalog:
+        official = KNOWN[self.dataset]
+        splits = {OUR_SPLIT[name]: size for name, size in official.sizes.items()}
+        if "id_test" not in splits:
+            splits["id_test"] = splits["id_val"] // 2
+            splits["id_val"] -= splits["id_test"]
+        return counted(self.name, sum(splits.values()), official.classes, official.licence, splits)
 
     def make_listing(self) -> Listing:
         official = KNOWN[self.dataset]
@@ -97,7 +107,7 @@ class WildsTask(ImageFiles, Task):
         if absent:
             hint = f"; did you mean root: {folder.parent.parent}?" if folder.parent.name == folder.name else ""
             what = f"has no {', '.join(absent)}{hint or '. ' + official.obtain}"
-            raise UserError(Problem(str(folder), what))
+            raise (UserError if folder.exists() else DataAbsent)(Problem(str(folder), what))
         release = folder / f"RELEASE_v{official.version}.txt"
         if not release.exists():
             what = (
@@ -168,6 +178,7 @@ KNOWN = {
         version="2.0",
         needs=("metadata.csv", "train"),
         sizes={"train": 129_809, "id_val": 7_314, "id_test": 8_154, "val": 14_961, "test": 42_791},
+        classes=182,
         metric="macro_f1",
         licence="CDLA-Permissive-1.0 (iWildCam 2020, Beery et al.)",
         obtain="Obtain it: the official link is down (wilds issues 173, 174, 175); the mirror "
@@ -179,6 +190,7 @@ KNOWN = {
         version="1.1",
         needs=("rgb_metadata.csv", "country_code_mapping.csv", "images"),
         sizes={"train": 76_863, "id_val": 11_483, "id_test": 11_327, "val": 19_915, "test": 22_108},
+        classes=62,
         metric="accuracy",
         licence="FMoW Challenge Public License",
         obtain=_BY_PACKAGE.format("fmow"),
@@ -189,6 +201,7 @@ KNOWN = {
         version="1.0",
         needs=("metadata.csv", "patches"),
         sizes={"train": 302_436, "id_val": 33_560, "val": 34_904, "test": 85_054},
+        classes=2,
         metric="accuracy",
         licence="CC0 1.0 (CAMELYON17, Bandi et al.)",
         obtain=_BY_PACKAGE.format("camelyon17"),
