@@ -31,6 +31,15 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """What a plan needs to know of ready-made weights: their meaning, which is never a path, and the model that they
+    are of ("" where they do not say it)."""
+
+    meaning: str
+    model: str = ""
+
+
+@dataclass(frozen=True)
 class Finetuning:
     """One fine-tuning of a trial. `id` names it within any trial by its settings and its task, and by nothing else."""
 
@@ -114,19 +123,27 @@ class Plan:
         ]
 
 
-def make_plan(spec: Spec, sources: Mapping[str, Facts], tasks: Mapping[str, Facts], limit: int | None = None) -> Plan:
-    """Every trial of `spec`; facts of pools by `pool_key`. `limit` keeps the first few trials.
+def make_plan(
+    spec: Spec,
+    sources: Mapping[str, Facts],
+    tasks: Mapping[str, Facts],
+    limit: int | None = None,
+    ready: Mapping[str, Ready] | None = None,
+) -> Plan:
+    """Every trial of `spec`; facts of pools by `pool_key`, of ready-made weights by their tag or path. `limit` keeps
+    the first few trials.
 
-    Two combinations that mean the same are one trial.
+    Two combinations that mean the same are one trial. Weights that say which model they are of decide it.
     """
     found: dict[str, Trial] = {}
-    baseline, after = (_finetunings(spec, levels, tasks) for levels in (spec.baseline_finetunes, spec.finetunes))
+    scratch = tuple(Level(level.section.in_full(), level.axes) for level in spec.baseline_finetunes)
+    baseline, after = (_finetunings(spec, levels, tasks) for levels in (scratch, spec.finetunes))
     for model in spec.models:
         if baseline:
-            for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources):
+            for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources, {}):
                 found.setdefault(trial.key, trial)
         for pretrain in spec.pretrains:
-            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources):
+            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, ready or {}):
                 found.setdefault(trial.key, trial)
     trials = list(found.values())[:limit]
     return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
@@ -156,10 +173,14 @@ def _trials(
     seeds: tuple[int, ...],
     finetunings: tuple[Finetuning, ...],
     sources: Mapping[str, Facts],
+    ready: Mapping[str, Ready],
 ) -> Iterator[Trial]:
     """One mixture (None: from scratch) on one model, under every seed."""
     several_models = len(spec.models) > 1
     mixture = pretrain.section if pretrain else None
+    weights = ready.get(mixture.weights or "") if mixture else None
+    if weights and weights.model:
+        model = Level(model.section.model_copy(update={"name": weights.model}), model.axes)
     meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
     if mixture:
         meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed"})
@@ -167,6 +188,8 @@ def _trials(
             name: [section.weight, sources[pool_key(name, section)].meaning]
             for name, section in mixture.sources.items()
         }
+        if weights:
+            meaning["pretrain"]["weights"] = weights.meaning
     group = _group(pretrain, model, several_models)
     names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
     images = _pretrain_images(mixture, sources) if mixture else 0
@@ -198,13 +221,13 @@ def _finetunings(spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping
 def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:
     label, settings = task_label(task), level.section
     meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, facts.meaning]}
-    evaluations = -(-settings.epochs // settings.evaluate_every)
+    evaluations = -(-settings.epochs // settings.evaluate_every) + len(settings.wise_ft)
     return Finetuning(
         id=f"lr{settings.lr:g}-e{settings.epochs}-{hash_of(meaning, 8)}",
         task=task.section,
         task_label=label,
         settings=settings,
-        images=settings.epochs * facts.splits.get("train", 0),
+        images=settings.passes * facts.splits.get("train", 0),
         evaluated=evaluations * sum(facts.splits.get(split, 0) for split in TEST_SPLITS),
     )
 
@@ -215,6 +238,8 @@ def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
 
 
 def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts]) -> int:
+    if mixture.method == "weights":
+        return 0
     if mixture.images_seen is not None:
         return mixture.images_seen
     total = mixture.num_images

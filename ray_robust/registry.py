@@ -1,6 +1,6 @@
-"""Names that a spec may use, and the class behind each, imported only when asked for.
+"""Names that a spec may use, and the class or function behind each, imported only when asked for.
 
-A new source or task is one file and one line here.
+A new source, task or method of pre-training is one file and one line here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ TASKS = {
     "folder": "ray_robust.data.tasks.folder:FolderTask",
     "wilds": "ray_robust.data.tasks.wilds:WildsTask",  # written `wilds:<name>`, e.g. wilds:iwildcam
 }
-KINDS = {"source": SOURCES, "task": TASKS}
+METHODS = {
+    "supervised": "ray_robust.train.methods.supervised:pretrain",
+    "simclr": "ray_robust.train.methods.simclr:pretrain",
+    "clip": "ray_robust.train.methods.clip:pretrain",
+    "weights": "ray_robust.train.methods.weights:pretrain",
+}
+KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS}
 
 
 def find(kind: str, name: str) -> Any:
-    """The class registered as `kind` ("source" or "task") under `name`; what follows a colon is the class's own.
+    """What is registered as `kind` ("source", "task", "method") under `name`; what follows a colon is the class's own.
 
     Raises UserError with the nearest known name.
     """

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ray_robust.errors import did_you_mean
+from ray_robust.registry import METHODS
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,9 +25,27 @@ MOST_TRIALS = 1_000_000  # of a sweep: more is a slip of the pen, and would fill
 
 
 class Section(BaseModel):
-    """A part of the YAML: frozen, no unknown keys, numbers read by the field's type (`3e-4`, `64k`, `1_000`)."""
+    """A part of the YAML: frozen, no unknown keys, numbers read by the field's type (`3e-4`, `64k`, `1_000`).
+
+    `only_for` maps a key to the methods that use it. With another method the key counts for nothing, so that methods
+    can vary over one section and no trial is named by what it does not use.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    only_for: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def idle(cls, method: str) -> set[str]:
+        """The keys that count for nothing with that method."""
+        return {key for key, methods in cls.only_for.items() if method not in methods}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_idle_keys(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not cls.only_for:
+            return raw
+        idle = cls.idle(str(raw.get("method", cls.model_fields["method"].default)))
+        return {key: value for key, value in raw.items() if key not in idle}
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +127,8 @@ class Pretrain(Training):
 
     lr: Rate = 3e-3
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    method: Literal["supervised"] = "supervised"
-    sources: Annotated[dict[str, SourceSection], Field(min_length=1)]
+    method: str = "supervised"
+    sources: dict[str, SourceSection] = {}  # at least one, but for weights, which trains on nothing
     num_images: Positive | Literal["all"] = "all"
     num_classes: Positive | Literal["all"] = "all"
     images_per_class: Positive | None = None
@@ -119,9 +140,59 @@ class Pretrain(Training):
     )
     images_seen: Positive | None = None
     epochs: Positive | None = None
+    temperature: Rate = 0.5  # simclr: what similarities are divided by
+    projection: Positive = 128  # simclr, clip: the width that images (and texts) are compared at
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)  # clip: texts, by label
+    text_width: Annotated[int, Field(ge=64, multiple_of=64, le=4096)] = 128  # clip: of the text transformer
+    text_layers: Positive = 3
+    text_length: Annotated[int, Field(ge=4, le=1024)] = 32  # clip: in tokens; what is longer is cut
+    weights: str | None = None  # weights: a tag of timm or open_clip, or a file or folder
+
+    only_for = {
+        "temperature": ("simclr",),
+        "projection": ("simclr", "clip"),
+        "templates": ("clip",),
+        "text_width": ("clip",),
+        "text_layers": ("clip",),
+        "text_length": ("clip",),
+        "weights": ("weights",),
+    }
+
+    @classmethod
+    def idle(cls, method: str) -> set[str]:
+        """Ready-made weights are trained on nothing, so that no other key means anything to them."""
+        return set(cls.model_fields) - {"method", "weights"} if method == "weights" else super().idle(method)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_views_are_strong(cls, raw: Any) -> Any:
+        return {"augment": "strong", **raw} if isinstance(raw, dict) and raw.get("method") == "simclr" else raw
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_known(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"{method!r} is no known method{did_you_mean(method, METHODS)}")
+        return method
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_name_the_label(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for text in templates:
+            if text.count("{}") != 1 or text.replace("{}", "").strip("{}") != text.replace("{}", ""):
+                raise ValueError(f"{text!r} must hold {{}} once, where the label goes")
+        return templates
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Pretrain:
+        if self.method == "weights":
+            if not self.weights:
+                raise ValueError("method weights needs weights: a tag of timm or open_clip, or a file or folder")
+            return self
+        if self.method == "simclr" and self.augment == "none":
+            raise ValueError("augment none makes the two views of method simclr the same; strong is the custom")
+        if not self.sources:
+            raise ValueError("give at least one source, e.g. sources: {species: 1.0}")
         if (self.images_seen is None) == (self.epochs is None):
             raise ValueError("give images_seen or epochs, one of the two")
         if self.images_per_class is not None:
@@ -146,9 +217,23 @@ class Finetune(Training):
     lr: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    method: Literal["full"] = "full"
+    method: Literal["full", "linear", "lp-ft"] = "full"  # all weights, a new head alone, or first the head, then all
     epochs: Positive = 12
     evaluate_every: Positive = 3  # in epochs; the last epoch is always evaluated
+    probe_epochs: Positive = 10  # lp-ft: of the head alone, before `epochs` of everything
+    probe_lr: Rate = 1e-2
+    wise_ft: tuple[Fraction, ...] = ()  # lp-ft: points between the probed (0) and the fine-tuned weights (1)
+
+    only_for = {"probe_epochs": ("lp-ft",), "probe_lr": ("lp-ft",), "wise_ft": ("lp-ft",)}
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training images that cost a step: a probe looks at every image once."""
+        return 1 if self.method == "linear" else self.epochs + (self.method == "lp-ft")
+
+    def in_full(self) -> Finetune:
+        """The same for a model from scratch, which has no features to probe: every weight is trained."""
+        return self if self.method == "full" else Finetune(**self.model_dump(exclude={"method"}))
 
 
 class Baseline(Section):
