@@ -1,8 +1,8 @@
 """The run folder: the only door to it, for the sweep that writes it and for everyone who reads it.
 
     spec.yaml  plan.csv  data.json  run.json  samples/  results.{csv,parquet}  report/
-    trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet rows.jsonl progress.json
-                  log.txt failed.json, and `done`, written last
+    trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
+                  rows.jsonl progress.json log.txt failed.json, and `done`, written last
 
 State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there.
 """
@@ -32,11 +32,16 @@ POINT_COLUMNS = (
     "epoch", "step", "metric", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy", "id_groups",
     "ood_groups",
 )  # fmt: skip
-COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images")
+SCORE_COLUMNS = (
+    "id_macro_f1", "ood_macro_f1", "id_worst_group", "ood_worst_group", "id_class_accuracy", "ood_class_accuracy",
+    "id_ece", "ood_ece",
+)  # fmt: skip
+COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images", *SCORE_COLUMNS)
 _WHOLE = ("seed", "subset_seed", "num_images", "num_classes", "images_per_class", "pretrain_images_seen",
           "finetune_images", "epoch", "step", "id_groups", "ood_groups", "id_images", "ood_images")  # fmt: skip
 _REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
-         "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy")  # fmt: skip
+         "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy",
+         *SCORE_COLUMNS)  # fmt: skip
 
 
 class TrialFolder:

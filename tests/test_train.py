@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from ray_robust.spec import Finetune, ModelSection, Training
 from ray_robust.storage import Storage
@@ -13,11 +13,11 @@ from ray_robust.train import loop
 from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
-from ray_robust.train.finetune import finetune, points
+from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.loop import Length, fit, learning_rate
-from ray_robust.train.metrics import accuracy, macro_f1
 from ray_robust.train.models import build_model, fresh_head
+from ray_robust.train.points import counts, points
 
 MODEL = ModelSection()
 CONTEXT = Context()
@@ -127,19 +127,21 @@ def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
     assert [row["step"] for row in rows] == [24, 48, 60]
     assert rows[-1]["id"] > 0.8
     assert rows[-1]["id_groups"] == 7
-    truth, predicted = splits["id_test"].labels, done.predictions[5]["id_test"]
+    truth, predicted = splits["id_test"].labels, done.predictions[5]["id_test"].classes
     assert rows[-1]["id"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
     assert rows[-1]["id_accuracy"] == accuracy_score(truth, predicted)
-
-
-def test_macro_f1_is_the_rule_of_wilds():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        classes, count = rng.integers(2, 12), rng.integers(1, 60)
-        truth, predicted = rng.integers(0, classes, count), rng.integers(0, classes, count)
-        wanted = f1_score(truth, predicted, average="macro", labels=np.unique(truth))
-        assert macro_f1(truth, predicted) == pytest.approx(wanted, abs=1e-12)
-        assert accuracy(truth, predicted) == accuracy_score(truth, predicted)
+    assert rows[-1]["id_macro_f1"] == rows[-1]["id"]
+    assert rows[-1]["id_class_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
+    by_group = [accuracy_score(truth[g::7], predicted[g::7]) for g in range(7)]
+    assert rows[-1]["id_worst_group"] == min(by_group)
+    confidence = done.predictions[5]["id_test"].confidence
+    assert 0.25 <= confidence.min() <= confidence.max() <= 1
+    counted = counts(done, splits)
+    mine = counted[(counted["epoch"] == 5) & (counted["split"] == "id_test")]
+    assert (mine["tp"] + mine["fn"]).sum() == 100
+    per_group = mine.groupby("group")[["tp", "fn"]].sum()
+    assert (per_group["tp"] / per_group.sum(axis=1)).tolist() == by_group
+    assert [row["id_accuracy"] for row in points(done, splits, "worst_group")] == [row["id_accuracy"] for row in rows]
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
@@ -200,6 +202,7 @@ def test_models_start_alike_from_the_same_seed_and_keep_the_global_state():
                zip(state_of(build_model(MODEL, 4, 1)), state_of(build_model(MODEL, 4, 1)), strict=True))  # fmt: skip
     other = fresh_head(build_model(MODEL, 4, 1), 6, 3)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert predict(other, bank(5).images, MODEL, CONTEXT).shape == (5,)
+    seen = predict(other, bank(5).images, MODEL, CONTEXT)
+    assert seen.classes.shape == seen.confidence.shape == (5,)
     vit = build_model(ModelSection(name="test_vit", image_size=64), 3, 1)  # a model that must be told its size
     assert vit(torch.zeros(1, 3, 64, 64)).shape == (1, 3)

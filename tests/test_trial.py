@@ -72,7 +72,7 @@ def shared(tmp_path_factory):
 def test_a_trial_leaves_what_the_contract_says(shared):
     _, plan, places = shared
     table = results(plan, places)
-    assert tuple(table.columns[: len(COLUMNS) - 2]) == COLUMNS[:-2]
+    assert tuple(table.columns) == COLUMNS
     assert list(table["group"].unique()) == ["scratch", "pretrained"]
     assert len(table) == 2 * 2 * 2  # trials, learning rates, evaluated epochs
     assert table["status"].eq("done").all()
@@ -95,6 +95,14 @@ def test_a_trial_leaves_what_the_contract_says(shared):
     right = (test["epoch_2"].astype(str) == test["label"].astype(str)).mean()
     row = mine[(mine["finetune"] == trial.finetunings[0].id) & (mine["epoch"] == 2)].iloc[0]
     assert right == pytest.approx(row["id_accuracy"])
+    assert row[["id_worst_group", "ood_class_accuracy", "ood_ece"]].between(0, 1).all()
+    assert predicted["confidence_2"].dtype == np.float16
+    counted = pd.read_parquet(folder / "groups" / f"{trial.finetunings[0].id}.parquet")
+    assert list(counted.columns) == ["epoch", "split", "group", "class", "tp", "fp", "fn"]
+    of = counted[(counted["split"] == "id_test") & (counted["epoch"] == 2)][["tp", "fp", "fn", "class"]]
+    totals = of.groupby("class", observed=True).sum()
+    f1 = 2 * totals["tp"] / (2 * totals["tp"] + totals["fp"] + totals["fn"])
+    assert f1[totals["tp"] + totals["fn"] > 0].mean() == pytest.approx(row["id"])
 
 
 def test_running_again_does_nothing(shared):

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
+Metric = Literal["macro_f1", "accuracy", "class_accuracy", "worst_group"]
 
 
 def seed_of(*names: object) -> int:
@@ -101,6 +102,15 @@ class FileOptions(Options):
     broken: Literal["fail", "drop"] = "fail"  # an unreadable image ends the sweep, or is left out and listed
 
 
+class TaskOptions(Options):
+    """Options of every task.
+
+    metric   what `id` and `ood` hold in the results, instead of the task's own
+    """
+
+    metric: Metric | None = None
+
+
 class Pool(ABC):
     """A named pool of images. Built from its name and options alone, so that any process can build it again.
 
@@ -152,10 +162,23 @@ class Source(Pool):
 class Task(Pool):
     """A shifted fine-tuning problem: its catalog has a split for every image; `metric` scores it."""
 
+    Options: ClassVar[type[Options]] = TaskOptions
+    own_metric: Metric
+
     @property
-    @abstractmethod
-    def metric(self) -> str:
-        """`macro_f1` or `accuracy`."""
+    def metric(self) -> Metric:
+        """What scores it: the one that the spec names, else the task's own."""
+        return getattr(self.options, "metric", None) or self.own_metric
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """Groups that the worst group is not looked for in."""
+        return ()
+
+    @property
+    def scored(self) -> str:
+        """The meaning of its scores: of its images, and of the metric where that is not the task's own."""
+        return self.meaning if self.metric == self.own_metric else f"{self.meaning}-{self.metric}"
 
 
 def open_pool(kind: str, name: str, options: dict) -> Pool:

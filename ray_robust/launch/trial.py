@@ -33,9 +33,10 @@ from ray_robust.storage import Storage
 from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
 from ray_robust.train.evaluate import Split
-from ray_robust.train.finetune import Finetuned, finetune, points
+from ray_robust.train.finetune import Finetuned, finetune
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import build_model
+from ray_robust.train.points import counts, points
 from ray_robust.train.pretrain import Pretrained, pretrain
 
 
@@ -222,13 +223,14 @@ def _splits(task: Task, root: Path, size: int, device: torch.device) -> dict[str
     if not task.rendered:
         store.fill(store.missing())
     mask, catalog = usable(store), task.catalog
+    aside = tuple(i for i, group in enumerate(catalog.groups) if group in task.aside)
     found = {}
     for name in SPLITS:
         rows = catalog.rows(name)
         rows = rows if mask is None else rows[mask[rows]]
         groups = None if catalog.group is None else catalog.group[rows]
         bank = ImageBank([images_of(store, rows)], device)
-        found[name] = Split(bank, catalog.labels[rows].astype(np.int64), groups, rows)
+        found[name] = Split(bank, catalog.labels[rows].astype(np.int64), groups, rows, aside)
     return found
 
 
@@ -249,22 +251,31 @@ def _write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageSt
 
 
 def _write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: dict[str, Split], task: Pool) -> None:
-    """predictions/<id>.parquet: one row per test image, one column per evaluated epoch."""
+    """predictions/<id>.parquet: one row per test image, per evaluated epoch its class and how sure the model is.
+    groups/<id>.parquet, where the task has groups: counts per epoch, split, group and class."""
     catalog = task.catalog
     classes, groups = np.asarray(catalog.classes, dtype=object), np.asarray(catalog.groups, dtype=object)
     parts = []
     for split in SPLITS[1:]:
         known = splits[split]
-        part = pd.DataFrame({"split": split, "image": task.keys(known.rows), "label": classes[known.labels]})
+        part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
         if known.groups is not None:
             part["group"] = groups[known.groups]
         for epoch, predicted in done.predictions.items():
-            part[f"epoch_{epoch}"] = classes[predicted[split]]
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
-    for column in table.columns.drop("image"):
-        table[column] = table[column].astype("category")
-    _write_parquet(folder, f"predictions/{name}.parquet", table)
+            part[f"epoch_{epoch}"] = classes[predicted[split].classes]
+            part[f"confidence_{epoch}"] = predicted[split].confidence.astype(np.float16)
+        parts.append(pd.DataFrame(part))
+    _write_parquet(folder, f"predictions/{name}.parquet", _named(pd.concat(parts, ignore_index=True)))
+    counted = counts(done, splits)
+    if counted is not None:
+        named = counted.assign(group=groups[counted["group"]], **{"class": classes[counted["class"]]})
+        _write_parquet(folder, f"groups/{name}.parquet", _named(named))
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its names as categories, except those of images: each of them comes once."""
+    names = table.select_dtypes(exclude="number").columns.drop("image", errors="ignore")
+    return table.astype(dict.fromkeys(names, "category"))
 
 
 def _write_parquet(folder: TrialFolder, name: str, table: pd.DataFrame) -> None:

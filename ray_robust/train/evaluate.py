@@ -11,6 +11,7 @@ from torch import nn
 from ray_robust.spec import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, normalise
+from ray_robust.train.metrics import Tally, tally
 from ray_robust.train.models import input_scale
 
 BATCH = 512
@@ -18,23 +19,42 @@ BATCH = 512
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with what is known of them: int64 labels [n]; int32 groups [n] where the task has them; catalog rows."""
+    """Images with what is known of them: int64 labels [n]; int32 groups [n] where the task has them; catalog rows.
+
+    `aside` are groups that the worst group is not looked for in.
+    """
 
     images: ImageBank
     labels: np.ndarray
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
+    aside: tuple[int, ...] = ()
+
+    def tally(self, classes: np.ndarray) -> Tally:
+        """The counts that every score of these predicted classes [n] is made from."""
+        return tally(self.labels, classes, self.groups, self.aside)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a model says of n images: the most likely class, int32 [n], and its softmax probability, float32 [n]."""
+
+    classes: np.ndarray
+    confidence: np.ndarray
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: ImageBank, section: ModelSection, context: Context) -> torch.Tensor:
-    """The most likely class of every image, int32 [n], on the CPU. Leaves the model in evaluation mode."""
+def predict(model: nn.Module, images: ImageBank, section: ModelSection, context: Context) -> Predicted:
+    """The most likely class of every image and its probability. Leaves the model in evaluation mode."""
     model.eval()
     mean, std = input_scale(model)
-    found = []
+    classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
     for start in range(0, len(images), BATCH):
         positions = torch.arange(start, min(start + BATCH, len(images)))
         with context.autocast(section.precision):
             scores = model(normalise(images.take(positions), mean, std))
-        found.append(scores.argmax(1).to(torch.int32))
-    return torch.cat(found).cpu() if found else torch.empty(0, dtype=torch.int32)
+        best = scores.argmax(1, keepdim=True)
+        classes.append(best[:, 0].to(torch.int32))
+        confidence.append(scores.float().softmax(1).gather(1, best)[:, 0])
+    device = classes[-1].device
+    return Predicted(*(torch.cat([part.to(device) for part in parts]).cpu().numpy() for parts in (classes, confidence)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -50,7 +49,6 @@ def pretrain(
                   seed_of("pretrain", key), context, "pretrain", checkpoints)  # fmt: skip
     upstream = None
     if len(held_out.labels):
-        predicted = predict(model, held_out.images, section, context).numpy()
-        upstream = accuracy(np.asarray(held_out.labels), predicted)
+        upstream = accuracy(held_out.tally(predict(model, held_out.images, section, context).classes))
     seen = length.steps * length.batch
     return model, Pretrained(num_labels, seen / length.images, seen, upstream, seconds)

@@ -31,7 +31,7 @@ class CameraTraps(pool.Task):
     cameras' places are drawn from, and more uneven mixes; between 0 and 1: in between.
     """
 
-    class Options(pool.Options):
+    class Options(pool.TaskOptions):
         shift: float = Field(1.0, ge=0, le=10)
         species: int = Field(16, ge=2, le=TASK_SPECIES)
         cameras: int = Field(24, ge=2, le=1000)
@@ -45,7 +45,7 @@ class CameraTraps(pool.Task):
         seed: int = Field(0, ge=0)
 
     rendered = True
-    metric = "macro_f1"
+    own_metric = "macro_f1"
 
     def list_images(self) -> pool.Catalog:
         o = self.options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ray_robust.data.folder import FolderOptions, ImageFiles, Listing, list_folder
-from ray_robust.data.pool import Task
+from ray_robust.data.pool import Task, TaskOptions
 
 
 class FolderTask(ImageFiles, Task):
@@ -14,13 +14,10 @@ class FolderTask(ImageFiles, Task):
     The splits are train, id_val, id_test, ood_val and ood_test, and every one must hold images.
     """
 
-    class Options(FolderOptions):
-        metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+    class Options(FolderOptions, TaskOptions):
         unseen: Literal["fail", "drop"] = "fail"  # labels that train lacks end the sweep, or their images are left out
+
+    own_metric = "macro_f1"
 
     def make_listing(self) -> Listing:
         return list_folder(self.options, splits=True, drop_unseen=self.options.unseen == "drop")
-
-    @property
-    def metric(self) -> str:
-        return self.options.metric

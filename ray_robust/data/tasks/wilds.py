@@ -19,7 +19,7 @@ from PIL import Image
 
 from ray_robust.data.files import Folder
 from ray_robust.data.folder import ImageFiles, Listing, Place, key_ids, make_listing
-from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, mix_bits, seed_of
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Metric, Task, TaskOptions, mix_bits, seed_of
 from ray_robust.data.published import counted
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
@@ -34,18 +34,19 @@ class Official:
     needs: tuple[str, ...]
     sizes: dict[str, int]  # images per split, by the package's names of splits
     classes: int
-    metric: str
+    metric: Metric
     licence: str
     obtain: str
     read: Callable[[Any], tuple[pd.DataFrame, tuple[str, ...]]]
     notes: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()  # groups that its official worst group leaves out
 
 
 class WildsTask(ImageFiles, Task):
     """`wilds:iwildcam` (species, groups are cameras), `wilds:fmow` (land use; regions), `wilds:camelyon17` (tumour;
     slides of hospitals). Labels are the package's y. The package's val and test are ood_val and ood_test."""
 
-    class Options(FileOptions):
+    class Options(FileOptions, TaskOptions):
         """root  the folder that holds `iwildcam_v2.0/`, `fmow_v1.1/` or `camelyon17_v1.0/`."""
 
         root: Place
@@ -57,8 +58,12 @@ class WildsTask(ImageFiles, Task):
             raise UserError(f"task {name!r}: no such WILDS data set here{did_you_mean(self.dataset, KNOWN)}")
 
     @property
-    def metric(self) -> str:
+    def own_metric(self) -> Metric:  # type: ignore[override]
         return KNOWN[self.dataset].metric
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        return KNOWN[self.dataset].aside
 
     def published(self) -> Catalog:
         official = KNOWN[self.dataset]
@@ -196,6 +201,7 @@ KNOWN = {
         obtain=_BY_PACKAGE.format("fmow"),
         read=_fmow,
         notes=("The shift is in time (OOD: 2013 and later); groups are regions.",),
+        aside=("Other",),
     ),
     "camelyon17": Official(
         version="1.0",

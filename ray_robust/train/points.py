@@ -1,0 +1,69 @@
+"""The rows of the results table that a fine-tuning ends in: every score of every look, and the counts behind them.
+
+Owns which scores a point has. Reads predictions and what is known of the test images; needs no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.plan import TEST_SPLITS
+from ray_robust.train.evaluate import Predicted, Split
+from ray_robust.train.finetune import Finetuned
+from ray_robust.train.metrics import METRICS, accuracy, calibration_error, class_accuracy, group_counts, macro_f1
+from ray_robust.train.metrics import worst_group as worst
+
+TESTS = {"id": "id_test", "ood": "ood_test"}
+BESIDE: dict[str, Callable] = {"macro_f1": macro_f1, "worst_group": worst, "class_accuracy": class_accuracy}
+
+
+def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[dict[str, Any]]:
+    """One dict per look, in order: the contract's point columns, then every other score of both tests.
+
+    `metric` names the score that `id`, `ood`, `id_val` and `ood_val` hold. A score that does not exist is None.
+    """
+    return [
+        {"epoch": epoch, "step": done.steps[epoch], "metric": metric, **_scores(predicted, splits, metric)}
+        for epoch, predicted in done.predictions.items()
+    ]
+
+
+def _scores(predicted: Mapping[str, Predicted], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
+    seen = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
+    both = list(TESTS.items())
+    scores: dict[str, float | int | None] = {
+        **{name: METRICS[metric](seen[name]) for name in ("id_val", "ood_val")},
+        **{side: METRICS[metric](seen[name]) for side, name in both},
+        **{f"{side}_accuracy": accuracy(seen[name]) for side, name in both},
+        **{f"{side}_groups": _groups(splits[name]) for side, name in both},
+        **{f"{side}_images": len(splits[name].labels) for side, name in both},
+    }
+    for what, score in BESIDE.items():
+        scores |= {f"{side}_{what}": score(seen[name]) for side, name in both}
+    for side, name in both:
+        right = predicted[name].classes == splits[name].labels
+        scores[f"{side}_ece"] = calibration_error(right, predicted[name].confidence)
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()}
+
+
+def _groups(split: Split) -> int | None:
+    return None if split.groups is None else len(np.unique(split.groups))
+
+
+def counts(done: Finetuned, splits: Mapping[str, Split]) -> pd.DataFrame | None:
+    """Per look, split, group and class: the columns epoch, split and those of `group_counts`, groups and classes as
+    their numbers. None for a task without groups."""
+    parts = []
+    for epoch, predicted in done.predictions.items():
+        for name in TEST_SPLITS:
+            groups = splits[name].groups
+            if groups is None:
+                return None
+            columns = group_counts(splits[name].labels, predicted[name].classes, groups)
+            parts.append(pd.DataFrame({"epoch": np.int32(epoch), "split": name, **columns}))
+    return pd.concat(parts, ignore_index=True)
