@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ray_robust.choices import Classes, read_classes, read_granularity
 from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
 
@@ -132,7 +133,11 @@ class Pretrain(Training):
     num_images: Positive | Literal["all"] = "all"
     num_classes: Positive | Literal["all"] = "all"
     images_per_class: Positive | None = None
-    granularity: str = "class"  # `class` (the finest labels) or a rank of the source's hierarchy
+    classes: Classes | None = None  # none: all; else names, a subtree, those near or far from one, a CSV
+    match: bool = True  # where `classes` varies, numbers of classes and images that are not given are made equal
+    granularity: str = "class"  # or a rank of the hierarchy, depth:N, labels:N, random:K, map:PATH.csv
+    subclasses_per_label: Positive | None = None  # none: all; so many classes feed each label of a coarser granularity
+    label_space: Literal["separate", "shared"] = "separate"  # shared: equal labels of several sources are one
     balance: Literal["natural", "uniform"] = "natural"  # classes by their share of the source, or all alike
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of every class kept back for upstream accuracy
     subset_seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] | None = (
@@ -168,6 +173,9 @@ class Pretrain(Training):
     def _two_views_are_strong(cls, raw: Any) -> Any:
         return {"augment": "strong", **raw} if isinstance(raw, dict) and raw.get("method") == "simclr" else raw
 
+    _classes = field_validator("classes", mode="before")(read_classes)
+    _granularity = field_validator("granularity", mode="before")(read_granularity)
+
     @field_validator("method")
     @classmethod
     def _method_is_known(cls, method: str) -> str:
@@ -195,6 +203,11 @@ class Pretrain(Training):
             raise ValueError("give at least one source, e.g. sources: {species: 1.0}")
         if (self.images_seen is None) == (self.epochs is None):
             raise ValueError("give images_seen or epochs, one of the two")
+        if self.subclasses_per_label is not None:
+            if self.granularity in ("class", "leaf"):
+                raise ValueError("subclasses_per_label needs a granularity coarser than class")
+            if self.num_classes != "all":
+                raise ValueError("subclasses_per_label says how many classes there are; leave num_classes out")
         if self.images_per_class is not None:
             if self.num_images != "all" and self.num_classes == "all":
                 raise ValueError("with num_images and images_per_class give num_classes as well, or leave one out")

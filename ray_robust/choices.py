@@ -1,0 +1,137 @@
+"""How a spec says which classes to pre-train on and how finely they are labelled: `pretrain.classes` and `granularity`.
+
+Owns what may be written and how it is told in a table. What the words mean for a pool's classes is in `data.classes` and
+`data.labels`; no files are read here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_serializer
+
+CLASSES = (
+    "must be all, a list of class names, {under: NAME}, {nearest: K, to: NAME}, {farthest: K, to: NAME} or a .csv file"
+)
+LABELLING = re.compile(r"(depth|labels|random|map):(.*)", re.DOTALL)
+
+
+class Classes(BaseModel):
+    """A choice of classes, in one of five ways.
+
+    names     these
+    under     every class below one of these nodes of the hierarchy, by any path
+    nearest   so many, by their distance in the tree `to` the nearest class below one of these nodes; classes below
+              them are at distance 0 and come first
+    farthest  so many, by the same distance from the far end
+    file      the column `class` of this CSV
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = ()
+    under: tuple[str, ...] = ()
+    nearest: int | None = None
+    farthest: int | None = None
+    to: tuple[str, ...] = ()
+    file: str | None = None
+
+    @model_serializer
+    def written(self) -> Any:
+        """As a user could have written it."""
+        if self.file is not None:
+            return self.file
+        if self.names:
+            return list(self.names)
+        if self.under:
+            return {"under": list(self.under)}
+        how = {"nearest": self.nearest} if self.nearest is not None else {"farthest": self.farthest}
+        return {**how, "to": list(self.to)}
+
+    @property
+    def text(self) -> str:
+        """In a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`, a file's name."""
+        if self.file is not None:
+            return _stem(self.file)
+        if self.names:
+            return ", ".join(self.names) if len(self.names) <= 3 else f"{len(self.names)} classes ({self.names[0]} ...)"
+        if self.under:
+            return f"under {', '.join(self.under)}"
+        if self.nearest is not None:
+            return f"nearest {self.nearest} to {', '.join(self.to)}"
+        return f"farthest {self.farthest} to {', '.join(self.to)}"
+
+
+def read_classes(raw: Any) -> Classes | None:
+    """`pretrain.classes` as it was written; None for all. Raises ValueError, a line that says what would be right."""
+    if raw is None or raw == "all" or isinstance(raw, Classes):
+        return None if raw == "all" else raw
+    if isinstance(raw, str) and raw.endswith(".csv"):
+        return Classes(file=_absolute(raw))
+    if isinstance(raw, list | tuple):
+        return Classes(names=_names(raw))
+    if not isinstance(raw, dict):
+        raise ValueError(f"{CLASSES}, not {raw!r}")
+    if set(raw) == {"under"}:
+        return Classes(under=_names(raw["under"]))
+    if set(raw) in ({"nearest", "to"}, {"farthest", "to"}):
+        how = "nearest" if "nearest" in raw else "farthest"
+        return Classes(**{how: _count(how, raw[how])}, to=_names(raw["to"]))
+    raise ValueError(f"{CLASSES}, not a mapping of {', '.join(map(str, raw)) or 'nothing'}")
+
+
+def read_granularity(raw: Any) -> Any:
+    """`pretrain.granularity` in one form: a whole number is `labels:N`, paths are absolute. Raises ValueError."""
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        raw = f"labels:{raw}"
+    if not isinstance(raw, str):
+        return raw
+    if raw.isdecimal():
+        raw = f"labels:{raw}"
+    said = LABELLING.fullmatch(raw)
+    if said is None:
+        return raw
+    how, value = said[1], said[2].strip()
+    if how == "map":
+        if not value.endswith(".csv"):
+            raise ValueError(f"map: must name a .csv file with the columns class and label, not {value!r}")
+        return f"map:{_absolute(value)}"
+    least = 2 if how == "random" else 1
+    if not value.isdecimal() or int(value) < least:
+        raise ValueError(f"{how}: must be followed by a whole number of at least {least}, not {value!r}")
+    return f"{how}:{int(value)}"
+
+
+def granularity_text(granularity: str) -> str:
+    """In a table: a map by its file's name."""
+    return f"map:{_stem(granularity)}" if granularity.startswith("map:") else granularity
+
+
+def _names(raw: Any) -> tuple[str, ...]:
+    names = tuple(raw) if isinstance(raw, list | tuple) else (raw,)
+    if odd := [name for name in names if not isinstance(name, str) or not name]:
+        raise ValueError(f"names must be text, not {odd[0]!r}; quote it")
+    if not names:
+        raise ValueError("names no class; give at least one, or leave the key out for all")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{name!r} stands there twice")
+    return tuple(sorted(names))  # in any order they mean the same
+
+
+def _count(how: str, raw: Any) -> int:
+    text = str(raw).replace("_", "")
+    if isinstance(raw, bool) or not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{how} must be a whole number of classes above 0, not {raw!r}")
+    return int(text)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+
+
+def _stem(path: str) -> str:
+    return os.path.basename(path).removesuffix(".csv")
