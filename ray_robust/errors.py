@@ -1,8 +1,8 @@
 """How a user's mistake is said: one clear line each, all of them at once, and an exit code.
 
 Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan
-can do without), `Arguments` (a parser that raises it) and `command`, which every `main` runs under: it turns a UserError
-into lines on standard error and exit code 2, Ctrl-C into 130.
+can do without), `Arguments` (a parser that raises it) and `command`, which every `main` runs under: it turns a
+UserError into lines on standard error and exit code 2, Ctrl-C into 130.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ SOURCES = {
     "species": "ray_robust.data.sources.species:Species",
     "fractals": "ray_robust.data.sources.fractals:Fractals",
     "folder": "ray_robust.data.sources.folder:FolderSource",
+    "imagenet": "ray_robust.data.sources.imagenet:ImageNet",
+    "inaturalist": "ray_robust.data.sources.inaturalist:INaturalist",
 }
 TASKS = {
     "camera-traps": "ray_robust.data.tasks.camera_traps:CameraTraps",

@@ -1,0 +1,198 @@
+"""The source `imagenet`: ILSVRC2012's training images as they are unpacked, classes by their WordNet ids.
+
+Owns finding the images and the list of classes in any of the forms that they come in, and saying what is not there.
+Nothing is downloaded. Source: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge" (IJCV 2015).
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ray_robust.data.files import SUFFIXES, Folder
+from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing
+from ray_robust.data.pool import Catalog, FileOptions, Source
+from ray_robust.data.published import counted
+from ray_robust.data.table import some
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+
+IMAGES, CLASSES = 1_281_167, 1_000
+LICENCE = "ImageNet terms of access: non-commercial research and education (ILSVRC2012, Russakovsky et al. 2015)"
+OBTAIN = (
+    "Obtain it: image-net.org/download after registration (training images and development kit of ILSVRC2012), or "
+    "kaggle.com/c/imagenet-object-localization-challenge; terms: non-commercial research"
+)
+LAYOUTS = ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", ".")
+MAPPINGS, DEVKIT = ("LOC_synset_mapping.txt", "synset_words.txt"), "ILSVRC2012_devkit_t12"
+WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes of a file: what people call them, by id, in sorted order. `complete`: no others are listed there."""
+
+    file: Path
+    names: Mapping[str, str]
+    complete: bool = True
+
+
+class ImageNet(ImageFiles, Source):
+    """Classes are WordNet ids in sorted order; `Catalog.names` has what people call them."""
+
+    class Options(FileOptions):
+        """root    the folder that holds `train/<wnid>/*.JPEG` or `ILSVRC/Data/CLS-LOC/train/...`, and beside it the
+                list of classes: LOC_synset_mapping.txt, synset_words.txt, torchvision's meta.bin, the development kit,
+                or words.txt
+        absent  drop: a part of the classes or images is meant to be missing"""
+
+        root: Place
+        absent: Literal["fail", "drop"] = "fail"
+
+    def published(self) -> Catalog:
+        return counted("imagenet", IMAGES, CLASSES, LICENCE)
+
+    def make_listing(self) -> Listing:
+        root, drop = Path(self.options.root), self.options.absent == "drop"
+        folder = _find_images(root)
+        listed = _class_list(root, folder)
+        files = Folder(str(folder))
+        paths, folders = files.walk()
+        images = pd.Series(
+            [p for p in paths if p.count("/") == 1 and p.isascii() and Path(p).suffix.lower() in SUFFIXES], dtype="str"
+        )
+        frame = pd.DataFrame({"key": images, "label": images.str.partition("/")[0] if len(images) else images})
+        found = set(frame["label"].unique())
+        known = set(listed.names) if listed.complete else found & set(listed.names) | {f for f in folders if _is_id(f)}
+        strange = sorted(({f for f in folders if "/" not in f} | found) - known)
+        lacking = sorted(known - found)
+        problems = list(
+            some(len(strange), lambda i: Problem(f"{folder}/{strange[i]}", _strange(strange[i], listed, lacking)))
+        )
+        packed = sorted(p for p in paths if "/" not in p and p.endswith(".tar"))
+        if packed:
+            what = (
+                f"{len(packed)} archives of classes are not unpacked ({_few(packed)}); each makes a folder of its name"
+            )
+            problems.append(Problem(str(folder), what))
+        short = [*_short(frame, known, lacking, listed)]
+        if short and not drop and not packed:
+            problems += [Problem(str(folder), f"{what}; copy the rest, or say `absent: drop`") for what in short]
+        if len(found) < 2 and not problems:
+            problems.append(Problem(str(folder), "holds images of fewer than two classes"))
+        if problems:
+            raise UserError(*problems)
+        frame["mark"] = files.marks(frame["key"])
+        other = len(paths) - len(images)
+        notes = [f"Not the official images: {what}." for what in short]
+        notes += [f"{other} files that are no images of a class were ignored."] if other else []
+        listing = make_listing(frame, files, LICENCE, tuple(notes), label="wnid")
+        names = tuple(listed.names.get(wnid, wnid) for wnid in listing.catalog.classes)
+        return replace(listing, catalog=replace(listing.catalog, names=names))
+
+
+def _find_images(root: Path) -> Path:
+    """The folder of class folders."""
+    if not root.is_dir():
+        raise DataAbsent(Problem(str(root), f"no such folder. {OBTAIN}"))
+    for layout in LAYOUTS:
+        folder = root / layout
+        if folder.is_dir() and any(_is_id(entry.name.removesuffix(".tar")) for entry in folder.iterdir()):
+            return folder
+    what = "holds no class folders; wanted: train/n01440764/*.JPEG or ILSVRC/Data/CLS-LOC/train/n01440764/*.JPEG"
+    absent = not any(root.iterdir())
+    raise (DataAbsent if absent else UserError)(Problem(str(root), f"{what}. {OBTAIN}" if absent else what))
+
+
+def _class_list(root: Path, images: Path) -> ClassList:
+    """The list of classes, from the first file of those that have one."""
+    places = dict.fromkeys((root, images.parent, images))
+    for read, name in (
+        *((_mapping, name) for name in MAPPINGS),
+        (_torchvision, "meta.bin"),
+        (_devkit, f"{DEVKIT}/data/meta.mat"),
+        (_devkit, f"{DEVKIT}.tar.gz"),
+        (_words, "words.txt"),
+    ):
+        for place in places:
+            if (file := place / name).is_file():
+                try:
+                    return read(file)
+                except UserError:
+                    raise
+                except Exception as error:  # of torch, scipy or tarfile, on a file that is cut short or another's
+                    what = f"is no list of ImageNet's classes that can be read ({type(error).__name__}: {error})"
+                    raise UserError(Problem(str(file), what)) from None
+    what = (
+        "has no list of its classes: put LOC_synset_mapping.txt (or synset_words.txt, words.txt, meta.bin, "
+        f"{DEVKIT}.tar.gz) there; it comes with the images"
+    )
+    raise UserError(Problem(str(root), what))
+
+
+def _mapping(file: Path) -> ClassList:
+    return ClassList(file, _lines(file, " ", "n01440764 tench, Tinca tinca"))
+
+
+def _words(file: Path) -> ClassList:
+    return ClassList(file, _lines(file, "\t", "n01440764<TAB>tench, Tinca tinca"), complete=False)
+
+
+def _lines(file: Path, between: str, wanted: str) -> dict[str, str]:
+    names = {}
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        wnid, _, words = line.partition(between)
+        if not _is_id(wnid) or not words.strip():
+            raise UserError(Problem(f"{file}:{number}", f"{line[:60]!r} is no line like {wanted!r}"))
+        names[wnid] = words.split(",")[0].strip()
+    return dict(sorted(names.items()))
+
+
+def _torchvision(file: Path) -> ClassList:
+    import torch  # seconds: only for those who have this file alone
+
+    by_id, _ = torch.load(file, weights_only=True)
+    return ClassList(file, {wnid: words[0] for wnid, words in sorted(by_id.items())})
+
+
+def _devkit(file: Path) -> ClassList:
+    from scipy.io import loadmat
+
+    if file.suffix == ".mat":
+        synsets = loadmat(file, squeeze_me=True)["synsets"]
+    else:
+        with tarfile.open(file) as archive:
+            member: Any = archive.extractfile(f"{DEVKIT}/data/meta.mat")
+            synsets = loadmat(member, squeeze_me=True)["synsets"]
+    leaves = [row for row in synsets if row["num_children"] == 0]
+    return ClassList(
+        file, {str(r["WNID"]): str(r["words"]).split(",")[0] for r in sorted(leaves, key=lambda r: r["WNID"])}
+    )
+
+
+def _short(frame: pd.DataFrame, known: set[str], lacking: list[str], listed: ClassList) -> Iterator[str]:
+    """What is missing of a whole copy."""
+    if lacking:
+        yield f"{len(lacking)} of the {len(known):,} classes of {listed.file.name} have no images ({_few(lacking)})"
+    elif listed.complete and len(known) == CLASSES and len(frame) < IMAGES:
+        yield f"{len(frame):,} of ILSVRC2012's {IMAGES:,} images are there"
+
+
+def _strange(folder: str, listed: ClassList, lacking: list[str]) -> str:
+    plain = folder.replace("_", " ").lower()
+    meant = next((w for w, name in listed.names.items() if name.lower() == plain), None)
+    hint = f"; did you mean {meant}?" if meant else did_you_mean(folder, lacking) if lacking else ""
+    return f"is no class of {listed.file.name}{hint}"
+
+
+def _is_id(name: str) -> bool:
+    return WNID.fullmatch(name) is not None
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
