@@ -1,15 +1,13 @@
 """A sweep's YAML, read and checked: what varies, what is held fixed, and every mistake in it at once.
 
-Owns the axes, in which every `{grid: [...]}` becomes levels, and how a mistake is told; hands on `Spec`. What each key
-means is in `sections`, reading the file with its lines in `yaml_lines`; no torch, no ray, milliseconds.
+Hands on `Spec`. What each key means is in `sections`, how axes become combinations in `axes`, how a mistake is told in
+`explain`, reading the file with its lines in `yaml_lines`; no torch, no ray, milliseconds.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +16,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_robust import registry
+from ray_robust.axes import axes_in, combinations, put
 from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.explain import dotted, explain, one_per_key, shown
 from ray_robust.sections import (
     LARGEST_SEED,
     MOST_TRIALS,
@@ -94,8 +94,8 @@ SECTIONS: dict[str, type[Section]] = {
     "resources": Resources,
     "analysis": Analysis,
 }
-POINTS = ("pretrain", "points")  # the axis of combinations that are no product
 VARYING = ("task", "model", "pretrain", "finetune")  # the sections in which a value may be {grid: [...]}
+NOTHING = "none"  # `pretrain: none`: the baseline alone
 OTHER_KEYS = ("seeds", "question", "provenance")  # provenance: written into a run's spec.yaml, ignored when read
 
 
@@ -147,7 +147,9 @@ class _Reader:
             own = {name: ("baseline", "finetune", name) for name in baseline.finetune}
             baseline_finetunes = self.levels("finetune", merged, own)
             groups = [level.label for level in levels.get("pretrain", ()) if level.label]
-            if baseline.name not in ("scratch", "none", *groups) and levels.get("pretrain"):
+            if raw.get("pretrain") == NOTHING and baseline.name != "scratch":
+                self.say(("pretrain",), f"pretrain: none leaves nothing to run with baseline: {baseline.name}")
+            elif baseline.name not in ("scratch", "none", *groups) and levels.get("pretrain"):
                 known = ["scratch", "none", *groups]
                 self.say(("baseline",), f"baseline: {baseline.name!r} is no group{did_you_mean(baseline.name, known)}")
             if baseline.name != "scratch" and (baseline.finetune or baseline.seeds):
@@ -185,7 +187,7 @@ class _Reader:
 
     def fixed(self, key: str, raw: Any) -> Any:
         """A section in which nothing varies."""
-        axes = list(_axes(raw, (key,)))
+        axes = list(axes_in(raw, (key,)))
         if axes and key != "baseline":
             path = ".".join(map(str, axes[0][0]))
             self.say(axes[0][0], f"{path}: cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}")
@@ -193,53 +195,13 @@ class _Reader:
         return self.section(key, raw, (key,))
 
     def levels(self, key: str, raw: Any, own: Mapping[str, tuple] | None = None) -> tuple[Level, ...]:
-        """Every combination of a section's axes, in the file's order, the last axis fastest.
-
-        `own` says where those keys stand that are not below `key` itself: a baseline's fine-tuning is `finetune` with
-        some keys replaced.
-        """
-        found_axes = [*_axes(raw, (key,))]
-        places = dict(own or {})
-        axes: list[tuple[tuple, list]] = []
-        for where, values in found_axes:
-            place = (*places[where[1]], *where[2:]) if where[1:] and where[1] in places else where
-            if problem := _bad_grid(values):
-                self.say(place, f"{'.'.join(map(str, place))}.grid: {problem}")
-                return ()
-            axes.append((where, [((*place, "grid", i), value) for i, value in enumerate(values)]))
-        raw = copy.deepcopy(raw)
-        if isinstance(raw, dict) and "points" in raw and key == "pretrain":
-            points = raw.pop("points")
-            if not isinstance(points, list) or not points or not all(isinstance(p, dict) and p for p in points):
-                self.say((key, "points"), "pretrain.points: must be a list of mappings, e.g. - {num_classes: 250}")
-                return ()
-            for i, point in enumerate(points):
-                if point in points[:i]:
-                    self.say((key, "points", i), "pretrain.points: the same point stands there twice")
-                for name in point:
-                    if (key, name) in [where[:2] for where, _ in axes]:
-                        self.say(
-                            (key, "points", i, name), f"pretrain.points: {name} is also a grid; vary it in one place"
-                        )
-            axes.append((POINTS, [((key, "points", i), point) for i, point in enumerate(points)]))
-        if (count := math.prod(len(values) for _, values in axes)) > MOST_TRIALS:
-            self.say((key,), f"{key}: its grids make {count:,} combinations; at most {MOST_TRIALS:,} are possible")
+        """Every combination of a section's axes, checked; see `axes.combinations`."""
+        if key == "pretrain" and raw == NOTHING:
             return ()
-        found = []
-        for combination in itertools.product(*(values for _, values in axes)):
-            tree, names, here = {key: copy.deepcopy(raw)}, [], dict(places)
-            for (where, _), (place, value) in zip(axes, combination, strict=True):
-                if where is POINTS:
-                    tree[key].update(value)
-                    names += [(str(k), _text(v)) for k, v in value.items()]
-                    here |= {"": place, **{name: (*place, name) for name in value}}
-                else:
-                    _put(tree, where, value)
-                    whole = len(where) == 1 and isinstance(value, dict)  # the section itself varies: named by its keys
-                    names += [(str(k), _text(v)) for k, v in (value.items() if whole else [(where[-1], value)])]
-                    here["" if len(where) == 1 else where[1]] = place if len(where) < 3 else where[:2]
-            found.append(Level(self.section(key, tree[key], (key,), here), tuple(names)))
-        return tuple(found)
+        return tuple(
+            Level(self.section(key, found.raw, (key,), found.places), found.names)
+            for found in combinations(key, raw, own or {}, self.say)
+        )
 
     def section(self, key: str, raw: Any, path: tuple, places: Mapping[str, tuple] | None = None) -> Any:
         """A validated section, or None with its problems said. `places`: where single keys stand, if not in `path`;
@@ -248,11 +210,12 @@ class _Reader:
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            self.say(places.get("", path), f"{'.'.join(path)}: must be a mapping (key: value), not {_shown(raw)}")
+            self.say(places.get("", path), f"{'.'.join(path)}: must be a mapping (key: value), not {shown(raw)}")
             return None
         raw = dict(raw)
         if key == "pretrain":
-            raw["sources"] = self.sources(raw.get("sources"), places.get("sources", (*path, "sources")))
+            if "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
+                raw["sources"] = self.sources(raw.get("sources"), places.get("sources", (*path, "sources")))
         elif key == "task":
             options = {name: value for name, value in raw.items() if name != "name"}
             raw = self.pool("task", raw.get("name"), options, places.get("", path), places)
@@ -263,8 +226,7 @@ class _Reader:
         try:
             return SECTIONS[key].model_validate(raw)
         except ValidationError as error:
-            for detail in _one_per_key(error):
-                self.explain(SECTIONS[key], detail, path, places)
+            self.explain(SECTIONS[key], error, path, places)
             return None
 
     def sources(self, raw: Any, path: tuple) -> Any:
@@ -272,19 +234,18 @@ class _Reader:
             self.say(path, "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}")
             return {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
         found = {}
-        for name, value in raw.items():
-            options = dict(value) if isinstance(value, dict) else {"weight": value}
-            weight = options.pop("weight", 1.0)
+        parts = {name: dict(part) if isinstance(part, dict) else {"weight": part} for name, part in raw.items()}
+        weights = {name: _number(part.pop("weight", 1.0)) for name, part in parts.items()}
+        some = any(_positive(weight) for weight in weights.values())
+        for name, options in parts.items():
             pool = self.pool("source", name, options, (*path, name))
-            if pool is not None:
-                number = parse_number(weight) if isinstance(weight, str) else weight
-                if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-                    place = (*path, name, "weight") if isinstance(value, dict) else (*path, name)
-                    self.say(
-                        place, f"pretrain.sources.{name}: the weight must be a number above 0, not {_shown(weight)}"
-                    )
-                    continue
-                found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=number)
+            if pool is None or (some and weights[name] == 0):  # a source of weight 0 is absent from a mixture
+                continue
+            if not _positive(weights[name]):
+                what = f"the weight must be a number above 0, not {shown(weights[name])}"
+                self.say((*path, name, "weight"), f"pretrain.sources.{name}: {what}")
+                continue
+            found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
         return found or {"": SourceSection(kind="", options=None)}
 
     def pool(
@@ -292,19 +253,19 @@ class _Reader:
     ) -> dict | None:
         """The parts of a PoolSection; the options are checked by the registered class."""
         if not isinstance(name, str) or not name:
-            missing = f"{_dotted(path)}.name: {'missing; ' if name is None else ''}must name a {kind}"
+            missing = f"{dotted(path)}.name: {'missing; ' if name is None else ''}must name a {kind}"
             self.say((places or {}).get("name", (*path, "name")), missing + did_you_mean("", registry.KINDS[kind]))
             return None
         given = "kind" if "kind" in options else "name"
         registered = options.pop("kind", name)
         if not isinstance(registered, str):
-            self.say((*path, "kind"), f"{_dotted(path)}.kind: must be text, not {_shown(registered)}")
+            self.say((*path, "kind"), f"{dotted(path)}.kind: must be text, not {shown(registered)}")
             return None
         try:
             cls = registry.find(kind, registered)
         except UserError as error:
             here = path if kind == "source" and given == "name" else (*path, given)
-            self.say((places or {}).get(given, here), f"{_dotted(here)}: {error.problems[0].what}")
+            self.say((places or {}).get(given, here), f"{dotted(here)}: {error.problems[0].what}")
             return None
         try:
             return {
@@ -313,8 +274,7 @@ class _Reader:
                 "options": cls.Options.model_validate(_numbers(cls, options)),
             }
         except ValidationError as error:
-            for detail in _one_per_key(error):
-                self.explain(cls.Options, detail, path, places)
+            self.explain(cls.Options, error, path, places or {})
             return None
 
     def model_name(self, name: Any, path: tuple) -> None:
@@ -330,60 +290,14 @@ class _Reader:
         good = isinstance(value, list) and all(type(v) is int and 0 <= v < LARGEST_SEED for v in value)
         if isinstance(value, list) and value and good and len(set(value)) == len(value):
             return tuple(value)
-        shown = repr(raw)[:60] if isinstance(raw, list) else _shown(raw)
-        self.say(("seeds",), f"seeds: must be how many, at least 1, or a list of different whole numbers, not {shown}")
+        told = repr(raw)[:60] if isinstance(raw, list) else shown(raw)
+        self.say(("seeds",), f"seeds: must be how many, at least 1, or a list of different whole numbers, not {told}")
         return ()
 
-    def explain(
-        self, model: type[BaseModel], detail: Any, path: tuple, places: Mapping[str, tuple] | None = None
-    ) -> None:
-        """One pydantic error as one line."""
-        loc = tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
-        place = (places or {}).get(str(loc[0]) if loc else "", (*path, *loc))
-        key = _dotted((*path, *loc) if place[:1] == path[:1] else place)
-        value, context = detail.get("input"), detail.get("ctx", {})
-        kind = detail["type"]
-        if kind == "extra_forbidden":
-            what = f"unknown key{did_you_mean(str(loc[-1]), model.model_fields)}"
-        elif kind == "missing":
-            what = "missing"
-        elif kind.startswith("int_") or (kind.startswith("float_") and "inf" not in kind):
-            what = f"must be a {'whole ' if kind.startswith('int_') else ''}number, not {_shown(value)}"
-        elif kind == "literal_error":
-            names = [name.strip().strip("'") for name in context["expected"].replace(" or ", ",").split(",")]
-            if len(detail["loc"]) > 1:  # one arm of "a number or a word": the arm for words says both
-                what = f"must be a whole number above 0 or {' or '.join(names)}, not {_shown(value)}"
-            else:
-                what = f"must be one of {', '.join(names)}, not {_shown(value)}"
-        elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-            sign = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-            which = next(k for k in sign if k in context)
-            what = f"must be {sign[which]} {_text(context[which])}, not {_shown(value)}"
-        elif kind == "finite_number":
-            what = f"must be a finite number, not {_shown(value)}"
-        elif kind == "string_type":
-            what = f"must be text, not {_shown(value)}" + ("" if isinstance(value, dict | list) else "; quote it")
-        elif kind.startswith("bool_"):
-            what = f"must be true or false, not {_shown(value)}"
-        elif kind == "dict_type":
-            what = f"must be a mapping (key: value), not {_shown(value)}"
-        elif kind == "value_error":
-            what = str(context["error"])
-        else:
-            what = detail["msg"]
-        if isinstance(value, dict) and kind not in ("value_error", "missing", "extra_forbidden") and path[0] in VARYING:
-            what += "; a value that varies is written {grid: [...]}"
-        self.say(place, f"{key}: {what}")
-
-
-def _one_per_key(error: ValidationError) -> list[Any]:
-    """pydantic's errors, one per key: of "a number or a word" each arm has its own, and that for words says both."""
-    found: dict[tuple, Any] = {}
-    for detail in error.errors():
-        key = tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
-        if key not in found or detail["type"] == "literal_error":
-            found[key] = detail
-    return list(found.values())
+    def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Mapping[str, tuple]) -> None:
+        """pydantic's errors, a line each."""
+        for detail in one_per_key(error):
+            self.say(*explain(model, detail, path, places, path[0] in VARYING))
 
 
 def _baseline(raw: Any) -> Any:
@@ -391,6 +305,16 @@ def _baseline(raw: Any) -> Any:
     if raw is None:
         return {"name": "none"}
     return {"name": raw} if isinstance(raw, str) else raw
+
+
+def _number(value: Any) -> Any:
+    """The number that a text stands for, else the value as it is."""
+    number = parse_number(value) if isinstance(value, str) else None
+    return value if number is None else number
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _mapping(raw: Any) -> dict:
@@ -402,75 +326,21 @@ def _numbers(cls: Any, options: dict) -> dict:
     return {key: number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}
 
 
-def _axes(raw: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
-    """(path, levels) of every `{grid: [...]}` below `raw`, in the file's order."""
-    if isinstance(raw, dict):
-        if set(raw) == {"grid"}:
-            yield path, raw["grid"]
-            return
-        for key, value in raw.items():
-            if key != "points":
-                yield from _axes(value, (*path, key))
-
-
-def _bad_grid(values: Any) -> str:
-    """What is wrong with the values of an axis, or ""."""
-    if not isinstance(values, list) or not values:
-        return "must be a list with at least one value"
-    seen = [repr(parse_number(value) if isinstance(value, str) else value) for value in values]
-    seen = [repr(values[i]) if text == "None" else text for i, text in enumerate(seen)]
-    twice = [values[i] for i, text in enumerate(seen) if text in seen[:i]]
-    return f"{_shown(twice[0])} stands there twice" if twice else ""
-
-
-def _dotted(path: tuple) -> str:
-    """A path as people write it, without its places in lists of levels."""
-    following = (*path[1:], None)
-    kept = [part for part, after in zip(path, following, strict=True) if not isinstance(after, int)]
-    return ".".join(str(part) for part in kept if not isinstance(part, int))
-
-
-def _put(tree: dict, path: tuple, value: Any) -> None:
-    for key in path[:-1]:
-        tree = tree[key]
-    tree[path[-1]] = value
-
-
-def _text(value: Any) -> str:
-    """An axis value for names and tables: `16000`, `0.001`, `species:0.5+fractals:0.5`."""
-    if isinstance(value, str):
-        number = parse_number(value)
-        return f"{number:.12g}" if isinstance(number, float) else str(number if number is not None else value)
-    if isinstance(value, dict):
-        return "+".join(f"{k}:{_text(v.get('weight', 1) if isinstance(v, dict) else v)}" for k, v in value.items())
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return str(value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "nothing"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], question: str) -> str:
     """The spec with defaults filled in and its axes as they were written."""
     tree: dict[str, Any] = {"question": question} if question else {}
     for key in SECTIONS:
+        if raw.get(key) == NOTHING:
+            tree[key] = NOTHING
+            continue
         section = levels[key][0].section if key in levels else fixed[key]
         tree[key] = _plain(key, section)
         written = _mapping(raw.get(key))
-        for path, values in _axes(written, (key,)):
-            if path == (key,):
-                tree[key] = {"grid": values}
-            else:
-                _put(tree, path, {"grid": values})
+        if key == "pretrain":  # in their order, with those that the first mixture lacks
+            known, sources = tree[key]["sources"], _mapping(written.get("sources"))
+            tree[key]["sources"] = {name: known.get(name, part) for name, part in sources.items()} or known
+        for path, axis in axes_in(written, (key,)):
+            put(tree, path, axis)
         if key == "pretrain" and "points" in written:
             for name in {name: None for point in written["points"] for name in point}:
                 tree[key].pop(name, None)

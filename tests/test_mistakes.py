@@ -141,7 +141,22 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     "points and a grid of one key": (("1000", "{grid: [1000, 2000]}\n  points: [{num_images: 500}]"),
         ["6: pretrain.points: num_images is also a grid; vary it in one place"]),
     "points that are none": (("num_images: 1000", "points: [3]"), ["5: pretrain.points: must be a list of mappings, e.g. - {num_classes: 250}"]),
+    # mixtures
+    "a lattice that is none": (("{species: 1.0}", "{lattice: [species], steps: 0.5, opt: 1}"), [
+        "4: pretrain.sources.lattice: must hold at least 2, not 1", "4: pretrain.sources.steps: must be a whole number, not 0.5",
+        "4: pretrain.sources.opt: unknown key; did you mean options?"]),
+    "a source twice": (("{species: 1.0}", "{lattice: [species, species], steps: 4}"), ["4: pretrain.sources: 'species' stands there twice"]),
+    "an endless lattice": (("{species: 1.0}", "{lattice: [a, b, c, d, e, f], steps: 100}"),
+        ["4: pretrain.sources: makes 96,560,646 mixtures; at most 1,000,000 are possible"]),
+    "a simplex without draws": (("{species: 1.0}", "{simplex: [species, fractals], concentration: 0}"), [
+        "4: pretrain.sources.draws: missing", "4: pretrain.sources.concentration: must be at least 0.01, not 0"]),
+    "options of nobody": (("{species: 1.0}", "{grid: [{species: 1}], options: {specie: {seed: 1}}}"),
+        ["4: pretrain.sources.options.specie: no source of the grid; did you mean species?"]),
+    "an unknown source in a lattice": (("{species: 1.0}", "{lattice: [species, fractal], steps: 1}"),
+        ["4: pretrain.sources.fractal: 'fractal' is no known source; did you mean fractals?"]),
     # the baseline
+    "nothing at all": (("pretrain:\n  sources: {species: 1.0}\n  num_images: 1000\n  images_seen: 2000\n", "pretrain: none\nbaseline: none\n"),
+        ["3: pretrain: none leaves nothing to run with baseline: none"]),
     "an unknown baseline": (after("baseline: scrach"), ["8: baseline: 'scrach' is no group; did you mean scratch?"]),
     "a baseline's unknown key": (after("baseline:\n  seeds: 2\n  finetune:\n    epocs: 3"),
         ["11: baseline.finetune.epocs: unknown key; did you mean epochs?"]),
