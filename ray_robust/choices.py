@@ -1,7 +1,7 @@
-"""How a spec says which classes to pre-train on and how finely they are labelled: `pretrain.classes` and `granularity`.
+"""How a spec says which classes to pre-train on and how finely they are labelled: its keys `classes` and `granularity`.
 
-Owns what may be written and how it is told in a table. What the words mean for a pool's classes is in `data.classes` and
-`data.labels`; no files are read here.
+Owns what may be written and how it is told in a table. What the words mean for a pool's classes is in `data.labels`; no
+files are read here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Classes(BaseModel):
 
     @property
     def text(self) -> str:
-        """In a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`, a file's name."""
+        """In a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`, a file."""
         if self.file is not None:
             return _stem(self.file)
         if self.names:
@@ -78,8 +78,9 @@ def read_classes(raw: Any) -> Classes | None:
     if set(raw) == {"under"}:
         return Classes(under=_names(raw["under"]))
     if set(raw) in ({"nearest", "to"}, {"farthest", "to"}):
-        how = "nearest" if "nearest" in raw else "farthest"
-        return Classes(**{how: _count(how, raw[how])}, to=_names(raw["to"]))
+        if "nearest" in raw:
+            return Classes(nearest=_count("nearest", raw["nearest"]), to=_names(raw["to"]))
+        return Classes(farthest=_count("farthest", raw["farthest"]), to=_names(raw["to"]))
     raise ValueError(f"{CLASSES}, not a mapping of {', '.join(map(str, raw)) or 'nothing'}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -50,6 +51,8 @@ class Catalog:
     ids        uint64 [n], one per image, from its key alone: what random choices hash (see `mix_bits`)
     hierarchy  one row per class (index: class names, in the order of `classes`), one column per rank from coarse to
                fine, each value the name of the class's ancestor (or the class itself) at that rank; None without one
+    below      by each name of every node: the classes (indices, ascending) under it, where the ranks do not say it all
+               (a class of WordNet lies below more nodes than those of its one path); None: what the ranks say
     split      int8 [n], index into SPLITS; None for a source
     group      int32 [n], index into `groups` (camera, region, hospital); None where the pool has none
     fingerprint  changes when the images or labels do, and only then: never with paths or with the pool's name
@@ -64,6 +67,7 @@ class Catalog:
     fingerprint: str
     licence: str
     hierarchy: pd.DataFrame | None = None
+    below: Mapping[str, np.ndarray] | None = None
     split: np.ndarray | None = None
     group: np.ndarray | None = None
     groups: tuple[str, ...] = ()

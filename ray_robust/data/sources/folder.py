@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ray_robust.data.folder import FolderOptions, ImageFiles, Listing, list_folder
 from ray_robust.data.pool import Source
+from ray_robust.data.wordnet import HierarchyOption
 
 
 class FolderSource(ImageFiles, Source):
     """Images in class folders, or listed by a CSV beside a folder or zip; see FolderOptions."""
 
-    Options = FolderOptions
+    class Options(FolderOptions):
+        """hierarchy   in place of the CSV's columns: `wordnet`, WordNet's dict folder, or a file of parent-child pairs;
+        classes are its nodes (n02084071) or words that one node alone has"""
+
+        hierarchy: HierarchyOption | None = None
 
     def make_listing(self) -> Listing:
-        return list_folder(self.options, splits=False)
+        listing = list_folder(self.options, splits=False)
+        if self.options.hierarchy is None:
+            return listing
+        from ray_robust.data.hierarchy import place
+
+        return replace(listing, catalog=place(listing.catalog, self.options.hierarchy))

@@ -1,0 +1,187 @@
+"""A pool's classes placed in a hierarchy: one path for each, all subtrees by name, and distances in the tree.
+
+Owns how a graph with several parents becomes one path per class, what its nodes are called, and tree distance. Hands on
+`Catalog.hierarchy` (ranks) and `Catalog.below` (the classes of every subtree).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.data.pool import Catalog
+from ray_robust.data.wordnet import IsA, read_hierarchy
+from ray_robust.errors import UserError, did_you_mean
+
+
+def place(catalog: Catalog, option: str) -> Catalog:
+    """The catalog with the hierarchy that `hierarchy: option` names (see `wordnet.read_hierarchy`).
+
+    Classes are nodes of it (n02084071) or words that one node alone has. The ranks are `depth 1` (below the common
+    root) to the deepest class; a class that ends earlier stands for itself. Of several parents the path goes by the
+    one nearest to the root, of several such by the first by name; `below` counts a class under all of them. A node is
+    called by its first word, with its id behind it where another node is called so as well.
+
+    Raises UserError with the classes that are not in it.
+    """
+    isa = read_hierarchy(option)
+    nodes = _nodes_of(catalog.classes, isa)
+    above = {node: _all_above(node, isa) for node in nodes}
+    names = _names(catalog.classes, nodes, above.values(), isa)
+    paths = _paths(nodes, isa)
+    if len({path[0] for path in paths}) == 1 and all(len(path) > 1 for path in paths):
+        paths = [path[1:] for path in paths]  # the root that all share says nothing
+    deepest = max(map(len, paths))
+    rows = [[names[path[min(i, len(path) - 1)]] for i in range(deepest)] for path in paths]
+    ranks = pd.DataFrame(rows, index=list(catalog.classes), columns=[f"depth {i + 1}" for i in range(deepest)])
+    below = _below(nodes, above, names, isa)
+    digest = hashlib.blake2b(f"{catalog.fingerprint}|{rows}".encode(), digest_size=8)
+    for name in sorted(below):
+        digest.update(name.encode() + below[name].tobytes())
+    return replace(catalog, hierarchy=ranks, below=below, fingerprint=digest.hexdigest())
+
+
+def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:
+    """The classes (indices, ascending) below every node, by each of its names; a class is below itself.
+
+    A name that stands at several places in the ranks means all of them.
+    """
+    found: dict[str, np.ndarray] = {}
+    if catalog.below is not None:
+        found |= catalog.below
+    elif catalog.hierarchy is not None:
+        for rank in reversed(catalog.hierarchy.columns):
+            for name, rows in catalog.hierarchy.groupby(rank, sort=False).indices.items():
+                found[str(name)] = np.union1d(rows, found.get(str(name), rows))
+    own = {name: np.array([i]) for i, name in enumerate(catalog.classes)}
+    called = pd.Series(catalog.names, dtype=object)
+    own |= {name: np.array([i]) for i, name in called[~called.duplicated(keep=False)].items() if name not in own}
+    return {**own, **found}
+
+
+def distances(catalog: Catalog, to: np.ndarray) -> np.ndarray:
+    """Edges in the tree from every class to the nearest of the classes `to` (indices), int64.
+
+    Along the ranks, in which an ancestor that repeats is one node; without a hierarchy all classes hang on one root.
+    """
+    paths = tree_paths(catalog)
+    best: dict[tuple, int] = {}  # of every node: the way down to the nearest of `to`
+    for i in to:
+        path = paths[i]
+        for depth in range(len(path) + 1):
+            node, down = path[:depth], len(path) - depth
+            best[node] = min(best.get(node, down), down)
+    far = len(catalog.classes) + 2
+    return np.array([
+        min((len(path) - depth + best.get(path[:depth], far) for depth in range(len(path) + 1)), default=0)
+        for path in paths
+    ], dtype=np.int64)  # fmt: skip
+
+
+def tree_paths(catalog: Catalog) -> list[tuple[str, ...]]:
+    """Every class's way down from the root, itself last, without the root."""
+    if catalog.hierarchy is None:
+        return [(name,) for name in catalog.classes]
+    rows = catalog.hierarchy.to_numpy(object)
+    return [tuple(dict.fromkeys((*map(str, row), name))) for row, name in zip(rows, catalog.classes, strict=True)]
+
+
+def _nodes_of(classes: tuple[str, ...], isa: IsA) -> list[str]:
+    by_word = defaultdict(list)
+    if not all(name in isa.parents for name in classes):
+        for node, words in isa.words.items():
+            for word in dict.fromkeys(word.lower() for word in words):
+                by_word[word].append(node)
+    nodes, problems = [], []
+    for name in classes:
+        found = [name] if name in isa.parents else by_word.get(name.replace("_", " ").lower(), [])
+        if len(found) == 1:
+            nodes.append(found[0])
+        elif found:
+            problems.append(f"class {name!r} is the name of {len(found)} nodes of {isa.where} ({', '.join(found[:3])}"
+                            f"{', ...' if len(found) > 3 else ''}); name the class by its id")  # fmt: skip
+        else:
+            problems.append(f"class {name!r} is not in {isa.where}")
+    if len(problems) > 5:
+        problems = [*problems[:5], f"and {len(problems) - 5} more classes"]
+    twice = [name for name, node in zip(classes, nodes, strict=False) if nodes.count(node) > 1] if not problems else []
+    if twice:
+        problems.append(f"classes {' and '.join(twice[:2])} are the same node of {isa.where}; merge them")
+    if problems:
+        raise UserError(*problems)
+    return nodes
+
+
+def _all_above(node: str, isa: IsA) -> set[str]:
+    """The node and all its ancestors."""
+    found, todo = {node}, [node]
+    while todo:
+        for parent in isa.parents.get(todo.pop(), ()):
+            if parent not in found:
+                found.add(parent)
+                todo.append(parent)
+    return found
+
+
+def _paths(nodes: list[str], isa: IsA) -> list[tuple[str, ...]]:
+    """The shortest way from a root to every node."""
+    known: dict[str, tuple[str, ...]] = {}
+
+    def path(node: str, entered: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        if node in entered:
+            raise UserError(f"hierarchy: in {isa.where} {node} is above itself")
+        if node not in known:
+            ways = [path(parent, entered | {node}) for parent in isa.parents.get(node, ())]
+            shortest = min(ways, key=lambda way: (len(way), isa.words.get(way[-1], way[-1:])[0], way[-1]), default=())
+            known[node] = (*shortest, node)
+        return known[node]
+
+    return [path(node) for node in nodes]
+
+
+def _names(classes: tuple[str, ...], nodes: list[str], above: Iterable[set[str]], isa: IsA) -> dict[str, str]:
+    """What every node of the tree is called: a class as its pool calls it, another by its first word."""
+    own = dict(zip(nodes, classes, strict=True))
+    called = {node: own.get(node) or isa.words.get(node, (node,))[0] for node in sorted(set().union(*above))}
+    count = Counter(called.values())
+    return {n: name if n in own or count[name] == 1 else f"{name} ({n})" for n, name in called.items()}
+
+
+def _below(
+    nodes: list[str], above: Mapping[str, set[str]], names: Mapping[str, str], isa: IsA
+) -> dict[str, np.ndarray]:
+    """The classes below every node, by its name, its id, and each of its words that could mean no other."""
+    members = defaultdict(list)
+    for i, node in enumerate(nodes):
+        for ancestor in above[node]:
+            members[ancestor].append(i)
+    rows = {node: np.array(found) for node, found in members.items()}
+    firsts, others = defaultdict(list), defaultdict(list)
+    for node in rows:
+        first, *more = isa.words.get(node, (node,))
+        firsts[first].append(node)
+        for word in dict.fromkeys(more):
+            others[word].append(node)
+    found = {word: rows[of[0]] for word, of in others.items() if len(of) == 1}
+    found |= {word: rows[of[0]] for word, of in firsts.items() if len(of) == 1}
+    for word, of in firsts.items():
+        if len(of) > 1:
+            found.pop(word, None)
+    return found | {node: rows[node] for node in rows} | {names[node]: rows[node] for node in rows}
+
+
+def find_subtrees(catalog: Catalog, names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """A bool mask of the classes below any of these nodes, and the names that none has, with what comes near."""
+    known = subtrees(catalog)
+    mask, unknown = np.zeros(len(catalog.classes), dtype=bool), []
+    for name in names:
+        if name in known:
+            mask[known[name]] = True
+        else:
+            unknown.append(f"{name!r}{did_you_mean(name, known)}")
+    return mask, unknown

@@ -1,0 +1,107 @@
+"""Published hierarchies as graphs: WordNet's nouns from its own database files, or any list of parent-child pairs.
+
+Owns the two formats and how to obtain WordNet. Hands on an `IsA`, which `hierarchy` places a pool's classes in. The
+database is read here in a few lines: nltk's reader refuses folders that are not its own and needs files that Debian's
+copy lacks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from ray_robust.data.files import absolute
+from ray_robust.errors import Problem, UserError
+
+FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/WordNet-3.0/dict", "/opt/WordNet-3.0/dict")
+OBTAIN = (
+    "install Debian's package wordnet-base, or unpack WordNet-3.0.tar.gz from wordnet.princeton.edu and name its dict "
+    "folder in the variable WNSEARCHDIR or as `hierarchy: PATH`"
+)
+
+# an option of a pool: relative to the current directory where it is read, not where a trial runs
+HierarchyOption = Annotated[str, AfterValidator(lambda value: value if value == "wordnet" else str(absolute(value)))]
+
+
+@dataclass(frozen=True, eq=False)
+class IsA:
+    """What is a kind of what: every node's parents (several where it is no tree) and its words, the usual one first.
+
+    WordNet's nodes are ids like n02084071; a list of pairs without words has the names themselves for nodes.
+    """
+
+    where: str
+    parents: Mapping[str, tuple[str, ...]]
+    words: Mapping[str, tuple[str, ...]]
+
+
+def read_hierarchy(option: str) -> IsA:
+    """What `hierarchy:` names: `wordnet`, a folder with WordNet's data.noun, or a file with `parent child` in each
+    line, beside which a words.txt (`node<TAB>word, word`) may give the nodes words. Raises UserError."""
+    if option == "wordnet":
+        named = os.environ.get("WNSEARCHDIR")
+        found = [folder for folder in ([named] if named else FOLDERS) if Path(folder, "data.noun").is_file()]
+        if not found:
+            raise UserError(f"hierarchy: wordnet: there is no data.noun in {named or FOLDERS[0]}; {OBTAIN}")
+        return _wordnet(found[0])
+    path = absolute(option)
+    if path.is_dir():
+        if not (path / "data.noun").is_file():
+            raise UserError(Problem(str(path), f"has no data.noun, so it is no folder of WordNet; {OBTAIN}"))
+        return _wordnet(str(path))
+    if not path.is_file():
+        raise UserError(Problem(str(path), "no such hierarchy: wordnet, WordNet's dict folder, or a file of pairs"))
+    return _pairs(str(path))
+
+
+@lru_cache(maxsize=2)
+def _wordnet(folder: str) -> IsA:
+    """WordNet's nouns. Source of the format: wndb(5WN). `@` is a hypernym, `@i` that of an instance."""
+    parents, words = {}, {}
+    with open(Path(folder, "data.noun"), encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(" "):  # the licence
+                continue
+            cells = line.partition(" | ")[0].split()
+            node, count = f"n{cells[0]}", int(cells[3], 16)
+            words[node] = tuple(word.replace("_", " ") for word in cells[4 : 4 + 2 * count : 2])
+            pointers = cells[5 + 2 * count :]
+            found = zip(pointers[::4], pointers[1::4], strict=False)
+            parents[node] = tuple(f"n{offset}" for symbol, offset in found if symbol in ("@", "@i"))
+    return IsA(folder, parents, words)
+
+
+@lru_cache(maxsize=2)
+def _pairs(file: str) -> IsA:
+    parents: dict[str, list[str]] = {}
+    problems = []
+    for number, line in enumerate(_lines(Path(file)), 1):
+        pair = [cell.strip() for cell in line.split("\t" if "\t" in line else None)]
+        if not line.strip():
+            continue
+        if len(pair) != 2:
+            problems.append(Problem(f"{file}:{number}", f"wanted: parent and child (a tab between them), not {line!r}"))
+            continue
+        parents.setdefault(pair[0], [])
+        parents.setdefault(pair[1], []).append(pair[0])
+    if problems:
+        raise UserError(*problems[:5])
+    words = {}
+    if (beside := Path(file).with_name("words.txt")).is_file():
+        for line in _lines(beside):
+            node, _, said = line.partition("\t")
+            words[node] = tuple(word.strip() for word in said.split(","))
+    return IsA(file, {n: tuple(p) for n, p in parents.items()}, {n: words.get(n, (n,)) for n in parents})
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(path), "is no text in UTF-8; wanted: lines of parent and child")) from None
