@@ -13,7 +13,10 @@ from ray_robust.data.world.fractal import RENDERER, make_systems, render
 
 
 class Fractals(pool.Source):
-    """`classes` fractals of `images_per_class` rendered images; `seed` makes other fractals."""
+    """`classes` fractals of `images_per_class` rendered images; `seed` makes other fractals.
+
+    FractalDB-1k is `{classes: 1000, images_per_class: 1000}`, at any size.
+    """
 
     class Options(pool.Options):
         classes: int = Field(200, ge=2, le=10_000)

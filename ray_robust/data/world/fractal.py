@@ -20,6 +20,7 @@ FILL = 0.16  # share of a 32 x 32 frame that an accepted attractor touches
 WALKERS, BURN_IN = 128, 12
 CHOICES = 256  # resolution of the weights
 CACHED = 64 * 1024  # points that are drawn together
+TOGETHER = 24  # images that walk together, at least: a step on fewer numbers is mostly the cost of calling NumPy
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,19 @@ def _walk(maps: np.ndarray, weights: np.ndarray, steps: int) -> tuple[np.ndarray
         np.intp
     )
     flat = np.ascontiguousarray(maps.reshape(n * MAPS, 6).T)
-    base = (np.arange(n) * MAPS)[:, None]
-    x = np.zeros((n, WALKERS), F32)
-    y = np.zeros((n, WALKERS), F32)
+    table += (np.arange(n) * MAPS)[:, None]
+    x, y, ax, by = np.zeros((4, n, WALKERS), F32)
+    taken = np.empty((6, n, WALKERS), F32)
     xs, ys = np.empty((2, n, steps, WALKERS), F32)
     for step, roll in enumerate(dice.reshape(-1, WALKERS)):
-        a, b, c, d, e, f = flat[:, table[:, roll] + base]
-        x, y = a * x + b * y + e, c * x + d * y + f
+        a, b, c, d, e, f = np.take(flat, np.take(table, roll, axis=1), axis=1, out=taken, mode="clip")
+        np.multiply(a, x, out=ax)
+        ax += np.multiply(b, y, out=by)
+        ax += e
+        c *= x
+        c += np.multiply(d, y, out=y)
+        np.add(c, f, out=y)
+        x, ax = ax, x
         if step >= BURN_IN:
             xs[:, step - BURN_IN], ys[:, step - BURN_IN] = x, y
     return xs, ys
@@ -122,23 +129,32 @@ def render(ids: np.ndarray, systems: Systems, labels: np.ndarray, size: int) -> 
     out = np.empty((len(ids), size, size, 3), np.uint8)
     steps = max(4, -(-size * size * 3 // 2 // WALKERS))
     few = max(1, CACHED // (steps * WALKERS))
-    for start in range(0, len(ids), few):
-        part = slice(start, start + few)
-        _draw(ids[part], systems, labels[part], size, steps, out[part])
+    many = max(TOGETHER, few)
+    for start in range(0, len(ids), many):
+        part = slice(start, start + many)
+        x, y = _points(ids[part], systems, labels[part], steps)
+        for first in range(0, len(x), few):
+            these = slice(start + first, start + min(first + few, len(x)))
+            seen = slice(first, first + few)
+            _draw(ids[these], x[seen], y[seen], systems.frame[labels[these]], size, out[these])
     return out
 
 
-def _draw(ids: np.ndarray, systems: Systems, labels: np.ndarray, size: int, steps: int, out: np.ndarray) -> None:
-    n = len(ids)
+def _points(ids: np.ndarray, systems: Systems, labels: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points of each image's own variant of its system, as `_walk` has them."""
     maps, weights = systems.maps[labels].copy(), systems.weights[labels].copy()
     for k in range(MAPS):
         weights[:, k] *= 0.6 + 0.8 * uniform(ids, "weight", k)
     which = (uniform(ids, "coefficient") * 6).astype(np.intp)
-    maps[np.arange(n), :, which] *= (0.85 + 0.3 * uniform(ids, "jitter"))[:, None].astype(F32)
-    x, y = _walk(maps, weights, steps)
+    maps[np.arange(len(ids)), :, which] *= (0.85 + 0.3 * uniform(ids, "jitter"))[:, None].astype(F32)
+    return _walk(maps, weights, steps)
 
-    # The viewpoint: centred, turned, mirrored, scaled to the picture.
-    centre_x, centre_y, half = (systems.frame[labels, k][:, None, None] for k in range(3))
+
+def _draw(ids: np.ndarray, x: np.ndarray, y: np.ndarray, frame: np.ndarray, size: int, out: np.ndarray) -> None:
+    """Pictures of points x, y [n, steps, WALKERS], from a viewpoint of each image's own: centred, turned, mirrored and
+    scaled to the picture."""
+    n = len(ids)
+    centre_x, centre_y, half = (frame[:, k][:, None, None] for k in range(3))
     zoom = (size * (0.36 + 0.12 * uniform(ids, "zoom")))[:, None, None] / half
     cos, sin = rotation(uniform(ids, "view"))
     mirror = np.where(uniform(ids, "mirror") < 0.5, F32(-1), F32(1))
