@@ -23,11 +23,13 @@ TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan needs to know of a pool: its meaning (see `Pool.meaning`), its size, a task's images per split."""
+    """What a plan needs to know of a pool: its meaning (see `Pool.meaning`; of a task `Task.scored`) and its size, of a
+    task the images per split and the training images per class."""
 
     meaning: str
     images: int
     splits: Mapping[str, int] = field(default_factory=dict)
+    train: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) 
         task=task.section,
         task_label=label,
         settings=settings,
-        images=settings.passes * facts.splits.get("train", 0),
+        images=settings.passes * settings.training_images(facts.train or (facts.splits.get("train", 0),)),
         evaluated=evaluations * sum(facts.splits.get(split, 0) for split in TEST_SPLITS),
     )
 

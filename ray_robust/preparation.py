@@ -5,13 +5,14 @@ Finds every mistake that only the data can show, before anything is written. Han
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import open_pool, usable
-from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import DataAbsent, Problem, UserError
@@ -64,12 +65,14 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         return found
 
     source_pools, task_pools = opened(sources), opened(tasks)
+    for task in task_pools.values():
+        problems += [problem for problem in _check_task(spec, task) if problem not in problems]
     if problems:
         raise UserError(*problems)
     plan = make_plan(
         spec,
         {key: Facts(pool.meaning, len(pool.catalog)) for key, pool in source_pools.items()},
-        {key: Facts(pool.meaning, len(pool.catalog), _split_sizes(pool)) for key, pool in task_pools.items()},
+        {key: _task_facts(pool) for key, pool in task_pools.items()},
         limit,
     )
     return Sweep(spec, source_pools, task_pools, plan)
@@ -86,8 +89,26 @@ def _opened(kind: str, name: str, section: PoolSection, plan_only: bool) -> Pool
     return pool
 
 
-def _split_sizes(task: Pool) -> dict[str, int]:
-    return {split: len(task.catalog.rows(split)) for split in SPLITS}
+def _task_facts(task: Pool) -> Facts:
+    catalog = task.catalog
+    train = np.bincount(catalog.labels[catalog.rows("train")], minlength=len(catalog.classes))
+    splits = {split: len(catalog.rows(split)) for split in SPLITS}
+    meaning = task.scored if isinstance(task, Task) else task.meaning  # a stand-in is no Task
+    return Facts(meaning, len(catalog), splits, tuple(train.tolist()))
+
+
+def _check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
+    """What a fine-tuning or a metric asks of a task that does not have it."""
+    catalog = task.catalog
+    if isinstance(task, Task) and task.metric == "worst_group" and catalog.group is None:
+        yield Problem(spec.place("task", "metric"), f"task.metric: {task.name} has no groups, so no worst_group")
+    held = len(catalog.rows("train"))
+    of_its_own = spec.baseline_finetunes if "num_images" in spec.baseline.finetune else ()
+    for path, levels in ((("finetune",), spec.finetunes), (("baseline", "finetune"), of_its_own)):
+        asked = max((level.section.num_images or 0 for level in levels), default=0)
+        if asked > held:
+            what = f"{'.'.join(path)}.num_images: {asked:,} images, but {task.name} has {held:,} to train on"
+            yield Problem(spec.place(*path, "num_images"), what)
 
 
 def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = None) -> dict[str, Subset]:

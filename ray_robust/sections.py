@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -233,6 +234,8 @@ class Finetune(Training):
     method: Literal["full", "linear", "lp-ft"] = "full"  # all weights, a new head alone, or first the head, then all
     epochs: Positive = 12
     evaluate_every: Positive = 3  # in epochs; the last epoch is always evaluated
+    num_images: Positive | None = None  # of the task's training images, with its shares of classes; none: all of them
+    per_class: Positive | None = None  # so many of every class instead, and all of a class that holds fewer
     probe_epochs: Positive = 10  # lp-ft: of the head alone, before `epochs` of everything
     probe_lr: Rate = 1e-2
     wise_ft: tuple[Fraction, ...] = ()  # lp-ft: points between the probed (0) and the fine-tuned weights (1)
@@ -243,6 +246,18 @@ class Finetune(Training):
     def passes(self) -> int:
         """Passes over the training images that cost a step: a probe looks at every image once."""
         return 1 if self.method == "linear" else self.epochs + (self.method == "lp-ft")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Finetune:
+        if self.num_images is not None and self.per_class is not None:
+            raise ValueError("give num_images or per_class, one of the two")
+        return self
+
+    def training_images(self, per_class: Sequence[int]) -> int:
+        """How many images it trains on where the task's classes hold `per_class` training images."""
+        if self.per_class is not None:
+            return sum(min(self.per_class, count) for count in per_class)
+        return min(self.num_images or sum(per_class), sum(per_class))
 
     def in_full(self) -> Finetune:
         """The same for a model from scratch, which has no features to probe: every weight is trained."""

@@ -25,10 +25,12 @@ from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import images_of, open_pool, open_store, usable
 from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.store import ImageStore
+from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import UserError
 from ray_robust.launch.places import Places
 from ray_robust.plan import Finetuning, Trial
 from ray_robust.results import RunFolder, TrialFolder
+from ray_robust.sections import Finetune
 from ray_robust.storage import Storage
 from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
@@ -181,11 +183,12 @@ def _finetune(
 ) -> None:
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
-    splits = _splits(task, Path(places.store), trial.model.image_size, context.device)
+    store = Path(places.store)
+    splits = _splits(task, finetuning.settings, trial.seed, store, trial.model.image_size, context.device)
     classes = len(task.catalog.classes)
     model = _start(trial, pretrained, weights, classes)
     resumed = folder.storage / f"checkpoints/{finetuning.id}"
-    log.say(f"fine-tunes {finetuning.id} on {len(splits['train'].labels)} images of {finetuning.task_label}")
+    log.say(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
     done = finetune(model, trial.model, finetuning.settings, splits, classes, name, task.metric, context, resumed)
     _write_predictions(folder, finetuning.id, done, splits, task)
@@ -206,6 +209,13 @@ def _finetune(
     log.say(f"fine-tuned in {done.seconds:.1f} s: id {rows[-1]['id']:.4f}, ood {rows[-1]['ood']:.4f}")
 
 
+def _told(train: Split, finetuning: Finetuning) -> str:
+    """What a fine-tuning trains on, in words."""
+    counts, wanted = np.unique(train.labels, return_counts=True)[1], finetuning.settings.per_class or 0
+    short = f", {(counts < wanted).sum()} of them hold fewer than {wanted}" if (counts < wanted).any() else ""
+    return f"{len(train.labels)} images of {len(counts)} classes of {finetuning.task_label}{short}"
+
+
 def _start(trial: Trial, pretrained: Pretrained | None, weights: Storage, classes: int) -> nn.Module:
     """The model that a fine-tuning starts from."""
     if pretrained is None:
@@ -216,22 +226,37 @@ def _start(trial: Trial, pretrained: Pretrained | None, weights: Storage, classe
     return model
 
 
-@lru_cache(maxsize=2)
-def _splits(task: Task, root: Path, size: int, device: torch.device) -> dict[str, Split]:
-    """Every split of a task, shared by all fine-tunings of this process."""
+def _splits(task: Task, settings: Finetune, seed: int, root: Path, size: int, device: torch.device) -> dict[str, Split]:
+    """The splits of a task as a fine-tuning sees them."""
+    if settings.num_images is None and settings.per_class is None:
+        return {name: _split(task, name, root, size, device) for name in SPLITS}
+    tests = {name: _split(task, name, root, size, device) for name in SPLITS[1:]}
+    store = _filled(task, root, size)
+    return {"train": _split_of(store, training_rows(task.catalog, usable(store), settings, seed), device), **tests}
+
+
+@lru_cache(maxsize=2 * len(SPLITS))
+def _split(task: Task, name: str, root: Path, size: int, device: torch.device) -> Split:
+    """A whole split of a task, shared by all fine-tunings of this process."""
+    store = _filled(task, root, size)
+    mask, rows = usable(store), task.catalog.rows(name)
+    return _split_of(store, rows if mask is None else rows[mask[rows]], device)
+
+
+def _split_of(store: ImageStore, rows: np.ndarray, device: torch.device) -> Split:
+    task, catalog = store.pool, store.pool.catalog
+    assert isinstance(task, Task)
+    groups = None if catalog.group is None else catalog.group[rows]
+    aside = tuple(i for i, group in enumerate(catalog.groups) if group in task.aside)
+    bank = ImageBank([images_of(store, rows)], device)
+    return Split(bank, catalog.labels[rows].astype(np.int64), groups, rows, aside)
+
+
+def _filled(task: Task, root: Path, size: int) -> ImageStore:
     store = open_store(root, task, size)
     if not task.rendered:
         store.fill(store.missing())
-    mask, catalog = usable(store), task.catalog
-    aside = tuple(i for i, group in enumerate(catalog.groups) if group in task.aside)
-    found = {}
-    for name in SPLITS:
-        rows = catalog.rows(name)
-        rows = rows if mask is None else rows[mask[rows]]
-        groups = None if catalog.group is None else catalog.group[rows]
-        bank = ImageBank([images_of(store, rows)], device)
-        found[name] = Split(bank, catalog.labels[rows].astype(np.int64), groups, rows, aside)
-    return found
+    return store
 
 
 def _write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:

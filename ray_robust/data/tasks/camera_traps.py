@@ -53,6 +53,7 @@ class CameraTraps(pool.Task):
         first = dict(zip(sides, np.cumsum([0, *sides.values()]), strict=False))
         taxonomy = make_taxonomy(SOURCE_SPECIES, o.species, o.seed)
         columns, problems = [], []
+        meant = o.model_dump(exclude={"metric"})  # what decides the images
         for split, side in SIDES.items():
             mix = self._mixes[first[side] : first[side] + sides[side]]
             images = getattr(o, f"{split}_images")
@@ -78,7 +79,7 @@ class CameraTraps(pool.Task):
             split=split.astype(np.int8),
             group=camera.astype(np.int32),
             groups=tuple(f"{side}-{k:02d}" for side, count in sides.items() for k in range(1, count + 1)),
-            fingerprint=f"{pool.seed_of('camera-traps', RENDERER, *sorted(o.model_dump().items())):016x}",
+            fingerprint=f"{pool.seed_of('camera-traps', RENDERER, *sorted(meant.items())):016x}",
             licence="rendered by this project (Apache-2.0)",
             notes=(
                 "A rendered world, not photographs: animals before fixed cameras.",
