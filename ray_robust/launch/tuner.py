@@ -12,7 +12,9 @@ import contextlib
 import ctypes
 import gc
 import os
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,6 +32,7 @@ from ray_robust.results import RunFolder
 from ray_robust.spec import Resources
 
 RETRIES = 3  # of a trial whose worker died; a trial that failed by itself is not tried again
+SILENT = "the worker ended without a word"
 DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}  # a trial that only drives a group; Ray refuses an empty request
 
 
@@ -44,6 +47,12 @@ def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster,
     function = _drive_group if together else _train_here
     trainable = tune.with_parameters(function, trials=trials, places=places, resources=resources)
     needs = DRIVER if together else _worker_needs(resources)
+
+    def give_up(name: str, reason: str) -> None:
+        folder = RunFolder(places.run).trial(name)
+        if not folder.has([f.id for f in trials[name].finetunings]) and folder.failure() is None:
+            folder.fail(f"its worker died {RETRIES + 1} times: {reason}")
+
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(needs)),
         param_space={"trial": tune.grid_search(list(trials))},
@@ -57,16 +66,13 @@ def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster,
             name="tune",
             storage_path=str(cluster.scratch) if cluster.local else f"{places.run}/.ray",
             verbose=0,
-            callbacks=[_Tell(monitor)],
+            callbacks=[_Tell(monitor, give_up)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    errors = tuner.fit().errors
-    for trial in trials.values():
-        folder = RunFolder(places.run).trial(trial.id)
-        if folder.finished() is None and folder.failure() is None:  # neither done nor failed: its worker kept dying
-            reason = str(errors[0]).splitlines()[-1] if errors else "the worker ended without a word"
-            folder.fail(f"its worker died {RETRIES + 1} times: {reason}")
+    tuner.fit()
+    for name in trials:  # whatever else may have happened, no trial is left without a word
+        give_up(name, SILENT)
 
 
 def warm_up(resources: Resources, cluster: Cluster) -> list[ray.ObjectRef]:
@@ -168,10 +174,10 @@ def _give_back_memory() -> None:
 
 
 class _Tell(tune.Callback):
-    """Tells the monitor when a trial starts and ends."""
+    """Tells the monitor when a trial starts and ends, and `give_up` which one Ray will not try again, and why."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: Monitor, give_up: Callable[[str, str], None]) -> None:
+        self.monitor, self.give_up = monitor, give_up
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
         return {}
@@ -183,4 +189,9 @@ class _Tell(tune.Callback):
         self.monitor.ended(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        try:
+            said = Path(trial.error_file).read_text("utf-8").strip()  # Tune's own copy is uploaded later
+        except (OSError, TypeError):
+            said = ""
+        self.give_up(trial.config["trial"], textwrap.shorten(said.rpartition("\n")[2], 300) or SILENT)
         self.monitor.ended(trial.config["trial"])

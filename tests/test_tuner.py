@@ -1,0 +1,53 @@
+"""What the scheduler does with a trial whose worker dies every time."""
+
+import os
+
+import pytest
+from rich.console import Console
+
+from ray_robust.launch import tuner
+from ray_robust.launch.cluster import connect
+from ray_robust.launch.monitor import Monitor
+from ray_robust.launch.places import Places
+from ray_robust.plan import Facts, make_plan, pool_key
+from ray_robust.results import RunFolder
+from ray_robust.spec import load_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SPEC = """
+task: {name: camera-traps}
+pretrain: {sources: {species: 1.0}, num_images: {grid: [500, 1000]}, images_seen: 1000}
+baseline: none
+"""
+
+
+def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_path, monkeypatch):
+    (tmp_path / "dying.yaml").write_text(SPEC)
+    spec = load_spec(tmp_path / "dying.yaml")
+    level, task = spec.pretrains[0].section, spec.tasks[0].section
+    plan = make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
+                     {pool_key(task.name, task): Facts("t", 100, {"train": 50})})  # fmt: skip
+    doomed, fine = (trial.id for trial in plan)
+    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+
+    def run(config, trials, places, resources):
+        from ray import tune
+
+        trial = trials[config["trial"]]
+        if trial.id == doomed:
+            os._exit(3)
+        RunFolder(places.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
+        tune.report({"ended": 1})
+
+    monkeypatch.setattr(tuner, "_train_here", run)
+    monkeypatch.setattr(tuner, "RETRIES", 1)
+    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "dying", metrics=False)
+    with connect(dashboard=False) as cluster:
+        tuner.run_plan(plan, places, spec.resources, cluster, monitor)
+    assert monitor.finished == {doomed: "failed", fine: "done"}
+    reason = RunFolder(places.run).trial(doomed).failure()["reason"]
+    assert reason.startswith("its worker died 2 times: "), reason
+    assert "worker process has died" in reason
+    assert len(reason) < 400
+    assert RunFolder(places.run).trial(fine).failure() is None
