@@ -52,6 +52,11 @@ class Classes(BaseModel):
         return {**how, "to": list(self.to)}
 
     @property
+    def number(self) -> int:
+        """How many `nearest` or `farthest` asks for; 0 for the other ways."""
+        return self.nearest or self.farthest or 0
+
+    @property
     def text(self) -> str:
         """In a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`, a file."""
         if self.file is not None:

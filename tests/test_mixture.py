@@ -14,8 +14,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as some
 
-from ray_robust.data.mixture import HELD_OUT_PER_CLASS, Subset, apportion, draw, fill_evenly
+from ray_robust.data.mixture import HELD_OUT_PER_CLASS, Subset, draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
+from ray_robust.data.rounding import apportion, fill_evenly
 from ray_robust.errors import UserError
 from ray_robust.spec import Pretrain, SourceSection
 
@@ -206,9 +207,11 @@ def test_the_composition_tells_what_was_asked_and_taken():
     mix = taken({"a": [30, 10], "b": [40, 40]}, num_images=40, weights={"a": 3.0}, holdout=0.1)
     assert mix.composition == (
         {"source": "a", "available": 36, "held_out": 4, "selected": 30, "target_share": 0.75, "share": 0.75,
-         "classes": 2, "fewest_per_class": 7, "most_per_class": 23},
+         "classes": 2, "fewest_per_class": 7, "most_per_class": 23,
+         "labels": 2, "fewest_per_label": 7, "most_per_label": 23},
         {"source": "b", "available": 72, "held_out": 8, "selected": 10, "target_share": 0.25, "share": 0.25,
-         "classes": 2, "fewest_per_class": 5, "most_per_class": 5},
+         "classes": 2, "fewest_per_class": 5, "most_per_class": 5,
+         "labels": 2, "fewest_per_label": 5, "most_per_label": 5},
     )  # fmt: skip
 
 
@@ -240,8 +243,8 @@ def test_the_composition_tells_what_was_asked_and_taken():
         (
             {"granularity": "genus", "num_classes": 9},
             [
-                "pretrain.granularity: source a has no rank 'genus': it has family, class",
                 "pretrain.num_classes: source a needs 9 classes, supply is 2 (of 2 in all)",
+                "pretrain.granularity: source a has no rank 'genus': it has family, class",
             ],
         ),
     ],

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ray_robust.data.pool import Catalog
 from ray_robust.data.wordnet import IsA, read_hierarchy
-from ray_robust.errors import UserError, did_you_mean
+from ray_robust.errors import UserError
 
 
 def place(catalog: Catalog, option: str) -> Catalog:
@@ -58,10 +58,14 @@ def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:
         for rank in reversed(catalog.hierarchy.columns):
             for name, rows in catalog.hierarchy.groupby(rank, sort=False).indices.items():
                 found[str(name)] = np.union1d(rows, found.get(str(name), rows))
-    own = {name: np.array([i]) for i, name in enumerate(catalog.classes)}
-    called = pd.Series(catalog.names, dtype=object)
-    own |= {name: np.array([i]) for i, name in called[~called.duplicated(keep=False)].items() if name not in own}
-    return {**own, **found}
+    return {name: np.array([i]) for name, i in class_index(catalog).items()} | found
+
+
+def class_index(catalog: Catalog) -> dict[str, int]:
+    """Every class by its name, and by what people call it where they call no other class so."""
+    count = Counter(catalog.names)
+    called = {name: i for i, name in enumerate(catalog.names) if count[name] == 1}
+    return called | {name: i for i, name in enumerate(catalog.classes)}
 
 
 def distances(catalog: Catalog, to: np.ndarray) -> np.ndarray:
@@ -109,11 +113,14 @@ def _nodes_of(classes: tuple[str, ...], isa: IsA) -> list[str]:
             problems.append(f"class {name!r} is not in {isa.where}")
     if len(problems) > 5:
         problems = [*problems[:5], f"and {len(problems) - 5} more classes"]
-    twice = [name for name, node in zip(classes, nodes, strict=False) if nodes.count(node) > 1] if not problems else []
-    if twice:
-        problems.append(f"classes {' and '.join(twice[:2])} are the same node of {isa.where}; merge them")
     if problems:
         raise UserError(*problems)
+    node, count = Counter(nodes).most_common(1)[0]
+    if count > 1:
+        twice = [name for name, other in zip(classes, nodes, strict=True) if other == node]
+        raise UserError(
+            f"classes {' and '.join(map(repr, twice))} are the same node of {isa.where}, {node}; merge them"
+        )
     return nodes
 
 
@@ -173,15 +180,3 @@ def _below(
         if len(of) > 1:
             found.pop(word, None)
     return found | {node: rows[node] for node in rows} | {names[node]: rows[node] for node in rows}
-
-
-def find_subtrees(catalog: Catalog, names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """A bool mask of the classes below any of these nodes, and the names that none has, with what comes near."""
-    known = subtrees(catalog)
-    mask, unknown = np.zeros(len(catalog.classes), dtype=bool), []
-    for name in names:
-        if name in known:
-            mask[known[name]] = True
-        else:
-            unknown.append(f"{name!r}{did_you_mean(name, known)}")
-    return mask, unknown

@@ -1,0 +1,220 @@
+"""Which classes of every source a mixture is about, and which label each of them trains under.
+
+Owns the meaning of `pretrain.classes` and `pretrain.granularity` for a pool's classes, and what is said when a pool
+cannot give what they ask. Hands on masks and label names per class to `mixture`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_robust.choices import Classes
+from ray_robust.data.hierarchy import class_index, distances, subtrees
+from ray_robust.data.pool import Catalog, seed_of
+from ray_robust.data.rounding import apportion
+from ray_robust.data.table import read_table
+from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.sections import Pretrain
+
+CLASSES, GRANULARITY = "pretrain.classes", "pretrain.granularity"
+
+
+def by_name(kind: str, source: str, classes: Sequence[str], *more: object) -> np.ndarray:
+    """int64 [classes]: a random order of the classes, by their names and these alone."""
+    seeds = np.array([seed_of(kind, source, name, *more) for name in classes], dtype=np.uint64)
+    return np.argsort(np.argsort(seeds, kind="stable"), kind="stable")
+
+
+def read_map(file: str) -> dict[str, str]:
+    """Class to label, from a CSV with these columns; of a CSV without `label`, class to class.
+
+    Raises UserError.
+    """
+    path = Path(file)
+    return _read_map(file, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _read_map(file: str, _changed: int) -> dict[str, str]:
+    if not Path(file).is_file():
+        raise UserError(Problem(file, "no such file"))
+    table, lines = read_table(Path(file))
+    if "class" not in table:
+        raise UserError(Problem(f"{file}:1", f"has no column 'class'{did_you_mean('class', table.columns)}"))
+    labels = table["label" if "label" in table else "class"].str.strip()
+    names = table["class"].str.strip()
+    problems = [
+        Problem(f"{file}:{lines[int(i)]}", "the class or its label is empty")
+        for i in np.flatnonzero((names == "") | (labels == ""))[:5]
+    ]
+    known: dict[str, str] = {}
+    for i, (name, label) in enumerate(zip(names, labels, strict=True)):
+        if known.setdefault(name, label) != label:
+            problems.append(
+                Problem(f"{file}:{lines[i]}", f"class {name!r} has two labels, {known[name]!r} and {label!r}")
+            )
+    if problems:
+        raise UserError(*problems[:5])
+    return known
+
+
+def choose(
+    choice: Classes | None, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
+) -> dict[str, np.ndarray]:
+    """A bool mask of classes per source. A number (`nearest: K`) is divided among the sources by their weights; a name
+    need only be known to one of them, but every source must have a class of the choice."""
+    if choice is None:
+        return {name: np.ones(len(catalog.classes), dtype=bool) for name, catalog in catalogs.items()}
+    if choice.nearest is not None or choice.farthest is not None:
+        return _by_distance(choice, catalogs, weights, problems)
+    wanted = choice.under or choice.names or tuple(read_map(str(choice.file)))
+    known = {name: subtrees(c) if choice.under else class_index(c) for name, c in catalogs.items()}
+    _check_known(wanted, known, catalogs, "class or ancestor" if choice.under else "class", problems)
+    masks = {name: _mask(catalog, wanted, known[name]) for name, catalog in catalogs.items()}
+    if not problems:
+        empty = [name for name, mask in masks.items() if not mask.any()]
+        problems += [f"{CLASSES}: source {name} has no class that is {choice.text}" for name in empty]
+    return masks
+
+
+def _by_distance(
+    choice: Classes, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
+) -> dict[str, np.ndarray]:
+    """The classes at the smallest or largest distances; among equals, by a random order that every seed shares."""
+    known = {name: subtrees(catalog) for name, catalog in catalogs.items()}
+    _check_known(choice.to, known, catalogs, "class or ancestor", problems)
+    masks = {}
+    for (name, catalog), need in zip(catalogs.items(), apportion(choice.number, weights), strict=True):
+        masks[name] = np.zeros(len(catalog.classes), dtype=bool)
+        to = np.flatnonzero(_mask(catalog, choice.to, known[name]))
+        if need > len(catalog.classes):
+            problems.append(
+                f"{CLASSES}: {choice.text}: source {name} needs {need} classes, supply is {len(catalog.classes)}"
+            )
+        elif not len(to):
+            if not problems:
+                problems.append(f"{CLASSES}: source {name} has no class below {', '.join(choice.to)}")
+        else:
+            far = distances(catalog, to)
+            order = np.lexsort((by_name("tie", name, catalog.classes), far if choice.nearest else -far))
+            masks[name][order[:need]] = True
+    return masks
+
+
+def _mask(catalog: Catalog, wanted: Sequence[str], known: Mapping[str, Any]) -> np.ndarray:
+    mask = np.zeros(len(catalog.classes), dtype=bool)
+    for name in wanted:
+        if name in known:
+            mask[known[name]] = True
+    return mask
+
+
+def _check_known(
+    wanted: Sequence[str],
+    known: Mapping[str, Mapping[str, Any]],
+    catalogs: Mapping[str, Catalog],
+    what: str,
+    problems: list[str],
+) -> None:
+    """Say which names none of the sources has."""
+    who = f"source {next(iter(known))} has no" if len(known) == 1 else f"none of {', '.join(known)} has a"
+    everything = set().union(*known.values())
+    unknown = [name for name in wanted if name not in everything]
+    flat = "" if any(c.hierarchy is not None for c in catalogs.values()) or what == "class" else " (and no hierarchy)"
+    problems += [f"{CLASSES}: {who} {what} {name!r}{flat}{did_you_mean(name, everything)}" for name in unknown[:5]]
+    if len(unknown) > 5:
+        problems.append(f"{CLASSES}: and {len(unknown) - 5} more names like the last one")
+
+
+def label_classes(
+    mixture: Pretrain,
+    catalogs: Mapping[str, Catalog],
+    chosen: Mapping[str, np.ndarray],
+    weights: np.ndarray,
+    subset_seed: int,
+    problems: list[str],
+) -> dict[str, list[str]]:
+    """The label of every class of every source, by name; what stands for classes that are not `chosen` says nothing.
+
+    A number of labels is divided among the sources by their weights, unless they share their labels.
+    """
+    how, _, value = mixture.granularity.partition(":")
+    numbers = np.full(len(catalogs), int(value) if how in ("labels", "random") and value.isdecimal() else 0)
+    if mixture.label_space == "separate":
+        numbers = apportion(int(numbers[0]), weights)
+    found = {}
+    for (name, catalog), number in zip(catalogs.items(), numbers, strict=True):
+        try:
+            if how == "labels" and value:
+                found[name] = _cut(catalog, chosen[name], int(number))
+            elif how == "random" and value:
+                found[name] = _dealt(catalog, chosen[name], int(number), name, subset_seed)
+            elif how == "map" and value:
+                found[name] = _mapped(catalog, chosen[name], value)
+            else:
+                found[name] = _rank(catalog, mixture.granularity)
+        except ValueError as error:
+            problems.append(f"{GRANULARITY}: source {name} {error}")
+            found[name] = list(catalog.classes)
+    return found
+
+
+def _rank(catalog: Catalog, granularity: str) -> list[str]:
+    """The ancestors at a rank, or at a depth: 1 is the coarsest rank."""
+    if granularity in ("class", "leaf"):
+        return list(catalog.classes)
+    ranks = _ranks(catalog)
+    how, _, depth = granularity.partition(":")
+    if how == "depth" and depth:
+        if int(depth) > len(ranks):
+            raise ValueError(f"has no depth {depth}: its hierarchy has {len(ranks)}")
+        granularity = ranks[int(depth) - 1]
+    if granularity not in ranks:
+        known = f"it has {', '.join(ranks)}" if ranks else "it has no hierarchy; use class"
+        raise ValueError(f"has no rank {granularity!r}: {known}")
+    return [str(name) for name in catalog.hierarchy[granularity]]  # type: ignore[index]
+
+
+def _ranks(catalog: Catalog) -> list[str]:
+    return [] if catalog.hierarchy is None else [str(rank) for rank in catalog.hierarchy.columns]
+
+
+def _cut(catalog: Catalog, chosen: np.ndarray, number: int) -> list[str]:
+    """The rank with the number of labels nearest to that asked for; of two as near, the one with fewer."""
+    if catalog.hierarchy is None:
+        raise ValueError("has no hierarchy to cut; use class")
+    cuts = [_rank(catalog, rank) for rank in (*_ranks(catalog), "class")]
+    sizes = [len({cut[i] for i in np.flatnonzero(chosen)}) for cut in cuts]
+    return cuts[min(range(len(cuts)), key=lambda i: (abs(sizes[i] - number), sizes[i], i))]
+
+
+def _dealt(catalog: Catalog, chosen: np.ndarray, number: int, source: str, subset_seed: int) -> list[str]:
+    """The control: the chosen classes in a random order, dealt one by one to so many labels.
+
+    Every subset seed deals anew, so that no finding hangs on one lucky deal; `subset_seed` fixes it.
+    """
+    have = int(chosen.sum())
+    if number > have:
+        raise ValueError(f"needs {number} classes for {number} random labels, supply is {have}")
+    if number == 0:
+        raise ValueError("gets none of the random labels by its weight; ask for more")
+    order = by_name("label", source, catalog.classes, subset_seed)
+    place = np.cumsum(chosen[np.argsort(order)])[order] - 1  # among the chosen
+    width = len(str(number))
+    return [f"random {i % number + 1:0{width}d}" for i in place]
+
+
+def _mapped(catalog: Catalog, chosen: np.ndarray, file: str) -> list[str]:
+    """By a table; classes that it does not name must not be chosen."""
+    known = read_map(file)
+    lacking = [catalog.classes[i] for i in np.flatnonzero(chosen) if catalog.classes[i] not in known]
+    if lacking:
+        few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise ValueError(f"needs a label for each of its {int(chosen.sum())} classes, but {file} has none for {few} "
+                         f"({len(lacking)} in all)")  # fmt: skip
+    return [known.get(name, name) for name in catalog.classes]
