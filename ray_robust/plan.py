@@ -68,6 +68,11 @@ class Trial:
     finetunings: tuple[Finetuning, ...]
 
     @property
+    def draws(self) -> bool:
+        """Whether it pre-trains on images: from scratch there are none, and ready-made weights saw theirs elsewhere."""
+        return self.pretrain is not None and bool(self.pretrain.sources)
+
+    @property
     def cost(self) -> float:
         """In training images: an evaluated image counts as the share of a step that a forward pass is."""
         return self.pretrain_images + sum(f.images + EVALUATION_COST * f.evaluated for f in self.finetunings)

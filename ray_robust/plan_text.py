@@ -34,7 +34,7 @@ def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
     for trial in plan.trials[:SHOWN_IN_A_PLAN]:
         subset = subsets.get(trial.id)
         table.add_row(trial.id, trial.group, trial.model.name, str(trial.seed),
-                      f"{len(subset):,}" if subset else "0" if trial.pretrain is None else "",
+                      f"{len(subset):,}" if subset else "0" if not trial.draws else "",
                       f"{subset.leaf_classes:,}" if subset else "",
                       f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
     out.print(table)
@@ -93,5 +93,5 @@ def estimate(plan: Plan, spec: Spec) -> str:
 
 
 def _disk(sweep: Sweep, subsets: dict[str, Subset]) -> float:
-    jobs = jobs_of(sweep, Plan(tuple(t for t in sweep.plan if t.pretrain is None or t.id in subsets)), subsets)
+    jobs = jobs_of(sweep, Plan(tuple(t for t in sweep.plan if not t.draws or t.id in subsets)), subsets)
     return sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)

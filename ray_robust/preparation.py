@@ -15,6 +15,7 @@ from ray_robust.data.opened import open_pool, usable
 from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.store import ImageStore
+from ray_robust.data.weights import ready
 from ray_robust.errors import DataAbsent, Problem, UserError
 from ray_robust.plan import Facts, Plan, make_plan, pool_key
 from ray_robust.spec import PoolSection, Spec
@@ -67,6 +68,12 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
     source_pools, task_pools = opened(sources), opened(tasks)
     for task in task_pools.values():
         problems += [problem for problem in _check_task(spec, task) if problem not in problems]
+    weights = {}
+    for text in {level.section.weights: None for level in spec.pretrains if level.section.weights}:
+        try:
+            weights[text] = ready(text)
+        except UserError as error:
+            problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
     if problems:
         raise UserError(*problems)
     plan = make_plan(
@@ -74,6 +81,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         {key: Facts(pool.meaning, len(pool.catalog)) for key, pool in source_pools.items()},
         {key: _task_facts(pool) for key, pool in task_pools.items()},
         limit,
+        weights,
     )
     return Sweep(spec, source_pools, task_pools, plan)
 
@@ -118,7 +126,7 @@ def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = Non
     """
     found: dict[str, Subset] = {}
     problems: dict[str, Problem] = {}
-    wanted = [trial for trial in sweep.plan if trial.pretrain is not None]
+    wanted = [trial for trial in sweep.plan if trial.draws]
     if most is not None and len(wanted) > most:
         wanted = [wanted[i] for i in np.linspace(0, len(wanted) - 1, most).astype(int)]
     for trial in wanted:
@@ -145,7 +153,7 @@ def jobs_of(sweep: Sweep, todo: Plan, subsets: dict[str, Subset]) -> list[tuple[
     for trial in todo:
         for key in {pool_key(f.task.name, f.task) for f in trial.finetunings}:
             rows.setdefault((key, trial.model.image_size), [])
-        if trial.pretrain is not None:
+        if trial.pretrain is not None and trial.draws:
             for share in subsets[trial.id].shares:
                 key = pool_key(share.source, trial.pretrain.sources[share.source])
                 rows.setdefault((key, trial.model.image_size), []).extend((share.rows, share.held_out_rows))

@@ -18,6 +18,7 @@ SOURCES = {
     "species": "ray_robust.data.sources.species:Species",
     "fractals": "ray_robust.data.sources.fractals:Fractals",
     "folder": "ray_robust.data.sources.folder:FolderSource",
+    "diffusion": "ray_robust.data.sources.diffusion:Diffusion",
     "imagenet": "ray_robust.data.sources.imagenet:ImageNet",
     "inaturalist": "ray_robust.data.sources.inaturalist:INaturalist",
 }
@@ -32,6 +33,7 @@ METHODS = {
     "clip": "ray_robust.train.methods.clip:pretrain",
     "weights": "ray_robust.train.methods.weights:pretrain",
 }
+OPEN_CLIP = "open_clip:"  # how a model's or its weights' name begins that is open_clip's and not timm's
 KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS}
 
 
@@ -54,9 +56,30 @@ def timm_models() -> frozenset[str]:
 
     Empty when timm is not installed, in which case no name can be checked here.
     """
-    found = importlib.util.find_spec("timm")
-    if found is None or found.origin is None:
-        return frozenset()
     pattern = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-    files = (Path(found.origin).parent / "models").glob("*.py")
-    return frozenset(name for file in files for name in pattern.findall(file.read_text("utf-8")))
+    return frozenset(name for text in _files_of("timm", "models/*.py") for name in pattern.findall(text))
+
+
+@lru_cache(maxsize=1)
+def timm_weights() -> frozenset[str]:
+    """Every `model.tag` of which timm has published weights, read likewise."""
+    pattern = re.compile(r"['\"](\w+\.(?!untrained)\w[\w.]*)['\"] ?:")
+    found = {name for text in _files_of("timm", "models/*.py") for name in pattern.findall(text)}
+    return frozenset(name for name in found if name.partition(".")[0] in timm_models())
+
+
+@lru_cache(maxsize=1)
+def open_clip_models() -> frozenset[str]:
+    """Every model name that the installed open_clip has, read likewise."""
+    found = _root_of("open_clip")
+    return frozenset(file.stem for file in found.glob("model_configs/*.json")) if found else frozenset()
+
+
+def _files_of(package: str, pattern: str) -> list[str]:
+    found = _root_of(package)
+    return [file.read_text("utf-8") for file in found.glob(pattern)] if found else []
+
+
+def _root_of(package: str) -> Path | None:
+    found = importlib.util.find_spec(package)
+    return None if found is None or found.origin is None else Path(found.origin).parent

@@ -160,6 +160,8 @@ class _Reader:
         counts = [len(levels[key]) for key in ("model", "pretrain") if key in levels]
         if (count := math.prod((*counts, len(seeds)))) > MOST_TRIALS:
             self.say((), f"models x mixtures x seeds make {count:,} trials; at most {MOST_TRIALS:,} are possible")
+        for key in ("pretrain", "finetune"):
+            self.unused(key, raw.get(key), [level.section for level in levels.get(key, ())])
         if self.problems:
             raise UserError(*self.problems)
         return Spec(
@@ -178,6 +180,16 @@ class _Reader:
             resolved=_resolved(raw, levels, fixed, seeds, question),
             document=self.document,
         )
+
+    def unused(self, key: str, raw: Any, sections: list[Any]) -> None:
+        """Say which written keys belong to methods that no level of the section has."""
+        if None in sections or not sections:
+            return
+        points = [name for point in _mapping(raw).get("points") or () for name in point]
+        for name in dict.fromkeys([*_mapping(raw), *points]):
+            methods = SECTIONS[key].only_for.get(name, ())
+            if methods and not any(section.method in methods for section in sections):
+                self.say((key, name), f"{key}.{name}: belongs to method {' or '.join(methods)}, which is not used here")
 
     def say(self, path: tuple, what: str) -> None:
         problem = Problem(self.document.place(path), what)
@@ -280,7 +292,11 @@ class _Reader:
     def model_name(self, name: Any, path: tuple) -> None:
         known = registry.timm_models()
         base = str(name).partition(".")[0]
-        if isinstance(name, str) and known and base not in known and not name.startswith(("hf_hub:", "hf-hub:")):
+        if isinstance(name, str) and name.startswith(registry.OPEN_CLIP):
+            base, known = name.removeprefix(registry.OPEN_CLIP).partition("/")[0], registry.open_clip_models()
+            if base not in known:
+                self.say(path, f"model.name: open_clip has no model {base!r}{did_you_mean(base, known)}")
+        elif isinstance(name, str) and known and base not in known and not name.startswith(("hf_hub:", "hf-hub:")):
             self.say(path, f"model.name: timm has no model {name!r}{did_you_mean(base, known)}")
 
     def seeds(self, raw: Any) -> tuple[int, ...]:
@@ -339,6 +355,8 @@ def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], ques
         if key == "pretrain":  # in their order, with those that the first mixture lacks
             known, sources = tree[key]["sources"], _mapping(written.get("sources"))
             tree[key]["sources"] = {name: known.get(name, part) for name, part in sources.items()} or known
+        if key in ("pretrain", "finetune"):  # what only another level's method uses
+            tree[key] |= {name: written[name] for name in section.idle(section.method) & set(written)}
         for path, axis in axes_in(written, (key,)):
             put(tree, path, axis)
         if key == "pretrain" and "points" in written:

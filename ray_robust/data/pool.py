@@ -162,6 +162,10 @@ class Pool(ABC):
 class Source(Pool):
     """A pool to pre-train on."""
 
+    def captions(self, rows: np.ndarray) -> list[str | None] | None:
+        """One text per image, None for an image without; None for a source that has no captions."""
+        return None
+
 
 class Task(Pool):
     """A shifted fine-tuning problem: its catalog has a split for every image; `metric` scores it."""

@@ -23,7 +23,7 @@ from torch import nn
 
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import images_of, open_pool, open_store, usable
-from ray_robust.data.pool import SPLITS, Pool, Task
+from ray_robust.data.pool import SPLITS, Pool, Source, Task
 from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import UserError
@@ -39,7 +39,7 @@ from ray_robust.train.finetune import Finetuned, finetune
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import build_model
 from ray_robust.train.points import counts, points
-from ray_robust.train.pretrain import Pretrained, pretrain
+from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
 
 
 class TrialLog:
@@ -95,16 +95,18 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     weights = Storage(places.checkpoints) / trial.key
     pretrained: Pretrained | None = None
     if trial.pretrain is not None:
-        subset, stores = _draw(trial, places)
-        facts |= {
-            "num_images": len(subset),
-            "num_classes": subset.leaf_classes,
-            "composition": list(subset.composition),
-        }
-        if context.first:
-            _write_subset(folder, subset, stores)
-            folder.storage.write_json("trial.json", facts)
-        pretrained = _pretrain(trial, subset, stores, weights, context, log)
+        drawn = _draw(trial, places) if trial.draws else None
+        if drawn is not None:
+            subset, stores = drawn
+            facts |= {
+                "num_images": len(subset),
+                "num_classes": subset.leaf_classes,
+                "composition": list(subset.composition),
+            }
+            if context.first:
+                _write_subset(folder, subset, stores)
+                folder.storage.write_json("trial.json", facts)
+        pretrained = _pretrain(trial, drawn, weights, context, log)
         facts |= {
             "pretrain_epochs": pretrained.epochs,
             "pretrain_images_seen": pretrained.images_seen,
@@ -143,31 +145,48 @@ def _draw(trial: Trial, places: Places) -> tuple[Subset, dict[str, ImageStore]]:
 
 
 def _pretrain(
-    trial: Trial, subset: Subset, stores: dict[str, ImageStore], weights: Storage, context: Context, log: TrialLog
+    trial: Trial, drawn: tuple[Subset, dict[str, ImageStore]] | None, weights: Storage, context: Context, log: TrialLog
 ) -> Pretrained:
     """Pre-train, or find it done: the weights are kept by what they mean."""
     known = checkpoint_facts(weights, "final")
     if known is None:
         assert trial.pretrain is not None
-        log.say(f"pre-trains on {len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels")
-
-        def split(held_out: bool) -> Split:
-            rows = {s.source: s.held_out_rows if held_out else s.rows for s in subset.shares}
-            labels = [s.held_out_labels if held_out else s.labels for s in subset.shares]
-            parts = [images_of(stores[name], wanted) for name, wanted in rows.items()]
-            return Split(ImageBank(parts, context.device), np.concatenate(labels))
-
-        model, done = pretrain(trial.model, trial.pretrain, split(False), split(True), len(subset.classes), trial.seed,
-                               trial.key, context, weights)  # fmt: skip
+        images = None
+        if drawn is not None:
+            subset, stores = drawn
+            told = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
+            log.say(f"pre-trains on {told}, method {trial.pretrain.method}")
+            images = _images(subset, stores, context.device, captioned=trial.pretrain.method == "clip")
+        job = Job(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images)
+        model, done = pretrain(job)
         known = asdict(done)
         if context.first:
             save_checkpoint(weights, "final", model, known)
             weights.delete("pretrain.safetensors")
+        for note in done.notes:
+            log.say(note)
         log.say(f"pre-trained in {done.seconds:.1f} s, upstream accuracy {done.upstream_accuracy}")
         context.wait_for_all()
     else:
         log.say("finds its pre-trained weights")
     return Pretrained(**known)
+
+
+def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device, captioned: bool) -> Images:
+    """The images of a mixture, and their captions where one of its sources has some."""
+
+    def split(held_out: bool) -> Split:
+        rows = {s.source: s.held_out_rows if held_out else s.rows for s in subset.shares}
+        labels = [s.held_out_labels if held_out else s.labels for s in subset.shares]
+        parts = [images_of(stores[name], wanted) for name, wanted in rows.items()]
+        return Split(ImageBank(parts, device), np.concatenate(labels))
+
+    captions: list[str | None] = []
+    for share in subset.shares if captioned else ():
+        pool = stores[share.source].pool
+        texts = pool.captions(share.rows) if isinstance(pool, Source) else None
+        captions += [None] * len(share.rows) if texts is None else texts
+    return Images(split(False), split(True), subset.classes, captions)
 
 
 def _finetune(

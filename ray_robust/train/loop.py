@@ -1,4 +1,4 @@
-"""The training loop that pre-training and fine-tuning share.
+"""The training loop that every method of pre-training and fine-tuning shares: `optimise`, and `fit` for labels.
 
 A step depends on names and its own number alone (order, augmentation and dropout are seeded anew from them), so a
 training resumed at step s goes on bit for bit as one that was never interrupted. One rank of several takes its part of
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from ray_robust.train.models import input_scale
 
 SAVE_AT_EPOCH = 2.0  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
 SAVE_WITHIN = 300.0  # seconds after which one is written in the middle of an epoch
+# (the network, possibly wrapped; int64 positions of this rank's images, on the CPU) -> the loss, a scalar
+Objective = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 LOOK_EVERY = 16  # steps between looks at the loss: each costs a GPU a wait
 
 
@@ -44,6 +46,10 @@ class Length:
         if epochs is not None:
             return cls(images, batch, epochs * max(1, images // batch))
         return cls(images, batch, max(1, round((images_seen or 0) / batch)))
+
+    def for_ranks(self, ranks: int) -> Length:
+        """With batches that ranks can share out evenly, for losses that compare the images of all of them."""
+        return replace(self, batch=max(1, self.batch // ranks) * ranks)
 
     @property
     def per_epoch(self) -> int:
@@ -85,7 +91,34 @@ def fit(
     at_epoch: Callable[[int, int], None] | None = None,
     kept: dict[str, torch.Tensor] | None = None,
 ) -> float:
-    """Train `model` in place on `images` with int64 `labels`; returns the seconds it took, earlier runs counted in.
+    """Train `model` in place to tell the int64 `labels` of `images`; see `optimise`."""
+    mean, std = input_scale(model)
+    labels = labels.to(context.device)
+
+    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+        batch = normalise(augment(images.take(positions), settings.augment), mean, std)
+        with context.autocast(section.precision):
+            scores = network(batch)
+        wanted = labels[positions.to(labels.device)]
+        return F.cross_entropy(scores.float(), wanted, label_smoothing=settings.label_smoothing)
+
+    return optimise(model, objective, settings, section, length, seed, context, stage, checkpoints, at_epoch, kept)
+
+
+def optimise(
+    model: nn.Module,
+    objective: Objective,
+    settings: Training,
+    section: ModelSection,
+    length: Length,
+    seed: int,
+    context: Context,
+    stage: str,
+    checkpoints: Storage | None = None,
+    at_epoch: Callable[[int, int], None] | None = None,
+    kept: dict[str, torch.Tensor] | None = None,
+) -> float:
+    """Minimise `objective` over `model` in place; returns the seconds it took, earlier runs counted in.
 
     `checkpoints` is the folder where a state to resume from is kept, under `stage`; `at_epoch(epoch, step)` is called
     after every whole pass and at the end. `kept` travels with the checkpoints: what at_epoch puts there before an
@@ -98,8 +131,6 @@ def fit(
     network = _distributed(model, context)
     if section.compile:
         network = torch.compile(network)
-    mean, std = input_scale(model)
-    labels = labels.to(context.device)
     begun = saved = told = time.monotonic()
     first, losses = facts["step"], []
     order = torch.empty(0, dtype=torch.int64)
@@ -111,15 +142,10 @@ def fit(
             )
         torch.manual_seed(seed_of(seed, "step", step, context.rank))
         positions = order[place * length.batch : (place + 1) * length.batch][context.rank :: context.world_size]
-        batch = normalise(augment(images.take(positions), settings.augment), mean, std)
         rate = learning_rate(settings, step, length.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with context.autocast(section.precision):
-            scores = network(batch)
-        loss = F.cross_entropy(
-            scores.float(), labels[positions.to(labels.device)], label_smoothing=settings.label_smoothing
-        )
+        loss = objective(network, positions)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,32 +1,111 @@
-"""Models from timm, built from a name and a seed, and given a fresh head for fine-tuning."""
+"""Models from timm and image towers from open_clip, built from a name and a seed, and given a fresh head.
+
+Owns what every model here can do: `reset_classifier`, `forward_features`, `forward_head`, as timm's models.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import timm
 import torch
 from torch import nn
 
 from ray_robust.data.pool import seed_of
+from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec import ModelSection
+from ray_robust.train.context import TrainingFailed
 
 
 def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module:
-    """A freshly initialised timm model for square images, on the CPU. The global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("init", section.name, seed))
+    """A freshly initialised model for square images, on the CPU. The global random state is left as it was.
+
+    Raises TrainingFailed for a model that cannot be built for images of this size.
+    """
+    try:
+        with seeded("init", section.name, seed):
+            return made(section, num_classes)
+    except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {said}") from error
+
+
+def made(section: ModelSection, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """The model of that name for images of that size, with its published weights if `pretrained`."""
+    if section.name.startswith(OPEN_CLIP):
+        model: nn.Module = ImageTower(section, num_classes, pretrained)
+    else:
+        options = {"pretrained": pretrained, "num_classes": num_classes}
         try:
-            model = timm.create_model(section.name, num_classes=num_classes, img_size=section.image_size)
+            model = timm.create_model(section.name, img_size=section.image_size, **options)
         except TypeError:  # convolutional models take any size and know no img_size
-            model = timm.create_model(section.name, num_classes=num_classes)
+            model = timm.create_model(section.name, **options)
     return model.to(memory_format=torch.channels_last)
+
+
+class ImageTower(nn.Module):
+    """The image tower of an open_clip model, projection included, with the methods of a timm model.
+
+    Named `open_clip:MODEL` or `open_clip:MODEL/TAG`, of which the tag decides the input's scale.
+    """
+
+    def __init__(self, section: ModelSection, num_classes: int, pretrained: bool) -> None:
+        import open_clip
+
+        super().__init__()
+        name, _, tag = section.name.removeprefix(OPEN_CLIP).partition("/")
+        whole = open_clip.create_model(
+            name, pretrained=tag if pretrained else None, pretrained_text=False, force_image_size=section.image_size
+        )
+        self.visual = whole.visual
+        self.num_features = open_clip.get_model_config(name)["embed_dim"]
+        self.head: nn.Module = nn.Identity()
+        scale = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+        self.pretrained_cfg = {
+            "mean": scale.get("mean", open_clip.OPENAI_DATASET_MEAN),
+            "std": scale.get("std", open_clip.OPENAI_DATASET_STD),
+        }
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new linear head, or none for 0 classes."""
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """float [b, num_features]."""
+        return self.visual(images)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """The head's scores, or what it reads."""
+        return features if pre_logits else self.head(features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+@contextmanager
+def seeded(*names: object) -> Iterator[None]:
+    """Draws inside come from these names alone; the global random state is afterwards as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(*names))
+        yield
 
 
 def fresh_head(model: nn.Module, num_classes: int, seed: int) -> nn.Module:
     """Replace the classifier in place by one initialised from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("head", seed))
+    with seeded("head", seed):
         model.reset_classifier(num_classes)
     return model
+
+
+def feature_width(model: nn.Module) -> int:
+    """How many numbers the head reads."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def input_scale(model: nn.Module) -> tuple[list[float], list[float]]:

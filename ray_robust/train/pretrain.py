@@ -1,54 +1,83 @@
-"""Pre-training on a mixture, and its accuracy on the source images that no mixture trains on."""
+"""What every method of pre-training is given and hands back; the methods themselves are in `methods`.
+
+A method leaves a model whose body goes on to fine-tuning; whatever else it trained (a projection, a text tower) is
+dropped.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from ray_robust.data.pool import seed_of
+from ray_robust import registry
 from ray_robust.spec import ModelSection, Pretrain
 from ray_robust.storage import Storage
 from ray_robust.train.context import Context
-from ray_robust.train.evaluate import Split, predict
-from ray_robust.train.loop import Length, fit
-from ray_robust.train.metrics import accuracy
-from ray_robust.train.models import build_model
+from ray_robust.train.evaluate import Split
+from ray_robust.train.loop import Length
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """What is known of a pre-trained model, beside its weights."""
 
-    num_labels: int
+    num_labels: int  # width of its head; 0 when it has none
     epochs: float
     images_seen: int
-    upstream_accuracy: float | None  # None when nothing was held out
+    upstream_accuracy: float | None  # None when nothing was held out, or the method says none
     seconds: float
+    notes: tuple[str, ...] = ()  # for the log, a sentence each
 
 
-def pretrain(
-    section: ModelSection,
-    settings: Pretrain,
-    train: Split,
-    held_out: Split,
-    num_labels: int,
-    seed: int,
-    key: str,
-    context: Context,
-    checkpoints: Storage | None = None,
-) -> tuple[nn.Module, Pretrained]:
-    """Train a fresh model on `train`; every random draw is named by `key`, the trial's meaning.
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What a mixture trains on: the drawn images, those held out, the names of their labels.
 
-    Raises TrainingFailed when the loss is no finite number.
+    captions: one text per training image, None for one that has none; empty when no image has any.
     """
-    model = build_model(section, num_labels, seed)
-    length = Length.of(len(train.labels), settings.batch_size, settings.epochs, settings.images_seen)
-    seconds = fit(model, train.images, torch.from_numpy(train.labels), settings, section, length,
-                  seed_of("pretrain", key), context, "pretrain", checkpoints)  # fmt: skip
-    upstream = None
-    if len(held_out.labels):
-        upstream = accuracy(held_out.tally(predict(model, held_out.images, section, context).classes))
-    seen = length.steps * length.batch
-    return model, Pretrained(num_labels, seen / length.images, seen, upstream, seconds)
+
+    train: Split
+    held_out: Split
+    labels: tuple[str, ...]
+    captions: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One pre-training. Every random draw is named by `key`, the trial's meaning, and the first weights by `seed`."""
+
+    model: ModelSection
+    settings: Pretrain
+    seed: int
+    key: str
+    context: Context
+    checkpoints: Storage | None = None
+    drawn: Images | None = None  # None for a method that trains on nothing
+
+    @property
+    def images(self) -> Images:
+        """The images, of which a method that trains needs some."""
+        assert self.drawn is not None
+        return self.drawn
+
+    @property
+    def length(self) -> Length:
+        """How long to train."""
+        settings = self.settings
+        return Length.of(len(self.images.train.labels), settings.batch_size, settings.epochs, settings.images_seen)
+
+    def done(self, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
+        """What is known after a whole training."""
+        length = self.length
+        seen = length.steps * length.batch
+        return Pretrained(num_labels, seen / length.images, seen, upstream_accuracy, seconds)
+
+
+def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+    """Pre-train by the method that the settings name.
+
+    Raises TrainingFailed when the loss is no finite number, or ready-made weights cannot be had or do not fit.
+    """
+    return registry.find("method", job.settings.method)(job)

@@ -1,0 +1,95 @@
+"""Ready-made weights by tag or path: whose they are, which model they are of, and what they mean.
+
+Reads names and files only, without torch, so that a plan can be made; `train/methods/weights.py` loads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ray_robust import registry
+from ray_robust.errors import UserError, did_you_mean
+from ray_robust.plan import Ready
+from ray_robust.registry import OPEN_CLIP
+
+HUB = ("hf-hub:", "hf_hub:")
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+FIRST_FILES = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`name` is a model's name with its tag (`hub`) or the path of a file (`file`); `model` the name under which the
+    model that they are of is built, "" where a file does not say."""
+
+    kind: Literal["hub", "file"]
+    name: str
+    model: str = ""
+
+
+def find_weights(text: str) -> Weights:
+    """What `pretrain.weights` names: a file or folder that is there, else a tag of timm or open_clip.
+
+    Raises UserError, in one line, when it is none of them.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return Weights("file", str(path))
+    if text.startswith(HUB):
+        return Weights("hub", text, text)
+    model, _, tag = text.removeprefix(OPEN_CLIP).partition("/")
+    if model in registry.open_clip_models() and tag and "/" not in tag:
+        name = f"{OPEN_CLIP}{model}/{tag}"
+        return Weights("hub", name, name)
+    if text.startswith(OPEN_CLIP):
+        known = did_you_mean(model, registry.open_clip_models())
+        raise UserError(f"pretrain.weights: {text!r} must read open_clip:MODEL/TAG{known}")
+    base = text.partition(".")[0]
+    if base in registry.timm_models():
+        known = [name for name in registry.timm_weights() if name.startswith(f"{base}.")]
+        if "." not in text or not known or text in known:
+            return Weights("hub", text, text)
+        raise UserError(f"pretrain.weights: timm has no weights {text!r}{did_you_mean(text, known)}")
+    if path.suffix in FILES or text.startswith(("/", ".", "~")):
+        raise UserError(f"pretrain.weights: there is no file or folder {text}")
+    raise UserError(
+        f"pretrain.weights: {text!r} is no tag of timm (resnet50.a1_in1k) or open_clip (ViT-B-32/openai), and no file "
+        f"or folder{did_you_mean(text, registry.timm_weights())}"
+    )
+
+
+def ready(text: str) -> Ready:
+    """What a plan needs to know of them. A file is known by its bytes, wherever it lies."""
+    found = find_weights(text)
+    if found.kind == "hub":
+        return Ready(found.name, found.model)
+    try:
+        with open(found.name, "rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"pretrain.weights: {found.name} cannot be read: {error.strerror or error}") from None
+    return Ready(f"file-{digest.hexdigest()}", found.model)
+
+
+def _in_folder(folder: Path) -> Weights:
+    """The one file of weights in a folder, as timm and open_clip leave them; timm's config.json names the model."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in FILES)
+    first = [folder / name for name in FIRST_FILES if folder / name in files]
+    if not files:
+        raise UserError(f"pretrain.weights: folder {folder} holds no weights ({', '.join(FILES)})")
+    if len(files) > 1 and not first:
+        names = ", ".join(file.name for file in files[:4])
+        raise UserError(f"pretrain.weights: folder {folder} holds {len(files)} files of weights ({names}); name one")
+    try:
+        told = json.loads((folder / "config.json").read_text("utf-8"))
+        base, tag = str(told.get("architecture", "")), str((told.get("pretrained_cfg") or {}).get("tag") or "")
+    except (FileNotFoundError, ValueError, AttributeError):
+        base, tag = "", ""
+    named = f"{base}.{tag}" if f"{base}.{tag}" in registry.timm_weights() else base
+    return Weights("file", str((first or files)[0]), named if base in registry.timm_models() else "")

@@ -1,0 +1,43 @@
+"""SimCLR: two augmented views of an image are to be alike, and unlike those of every other image of the batch.
+
+The loss and the projection are lightly's; the projection is dropped afterwards. Source: Chen, Kornblith, Norouzi,
+Hinton, "A Simple Framework for Contrastive Learning of Visual Representations" (ICML 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules.heads import SimCLRProjectionHead
+from torch import nn
+
+from ray_robust.data.pool import seed_of
+from ray_robust.train.features import nearest_mean_accuracy
+from ray_robust.train.images import augment, normalise
+from ray_robust.train.loop import optimise
+from ray_robust.train.models import build_model, feature_width, input_scale, seeded
+from ray_robust.train.pretrain import Job, Pretrained
+
+
+def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+    """Train a fresh body on views alone: labels choose the images, and measure upstream accuracy (by class means)."""
+    settings, context, train = job.settings, job.context, job.images.train
+    body = build_model(job.model, 0, job.seed)
+    width = feature_width(body)
+    with seeded("projection", job.model.name, job.seed):
+        network = nn.Sequential(body, SimCLRProjectionHead(width, width, settings.projection))
+    loss = NTXentLoss(settings.temperature, gather_distributed=context.world_size > 1)
+    mean, std = input_scale(body)
+
+    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+        images = train.images.take(positions)
+        views = torch.cat([augment(images, settings.augment), augment(images, settings.augment)])
+        with context.autocast(job.model.precision):
+            projected = network(normalise(views, mean, std))
+        return loss(*projected.float().chunk(2))
+
+    length = job.length.for_ranks(context.world_size)
+    seconds = optimise(network, objective, settings, job.model, length, seed_of("pretrain", job.key), context,
+                       "pretrain", job.checkpoints)  # fmt: skip
+    upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.model, context)
+    return body, job.done(0, upstream, seconds)

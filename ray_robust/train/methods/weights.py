@@ -1,0 +1,145 @@
+"""Ready-made weights, published ones by their tag or any file of tensors: the body is loaded, the head dropped.
+
+Nothing is trained and no image is seen. A file's names are matched to the body's whatever stands before them, so that
+checkpoints of DDP, MoCo, DINO, SimCLR, CLIP and of this project's own pre-trainings load alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ray_robust.data.weights import find_weights
+from ray_robust.errors import UserError
+from ray_robust.train.context import TrainingFailed
+from ray_robust.train.models import build_model, made, seeded
+from ray_robust.train.pretrain import Job, Pretrained
+
+ENOUGH = 0.9  # share of the body's values that must be found in a file
+PREFERRED = ("ema", "teacher", "encoder_q", "base_encoder")  # of several copies of a body in one file
+SHOWN = 3  # names in a message
+
+
+def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+    """The body that `settings.weights` names. Raises TrainingFailed when it cannot be had or does not fit the model."""
+    begun = time.monotonic()
+    wanted = job.settings.weights or ""
+    try:
+        found = find_weights(wanted)
+    except UserError as error:  # it was there when the sweep was planned
+        raise TrainingFailed(str(error)) from None
+    if found.kind == "hub":
+        model, note = _published(job, found.name), f"loaded the weights {found.name}"
+    else:
+        model = build_model(job.model, 0, job.seed)
+        note = load_body(model, read_tensors(Path(found.name)), found.name, job.model.name)
+    return model, Pretrained(0, 0.0, 0, None, time.monotonic() - begun, (note,))
+
+
+def _published(job: Job, name: str) -> nn.Module:
+    """A model with its published weights, from the local cache or the network."""
+    build_model(job.model, 0, job.seed)  # what is wrong with the model itself is said as ever
+    try:
+        with seeded("init", job.model.name, job.seed):  # what the weights leave out, if anything
+            return made(job.model, 0, pretrained=True)
+    except Exception as error:  # each hub client has errors of its own
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingFailed(
+            f"weights {name} are not on this machine and cannot be downloaded ({said}); without a network, fetch them "
+            f"elsewhere and name the file in pretrain.weights"
+        ) from None
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a file by its name, names of what is nested joined by dots; nothing is unpickled but tensors."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise TrainingFailed(
+            f"{file}: holds more than tensors, which could run code when read; save its state_dict alone"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise TrainingFailed(f"{file}: is no readable file of weights ({' '.join(str(error).split())[:120]})") from None
+    return dict(_flat(loaded))
+
+
+def _flat(tree: Any, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
+    if isinstance(tree, torch.Tensor):
+        return [(prefix, tree)]
+    if not isinstance(tree, Mapping):
+        return []
+    return [leaf for key, value in tree.items() for leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Tensors of a file that fit a body, under the body's names, and the names that the file has besides."""
+
+    tensors: dict[str, torch.Tensor]
+    values: int
+    over: tuple[str, ...]
+
+
+def load_body(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str, model_name: str) -> str:
+    """Load what fits into a model without a head; returns what was loaded and what was not, in a sentence.
+
+    Raises TrainingFailed when less than `ENOUGH` of the body's values fit.
+    """
+    body = model.state_dict()
+    convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)  # timm's own, for other layouts
+    matches = [_match(body, tensors)]
+    if convert is not None and matches[0].values < sum(value.numel() for value in body.values()):
+        for candidate in (tensors, _stripped(body, tensors)):
+            try:
+                matches.append(_match(body, convert(dict(candidate), model)))
+            except Exception:  # it was written for other files than this one
+                continue
+    best = max(matches, key=lambda match: match.values)
+    missing = [key for key in body if key not in best.tensors and not key.endswith("num_batches_tracked")]
+    share = best.values / max(1, sum(value.numel() for value in body.values()))
+    if share < ENOUGH:
+        raise TrainingFailed(
+            f"{name}: only {len(best.tensors)} of {len(body)} tensors ({share:.0%} of the values) fit the body of "
+            f"{model_name} ({_some(missing)} missing, the file has {_some(list(tensors))}); name in model.name the "
+            f"model that they are of"
+        )
+    model.load_state_dict(best.tensors, strict=False)
+    left = [f"left as they were: {_some(missing)}"] if missing else []
+    left += [f"not used: {_some(best.over)}"] if best.over else []
+    return "; ".join([f"loaded {len(best.tensors)} of {len(body)} tensors of {name}", *left])
+
+
+def _match(body: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> _Match:
+    stripped = _stripped(body, tensors)
+    found = {key: value for key, value in stripped.items() if key in body and value.shape == body[key].shape}
+    return _Match(found, sum(v.numel() for v in found.values()), tuple(key for key in stripped if key not in found))
+
+
+def _stripped(body: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors below that beginning (`module.encoder_q.`, `visual.`, none) after which most names are the body's."""
+    counts: dict[str, int] = {}
+    for key in tensors:
+        for start in (0, *(i + 1 for i, sign in enumerate(key) if sign in "./")):
+            if key[start:] in body:
+                counts[key[:start]] = counts.get(key[:start], 0) + 1
+    if not counts:
+        return dict(tensors)
+    best = max(counts, key=lambda prefix: (counts[prefix], any(word in prefix for word in PREFERRED)))
+    return {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown or "nothing"
