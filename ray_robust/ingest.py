@@ -15,7 +15,14 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ray_robust import registry
 from ray_robust.data.pool import SPLITS, Pool
@@ -32,6 +39,8 @@ def main(argv: list[str]) -> int:
     args = _arguments(argv)
     pool = _open(args)
     out = Console(highlight=False, soft_wrap=True)
+    if args.archive:
+        _install(pool, args.archive, out)
     catalog = pool.catalog
     for line in _told(pool):
         out.print(line, markup=False)
@@ -58,6 +67,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m ray_robust.ingest", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="a source or task: folder, species, wilds:iwildcam, ...")
     parser.add_argument("--root", help="where its images are: a folder, a zip or a CSV")
+    parser.add_argument("--archive", type=Path, metavar="FILE", help="first check and unpack this download to --root")
     parser.add_argument("--task", action="store_true", help="read it as a task where both have that name")
     parser.add_argument("--size", type=int, default=32, help="width and height in px (default: %(default)s)")
     parser.add_argument("--fit", choices=("crop", "squash", "pad"), help="how an oblong image becomes a square")
@@ -84,7 +94,7 @@ def _open(args: argparse.Namespace) -> Pool:
     fields = cls.Options.model_fields
     given = {key: value for key in ("fit", "broken") if (value := getattr(args, key))}
     place = next((name for name in ("path", "root") if name in fields), None)
-    if cls.rendered and args.root:
+    if cls.rendered and args.root and place is None:
         raise UserError(f"--root: {args.source} is rendered, so there is nothing to read")
     if args.limit and not cls.rendered:
         raise UserError(f"--limit: {args.source} is decoded as a whole; only a rendered source can be filled in part")
@@ -129,6 +139,23 @@ def _told(pool: Pool) -> Iterator[str]:
     yield from (f"note         {note}" for note in catalog.notes)
 
 
+def _install(pool: Pool, archive: Path, out: Console) -> None:
+    """Check and unpack the archive of a wilds data set, saying what was done."""
+    from ray_robust.data.tasks.install import install
+    from ray_robust.data.tasks.wilds import WildsTask
+
+    if not isinstance(pool, WildsTask):
+        raise UserError(f"--archive: {pool.name} is read as it lies; only wilds:<name> is unpacked from its download")
+
+    @contextmanager
+    def bar(stage: str) -> Iterator[launch.Progress]:
+        with _bar(out, 0, stage) as progress:
+            yield progress or (lambda done, of: None)
+
+    for line in install(pool, archive, bar):
+        out.print(line, markup=False)
+
+
 @contextmanager
 def _ray(address: str | None, seconds: float) -> Iterator[None]:
     """Ray for the time of the work: the cluster at `address`, else this machine where the work is worth the start."""
@@ -140,12 +167,13 @@ def _ray(address: str | None, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(out: Console, total: int) -> Iterator[launch.Progress | None]:
+def _bar(out: Console, total: int, stage: str = "decoding") -> Iterator[launch.Progress | None]:
     """A progress bar on a terminal; elsewhere nothing."""
     if not out.is_terminal:
         yield None
         return
-    columns = ("decoding    ", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    amount = MofNCompleteColumn() if total else DownloadColumn()  # images, or bytes
+    columns = (f"{stage:<12}", BarColumn(), amount, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -11,10 +11,25 @@ import pytest
 from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
+from ray_robust.train.metrics import accuracy, class_accuracy, macro_f1, tally, worst_group
 from tests import make_images as make
+from tests import make_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of the wilds package, where a test uses it directly
-BUILD = {"iwildcam": make.iwildcam, "fmow": make.fmow, "camelyon17": make.camelyon17}
+BUILD = {
+    "iwildcam": make.iwildcam,
+    "fmow": make.fmow,
+    "camelyon17": make.camelyon17,
+    "rxrx1": make_tasks.rxrx1,
+    "waterbirds": make_tasks.waterbirds,
+    "celebA": make_tasks.celeba,
+}
+OTHERWISE = {
+    "camelyon17": {"id_test"},
+    "rxrx1": {"id_val"},
+    "waterbirds": {"id_val", "id_test"},
+    "celebA": {"id_val", "id_test"},
+}
 
 
 def task(name: str, root, **options):
@@ -27,6 +42,14 @@ def mistake(name: str, root) -> str:
     return str(caught.value)
 
 
+@pytest.fixture(autouse=True)
+def _writable(monkeypatch):
+    """The package's rxrx1 writes into a column, which pandas 3 gives out read-only."""
+    import pandas as pd
+
+    monkeypatch.setattr(pd.Series, "values", property(lambda self: np.array(self.to_numpy())))
+
+
 @pytest.mark.parametrize("name", BUILD)
 def test_labels_splits_and_pixels_are_those_of_the_package(name, tmp_path):
     pool = task(name, BUILD[name](tmp_path), fit="squash")
@@ -36,14 +59,12 @@ def test_labels_splits_and_pixels_are_those_of_the_package(name, tmp_path):
     listed = [i for i, number in enumerate(official.split_array) if number >= 0]
     assert len(ours) == len(listed)
     for i in listed:
-        if name == "iwildcam":
-            key = f"train/{official._input_array[i]}"
-        else:
-            key = official._input_array[i] if name == "camelyon17" else f"images/rgb_img_{official.full_idxs[i]}.png"
+        below = {"iwildcam": "train/", "celebA": "img_align_celeba/"}.get(name, "")
+        key = f"images/rgb_img_{official.full_idxs[i]}.png" if name == "fmow" else below + official._input_array[i]
         row = ours[key]
         assert pool.catalog.labels[row] == int(official.y_array[i])
         split = SPLITS[pool.catalog.split[row]]
-        assert split == split_names[official.split_array[i]] or (name == "camelyon17" and split == "id_test")
+        assert split == split_names[official.split_array[i]] or split in OTHERWISE.get(name, ())
         pixels = np.asarray(official.get_input(i).convert("RGB").resize((20, 20)), int)
         assert np.abs(pool.read(np.array([row]), 20).images[0] - pixels).mean() < 6
     assert all(len(pool.catalog.rows(split)) for split in SPLITS)
@@ -88,6 +109,75 @@ def test_camelyon17_divides_id_val_by_a_hash(tmp_path):
     assert "half of its id_val" in seen.notes[0]
 
 
+def test_rxrx1_divides_id_test_by_a_hash(tmp_path):
+    pool = task("rxrx1", make_tasks.rxrx1(tmp_path))
+    seen = pool.catalog
+    assert len(seen.rows("id_val")) + len(seen.rows("id_test")) == len(seen.rows("train")) == 8
+    assert seen.groups == ("HEPG2-01", "HEPG2-02", "U2OS-01", "U2OS-02")
+    assert seen.classes == ("siRNA 0000", "siRNA 0001")
+    assert "half of its id_test" in seen.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "ood"),
+    [
+        ("waterbirds", {"landbird, on water", "waterbird, on land"}),
+        ("celebA", {"not blond, male", "blond, female"}),
+    ],
+)
+def test_where_groups_are_shared_the_pairs_against_the_correlation_are_ood(name, ood, tmp_path):
+    pool = task(name, BUILD[name](tmp_path))
+    seen = pool.catalog
+    assert len(seen.rows("train")) == sum(make_tasks.PAIRS.values())
+    for split in ("val", "test"):
+        against, within = ({seen.groups[g] for g in seen.group[seen.rows(f"{side}_{split}")]} for side in ("ood", "id"))
+        assert against == ood
+        assert within == set(seen.groups) - ood
+    assert seen.notes[0].startswith("It has no OOD split: pairs of label and ")
+
+
+@pytest.fixture
+def _mean_over_groups(monkeypatch):
+    """The package wants torch_scatter for one mean over groups; this is that mean."""
+    import torch
+
+    def mean(v, g, n_groups):
+        counts = torch.bincount(g, minlength=n_groups)
+        return torch.bincount(g, weights=v, minlength=n_groups) / counts.clamp(min=1), counts
+
+    _wilds()
+    monkeypatch.setattr("wilds.common.metrics.metric.avg_over_groups", mean)
+
+
+@pytest.mark.usefixtures("_mean_over_groups")
+@pytest.mark.parametrize("name", ["iwildcam", "fmow", "camelyon17", "rxrx1"])
+def test_scores_are_those_of_the_packages_eval(name, tmp_path):
+    import torch
+
+    pool = task(name, BUILD[name](tmp_path, **({"per_split": 40} if name == "iwildcam" else {})))
+    seen, official = pool.catalog, _wilds().get_dataset(dataset=name, root_dir=str(tmp_path), download=False)
+    position = dict(zip(pool.keys(np.arange(len(seen))), range(len(seen)), strict=True))
+    random = np.random.default_rng(0)
+    for split in ("val", "test"):
+        listed = np.flatnonzero(official.split_array == official.split_dict[split])
+        if name == "fmow":
+            keys = [f"images/rgb_img_{official.full_idxs[i]}.png" for i in listed]
+        else:
+            keys = [("train/" if name == "iwildcam" else "") + official._input_array[i] for i in listed]
+        rows = np.array([position[key] for key in keys])
+        predicted = np.where(random.random(len(rows)) < 0.6, seen.labels[rows], random.integers(0, 3, len(rows)))
+        aside = tuple(i for i, group in enumerate(seen.groups) if group in pool.aside)
+        ours = tally(seen.labels[rows], predicted, seen.group[rows], aside)
+        told, _ = official.eval(torch.from_numpy(predicted), official.y_array[listed], official.metadata_array[listed])
+        assert accuracy(ours) == pytest.approx(told["acc_avg"], abs=1e-6)  # the package computes in single precision
+        if name == "iwildcam":
+            assert macro_f1(ours) == pytest.approx(told["F1-macro_all"], abs=1e-6)
+            assert class_accuracy(ours) == pytest.approx(told["recall-macro_all"], abs=1e-6)
+        elif name != "rxrx1":  # whose official groups are cell types
+            field = {"fmow": "acc_worst_region", "camelyon17": "acc_wg"}[name]
+            assert worst_group(ours) == pytest.approx(told[field], abs=1e-6)
+
+
 def test_missing_data_are_said_with_where_to_get_them(tmp_path):
     said = mistake("iwildcam", tmp_path)
     assert said.startswith(
@@ -122,7 +212,11 @@ def test_damaged_metadata_are_said(tmp_path):
 def test_an_unknown_name_is_said(tmp_path):
     with pytest.raises(UserError, match=r"'wilds:iwildcan': no such WILDS data set here; did you mean iwildcam\?"):
         task("iwildcan", tmp_path)
-    with pytest.raises(UserError, match=r"known: camelyon17, fmow, iwildcam"):
+    with pytest.raises(UserError, match=r"no such WILDS data set here; did you mean celebA\?"):
+        task("celeba", tmp_path)
+    with pytest.raises(UserError, match=r"'wilds:poverty': poverty is regression; a task here is image classification"):
+        task("poverty", tmp_path)
+    with pytest.raises(UserError, match=r"known: camelyon17, celebA, fmow, iwildcam, rxrx1, waterbirds"):
         open_pool("task", "wilds", {"root": str(tmp_path)})
 
 

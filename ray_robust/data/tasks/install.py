@@ -1,0 +1,61 @@
+"""From the archive of a wilds data set to the folder that the task reads: checked, unpacked, and complete or refused.
+
+Owns the order: the file by which the wilds package knows a finished download is written last. Running it again goes
+on where it stopped, and mends a folder in which files are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from ray_robust.data.archive import Progress, check, unpack
+from ray_robust.data.tasks.official import KNOWN
+from ray_robust.data.tasks.wilds import WildsTask
+from ray_robust.errors import Problem, UserError
+
+Bar = Callable[[str], AbstractContextManager[Progress]]  # a progress bar for the stage of that name
+
+
+def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
+    """Make the folder of `task` from `archive`, telling in lines what was done.
+
+    Raises UserError for half a copy, a wrong or a broken archive, and for images that are not the official ones.
+    """
+    if task.release.exists() and _wrong(task) is None:
+        yield f"archive      not needed: {task.folder} is complete"
+        return
+    known = KNOWN[task.dataset].archive
+    with bar("checking") as progress:
+        digest = check(archive, known, task.folder, progress)
+    if known:
+        yield f"archive      {known.size:,} bytes, sha256 as published"
+    else:
+        size = archive.stat().st_size
+        yield f"archive      {size:,} bytes; no sha256 of it is known here, compare where it is from: {digest}"
+    with bar("unpacking") as progress:
+        written, kept = unpack(archive, task.folder, progress)
+    yield f"unpacked     {written + kept:,} files to {task.folder}, {kept:,} of them there before"
+    task.release.touch()
+    if (problem := _wrong(task)) is not None:
+        task.release.unlink()
+        raise UserError(problem)
+    yield "splits       the official sizes, and every image is there"
+
+
+def _wrong(task: WildsTask) -> Problem | None:
+    """What is not official or not there in an unpacked folder."""
+    fresh = WildsTask(task.name, task.options)  # a listing is made once
+    try:
+        keys = fresh.keys(np.arange(len(fresh.catalog)))
+    except UserError as error:
+        return error.problems[0]
+    if told := KNOWN[task.dataset].differs(fresh.found):
+        return Problem(str(task.folder), f"is not the official data set: {told}")
+    lost = [key for key, mark in zip(keys, fresh.marks(keys), strict=True) if not mark]
+    if lost:
+        return Problem(str(task.folder), f"half a copy: {len(lost):,} of {len(keys):,} images are missing ({lost[0]})")
+    return None
