@@ -153,6 +153,10 @@ class Pool(ABC):
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         """Decode or render these images at size x size."""
 
+    def unmade(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` whose images must be made by `launch.generate` before they can be read."""
+        return rows[:0]
+
     @property
     def meaning(self) -> str:
         """What of this pool decides a result: its fingerprint and how images become squares; never a path."""

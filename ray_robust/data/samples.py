@@ -48,7 +48,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
 
 def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
     """A sheet's worth of rows, the same ones every time, with groups side by side."""
-    rows = np.setdiff1d(rows, broken)
+    rows = np.setdiff1d(rows, np.concatenate([broken, pool.unmade(rows)]))
     ids = pool.catalog.ids[rows]
     rows = rows[np.argsort(mix_bits(ids, seed_of("sample", pool.name)), kind="stable")][: COLUMNS * ROWS]
     order = pool.catalog.group if pool.catalog.group is not None else pool.catalog.labels

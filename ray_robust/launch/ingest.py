@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from ray_robust.data.pool import Pool
+from ray_robust.data.sources.diffusion import Diffusion
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import Problem, UserError
+from ray_robust.launch.generate import generate
 
 Job = tuple[Pool, int, np.ndarray | None]  # a pool, the size in px, and the rows that are wanted (None: all)
 Progress = Callable[[int, int], None]  # images done, images in all
 
 SECONDS = {True: 1e-4, False: 1e-3}  # rough cost of one image by `Pool.rendered`, only to weigh Ray's start against it
+MAKING = 1.0  # seconds in which a diffusion model makes an image, as roughly
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
 SHOWN = 20  # broken images that are named; the rest are counted
 
@@ -45,6 +48,9 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
         if progress is not None:
             progress(done, max(done, total))
 
+    for store, rows in work:
+        if isinstance(store.pool, Diffusion):
+            generate(store.pool, rows)
     if estimate(jobs, stores) > WORTH and _ray_runs():
         _fill_on_ray(work, more)
     else:
@@ -64,7 +70,9 @@ def missing(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> Iterator[tuple
 
 def estimate(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> float:
     """Seconds of one core that the missing images will take, roughly."""
-    return sum(len(rows) * SECONDS[store.pool.rendered] for store, rows in missing(jobs, stores))
+    work = list(missing(jobs, stores))
+    made = sum(len(store.pool.unmade(rows)) for store, rows in work)
+    return sum((len(rows) * SECONDS[store.pool.rendered] for store, rows in work), made * MAKING)
 
 
 def _again(pool: Pool) -> bool:
