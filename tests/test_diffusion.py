@@ -120,7 +120,7 @@ def test_classes_come_from_a_table_or_from_another_source(model, tmp_path):
     assert pool.keys(np.array([0, 6]))[1] == "n2/000000.webp"
     assert pool.keys(np.array([0]))[0].count("/") == 1
     root = make.imagenet(tmp_path / "imagenet")
-    pool = source(tmp_path, model, classes={"source": "imagenet", "root": str(root)})
+    pool = source(tmp_path, model, classes={"source": "imagenet", "root": str(root), "hierarchy": None})
     assert pool.catalog.classes == tuple(make.WNIDS)
     assert pool.prompt(0) == "a photo of a tench"
     (tmp_path / "classes.csv").write_text("klass\ncat\n")

@@ -23,7 +23,8 @@ from tests.make_images import write
 
 
 def source(name: str, root, **options):
-    return open_pool("source", name, {"root": str(root), **options})
+    plain = {"hierarchy": None} if name == "imagenet" else {}  # no test needs WordNet on the machine
+    return open_pool("source", name, {"root": str(root), **plain, **options})
 
 
 def said(name: str, root, **options) -> list[str]:
@@ -143,6 +144,22 @@ def test_images_that_lack_in_every_class_of_imagenet_are_counted(tmp_path):
     (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"{w} {name}\n" for w, name in names.items()))
     what = "1,000 of ILSVRC2012's 1,281,167 images are there"
     assert said("imagenet", tmp_path) == [f"ROOT/train: {what}; copy the rest, or say `absent: drop`"]
+
+
+def test_imagenet_has_a_hierarchy(tmp_path, monkeypatch):
+    root = make.imagenet(tmp_path / "images")
+    tree = {"n01440764": "n00015388", "n02012849": "n00015388", "n03126707": "n00021939"}
+    pairs = [*((above, wnid) for wnid, above in tree.items()), ("n00001740", "n00015388"), ("n00001740", "n00021939")]
+    (tmp_path / "is_a.txt").write_text("".join(f"{above} {below}\n" for above, below in pairs))
+    names = {"n00001740": "entity", "n00015388": "animal", "n00021939": "artifact", **make.WNIDS}
+    (tmp_path / "words.txt").write_text("".join(f"{node}\t{name}\n" for node, name in names.items()))
+    seen = source("imagenet", root, hierarchy=str(tmp_path / "is_a.txt")).catalog
+    assert seen.classes == tuple(make.WNIDS)
+    assert seen.hierarchy["depth 1"].tolist() == ["animal", "animal", "artifact"]
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path))
+    (line,) = said("imagenet", root, hierarchy="wordnet")
+    assert line.startswith("hierarchy: wordnet: there is no data.noun in ")
+    assert line.endswith("; or say `hierarchy: null`, to do without one")
 
 
 # --- inaturalist

@@ -17,9 +17,11 @@ import pandas as pd
 
 from ray_robust.data.files import SUFFIXES, Folder
 from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing
+from ray_robust.data.hierarchy import place
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
 from ray_robust.data.table import some
+from ray_robust.data.wordnet import HierarchyOption
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 IMAGES, CLASSES = 1_281_167, 1_000
@@ -49,9 +51,11 @@ class ImageNet(ImageFiles, Source):
         """root    the folder that holds `train/<wnid>/*.JPEG` or `ILSVRC/Data/CLS-LOC/train/...`, and beside it the
                 list of classes: LOC_synset_mapping.txt, synset_words.txt, torchvision's meta.bin, the development kit,
                 or words.txt
+        hierarchy  wordnet, the folder or file of another (see `data.wordnet`), or null for none
         absent  drop: a part of the classes or images is meant to be missing"""
 
         root: Place
+        hierarchy: HierarchyOption | None = "wordnet"
         absent: Literal["fail", "drop"] = "fail"
 
     def published(self) -> Catalog:
@@ -93,7 +97,17 @@ class ImageNet(ImageFiles, Source):
         notes += [f"{other} files that are no images of a class were ignored."] if other else []
         listing = make_listing(frame, files, LICENCE, tuple(notes), label="wnid")
         names = tuple(listed.names.get(wnid, wnid) for wnid in listing.catalog.classes)
-        return replace(listing, catalog=replace(listing.catalog, names=names))
+        return replace(listing, catalog=self._placed(replace(listing.catalog, names=names)))
+
+    def _placed(self, catalog: Catalog) -> Catalog:
+        if self.options.hierarchy is None:
+            return catalog
+        try:
+            return place(catalog, self.options.hierarchy)
+        except UserError as error:
+            first, *others = error.problems
+            what = f"{first.what}; or say `hierarchy: null`, to do without one"
+            raise UserError(Problem(first.where, what), *others) from None
 
 
 def _find_images(root: Path) -> Path:
@@ -119,8 +133,8 @@ def _class_list(root: Path, images: Path) -> ClassList:
         (_devkit, f"{DEVKIT}.tar.gz"),
         (_words, "words.txt"),
     ):
-        for place in places:
-            if (file := place / name).is_file():
+        for folder in places:
+            if (file := folder / name).is_file():
                 try:
                     return read(file)
                 except UserError:
