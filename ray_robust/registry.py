@@ -26,6 +26,9 @@ TASKS = {
     "camera-traps": "ray_robust.data.tasks.camera_traps:CameraTraps",
     "folder": "ray_robust.data.tasks.folder:FolderTask",
     "wilds": "ray_robust.data.tasks.wilds:WildsTask",  # written `wilds:<name>`, e.g. wilds:iwildcam
+    "domains": "ray_robust.data.tasks.domains:DomainTask",
+    "domainnet": "ray_robust.data.tasks.domains:DomainNet",
+    "pacs": "ray_robust.data.tasks.domains:Pacs",
 }
 METHODS = {
     "supervised": "ray_robust.train.methods.supervised:pretrain",

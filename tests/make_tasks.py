@@ -67,6 +67,28 @@ def celeba(root: Path) -> Path:
     return root
 
 
+def domains(root: Path, names: tuple[str, ...], classes: tuple[str, ...] = ("dog", "cup"), count: int = 40) -> Path:
+    """`count` images in each `<domain>/<class>/`."""
+    for domain in names:
+        for c, label in enumerate(classes):
+            for i in range(count):
+                write(root / domain / label / f"{domain}_{i:03d}.jpg", seed=c)
+    return root
+
+
+def lists(root: Path, names: tuple[str, ...], classes: tuple[str, ...] = ("dog", "cup"), every: int = 3) -> None:
+    """DomainNet's lists of what `domains` made: of every `every` images the first is a test image."""
+    for domain in names:
+        for part in ("train", "test"):
+            lines = [
+                f"{domain}/{label}/{path.name} {c}"
+                for c, label in enumerate(classes)
+                for i, path in enumerate(sorted((root / domain / label).iterdir()))
+                if (i % every == 0) == (part == "test")
+            ]
+            (root / f"{domain}_{part}.txt").write_text("\n".join(lines) + "\n")
+
+
 def archive(folder: Path, file: Path, top: str = "", kind: str = "gz") -> Path:
     """A tar of what is in `folder`, less the file that marks it complete, below the folder `top` inside."""
     with tarfile.open(file, f"w:{kind}") as tar:
