@@ -17,6 +17,21 @@ def picture(wide: int = 40, high: int = 40, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.stack([across, down, blue], -1).astype(np.uint8))
 
 
+def photo(wide: int = 667, high: int = 500, seed: int = 0) -> Image.Image:
+    """Noise with the spectrum of photographs, amplitude about 1/frequency, mostly in brightness: what a JPEG of a real
+    scene costs to decode."""
+    random = np.random.default_rng(seed)
+    image = np.zeros((high, wide, 3), np.float32)
+    for octave in range(2, 9):
+        grid = random.normal(size=(max(2, high * 2**octave // 512), max(2, wide * 2**octave // 512), 4))
+        planes = [
+            np.asarray(Image.fromarray(plane.astype(np.float32)).resize((wide, high), Image.Resampling.BICUBIC))
+            for plane in np.moveaxis(grid, -1, 0)
+        ]
+        image += 0.62 ** (octave - 2) * (48 * planes[0][..., None] + 20 * np.stack(planes[1:], -1))
+    return Image.fromarray(np.clip(image + 128, 0, 255).astype(np.uint8))
+
+
 def encoded(image: Image.Image, kind: str = "JPEG", **how) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}) | how)

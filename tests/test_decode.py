@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
 from ray_robust.data.decode import BACKGROUND, decode, decode_all
@@ -108,6 +109,28 @@ def test_leaving_out_detail_early_costs_little():
         fast = decode(make.encoded(noise), size, "squash").astype(float)
         full = decode(make.encoded(noise, "PNG"), size, "squash").astype(float)
         assert 10 * np.log10(255**2 / ((fast - full) ** 2).mean()) > 30, size
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_fast_way_to_a_jpeg_shows_the_same_bytes(subsampling, progressive, monkeypatch):
+    files = [
+        make.encoded(make.photo(wide, high, seed=wide), quality=wide % 70 + 25, subsampling=subsampling,
+                     progressive=progressive)
+        for wide, high in ((333, 251), (64, 64), (17, 300), (500, 375), (9, 8))
+    ]  # fmt: skip
+    wanted = [(data, size, fit) for data in files for size in (8, 33, 150) for fit in ("crop", "squash", "pad")]
+    fast = [decode(*one) for one in wanted]
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: (_ for _ in ()).throw(ValueError("not today")))
+    assert all((a == decode(*one)).all() for a, one in zip(fast, wanted, strict=True))
+
+
+def test_an_odd_jpeg_is_left_to_pillow():
+    good = make.encoded(make.picture(200, 200))
+    scrap = good[:-2] + b"scrap" + good[-2:]  # before the last marker: a warning of the decoder, and no damage
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(scrap)
+    assert (decode(scrap, 32, "crop") == decode(good, 32, "crop")).all()
 
 
 def test_what_is_broken_is_a_reason_in_one_line():

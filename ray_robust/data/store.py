@@ -28,7 +28,7 @@ from ray_robust.rates import cache_folder
 
 VERSION = 1  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
-BATCH_BYTES, BATCH_IMAGES = 32 << 20, 2048  # decoded between two commits, at most: what a crash can lose
+BATCH_BYTES, BATCH_IMAGES = 8 << 20, 2048  # decoded between two commits, at most: what a crash can lose
 
 
 def default_root() -> Path:
