@@ -1,7 +1,7 @@
 """A mixture at scale: `python -m bench.index [--images N] [--classes K] [--sources S] [--out FILE]`.
 
 Draws so many images (100 million) from a fifth more, in long-tailed classes (20,000) of several sources (3), and writes
-them as a fingerprinted index. The last line has the seconds to draw and to write, and the peak of this process's memory,
+them as a fingerprinted index. The last line has the seconds to draw and to write, and this process's peak of memory,
 the listing of the sources included.
 """
 

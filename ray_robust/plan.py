@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_robust.choices import granularity_text
 from ray_robust.rates import EVALUATION_COST
 from ray_robust.spec import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
 
@@ -39,6 +40,15 @@ class Ready:
 
     meaning: str
     model: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """What only the data can say of a mixture: what stands for a CSV in its identity, by key, and what it can take of
+    each source (by name)."""
+
+    tables: Mapping[str, str]
+    images: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,8 @@ class Trial:
             "num_images": _number(mixture.num_images) if mixture else 0,
             "num_classes": _number(mixture.num_classes) if mixture else 0,
             "images_per_class": mixture.images_per_class if mixture else None,
-            "granularity": mixture.granularity if mixture else "",
-            "semantics": "all" if mixture else "",
+            "granularity": granularity_text(mixture.granularity) if mixture else "",
+            "semantics": (mixture.classes.text if mixture.classes else "all") if mixture else "",
             "sources": json.dumps({n: s.weight for n, s in mixture.sources.items()} if mixture else {}),
             "pretrain_method": mixture.method if mixture else SCRATCH,
             "pretrain_epochs": mixture.epochs if mixture else 0,
@@ -136,9 +146,10 @@ def make_plan(
     tasks: Mapping[str, Facts],
     limit: int | None = None,
     ready: Mapping[str, Ready] | None = None,
+    details: Callable[[Pretrain], Details] | None = None,
 ) -> Plan:
     """Every trial of `spec`; facts of pools by `pool_key`, of ready-made weights by their tag or path. `limit` keeps
-    the first few trials.
+    the first few trials. `details` is asked of a mixture that names its classes or a table of labels.
 
     Two combinations that mean the same are one trial. Weights that say which model they are of decide it.
     """
@@ -150,7 +161,7 @@ def make_plan(
             for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources, {}):
                 found.setdefault(trial.key, trial)
         for pretrain in spec.pretrains:
-            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, ready or {}):
+            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, ready or {}, details):
                 found.setdefault(trial.key, trial)
     trials = list(found.values())[:limit]
     return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
@@ -181,6 +192,7 @@ def _trials(
     finetunings: tuple[Finetuning, ...],
     sources: Mapping[str, Facts],
     ready: Mapping[str, Ready],
+    details: Callable[[Pretrain], Details] | None = None,
 ) -> Iterator[Trial]:
     """One mixture (None: from scratch) on one model, under every seed."""
     several_models = len(spec.models) > 1
@@ -190,16 +202,19 @@ def _trials(
         model = Level(model.section.model_copy(update={"name": weights.model}), model.axes)
     meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
     if mixture:
-        meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed"})
+        meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed", "match"})
         meaning["sources"] = {
             name: [section.weight, sources[pool_key(name, section)].meaning]
             for name, section in mixture.sources.items()
         }
         if weights:
             meaning["pretrain"]["weights"] = weights.meaning
+    known = details(mixture) if details and mixture and (mixture.classes or mixture.tables) else Details({}, {})
+    if mixture:
+        meaning["pretrain"] |= known.tables
     group = _group(pretrain, model, several_models)
     names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
-    images = _pretrain_images(mixture, sources) if mixture else 0
+    images = _pretrain_images(mixture, sources, known.images) if mixture else 0
     for seed in seeds:
         subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
         key = hash_of({**meaning, "seed": seed, **({"subset_seed": subset_seed} if mixture else {})})
@@ -244,7 +259,7 @@ def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude=without, exclude_defaults=True)
 
 
-def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts]) -> int:
+def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts], held: Mapping[str, int]) -> int:
     if mixture.method == "weights":
         return 0
     if mixture.images_seen is not None:
@@ -253,7 +268,8 @@ def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts]) -> int:
     if total == "all" and mixture.images_per_class is not None and isinstance(mixture.num_classes, int):
         total = mixture.images_per_class * mixture.num_classes
     if total == "all":
-        total = sum(sources[pool_key(name, section)].images for name, section in mixture.sources.items())
+        whole = {name: sources[pool_key(name, section)].images for name, section in mixture.sources.items()}
+        total = sum({**whole, **held}.values())
     return int(total) * (mixture.epochs or 1)
 
 

@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ray_robust import rates
-from ray_robust.data.mixture import Subset
 from ray_robust.plan import Plan
-from ray_robust.preparation import Sweep, jobs_of
+from ray_robust.preparation import Draws, Sweep, jobs_of
 from ray_robust.spec import Spec
 
 SHOWN_IN_A_PLAN = 60  # trials, one line each
@@ -22,7 +21,7 @@ def print_title(out: Console, spec: Spec) -> None:
     out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
 
 
-def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
+def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
     """Every trial, every mixture, images, time and disk: what --plan shows."""
     spec, plan = sweep.spec, sweep.plan
     print_title(out, spec)
@@ -34,7 +33,7 @@ def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
     for trial in plan.trials[:SHOWN_IN_A_PLAN]:
         subset = subsets.get(trial.id)
         table.add_row(trial.id, trial.group, trial.model.name, str(trial.seed),
-                      f"{len(subset):,}" if subset else "0" if not trial.draws else "",
+                      f"{subset.images:,}" if subset else "0" if not trial.draws else "",
                       f"{subset.leaf_classes:,}" if subset else "",
                       f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
     out.print(table)
@@ -56,25 +55,33 @@ def print_plan(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
     out.print(f"disk  about {_disk(sweep, subsets) / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
 
 
-def print_composition(out: Console, sweep: Sweep, subsets: dict[str, Subset]) -> None:
+def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
     """What every mixture is made of: asked, held and taken."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("mixture", "source"):
         table.add_column(name, no_wrap=True)
-    for name in ("available", "held out", "taken", "share", "wanted", "classes", "per class"):
-        table.add_column(name, justify="right")
+    told = [
+        (trial.group, part) for trial in sweep.plan if trial.id in subsets for part in subsets[trial.id].composition
+    ]
+    cut = any(part["labels"] != part["classes"] for _, part in told)
+    words = ("class", "label") if cut else ("class",)
+    for name in ("available", "held out", "taken", "share", "wanted", "classes", "per class", "labels", "per label"):
+        if cut or "label" not in name:
+            table.add_column(name, justify="right")
     shown = set()
-    for trial in sweep.plan:
-        for part in subsets[trial.id].composition if trial.id in subsets else ():
-            counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
-            shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
-            per_class = f"{part['fewest_per_class']:,}-{part['most_per_class']:,}"
-            row = (trial.group, part["source"], *counts, *shares, f"{part['classes']:,}", per_class)
-            if row not in shown:
-                shown.add(row)
-                table.add_row(*row)
+    for group, part in told:
+        counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
+        shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
+        row = [group, part["source"], *counts, *shares]
+        for word, number in zip(words, ("classes", "labels"), strict=False):
+            row += [f"{part[number]:,}", f"{part[f'fewest_per_{word}']:,}-{part[f'most_per_{word}']:,}"]
+        if tuple(row) not in shown:
+            shown.add(tuple(row))
+            table.add_row(*row)
     if shown:
         out.print(table)
+    for note in sweep.notes:
+        out.print(note, markup=False, soft_wrap=True)
 
 
 def estimate(plan: Plan, spec: Spec) -> str:
@@ -92,6 +99,6 @@ def estimate(plan: Plan, spec: Spec) -> str:
     return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
 
 
-def _disk(sweep: Sweep, subsets: dict[str, Subset]) -> float:
+def _disk(sweep: Sweep, subsets: Draws) -> float:
     jobs = jobs_of(sweep, Plan(tuple(t for t in sweep.plan if not t.draws or t.id in subsets)), subsets)
     return sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)

@@ -6,19 +6,22 @@ Finds every mistake that only the data can show, before anything is written. Han
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from ray_robust.data.mixture import Subset, draw
+from ray_robust.data.labels import read_map
+from ray_robust.data.matching import match
+from ray_robust.data.mixture import draw, offers
 from ray_robust.data.opened import open_pool, usable
-from ray_robust.data.pool import SPLITS, Pool, Task
+from ray_robust.data.pool import SPLITS, Catalog, Pool, Task
 from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.store import ImageStore
 from ray_robust.data.weights import ready
 from ray_robust.errors import DataAbsent, Problem, UserError
-from ray_robust.plan import Facts, Plan, make_plan, pool_key
-from ray_robust.spec import PoolSection, Spec
+from ray_robust.plan import Details, Facts, Plan, Trial, hash_of, make_plan, pool_key
+from ray_robust.spec import Level, PoolSection, Pretrain, Spec
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Sweep:
     sources: dict[str, Pool]  # by pool_key
     tasks: dict[str, Pool]
     plan: Plan
+    notes: tuple[str, ...] = ()  # on how its mixtures were matched
 
     def pools(self) -> list[tuple[str, Pool]]:
         """("source" or "task", pool) of each."""
@@ -74,6 +78,13 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
             weights[text] = ready(text)
         except UserError as error:
             problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
+    problems += _check_tables(spec)
+    notes: list[str] = []
+    if not problems:
+        try:
+            spec, notes = _matched(spec, source_pools)
+        except UserError as error:
+            problems += [Problem(_place(spec, problem), str(problem)) for problem in error.problems]
     if problems:
         raise UserError(*problems)
     plan = make_plan(
@@ -82,8 +93,9 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         {key: _task_facts(pool) for key, pool in task_pools.items()},
         limit,
         weights,
+        lambda mixture: _details(mixture, source_pools),
     )
-    return Sweep(spec, source_pools, task_pools, plan)
+    return Sweep(spec, source_pools, task_pools, plan, tuple(notes))
 
 
 def _opened(kind: str, name: str, section: PoolSection, plan_only: bool) -> Pool:
@@ -119,46 +131,116 @@ def _check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
             yield Problem(spec.place(*path, "num_images"), what)
 
 
-def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = None) -> dict[str, Subset]:
-    """The subset of every trial that pre-trains, by trial id; at most `most` of them, spread over the plan.
+@dataclass(frozen=True)
+class Told:
+    """What is kept of a trial's drawn subset: its size and what it is made of."""
+
+    images: int
+    classes: tuple[str, ...]
+    leaf_classes: int
+    composition: tuple[dict[str, Any], ...]
+
+
+class Draws(dict[str, Told]):
+    """Every drawn subset by the id of its trial. The images themselves are kept once for all of them, since thousands
+    of subsets would fill the memory: `rows` has a bool mask of each source's images by pool_key and px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[tuple[str, int], np.ndarray] = {}
+
+
+def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = None) -> Draws:
+    """The subset of every trial that pre-trains; at most `most` of them, spread over the plan.
 
     Raises UserError with every impossible mixture, each once, at the line of what it asks for.
     """
-    found: dict[str, Subset] = {}
+    found, drawn = Draws(), dict[tuple[int, int], list[Trial]]()
     problems: dict[str, Problem] = {}
     wanted = [trial for trial in sweep.plan if trial.draws]
     if most is not None and len(wanted) > most:
         wanted = [wanted[i] for i in np.linspace(0, len(wanted) - 1, most).astype(int)]
-    for trial in wanted:
+    for trial in wanted:  # trials of other models draw the same images
+        drawn.setdefault((id(trial.pretrain), trial.subset_seed), []).append(trial)
+    for trial, *others in drawn.values():
         assert trial.pretrain is not None
         keys = {name: pool_key(name, section) for name, section in trial.pretrain.sources.items()}
-        catalogs = {name: sweep.sources[key].catalog for name, key in keys.items()}
         masks = {name: usable(stores[key]) if key in stores else None for name, key in keys.items()}
         try:
-            stands_in = any(isinstance(sweep.sources[key], StandIn) for key in keys.values())
-            mixture = checkable(trial.pretrain) if stands_in else trial.pretrain
-            found[trial.id] = draw(mixture, catalogs, masks, trial.subset_seed)
+            subset = draw(*_drawable(trial.pretrain, sweep.sources), masks, trial.subset_seed)
         except UserError as error:
             for problem in error.problems:
-                path = tuple(problem.what.partition(":")[0].split("."))
-                problems.setdefault(problem.what, Problem(sweep.spec.place(*path), f"{problem.what} [{trial.group}]"))
+                said = f"{problem} [{trial.group}]"
+                problems.setdefault(str(problem), Problem(_place(sweep.spec, problem), said))
+            continue
+        told = Told(len(subset), subset.classes, subset.leaf_classes, subset.composition)
+        found |= {one.id: told for one in (trial, *others)}
+        for size in {one.model.image_size for one in (trial, *others)}:
+            for share in subset.shares:
+                pool = sweep.sources[keys[share.source]]
+                rows = found.rows.setdefault((keys[share.source], size), np.zeros(len(pool.catalog), dtype=bool))
+                rows[share.rows] = rows[share.held_out_rows] = True
     if problems:
         raise UserError(*problems.values())
     return found
 
 
-def jobs_of(sweep: Sweep, todo: Plan, subsets: dict[str, Subset]) -> list[tuple[str, Pool, int, np.ndarray | None]]:
+def _drawable(mixture: Pretrain, sources: dict[str, Pool]) -> tuple[Pretrain, dict[str, Catalog]]:
+    """A mixture and the catalogs of its sources; where one of them is not there, only what can be checked without."""
+    pools = {name: sources[pool_key(name, section)] for name, section in mixture.sources.items()}
+    absent = any(isinstance(pool, StandIn) for pool in pools.values())
+    return checkable(mixture) if absent else mixture, {name: pool.catalog for name, pool in pools.items()}
+
+
+def _place(spec: Spec, problem: Problem) -> str:
+    """Where in the file a mixture's problem lies: at the key that it begins with."""
+    return spec.place(*problem.what.partition(":")[0].split("."))
+
+
+def jobs_of(sweep: Sweep, todo: Plan, subsets: Draws) -> list[tuple[str, Pool, int, np.ndarray | None]]:
     """(pool_key, pool, px, rows) of everything that the trials will look at."""
-    rows: dict[tuple[str, int], list[np.ndarray]] = {}
+    wanted: dict[tuple[str, int], None] = {}
     for trial in todo:
-        for key in {pool_key(f.task.name, f.task) for f in trial.finetunings}:
-            rows.setdefault((key, trial.model.image_size), [])
+        wanted |= dict.fromkeys((pool_key(f.task.name, f.task), trial.model.image_size) for f in trial.finetunings)
         if trial.pretrain is not None and trial.draws:
-            for share in subsets[trial.id].shares:
-                key = pool_key(share.source, trial.pretrain.sources[share.source])
-                rows.setdefault((key, trial.model.image_size), []).extend((share.rows, share.held_out_rows))
+            keys = (pool_key(name, section) for name, section in trial.pretrain.sources.items())
+            wanted |= dict.fromkeys((key, trial.model.image_size) for key in keys)
     pools = {**sweep.sources, **sweep.tasks}
     return [
-        (key, pools[key], size, np.unique(np.concatenate(parts)) if parts and key in sweep.sources else None)
-        for (key, size), parts in rows.items()
+        (key, pools[key], size, np.flatnonzero(subsets.rows[key, size]) if (key, size) in subsets.rows else None)
+        for key, size in wanted
     ]
+
+
+# --- what only the data can say of a mixture
+
+
+def _check_tables(spec: Spec) -> Iterator[Problem]:
+    """What is wrong with the CSV files that mixtures name."""
+    tables = {table: None for level in spec.pretrains for table in level.section.tables.items()}
+    for key, file in tables:
+        try:
+            read_map(file)
+        except UserError as error:
+            for problem in error.problems:
+                yield Problem(spec.place("pretrain", key), f"pretrain.{key}: {problem}")
+
+
+def _matched(spec: Spec, sources: dict[str, Pool]) -> tuple[Spec, list[str]]:
+    """The spec with equal numbers where its choice of classes varies, and what a plan says of it; see `matching`."""
+    mixtures = [level.section for level in spec.pretrains]
+    if any(isinstance(pool, StandIn) for pool in sources.values()):
+        varies = len({repr(mixture.classes) for mixture in mixtures}) > 1
+        return spec, ["not matched: numbers of classes and images, before the data is there"] if varies else []
+    filled, lines = match(mixtures, lambda mixture: _drawable(mixture, sources)[1])
+    levels = (Level(mixture, level.axes) for mixture, level in zip(filled, spec.pretrains, strict=True))
+    return replace(spec, pretrains=tuple(levels)), lines
+
+
+def _details(mixture: Pretrain, sources: dict[str, Pool]) -> Details:
+    checked, catalogs = _drawable(mixture, sources)
+    held = offers(checked, catalogs, dict.fromkeys(catalogs), [])
+    return Details(
+        {key: hash_of(sorted(read_map(file).items())) for key, file in mixture.tables.items()},
+        {name: int(offer.supply[offer.allowed].sum()) for name, offer in held.items()},
+    )

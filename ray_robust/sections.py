@@ -177,6 +177,13 @@ class Pretrain(Training):
     _classes = field_validator("classes", mode="before")(read_classes)
     _granularity = field_validator("granularity", mode="before")(read_granularity)
 
+    @property
+    def tables(self) -> dict[str, str]:
+        """The CSV files that keys name, by key."""
+        named = {"classes": self.classes.file if self.classes else None}
+        named["granularity"] = self.granularity.removeprefix("map:") if self.granularity.startswith("map:") else None
+        return {key: file for key, file in named.items() if file is not None}
+
     @field_validator("method")
     @classmethod
     def _method_is_known(cls, method: str) -> str:

@@ -19,12 +19,12 @@ import yaml
 from rich.console import Console
 
 from ray_robust import provenance
-from ray_robust.data.mixture import Subset
+from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, UserError, command
 from ray_robust.plan import Plan, Trial
 from ray_robust.plan_text import estimate, print_composition, print_plan, print_title
-from ray_robust.preparation import Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
 
@@ -83,7 +83,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 # --- running
 
 
-def _run(sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, address: str | None, out: Console) -> int:
+def _run(sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out: Console) -> int:
     begun = time.monotonic()
     before = _finished(run, sweep.plan)
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
@@ -111,9 +111,7 @@ def _run(sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, address: str 
     return FAILED if failed else DONE
 
 
-def _run_trials(
-    sweep: Sweep, subsets: dict[str, Subset], run: RunFolder, todo: Plan, address: str | None, out: Console
-) -> float:
+def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, address: str | None, out: Console) -> float:
     """Fill the stores, run the trials; returns the seconds that the trials took."""
     import analysis.__main__ as analysis
     from ray_robust.launch.cluster import connect
@@ -132,7 +130,7 @@ def _run_trials(
             jobs = jobs_of(sweep, todo, subsets)
             stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
         by_key = {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
-        if any(not store.pool.rendered for store in stores):  # only now is it known what cannot be read
+        if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
             subsets = draw_all(sweep, by_key)
         _write_plan(sweep, run)
         _describe(sweep, run, stores)

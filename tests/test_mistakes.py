@@ -438,14 +438,14 @@ def test_a_broken_image_is_named_or_left_out(name):
     assert last == f"{Path.cwd()}/pets: 1 of 16 images are broken; mend or remove them, or say `broken: drop`"
     a_spec("path: pets, broken: drop")
     _, subsets = ingested()
-    assert {len(subset) for subset in subsets.values()} == {15}
+    assert {subset.images for subset in subsets.values()} == {15}
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_image_is_an_image(name):
     prepare(lambda: (a_source(), Path("pets/cat/003.jpg").write_bytes(ODD[name]())))
     _, subsets = ingested()
-    assert {len(subset) for subset in subsets.values()} == {16}
+    assert {subset.images for subset in subsets.values()} == {16}
 
 
 def test_a_class_with_one_image_is_a_class():

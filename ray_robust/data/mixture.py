@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Subset:
 @dataclass(frozen=True, eq=False)
 class Offer:
     """What a source has for a mixture: `free` images (bool [n]), how many of every class (`supply`), and which classes
-    the mixture may take (`allowed`, bool). Held-out images (bool [n]) are no supply."""
+    the mixture may take (`allowed`, bool). The rows `held_out` are no supply."""
 
     catalog: Catalog
     held_out: np.ndarray
@@ -68,14 +69,22 @@ def offers(
     found = {}
     allowed = choose(mixture.classes, {name: catalogs[name] for name in mixture.sources}, weights_of(mixture), problems)
     for name in mixture.sources:
-        catalog, mask = catalogs[name], usable[name]
-        sizes = count_labels(catalog, mask)
-        # no mixture may train on these: the same for every seed and total
-        wanted = np.minimum(HELD_OUT_PER_CLASS, np.floor(sizes * mixture.holdout)).astype(np.int64)
-        held = lowest(catalog, mask, sizes, wanted, seed_of("held out", name))
-        free = ~held if mask is None else mask & ~held
-        found[name] = Offer(catalog, held, free, sizes - wanted, allowed[name])
+        mask = usable[name]
+        held, supply = (_held_out if mask is None else _held_out_of)(catalogs[name], mask, mixture.holdout, name)
+        free = np.ones(len(catalogs[name]), dtype=bool) if mask is None else mask.copy()
+        free[held] = False
+        found[name] = Offer(catalogs[name], held, free, supply, allowed[name])
     return found
+
+
+def _held_out_of(catalog: Catalog, usable: np.ndarray | None, part: float, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that no mixture may train on, the same for every seed and total, and how many of every class are left."""
+    sizes = count_labels(catalog, usable)
+    wanted = np.minimum(HELD_OUT_PER_CLASS, np.floor(sizes * part)).astype(np.int64)
+    return np.flatnonzero(lowest(catalog, usable, sizes, wanted, seed_of("held out", name))), sizes - wanted
+
+
+_held_out = lru_cache(maxsize=64)(_held_out_of)  # of whole pools: the same for all mixtures of a sweep
 
 
 def weights_of(mixture: Pretrain) -> np.ndarray:
@@ -141,7 +150,7 @@ def _heads(
 
 def _shown(offer: Offer, taken: np.ndarray, name: str) -> np.ndarray:
     """The held-out rows that upstream accuracy is measured on: of the classes that are learned."""
-    held = np.flatnonzero(offer.held_out)
+    held = offer.held_out
     held = held[taken[offer.catalog.labels[held]] > 0]
     order = np.argsort(mix_bits(offer.catalog.ids[held], seed_of("held out shown", name)))
     return np.sort(held[order[:HELD_OUT_SHOWN]])
@@ -154,8 +163,8 @@ def _told(name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, target:
     per_label = per_label[per_label > 0].astype(np.int64)
     return {
         "source": name,
-        "available": int(offer.supply.sum()),
-        "held_out": int(offer.held_out.sum()),
+        "available": int(offer.supply[offer.allowed].sum()),
+        "held_out": len(offer.held_out),
         "selected": int(taken.sum()),
         "target_share": target,
         "classes": len(some),

@@ -39,7 +39,10 @@ def usable(store: ImageStore) -> np.ndarray | None:
 
     The store of a pool that is not rendered must have been filled.
     """
-    return None if store.pool.rendered else np.asarray(store.state == PRESENT)
+    if store.pool.rendered:
+        return None
+    present = np.asarray(store.state == PRESENT)
+    return None if present.all() else present
 
 
 def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
