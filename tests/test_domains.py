@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from ray_robust.data.pool import SPLITS, open_pool
 from ray_robust.errors import UserError
+from ray_robust.launch.places import Places
+from ray_robust.launch.trial import run_trial
 from ray_robust.plan import Plan
 from ray_robust.preparation import open_sweep
+from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
+from ray_robust.train.context import Context
+from tests import make_images
 from tests import make_tasks as make
 
 PACS = ("art_painting", "cartoon", "photo", "sketch")
@@ -150,3 +157,36 @@ def test_it_plans_from_a_spec_with_its_data_or_without(pacs, tmp_path):
     assert finetuning.images == sizes(task(pacs))["train"]
     (finetuning,) = next(iter(plan(tmp_path, tmp_path / "none", plan_only=True))).finetunings
     assert finetuning.images == round(1670 * 0.7)
+
+
+def test_a_trial_fine_tunes_on_a_few_images_and_is_scored_by_its_worst_domain(pacs, tmp_path):
+    torch.set_num_threads(1)
+    text = SPEC.format(root=pacs).replace("[photo]", "[photo, cartoon], metric: worst_group")
+    (tmp_path / "x.yaml").write_text(text.replace("finetune: {", "finetune: {per_class: {grid: [10, 100]}, "))
+    trial = next(trial for trial in open_sweep(load_spec(tmp_path / "x.yaml")).plan if trial.pretrain is None)
+    places = Places(*(str(tmp_path / name) for name in ("run", "checkpoints", "store")))
+    run_trial(trial, places, Context())
+    folder = RunFolder(places.run).trial(trial.id)
+    few, all_ = folder.rows()
+    assert (few["finetune_images"], all_["finetune_images"]) == (
+        20,
+        sizes(task(pacs, train=["photo", "cartoon"]))["train"],
+    )
+    assert few["metric"] == "worst_group"
+    assert few["ood"] == few["ood_worst_group"] <= few["ood_accuracy"]
+    log = (folder.storage.read("log.txt") or b"").decode()
+    assert "on 20 images of 2 classes of pacs" in log
+    assert "of 2 classes of pacs, 2 of them hold fewer than 100" in log
+    counted = pd.read_parquet(tmp_path / "run" / "trials" / trial.id / "groups" / f"{few['finetune']}.parquet")
+    ood = counted[counted["split"] == "ood_test"].groupby("group", observed=True)[["tp", "fn"]].sum()
+    assert (ood["tp"] / ood.sum(axis=1)).min() == few["ood"]
+
+
+def test_worst_group_wants_groups(tmp_path):
+    make_images.tree(tmp_path / "d", {f"{split}/{label}": 2 for split in SPLITS for label in ("cat", "dog")})
+    text = SPEC.replace(
+        "name: pacs, root: {root}, train: [photo]", f"name: folder, path: {tmp_path}/d, metric: worst_group"
+    )
+    (tmp_path / "x.yaml").write_text(text.replace("{{", "{").replace("}}", "}"))
+    with pytest.raises(UserError, match=r"x.yaml:1: task.metric: folder has no groups, so no worst_group$"):
+        open_sweep(load_spec(tmp_path / "x.yaml"))
