@@ -49,6 +49,11 @@ class Subset:
     def __len__(self) -> int:
         return sum(len(share.rows) for share in self.shares)
 
+    def images_per_label(self) -> dict[str, int]:
+        """How many images every label has, in the order of `classes`."""
+        counts = sum(np.bincount(share.labels, minlength=len(self.classes)) for share in self.shares)
+        return dict(zip(self.classes, np.asarray(counts).tolist(), strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Offer:

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ray_robust.data.index import fingerprint
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import images_of, open_pool, open_store, usable
 from ray_robust.data.pool import SPLITS, Pool, Source, Task
@@ -102,6 +103,8 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
                 "num_images": len(subset),
                 "num_classes": subset.leaf_classes,
                 "composition": list(subset.composition),
+                "labels": subset.images_per_label(),
+                "subset_fingerprint": fingerprint(subset, {n: s.pool.catalog for n, s in stores.items()}),
             }
             if context.first:
                 _write_subset(folder, subset, stores)
