@@ -90,9 +90,9 @@ def lists(root: Path, names: tuple[str, ...], classes: tuple[str, ...] = ("dog",
 
 
 def archive(folder: Path, file: Path, top: str = "", kind: str = "gz") -> Path:
-    """A tar of what is in `folder`, less the file that marks it complete, below the folder `top` inside."""
+    """A tar of what is in `folder`, below the folder `top` inside; the file that marks it complete is in it too."""
     with tarfile.open(file, f"w:{kind}") as tar:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.startswith("RELEASE"):
+            if path.is_file():
                 tar.add(path, f"{top}{path.relative_to(folder)}")
     return file

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import tarfile
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ray_robust.errors import Problem, UserError
@@ -60,20 +62,23 @@ def check(archive: Path, known: Known | None, folder: Path, progress: Progress) 
     return digest
 
 
-def unpack(archive: Path, folder: Path, progress: Progress) -> tuple[int, int]:
+def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -> tuple[int, int]:
     """Put the files of `archive` below `folder`; returns how many were written and how many lay there already.
 
-    A first folder that is named as `folder` is left out. A file is written under another name and then renamed, so
-    that one which has the right size is whole. Links are left out. Raises UserError for a path that leads elsewhere and
-    for an archive that breaks off.
+    `without` names a file of `folder` that is left out: the mark of a finished folder, which must not come early. A
+    first folder that is named as `folder` is left out of paths. A file is written under another name and then renamed,
+    so that one which has the right size is whole. Links are left out. Raises UserError for a path that leads elsewhere
+    and for an archive that breaks off.
     """
     written = kept = 0
     made: set[Path] = set()
     total = archive.stat().st_size
     try:
-        for name, size, read, at in _entries(archive):
+        for name, size, read, place in _entries(archive):
             target = folder / _inside(name, folder.name, archive)
-            progress(at(), total)
+            progress(place, total)
+            if target == folder / without:
+                continue
             if target.is_file() and target.stat().st_size == size:
                 kept += 1
                 continue
@@ -93,21 +98,26 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> tuple[int, int]:
     return written, kept
 
 
-def _entries(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes], Callable[[], int]]]:
-    """(name, bytes, how to read it, how far the archive has been read) of every regular file, in order."""
+def _entries(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes], int]]:
+    """(name, bytes, how to read it, how far into the archive it is) of every regular file, in the archive's order."""
     with open(archive, "rb") as raw:
         if zipfile.is_zipfile(raw):
             with zipfile.ZipFile(raw) as file:
                 for info in file.infolist():
                     if not info.is_dir() and info.external_attr >> 28 != 0o12:  # a symbolic link
-                        yield info.filename, info.file_size, lambda info=info: file.read(info), raw.tell
+                        yield info.filename, info.file_size, partial(file.read, info), info.header_offset
             return
         raw.seek(0)
         with tarfile.open(fileobj=raw, mode="r:*") as tar:
             for member in tar:
                 if member.isreg():
-                    yield member.name, member.size, lambda member=member: tar.extractfile(member).read(), raw.tell
-                tar.members = []  # it keeps every member that it has seen
+                    yield member.name, member.size, partial(_contents, tar, member), raw.tell()
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every member that it has seen
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with tar.extractfile(member) or io.BytesIO() as file:  # None only for what is no regular file
+        return file.read()
 
 
 def _inside(name: str, own: str, archive: Path) -> Path:

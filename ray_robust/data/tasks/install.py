@@ -37,7 +37,7 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
         size = archive.stat().st_size
         yield f"archive      {size:,} bytes; no sha256 of it is known here, compare where it is from: {digest}"
     with bar("unpacking") as progress:
-        written, kept = unpack(archive, task.folder, progress)
+        written, kept = unpack(archive, task.folder, progress, without=task.release.name)
     yield f"unpacked     {written + kept:,} files to {task.folder}, {kept:,} of them there before"
     task.release.touch()
     if (problem := _wrong(task)) is not None:
