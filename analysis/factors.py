@@ -41,7 +41,7 @@ def factors(
     intervals follow from resampling whole trials and refitting the baseline, as everywhere. They are tests of a trend
     over ordered levels, one in place of all pairs.
     """
-    names = [name for name in means if name != baseline.name]
+    names = [name for name in means if name != baseline.name and not _between_weights(groups[name])]
     levels = {name: {f: _level(groups[name], f) for f in FACTORS} for name in names}
     varied = [f for f in FACTORS if len({levels[name][f] for name in names} - {None}) > 1]
     if not varied:
@@ -66,6 +66,11 @@ def factors(
                len(np.unique(x[:, i - 1])))
         for i, f in enumerate(varied, 1)
     ], []  # fmt: skip
+
+
+def _between_weights(points: pd.DataFrame) -> bool:
+    """Whether these are points of WiSE-FT: their trials already enter as what they were fine-tuned to."""
+    return "wise_alpha" in points and bool(points["wise_alpha"].notna().any())
 
 
 def _level(points: pd.DataFrame, factor: str) -> float | None:

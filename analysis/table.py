@@ -82,6 +82,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     if unfinished:
         warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
     keys = tuple(key for key in RUN_KEYS if key in points)
+    keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
     return Table(name, points, keys, left_out, tuple(warnings), run), replace(options, **known)
 

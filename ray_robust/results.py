@@ -36,12 +36,12 @@ SCORE_COLUMNS = (
     "id_macro_f1", "ood_macro_f1", "id_worst_group", "ood_worst_group", "id_class_accuracy", "ood_class_accuracy",
     "id_ece", "ood_ece",
 )  # fmt: skip
-COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images", *SCORE_COLUMNS)
+COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images", *SCORE_COLUMNS, "wise_alpha")
 _WHOLE = ("seed", "subset_seed", "num_images", "num_classes", "images_per_class", "pretrain_images_seen",
           "finetune_images", "epoch", "step", "id_groups", "ood_groups", "id_images", "ood_images")  # fmt: skip
 _REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
          "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy",
-         *SCORE_COLUMNS)  # fmt: skip
+         *SCORE_COLUMNS, "wise_alpha")  # fmt: skip
 
 
 class TrialFolder:
@@ -151,11 +151,11 @@ class RunFolder:
                 if name not in self._rows:
                     self._rows[name] = folder.rows()
                 # names come from the plan: another axis in the spec renames groups and tasks, not trials
-                own = {"trial": name, "group": planned["group"], "status": "done"}
+                own = {"trial": name, "status": "done"}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
                 points = [row for row in self._rows[name] if row["finetune"] in order]
                 rows += [
-                    {**row, **own, "task": wanted[row["finetune"]]}
+                    {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
                 ]
             elif folder.failure() is not None:
@@ -187,3 +187,8 @@ class RunFolder:
 
     def exists(self, name: str) -> bool:
         return self.storage.exists(name)
+
+
+def _group(group: str, row: dict[str, Any]) -> str:
+    """A point between pre-trained and fine-tuned weights is of a group of its own: it must not shift its trial's."""
+    return group if row.get("wise_alpha") is None else f"{group}, wise_ft"

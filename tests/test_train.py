@@ -13,7 +13,7 @@ from ray_robust.train import loop
 from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
-from ray_robust.train.finetune import finetune
+from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.loop import Length, fit, learning_rate
 from ray_robust.train.models import build_model, fresh_head
@@ -127,14 +127,14 @@ def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
     assert [row["step"] for row in rows] == [24, 48, 60]
     assert rows[-1]["id"] > 0.8
     assert rows[-1]["id_groups"] == 7
-    truth, predicted = splits["id_test"].labels, done.predictions[5]["id_test"].classes
+    truth, predicted = splits["id_test"].labels, done.predictions[Look(5, 60)]["id_test"].classes
     assert rows[-1]["id"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
     assert rows[-1]["id_accuracy"] == accuracy_score(truth, predicted)
     assert rows[-1]["id_macro_f1"] == rows[-1]["id"]
     assert rows[-1]["id_class_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
     by_group = [accuracy_score(truth[g::7], predicted[g::7]) for g in range(7)]
     assert rows[-1]["id_worst_group"] == min(by_group)
-    confidence = done.predictions[5]["id_test"].confidence
+    confidence = done.predictions[Look(5, 60)]["id_test"].confidence
     assert 0.25 <= confidence.min() <= confidence.max() <= 1
     counted = counts(done, splits)
     mine = counted[(counted["epoch"] == 5) & (counted["split"] == "id_test")]

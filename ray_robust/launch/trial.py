@@ -228,7 +228,8 @@ def _finetune(
     rows = [{**columns, **point} for point in points(done, splits, task.metric)]
     folder.storage.write_json(f"finetunings/{finetuning.id}.json", rows)
     folder.storage.delete(f"checkpoints/{finetuning.id}")
-    log.say(f"fine-tuned in {done.seconds:.1f} s: id {rows[-1]['id']:.4f}, ood {rows[-1]['ood']:.4f}")
+    last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
+    log.say(f"fine-tuned in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
 
 
 def _told(train: Split, finetuning: Finetuning) -> str:
@@ -308,9 +309,9 @@ def _write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: 
         part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
         if known.groups is not None:
             part["group"] = groups[known.groups]
-        for epoch, predicted in done.predictions.items():
-            part[f"epoch_{epoch}"] = classes[predicted[split].classes]
-            part[f"confidence_{epoch}"] = predicted[split].confidence.astype(np.float16)
+        for look, predicted in done.predictions.items():
+            part[f"epoch_{look.name}"] = classes[predicted[split].classes]
+            part[f"confidence_{look.name}"] = predicted[split].confidence.astype(np.float16)
         parts.append(pd.DataFrame(part))
     _write_parquet(folder, f"predictions/{name}.parquet", _named(pd.concat(parts, ignore_index=True)))
     counted = counts(done, splits)

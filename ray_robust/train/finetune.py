@@ -1,37 +1,55 @@
 """Fine-tuning with a fresh head, looked at on all four test splits as it goes: each look is a point.
 
-Hands on predictions; `points` makes the rows of the results table from them, so that nothing about a score needs the
-model again.
+All weights (full), the head alone (linear), or first the head and then everything (lp-ft: Kumar et al., "Fine-Tuning
+can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022). Hands on predictions; `points` makes
+the rows of the results table from them, so that nothing about a score needs the model again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ray_robust.data.pool import seed_of
 from ray_robust.plan import TEST_SPLITS
 from ray_robust.spec import Finetune, ModelSection
 from ray_robust.storage import Storage
-from ray_robust.train.context import Context, Progress
+from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
+from ray_robust.train.context import Context, Progress, TrainingFailed
 from ray_robust.train.evaluate import Predicted, Split, predict
-from ray_robust.train.loop import Length, fit
+from ray_robust.train.features import features_of
+from ray_robust.train.loop import Length, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
 
 TESTS = ("id_test", "ood_test")
 
 
+@dataclass(frozen=True)
+class Look:
+    """When a model was looked at; `wise_alpha` is None but for a model between two others (see `_between`)."""
+
+    epoch: int
+    step: int  # optimizer steps taken by then
+    wise_alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        """`12`, or `12_wise_0.5`: what names of columns end in."""
+        return f"{self.epoch}" if self.wise_alpha is None else f"{self.epoch}_wise_{self.wise_alpha:g}"
+
+
 @dataclass(frozen=True, eq=False)
 class Finetuned:
-    """`predictions[epoch][split]` for the four test splits; `steps[epoch]` the optimizer steps taken by then."""
+    """`predictions[look]` for the four test splits, in order."""
 
-    predictions: dict[int, dict[str, Predicted]]
-    steps: dict[int, int]
+    predictions: dict[Look, dict[str, Predicted]]
     seconds: float
 
 
@@ -51,11 +69,12 @@ def finetune(
     Every random draw is named by `key`; `metric` scores what is reported on the way. Raises
     TrainingFailed when the loss is no finite number.
     """
-    train = splits["train"]
-    fresh_head(model, num_classes, seed_of("finetune", key))
+    train, seed = splits["train"], seed_of("finetune", key)
+    fresh_head(model, num_classes, seed).to(context.device)
     length = Length.of(len(train.labels), settings.batch_size, settings.epochs, None)
     kept: dict[str, torch.Tensor] = {}
     begun = time.monotonic()
+    told = _one_pass(context, settings.epochs) if settings.method == "linear" else context
 
     def look(epoch: int, step: int) -> None:
         if epoch % settings.evaluate_every == 0 or step == length.steps:
@@ -65,15 +84,107 @@ def finetune(
                     kept[f"{epoch}/{step}/{name}/{part}"] = torch.from_numpy(values)
             scores = [METRICS[metric](splits[name].tally(found[name].classes)) for name in TESTS]
             pace = step * length.batch / (time.monotonic() - begun)
-            context.report(Progress("finetune", epoch, settings.epochs, step * length.batch, pace, *scores))
+            told.report(Progress("finetune", epoch, settings.epochs, step * length.batch, pace, *scores))
 
-    seconds = fit(model, train.images, torch.from_numpy(train.labels), settings, section, length,
-                  seed_of("finetune", key), context, "finetune", checkpoints, look, kept)  # fmt: skip
-    predictions: dict[int, dict[str, Predicted]] = {}
-    steps: dict[int, int] = {}
-    for look_at in sorted({name.rpartition("/")[0] for name in kept}):
+    between: dict[Look, dict[str, Predicted]] = {}
+    if settings.method == "linear":
+        stages = (told, "finetune", checkpoints, look, kept)
+        seconds = _train_head(model, train, settings, section, length, seed, *stages)
+    else:
+        seconds = _probe(model, train, settings, section, key, context, checkpoints)
+        start = {name: value.clone() for name, value in model.state_dict().items()} if settings.wise_ft else {}
+        seconds += fit(model, train.images, torch.from_numpy(train.labels), settings, section, length, seed, context,
+                       "finetune", checkpoints, look, kept)  # fmt: skip
+        for alpha in settings.wise_ft:
+            with _between(model, start, alpha):
+                between[Look(settings.epochs, length.steps, alpha)] = {
+                    name: predict(model, splits[name].images, section, context) for name in TEST_SPLITS
+                }
+    return Finetuned({**_looks(kept), **between}, seconds)
+
+
+def _looks(kept: Mapping[str, torch.Tensor]) -> dict[Look, dict[str, Predicted]]:
+    """The predictions that travelled with the checkpoints, by epoch."""
+    found: dict[Look, dict[str, Predicted]] = {}
+    for look_at in sorted({name.rpartition("/")[0] for name in kept}, key=lambda name: int(name.partition("/")[0])):
         epoch, step, split = look_at.split("/")
         parts = {part: kept[f"{look_at}/{part}"].numpy() for part in ("classes", "confidence")}
-        predictions.setdefault(int(epoch), {})[split] = Predicted(**parts)
-        steps[int(epoch)] = int(step)
-    return Finetuned(dict(sorted(predictions.items())), steps, seconds)
+        found.setdefault(Look(int(epoch), int(step)), {})[split] = Predicted(**parts)
+    return found
+
+
+def _probe(
+    model: nn.Module,
+    train: Split,
+    settings: Finetune,
+    section: ModelSection,
+    key: str,
+    context: Context,
+    checkpoints: Storage | None,
+) -> float:
+    """With lp-ft train the head before everything; the seconds it took. Its end is kept, since WiSE starts from it."""
+    if settings.method != "lp-ft":
+        return 0.0
+    head = _head(model)
+    done = load_checkpoint(checkpoints, "probed", head) if checkpoints else None
+    if done is not None:
+        return done["seconds"]
+    length = Length.of(len(train.labels), settings.batch_size, settings.probe_epochs, None)
+    at_its_rate = settings.model_copy(update={"lr": settings.probe_lr})
+    told = _one_pass(context, settings.probe_epochs)
+    seconds = _train_head(model, train, at_its_rate, section, length, seed_of("probe", key), told, "probe", checkpoints)
+    if checkpoints and context.first:
+        save_checkpoint(checkpoints, "probed", head, {"seconds": seconds})
+    return seconds
+
+
+def _train_head(
+    model: nn.Module,
+    train: Split,
+    settings: Finetune,
+    section: ModelSection,
+    length: Length,
+    seed: int,
+    context: Context,
+    *stages,
+) -> float:
+    """Train the head alone, on features computed once of the images as they are: no augmentation, the body as it was.
+
+    `stages` is the rest of what `optimise` takes.
+    """
+    head, labels = _head(model), torch.from_numpy(train.labels).to(context.device)
+    features = features_of(model, train.images, section, context).to(context.device)
+
+    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+        wanted = positions.to(context.device)
+        return F.cross_entropy(network(features[wanted]), labels[wanted], label_smoothing=settings.label_smoothing)
+
+    return optimise(head, objective, settings, section, length, seed, context, *stages)
+
+
+def _head(model: nn.Module) -> nn.Linear:
+    head = model.get_classifier()
+    if not isinstance(head, nn.Linear):
+        raise TrainingFailed(f"finetune.method: {type(model).__name__} has no single linear head to probe; use full")
+    return head
+
+
+def _one_pass(context: Context, epochs: int) -> Context:
+    """Tell of a probe as of one pass: that is what its images cost."""
+    return replace(context, report=lambda told: context.report(replace(told, images=told.images // epochs)))
+
+
+@contextmanager
+def _between(model: nn.Module, start: Mapping[str, torch.Tensor], alpha: float) -> Iterator[None]:
+    """Inside, the model's weights are (1 - alpha) x start + alpha x its own; afterwards its own again.
+
+    Running averages are mixed likewise. Source: Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models" (CVPR 2022);
+    in the place of a zero-shot head, which only a model with a text tower has, the start has its linear probe.
+    """
+    end = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict({
+        name: torch.lerp(start[name], value, alpha) if value.is_floating_point() else value
+        for name, value in end.items()
+    })  # fmt: skip
+    yield
+    model.load_state_dict(end)

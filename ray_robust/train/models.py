@@ -25,7 +25,10 @@ def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module
     """
     try:
         with seeded("init", section.name, seed):
-            return made(section, num_classes)
+            model = made(section, num_classes)
+        with torch.no_grad():  # some models are built for any size, and then cannot read it
+            model.eval()(torch.zeros(1, 3, section.image_size, section.image_size))
+        return model.train()
     except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {said}") from error

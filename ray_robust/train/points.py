@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[di
     `metric` names the score that `id`, `ood`, `id_val` and `ood_val` hold. A score that does not exist is None.
     """
     return [
-        {"epoch": epoch, "step": done.steps[epoch], "metric": metric, **_scores(predicted, splits, metric)}
-        for epoch, predicted in done.predictions.items()
+        {**asdict(look), "metric": metric, **_scores(predicted, splits, metric)}
+        for look, predicted in done.predictions.items()
     ]
 
 
@@ -57,13 +58,14 @@ def _groups(split: Split) -> int | None:
 
 def counts(done: Finetuned, splits: Mapping[str, Split]) -> pd.DataFrame | None:
     """Per look, split, group and class: the columns epoch, split and those of `group_counts`, groups and classes as
-    their numbers. None for a task without groups."""
+    their numbers, wise_alpha where there are such looks. None for a task without groups."""
     parts = []
-    for epoch, predicted in done.predictions.items():
+    for look, predicted in done.predictions.items():
         for name in TEST_SPLITS:
             groups = splits[name].groups
             if groups is None:
                 return None
             columns = group_counts(splits[name].labels, predicted[name].classes, groups)
-            parts.append(pd.DataFrame({"epoch": np.int32(epoch), "split": name, **columns}))
+            between = {} if look.wise_alpha is None else {"wise_alpha": look.wise_alpha}
+            parts.append(pd.DataFrame({"epoch": np.int32(look.epoch), "split": name, **columns, **between}))
     return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,343 @@
+"""Methods of pre-training and fine-tuning: they learn, go on bit for bit, load what others trained, say what fails."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ray_robust.data.weights import find_weights, ready
+from ray_robust.errors import UserError
+from ray_robust.plan import TEST_SPLITS
+from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
+from ray_robust.storage import Storage
+from ray_robust.train import loop
+from ray_robust.train.checkpoints import save_checkpoint
+from ray_robust.train.context import Context, TrainingFailed
+from ray_robust.train.evaluate import Split
+from ray_robust.train.features import body_features
+from ray_robust.train.finetune import Finetuned, Look, finetune
+from ray_robust.train.images import ImageBank
+from ray_robust.train.methods.clip import Texts, readable
+from ray_robust.train.methods.weights import load_body, read_tensors
+from ray_robust.train.models import build_model, feature_width, fresh_head
+from ray_robust.train.points import counts, points
+from ray_robust.train.pretrain import Images, Job, pretrain
+
+CPU = torch.device("cpu")
+SOURCES = {"any": SourceSection(kind="any", options=None)}
+RESNET = ModelSection(name="test_resnet")
+LABELS = ("upper_left", "upper_right", "lower_left", "lower_right")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def split_of(count: int, seed: int) -> Split:
+    """Noise with a bright square whose corner tells the class."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 90, (count, 32, 32, 3)).astype(np.uint8)
+    labels = rng.integers(0, 4, count)
+    for image, label in zip(images, labels, strict=True):
+        y, x = divmod(int(label), 2)
+        image[2 + 16 * y : 14 + 16 * y, 2 + 16 * x : 14 + 16 * x] += 150
+    return Split(ImageBank([(images, None)], CPU), labels, groups=np.arange(count) % 5)
+
+
+def job(method: str, model: ModelSection = RESNET, checkpoints: Storage | None = None, **settings) -> Job:
+    asked = {"sources": SOURCES, "epochs": 4, "batch_size": 32, "lr": 3e-3, "method": method, **settings}
+    drawn = Images(split_of(128, 1), split_of(80, 2), LABELS)
+    return Job(model, Pretrain(**asked), 1, f"some {method}", Context(), checkpoints, drawn)
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class CutOffError(Exception):
+    pass
+
+
+def cut_off(step: int, training, *args, **settings) -> None:
+    """Let a training end as by a kill before its step number `step`; it saves its state after every epoch."""
+    taken, rate = 0, loop.learning_rate
+
+    def counted(*args):
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise CutOffError
+        return rate(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+        patch.setattr(loop, "learning_rate", counted)
+        with pytest.raises(CutOffError):
+            training(*args, **settings)
+
+
+# Pre-training
+
+
+@pytest.mark.parametrize(("method", "chance"), [("supervised", 0.25), ("simclr", 0.25), ("clip", 0.25)])
+def test_a_method_learns_and_hands_on_a_body(method, chance):
+    settings = {"augment": "none"} if method != "simclr" else {"augment": "crop"}
+    model, done = pretrain(job(method, epochs=16, **settings))
+    assert done.upstream_accuracy > 2 * chance
+    assert (done.epochs, done.images_seen) == (16, 16 * 128)
+    assert done.num_labels == (4 if method == "supervised" else 0)
+    assert fresh_head(model, 7, 1)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
+@pytest.mark.parametrize("method", ["supervised", "simclr", "clip"])
+def test_a_pre_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method, name):
+    model = ModelSection(name=name)
+    whole, done = pretrain(job(method, model))
+    cut_off(11, pretrain, job(method, model, Storage(tmp_path)))
+    assert (tmp_path / "pretrain.safetensors").exists()
+    again, told = pretrain(job(method, model, Storage(tmp_path)))
+    assert same(state_of(whole), state_of(again))
+    assert told.upstream_accuracy == done.upstream_accuracy
+
+
+def test_a_loss_that_breaks_says_so():
+    for method in ("simclr", "clip"):
+        with pytest.raises(TrainingFailed, match=r"pretrain: the loss became nan by step \d+ of 64 \(learning rate"):
+            pretrain(job(method, epochs=16, lr=1e12, optimizer="sgd", warmup=0))
+
+
+def test_texts_are_captions_or_templates_over_the_tokens_that_occur():
+    train = Split(split_of(6, 1).images, np.array([0, 1, 2, 3, 0, 1]))
+    settings = Pretrain(sources=SOURCES, epochs=1, method="clip", templates=("a photo of a {}.", "the {}"))
+    captions = [None, "two cats on a red mat", None, None, "two cats on a red mat", None]
+    texts = Texts(Images(train, train, LABELS, captions), settings)
+    assert texts.choices.tolist() == [[0, 1], [8, 8], [4, 5], [6, 7], [8, 8], [2, 3]]
+    assert texts.tokens.shape[0] == 9
+    assert texts.vocabulary == len(texts.tokens.unique()) < 40
+    ends = texts.tokens.max(1)
+    assert set(ends.values.tolist()) == {texts.vocabulary - 1}  # the end of a text, where the tower reads it
+    assert [readable(label) for label in ("species/red_fox", "oak")] == ["red fox", "oak"]
+
+
+# Ready-made weights
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    else:
+        torch.save(tensors, path)
+    return str(path)
+
+
+def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
+@pytest.mark.parametrize("layout", ["plain", "ddp", "clip", "moco", "dino", "lightly"])
+def test_weights_of_a_file_give_exactly_its_body(tmp_path, layout, name):
+    section = ModelSection(name=name)
+    trained, other = state_of(build_model(section, 10, 7)), state_of(build_model(section, 0, 8))
+    tree: dict = {
+        "plain": trained,
+        "ddp": {"epoch": 3, "state_dict": prefixed("module.", trained)},
+        "clip": {**prefixed("visual.", trained), "logit_scale": torch.ones(())},
+        "moco": {"state_dict": {**prefixed("module.encoder_k.", other), **prefixed("module.encoder_q.", trained)}},
+        "dino": {"student": prefixed("module.backbone.", other), "teacher": prefixed("backbone.", trained)},
+        "lightly": {"state_dict": {**prefixed("backbone.", trained), "projection_head.weight": torch.ones(2)}},
+    }[layout]
+    file = write(tmp_path / ("w.safetensors" if layout in ("plain", "clip") else "w.pth"), tree)
+    model, done = pretrain(job("weights", section, weights=file))
+    body = state_of(build_model(section, 0, 1))
+    assert same(state_of(model), {key: trained[key] for key in body})
+    assert (done.num_labels, done.images_seen, done.upstream_accuracy) == (0, 0, None)
+    assert done.notes[0].startswith(f"loaded {len(body)} of {len(body)} tensors of {file}")
+
+
+def test_weights_of_this_projects_own_checkpoints_and_of_a_folder(tmp_path):
+    trained = build_model(RESNET, 10, 7)
+    save_checkpoint(Storage(tmp_path), "final", trained, {})
+    for named in (tmp_path, tmp_path / "final.safetensors"):
+        model, _ = pretrain(job("weights", weights=str(named)))
+        assert same(state_of(model), {key: value for key, value in state_of(trained).items() if "fc" not in key})
+
+
+def test_a_folder_of_timm_says_which_model_its_weights_are_of(tmp_path):
+    write(tmp_path / "model.safetensors", state_of(build_model(RESNET, 10, 7)))
+    config = '{"architecture": "test_resnet", "pretrained_cfg": {"tag": "r160_in1k"}}'
+    (tmp_path / "config.json").write_text(config)
+    told = ready(str(tmp_path))
+    assert told.model == "test_resnet.r160_in1k"
+    assert told.meaning == ready(str(tmp_path / "model.safetensors")).meaning
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "model.safetensors").rename(elsewhere / "other.safetensors")
+    assert ready(str(elsewhere)).meaning == told.meaning  # known by its bytes, not by its path
+    assert ready("resnet50.a1_in1k").model == "resnet50.a1_in1k"
+    assert ready("ViT-B-32/openai").model == "open_clip:ViT-B-32/openai"
+
+
+def test_what_did_not_match_is_said(tmp_path):
+    trained = {key: v for key, v in state_of(build_model(RESNET, 10, 7)).items() if key != "bn1.weight"}
+    note = load_body(build_model(RESNET, 0, 1), trained, "w.pth", "test_resnet")
+    assert note.endswith("tensors of w.pth; left as they were: bn1.weight; not used: fc.weight, fc.bias")
+
+
+def failure(weights: str, model: ModelSection = RESNET) -> str:
+    with pytest.raises(TrainingFailed) as failed:
+        pretrain(job("weights", model, weights=weights))
+    assert "\n" not in str(failed.value)
+    return str(failed.value)
+
+
+def test_weights_that_cannot_be_used_say_why_in_a_line(tmp_path):
+    vit = write(tmp_path / "vit.safetensors", state_of(build_model(ModelSection(name="test_vit"), 10, 7)))
+    assert failure(vit).startswith(f"{vit}: only 0 of ")
+    assert failure(vit).endswith("name in model.name the model that they are of")
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(Path(vit).read_bytes()[:500])
+    assert failure(str(torn)).startswith(f"{torn}: is no readable file of weights (")
+    torch.save({"model": Path("x")}, tmp_path / "code.pth")
+    assert failure(str(tmp_path / "code.pth")).endswith(
+        "holds more than tensors, which could run code when read; save its state_dict alone"
+    )
+
+
+def test_a_download_that_fails_says_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    named = ModelSection(name="test_resnet.r160_in1k")
+    said = failure("test_resnet.r160_in1k", named)
+    assert said.startswith("weights test_resnet.r160_in1k are not on this machine and cannot be downloaded (")
+    assert said.endswith("fetch them elsewhere and name the file in pretrain.weights")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resnet50.a1_in2k", "timm has no weights 'resnet50.a1_in2k'; did you mean resnet50.a1_in1k?"),
+        ("missing/body.pth", "there is no file or folder missing/body.pth"),
+        ("open_clip:ViT-B-3/x", "'open_clip:ViT-B-3/x' must read open_clip:MODEL/TAG; did you mean ViT-B-32?"),
+        ("resnet_50", "'resnet_50' is no tag of timm (resnet50.a1_in1k) or open_clip (ViT-B-32/openai), and no file "),
+    ],
+)  # fmt: skip
+def test_weights_that_are_nowhere(text, said):
+    with pytest.raises(UserError) as error:
+        find_weights(text)
+    assert str(error.value).startswith(f"pretrain.weights: {said}")
+
+
+def test_folders_that_hold_no_weights_or_several(tmp_path):
+    with pytest.raises(UserError, match="holds no weights"):
+        find_weights(str(tmp_path))
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"holds 2 files of weights \(a.pth, b.pth\); name one"):
+        find_weights(str(tmp_path))
+
+
+def test_an_image_tower_of_open_clip_is_a_model_like_others(tmp_path):
+    section = ModelSection(name="open_clip:ViT-S-32-alt", image_size=32)
+    tower = build_model(section, 5, 1)
+    assert tower(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+    assert same(state_of(tower), state_of(build_model(section, 5, 1)))
+    whole = prefixed("module.", {name: value for name, value in state_of(tower).items() if "head" not in name})
+    model, _ = pretrain(job("weights", section, weights=write(tmp_path / "clip.pth", {"state_dict": whole})))
+    assert same(state_of(model), {name: value for name, value in state_of(tower).items() if "head" not in name})
+
+
+# Fine-tuning
+
+
+def splits() -> dict[str, Split]:
+    return {"train": split_of(96, 3), **{name: split_of(40, 4 + i) for i, name in enumerate(TEST_SPLITS)}}
+
+
+def finetuned(model: nn.Module, checkpoints: Storage | None = None, **settings) -> Finetuned:
+    asked = {"epochs": 4, "evaluate_every": 2, "batch_size": 32, "lr": 1e-3, **settings}
+    return finetune(model, RESNET, Finetune(**asked), splits(), 4, "name", "accuracy", Context(), checkpoints)
+
+
+def equal(a: Finetuned, b: Finetuned) -> bool:
+    return list(a.predictions) == list(b.predictions) and all(
+        np.array_equal(a.predictions[look][name].confidence, b.predictions[look][name].confidence)
+        for look in a.predictions
+        for name in TEST_SPLITS
+    )
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_a_head_reads_the_features_of_its_body(name):
+    model = fresh_head(build_model(ModelSection(name=name), 0, 1), 3, 1).eval()
+    images = torch.rand(2, 3, 32, 32)
+    found = body_features(model, images)
+    assert found.shape == (2, feature_width(model))
+    assert torch.allclose(model.get_classifier()(found), model(images), atol=1e-6)
+
+
+def test_a_linear_probe_leaves_the_body_as_it_was_and_learns():
+    model, _ = pretrain(job("supervised", epochs=16, augment="none"))
+    before = {name: value for name, value in state_of(model).items() if "fc" not in name}
+    done = finetuned(model, method="linear", lr=1e-2, epochs=30, evaluate_every=30)
+    after = state_of(model)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert list(done.predictions) == [Look(30, 90)]
+    assert points(done, splits(), "accuracy")[-1]["id"] > 0.5
+
+
+@pytest.mark.parametrize("method", ["linear", "lp-ft"])
+def test_a_fine_tuning_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method):
+    settings = {"method": method, "probe_epochs": 2, "wise_ft": (0.5,)}
+    whole = finetuned(build_model(RESNET, 0, 1), **settings)
+    for step in (5, 10):  # in the probe of lp-ft, and after it
+        folder = Storage(tmp_path / str(step))
+        cut_off(step, finetuned, build_model(RESNET, 0, 1), folder, **settings)
+        assert equal(finetuned(build_model(RESNET, 0, 1), folder, **settings), whole)
+
+
+def test_points_of_wise_ft_lie_between_the_probed_and_the_fine_tuned_model(monkeypatch):
+    alphas = (0.0, 0.5, 1.0)
+    done = finetuned(build_model(RESNET, 0, 1), method="lp-ft", probe_epochs=5, wise_ft=alphas, lr=3e-3)
+    rows = points(done, splits(), "accuracy")
+    assert [(row["epoch"], row["wise_alpha"]) for row in rows] == [(2, None), (4, None), *((4, a) for a in alphas)]
+    plain, start, middle, end = (done.predictions[Look(4, 12, a)] for a in (None, *alphas))
+    for name in TEST_SPLITS:
+        assert np.array_equal(end[name].confidence, plain[name].confidence)
+        assert not np.array_equal(start[name].confidence, plain[name].confidence)
+        assert not np.array_equal(middle[name].confidence, plain[name].confidence)
+    assert {key: rows[1][key] for key in ("id", "ood")} == {key: rows[-1][key] for key in ("id", "ood")}
+    counted = counts(done, splits())
+    assert set(counted["wise_alpha"].dropna()) == set(alphas)
+    # the start is the body as it was pre-trained, under the head that the probe ends with
+    probed: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr("ray_robust.train.finetune.fit", lambda model, *_: probed.update(state_of(model)) or 0.0)
+    finetuned(build_model(RESNET, 0, 1), method="lp-ft", probe_epochs=5)
+    assert all(torch.equal(value, probed[name]) for name, value in state_of(build_model(RESNET, 0, 1)).items())
+
+
+def test_a_model_from_scratch_is_trained_in_full():
+    asked = Finetune(method="lp-ft", wise_ft=(0.5,), lr=1e-4)
+    assert asked.in_full() == Finetune(lr=1e-4)
+    assert (asked.passes, Finetune(method="linear").passes, Finetune().passes) == (13, 1, 12)
+
+
+def test_a_model_that_cannot_be_built_for_a_size_says_so():
+    with pytest.raises(TrainingFailed, match="model test_vit cannot be built for 12 px: "):
+        build_model(ModelSection(name="test_vit", image_size=12), 4, 1)
+
+
+def test_nothing_is_read_but_tensors(tmp_path):
+    nested = {"model": {"a": torch.ones(2)}, "args": {"lr": 0.1}, "step": 3}
+    assert list(read_tensors(Path(write(tmp_path / "x.pth", nested)))) == ["model.a"]
