@@ -21,6 +21,8 @@ SOURCES = {
     "diffusion": "ray_robust.data.sources.diffusion:Diffusion",
     "imagenet": "ray_robust.data.sources.imagenet:ImageNet",
     "inaturalist": "ray_robust.data.sources.inaturalist:INaturalist",
+    "parquet": "ray_robust.data.sources.shards:ParquetShards",
+    "webdataset": "ray_robust.data.sources.shards:WebDataset",
 }
 TASKS = {
     "camera-traps": "ray_robust.data.tasks.camera_traps:CameraTraps",

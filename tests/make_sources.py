@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from tests import make_images as make
 
@@ -62,4 +67,35 @@ def inaturalist(root: Path, version: str = "2021", per_class: int = 4) -> Path:
     told = {"info": {"year": version[:4]}, "images": images, "categories": categories, "annotations": []}
     name = {"2017": "train2017.json", "2021": "train.json", "2021-mini": "train_mini.json"}[version]
     (root / name).write_text(json.dumps(told))
+    return root
+
+
+def tar_shards(root: Path, shards: int = 3, per_shard: int = 6, **parts: str) -> Path:
+    """WebDataset shards of images in four classes (labels 0-3); `parts`: further members, formats with {i}."""
+    root.mkdir(parents=True, exist_ok=True)
+    for s in range(shards):
+        with tarfile.open(root / f"train-{s:04d}.tar", "w") as archive:
+            for i in range(s * per_shard, (s + 1) * per_shard):
+                told = {"cls": str(i % 4), **{kind: text.format(i=i, k=i % 4) for kind, text in parts.items()}}
+                members = {"jpg": make.encoded(make.picture(seed=i)), **{k: t.encode() for k, t in told.items()}}
+                for kind, data in members.items():
+                    member = tarfile.TarInfo(f"{i:06d}.{kind}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    return root
+
+
+def parquet_shards(root: Path, shards: int = 3, per_shard: int = 6, names: tuple[str, ...] = ()) -> Path:
+    """Parquet shards as the package `datasets` writes them: a struct of bytes and path, and labels with their names."""
+    root.mkdir(parents=True, exist_ok=True)
+    for s in range(shards):
+        numbers = range(s * per_shard, (s + 1) * per_shard)
+        images = [{"bytes": make.encoded(make.picture(seed=i)), "path": f"{i}.jpg"} for i in numbers]
+        table = pa.table(
+            {"image": images, "label": [i % 4 for i in numbers], "text": [f"picture {i}" for i in numbers]}
+        )
+        if names:
+            told = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps(told)})
+        parquet.write_table(table, root / f"train-{s:05d}-of-{shards:05d}.parquet", row_group_size=4)
     return root

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import numpy as np
 
 from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
+from ray_robust.data.sources.shards import ShardSource
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import Problem, UserError
 from ray_robust.launch.generate import generate
+from ray_robust.launch.shards import fill_from_shards
 
 Job = tuple[Pool, int, np.ndarray | None]  # a pool, the size in px, and the rows that are wanted (None: all)
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -97,10 +100,18 @@ def _fill_on_ray(work: list[tuple[ImageStore, np.ndarray]], done: Callable[[int]
             store.fill(rows, done, again=_again(store.pool))
     for node in nodes:
         absent = _remote(_missing, node)
+        todo = [
+            (store.pool, ref, rows if node == here else ray.get(absent([ref], rows)), again)
+            for (store, _), (ref, rows, again) in zip(work, sent, strict=True)
+        ]
+        for pool, ref, rows, again in todo:
+            if isinstance(pool, ShardSource):
+                fill_from_shards(partial(_fill, [ref], again=again), pool, rows, node, done)
         blocks = [
             ([ref], block, again)
-            for ref, rows, again in sent
-            for block in _blocks(rows if node == here else ray.get(absent([ref], rows)), int(cpus[node]))
+            for pool, ref, rows, again in todo
+            if not isinstance(pool, ShardSource)
+            for block in _blocks(rows, int(cpus[node]))
         ]
         _run_all(ray, [_remote(_fill, node)(*block) for block in blocks], done)
 

@@ -1,0 +1,291 @@
+"""Shards: tar files of WebDataset and Parquet files, anywhere that pyarrow's file systems reach, read image by image.
+
+Owns finding the shards of an address, listing what one holds without reading its pixels, and reading images in the
+order in which they lie. Hands on to `sources/shards.py`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import fs as arrow_fs
+from pyarrow import parquet
+
+from ray_robust.data.files import SUFFIXES, absolute
+from ray_robust.data.table import some
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+
+BUFFER = 1 << 20  # bytes asked of a file system at a time: small images come many to a request
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its path in the file system, its name (without what all have in common, and the suffix), its state."""
+
+    path: str
+    name: str
+    size: int
+    changed: int  # ns
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of a sample is the image, the label and the caption: extensions in a tar, columns in a Parquet file.
+
+    `label` and `caption` may reach into JSON: `json.label`. `names` are those of whole-number labels.
+    """
+
+    image: str | None
+    label: str | None
+    caption: str | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of an address, in order of their paths."""
+
+    address: str
+    filesystem: Any
+    shards: tuple[Shard, ...]
+
+
+class Unlistable(Exception):
+    """What is wrong with a shard, in one line."""
+
+
+def find_shards(address: str, suffix: str) -> Shards:
+    """The shards that an address means: a file, a folder (and all below it), or a pattern with * or {000..146}.
+
+    A local path or any URI of pyarrow's (s3://, gs://, hdfs://, file://). Raises DataAbsent when nothing is there, and
+    UserError naming every shard that lacks.
+    """
+    filesystem, path = _filesystem(address)
+    names = _braces(path)
+    if len(names) > 1:
+        infos = filesystem.get_file_info(names)
+    elif any(sign in path for sign in "*?["):
+        below = arrow_fs.FileSelector(path.rpartition("/")[0], allow_not_found=True)
+        infos = [info for info in filesystem.get_file_info(below) if fnmatch.fnmatch(info.path, path)]
+    else:
+        infos = [filesystem.get_file_info(path)]
+        if infos[0].type == arrow_fs.FileType.Directory:
+            infos = filesystem.get_file_info(arrow_fs.FileSelector(path, recursive=True))
+            infos = [info for info in infos if info.path.endswith(suffix)]
+    found = sorted((i for i in infos if i.type == arrow_fs.FileType.File), key=lambda info: info.path)
+    if not found:
+        raise DataAbsent(Problem(address, f"there are no shards; wanted: a folder or a pattern of {suffix} files"))
+    absent = [info.path for info in infos if info.type == arrow_fs.FileType.NotFound]
+    absent = absent or _gaps([info.path for info in found])
+    if absent:
+        raise UserError(*some(len(absent), lambda i: Problem(absent[i], "this shard is not there")))
+    above = PurePosixPath(found[0].path).parent
+    while not all(PurePosixPath(info.path).is_relative_to(above) for info in found):
+        above = above.parent
+    names = [str(PurePosixPath(info.path).relative_to(above).with_suffix("")) for info in found]
+    shards = [Shard(i.path, name, i.size, i.mtime_ns or 0) for i, name in zip(found, names, strict=True)]
+    return Shards(address, filesystem, tuple(shards))
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    if "://" not in address:
+        return arrow_fs.LocalFileSystem(), str(absolute(address))
+    base, query, rest = address.partition("?")
+    plain = re.split(r"[*\[{]", base)[0].rpartition("/")[0]
+    try:
+        filesystem, path = arrow_fs.FileSystem.from_uri(f"{plain}{query}{rest}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(Problem(address, f"no file system of pyarrow's reads it: {error}")) from None
+    return filesystem, path.rstrip("/") + base[len(plain) :]
+
+
+def _braces(path: str) -> list[str]:
+    """`a-{08..10}.tar` written out: a-08.tar, a-09.tar, a-10.tar."""
+    parts = re.split(r"\{(\d+)\.\.(\d+)\}", path)
+    runs = [[f"{n:0{len(low)}d}" for n in range(int(low), int(high) + 1)]
+            for low, high in zip(parts[1::3], parts[2::3], strict=True)]  # fmt: skip
+    texts = parts[::3]
+    return [
+        "".join(itertools.chain.from_iterable(zip(texts, (*pick, ""), strict=True)))
+        for pick in itertools.product(*runs)
+    ]
+
+
+def _gaps(paths: Sequence[str]) -> list[str]:
+    """Shards that the numbers of the others ask for: train-0003.tar between 0002 and 0004, or of "-of-0010"."""
+    known, series = set(paths), {}
+    for path in paths:
+        if match := re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?(\D*)", path):
+            head, number, of, total, tail = match.groups()
+            series.setdefault((head, len(number), of or "", tail, int(total or 0)), []).append(int(number))
+    wanted = [
+        f"{head}{n:0{wide}d}{of}{tail}"
+        for (head, wide, of, tail, total), numbers in series.items()
+        if total or max(numbers) - min(numbers) < 2 * len(numbers)  # else no numbers of a series
+        for n in range(0 if total else min(numbers), total or max(numbers) + 1)
+    ]
+    return [path for path in wanted if path not in known]
+
+
+# --- what is in a shard
+
+
+def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
+    """A row per sample: key, at (where its image begins, bytes), size, label, caption. Raises Unlistable."""
+    if file.read(2) == b"\x1f\x8b":
+        raise Unlistable("is compressed; images are read one by one, from a plain .tar")
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(0, end - 1024))
+    if end < 1024 or any(file.read(1024)):
+        raise Unlistable("is cut short: it does not end as a tar file does")
+    file.seek(0)
+    samples: dict[str, dict[str, Any]] = {}
+    wanted = {text.partition(".")[0] for text in (columns.label, columns.caption) if text}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                above, slash, name = member.name.rpartition("/")
+                stem, _, kind = name.partition(".")
+                sample = samples.setdefault(above + slash + stem, {}) if member.isfile() else {}
+                if kind == columns.image or (columns.image is None and f".{kind.lower()}" in SUFFIXES):
+                    sample |= {"at": member.offset_data, "size": member.size}
+                elif kind in wanted and (part := archive.extractfile(member)):
+                    sample[kind] = part.read()
+    except tarfile.TarError as error:
+        raise Unlistable(f"is no tar file, or a damaged one ({error})") from None
+    images = {key: sample for key, sample in samples.items() if "at" in sample}
+    if not images:
+        raise Unlistable(f"holds no images{f' *.{columns.image}' if columns.image else ''}")
+    rows = [
+        (key, s["at"], s["size"], _part(s, columns.label, key, True), _part(s, columns.caption, key, False))
+        for key, s in images.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["key", "at", "size", "label", "caption"])
+    frame["label"] = _named(frame["label"].tolist(), columns)
+    return frame
+
+
+def _part(sample: dict[str, Any], text: str | None, key: str, needed: bool) -> str | None:
+    """A sample's label or caption as text."""
+    if text is None:
+        return None
+    kind, _, inside = text.partition(".")
+    value: Any = sample.get(kind)
+    try:
+        value = value.decode().strip() if value is not None else None
+        if inside and value is not None:
+            value = json.loads(value).get(inside)
+    except (ValueError, AttributeError):
+        raise Unlistable(f"sample {key}: its .{kind} cannot be read") from None
+    if needed and value in (None, ""):
+        raise Unlistable(f"sample {key} has no .{text}")
+    return None if value is None else str(value)
+
+
+def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
+    """A row per row, as `list_tar` has them; at is the row's number, size 0. Raises Unlistable."""
+    try:
+        opened = parquet.ParquetFile(file)
+        schema = opened.schema_arrow
+        wanted = [name for name in (columns.image, columns.label, columns.caption) if name]
+        if lacking := [name for name in wanted if name not in schema.names]:
+            raise Unlistable(f"has no column {lacking[0]!r}{did_you_mean(lacking[0], schema.names)}")
+        table = opened.read(columns=wanted[1:])
+    except (pa.ArrowException, OSError) as error:
+        raise Unlistable(f"is no Parquet file, or one cut short ({error})") from None
+    count = opened.metadata.num_rows
+    if columns.label and table[columns.label].null_count:
+        raise Unlistable(f"has {table[columns.label].null_count} rows without {columns.label}")
+    at = np.arange(count)
+    frame = pd.DataFrame({"key": [f"{i:08d}" for i in at], "at": at, "size": 0})
+    labels = table[columns.label].to_pylist() if columns.label else [None] * count
+    frame["label"] = _named(labels, columns, _names_in(schema, columns.label))
+    frame["caption"] = table[columns.caption].to_pylist() if columns.caption else None
+    return frame
+
+
+def _names_in(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
+    """The class names that the package `datasets` keeps in a Parquet file."""
+    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return tuple(told.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
+
+
+def _named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:
+    """Labels as class names: whole numbers by the names, where there are any."""
+    names = columns.names or names
+    if columns.label is None:
+        return ["image"] * len(labels)
+    numbers = [int(label) if re.fullmatch(r"\d+", str(label)) else None for label in labels]
+    if not names or None in numbers:
+        return [str(label) for label in labels]
+    if (most := max(number for number in numbers if number is not None)) >= len(names):
+        raise Unlistable(f"has the label {most}, but there are {len(names)} names of classes")
+    return [names[number] for number in numbers if number is not None]
+
+
+# --- reading images
+
+
+class Reader:
+    """The bytes of images by (shard, at, size); fast where these come in the order in which they lie."""
+
+    def __init__(self, shards: Shards, image: str | None) -> None:
+        self._shards, self._image = shards, image
+        self._open: tuple[int, Any] = (-1, None)
+        self._group: tuple[int, int, Any] = (0, 0, None)  # rows from, to, and their images
+
+    def tar(self, shard: int, at: int, size: int) -> bytes:
+        file = self._file(shard)
+        file.seek(at)
+        data = file.read(size)
+        if len(data) < size:
+            raise UserError(Problem(self._shards.shards[shard].path, "is shorter than when it was listed"))
+        return data
+
+    def parquet(self, shard: int, at: int) -> bytes:
+        fresh = self._open[0] != shard
+        file = self._file(shard)
+        if fresh or not self._group[0] <= at < self._group[1]:
+            opened, start = parquet.ParquetFile(file), 0
+            for group in range(opened.num_row_groups):
+                stop = start + opened.metadata.row_group(group).num_rows
+                if at < stop:
+                    self._group = (start, stop, opened.read_row_group(group, [self._image])[0])
+                    break
+                start = stop
+        cell = self._group[2][at - self._group[0]].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        return data or b""
+
+    def _file(self, shard: int) -> Any:
+        if self._open[0] != shard:
+            self._open = (shard, open_shard(self._shards, shard))
+        return self._open[1]
+
+
+def open_shard(shards: Shards, number: int) -> Any:
+    """A shard, opened for reading at any place. Raises UserError when it is gone."""
+    path = shards.shards[number].path
+    try:
+        return io.BufferedReader(shards.filesystem.open_input_file(path), BUFFER)
+    except FileNotFoundError:
+        raise UserError(Problem(path, "the shard is gone since it was listed")) from None
+    except OSError as error:
+        raise UserError(Problem(path, f"the shard cannot be read: {error}")) from None
+
+
+def unlisted(problems: Sequence[tuple[str, str]]) -> Iterator[Problem]:
+    """(path, what is wrong) of shards as problems: a few, then how many more."""
+    return some(len(problems), lambda i: Problem(*problems[i]))

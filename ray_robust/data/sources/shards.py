@@ -1,0 +1,195 @@
+"""The sources `webdataset` and `parquet`: images in shards, wherever pyarrow's file systems reach, e.g. s3://.
+
+For what no single disk holds: the shards stay where they are and are listed once (the index is kept beside the image
+store), `launch.shards` reads and decodes them through Ray Data. Owns the options, the index and the catalog.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import AfterValidator, Field
+
+from ray_robust.data.decode import decode_all
+from ray_robust.data.files import Folder, absolute
+from ray_robust.data.folder import Place, make_listing
+from ray_robust.data.pool import Catalog, FileOptions, Pixels, Source
+from ray_robust.data.shards import (
+    Columns,
+    Reader,
+    Shards,
+    Unlistable,
+    find_shards,
+    list_parquet,
+    list_tar,
+    open_shard,
+    unlisted,
+)
+from ray_robust.data.store import default_root
+from ray_robust.errors import Problem, UserError
+
+LISTING = 1  # raised when the index of a shard changes
+AT_ONCE = 8  # shards listed side by side: what takes the time is waiting for a distant store
+
+Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else str(absolute(text)))]
+
+
+class ShardOptions(FileOptions):
+    """path     a folder, a file, or a pattern with * or {000..146}, local or a URI (s3://, gs://, hdfs://)
+    label    of a tar the extension with the label, of a Parquet file the column; `json.KEY` reaches into a .json; null
+             where there are none
+    caption  likewise, of texts for `method: clip`
+    classes  a file with a name in each line, for labels that are whole numbers
+    licence  who may use the images, in one line"""
+
+    path: Address
+    label: str | None = "cls"
+    image: str | None = Field(None, min_length=1)
+    caption: str | None = Field(None, min_length=1)
+    classes: Place | None = None
+    licence: str = "not stated beside the images"
+
+
+class ShardSource(Source):
+    """What the two have in common."""
+
+    Options = ShardOptions
+    suffix: ClassVar[str]
+    lister: ClassVar[Callable[[Any, Columns], pd.DataFrame]]
+
+    @property
+    def where(self) -> str:
+        return self.options.path
+
+    @cached_property
+    def shards(self) -> Shards:
+        return find_shards(self.options.path, self.suffix)
+
+    @cached_property
+    def columns(self) -> Columns:
+        o, names = self.options, ()
+        if o.classes is not None:
+            try:
+                names = tuple(line.strip() for line in Path(o.classes).read_text("utf-8").splitlines() if line.strip())
+            except OSError as error:
+                raise UserError(
+                    Problem(o.classes, f"cannot be read: {error.strerror}; wanted: a name a line")
+                ) from None
+        return Columns(o.image, o.label, o.caption, names)
+
+    def list_images(self) -> Catalog:
+        index = self._index
+        if index["label"].nunique() < 2 and self.options.label is not None:
+            raise UserError(
+                Problem(self.where, f"has a single class, {index['label'].iloc[0]!r}: at least two are needed")
+            )
+        frame = pd.DataFrame({"key": index["key"], "label": index["label"], "mark": index["mark"]})
+        return make_listing(frame, Folder(self.where), self.options.licence).catalog
+
+    @cached_property
+    def _index(self) -> pd.DataFrame:
+        """A row per image, by key: key, label, caption, mark, and where it lies: shard, at, size."""
+        shards, columns = self.shards, self.columns
+        told = [LISTING, self.suffix, repr(columns), [(s.path, s.size, s.changed) for s in shards.shards]]
+        name = hashlib.blake2b(json.dumps(told).encode(), digest_size=10).hexdigest()
+        file = default_root() / "indices" / f"{name}.parquet"
+        if file.exists():
+            return pd.read_parquet(file)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            listed = list(threads.map(self._list, range(len(shards.shards))))
+        if wrong := [part for part in listed if isinstance(part, tuple)]:
+            raise UserError(*unlisted(wrong))
+        index = pd.concat(listed).sort_values("key", ignore_index=True)
+        labels = index["label"]
+        if (labels.str.isdecimal()).all():  # in the order of numbers
+            index["label"] = labels.str.zfill(labels.str.len().max())
+        if (twice := index["key"].duplicated()).any():
+            what = f"sample {index['key'][twice].iloc[0]} is there more than once"
+            raise UserError(Problem(self.where, what))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}")
+        index.to_parquet(draft, index=False)
+        draft.replace(file)
+        return index
+
+    def _list(self, number: int) -> pd.DataFrame | tuple[str, str]:
+        """The index of one shard, or its path and what is wrong with it."""
+        shard = self.shards.shards[number]
+        try:
+            with open_shard(self.shards, number) as file:
+                found = type(self).lister(file, self.columns)
+        except Unlistable as error:
+            return shard.path, str(error)
+        except UserError as error:
+            return shard.path, error.problems[0].what
+        found["key"] = f"{shard.name}/" + found["key"]
+        found["mark"] = found["size"].astype(str).where(found["size"] > 0, str(shard.size))
+        return found.assign(shard=number)
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        return self._index["key"].take(rows).tolist()
+
+    def captions(self, rows: np.ndarray) -> list[str | None] | None:
+        if self.options.caption is None:
+            return None
+        return [None if pd.isna(text) else text for text in self._index["caption"].take(rows)]
+
+    def read(self, rows: np.ndarray, size: int) -> Pixels:
+        rows = np.asarray(rows)
+        order = np.lexsort((self._at[rows], self._shard[rows]))
+        image = self.options.image
+        fetch = self.fetch(Reader(self.shards, image))
+        found = decode_all(fetch, rows[order].tolist(), size, self.options.fit)
+        images = np.empty_like(found.images)
+        images[order] = found.images
+        return Pixels(images, {int(order[at]): reason for at, reason in found.broken.items()})
+
+    def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
+        """A function from a row to the bytes of its image."""
+        raise NotImplementedError
+
+    def shard_of(self, rows: np.ndarray) -> np.ndarray:
+        """The number of the shard that each image lies in, int64."""
+        return self._shard[rows]
+
+    @cached_property
+    def _shard(self) -> np.ndarray:
+        return self._index["shard"].to_numpy()
+
+    @cached_property
+    def _at(self) -> np.ndarray:
+        return self._index["at"].to_numpy()
+
+
+class WebDataset(ShardSource):
+    """Tar files in which the members of a sample share a name: 000001.jpg, 000001.cls, 000001.txt."""
+
+    suffix = ".tar"
+    lister = staticmethod(list_tar)
+
+    def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
+        sizes = self._index["size"].to_numpy()
+        return lambda row: reader.tar(int(self._shard[row]), int(self._at[row]), int(sizes[row]))
+
+
+class ParquetShards(ShardSource):
+    """Parquet files with a column of image bytes (or of {bytes, path}, as the package `datasets` writes them)."""
+
+    class Options(ShardOptions):
+        image: str = Field("image", min_length=1)
+        label: str | None = "label"
+
+    suffix = ".parquet"
+    lister = staticmethod(list_parquet)
+
+    def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
+        return lambda row: reader.parquet(int(self._shard[row]), int(self._at[row]))

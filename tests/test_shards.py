@@ -1,0 +1,204 @@
+"""The sources webdataset and parquet: found, listed once, read, filled through Ray Data, and what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+
+from ray_robust.data import shards
+from ray_robust.data.decode import decode
+from ray_robust.data.sources.shards import ParquetShards, ShardSource, WebDataset
+from ray_robust.errors import DataAbsent, UserError
+from ray_robust.launch import ingest as launch
+from tests import make_images
+from tests import make_sources as make
+
+SOURCES = {"webdataset": WebDataset, "parquet": ParquetShards}
+MAKE = {"webdataset": make.tar_shards, "parquet": make.parquet_shards}
+
+
+def source(name: str, path, **options) -> ShardSource:
+    cls = SOURCES[name]
+    return cls(name, cls.Options.model_validate({"path": str(path), **options}))
+
+
+def said(name: str, path, root=None, **options) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        _ = source(name, path, **options).catalog
+    return str(caught.value).replace(str(root or path), "ROOT").splitlines()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_shards_are_listed_and_read(name, tmp_path):
+    pool = source(name, MAKE[name](tmp_path))
+    seen = pool.catalog
+    assert len(seen) == 18
+    assert seen.classes == ("0", "1", "2", "3")
+    keys = pool.keys(np.arange(18))
+    stems = {"webdataset": "train-0001/000007", "parquet": "train-00001-of-00003/00000001"}
+    assert keys[7] == stems[name]
+    assert seen.labels[7] == 3
+    rows = np.array([16, 2, 7, 3, 17])
+    for image, row in zip(pool.read(rows, 20).images, rows, strict=True):
+        assert np.array_equal(image, decode(make_images.encoded(make_images.picture(seed=row)), 20, "crop"))
+
+
+@pytest.mark.parametrize("below", ["/train-{0000..0002}.tar", "/train-*.tar", ""])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_address_may_be_a_folder_a_pattern_or_a_uri(scheme, below, tmp_path):
+    make.tar_shards(tmp_path)
+    seen = source("webdataset", f"{scheme}{tmp_path}{below}").catalog
+    assert len(seen) == 18
+    assert seen.fingerprint == source("webdataset", tmp_path).catalog.fingerprint
+    one = source("webdataset", tmp_path / "train-0001.tar").catalog
+    assert len(one) == 6
+
+
+def test_the_index_is_kept_until_a_shard_changes(tmp_path, monkeypatch):
+    root, listed = make.tar_shards(tmp_path / "a"), []
+    first = source("webdataset", root).catalog
+    monkeypatch.setattr(WebDataset, "lister", staticmethod(lambda *args: listed.append(1) or shards.list_tar(*args)))
+    assert source("webdataset", root).catalog.fingerprint == first.fingerprint
+    assert listed == []
+    os.utime(root / "train-0000.tar", (1, 1))
+    assert source("webdataset", root).catalog.fingerprint == first.fingerprint
+    assert len(listed) == 3
+    make.tar_shards(tmp_path / "b", per_shard=7)
+    assert source("webdataset", tmp_path / "b").catalog.fingerprint != first.fingerprint
+
+
+def test_labels_have_names(tmp_path):
+    names = ("ant", "bee", "cat", "dog")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    root = make.tar_shards(
+        tmp_path / "tar", json='{{"label": "kind {k}", "note": "picture {i}"}}', txt="a picture, {i}"
+    )
+    assert source("webdataset", root, classes=str(tmp_path / "names.txt")).catalog.classes == names
+    assert source("webdataset", root, label="json.label").catalog.classes[3] == "kind 3"
+    assert source("webdataset", root, label=None).catalog.classes == ("image",)
+    assert source("webdataset", root, caption="txt").captions(np.array([3])) == ["a picture, 3"]
+    assert source("webdataset", root, caption="json.note").captions(np.array([3])) == ["picture 3"]
+    assert source("webdataset", root, caption="text").captions(np.array([3])) == [None]
+    assert source("webdataset", root).captions(np.array([3])) is None
+    root = make.parquet_shards(tmp_path / "parquet", names=names)
+    pool = source("parquet", root, caption="text")
+    assert pool.catalog.classes == names
+    assert pool.captions(np.array([17])) == ["picture 17"]
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    what = "has the label 3, but there are 2 names of classes"
+    assert (
+        said("webdataset", tmp_path / "tar", classes=str(tmp_path / "names.txt"))[0] == f"ROOT/train-0000.tar: {what}"
+    )
+
+
+def test_numbers_are_in_the_order_of_numbers(tmp_path):
+    root = make.tar_shards(tmp_path, idx="{i}")
+    assert source("webdataset", root, label="idx").catalog.classes[8:11] == ("08", "09", "10")
+
+
+def test_shards_that_are_not_there(tmp_path):
+    with pytest.raises(DataAbsent):
+        _ = source("webdataset", tmp_path / "none").catalog
+    assert said("webdataset", tmp_path) == ["ROOT: there are no shards; wanted: a folder or a pattern of .tar files"]
+    make.tar_shards(tmp_path)
+    lost = ["ROOT/train-0001.tar: this shard is not there"]
+    (tmp_path / "train-0001.tar").rename(tmp_path / "other")
+    assert said("webdataset", tmp_path) == lost
+    assert said("webdataset", f"{tmp_path}/train-{{0000..0002}}.tar", tmp_path) == lost
+    assert len(source("webdataset", tmp_path / "train-0000.tar").catalog) == 6
+    make.parquet_shards(tmp_path / "p")
+    (tmp_path / "p/train-00002-of-00003.parquet").unlink()
+    assert said("parquet", tmp_path / "p") == ["ROOT/train-00002-of-00003.parquet: this shard is not there"]
+    (line,) = said("webdataset", "nothing://bucket/a.tar")
+    assert line.startswith("ROOT: no file system of pyarrow's reads it: ")
+
+
+def test_shards_that_are_damaged(tmp_path):
+    root = make.tar_shards(tmp_path)
+    whole = (root / "train-0001.tar").read_bytes()
+    (root / "train-0001.tar").write_bytes(whole[: len(whole) // 2])
+    assert said("webdataset", root) == ["ROOT/train-0001.tar: is cut short: it does not end as a tar file does"]
+    (root / "train-0001.tar").write_bytes(gzip.compress(whole))
+    assert said("webdataset", root) == [
+        "ROOT/train-0001.tar: is compressed; images are read one by one, from a plain .tar"
+    ]
+    (root / "train-0001.tar").write_bytes(b"x" * 5000 + bytes(1024))
+    (line,) = said("webdataset", root)
+    assert line.startswith("ROOT/train-0001.tar: is no tar file, or a damaged one (")
+    root = make.parquet_shards(tmp_path / "p")
+    whole = (root / "train-00001-of-00003.parquet").read_bytes()
+    (root / "train-00001-of-00003.parquet").write_bytes(whole[: len(whole) // 2])
+    (line,) = said("parquet", root)
+    assert line.startswith("ROOT/train-00001-of-00003.parquet: is no Parquet file, or one cut short (")
+
+
+def test_samples_that_lack_something(tmp_path):
+    root = make.tar_shards(tmp_path)
+    assert said("webdataset", root, label="class")[0] == "ROOT/train-0000.tar: sample 000000 has no .class"
+    assert said("webdataset", root, image="png")[0] == "ROOT/train-0000.tar: holds no images *.png"
+    assert said("webdataset", root, label="cls.x")[0] == "ROOT/train-0000.tar: sample 000000: its .cls cannot be read"
+    root = make.parquet_shards(tmp_path / "p")
+    where = "ROOT/train-00000-of-00003.parquet"
+    assert said("parquet", root, label="labels")[0] == f"{where}: has no column 'labels'; did you mean label?"
+    assert said("webdataset", make.tar_shards(tmp_path / "one", 1, 1)) == [
+        "ROOT: has a single class, '0': at least two are needed"
+    ]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_shard_that_went_away_is_no_broken_image(name, tmp_path):
+    root = MAKE[name](tmp_path)
+    pool = source(name, root)
+    _ = pool.catalog
+    gone = sorted(root.iterdir())[1]
+    gone.unlink()
+    with pytest.raises(UserError, match="the shard is gone") as caught:
+        pool.read(np.arange(18), 8)
+    assert str(caught.value).startswith(str(gone))
+
+
+def test_a_broken_image_is_named(tmp_path):
+    root = make.tar_shards(tmp_path)
+    data = bytearray((root / "train-0001.tar").read_bytes())
+    pool = source("webdataset", root, broken="drop")
+    at = int(pool._index["at"][8])
+    data[at : at + 200] = bytes(200)
+    (root / "train-0001.tar").write_bytes(data)
+    (store,) = launch.ingest([(source("webdataset", root, broken="drop"), 8, None)], tmp_path / "store")
+    assert list(store.broken) == [8]
+    with pytest.raises(UserError) as caught:
+        launch.ingest([(source("webdataset", root), 8, None)], tmp_path / "store")
+    assert str(caught.value).splitlines()[0].startswith(f"{root}/train-0001/000008: is no image that Pillow can read")
+
+
+def test_blocks_are_of_one_shard(tmp_path, monkeypatch):
+    from ray_robust.launch import shards as launch_shards
+
+    monkeypatch.setattr(launch_shards, "MOST", 4)
+    pool = source("webdataset", make.tar_shards(tmp_path))
+    blocks = [block["rows"].tolist() for block in launch_shards.by_shard(pool, np.arange(1, 18))]
+    assert blocks == [[1, 2, 3, 4], [5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15], [16, 17]]
+
+
+@pytest.mark.ray
+def test_ray_data_fills_the_same_store(tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(launch, "WORTH", 0.0)
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        pool, seen = source("webdataset", make.tar_shards(tmp_path / "a", 4, 25)), []
+        (store,) = launch.ingest([(pool, 8, None)], tmp_path / "ray", lambda *now: seen.append(now))
+        assert seen[-1] == (100, 100)
+        assert np.array_equal(store.take(np.arange(100)), pool.read(np.arange(100), 8).images)
+        (tmp_path / "a/train-0002.tar").unlink()
+        with pytest.raises(UserError, match=r"train-0002.tar: the shard is gone"):
+            launch.ingest([(pool, 16, None)], tmp_path / "ray")
+    finally:
+        if ours:
+            ray.shutdown()
