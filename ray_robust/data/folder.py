@@ -90,7 +90,7 @@ def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False)
     """
     path = Path(options.path)
     if not path.exists():
-        raise UserError(Problem(str(path), "no such file or folder" + _unexpanded(path)))
+        raise UserError(Problem(str(path), "no such file or folder" + unexpanded(path)))
     if path.is_dir() or path.suffix.lower() == ".zip":
         table = _from_tree(path, splits)
     else:
@@ -202,7 +202,7 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
         images = path.parent
     problems: list[Problem] = []
     if not images.exists():
-        problems.append(Problem(str(images), "no such folder or zip of images" + _unexpanded(images)))
+        problems.append(Problem(str(images), "no such folder or zip of images" + unexpanded(images)))
     raw, lines = read_table(path)
     group = options.group or ("group" if "group" in raw else None)
     wanted = {"path": "path", "label": options.label} | ({"split": "split"} if splits else {})
@@ -334,5 +334,6 @@ def _licence(path: Path) -> str:
     return f"see {names[0]} beside the images" if names else "not stated beside the images"
 
 
-def _unexpanded(path: Path) -> str:
+def unexpanded(path: Path) -> str:
+    """A hint where a $VARIABLE was left standing in a path that is not there; else ""."""
     return "; is the variable set?" if "$" in str(path) else ""

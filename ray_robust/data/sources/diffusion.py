@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from ray_robust import registry
 from ray_robust.data.decode import decode_all
-from ray_robust.data.files import Folder
+from ray_robust.data.files import Folder, absolute
 from ray_robust.data.folder import Place
 from ray_robust.data.pool import Catalog, Options, Pixels, Pool, Source, mix_bits, seed_of
 from ray_robust.data.published import counted
@@ -43,6 +43,12 @@ class Classes:
     hierarchy: pd.DataFrame | None = None
 
 
+def _folder_or_id(model: str) -> str:
+    """A model as a user writes it: a path, absolute from now on, or a hub id as it stands."""
+    path = absolute(model)
+    return str(path) if model[0] in "/.~$" or path.is_dir() else model
+
+
 class Diffusion(Source):
     """`images_per_class` images of every class. Image i of a class has its own seed and takes prompt i (in turn), so
     that more images or classes leave the others as they are."""
@@ -56,8 +62,8 @@ class Diffusion(Source):
         px, format, quality, steps, guidance, seed  of the making; batch: images at a time on one device"""
 
         root: Place
-        model: str = Field(min_length=1)
-        classes: tuple[str, ...] | str | dict[str, Any]
+        model: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_id)]
+        classes: tuple[str, ...] | Place | dict[str, Any]
         prompts: tuple[str, ...] = Field(("a photo of a {class}",), min_length=1)
         images_per_class: int = Field(1000, ge=1, le=1_000_000)
         seed: int = Field(0, ge=0)
@@ -127,7 +133,7 @@ class Diffusion(Source):
             return Classes(other.classes, other.names or other.classes, other.hierarchy)
         if isinstance(wanted, tuple):
             return Classes(wanted, wanted)
-        path = Path(os.path.expanduser(os.path.expandvars(wanted))).absolute()
+        path = Path(wanted)
         if not path.is_file():
             raise UserError(Problem(str(path), "no such file; wanted: a CSV with a column class"))
         frame, _ = read_table(path)
@@ -236,7 +242,7 @@ class Painter:
         kind = torch.float16 if self._device.startswith("cuda") else torch.float32
         model = self._source.options.model
         try:
-            pipeline = DiffusionPipeline.from_pretrained(os.path.expanduser(model))
+            pipeline = DiffusionPipeline.from_pretrained(model)
         except (OSError, ValueError) as error:  # no such folder, a half copy, or no way to the hub
             why = " ".join(str(error).split())[:200]
             raise UserError(Problem(model, f"cannot be loaded as a diffusers pipeline: {why}")) from None
@@ -278,9 +284,9 @@ def model_identity(model: str) -> str:
 
     Raises DataAbsent for a folder that is not there.
     """
-    folder = Path(os.path.expanduser(model))
+    folder = Path(model)
     if not folder.is_dir():
-        if model[:1] in "./~":
+        if folder.is_absolute():
             what = "no such folder; wanted: a pipeline that diffusers has saved (model_index.json), or a hub id"
             raise DataAbsent(Problem(model, what))
         return model

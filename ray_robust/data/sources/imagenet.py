@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ray_robust.data.files import SUFFIXES, Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing
+from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing, unexpanded
 from ray_robust.data.hierarchy import place
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
@@ -113,7 +113,7 @@ class ImageNet(ImageFiles, Source):
 def _find_images(root: Path) -> Path:
     """The folder of class folders."""
     if not root.is_dir():
-        raise DataAbsent(Problem(str(root), f"no such folder. {OBTAIN}"))
+        raise DataAbsent(Problem(str(root), f"no such folder{unexpanded(root)}. {OBTAIN}"))
     for layout in LAYOUTS:
         folder = root / layout
         if folder.is_dir() and any(_is_id(entry.name.removesuffix(".tar")) for entry in folder.iterdir()):

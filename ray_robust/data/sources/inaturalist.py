@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import BeforeValidator
 
 from ray_robust.data.files import Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing
+from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing, unexpanded
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
 from ray_robust.data.table import SHOWN, some
@@ -105,7 +105,7 @@ class INaturalist(ImageFiles, Source):
     def _file(self, root: Path, release: Release) -> Path:
         file = root / release.listing
         if not root.is_dir() or not any(root.iterdir()):
-            raise DataAbsent(Problem(str(root), f"no such folder, or an empty one. {release.obtain}"))
+            raise DataAbsent(Problem(str(root), f"no such folder, or an empty one{unexpanded(root)}. {release.obtain}"))
         if not file.is_file():
             other = [version for version, known in RELEASES.items() if (root / known.listing).is_file()]
             hint = f"; did you mean version: {other[0]}?" if other else f". {release.obtain}"
