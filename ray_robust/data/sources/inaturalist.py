@@ -128,7 +128,7 @@ def read_listing(file: Path, release: Release) -> tuple[pd.DataFrame, list[str]]
         with text:
             found = re.search(rb'"categories"\s*:\s*(?=\[)', text)
             categories = _array(text, found.end()) if found else None
-            paths = [_text(m[1]) for m in re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)]
+            paths = [_text(m[1]) for m in re.finditer(rb'"file_name"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")', text)]
             whole = text[text.size() - 64 :].rstrip().endswith(b"}") if text.size() > 64 else True
     if not categories or not paths or not whole:
         what = "images" if categories else "categories"
