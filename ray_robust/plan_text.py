@@ -52,7 +52,12 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
     out.print(f"images to process: {sum(t.pretrain_images for t in plan):,} in pre-training, {finetuned:,} in "
               f"fine-tuning, {evaluated:,} in evaluation")  # fmt: skip
     out.print(f"time  {estimate(plan, spec)}")
-    out.print(f"disk  about {_disk(sweep, subsets) / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+    jobs = jobs_of(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
+    decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
+    out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+    unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
+    for name, count in sorted((name, count) for name, count in unmade if count):
+        out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
 
 
 def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
@@ -97,8 +102,3 @@ def estimate(plan: Plan, spec: Spec) -> str:
         seconds += trial.cost / rate
     slots = max(1, (os.cpu_count() or 1) // (spec.resources.workers * spec.resources.cpus_per_worker))
     return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
-
-
-def _disk(sweep: Sweep, subsets: Draws) -> float:
-    jobs = jobs_of(sweep, Plan(tuple(t for t in sweep.plan if not t.draws or t.id in subsets)), subsets)
-    return sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
