@@ -365,8 +365,19 @@ def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], ques
                 if name in written:  # what holds where a point does not say otherwise
                     tree[key][name] = written[name]
             tree[key]["points"] = written["points"]
+        if key in ("pretrain", "finetune"):
+            for name in _of_methods([level.section for level in levels[key]], written):
+                tree[key].pop(name, None)
     tree["seeds"] = list(seeds)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _of_methods(sections: list[Any], written: dict) -> set[str]:
+    """Keys that `resolved` leaves out: what no method there uses, and defaults that differ between methods."""
+    each = list({section.method: section for section in sections}.values())
+    unused = set.intersection(*(section.idle(section.method) for section in each))
+    differing = {name for name in type(each[0]).model_fields if len({repr(getattr(s, name)) for s in each}) > 1}
+    return unused | (differing - set(written))
 
 
 def _plain(key: str, section: Section) -> dict:

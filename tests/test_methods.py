@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,8 +11,13 @@ from torch import nn
 
 from ray_robust.data.weights import find_weights, ready
 from ray_robust.errors import UserError
-from ray_robust.plan import TEST_SPLITS
+from ray_robust.launch.places import Places
+from ray_robust.launch.trial import run_trial
+from ray_robust.plan import TEST_SPLITS, Plan
+from ray_robust.preparation import open_sweep
+from ray_robust.results import RunFolder
 from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
+from ray_robust.spec import load_spec
 from ray_robust.storage import Storage
 from ray_robust.train import loop
 from ray_robust.train.checkpoints import save_checkpoint
@@ -341,3 +347,96 @@ def test_a_model_that_cannot_be_built_for_a_size_says_so():
 def test_nothing_is_read_but_tensors(tmp_path):
     nested = {"model": {"a": torch.ones(2)}, "args": {"lr": 0.1}, "step": 3}
     assert list(read_tensors(Path(write(tmp_path / "x.pth", nested)))) == ["model.a"]
+
+
+# The spec
+
+
+SPEC = """
+# Question: Which method?
+task: {name: camera-traps, train_images: 300, id_val_images: 100, id_test_images: 200, ood_val_images: 100,
+       ood_test_images: 200}
+model: {name: test_resnet, image_size: 32}
+pretrain:
+  sources: {species: 1.0}
+  num_images: 400
+  num_classes: 20
+  images_seen: 800
+  points: [{method: weights, weights: WEIGHTS}, {method: simclr}, {method: supervised}]
+finetune: {method: {grid: [full, linear, lp-ft]}, wise_ft: [0.5], probe_epochs: 2, epochs: 2, evaluate_every: 2}
+"""
+
+
+def plan_of(file: Path, text: str, *overrides: str) -> Plan:
+    file.write_text(text)
+    return open_sweep(load_spec(file, overrides)).plan
+
+
+def test_methods_vary_in_one_section_and_none_is_named_by_keys_it_does_not_use(tmp_path):
+    text = SPEC.replace("WEIGHTS", write(tmp_path / "body.pth", state_of(build_model(RESNET, 10, 3))))
+    plan = plan_of(tmp_path / "a.yaml", text)
+    assert [len(trial.finetunings) for trial in plan if trial.pretrain is None] == [1]  # nothing to probe from scratch
+    assert {len(trial.finetunings) for trial in plan if trial.pretrain is not None} == {3}
+    again = plan_of(tmp_path / "b.yaml", load_spec(tmp_path / "a.yaml").resolved)
+    assert [trial.key for trial in again] == [trial.key for trial in plan]
+    fewer = plan_of(tmp_path / "c.yaml", text.replace("[full, linear, lp-ft]", "[full, lp-ft]").replace("0.5", "0.3"))
+    kept = {f.id for t in fewer for f in t.finetunings} & {f.id for t in plan for f in t.finetunings}
+    assert len(kept) == 1  # full, which wise_ft means nothing to
+    moved = text.replace("body.pth", "moved.pth")
+    (tmp_path / "body.pth").rename(tmp_path / "moved.pth")
+    assert {t.key for t in plan_of(tmp_path / "d.yaml", moved)} == {t.key for t in plan}
+
+
+def test_keys_that_no_method_of_the_sweep_uses_are_said(tmp_path):
+    text = SPEC.replace("{method: weights, weights: WEIGHTS}, ", "").replace("full, linear, lp-ft", "full, linear")
+    with pytest.raises(UserError) as error:
+        plan_of(tmp_path / "a.yaml", text.replace("images_seen: 800", "images_seen: 800\n  templates: ['a {}']"))
+    assert [problem.what for problem in error.value.problems] == [
+        "pretrain.templates: belongs to method clip, which is not used here",
+        "finetune.wise_ft: belongs to method lp-ft, which is not used here",
+        "finetune.probe_epochs: belongs to method lp-ft, which is not used here",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("pretrain.points=[{method: simcl}]", "'simcl' is no known method; did you mean simclr?"),
+        ("pretrain.points=[{method: clip, templates: [cat]}]", "'cat' must hold {} once, where the label goes"),
+        ("pretrain.points=[{method: simclr, augment: none}]", "augment none makes the two views of method simclr the"),
+        ("pretrain.points=[{method: weights}]", "method weights needs weights: a tag of timm or open_clip, or a file"),
+        ("pretrain.points=[{method: weights, weights: no.pth}]", "pretrain.weights: there is no file or folder no.pth"),
+        ("model.name=open_clip:ViT-B-3", "model.name: open_clip has no model 'ViT-B-3'; did you mean ViT-B-32?"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_methods(tmp_path, change, said):
+    weights = write(tmp_path / "body.pth", state_of(build_model(RESNET, 10, 3)))
+    with pytest.raises(UserError) as error:
+        plan_of(tmp_path / "a.yaml", SPEC.replace("WEIGHTS", weights), change)
+    assert any(said in problem.what for problem in error.value.problems), error.value
+
+
+def test_a_sweep_of_methods_ends_in_points_that_say_so(tmp_path):
+    text = SPEC.replace("WEIGHTS", write(tmp_path / "body.pth", state_of(build_model(RESNET, 10, 3))))
+    text = text.replace("{method: simclr}, ", "").replace("full, linear, lp-ft", "linear, lp-ft")
+    plan = plan_of(tmp_path / "a.yaml", text)
+    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    for trial in plan:
+        run_trial(trial, places, Context())
+    run = RunFolder(places.run)
+    run.write_plan(plan.rows())
+    table = run.write_results()
+    assert set(table["status"]) == {"done"}
+    assert set(table[table["pretrain_method"] == "scratch"]["finetune_method"]) == {"full"}
+    ready_made = table[table["pretrain_method"] == "weights"]
+    assert ready_made[["num_images", "upstream_accuracy"]].isna().all(axis=None)
+    assert set(ready_made["pretrain_images_seen"]) == {0}
+    between = table[table["wise_alpha"].notna()]
+    assert len(between) == 2
+    assert set(between["group"].str.endswith(", wise_ft")) == {True}
+    assert set(table["group"]) == {"scratch", *table[table["wise_alpha"].isna()]["group"], *between["group"]}
+    name = between["trial"].iloc[0]
+    predicted = pd.read_parquet(tmp_path / f"run/trials/{name}/predictions/{between['finetune'].iloc[0]}.parquet")
+    assert {"epoch_2", "epoch_2_wise_0.5", "confidence_2_wise_0.5"} <= set(predicted.columns)
+    log = (tmp_path / f"run/trials/{ready_made['trial'].iloc[0]}/log.txt").read_text()
+    assert f"tensors of {tmp_path}/body.pth; not used: fc.weight, fc.bias" in log
