@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,59 @@ def test_broken_images_are_no_supply(counts, seed, data):
     assert mask[drawn.shares[0].held_out_rows].all()
 
 
+POOLS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7], [9, 3, 2, 3], [8, 4], [30, 1, 12, 7, 2, 2, 1], [1] * 12]
+WEIGHTS = [0.05, 0.5, 1.0, 1.0, 3.0, 20.0]
+
+
+@pytest.fixture(scope="module")
+def pools() -> dict[str, list[Catalog]]:
+    return {name: [catalog(counts, name) for counts in POOLS] for name in "abc"}
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_ten_thousand_random_mixtures(pools, part):
+    """Counts sum exactly, the smaller lies inside the larger, and a source's images do not depend on the others."""
+    checked, numbers = 0, count()
+    while checked < 2500:
+        number = next(numbers)
+        random = np.random.default_rng(seed_of("random mixture", part, number))
+        names = list("abc"[: random.integers(1, 4)])
+        catalogs = {name: pools[name][random.integers(len(POOLS))] for name in names}
+        sources = {n: SourceSection(kind="t", options=Options(), weight=float(random.choice(WEIGHTS))) for n in names}
+        total = int(random.integers(1, sum(map(len, catalogs.values())) + 1))
+        mixture = Pretrain(
+            sources=sources,
+            epochs=1,
+            holdout=float(random.choice([0.0, 0.2])),
+            balance=str(random.choice(["natural", "uniform"])),
+            granularity=str(random.choice(["class", "family", "labels:2"])),
+            label_space=str(random.choice(["separate", "shared"])),
+        )
+        seed = int(random.integers(5))
+
+        def drawn(total: int, only: str | None = None) -> Subset | None:
+            kept = {n: s for n, s in sources.items() if only in (None, n)}  # noqa: B023 - called at once
+            asked = mixture.model_copy(update={"sources": kept, "num_images": total})  # noqa: B023
+            try:
+                return draw(asked, catalogs, dict.fromkeys(names), seed)  # noqa: B023
+            except UserError:
+                return None
+
+        while (larger := drawn(total)) is None and total > 1:  # a source holds too little of its share
+            total //= 2
+        if larger is None:  # and now another gets nothing
+            continue
+        checked += 1
+        smaller = drawn(int(random.integers(1, total + 1)))
+        assert len(larger) == len(images(larger)) == total == sum(larger.images_per_label().values())
+        if smaller is not None:
+            assert images(smaller) <= images(larger)
+        for share in larger.shares if len(names) > 1 else ():
+            alone = drawn(len(share.rows), share.source)
+            assert alone is not None
+            assert (alone.shares[0].rows == share.rows).all()
+
+
 def test_seeds_draw_different_images_and_the_same_seed_the_same():
     first, again, other = (taken({"a": [50, 50]}, seed, num_images=20) for seed in (1, 1, 2))
     assert images(first) == images(again)
@@ -257,10 +311,16 @@ def test_what_cannot_be_names_source_need_and_supply(asked, lines):
 
 HASH = """
 import sys, hashlib
+from ray_robust.data.mixture import draw
+from ray_robust.plan import pool_key
 from ray_robust.spec import load_spec
 from ray_robust.preparation import draw_all, open_sweep
 sweep = open_sweep(load_spec(sys.argv[1]))
-for id, subset in sorted(draw_all(sweep, {}).items()):
+for id in sorted(draw_all(sweep, {})):
+    (trial,) = [trial for trial in sweep.plan if trial.id == id]
+    sources = trial.pretrain.sources
+    catalogs = {name: sweep.sources[pool_key(name, section)].catalog for name, section in sources.items()}
+    subset = draw(trial.pretrain, catalogs, dict.fromkeys(catalogs), trial.subset_seed)
     digest = hashlib.blake2b(digest_size=8)
     for share in sorted(subset.shares, key=lambda share: share.source):
         digest.update(share.source.encode() + share.rows.tobytes() + share.held_out_rows.tobytes())
