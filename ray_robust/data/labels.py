@@ -170,7 +170,7 @@ def _rank(catalog: Catalog, granularity: str) -> list[str]:
         return list(catalog.classes)
     ranks = _ranks(catalog)
     how, _, depth = granularity.partition(":")
-    if how == "depth" and depth:
+    if how == "depth" and depth and ranks:
         if int(depth) > len(ranks):
             raise ValueError(f"has no depth {depth}: its hierarchy has {len(ranks)}")
         granularity = ranks[int(depth) - 1]
