@@ -72,7 +72,7 @@ class ImageNet(ImageFiles, Source):
         )
         frame = pd.DataFrame({"key": images, "label": images.str.partition("/")[0] if len(images) else images})
         found = set(frame["label"].unique())
-        known = set(listed.names) if listed.complete else found & set(listed.names) | {f for f in folders if _is_id(f)}
+        known = set(listed.names) if listed.complete else set(filter(_is_id, folders))
         strange = sorted(({f for f in folders if "/" not in f} | found) - known)
         lacking = sorted(known - found)
         problems = list(
