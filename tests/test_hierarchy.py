@@ -12,6 +12,9 @@ from ray_robust.data import wordnet
 from ray_robust.data.hierarchy import distances, place, subtrees, tree_paths
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
+from ray_robust.preparation import draw_all, open_sweep
+from ray_robust.spec import load_spec
+from tests import make_images as make
 
 LISTS = Path(__file__).parents[2] / "shared/data/hierarchies"
 PAIRS = """\
@@ -184,6 +187,36 @@ def test_an_absent_dictionary_says_how_to_obtain_it(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=re.escape(begins)):
             place(pool(), option)
     assert "wordnet-base" in wordnet.OBTAIN
+
+
+# --- from the file
+
+
+def test_a_folder_by_wordnet_is_cut_at_each_depth(pairs, tmp_path, monkeypatch):
+    """A miniature: the plan of a sweep over depths has the labels, and the images of each, that the tree says."""
+    make.tree(tmp_path / "images", {name: 2 + i for i, name in enumerate(CLASSES)})
+    (tmp_path / "x.yaml").write_text("""\
+        task: {name: camera-traps}
+        pretrain:
+          sources: {mini: {kind: folder, path: images, hierarchy: pairs.txt}}
+          granularity: {grid: [depth:1, depth:2, depth:3, depth:4]}
+          holdout: 0
+          epochs: 1
+        """)
+    monkeypatch.chdir(tmp_path)
+    sweep = open_sweep(load_spec("x.yaml"))
+    told = {trial.group: trial.id for trial in sweep.plan}
+    draws = draw_all(sweep, {})
+    found = {f"depth:{d}": draws[told[f"granularity=depth:{d}"]] for d in (1, 2, 3, 4)}
+    assert {depth: one.classes for depth, one in found.items()} == {
+        "depth:1": ("animal", "tool"),
+        "depth:2": ("bird", "crane_machine", "hammer", "mammal", "pet"),
+        "depth:3": ("crane", "crane_machine", "dog", "hammer", "whale"),
+        "depth:4": CLASSES,
+    }
+    (part,) = found["depth:1"].composition
+    assert (part["labels"], part["fewest_per_label"], part["most_per_label"]) == (2, 3 + 5, 2 + 4 + 6 + 7)
+    assert {one.images for one in found.values()} == {27}
 
 
 @pytest.mark.data

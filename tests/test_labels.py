@@ -194,6 +194,23 @@ def test_shared_label_spaces_merge_equal_labels():
     assert sum(shared.images_per_label().values()) == 60
 
 
+def test_random_labels_are_shared_like_any_other():
+    pools = {"a": pool(), "b": pool(TOOLS)}
+    shared = taken(pools, granularity="random:3", num_images=60, label_space="shared")
+    apart = taken(pools, weights={"a": 2.0, "b": 1.0}, granularity="random:3", num_images=60)
+    assert shared.classes == ("random 1", "random 2", "random 3")
+    assert apart.classes == ("a/random 1", "a/random 2", "b/random 1")
+    found = [
+        {
+            (pools[share.source].classes[c], k)
+            for c, k in zip(pools[share.source].labels[share.rows], share.labels, strict=True)
+        }
+        for share in shared.shares
+    ]
+    assert found[1] <= found[0]  # a class of both sources has one label
+    assert len(found[0]) == 8
+
+
 # --- what cannot be
 
 

@@ -141,19 +141,23 @@ def label_classes(
 ) -> dict[str, list[str]]:
     """The label of every class of every source, by name; what stands for classes that are not `chosen` says nothing.
 
-    A number of labels is divided among the sources by their weights, unless they share their labels.
+    A number of labels is divided among the sources by their weights, unless they share their labels: then each is cut
+    to that number, and random labels are dealt to all their classes at once.
     """
     how, _, value = mixture.granularity.partition(":")
-    numbers = np.full(len(catalogs), int(value) if how in ("labels", "random") and value.isdecimal() else 0)
-    if mixture.label_space == "separate":
-        numbers = apportion(int(numbers[0]), weights)
+    shared = mixture.label_space == "shared"
+    number = int(value) if how in ("labels", "random") and value.isdecimal() else 0
+    numbers = [number] * len(catalogs) if shared else apportion(number, weights).tolist()
+    named = {name: [catalog.classes[i] for i in np.flatnonzero(chosen[name])] for name, catalog in catalogs.items()}
+    together = sorted(set().union(*named.values()))
     found = {}
     for (name, catalog), number in zip(catalogs.items(), numbers, strict=True):
         try:
             if how == "labels" and value:
-                found[name] = _cut(catalog, chosen[name], int(number))
+                found[name] = _cut(catalog, chosen[name], number)
             elif how == "random" and value:
-                found[name] = _dealt(catalog, chosen[name], int(number), name, subset_seed)
+                dealt = ("", together) if shared else (name, named[name])
+                found[name] = _dealt(catalog, *dealt, number, subset_seed)
             elif how == "map" and value:
                 found[name] = _mapped(catalog, chosen[name], value)
             else:
@@ -193,20 +197,18 @@ def _cut(catalog: Catalog, chosen: np.ndarray, number: int) -> list[str]:
     return cuts[min(range(len(cuts)), key=lambda i: (abs(sizes[i] - number), sizes[i], i))]
 
 
-def _dealt(catalog: Catalog, chosen: np.ndarray, number: int, source: str, subset_seed: int) -> list[str]:
-    """The control: the chosen classes in a random order, dealt one by one to so many labels.
+def _dealt(catalog: Catalog, name: str, classes: Sequence[str], number: int, subset_seed: int) -> list[str]:
+    """The control: `classes` in a random order, dealt one by one to so many labels.
 
     Every subset seed deals anew, so that no finding hangs on one lucky deal; `subset_seed` fixes it.
     """
-    have = int(chosen.sum())
-    if number > have:
-        raise ValueError(f"needs {number} classes for {number} random labels, supply is {have}")
+    if number > len(classes):
+        raise ValueError(f"needs {number} classes for {number} random labels, supply is {len(classes)}")
     if number == 0:
         raise ValueError("gets none of the random labels by its weight; ask for more")
-    order = by_name("label", source, catalog.classes, subset_seed)
-    place = np.cumsum(chosen[np.argsort(order)])[order] - 1  # among the chosen
-    width = len(str(number))
-    return [f"random {i % number + 1:0{width}d}" for i in place]
+    order, width = by_name("label", name, classes, subset_seed), len(str(number))
+    dealt = {one: f"random {i % number + 1:0{width}d}" for one, i in zip(classes, order, strict=True)}
+    return [dealt.get(one, "") for one in catalog.classes]
 
 
 def _mapped(catalog: Catalog, chosen: np.ndarray, file: str) -> list[str]:
