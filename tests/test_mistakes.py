@@ -19,7 +19,7 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError, command
 from ray_robust.launch.ingest import ingest
 from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.spec import Finetune, load_spec
 
 GOOD = """\
 task: {name: camera-traps}
@@ -236,7 +236,7 @@ resource: {}
         "x.yaml:6: pretrain.lr: must be a number, not 'fast'",
         "x.yaml:5: pretrain.num_imagess: unknown key; did you mean num_images?",
         "x.yaml:9: finetune.epochs: must be above 0, not 0",
-        "x.yaml:9: finetune.typo: unknown key",
+        f"x.yaml:9: finetune.typo: unknown key; known: {', '.join(sorted(Finetune.model_fields))}",
         "x.yaml:9: finetune.lr: must be above 0, not -1",
         "x.yaml:12: analysis.scale: must be one of probit, logit, linear, not 'lin'",
         "x.yaml:10: seeds: must be how many, at least 1, or a list of different whole numbers, not 0",
