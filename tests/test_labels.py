@@ -282,7 +282,7 @@ def test_every_source_must_have_a_class_of_the_choice():
     assert str(caught.value) == "pretrain.classes: source b has no class that is under animal"
     with pytest.raises(UserError) as caught:
         taken(pools, classes={"under": "plant"}, num_images=6)
-    assert str(caught.value) == "pretrain.classes: none of a, b has a class or ancestor 'plant'"
+    assert str(caught.value).startswith("pretrain.classes: none of a, b has a class or ancestor 'plant'")
     with pytest.raises(UserError) as caught:
         taken(pools, weights={"a": 1.0, "b": 0.01}, num_classes=2, num_images=6)
     assert str(caught.value).splitlines()[0] == "pretrain.sources: the weight of b gives it no class of 2"
