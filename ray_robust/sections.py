@@ -104,7 +104,7 @@ class SourceSection(PoolSection):
 
 
 class ModelSection(Section):
-    """The network: any timm name; images are square."""
+    """The network: any name of timm, or open_clip:NAME for the image tower of one of open_clip; images are square."""
 
     name: str = "test_resnet"
     image_size: Annotated[int, Field(ge=8, le=2048)] = 32
@@ -150,7 +150,7 @@ class Pretrain(Training):
     projection: Positive = 128  # simclr, clip: the width that images (and texts) are compared at
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)  # clip: texts, by label
     text_width: Annotated[int, Field(ge=64, multiple_of=64, le=4096)] = 128  # clip: of the text transformer
-    text_layers: Positive = 3
+    text_layers: Positive = 2
     text_length: Annotated[int, Field(ge=4, le=1024)] = 32  # clip: in tokens; what is longer is cut
     weights: str | None = None  # weights: a tag of timm or open_clip, or a file or folder
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -46,10 +46,6 @@ class Length:
         if epochs is not None:
             return cls(images, batch, epochs * max(1, images // batch))
         return cls(images, batch, max(1, round((images_seen or 0) / batch)))
-
-    def for_ranks(self, ranks: int) -> Length:
-        """With batches that ranks can share out evenly, for losses that compare the images of all of them."""
-        return replace(self, batch=max(1, self.batch // ranks) * ranks)
 
     @property
     def per_epoch(self) -> int:

@@ -7,7 +7,7 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -68,9 +68,14 @@ class Job:
         settings = self.settings
         return Length.of(len(self.images.train.labels), settings.batch_size, settings.epochs, settings.images_seen)
 
-    def done(self, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
-        """What is known after a whole training."""
-        length = self.length
+    @property
+    def compared(self) -> Length:
+        """The same for a loss that compares the images of a batch: with batches that the ranks can share out evenly."""
+        ranks = self.context.world_size
+        return replace(self.length, batch=max(1, self.length.batch // ranks) * ranks)
+
+    def done(self, length: Length, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
+        """What is known after a training of that length."""
         seen = length.steps * length.batch
         return Pretrained(num_labels, seen / length.images, seen, upstream_accuracy, seconds)
 

@@ -91,10 +91,9 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
             shown, told, scale = network(batch, tokens)
         return loss(shown, told, scale)
 
-    length = job.length.for_ranks(context.world_size)
-    seconds = optimise(pairs, objective, settings, job.model, length, seed_of("pretrain", job.key), context,
+    seconds = optimise(pairs, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
                        "pretrain", job.checkpoints)  # fmt: skip
-    return body, job.done(0, _zero_shot(pairs, texts, job), seconds)
+    return body, job.done(job.compared, 0, _zero_shot(pairs, texts, job), seconds)
 
 
 @torch.no_grad()

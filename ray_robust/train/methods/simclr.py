@@ -36,8 +36,7 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
             projected = network(normalise(views, mean, std))
         return loss(*projected.float().chunk(2))
 
-    length = job.length.for_ranks(context.world_size)
-    seconds = optimise(network, objective, settings, job.model, length, seed_of("pretrain", job.key), context,
+    seconds = optimise(network, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
                        "pretrain", job.checkpoints)  # fmt: skip
     upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.model, context)
-    return body, job.done(0, upstream, seconds)
+    return body, job.done(job.compared, 0, upstream, seconds)

@@ -22,4 +22,4 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
     upstream = None
     if len(held_out.labels):
         upstream = accuracy(held_out.tally(predict(model, held_out.images, job.model, job.context).classes))
-    return model, job.done(len(job.images.labels), upstream, seconds)
+    return model, job.done(job.length, len(job.images.labels), upstream, seconds)
