@@ -288,6 +288,12 @@ def test_every_source_must_have_a_class_of_the_choice():
     assert str(caught.value).splitlines()[0] == "pretrain.sources: the weight of b gives it no class of 2"
 
 
+def test_a_source_of_which_nothing_can_be_read_gives_nothing():
+    with pytest.raises(UserError) as caught:
+        draw(asked(), {"a": pool()}, {"a": np.zeros(95, dtype=bool)}, 1)
+    assert str(caught.value) == "pretrain.sources: a has no image to give"
+
+
 def test_a_map_must_name_every_chosen_class(tmp_path):
     file = tmp_path / "map.csv"
     file.write_text("class,label\nowl,flies\nowl,swims\n")

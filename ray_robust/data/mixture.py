@@ -115,13 +115,13 @@ def draw(
         raise UserError(*problems)
     chosen = _subclasses(mixture, labels, chosen, priority, problems)
     counts = _count_images(mixture, weights, offered, priority, chosen, problems)
+    problems += [f"pretrain.sources: {name} has no image to give" for name, of in counts.items() if not of.any()]
     if problems:
         raise UserError(*problems)
 
     heads = _heads(mixture, labels, counts)
-    classes = tuple(sorted({head for of in heads.values() for head in of if head}))
-    if mixture.label_space == "separate":  # label by label within a source, the sources in their order
-        classes = tuple(head for of in heads.values() for head in sorted({head for head in of if head}))
+    of_sources = [head for of in heads.values() for head in sorted({*of} - {""})]  # the sources in their order
+    classes = tuple(sorted({*of_sources}) if mixture.label_space == "shared" else of_sources)
     number = {head: i for i, head in enumerate(classes)}
     shares, told = [], []
     for (name, offer), weight in zip(offered.items(), weights / weights.sum(), strict=True):
