@@ -53,7 +53,7 @@ def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -
     """run.json: the hardware, and what every run of the command cost."""
     known = run.storage.read_json("run.json") or {"invocations": []}
     known["hardware"] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
-                         "processor": _processor()}  # fmt: skip
+                         "processor": processor()}  # fmt: skip
     known["invocations"].append({
         "started": datetime.fromtimestamp(time.time() - (time.monotonic() - begun), UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begun, 1),
@@ -63,7 +63,8 @@ def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -
     run.storage.write_json("run.json", known)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
