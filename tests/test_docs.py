@@ -15,11 +15,12 @@ from pathlib import Path
 import make_images as make
 import numpy as np
 import pytest
+from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
 from ray_robust import ingest, preparation, registry, status, sweep
 from ray_robust.data.mixture import draw
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
 from ray_robust.plan import pool_key
 from ray_robust.spec import load_spec

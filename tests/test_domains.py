@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from make_pools import open_pool
 
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
 from ray_robust.launch.places import Places
 from ray_robust.launch.trial import run_trial

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from make_pools import open_pool
 
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
 from tests import make_images as make
 

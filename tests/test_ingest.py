@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from make_pools import open_pool
 
 from ray_robust import ingest as command
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import UserError
 from ray_robust.launch import ingest as launch

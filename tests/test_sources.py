@@ -11,9 +11,9 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from make_pools import open_pool
 from scipy.io import savemat
 
-from ray_robust.data.pool import open_pool
 from ray_robust.data.sources.imagenet import OBTAIN
 from ray_robust.data.sources.inaturalist import RELEASES
 from ray_robust.errors import DataAbsent, UserError

@@ -9,9 +9,10 @@ import signal
 
 import numpy as np
 import pytest
+from make_pools import open_pool
 
 from ray_robust.data import store as store_module
-from ray_robust.data.pool import Catalog, Options, Pixels, Pool, open_pool
+from ray_robust.data.pool import Catalog, Options, Pixels, Pool
 from ray_robust.data.store import BROKEN, MISSING, PRESENT, ImageStore, default_root
 from ray_robust.errors import UserError
 from tests import make_images as make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def test_a_run_is_told_by_its_own_report(tmp_path, capsys):
     assert len(rows) == 1
     assert rows[0][1:3] == ["3", "36"]
     assert float(rows[0][-1].split()[0]) == pytest.approx(6, abs=2)
-    assert any(line.startswith("- Number of pre-training images: +") for line in lines)
+    findings = json.loads(run.read_bytes("report/verdict.json"))["findings"]
+    assert findings
+    assert [line[2:] for line in lines if line.startswith("- ")][: len(findings)] == findings
 
 
 def test_costs_are_the_plans_images_over_the_measured_rate(monkeypatch):

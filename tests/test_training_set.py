@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from make_pools import open_pool
 
-from ray_robust.data.pool import open_pool
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import UserError
 from ray_robust.preparation import open_sweep

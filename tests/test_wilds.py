@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from make_pools import open_pool
 
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
 from ray_robust.train.metrics import accuracy, class_accuracy, macro_f1, tally, worst_group
@@ -225,8 +226,9 @@ def test_the_package_is_imported_late_and_starts_no_thread(tmp_path):
     make.iwildcam(tmp_path)
     code = f"""
 import sys, threading
-from ray_robust.data.pool import open_pool
-pool = open_pool("task", "wilds:iwildcam", {{"root": {str(tmp_path)!r}}})
+from ray_robust import registry
+cls = registry.find("task", "wilds:iwildcam")
+pool = cls("wilds:iwildcam", cls.Options(root={str(tmp_path)!r}))
 assert "wilds" not in sys.modules and "torch" not in sys.modules
 pool.catalog
 assert "wilds" in sys.modules and "outdated" not in sys.modules

@@ -9,9 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
+from make_pools import open_pool
 from pydantic import ValidationError
 
-from ray_robust.data.pool import SPLITS, open_pool
+from ray_robust.data.pool import SPLITS
 from ray_robust.data.world import draws
 from ray_robust.data.world.taxonomy import SOURCE_SPECIES, TASK_SPECIES, make_taxonomy
 from ray_robust.errors import UserError
@@ -44,8 +45,8 @@ def test_another_process_draws_the_same_bits(kind, name):
     pool = open_pool(kind, name, {})
     rows = np.arange(0, len(pool.catalog), len(pool.catalog) // 7)
     code = (
-        "import sys, zlib, numpy as np\nfrom ray_robust.data.pool import open_pool\n"
-        f"pool = open_pool({kind!r}, {name!r}, {{}})\n"
+        "import sys, zlib, numpy as np\nfrom ray_robust import registry\n"
+        f"cls = registry.find({kind!r}, {name!r})\npool = cls({name!r}, cls.Options())\n"
         f"print(zlib.crc32(pool.read(np.array({rows.tolist()}), 32).images.tobytes()))\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )

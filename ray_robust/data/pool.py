@@ -191,11 +191,3 @@ class Task(Pool):
     def scored(self) -> str:
         """The meaning of its scores: of its images, and of the metric where that is not the task's own."""
         return self.meaning if self.metric == self.own_metric else f"{self.meaning}-{self.metric}"
-
-
-def open_pool(kind: str, name: str, options: dict) -> Pool:
-    """The source or task of that name. `options` are the spec's, less `weight` and `kind`."""
-    from ray_robust import registry
-
-    cls = registry.find(kind, name)
-    return cls(name, cls.Options(**options))
