@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ class Classes:
     labels: tuple[str, ...]
     names: tuple[str, ...]
     hierarchy: pd.DataFrame | None = None
+    below: Mapping[str, np.ndarray] | None = None
 
 
 def _folder_or_id(model: str) -> str:
@@ -106,6 +107,7 @@ class Diffusion(Source):
             classes=classes.labels,
             ids=mix_bits(mix_bits(number, 0) ^ np.repeat(bases, each), seed_of("diffusion image", self.options.seed)),
             hierarchy=classes.hierarchy,
+            below=classes.below,
             fingerprint=f"{seed_of(told):016x}",
             licence=f"made by {Path(self.options.model).name}: see the licence of that model",
             notes=(f"Made by a diffusion model ({Path(self.options.model).name}), not photographs.",),
@@ -130,7 +132,7 @@ class Diffusion(Source):
         wanted = self.options.classes
         if isinstance(wanted, dict):
             other = _of_source(wanted).catalog
-            return Classes(other.classes, other.names or other.classes, other.hierarchy)
+            return Classes(other.classes, other.names or other.classes, other.hierarchy, other.below)
         if isinstance(wanted, tuple):
             return Classes(wanted, wanted)
         path = Path(wanted)
