@@ -90,7 +90,7 @@ def measured(run: RunFolder, name: str) -> Iterator[str]:
 
 
 def hardware(facts: dict[str, Any]) -> str:
-    """`2 cores of an AMD EPYC`."""
+    """`2 cores (AMD EPYC 9R14)`, as the run noted it."""
     known = facts.get("hardware", {})
     return f"{known.get('cores', '?')} cores ({known.get('processor', 'unknown')})"
 

@@ -40,6 +40,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
         RunFolder(places.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
         tune.report({"ended": 1})
 
+    RunFolder(places.run).trial(doomed).finish([{"finetune": "of an earlier run"}], {})  # done before, with less
     monkeypatch.setattr(tuner, "_train_here", run)
     monkeypatch.setattr(tuner, "RETRIES", 1)
     monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "dying", metrics=False)

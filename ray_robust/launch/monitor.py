@@ -58,7 +58,7 @@ class Monitor:
     def ended(self, trial: str) -> None:
         """A trial is over; its folder says how."""
         folder = self.run.trial(trial)
-        failure = folder.failure() if folder.finished() is None else None
+        failure = folder.failure()  # beginning and finishing remove it: what is there is from this time
         progress = folder.storage.read_json("progress.json") or {}
         with self._lock:
             self.running.pop(trial, None)
