@@ -115,21 +115,22 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
     """Fill the stores, run the trials; returns the seconds that the trials took."""
     import analysis.__main__ as analysis
     from ray_robust.launch.cluster import connect
-    from ray_robust.launch.ingest import ingest
+    from ray_robust.launch.ingest import head_start, ingest
     from ray_robust.launch.monitor import Monitor
     from ray_robust.launch.places import Places
-    from ray_robust.launch.tuner import run_plan, slots_of, warm_up
+    from ray_robust.launch.tuner import run_plan, slots_of
 
     root = default_root()
-    with connect(address) as cluster:
+    jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}
+    with contextlib.ExitStack() as stack:
+        with head_start(list(jobs.values()), root):
+            cluster = stack.enter_context(connect(address))
         import ray
 
         slots_of(sweep.spec.resources, ray.cluster_resources())
-        loading = warm_up(sweep.spec.resources, cluster)
         with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
-            jobs = jobs_of(sweep, todo, subsets)
-            stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
-        by_key = {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
+            stores = ingest(list(jobs.values()), root)
+        by_key = dict(zip(jobs, stores, strict=True))
         if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
             subsets = draw_all(sweep, by_key)
         _write_plan(sweep, run)
@@ -140,7 +141,6 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True)
         monitor.when_ending = analysis.warm_up
-        ray.get(loading)
         begun = time.monotonic()
         with monitor.watching():
             run_plan(todo, places, sweep.spec.resources, cluster, monitor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +47,25 @@ def test_files_are_filled_wholly_and_only_once(tmp_path):
     seen.clear()
     launch.ingest(jobs, tmp_path / "store", lambda *now: seen.append(now))
     assert seen == []
+
+
+def test_what_can_be_rendered_has_a_head_start(tmp_path):
+    world, files = open_pool("source", "species", {"species": 4, "images_per_class": 50}), folder(pets(tmp_path / "a"))
+    wanted = np.arange(0, 200, 2)
+    stores = [ImageStore.open(tmp_path / "store", pool, 8) for pool in (world, files)]
+    with launch.head_start([(files, 8, None), (world, 8, wanted)], tmp_path / "store"):
+        while len(stores[0].missing(wanted)):
+            time.sleep(0.01)
+    assert (stores[0].missing() == np.arange(1, 200, 2)).all()
+    assert len(stores[1].missing()) == 10  # files may be broken: `ingest` says which
+
+
+def test_a_head_start_ends_with_its_block(tmp_path):
+    world = open_pool("source", "species", {"images_per_class": 1_000})
+    with launch.head_start([(world, 32, np.arange(200_000))], tmp_path / "store"):
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name == launch.HEAD_START]
+    assert len(ImageStore.open(tmp_path / "store", world, 32).missing(np.arange(200_000)))
 
 
 def test_every_broken_image_is_named_until_it_is_mended(tmp_path):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 SECONDS = {True: 1e-4, False: 1e-3}  # rough cost of one image by `Pool.rendered`, only to weigh Ray's start against it
 MAKING = 1.0  # seconds in which a diffusion model makes an image, as roughly
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
+HEAD_START = "head start"
 SHOWN = 20  # broken images that are named; the rest are counted
 
 
@@ -61,6 +64,34 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
             store.fill(rows, more, again=_again(store.pool))
     _refuse_broken(stores)
     return stores
+
+
+@contextmanager
+def head_start(jobs: Sequence[Job], store_root: Path) -> Iterator[None]:
+    """Render in a thread during the with-block: Ray takes seconds to start, in which its processes mostly wait.
+
+    Only what is rendered, which cannot be broken; what goes wrong here, `ingest` will meet and say.
+    """
+    over = threading.Event()
+
+    def render() -> None:
+        with suppress(UserError):
+            for pool, size, rows in jobs:
+                if not pool.rendered:
+                    continue
+                store = ImageStore.open(store_root, pool, size)
+                for block in _blocks(store.missing(rows), cpus=1):
+                    if over.is_set():
+                        return
+                    store.fill(block)
+
+    thread = threading.Thread(target=render, name=HEAD_START, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def missing(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> Iterator[tuple[ImageStore, np.ndarray]]:

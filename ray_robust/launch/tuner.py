@@ -75,19 +75,6 @@ def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster,
         give_up(name, SILENT)
 
 
-def warm_up(resources: Resources, cluster: Cluster) -> list[ray.ObjectRef]:
-    """Have the workers of this machine import torch while the driver still prepares. Ray makes an actor of a worker
-    that has nothing to do, so Tune's actors will be these once what is returned here has come."""
-    if not cluster.local or resources.workers > 1:
-        return []
-    load = ray.remote(num_cpus=0)(_load)
-    return [load.remote() for _ in range(slots_of(resources, ray.cluster_resources()))]
-
-
-def _load() -> None:
-    import ray_robust.launch.trial  # noqa: F401
-
-
 def slots_of(resources: Resources, cluster: Mapping[str, float]) -> int:
     """How many trials a cluster with these resources holds at once. Raises UserError when it is none."""
     need = {key: value * resources.workers for key, value in _worker_needs(resources).items()}
