@@ -1,6 +1,7 @@
 """How sure we are: whole trials are resampled within their group, and the baseline line is refitted each time.
 
-Owns the weights (`draw`), the lines refitted under them (`lines`), and `Estimate`, a number with an interval that
+Owns the weights (`draw`), the lines refitted under them (`lines`), `Quantity`, a number with all that makes it
+uncertain, so that weighted sums of such numbers keep what they share, and `Estimate`, a number with an interval that
 holds for few trials. Points of one trial always travel together: they share a pre-training and are not independent.
 
 Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130): each replicate weighs the G trials by a flat Dirichlet draw
@@ -17,8 +18,8 @@ add up, with Welch-Satterthwaite degrees of freedom. `tests/test_analysis_covera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,22 @@ def lines(weights: Weights, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     return slope, my + (sv - slope * su) / n - slope * mx
 
 
+def planes(weights: Weights, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares of y [points] on the columns of x [points, sets] under every replicate: intercept and slopes, float
+    [replicates, 1 + sets]. NaN where a replicate leaves no plane."""
+    if x.shape[1] == 1:
+        slopes, intercepts = lines(weights, x[:, 0], y)
+        return np.column_stack([intercepts, slopes])
+    mx, my, sets = x.mean(0), y.mean(), x.shape[1]
+    design = np.column_stack([np.ones(len(x)), x - mx])
+    outer = (design[:, :, None] * design[:, None, :]).reshape(len(x), -1)
+    sums = weights.sums(np.column_stack([outer, design * (y - my)[:, None]]))
+    square = sums[:, : (sets + 1) ** 2].reshape(-1, sets + 1, sets + 1)
+    found = np.linalg.solve(square, sums[:, (sets + 1) ** 2 :, None])[:, :, 0]
+    found[:, 0] += my - found[:, 1:] @ mx
+    return found
+
+
 def parameters(codes: np.ndarray, x: np.ndarray) -> float:
     """p of the module's docstring: 1 + the share of the variance of x [points] that lies between clusters."""
     u = x - x.mean()
@@ -89,10 +106,13 @@ def parameters(codes: np.ndarray, x: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """One independent source of error: its variance and the degrees of freedom behind it. NaN where unknown."""
+    """One independent source of error: its variance and the degrees of freedom behind it, NaN where unknown; its name
+    and how many clusters (trials, groups) it rests on are for the tables."""
 
     variance: float
     df: float
+    name: str = ""
+    clusters: int = 0
 
 
 def correction(clusters: int, p: float = 1.0) -> tuple[float, float]:
@@ -106,10 +126,63 @@ def quantile(level: float, df: float) -> float:
     return float(stdtrit(df, level)) if np.isfinite(df) else np.nan
 
 
-def part(replicates: np.ndarray, clusters: int, p: float = 1.0) -> Part:
+def part(replicates: np.ndarray, clusters: int, p: float = 1.0, name: str = "") -> Part:
     """The corrected variance of replicate estimates [replicates] that rest on that many clusters."""
     factor, df = correction(clusters, p)
-    return Part(float(np.var(replicates)) * factor, df)
+    return Part(float(np.var(replicates)) * factor, df, name, clusters)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of error that several numbers share, drawn once for all of them: the baseline's trials, the task's
+    groups. `factor` corrects the variance of replicates, `df` are its degrees of freedom."""
+
+    name: str
+    clusters: int
+    factor: float
+    df: float
+
+
+@dataclass(frozen=True, eq=False)
+class Quantity:
+    """A number and what makes it uncertain.
+
+    own     errors that no other quantity has
+    shared  per source of error the number's replicates under it, float [replicates]: those of a sum are the sums
+    twice   per source the variance that `own` holds too: it is taken off the source's
+    """
+
+    value: float
+    own: tuple[Part, ...] = ()
+    shared: Mapping[Source, np.ndarray] = field(default_factory=dict)
+    twice: Mapping[Source, float] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Every source of error by itself."""
+        return [*self.own, *(self._part(source) for source in self.shared)]
+
+    def _part(self, source: Source) -> Part:
+        left = float(np.var(self.shared[source])) * source.factor - self.twice.get(source, 0.0)
+        return Part(max(left, 0.0) if np.isfinite(left) else np.nan, source.df, source.name, source.clusters)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The number with its interval."""
+        return combine(self.value, self.parts)
+
+
+def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quantity:
+    """The sum of weights * quantities, whose own errors are independent: what they share adds up or cancels."""
+    pairs = [(q, w) for q, w in zip(quantities, weights, strict=True) if w]
+    shared: dict[Source, np.ndarray] = {}
+    twice: dict[Source, float] = {}
+    for quantity, weight in pairs:
+        for source, replicates in quantity.shared.items():
+            shared[source] = shared.get(source, 0.0) + weight * replicates
+            twice[source] = twice.get(source, 0.0) + weight**2 * quantity.twice.get(source, 0.0)
+    own = tuple(replace(part, variance=w * w * part.variance) for q, w in pairs for part in q.own)
+    return Quantity(float(sum(w * q.value for q, w in pairs)), own, shared, twice)
 
 
 @dataclass(frozen=True)
@@ -154,7 +227,7 @@ class Estimate:
 def combine(value: float, parts: Sequence[Part]) -> Estimate:
     """A sum of independent parts: variances add, degrees of freedom by Welch-Satterthwaite."""
     variance = sum(p.variance for p in parts)
-    if not np.isfinite(variance):
+    if not parts or not np.isfinite(variance):
         return Estimate(value, np.nan, np.nan)
     df = variance**2 / sum(p.variance**2 / p.df for p in parts) if variance > 0 else min(p.df for p in parts)
     return Estimate(value, float(np.sqrt(variance)), df)

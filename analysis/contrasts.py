@@ -1,25 +1,29 @@
 """Differences of ER: every group against the baseline, and every pair of groups, each with its interval and tests.
 
-Owns the contrasts table: intervals, p by Holm, equivalence within the margin, and the smallest detectable effect.
+Owns the contrasts table: intervals, p by Holm, equivalence within the margin, and the smallest detectable effect. Which
+pairs there are, and over which ID scores each is made, serves the comparison of lines (`ancova`) too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from analysis import robustness
-from analysis.bootstrap import Estimate, Weights
-from analysis.robustness import Baseline
+from analysis import bootstrap, robustness
+from analysis.bootstrap import Estimate, Quantity
+from analysis.robustness import Arm, Baseline
 
 COLUMNS = (
     "a", "b", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable", "id_low",
     "id_high",
 )  # fmt: skip
+MORE = ("low90", "high90", "se", "df", "family")
 MOST_GROUPS = 25  # beyond it (300 pairs) only the contrasts with the baseline are made: nobody reads more
+NOT_KNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -32,55 +36,68 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def contrast(
-    groups: Mapping[str, pd.DataFrame],
-    weights: Mapping[str, Weights],
-    baseline: Baseline,
-    margin: float,
-    refused: bool = False,
-) -> pd.DataFrame:
-    """One row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and for the report's own use the 90 %
-    interval (low90, high90) and the family.
+def by_family(table: pd.DataFrame, p: str, adjusted: str) -> None:
+    """Fill the column `adjusted` with Holm's adjustment of `p` within each family of the table, in place."""
+    table[adjusted] = np.nan
+    for family in table["family"].unique():
+        member = table["family"] == family
+        table.loc[member, adjusted] = holm(table.loc[member, p])
 
-    groups, weights   by name, in the order of the report; the points carry id, x, er, extrapolated
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two arms to compare, a minus b, over the ID scores low..high that both and the baseline's line have; nothing is
+    shared where low > high. The family is `baseline` where b is the baseline, else `pairs`."""
+
+    a: Arm
+    b: Arm
+    low: float
+    high: float
+    family: str
+
+
+def pairs(arms: Mapping[str, Arm], baseline: Baseline) -> Iterable[Pair]:
+    """Every arm against the baseline, then all pairs of arms, the later one less the earlier."""
+    others = [arm for arm in arms.values() if arm.name != baseline.name]
+    known = [(arm, arms[baseline.name]) for arm in others]
+    known += list(combinations(reversed(others), 2)) if len(others) <= MOST_GROUPS else []
+    for a, b in known:
+        compared = [arm.points["id"] for arm in (a, b) if arm.name != baseline.name]
+        yield Pair(
+            a,
+            b,
+            max(baseline.low, *(id_.min() for id_ in compared)),
+            min(baseline.high, *(id_.max() for id_ in compared)),
+            "baseline" if b.name == baseline.name else "pairs",
+        )
+
+
+def contrast(arms: Mapping[str, Arm], baseline: Baseline, margin: float, refused: bool = False) -> pd.DataFrame:
+    """One row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and `MORE`: the 90 % interval, the
+    standard error with its degrees of freedom, the family.
+
     A group against the baseline is the group's mean ER (the baseline's is 0 by construction), over the ID scores that
     the group and the baseline share; two groups are compared over the ID scores that both and the baseline share, so
     that no difference comes from looking at different parts of the line. Each of the two families has its own Holm
     adjustment. Where nothing is shared, or ER is `refused`, the numbers are empty.
     """
-    names = [name for name in groups if name != baseline.name]
-    rows = [_row(name, baseline.name, [name], groups, weights, baseline, margin, refused) for name in names]
-    pairs = combinations(reversed(names), 2) if len(names) <= MOST_GROUPS else ()
-    rows += [_row(a, b, [a, b], groups, weights, baseline, margin, refused) for a, b in pairs]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "low90", "high90", "family"])
-    table["p_adjusted"] = table["p_adjusted"].astype(float)
-    for family in ("baseline", "pairs"):
-        member = table["family"] == family
-        table.loc[member, "p_adjusted"] = holm(table.loc[member, "p"])
+    rows = [_row(pair, baseline, margin, refused) for pair in pairs(arms, baseline)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
+    by_family(table, "p", "p_adjusted")
     return table
 
 
-def _row(
-    a: str,
-    b: str,
-    compared: list[str],
-    groups: Mapping[str, pd.DataFrame],
-    weights: Mapping[str, Weights],
-    baseline: Baseline,
-    margin: float,
-    refused: bool,
-) -> dict[str, object]:
-    low = max(baseline.low, *(groups[name]["id"].min() for name in compared))
-    high = min(baseline.high, *(groups[name]["id"].max() for name in compared))
-    means = [robustness.mean_of(groups[name], weights[name], baseline, low, high) for name in compared]
-    known = [mean for mean in means if mean is not None]
-    if refused or len(known) < len(compared):
-        estimate = Estimate(np.nan, np.nan, np.nan)
-    else:
-        estimate = robustness.weighted(known, [1.0, -1.0][: len(known)], baseline)
+def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
+    """The difference of mean ER over the shared ID scores, or None where one of the two has no point there."""
+    compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
+    means = [robustness.mean_of(arm, baseline, pair.low, pair.high) for arm in compared]
+    known = [mean.quantity for mean in means if mean is not None]
+    return bootstrap.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
+
+
+def told(estimate: Estimate, margin: float) -> dict[str, object]:
+    """What a table of differences in percentage points says of one."""
     return {
-        "a": a,
-        "b": b,
         "delta_er": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
@@ -89,9 +106,21 @@ def _row(
         "margin": margin,
         "equivalent": estimate.equivalent(margin),
         "smallest_detectable": estimate.smallest_detectable,
-        "id_low": low if low <= high else np.nan,
-        "id_high": high if low <= high else np.nan,
         "low90": estimate.inner[0],
         "high90": estimate.inner[1],
-        "family": "baseline" if len(compared) == 1 else "pairs",
+        "se": estimate.se,
+        "df": estimate.df,
+    }
+
+
+def _row(pair: Pair, baseline: Baseline, margin: float, refused: bool) -> dict[str, object]:
+    found = None if refused else difference(pair, baseline)
+    shared = pair.low <= pair.high
+    return {
+        "a": pair.a.name,
+        "b": pair.b.name,
+        **told(NOT_KNOWN if found is None else found.estimate, margin),
+        "id_low": pair.low if shared else np.nan,
+        "id_high": pair.high if shared else np.nan,
+        "family": pair.family,
     }

@@ -1,22 +1,24 @@
 """Effective robustness: how far a point lies above what the baseline trend expects at its ID score.
 
-Owns `Baseline` (the reference line with its replicates), ER per point, and `Mean`, the mean ER of some points with what
-is needed to put an interval on it or on any weighted sum of such means. ER is in percentage points everywhere.
+Owns `Baseline` (the reference line with its replicates), `Arm` (a group's points with all that is drawn for them), ER
+per point, and the numbers that contrasts are made of: the mean ER of an arm, and its own line. ER is in percentage
+points everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
-from analysis.bootstrap import Estimate, Part, Weights
+from analysis.bootstrap import Quantity, Source, Weights
+from analysis.groups import Resampled
 from analysis.trend import Line, Scale
 
-KNOTS = 257  # the refitted lines are kept at so many ID scores; linear in between is exact to 0.001 points of ER
+KNOTS = 129  # the bands of the line are drawn through so many ID scores
 PP = 100.0  # scores are fractions, ER is percentage points
 
 
@@ -26,10 +28,11 @@ class Baseline:
 
     name      the group it was fitted on
     low, high the lowest and highest ID score it was fitted on; outside them there is no ER, only extrapolation
-    knots     float [KNOTS], transformed ID scores over that range
-    curves    float [replicates, KNOTS], the expected OOD score (a fraction) at each knot under each replicate
-    heights   float [replicates, KNOTS], the same on the transformed axis
-    clusters, p   what the replicates rest on (see `bootstrap`)
+    ids       its ranges, one per ID set: (column, lowest, highest), transformed; a point outside of one is outside
+    shares    float [sets], how the ID sets make the axis (see `trend.shares`)
+    changes   float [replicates, 1 + sets], the refitted coefficients less the fitted ones
+    source    the line as a source of error
+    p         the parameters that its trials pay for (see `bootstrap`)
     """
 
     name: str
@@ -37,37 +40,57 @@ class Baseline:
     line: Line
     low: float
     high: float
-    knots: np.ndarray
-    curves: np.ndarray
-    heights: np.ndarray
+    ids: tuple[tuple[str, float, float], ...]
+    shares: np.ndarray
+    changes: np.ndarray
+    source: Source
     weights: Weights
     p: float
 
-    def part(self, replicates: np.ndarray) -> Part:
-        """The part of an estimate's error that comes from the line: `replicates` differ only in the line."""
-        return bootstrap.part(replicates, self.weights.clusters, self.p)
+    def gradient(self, points: pd.DataFrame) -> np.ndarray:
+        """What one unit of every coefficient does to the expected OOD score of each point: float [points, 1 + sets].
 
-    def knot_weights(self, x: np.ndarray) -> np.ndarray:
-        """Weights float [KNOTS] with which the knots of a curve give its mean over the points x, by linear
-        interpolation: so a replicate costs the same for ten points and for a million."""
-        position = np.clip((x - self.knots[0]) / (self.knots[1] - self.knots[0]), 0, KNOTS - 1)
-        left = np.minimum(position.astype(int), KNOTS - 2)
-        right_share = position - left
-        total = np.bincount(left, 1 - right_share, KNOTS) + np.bincount(left + 1, right_share, KNOTS)
-        return total / len(x)
+        The refitted lines enter errors through it, to first order: a replicate then costs the same for ten points and
+        for a million, and any number of ID sets goes the same way.
+        """
+        rate = self.scale.rate(self.line.at(points["x"].to_numpy()))
+        columns = [points[name].to_numpy() for name, _, _ in self.ids]
+        return rate[:, None] * np.column_stack([np.ones(len(points)), *columns])
 
-    def band(self) -> pd.DataFrame:
+    def outside(self, points: pd.DataFrame) -> np.ndarray:
+        """Which points lie beyond the scores that the line was fitted on, on any ID set: bool [points]."""
+        found = np.zeros(len(points), bool)
+        for name, low, high in self.ids:
+            found |= ((points[name] < low) | (points[name] > high)).to_numpy()
+        return found
+
+    def band(self, arm: Arm) -> pd.DataFrame:
         """The line with its mean band (where the line itself is) and its prediction band (where a new baseline point
         is), both 95 % and pointwise: id, expected_ood, mean_low, mean_high, prediction_low, prediction_high; fractions.
+
+        `arm` is the baseline's own. With several ID sets each moves along with the axis as it does in the baseline.
         """
-        factor, df = bootstrap.correction(self.weights.clusters, self.p)
-        t = bootstrap.quantile(bootstrap.TWO_SIDED, df)
-        height, variance = self.line.at(self.knots), np.var(self.heights, axis=0) * factor
+        points = arm.points
+        x = points["x"].to_numpy()
+        knots = np.linspace(x.min(), x.max(), KNOTS)
+        height, variance, spread = self.line.at(knots), np.zeros(KNOTS), x - x.mean()
+        columns = [
+            points[name].mean() + (knots - x.mean()) * (spread @ points[name].to_numpy()) / (spread @ spread)
+            for name, _, _ in self.ids
+        ]
+        at = np.column_stack([np.ones(KNOTS), *columns])
+        parts = [(self.source, self.changes @ at.T)]
+        parts += [(r.source, r.lines[1][:, None] + r.lines[0][:, None] * knots) for r in arm.redrawn]
+        each = [np.var(heights, axis=0) * source.factor for source, heights in parts]
+        variance = np.sum(each, axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            df = variance**2 / np.sum([v**2 / s.df for v, (s, _) in zip(each, parts, strict=True)], axis=0)
+        t = np.array([bootstrap.quantile(bootstrap.TWO_SIDED, d) for d in df])
         reach, wide = t * np.sqrt(variance), t * np.sqrt(variance + self.line.variance)
         back = self.scale.inverse
         return pd.DataFrame(
             {
-                "id": back(self.knots),
+                "id": back(knots),
                 "expected_ood": back(height),
                 "mean_low": back(height - reach),
                 "mean_high": back(height + reach),
@@ -77,15 +100,18 @@ class Baseline:
         )
 
 
-def baseline_of(points: pd.DataFrame, name: str, scale: Scale, line: Line, weights: Weights) -> Baseline:
-    """The baseline from its points (columns id, x, y: the ID score and both transformed scores)."""
-    x, y = points["x"].to_numpy(), points["y"].to_numpy()
-    slopes, intercepts = bootstrap.lines(weights, x, y)
-    knots = np.linspace(x.min(), x.max(), KNOTS)
-    heights = intercepts[:, None] + slopes[:, None] * knots
-    low, high = points["id"].min(), points["id"].max()
+def baseline_of(arm: Arm, scale: Scale, line: Line, axes: Sequence[str], shares: np.ndarray) -> Baseline:
+    """The baseline from its arm (columns id, x, y and the transformed ID sets `axes`) and the line through it."""
+    points, weights = arm.points, arm.weights
+    columns, x, y = points[list(axes)].to_numpy(float), points["x"].to_numpy(), points["y"].to_numpy()
+    line = replace(line, variance=line.variance * (line.n - 2) / max(line.n - 1 - len(axes), 1))
+    fitted = np.array([line.intercept, *(line.slope * shares)])
+    changes = bootstrap.planes(weights, columns, y) - fitted
     p = bootstrap.parameters(weights.codes, x)
-    return Baseline(name, scale, line, low, high, knots, scale.inverse(heights), heights, weights, p)
+    source = Source("baseline line", weights.clusters, *bootstrap.correction(weights.clusters, p))
+    ranges = tuple((str(c), float(points[c].min()), float(points[c].max())) for c in axes)
+    low, high = float(points["id"].min()), float(points["id"].max())
+    return Baseline(arm.name, scale, line, low, high, ranges, shares, changes, source, weights, p)
 
 
 def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
@@ -95,51 +121,177 @@ def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
     only: how one fine-tuned model would come out again is not known from one model. Outside the baseline's ID range the
     expectation is an extrapolation, the point is marked and its interval left empty.
     """
-    x = points["x"].to_numpy()
-    expected = baseline.scale.inverse(baseline.line.at(x))
+    expected = baseline.scale.inverse(baseline.line.at(points["x"].to_numpy()))
     er = PP * (points["ood"].to_numpy() - expected)
-    outside = ((points["id"] < baseline.low) | (points["id"] > baseline.high)).to_numpy()
-    factor, df = bootstrap.correction(baseline.weights.clusters, baseline.p)
-    error = np.interp(x, baseline.knots, np.sqrt(np.var(baseline.curves, axis=0) * factor))
-    reach = np.where(outside, np.nan, PP * bootstrap.quantile(bootstrap.TWO_SIDED, df) * error)
+    outside, gradient = baseline.outside(points), baseline.gradient(points)
+    covariance = np.atleast_2d(np.cov(baseline.changes, rowvar=False, bias=True)) * baseline.source.factor
+    error = np.sqrt(np.einsum("ij,jk,ik->i", gradient, covariance, gradient))
+    reach = PP * bootstrap.quantile(bootstrap.TWO_SIDED, baseline.source.df) * np.where(outside, np.nan, error)
     return points.assign(expected_ood=expected, er=er, er_low=er - reach, er_high=er + reach, extrapolated=outside)
 
 
 @dataclass(frozen=True, eq=False)
-class Mean:
-    """The mean ER of some points of one group. `own` is its error from that group's trials with the line held fixed,
-    `by_line` float [replicates] the mean under each refitted line with the trials held fixed."""
+class Redrawn:
+    """Points under draws of the task's groups, the baseline's line refitted in each.
 
-    value: float
+    x, y    float [points, replicates] or [points, 1] where the draw leaves them alone, transformed scores
+    er      float [points, replicates], percentage points
+    lines   the baseline's slopes and intercepts, float [replicates] each
+    """
+
+    source: Source
+    x: np.ndarray
+    y: np.ndarray
+    er: np.ndarray
+    lines: tuple[np.ndarray, np.ndarray]
+
+    def of(self, rows: np.ndarray) -> Redrawn:
+        """The same for some of the points."""
+        return replace(self, x=self.x[rows], y=self.y[rows], er=self.er[rows])
+
+
+def redraw(points: pd.DataFrame, resampled: Resampled, baseline: str, scale: Scale, clip: Mapping) -> Redrawn:
+    """Transformed scores and ER of all points under every draw of `resampled` (rows aligned with `points`), the
+    baseline's line refitted to the scores of the same draw. `clip` moves scores off 0 and 1, by column."""
+    given = {"id": resampled.id, "ood": resampled.ood}
+    moved = {
+        side: clip[side](points[side].to_numpy(float)[:, None] if scores is None else scores)
+        for side, scores in given.items()
+    }
+    x, y = scale.h(moved["id"]), scale.h(moved["ood"])
+    own = (points["group"] == baseline).to_numpy()
+    slopes, intercepts = least_squares(x[own], y[own])
+    ood = points["ood"].to_numpy(float)[:, None] if resampled.ood is None else resampled.ood
+    er = PP * (ood - scale.inverse(intercepts + slopes * x))
+    return Redrawn(resampled.source, x, y, er, (slopes, intercepts))
+
+
+def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and intercepts of y on x along the first axis, [replicates] each; NaN where every x is the same."""
+    mx, my = x.mean(0), y.mean(0)
+    u = x - mx
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = (u * (y - my)).sum(0) / (u * u).sum(0)
+    return slopes, my - slopes * mx
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """A group of the study: its points (with x, y, er, extrapolated), the weights of its trials, and its points under
+    draws of the task's groups. Rows of all three are aligned."""
+
+    name: str
+    points: pd.DataFrame
+    weights: Weights
+    redrawn: tuple[Redrawn, ...] = ()
+
+    @property
+    def trials(self) -> int:
+        return self.weights.clusters
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean ER of some points of one group, of so many points and trials."""
+
+    quantity: Quantity
     points: int
     trials: int
-    own: Part
-    by_line: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return self.quantity.value
 
 
-def mean_of(points: pd.DataFrame, weights: Weights, baseline: Baseline, low: float, high: float) -> Mean | None:
-    """Mean ER of those points of a group whose ID score lies in low..high (inside the baseline's range), or None.
+def mean_of(arm: Arm, baseline: Baseline, low: float, high: float, chosen: np.ndarray | None = None) -> Mean | None:
+    """Mean ER of those points of an arm whose ID score lies in low..high (inside the baseline's range), or None.
 
-    `points` are all points of the group, in the order that `weights` was drawn for. The mean is over points; its error
-    is over trials. For the baseline itself both errors are one and the same draw, and are taken together.
+    `chosen` bool [points] restricts it further. The mean is over points; its error is over trials, the baseline's line
+    and the task's groups. For the baseline itself the first two are one and the same draw, and are taken together.
     """
+    points = arm.points
     inside = (points["id"].between(low, high) & ~points["extrapolated"]).to_numpy()
+    if chosen is not None:
+        inside = inside & chosen
     if not inside.any():
         return None
+    codes, count = arm.weights.codes, int(inside.sum())
     er = np.where(inside, points["er"].to_numpy(), 0.0)
-    trials = len(np.unique(weights.codes[inside]))
-    replicates = weights.sums(er) / weights.sums(inside.astype(float))
-    curves = PP * (baseline.curves @ baseline.knot_weights(points["x"].to_numpy()[inside]))
-    by_line = er.sum() / inside.sum() + curves.mean() - curves
-    own = bootstrap.part(replicates, trials)
-    if points["group"].iloc[0] == baseline.name:
-        own, by_line = bootstrap.part(replicates + by_line - by_line.mean(), trials, baseline.p), np.zeros_like(curves)
-    return Mean(float(er.sum() / inside.sum()), int(inside.sum()), trials, own, by_line)
+    trials = len(np.unique(codes[inside]))
+    replicates = arm.weights.sums(er) / arm.weights.sums(inside.astype(float))
+    by_line = -PP * (baseline.changes @ baseline.gradient(points.loc[inside]).mean(0))
+    shared, twice = {}, {}
+    for drawn in arm.redrawn:
+        shared[drawn.source], twice[drawn.source] = _under_groups(drawn, inside, codes)
+    name = f"trials of {arm.name}"
+    if arm.name == baseline.name:
+        own = bootstrap.part(replicates + by_line, trials, baseline.p, name)
+    else:
+        own, shared[baseline.source] = bootstrap.part(replicates, trials, name=name), by_line
+    return Mean(Quantity(float(er.sum() / count), (own,), shared, twice), count, trials)
 
 
-def weighted(means: Sequence[Mean], weights: Sequence[float], baseline: Baseline) -> Estimate:
-    """sum of weights * means, with an interval: every group's own error, and the line's, which they share."""
-    parts = [Part(w * w * m.own.variance, m.own.df) for w, m in zip(weights, means, strict=True) if w]
-    shared = sum(w * m.by_line for w, m in zip(weights, means, strict=True))
-    value = float(sum(w * m.value for w, m in zip(weights, means, strict=True)))
-    return bootstrap.combine(value, [*parts, baseline.part(shared)])
+def _under_groups(drawn: Redrawn, inside: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """The mean ER under draws of groups, float [replicates], and the variance in it that the spread between trials
+    holds too: how differently trials of one arm take to one draw (the interaction of trial and group).
+
+    The spread between trials is seen on one set of groups and so contains that interaction; the draws contain it again.
+    It is taken off once, as two-way clustering does (Cameron, Gelbach and Miller 2011).
+    """
+    er, codes = drawn.er[inside], np.unique(codes[inside], return_inverse=True)[1]
+    size = np.bincount(codes)
+    by_trial = np.zeros((len(size), er.shape[1]))
+    np.add.at(by_trial, codes, er)
+    mean, share = er.mean(0), size / size.sum()
+    if len(size) < 2:
+        return mean, 0.0
+    apart = np.var(by_trial / size[:, None] - mean, axis=1)
+    return mean, float((share**2) @ apart) * len(size) / (len(size) - 1) * drawn.source.factor
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLine:
+    """The line of an arm's own points under every kind of draw, as (slope, intercept) replicates.
+
+    trials   of its trials, with the factor and degrees of freedom of `source`
+    groups   of the task's groups, per source
+    """
+
+    arm: str
+    line: Line
+    source: Source
+    trials: tuple[np.ndarray, np.ndarray]
+    groups: Mapping[Source, tuple[np.ndarray, np.ndarray]]
+
+    def quantity(self, slope: float, intercept: float, value: float) -> Quantity:
+        """The quantity of that value that moves by `slope` per unit of the slope, `intercept` per unit of the other."""
+
+        def moved(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            return slope * pair[0] + intercept * pair[1]
+
+        variance = float(np.var(moved(self.trials))) * self.source.factor
+        own = bootstrap.Part(variance, self.source.df, self.source.name, self.source.clusters)
+        return Quantity(value, (own,), {source: moved(pair) for source, pair in self.groups.items()})
+
+    @property
+    def slope(self) -> Quantity:
+        return self.quantity(1.0, 0.0, self.line.slope)
+
+    @property
+    def intercept(self) -> Quantity:
+        return self.quantity(0.0, 1.0, self.line.intercept)
+
+    def score_at(self, x: float, scale: Scale) -> Quantity:
+        """The OOD score that the line has at the transformed ID score x, in percentage points."""
+        height = float(self.line.at(x))
+        rate = PP * float(scale.rate(np.float64(height)))
+        return self.quantity(rate * x, rate, PP * float(scale.inverse(np.float64(height))))
+
+
+def own_line(arm: Arm, line: Line) -> OwnLine:
+    """The arm's line with what resampling its trials, and the task's groups, does to it."""
+    x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
+    p = bootstrap.parameters(arm.weights.codes, x)
+    source = Source(f"trials of {arm.name}", arm.trials, *bootstrap.correction(arm.trials, p))
+    groups = {drawn.source: least_squares(drawn.x, drawn.y) for drawn in arm.redrawn}
+    return OwnLine(arm.name, line, source, bootstrap.lines(arm.weights, x, y), groups)

@@ -5,38 +5,58 @@ Owns the order of the steps and the shape of the tables; every number is made in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, checks, contrasts, factors, robustness
-from analysis.bootstrap import Estimate, Weights
-from analysis.factors import FACTORS, Factor
-from analysis.robustness import Baseline, Mean
+from analysis import ancova, bootstrap, checks, contrasts, factors, groups, robustness
+from analysis.factors import FACTORS, Factor, Regression
+from analysis.groups import Counts, Resampled
+from analysis.robustness import Arm, Baseline, Mean, OwnLine
 from analysis.table import Options, Table
-from analysis.trend import SCALES, clip, fit
+from analysis.trend import SCALES, Scale, clip, fit, shares
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
     "id_min", "id_max", "clipped",
 )  # fmt: skip
 GROUPS = ("group", "n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated", "id_low", "id_high")
-NOT_KNOWN = Estimate(np.nan, np.nan, np.nan)
+ERRORS = ("group", "source", "clusters", "se", "df")
+PROGRESS = ("group", "epoch", "er", "id", "ood", "points", "trials", "er_low", "er_high")
+ID_SETS = ("id_set", "share", "slope", "slope_low", "slope_high", "id_min", "id_max")
+MOST_EPOCHS = 200  # that ER is followed along
+CONTRASTS, ANCOVA, AT_IDS = (*contrasts.COLUMNS, *contrasts.MORE), ancova.COLUMNS, ancova.AT_ID
+LEFT_OUT = ("trial", "group", "task", "reason")
+
+
+def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
+    return partial(pd.DataFrame, columns=list(columns))
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """Everything that is known about one task. Scores are fractions, every ER is in percentage points.
 
-    points      one row per point, with expected_ood, er, er_low, er_high, extrapolated, clipped (groups in order)
+    points      one row per point, with expected_ood, er, er_low, er_high, extrapolated, clipped, and `cook`, Cook's
+                distance of the baseline's points (groups in order)
     trends      one row per group and scale, the baseline first
     groups      mean ER per group: columns `GROUPS`; n_used points lie in the baseline's range and enter the mean
-    contrasts   see `analysis.contrasts`
-    progress    mean ER by group and epoch, empty unless there are several epochs
+    contrasts   see `analysis.contrasts`: `COLUMNS` and `MORE`
+    factors     the slopes of `regression` that are per tenfold of a number
+    influence, selection   see `analysis.checks`
+    progress    mean ER by group and epoch with its interval, columns `PROGRESS`, empty unless there are several epochs
     band        the baseline line with both bands (see `Baseline.band`), empty without a line
     baseline    None where no line can be fitted; `refused` says that its R^2 is under the floor
+    errors      what the interval of each group's mean ER is made of, columns `ERRORS`: a row per source of error
+                ("trials of GROUP", "baseline line", "ID groups", "OOD groups"), se in percentage points
+    ancova      slopes, then heights, of the lines of every pair: see `analysis.ancova.COLUMNS`
+    at_ids      where slopes differ, the contrast at three ID scores: see `analysis.ancova.AT_ID`
+    regression  every factor of the sweep together: see `analysis.factors.Regression`
+    id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
+    target      one sentence: which repetition of the study the intervals speak of
     """
 
     task: str
@@ -44,16 +64,22 @@ class Analysis:
     points: pd.DataFrame
     trends: pd.DataFrame
     groups: pd.DataFrame
-    contrasts: pd.DataFrame
-    factors: list[Factor]
-    influence: pd.DataFrame
-    selection: pd.DataFrame
-    progress: pd.DataFrame
-    band: pd.DataFrame
-    baseline: Baseline | None
-    refused: bool
     left_out: pd.DataFrame
+    target: str
     warnings: list[str] = field(default_factory=list)
+    contrasts: pd.DataFrame = field(default_factory=_empty(CONTRASTS))
+    factors: list[Factor] = field(default_factory=list)
+    influence: pd.DataFrame = field(default_factory=_empty(checks.INFLUENCE))
+    selection: pd.DataFrame = field(default_factory=_empty(checks.SELECTION))
+    progress: pd.DataFrame = field(default_factory=pd.DataFrame)
+    band: pd.DataFrame = field(default_factory=pd.DataFrame)
+    baseline: Baseline | None = None
+    refused: bool = True
+    errors: pd.DataFrame = field(default_factory=_empty(ERRORS))
+    ancova: pd.DataFrame = field(default_factory=_empty(ANCOVA))
+    at_ids: pd.DataFrame = field(default_factory=_empty(AT_IDS))
+    regression: Regression = field(default_factory=Regression)
+    id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
 
 
 def analyse_all(table: Table, options: Options) -> list[Analysis]:
@@ -61,10 +87,12 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
     tasks = list(dict.fromkeys([*table.points["task"], *table.left_out["task"].dropna()])) or ["task"]
     found = []
     for task in tasks:
-        points = table.points.loc[table.points["task"] == task].reset_index(drop=True)
+        own = (table.points["task"] == task).to_numpy()
         # a trial that failed before it could name its task is missing from every one of them
         missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
-        found.append(analyse(task, points, options, missing, table.warnings))
+        points = table.points.loc[own].reset_index(drop=True)
+        counts, said = table.counts(points) if table.counts else (None, [])
+        found.append(analyse(task, points, options, missing, (*table.warnings, *said), counts))
     return found
 
 
@@ -74,72 +102,138 @@ def analyse(
     options: Options,
     left_out: pd.DataFrame | None = None,
     warnings: tuple[str, ...] = (),
+    counts: Mapping[str, Counts] | None = None,
 ) -> Analysis:
-    """The analysis of one task. `points` has trial, group, id, ood (see `analysis.table.Table`).
+    """The analysis of one task. `points` has trial, group, id, ood (see `analysis.table.Table`); `counts`, where they
+    are kept, what each point predicted per group of the task, for "id" and "ood", rows aligned with `points`.
 
     Never raises for lack of points: what cannot be known is NaN, and a warning says why.
     """
-    scale = SCALES[options.scale]
-    names = ordered_groups(points, options.baseline)
-    points = _transformed(points, options.scale)
-    by_group = {name: points.loc[points["group"] == name].reset_index(drop=True) for name in names}
-    weights = {
-        name: bootstrap.draw(group["trial"], f"{task}/{name}", options.replicates, options.seed)
-        for name, group in by_group.items()
-    }
+    left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
     notes = list(warnings)
-    trends = _trends(by_group, weights)
-    reference = by_group.get(options.baseline)
-    line = None if reference is None else fit(reference["x"].to_numpy(), reference["y"].to_numpy())
-    left_out = pd.DataFrame(columns=["trial", "group", "task", "reason"]) if left_out is None else left_out
-    if line is None:
-        count = 0 if reference is None else len(reference)
-        notes.append(
-            f"no effective robustness: the baseline {options.baseline!r} has {count} points, too few for a line"
-            if count < 3
-            else f"no effective robustness: every point of the baseline {options.baseline!r} has the same ID score"
-        )
-        empty = points.assign(expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False)
-        return Analysis(
-            task, options, empty, trends, _group_rows(by_group, {}, {}), pd.DataFrame(columns=list(contrasts.COLUMNS)),
-            [], pd.DataFrame(columns=list(checks.INFLUENCE)), pd.DataFrame(columns=list(checks.SELECTION)),
-            pd.DataFrame(), pd.DataFrame(), None, True, left_out, notes + _count_notes(empty, left_out, None),
-        )  # fmt: skip
+    resampled, said = _resampled(task, points, counts, options)
+    notes += said
+    names = ordered_groups(points, options.baseline)
+    rows = {name: np.flatnonzero(points["group"] == name) for name in names}
+    weights = {
+        name: bootstrap.draw(points["trial"].iloc[own], f"{task}/{name}", options.replicates, options.seed)
+        for name, own in rows.items()
+    }
 
-    baseline = robustness.baseline_of(reference, options.baseline, scale, line, weights[options.baseline])
-    by_group = {name: robustness.per_point(group, baseline) for name, group in by_group.items()}
-    points = pd.concat(by_group.values(), ignore_index=True)
-    refused = not line.r2 >= options.min_r2
+    def arms_on(scale: Scale) -> dict[str, Arm]:
+        moved = transformed(points, scale, options)
+        redrawn = [robustness.redraw(moved, r, options.baseline, scale, _clips(points, scale)) for r in resampled]
+        return {
+            name: Arm(name, moved.iloc[own].reset_index(drop=True), weights[name], tuple(r.of(own) for r in redrawn))
+            for name, own in rows.items()
+        }
+
+    trends = []
+    for name, scale in SCALES.items():
+        arms = arms_on(scale)
+        lines = {arm.name: line for arm in arms.values() if (line := _line(arm)) is not None}
+        trends.append(_trends(arms, lines, scale))
+        if name == options.scale:
+            chosen = arms, lines
+    arms, lines = chosen
+    parts = [arm.points for arm in arms.values()]
+    points = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
+    known = Analysis(task, options, points, pd.concat(trends, ignore_index=True), _group_rows(arms, {}), left_out,
+                     _target(options, resampled))  # fmt: skip
+    if options.baseline not in lines:
+        return _without_line(known, arms, notes)
+
+    reference = arms[options.baseline]
+    baseline = robustness.baseline_of(
+        reference, SCALES[options.scale], lines[options.baseline].line, options.axes, _shares(reference.points, options)
+    )
+    refused = not baseline.line.r2 >= options.min_r2
     if refused:
         notes.append(
-            f"R^2 of the baseline line is {line.r2:.2f}, under the floor of {options.min_r2:g}: no verdict on "
+            f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: no verdict on "
             "effective robustness is given"
         )
-    means: dict[str, Mean] = {}
-    for name, group in by_group.items():
-        mean = robustness.mean_of(group, weights[name], baseline, baseline.low, baseline.high)
-        if mean is not None and not refused:
-            means[name] = mean
-    estimates = {name: robustness.weighted([mean], [1.0], baseline) for name, mean in means.items()}
-    trend_over, left = factors.factors(by_group, means, baseline)
-    notes += left + _count_notes(points, left_out, baseline) + _few_trials(by_group, weights, options.unit)
-    return Analysis(
-        task=task,
-        options=options,
+    arms = {name: replace(arm, points=robustness.per_point(arm.points, baseline)) for name, arm in arms.items()}
+    arms[options.baseline] = reference = replace(
+        arms[options.baseline],
+        points=arms[options.baseline].points.assign(cook=checks.cook(reference.points, baseline)),
+    )
+    points = pd.concat([arm.points for arm in arms.values()], ignore_index=True)
+    means = {} if refused else {
+        name: mean for name, arm in arms.items()
+        if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
+    }  # fmt: skip
+    regression = Regression() if refused else factors.factors(arms, baseline)
+    compared = ancova.ancova(arms, lines, baseline)
+    notes += regression.notes + _count_notes(points, left_out, baseline) + _few_trials(arms, options.unit)
+    return replace(
+        known,
         points=points,
-        trends=trends,
-        groups=_group_rows(by_group, means, estimates),
-        contrasts=contrasts.contrast(by_group, weights, baseline, options.margin, refused),
-        factors=trend_over,
-        influence=checks.influence(by_group, weights, baseline),
-        selection=checks.selection(by_group),
-        progress=_progress(points),
-        band=baseline.band(),
+        groups=_group_rows(arms, means),
+        warnings=notes,
+        contrasts=contrasts.contrast(arms, baseline, options.margin, refused),
+        factors=[factor for factor in regression.factors if factor.per == "tenfold"],
+        influence=checks.influence(arms, baseline),
+        selection=checks.selection(arms),
+        progress=_progress(arms, baseline, refused),
+        band=baseline.band(reference),
         baseline=baseline,
         refused=refused,
-        left_out=left_out,
-        warnings=notes,
+        errors=_errors(means),
+        ancova=compared,
+        at_ids=ancova.at_ids(arms, lines, baseline, compared, options.margin),
+        regression=regression,
+        id_sets=_id_sets(reference.points, baseline, options),
     )
+
+
+def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) -> Analysis:
+    """What is left to say when the baseline makes no line."""
+    name = known.options.baseline
+    count = len(arms[name].points) if name in arms else 0
+    why = (
+        f"has {count} points, too few for a line" if count < 3
+        else "has ID sets that cannot be told apart: they make no plane" if len(known.options.axes) > 1
+        else None
+    )  # fmt: skip
+    notes.append(
+        f"no effective robustness: the baseline {name!r} {why}" if why
+        else f"no effective robustness: every point of the baseline {name!r} has the same ID score"
+    )  # fmt: skip
+    empty = known.points.assign(
+        expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
+    )
+    return replace(known, points=empty, warnings=notes + _count_notes(empty, known.left_out, None))
+
+
+def _resampled(
+    task: str, points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options
+) -> tuple[list[Resampled], list[str]]:
+    """Every point's scores under draws of the task's groups, where its counts are kept and give its very scores."""
+    if counts is None or not len(points) or not (points["group"] == options.baseline).any():
+        return [], []
+    metrics = set(points["metric"]) if "metric" in points else set()
+    metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
+    if metric not in groups.METRICS:
+        return [], ["the metric is not one that counts per group can give: intervals speak of the groups tested only"]
+    for side in groups.SIDES:
+        again = groups.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
+        if not np.allclose(again, points[side], rtol=0, atol=1e-9):
+            return [], [
+                f"the counts per group do not give the {side} scores: intervals speak of the groups tested only"
+            ]
+    return groups.resample(counts, metric, task, options.replicates, options.seed)
+
+
+def _target(options: Options, resampled: list[Resampled]) -> str:
+    drawn = {
+        "ID groups": "test groups in distribution",
+        "OOD groups": "test groups under shift",
+        "groups": "test groups",
+    }
+    others = [f"other {options.unit}s", *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
+    same = "" if len(resampled) else " and the same test images"
+    return f"Intervals speak of the study repeated with {', '.join(others)}{same}."
 
 
 def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
@@ -157,71 +251,123 @@ def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
     return ([baseline] if baseline in levels else []) + names
 
 
-def _transformed(points: pd.DataFrame, scale_name: str) -> pd.DataFrame:
-    """`points` with x = h(ID), y = h(OOD) and whether clipping moved the point."""
-    scale = SCALES[scale_name]
-    id_, ood = clipped_scores(points)
-    moved = (id_ != points["id"]) | (ood != points["ood"])
+def transformed(points: pd.DataFrame, scale: Scale, options: Options) -> pd.DataFrame:
+    """`points` with x = h(ID), y = h(OOD) and whether clipping moved the point.
+
+    Several ID sets are transformed to the columns `options.axes`; x is then their axis (see `trend.shares`), made of
+    the baseline's plane, and `id` the score that it stands for. Without such a plane they count alike.
+    """
+    moved = {name: clipped(points, name, scale) for name in (*options.ids, "ood")}
+    touched = np.zeros(len(points), bool)
+    for name, values in moved.items():
+        touched |= values != points[name].to_numpy(float)
+    seen = points.assign(**{axis: scale.h(moved[name]) for axis, name in zip(options.axes, options.ids, strict=True)},
+                         y=scale.h(moved["ood"]), clipped=touched)  # fmt: skip
+    if len(options.ids) == 1:
+        return seen
+    share = _shares(seen.loc[seen["group"] == options.baseline], options)
+    x = seen[list(options.axes)].to_numpy() @ share
+    return seen.assign(x=x, id=scale.inverse(x))
+
+
+def _shares(reference: pd.DataFrame, options: Options) -> np.ndarray:
+    """How the ID sets make the axis, from the baseline's transformed points."""
+    found = shares(reference[list(options.axes)].to_numpy(float), reference["y"].to_numpy(float))
+    return np.full(len(options.axes), 1 / len(options.axes)) if found is None else found
+
+
+def clipped(points: pd.DataFrame, column: str, scale: Scale) -> np.ndarray:
+    """Scores moved off 0 and 1 by half an example of their split (columns id_images, ood_images), where h needs it."""
+    values = points[column].to_numpy(float)
+    return clip(values, _examples(points, column)) if scale.bounded else values
+
+
+def _clips(points: pd.DataFrame, scale: Scale) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """The same for scores made again, per side."""
     if not scale.bounded:
-        return points.assign(x=points["id"].astype(float), y=points["ood"].astype(float), clipped=False)
-    return points.assign(x=scale.h(id_.to_numpy()), y=scale.h(ood.to_numpy()), clipped=moved)
+        return dict.fromkeys(groups.SIDES, np.asarray)
+    return {side: partial(clip, examples=_examples(points, side)) for side in groups.SIDES}
 
 
-def clipped_scores(points: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """ID and OOD scores moved off 0 and 1 by half an example of their split (columns id_images, ood_images)."""
-    moved = []
-    for score, size in (("id", "id_images"), ("ood", "ood_images")):
-        known = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
-        examples = int(known) if np.isfinite(known) and known > 0 else None
-        moved.append(pd.Series(clip(points[score].to_numpy(float), examples), index=points.index))
-    return moved[0], moved[1]
+def _examples(points: pd.DataFrame, column: str) -> int | None:
+    size = f"{column}_images"
+    known = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
+    return int(known) if np.isfinite(known) and known > 0 else None
 
 
-def _trends(by_group: Mapping[str, pd.DataFrame], weights: Mapping[str, Weights]) -> pd.DataFrame:
+def _line(arm: Arm) -> OwnLine | None:
+    line = fit(arm.points["x"].to_numpy(), arm.points["y"].to_numpy())
+    return None if line is None else robustness.own_line(arm, line)
+
+
+def _trends(arms: Mapping[str, Arm], lines: Mapping[str, OwnLine], scale: Scale) -> pd.DataFrame:
     rows = []
-    for scale_name in SCALES:
-        for name, group in by_group.items():
-            p = _transformed(group, scale_name)
-            x, y = p["x"].to_numpy(), p["y"].to_numpy()
-            line = fit(x, y)
-            slope = intercept = NOT_KNOWN
-            if line is not None:
-                slopes, intercepts = bootstrap.lines(weights[name], x, y)
-                count, parameters = weights[name].clusters, bootstrap.parameters(weights[name].codes, x)
-                slope = bootstrap.combine(line.slope, [bootstrap.part(slopes, count, parameters)])
-                intercept = bootstrap.combine(line.intercept, [bootstrap.part(intercepts, count, parameters)])
-            rows.append(
-                (
-                    name, scale_name, len(p), slope.value, slope.low, slope.high, intercept.value, intercept.low,
-                    intercept.high, line.r2 if line else np.nan, p["id"].min(), p["id"].max(), int(p["clipped"].sum()),
-                )
-            )  # fmt: skip
+    for name, arm in arms.items():
+        p, own = arm.points, lines.get(name)
+        slope = own.slope.estimate if own else contrasts.NOT_KNOWN
+        intercept = own.intercept.estimate if own else contrasts.NOT_KNOWN
+        rows.append(
+            (
+                name, scale.name, len(p), slope.value, slope.low, slope.high, intercept.value, intercept.low,
+                intercept.high, own.line.r2 if own else np.nan, p["id"].min(), p["id"].max(), int(p["clipped"].sum()),
+            )
+        )  # fmt: skip
     return pd.DataFrame(rows, columns=list(TRENDS))
 
 
-def _group_rows(
-    by_group: Mapping[str, pd.DataFrame], means: Mapping[str, Mean], estimates: Mapping[str, Estimate]
-) -> pd.DataFrame:
+def _group_rows(arms: Mapping[str, Arm], means: Mapping[str, Mean]) -> pd.DataFrame:
     rows = []
-    for name, group in by_group.items():
-        mean, estimate = means.get(name), estimates.get(name, NOT_KNOWN)
-        outside = int(group["extrapolated"].sum()) if "extrapolated" in group else 0
+    for name, arm in arms.items():
+        points, mean = arm.points, means.get(name)
+        estimate = mean.quantity.estimate if mean else contrasts.NOT_KNOWN
+        outside = int(points["extrapolated"].sum()) if "extrapolated" in points else 0
         rows.append(
             (
-                name, len(group), group["trial"].nunique(), mean.points if mean else 0, estimate.value, estimate.low,
-                estimate.high, outside, group["id"].min(), group["id"].max(),
+                name, len(points), points["trial"].nunique(), mean.points if mean else 0, estimate.value, estimate.low,
+                estimate.high, outside, points["id"].min(), points["id"].max(),
             )
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(GROUPS))
 
 
-def _progress(points: pd.DataFrame) -> pd.DataFrame:
-    """Mean ER, ID and OOD by group and epoch of fine-tuning (columns group, epoch, er, id, ood, points)."""
-    if "epoch" not in points or points["epoch"].nunique() < 2:
+def _errors(means: Mapping[str, Mean]) -> pd.DataFrame:
+    rows = [
+        (name, part.name, part.clusters, float(np.sqrt(part.variance)), part.df)
+        for name, mean in means.items()
+        for part in mean.quantity.parts
+    ]
+    return pd.DataFrame(rows, columns=list(ERRORS))
+
+
+def _progress(arms: Mapping[str, Arm], baseline: Baseline, refused: bool) -> pd.DataFrame:
+    """Mean ER, ID and OOD by group and epoch of fine-tuning, with the interval of the mean ER."""
+    epochs = {e for arm in arms.values() if "epoch" in arm.points for e in arm.points["epoch"].dropna().unique()}
+    if refused or not 2 <= len(epochs) <= MOST_EPOCHS:
         return pd.DataFrame()
-    inside = points.loc[~points["extrapolated"]].assign(epoch=points["epoch"].astype(float))
-    by = inside.groupby(["group", "epoch"], sort=False)
-    return by.agg(er=("er", "mean"), id=("id", "mean"), ood=("ood", "mean"), points=("er", "size")).reset_index()
+    rows = []
+    for name, arm in arms.items():
+        for epoch in sorted(arm.points["epoch"].dropna().unique(), key=float):
+            chosen = (arm.points["epoch"] == epoch).to_numpy()
+            mean = robustness.mean_of(arm, baseline, baseline.low, baseline.high, chosen)
+            if mean is not None:
+                inside, er = arm.points.loc[chosen & ~arm.points["extrapolated"]], mean.quantity.estimate
+                scores = inside["id"].mean(), inside["ood"].mean()
+                rows.append((name, float(epoch), er.value, *scores, mean.points, mean.trials, er.low, er.high))
+    return pd.DataFrame(rows, columns=list(PROGRESS))
+
+
+def _id_sets(reference: pd.DataFrame, baseline: Baseline, options: Options) -> pd.DataFrame:
+    """The coefficients of the baseline's plane, one row per ID set; empty for a single one."""
+    if len(options.ids) == 1:
+        return pd.DataFrame(columns=list(ID_SETS))
+    rows = []
+    for i, name in enumerate(options.ids):
+        own = bootstrap.part(baseline.changes[:, 1 + i], baseline.weights.clusters, baseline.p)
+        slope = bootstrap.combine(baseline.line.slope * float(baseline.shares[i]), [own])
+        scores = reference[name].astype(float)
+        said = options.id_names[i] if options.id_names else name
+        rows.append((said, baseline.shares[i], slope.value, slope.low, slope.high, scores.min(), scores.max()))
+    return pd.DataFrame(rows, columns=list(ID_SETS))
 
 
 def _count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
@@ -244,8 +390,8 @@ def _count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baselin
     return notes
 
 
-def _few_trials(by_group: Mapping[str, pd.DataFrame], weights: Mapping[str, Weights], unit: str) -> list[str]:
-    single = [name for name in by_group if weights[name].clusters < 2]
+def _few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
+    single = [name for name, arm in arms.items() if arm.trials < 2]
     if not single:
         return []
     return [f"{', '.join(single)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"]

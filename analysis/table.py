@@ -6,7 +6,7 @@ Owns `Table` and `Options`, and every mistake a user can make in a table: all of
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.groups import Counts
 from analysis.trend import MIN_POINTS, SCALES
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.results import RunFolder
@@ -28,7 +29,7 @@ SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest c
 class Options:
     """What is decided before looking: the baseline group, the scale of the trend, the margin of "no effect" in
     percentage points, the floor of R^2 under which no ER is given, the lowest ID score that enters (or None), and what
-    one cluster is called."""
+    one cluster is called. `ids` are the columns of the ID scores, `id_names` what the user calls them."""
 
     baseline: str
     scale: str = "probit"
@@ -38,6 +39,13 @@ class Options:
     unit: str = "trial"
     replicates: int = 2_000
     seed: int = 0
+    ids: tuple[str, ...] = ("id",)
+    id_names: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The columns of the transformed ID scores."""
+        return ("x",) if len(self.ids) == 1 else tuple(f"x_{name}" for name in self.ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +56,8 @@ class Table:
     keys      the columns that say which point a row is, in order; they lead robustness.csv
     left_out  rows without scores: trial, group, task, reason
     warnings  one sentence each
-    run       the run folder, None for a plain table
+    runs      the run folders that the points come from, none for a plain table
+    counts    points -> (Counts per side or None, sentences): what they predicted per group, where a run keeps it
     """
 
     name: str
@@ -56,7 +65,13 @@ class Table:
     keys: tuple[str, ...]
     left_out: pd.DataFrame
     warnings: tuple[str, ...] = ()
-    run: RunFolder | None = None
+    runs: tuple[RunFolder, ...] = ()
+    counts: Callable[[pd.DataFrame], tuple[dict[str, Counts] | None, list[str]]] | None = None
+
+    @property
+    def run(self) -> RunFolder | None:
+        """The run folder, of several the first."""
+        return self.runs[0] if self.runs else None
 
 
 def read_run(address: str) -> tuple[Table, Options]:
@@ -84,7 +99,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     keys = tuple(key for key in RUN_KEYS if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
-    return Table(name, points, keys, left_out, tuple(warnings), run), replace(options, **known)
+    return Table(name, points, keys, left_out, tuple(warnings), (run,)), replace(options, **known)
 
 
 def read_csv(

@@ -1,6 +1,7 @@
-"""The axes and the lines: scales, the clipping rule, ordinary least squares of h(OOD) on h(ID).
+"""The axes and the lines: scales, the clipping rule, ordinary least squares of h(OOD) on h(ID), on one ID set or more.
 
-Owns `SCALES`, `clip`, `Line` and `fit`. What a line's uncertainty is comes from `bootstrap`; nothing here resamples.
+Owns `SCALES`, `clip`, `Line`, `fit` and `shares`. What a line's uncertainty is comes from `bootstrap`; nothing here
+resamples.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ MIN_POINTS = 3  # a line through fewer points has no residual, hence no R^2 and 
 
 @dataclass(frozen=True)
 class Scale:
-    """A monotone map h from a score in (0, 1) to the axis that lines are fitted on, and its inverse."""
+    """A monotone map h from a score in (0, 1) to the axis that lines are fitted on, its inverse, and `rate`, the
+    inverse's derivative: score per unit of the axis."""
 
     name: str
     h: Callable[[np.ndarray], np.ndarray]
     inverse: Callable[[np.ndarray], np.ndarray]
+    rate: Callable[[np.ndarray], np.ndarray]
     bounded: bool  # h is infinite at 0 and 1, so scores there are clipped
 
 
@@ -29,10 +32,22 @@ def _same(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, float)
 
 
+def _normal_density(z: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * np.square(z)) / np.sqrt(2 * np.pi)
+
+
+def _logistic_density(z: np.ndarray) -> np.ndarray:
+    return expit(z) * expit(-np.asarray(z, float))
+
+
+def _one(values: np.ndarray) -> np.ndarray:
+    return np.ones_like(values, dtype=float)
+
+
 SCALES = {
-    "probit": Scale("probit", ndtri, ndtr, True),
-    "logit": Scale("logit", logit, expit, True),
-    "linear": Scale("linear", _same, _same, False),
+    "probit": Scale("probit", ndtri, ndtr, _normal_density, True),
+    "logit": Scale("logit", logit, expit, _logistic_density, True),
+    "linear": Scale("linear", _same, _same, _one, False),
 }
 
 
@@ -73,3 +88,22 @@ def fit(x: np.ndarray, y: np.ndarray) -> Line | None:
     # With every y the same, statsmodels divides by zero: such a line explains nothing, because there is nothing.
     r2 = float(ols.rsquared) if np.ptp(y) > 1e-12 else 0.0
     return Line(float(slope), float(intercept), r2, float(ols.ssr / max(len(x) - 2, 1)), len(x))
+
+
+def shares(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """How much each of several ID sets counts on the one axis that stands for them: float [sets], summing to 1.
+
+    x float [points, sets], y [points], both transformed. Shi et al., "Effective Robustness against Natural Distribution
+    Shifts for Models with Different Training Data" (NeurIPS 2023): the expectation is the least-squares plane of h(OOD)
+    on the h(ID) of every ID set. Its coefficients over their sum are the shares, so that a line on the axis x @ shares
+    is that plane, with its R^2 and residuals. None where there is no such plane: too few points, sets that are copies
+    of each other, or coefficients that do not add up to a rising plane.
+    """
+    sets = x.shape[1]
+    if sets == 1:
+        return np.ones(1)
+    design = np.column_stack([np.ones(len(x)), x])
+    if len(x) < MIN_POINTS + sets - 1 or np.linalg.matrix_rank(design - design.mean(0) * [0, *[1] * sets]) <= sets:
+        return None
+    slopes = np.linalg.lstsq(design, y, rcond=None)[0][1:]
+    return slopes / slopes.sum() if slopes.sum() > 1e-6 else None
