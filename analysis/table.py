@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis import counts, joined
 from analysis.groups import Counts
 from analysis.trend import MIN_POINTS, SCALES
 from ray_robust.errors import Problem, UserError, did_you_mean
@@ -29,7 +31,7 @@ SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest c
 class Options:
     """What is decided before looking: the baseline group, the scale of the trend, the margin of "no effect" in
     percentage points, the floor of R^2 under which no ER is given, the lowest ID score that enters (or None), and what
-    one cluster is called. `ids` are the columns of the ID scores, `id_names` what the user calls them."""
+    one cluster is called. With several ID sets (of a plain table) `id_names` are the user's names of their columns."""
 
     baseline: str
     scale: str = "probit"
@@ -39,8 +41,12 @@ class Options:
     unit: str = "trial"
     replicates: int = 2_000
     seed: int = 0
-    ids: tuple[str, ...] = ("id",)
     id_names: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The columns of the ID scores: `id`, of several sets `id_1`, `id_2`, ..."""
+        return ("id",) if len(self.id_names) < 2 else tuple(f"id_{i + 1}" for i in range(len(self.id_names)))
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -99,13 +105,28 @@ def read_run(address: str) -> tuple[Table, Options]:
     keys = tuple(key for key in RUN_KEYS if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
-    return Table(name, points, keys, left_out, tuple(warnings), (run,)), replace(options, **known)
+    found = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(counts.read, (run,)))
+    return found, replace(options, **known)
+
+
+def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
+    """Several runs as one table (see `analysis.joined`), of one address that run. Raises UserError, also where the runs
+    are not of one task, metric, scale and baseline."""
+    parts, problems = [], []
+    for address in addresses:
+        try:
+            parts.append((address, *read_run(address)))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return joined.join(parts) if len(parts) > 1 else parts[0][1:]
 
 
 def read_csv(
     file: str,
     *,
-    id: str,
+    id: str | Sequence[str],
     ood: str,
     group: str,
     options: Options,
@@ -114,30 +135,45 @@ def read_csv(
 ) -> Table:
     """Any CSV of ID and OOD scores: columns by name, each row its own cluster unless `cluster` names a column.
 
-    Rows with an empty score are left out and listed; anything else that is no score raises UserError.
+    Several columns in `id` are several ID sets, those that `options.id_names` says; their scores become id_1, id_2, ...
+    and `id` their mean, until the baseline's plane says how they count (`study.transformed`). Rows with an empty score
+    are left out and listed; anything else that is no score raises UserError.
     """
     frame = _load(file)
-    columns = {"--id": id, "--ood": ood, "--group": group, **({"--cluster": cluster} if cluster else {})}
+    ids = [id] if isinstance(id, str) else list(id)
+    columns = [*(("--id", name) for name in ids), ("--ood", ood), ("--group", group)]
+    columns += [("--cluster", cluster)] if cluster else []
     problems = [
         Problem(f"{file}:1", f"{flag}: no column {name!r}{did_you_mean(name, frame.columns)}")
-        for flag, name in columns.items()
+        for flag, name in columns
         if name not in frame
     ]
-    doubled = sorted({name for name in columns.values() if list(frame.columns).count(name) > 1})
+    problems += [
+        Problem(file, f"--id: {name!r} is given twice") for name in sorted({n for n in ids if ids.count(n) > 1})
+    ]
+    doubled = sorted({name for _, name in columns if list(frame.columns).count(name) > 1})
     problems += [Problem(f"{file}:1", f"column {name!r} appears twice") for name in doubled]
     if problems:
         raise UserError(*problems)
     if frame.empty:
         raise UserError(Problem(file, "the table has a header but no rows"))
     where = _Places(file)
-    scores = {key: _scores(frame[name], name, percent, where, problems) for key, name in (("id", id), ("ood", ood))}
+    sides = [
+        *zip(["id"] if len(ids) == 1 else [f"id_{i + 1}" for i in range(len(ids))], ids, strict=True),
+        ("ood", ood),
+    ]
+    scores = {key: _scores(frame[name], name, percent, where, problems) for key, name in sides}
+    if len(ids) > 1:
+        scores["id"] = pd.concat([scores[key] for key, _ in sides[:-1]], axis=1).mean(axis=1, skipna=False)
     for name in {group, *([cluster] if cluster else [])}:
         where.say(problems, frame.index[frame[name].str.strip() == ""], lambda _, name=name: f"{name}: empty")
     problems += _baseline_problems(file, frame[group], group, scores, options)
     if problems:
         raise UserError(*problems)
 
-    keep = [name for name in dict.fromkeys(frame.columns) if name not in RESERVED | {id, ood, group, cluster}]
+    keep = [
+        name for name in dict.fromkeys(frame.columns) if name not in RESERVED | {*scores, *ids, ood, group, cluster}
+    ]
     points = frame[keep].copy()
     points.insert(0, "trial", frame[cluster] if cluster else "row " + (frame.index + 2).astype(str))
     points.insert(1, "group", frame[group])
@@ -145,7 +181,7 @@ def read_csv(
     for extra in ("id_val", "ood_val"):
         if extra in points:
             points[extra] = pd.to_numeric(points[extra], errors="coerce") / (100 if percent else 1)
-    empty = points[["id", "ood"]].isna().any(axis=1)
+    empty = points[["id", "ood"]].isna().any(axis=1)  # `id` is empty where one of several ID scores is
     left_out = points.loc[empty, ["trial", "group", "task"]].assign(reason="no score in the table")
     points, warnings = points.loc[~empty].reset_index(drop=True), []
     if options.id_min is not None:
