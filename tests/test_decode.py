@@ -10,6 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
+from ray_robust.data import decode as decoder
 from ray_robust.data.decode import BACKGROUND, decode, decode_all
 from tests import make_images as make
 
@@ -109,6 +110,16 @@ def test_leaving_out_detail_early_costs_little():
         fast = decode(make.encoded(noise), size, "squash").astype(float)
         full = decode(make.encoded(noise, "PNG"), size, "squash").astype(float)
         assert 10 * np.log10(255**2 / ((fast - full) ** 2).mean()) > 30, size
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_the_vectorised_resize_is_the_same_filter(fit, monkeypatch):
+    files = [make.encoded(make.photo(w, h, seed=w), quality=90) for w, h in ((500, 376), (300, 460), (90, 140))]
+    vectorised = np.stack([decode(data, decoder.VECTORISED, fit) for data in files]).astype(int)
+    monkeypatch.setattr(decoder, "VECTORISED", 10_000)
+    plain = np.stack([decode(data, 128, fit) for data in files]).astype(int)
+    assert abs(vectorised - plain).max() == 1
+    assert (vectorised != plain).mean() < 0.2
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

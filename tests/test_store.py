@@ -13,7 +13,7 @@ from make_pools import open_pool
 
 from ray_robust.data import store as store_module
 from ray_robust.data.pool import Catalog, Options, Pixels, Pool
-from ray_robust.data.store import BROKEN, MISSING, PRESENT, ImageStore, default_root
+from ray_robust.data.store import BROKEN, MISSING, PRESENT, VERSION, ImageStore, default_root
 from ray_robust.errors import UserError
 from tests import make_images as make
 
@@ -72,7 +72,7 @@ def test_size_and_meaning_have_stores_of_their_own(tmp_path):
     pools = [open_pool("source", "folder", {"path": str(tree), "fit": fit}) for fit in ("crop", "pad")]
     folders = {ImageStore.open(tmp_path / "store", pool, size).folder.name for pool in pools for size in (8, 16)}
     assert len(folders) == 4
-    assert any(name.endswith("-pad-16-v1") for name in folders)
+    assert any(name.endswith(f"-pad-16-v{VERSION}") for name in folders)
 
 
 def test_files_are_sparse_until_written(tmp_path):

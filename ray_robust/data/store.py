@@ -26,7 +26,7 @@ from ray_robust.data.pool import Pixels, Pool
 from ray_robust.errors import Problem, UserError
 from ray_robust.rates import cache_folder
 
-VERSION = 1  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
+VERSION = 2  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
 BATCH_BYTES, BATCH_IMAGES = 8 << 20, 2048  # decoded between two commits, at most: what a crash can lose
 
