@@ -118,8 +118,9 @@ def test_the_vectorised_resize_is_the_same_filter(fit, monkeypatch):
     vectorised = np.stack([decode(data, decoder.VECTORISED, fit) for data in files]).astype(int)
     monkeypatch.setattr(decoder, "VECTORISED", 10_000)
     plain = np.stack([decode(data, 128, fit) for data in files]).astype(int)
-    assert abs(vectorised - plain).max() == 1
-    assert (vectorised != plain).mean() < 0.2
+    off = abs(vectorised - plain)[:, 2:-2, 2:-2]  # at the edge of a crop Pillow looks beyond it
+    assert off.max() == 1
+    assert off.mean() < 0.2
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

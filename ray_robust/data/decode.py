@@ -21,8 +21,8 @@ BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-
 MAX_PIXELS = 178_956_970  # a larger header is a decompression bomb or no photograph (Pillow's own limit for an error)
 SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left; 1.0 differs from
 # decoding in full by 33-44 dB on photographs and is up to twice as fast, 2.0 by 41-49 dB
-VECTORISED = 128  # px from which torch resizes: the filter is Pillow's, up to a tenth of the values come out 1 higher or
-# lower, and it takes a third of the time; below, the resize is cheap and importing torch, which takes seconds, is not
+VECTORISED = 128  # px from which torch resizes: Pillow's filter to within a step of 255, in a third of the time. Below,
+# the resize is cheap and importing torch, which takes seconds, is not
 _TURNS = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
