@@ -20,7 +20,7 @@ SELECTION = (
     "group", "trials", "er_by_id_val", "er_by_ood_val", "change", "ood_by_id_val", "ood_by_ood_val", "change_low",
     "change_high", "changed",
 )  # fmt: skip
-MOST_LEFT_OUT = 100  # trials of the baseline, those of the largest Cook's distance, have the line refitted
+MOST_LEFT_OUT = 30  # trials of the baseline, those of the largest Cook's distance, whose absence is followed through
 
 
 def cook(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:

@@ -57,15 +57,6 @@ class Counts:
         dense[0, self.cells[own]], dense[1, self.cells[own]] = self.hits[own], self.guessed[own]
         return dense[0].reshape(self.truth.shape), dense[1].reshape(self.truth.shape)
 
-    def take(self, points: np.ndarray) -> Counts:
-        """The counts of these points (int), in this order."""
-        lengths = np.diff(self.starts)[points]
-        ends = np.cumsum(lengths)
-        rows = np.repeat(self.starts[:-1][points] - (ends - lengths), lengths) + np.arange(lengths.sum())
-        starts = np.concatenate([[0], ends]).astype(np.int64)
-        picked = (self.cells[rows], self.hits[rows], self.guessed[rows])
-        return Counts(self.groups, self.classes, self.truth, self.images, starts, *picked)
-
 
 def _accuracy(draws: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
     images = draws @ counts.images

@@ -1,0 +1,238 @@
+"""The task's groups as a source of error: scores of resampled counts against scikit-learn and wilds, and what the draws
+do to an analysis; a run's files on the way there."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from analysis import counts as run_counts
+from analysis import groups, study
+from analysis.groups import Counts
+from analysis.table import Options, read_run
+from bench.coverage import Truth, simulate
+from ray_robust.train.metrics import group_counts
+from tests.fake_run import run_folder, sweep
+
+OPTIONS = Options("scratch", replicates=200)
+
+
+def counted(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> Counts:
+    """The counts of one point, made as a run makes and reads them."""
+    columns = pd.DataFrame(group_counts(truth, predicted, group)).assign(point=0)
+    found = run_counts._counts(columns, 1)
+    assert found is not None
+    return found
+
+
+def cases(count: int = 40):
+    """(truth, predicted, groups, a draw): classes that are in some groups only, groups without images."""
+    random = np.random.default_rng(3)
+    for _ in range(count):
+        classes, number, images = random.integers(2, 9), random.integers(2, 9), random.integers(5, 80)
+        group = random.integers(0, number, images)
+        yield (
+            *random.integers(0, classes, (2, images)),
+            group,
+            random.multinomial(number, np.full(number, 1 / number)),
+        )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_scores_of_drawn_groups_are_those_of_the_images_drawn():
+    for truth, predicted, group, times in cases():
+        found = counted(truth, predicted, group)
+        draw = times[[int(name) for name in found.groups]]
+        picked = np.concatenate([np.tile(np.flatnonzero(group == g), n) for g, n in enumerate(times)]).astype(int)
+        if not len(picked):
+            continue
+        t, p = truth[picked], predicted[picked]
+        wanted = {
+            "accuracy": accuracy_score(t, p),
+            "macro_f1": f1_score(t, p, average="macro", labels=np.unique(t), zero_division=0),
+            "class_accuracy": balanced_accuracy_score(t, p),
+            "worst_group": min(
+                accuracy_score(t[group[picked] == g], p[group[picked] == g]) for g in set(group[picked])
+            ),
+        }
+        for metric, score in wanted.items():
+            assert groups.scores(metric, draw[None, :], found)[0, 0] == pytest.approx(score, abs=1e-12), metric
+
+
+@pytest.fixture
+def _in_double():
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # wilds rounds its scores to torch's default
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("_in_double")
+def test_macro_f1_of_drawn_groups_is_that_of_the_wilds_package():
+    import torch
+
+    from ray_robust.data.tasks.wilds import _wilds
+
+    _wilds()
+    from wilds.common.metrics.all_metrics import F1
+
+    for truth, predicted, group, times in cases(20):
+        picked = np.concatenate([np.tile(np.flatnonzero(group == g), n) for g, n in enumerate(times)]).astype(int)
+        if not len(picked):
+            continue
+        found = counted(truth, predicted, group)
+        ours = groups.scores("macro_f1", times[[int(name) for name in found.groups]][None, :], found)[0, 0]
+        pair = torch.from_numpy(predicted[picked]), torch.from_numpy(truth[picked])
+        assert ours == pytest.approx(F1(average="macro").compute(*pair)["F1-macro_all"], abs=1e-12)
+
+
+def test_draws_are_as_many_groups_as_there_are_and_depend_on_names_alone():
+    names = [f"camera {i}" for i in range(9)]
+    draws = groups.draw(names, "task/ood", 50)
+    assert (draws.sum(1) == 9).all()
+    assert (draws == groups.draw(names, "task/ood", 50)).all()
+    assert (draws != groups.draw(names, "task/id", 50)).any()
+
+
+def test_uneven_groups_are_worth_fewer():
+    even, uneven = groups.source("g", [np.full(10, 5)]), groups.source("g", [np.array([50] + [1] * 9)])
+    assert even.df == pytest.approx(9)
+    assert even.factor == pytest.approx(10 / 9)
+    assert uneven.df < 1
+
+
+@pytest.fixture(scope="module")
+def world():
+    return simulate(Truth(er=(0.0, 3.0, 6.0), trials=3, cameras=16), seed=1)
+
+
+@pytest.fixture(scope="module")
+def found(world):
+    return study.analyse("simulated", world.points, OPTIONS, counts=world.counts)
+
+
+def test_the_groups_are_a_source_of_error_of_every_number(found, world):
+    without = study.analyse("simulated", world.points, OPTIONS)
+    sources = found.errors.groupby("group")["source"].agg(list)
+    assert sources["num_images=1000"] == ["trials of num_images=1000", "ID groups", "OOD groups", "baseline line"]
+    assert set(without.errors["source"]) == {"baseline line", *(f"trials of {g}" for g in without.groups["group"])}
+    assert found.groups["er"].tolist() == without.groups["er"].tolist()
+    other = found.groups["group"] != "scratch"
+    errors = found.errors.loc[found.errors["source"].str.endswith("groups")].groupby("group")["se"].max()
+    assert (errors[found.groups.loc[other, "group"]] > 0.2).all()
+    assert errors["scratch"] < 0.1  # its mean is 0 by construction, whatever the cameras
+    assert "other test groups under shift of the same kind" in found.target
+    assert without.target == "Intervals speak of the study repeated with other trials and the same test images."
+
+
+def test_draws_are_the_same_for_every_model(world):
+    """Two levels with the very same predictions differ by nothing, whatever the cameras."""
+    points, counts = world.points.copy(), {}
+    a, b = (np.flatnonzero(points["group"] == name) for name in ("num_images=1000", "num_images=10000"))
+    points.loc[b, ["id", "ood"]] = points.loc[a, ["id", "ood"]].to_numpy()
+    for side, own in world.counts.items():
+        size = own.truth.size
+        hits, guessed = own.hits.reshape(-1, size).copy(), own.guessed.reshape(-1, size).copy()
+        hits[b], guessed[b] = hits[a], guessed[a]
+        counts[side] = Counts(own.groups, own.classes, own.truth, own.images, own.starts, own.cells, hits.ravel(),
+                              guessed.ravel())  # fmt: skip
+    found = study.analyse("simulated", points, OPTIONS, counts=counts)
+    row = found.contrasts.set_index(["a", "b"]).loc["num_images=10000", "num_images=1000"]
+    assert row["delta_er"] == pytest.approx(0)
+    own = found.errors.loc[found.errors["group"].isin(["num_images=1000", "num_images=10000"])
+                           & found.errors["source"].str.startswith("trials"), "se"]  # fmt: skip
+    assert row["se"] == pytest.approx(np.sqrt((own**2).sum()), rel=0.25)  # different draws of trials, no camera
+
+
+def test_too_few_groups_say_nothing_of_others():
+    world = simulate(Truth(trials=3, cameras=5), seed=1)
+    found = study.analyse("simulated", world.points, OPTIONS, counts=world.counts)
+    assert not found.errors["source"].str.endswith("groups").any()
+    assert (
+        "ood_test has 5 groups, too few to say anything about others (at least 8 are needed): intervals speak of these "
+        "groups only"
+    ) in found.warnings
+
+
+def test_counts_that_do_not_give_the_scores_are_not_used(world):
+    points = world.points.assign(ood=world.points["ood"] - 0.001)
+    found = study.analyse("simulated", points, OPTIONS, counts=world.counts)
+    assert any(w.startswith("the counts per group do not give the ood scores") for w in found.warnings)
+    assert not found.errors["source"].str.endswith("groups").any()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose points carry counts of eight cameras a side, and the truth of its images."""
+    points = sweep({"num_images=1000": 0.0}, trials=2, epochs=(3, 6))
+    random = np.random.default_rng(5)
+    truth, group = random.integers(0, 4, 200), np.repeat(np.arange(8), 25)
+    folder = run_folder(tmp_path / "run", points)
+    for trial, own in points.groupby("trial", sort=False):
+        rows = folder.trial(trial).rows()
+        for name, looks in own.groupby("finetune"):
+            parts = []
+            for epoch in looks["epoch"]:
+                for side, split in run_counts.SPLITS.items():
+                    guess = np.where(random.random(200) < 0.6, truth, random.integers(0, 4, 200))
+                    columns = pd.DataFrame(group_counts(truth, guess, group))
+                    columns = columns.assign(epoch=np.int32(epoch), split=split)
+                    parts.append(columns.astype({"group": str, "class": str}))
+                    for row in rows:
+                        if (row["finetune"], row["epoch"]) == (name, epoch):
+                            row[side] = f1_score(truth, guess, average="macro")
+                            row[f"{side}_groups"] = 8
+            buffer = io.BytesIO()
+            pd.concat(parts).to_parquet(buffer, index=False)
+            folder.trial(trial).storage.write(f"groups/{name}.parquet", buffer.getvalue())
+        folder.trial(trial).finish(rows, {})
+    return folder
+
+
+def test_a_run_gives_its_counts(run):
+    table, _ = read_run(run.storage.address)
+    found, said = table.counts(table.points)
+    assert said == []
+    for side in groups.SIDES:
+        again = groups.scores("macro_f1", np.ones((1, 8)), found[side])[:, 0]
+        assert again == pytest.approx(table.points[side].to_numpy(), abs=1e-12)
+    (analysis,) = study.analyse_all(table, OPTIONS)
+    assert {"ID groups", "OOD groups"} <= set(analysis.errors["source"]) or analysis.refused
+
+
+def test_missing_counts_are_told(run):
+    trial = run.plan()["trial"][0]
+    folder = run.trial(trial).storage
+    folder.delete(f"groups/{folder.names('groups')[0]}")
+    table, _ = read_run(run.storage.address)
+    assert table.counts(table.points) == (None, [
+        "2 of 24 points have no counts per group (groups/*.parquet): intervals speak of the test groups as they are"
+    ])  # fmt: skip
+
+
+def test_points_that_saw_other_images_are_told(run):
+    trial = run.plan()["trial"][0]
+    folder = run.trial(trial).storage
+    name = f"groups/{folder.names('groups')[0]}"
+    rows = pd.read_parquet(io.BytesIO(folder.read(name)))
+    buffer = io.BytesIO()
+    rows.assign(fn=rows["fn"] + 1).to_parquet(buffer, index=False)
+    folder.write(name, buffer.getvalue())
+    table, _ = read_run(run.storage.address)
+    found, said = table.counts(table.points)
+    assert found is None
+    assert said == [
+        "not all points were tested on the same images of id_test: intervals speak of the test groups as they are"
+    ]
+
+
+def test_a_task_without_groups_misses_nothing(tmp_path):
+    run_folder(tmp_path / "run", sweep({"num_images=1000": 0.0}))
+    table, _ = read_run(str(tmp_path / "run"))
+    assert table.counts(table.points) == (None, [])
