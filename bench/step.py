@@ -1,0 +1,289 @@
+"""How close training runs to its bare step: `python -m bench.step [--models NAME@PX:BATCH ...] [--device cpu|cuda]`.
+
+The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
+rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
+images already in memory with the same augmentation, nothing told, checked or seeded; and timm's own recipe (ImageFolder
+of photographs, `create_loader` with the augmentation of its train.py). Decoding into the store is not in it:
+`bench.ingest` measures that, and a sweep pays it once. On a GPU the bare step runs on random tensors that lie there, as
+timm's benchmark.py does, and the card's own copy and matrix rates are measured beside it. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench import show
+from ray_robust.sections import ModelSection, Training
+from ray_robust.train.context import Context
+from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.loop import Length, fit, make_optimizer
+from ray_robust.train.models import build_model, input_scale
+
+SHAPES = {
+    "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],
+    "cuda": ["resnet18@64:1024", "resnet50@224:256", "resnet50@224:512", "resnet50@224:1024"],
+}
+CLASSES = 10
+Way = Callable[[int], float]  # number of steps -> seconds
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained."""
+
+    model: str
+    px: int
+    batch: int
+
+    @classmethod
+    def read(cls, text: str) -> Shape:
+        """From `resnet18@64:128`."""
+        name, _, numbers = text.rpartition("@")
+        px, _, batch = numbers.partition(":")
+        return cls(name, int(px), int(batch))
+
+    @property
+    def section(self) -> ModelSection:
+        """The same in a spec's words."""
+        return ModelSection(name=self.model, image_size=self.px, compile=torch.cuda.is_available())
+
+
+def main(argv: list[str]) -> None:
+    """Measure every shape and print the table and the JSON line."""
+    parser = argparse.ArgumentParser("python -m bench.step", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="+", metavar="NAME@PX:BATCH", help="default: some for the device")
+    parser.add_argument("--images", type=int, default=1024, help="photographs in memory and on disk")
+    parser.add_argument("--seconds", type=float, default=3.0, help="one measurement, about")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    if device.type == "cpu":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
+        torch.set_num_threads(1)
+    rows, found = [], {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
+    ratios: dict[str, dict[str, float]] = {"store_over_memory": {}, "store_over_timm": {}}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for text in args.models or SHAPES[args.device]:
+            shape = Shape.read(text)
+            ways = dict(_ways(shape, device, Path(folder), args.images))
+            rates = measured(ways, shape.batch, args.seconds, args.rounds)
+            for way, other in (("memory", "bare step"), ("timm", "timm's recipe")):
+                if other in rates:
+                    ratios[f"store_over_{way}"][text] = over(rates["store"], rates[other])
+            rows += [
+                (text, way, f"{median(of):,.0f}", "" if way == "store" else f"{over(rates['store'], of):.3f}")
+                for way, of in rates.items()
+            ]
+            if device.type == "cuda":
+                found[f"{text}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
+    show(("model @ px : batch", "way", "images/s", "store over it"), rows, {**found, **ratios})
+
+
+def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Images per second of every way in every round, after a first look at how long a step takes."""
+    steps = {}
+    for name, way in ways.items():
+        way(2)  # kernels are chosen, workers started
+        steps[name] = max(2, round(seconds / (way(4) / 4)))
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            rates[name].append(steps[name] * batch / way(steps[name]))
+    return rates
+
+
+def over(ours: list[float], other: list[float]) -> float:
+    """Median of the rounds' ratios: what runs in turn meets the same neighbours."""
+    return round(median(a / b for a, b in zip(ours, other, strict=True)), 3)
+
+
+def _ways(shape: Shape, device: torch.device, folder: Path, images: int) -> Iterator[tuple[str, Way]]:
+    settings = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch)
+    context = Context(device)
+    if device.type == "cuda":
+        pixels = np.random.default_rng(0).integers(0, 256, (4 * shape.batch, shape.px, shape.px, 3), np.uint8)
+        bank = ImageBank([(pixels, None)], device)
+        yield "store", _through_fit(shape, settings, bank, context)
+        yield "bare step", _random_tensors(shape, settings, context)
+        return
+    from ray_robust.data.opened import images_of
+
+    tree, store = _store(folder, shape.px, images)
+    bank = ImageBank([images_of(store, np.arange(store.n))], device)
+    yield "store", _through_fit(shape, settings, bank, context)
+    yield "bare step", _plain_loop(shape, settings, torch.from_numpy(np.array(store.pixels)), context)
+    yield "timm's recipe", _timm_recipe(shape, settings, tree, context)
+
+
+def _store(folder: Path, px: int, images: int) -> tuple[Path, Any]:
+    """A tree of photographs (short side 500 px), and its store at `px`, filled."""
+    from bench.ingest import make_pictures
+    from ray_robust.data.sources.folder import FolderSource
+    from ray_robust.data.store import ImageStore
+
+    tree = folder / "pictures"
+    if not tree.exists():
+        make_pictures(tree, images)
+    store = ImageStore.open(folder / "store", FolderSource("pictures", FolderSource.Options(path=str(tree))), px)
+    store.fill(store.missing())
+    return tree, store
+
+
+# --- the ways
+
+
+def _through_fit(shape: Shape, settings: Training, bank: ImageBank, context: Context) -> Way:
+    model = build_model(shape.section, CLASSES, seed=0)
+    labels = torch.arange(len(bank)) % CLASSES
+
+    def run(steps: int) -> float:
+        length = Length(len(bank), shape.batch, steps)
+        _wait(context.device)
+        begun = time.perf_counter()
+        fit(model, bank, labels, settings, shape.section, length, 0, context, "bench")
+        _wait(context.device)
+        return time.perf_counter() - begun
+
+    return run
+
+
+def _plain_loop(shape: Shape, settings: Training, images: torch.Tensor, context: Context) -> Way:
+    model = build_model(shape.section, CLASSES, seed=0)
+    mean, std = input_scale(model)
+    labels = torch.arange(len(images)) % CLASSES
+
+    def run(steps: int) -> float:
+        optimizer = make_optimizer(model, settings)
+        begun = time.perf_counter()
+        order = torch.randint(len(images), (steps, shape.batch))
+        for picked in order:
+            batch = normalise(augment(images[picked], settings.augment), mean, std)
+            _step(model, batch, labels[picked], optimizer, shape, settings, context)
+        return time.perf_counter() - begun
+
+    return run
+
+
+def _timm_recipe(shape: Shape, settings: Training, tree: Path, context: Context) -> Way:
+    """One worker process, on the same core; what it does ahead of the clock is little beside a measurement."""
+    from timm.data import create_dataset, create_loader
+
+    model = build_model(shape.section, CLASSES, seed=0)
+    loader = create_loader(
+        create_dataset("", root=str(tree), is_training=True), input_size=(3, shape.px, shape.px),
+        batch_size=shape.batch, is_training=True, num_workers=1, use_prefetcher=False, device=context.device,
+    )  # fmt: skip
+
+    def run(steps: int) -> float:
+        optimizer = make_optimizer(model, settings)
+        begun, done = time.perf_counter(), 0
+        while done < steps:
+            for images, labels in loader:
+                batch = images.to(memory_format=torch.channels_last)
+                _step(model, batch, labels, optimizer, shape, settings, context)
+                done += 1
+                if done == steps:
+                    break
+        return time.perf_counter() - begun
+
+    return run
+
+
+def _random_tensors(shape: Shape, settings: Training, context: Context) -> Way:
+    model = build_model(shape.section, CLASSES, seed=0).to(context.device)
+    network = torch.compile(model)
+    batch = torch.randn(shape.batch, 3, shape.px, shape.px, device=context.device)
+    batch = batch.to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (shape.batch,), device=context.device)
+
+    def run(steps: int) -> float:
+        optimizer = make_optimizer(model, settings)
+        _wait(context.device)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            _step(network, batch, labels, optimizer, shape, settings, context)
+        _wait(context.device)
+        return time.perf_counter() - begun
+
+    return run
+
+
+def _step(
+    network: Any,
+    batch: torch.Tensor,
+    labels: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    shape: Shape,
+    settings: Training,
+    context: Context,
+) -> None:
+    with context.autocast(shape.section.precision):
+        scores = network(batch)
+    loss = F.cross_entropy(scores.float(), labels, label_smoothing=settings.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+# --- the card
+
+
+def _share_of_card(shape: Shape, rate: float, device: torch.device) -> dict[str, float]:
+    """Memory, and what the card could do: matrix rate reached over the measured one, and the measured copy rate."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model: nn.Module = build_model(shape.section, CLASSES, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, shape.px, shape.px))
+    reached = 3 * counter.get_total_flops() * rate  # a backward pass costs two forward ones
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    b = torch.empty(1 << 30, device=device, dtype=torch.uint8)
+    matrix = 2 * 8192**3 / _seconds(lambda: a @ a, device)
+    copy = 2 * (1 << 30) / _seconds(lambda: torch.empty_like(b).copy_(b), device)
+    return {
+        "memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2),
+        "tflops": round(reached / 1e12, 1),
+        "share_of_matrix_rate": round(reached / matrix, 3),
+        "matrix_tflops": round(matrix / 1e12, 1),
+        "copy_gb_per_s": round(copy / 1e9, 1),
+    }
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, times: int = 20) -> float:
+    work()
+    _wait(device)
+    begun = time.perf_counter()
+    for _ in range(times):
+        work()
+    _wait(device)
+    return (time.perf_counter() - begun) / times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"one core of {platform.machine()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
