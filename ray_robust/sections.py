@@ -7,6 +7,7 @@ Owns how numbers are written (`3e-4`, `64k`, `1_000`) and what cannot go togethe
 from __future__ import annotations
 
 import math
+import re
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -86,6 +87,13 @@ def parse_number(text: str) -> int | float | None:
     if not math.isfinite(value):
         return None
     return round(value) if abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and abs(value) >= 1 else value
+
+
+def read_size(text: Any) -> Any:
+    """`20G`, `1.5 TB` or `500MB` in bytes; anything else is left for pydantic to judge."""
+    found = re.fullmatch(r"([\d_.]+)\s*([kMGT])B?", text.strip()) if isinstance(text, str) else None
+    number = parse_number(found[1]) if found else None
+    return text if number is None or found is None else round(number * 1000 ** ("kMGT".index(found[2]) + 1))
 
 
 class PoolSection(Section):
@@ -284,11 +292,50 @@ class Search(Section):
 
 
 class Resources(Section):
-    """What one trial may use; decides nothing about its scores."""
+    """What one trial may use, and what the sweep may take and wait; decides nothing about a trial's meaning."""
 
-    workers: Positive = 1
-    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    workers: Positive = 1  # or {min: 1, max: 4}: as many as there is room for, more or fewer as nodes come and go
+    min_workers: Positive | None = None  # what {min: ...} becomes; none: all of `workers`
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0.25: four workers share a GPU
     cpus_per_worker: Positive = 1
+    finetunings_at_once: Positive = 1  # take turns in one process, over one copy of the images
+    heartbeat: Positive = 1800  # seconds without a sign of life after which a worker is ended and its trial tried again
+    disk: Positive | None = None  # bytes (20G) that shared pre-trained weights may take; the least used go first
+
+    @model_validator(mode="before")
+    @classmethod
+    def _elastic(cls, raw: Any) -> Any:
+        workers = raw.get("workers") if isinstance(raw, dict) else None
+        if not isinstance(workers, dict):
+            return raw
+        if set(workers) != {"min", "max"} or "min_workers" in raw:
+            raise ValueError("workers is a number, or {min: 1, max: 4}")
+        return {**raw, "workers": workers["max"], "min_workers": workers["min"]}
+
+    _disk = field_validator("disk", mode="before")(read_size)
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> Resources:
+        if self.fewest_workers > self.workers:
+            raise ValueError(f"workers: min {self.fewest_workers} is above max {self.workers}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(f"gpus_per_worker must be whole above 1, not {self.gpus_per_worker:g}")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """How many workers a trial begins with at least."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while a trial runs."""
+        return self.fewest_workers < self.workers
+
+    @property
+    def together(self) -> bool:
+        """Whether several workers train one trial, as a group."""
+        return self.workers > 1
 
 
 class Analysis(Section):
