@@ -1,8 +1,9 @@
 """How a user's mistake is said: one clear line each, all of them at once, and an exit code.
 
 Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan
-can do without), `Arguments` (a parser that raises it) and `command`, which every `main` runs under: it turns a
-UserError into lines on standard error and exit code 2, Ctrl-C into 130.
+can do without), `Outage` (what nobody did wrong: a full disk, storage or a cluster that went away), `Arguments` (a
+parser that raises UserError) and `command`, which every `main` runs under: it turns a UserError into lines on standard
+error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ class DataAbsent(UserError):
     """A source or task whose data is not there at all: what says so says how to obtain it. A plan can do without."""
 
 
+class Outage(OSError):
+    """The disk is full, or storage or the cluster is away and stays away: one line that says what to do about it. What
+    was finished before is kept, and the same command again goes on from there."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean num_images?` when a known word is near, else the (short) list of known words, else ""."""
     known = sorted(map(str, known))
@@ -68,6 +77,9 @@ def command(main: Callable[[list[str]], int]) -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         code = MISTAKE
+    except Outage as outage:
+        print(outage, file=sys.stderr)
+        code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:  # `... | head` closed the pipe: not worth a traceback

@@ -1,20 +1,39 @@
 """Files in a folder that may be a local path, a mounted share or a URI (s3://, gs://, file://).
 
 Owns the one rule that every other module relies on: a file is either whole or absent, at any instant. Local writes go
-to a temporary name and are renamed; object stores publish an object only when it is closed.
+to a temporary name and are renamed; object stores publish an object only when it is closed. Storage that is away for a
+moment, or full, is tried again with growing waits; when it stays so, that is an Outage, said in one line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import random
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
-from ray_robust.errors import UserError
+from ray_robust.errors import Outage, UserError
+
+T = TypeVar("T")
+PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
+FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two tries: doubled each time, up to the longest
+LEFT_BEHIND = 3600.0  # seconds after which a half-written file has no writer any more
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PASSING = (  # what a network, a mounted share or a disk under load says of something that may be over in a moment
+    *FULL, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+FINAL_WORDS = ("ACCESS_DENIED", "ACCESS DENIED", "FORBIDDEN", "NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "CREDENTIALS",
+               "SIGNATURE", "INVALID_ACCESS", "UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION")  # fmt: skip
 
 
 class Storage:
@@ -65,7 +84,10 @@ class Storage:
         return None if self.remote else Path(self.address, name)
 
     def read(self, name: str) -> bytes | None:
-        """The whole file, or None when there is none."""
+        """The whole file, or None when there is none. Raises Outage when the storage stays away."""
+        return self._patiently(name, lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes | None:
         try:
             if not self.remote:
                 return Path(self.address, name).read_bytes()
@@ -76,8 +98,14 @@ class Storage:
             return None
 
     def write(self, name: str, data: bytes | str, durable: bool = True) -> None:
-        """Replace the file, at once. `durable=False` skips the wait for the disk: for files that may be lost."""
+        """Replace the file, at once. Raises Outage when the storage stays full or away.
+
+        `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
+        """
         data = data.encode() if isinstance(data, str) else data
+        self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
+
+    def _write(self, name: str, data: bytes, durable: bool) -> None:
         if self.remote:
             filesystem, path = self._arrow()
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
@@ -112,11 +140,35 @@ class Storage:
             return Path(self.address, name).exists()
         from pyarrow.fs import FileType
 
-        filesystem, path = self._arrow()
-        return filesystem.get_file_info(f"{path}/{name}".rstrip("/")).type != FileType.NotFound
+        def look() -> bool:
+            filesystem, path = self._arrow()
+            return filesystem.get_file_info(f"{path}/{name}".rstrip("/")).type != FileType.NotFound
+
+        return self._patiently(name, look)
+
+    def size(self, name: str = "") -> int:
+        """Bytes of a file, or of all files in a folder and below; 0 when there is none."""
+        if not self.remote:
+            path = Path(self.address, name)
+            found = path.rglob("*") if path.is_dir() else (path,)
+            return sum(_bytes_of(file) for file in found)
+        from pyarrow.fs import FileSelector, FileType
+
+        def look() -> int:
+            filesystem, path = self._arrow()
+            info = filesystem.get_file_info(f"{path}/{name}".rstrip("/"))
+            if info.type != FileType.Directory:
+                return info.size or 0
+            below = filesystem.get_file_info(FileSelector(info.path, recursive=True, allow_not_found=True))
+            return sum(file.size or 0 for file in below)
+
+        return self._patiently(name, look)
 
     def names(self, folder: str = "") -> list[str]:
         """The names inside a folder, sorted; none when there is no such folder. Unfinished writes do not count."""
+        return self._patiently(folder, lambda: self._names(folder))
+
+    def _names(self, folder: str) -> list[str]:
         if not self.remote:
             try:
                 found = os.listdir(Path(self.address, folder))
@@ -132,6 +184,9 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens when there is none."""
+        self._patiently(name, lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
         if not self.remote:
             path = Path(self.address, name)
             if path.is_dir():
@@ -148,6 +203,36 @@ class Storage:
         elif kind == FileType.File:
             filesystem.delete_file(f"{path}/{name}")
 
+    def tidy(self) -> None:
+        """Remove what writers that were killed left half-written here and below; what is young may still be written."""
+        base = self.local()
+        for part in base.rglob(".*.part") if base is not None else ():
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > LEFT_BEHIND:
+                    part.unlink()
+
+    def _patiently(self, name: str, attempt: Callable[[], T], patient: bool = True) -> T:
+        """What `attempt` returns, tried again while what stops it may pass. What cannot pass is raised as it is."""
+        begun, wait = time.monotonic(), FIRST_WAIT
+        while True:
+            try:
+                return attempt()
+            except OSError as error:
+                if not patient or not may_pass(error):
+                    raise
+                passed = time.monotonic() - begun
+                if passed + wait > patience():
+                    raise Outage(self._outage(name, error, passed)) from error
+            time.sleep(wait * random.uniform(0.5, 1.0))  # not all nodes of a cluster at the same moment
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _outage(self, name: str, error: OSError, passed: float) -> str:
+        where = (self / name).shown if name else self.shown
+        if error.errno in FULL:
+            return f"{where}: the disk is full; free some room, then run the same command again: what is done is kept"
+        why = error.strerror or " ".join(str(error).split())[:200]
+        return f"{where}: cannot be reached for {passed:.0f} s ({why}); once it can, run the same command again"
+
     def _arrow(self) -> tuple[Any, str]:
         if self._filesystem is None:
             from pyarrow.fs import FileSystem
@@ -157,3 +242,27 @@ class Storage:
             except (OSError, ValueError) as error:  # ValueError: pyarrow's for an address that it cannot read
                 raise UserError(f"{self.shown}: cannot be opened: {error}") from None
         return self._filesystem
+
+
+def patience() -> float:
+    """Seconds over which an operation is tried again."""
+    return float(os.environ.get("RAY_ROBUST_PATIENCE", PATIENCE))
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether what the storage says may be over in a moment. Object stores give no number, only words."""
+    if isinstance(error, Outage):  # it was waited for already
+        return False
+    if error.errno is not None:
+        return error.errno in PASSING
+    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
+        return False
+    said = str(error).upper()
+    return not any(word in said for word in FINAL_WORDS)
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:  # it went away in between
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ray_robust import rates
-from ray_robust.errors import UserError
-from ray_robust.storage import Storage
+from ray_robust.errors import Outage, UserError
+from ray_robust.storage import Storage, may_pass
 
 
 @pytest.fixture(params=["local", "file", "remote"])
@@ -70,14 +71,92 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path):
     assert not Storage(tmp_path).exists("a")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def refuse(error: OSError, times: int = 10**9):
+    """An os.fsync that fails so many times."""
+    left, real = [times], os.fsync
+
+    def fsync(file: int) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error
+        real(file)
+
+    return fsync
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     storage = Storage(tmp_path)
     storage.write("a", "old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
+    monkeypatch.setattr(os, "fsync", refuse(OSError(28, "No space left on device")))
+    with pytest.raises(Outage) as said:
         storage.write("a", "new")
+    assert str(said.value) == (
+        f"{storage.shown}/a: the disk is full; free some room, then run the same command again: what is done is kept"
+    )
     assert storage.read("a") == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_storage_that_is_away_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+    storage, waits = Storage(tmp_path), []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(os, "fsync", refuse(OSError(errno.ESTALE, "Stale file handle"), times=4))
+    storage.write("a", "new")
+    assert storage.read("a") == b"new"
+    assert len(waits) == 4
+    assert all(0.5 * 0.2 * 2**i <= wait <= 0.2 * 2**i for i, wait in enumerate(waits))  # longer each time
+
+
+def test_storage_that_stays_away_is_said_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
+    monkeypatch.setattr(os, "fsync", refuse(OSError(errno.ESTALE, "Stale file handle")))
+    with pytest.raises(Outage, match=r"/a: cannot be reached for 0 s \(Stale file handle\); once it can, run the same"):
+        Storage(tmp_path).write("a", "new")
+
+
+def test_what_may_be_lost_is_not_tried_again(tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        Storage(tmp_path).write("a", "new", durable=False)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("error", "may"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (FileNotFoundError(2, "No such file"), False),
+        (OSError("When reading key 'x' in bucket 'b': AWS Error NETWORK_CONNECTION during GetObject"), True),
+        (OSError("When initiating multipart upload: AWS Error SLOW_DOWN during CreateMultipartUpload"), True),
+        (OSError("When getting information: AWS Error ACCESS_DENIED during HeadObject operation"), False),
+        (Outage("waited for already"), False),
+    ],
+)
+def test_what_may_pass(error, may):
+    assert may_pass(error) is may
+
+
+def test_sizes(storage):
+    storage.write("finetunings/a.json", "12345")
+    storage.write("b", "123")
+    assert storage.size("b") == 3
+    assert storage.size() == 8
+    assert storage.size("never-there") == 0
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
+    storage = Storage(tmp_path)
+    storage.write("x/a", "whole")
+    for name, age in (("old", 7200), ("young", 0)):
+        part = tmp_path / "x" / f".{name}.1-2.part"
+        part.write_bytes(b"half")
+        os.utime(part, (time.time() - age,) * 2)
+    storage.tidy()
+    assert sorted(os.listdir(tmp_path / "x")) == [".young.1-2.part", "a"]
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
