@@ -2,7 +2,8 @@
 
     spec.yaml  plan.csv  data.json  run.json  samples/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
-                  rows.jsonl progress.json log.txt failed.json, and `done`, written last
+                  rows.jsonl progress.json log.txt and `done`, written last
+                  failed.json why it failed; attempts.json what went wrong before; parts.json when memory was short
 
 State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there.
 """
@@ -80,13 +81,33 @@ class TrialFolder:
         self.storage.delete("checkpoints")
 
     def begin(self) -> None:
-        """Forget why the trial failed the last time: it is tried again."""
+        """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes."""
         self.storage.delete("failed.json")
+        self.storage.tidy()
 
-    def fail(self, reason: str) -> None:
-        """Leave the reason, in one line, where the results table and the report find it."""
-        log = (self.storage / "log.txt").shown
-        self.storage.write_json("failed.json", {"reason": " ".join(reason.split()), "log": log})
+    def fail(self, reason: str, quarantined: bool = False) -> None:
+        """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
+        it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
+        """
+        said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
+        self.storage.write_json("failed.json", said)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
+        "reason", "counts" (whether towards quarantine)}, in order."""
+        return self.storage.read_json("attempts.json") or []
+
+    def note_attempt(self, attempt: dict[str, Any]) -> None:
+        """Add to `attempts`."""
+        self.storage.write_json("attempts.json", [*self.attempts(), attempt])
+
+    def parts(self) -> int:
+        """In how many parts a batch goes through the model, since the whole did not fit into memory; else 1."""
+        return (self.storage.read_json("parts.json") or {"parts": 1})["parts"]
+
+    def divide(self, parts: int, reason: str) -> None:
+        """From now on a batch goes through the model in so many parts."""
+        self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
 
 
 class RunFolder:

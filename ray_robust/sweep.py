@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
-import os
-import platform
 import shlex
-import shutil
+import signal
 import time
 from collections.abc import Iterable, Iterator
 
@@ -21,7 +18,8 @@ from rich.console import Console
 from ray_robust import provenance
 from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, UserError, command
+from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
 from ray_robust.plan_text import estimate, print_composition, print_plan, print_title
 from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
@@ -51,13 +49,15 @@ def main(argv: list[str]) -> int:
             out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
         return DONE
     subsets = draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
-    with _alone(run):
+    with held(run.storage, lambda who: out.print(f"{who} was here: waiting to see whether it still runs ...")) as lease:
         try:
             return _run(sweep, subsets, run, args.address, out)
         except KeyboardInterrupt:
+            lease.check()
             kept = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
             if kept:
                 run.write_results()
+                _report(run, out)
             again = shlex.join(["python", "-m", "ray_robust.sweep", *argv])
             out.print(f"\nInterrupted. {kept} finished trials and all checkpoints are kept in {run.storage.shown}; "
                       f"this continues:\n  {again}", markup=False, soft_wrap=True)  # fmt: skip
@@ -89,10 +89,14 @@ def _run(sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out:
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
     print_title(out, sweep.spec)
     out.print(f"{len(before)} of {len(sweep.plan)} trials are done, {len(todo)} to run   {estimate(todo, sweep.spec)}")
+    outage: Outage | None = None
     if len(todo):
-        seconds = _run_trials(sweep, subsets, run, todo, address, out)
-        provenance.keep_rate(run, todo, sweep.spec)
-        provenance.note_invocation(run, begun, seconds, len(todo))
+        try:
+            seconds = _run_trials(sweep, subsets, run, todo, address, out)
+            provenance.keep_rate(run, todo, sweep.spec)
+            provenance.note_invocation(run, begun, seconds, len(todo))
+        except Outage as said:  # what is done is told all the same
+            outage = said
     else:
         _write_plan(sweep, run)
     run.write_results()
@@ -108,6 +112,8 @@ def _run(sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out:
     out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
     if reported:
         out.print(f"report   {run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
+    if outage is not None:
+        raise outage
     return FAILED if failed else DONE
 
 
@@ -117,17 +123,17 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
     from ray_robust.launch.cluster import connect
     from ray_robust.launch.ingest import head_start, ingest
     from ray_robust.launch.monitor import Monitor
+    from ray_robust.launch.placement import slots_now
     from ray_robust.launch.places import Places
-    from ray_robust.launch.tuner import run_plan, slots_of
+    from ray_robust.launch.tuner import run_plan
 
     root = default_root()
     jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}
     with contextlib.ExitStack() as stack:
         with head_start(list(jobs.values()), root):
             cluster = stack.enter_context(connect(address))
-        import ray
-
-        slots_of(sweep.spec.resources, ray.cluster_resources())
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a notice to end is heard as Ctrl-C is
+        slots_now(sweep.spec.resources)
         with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
             stores = ingest(list(jobs.values()), root)
         by_key = dict(zip(jobs, stores, strict=True))
@@ -192,33 +198,6 @@ def _sayable(run: RunFolder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--out {run.storage.shown}: cannot be written: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def _alone(run: RunFolder) -> Iterator[None]:
-    """Refuse a second driver on one local run folder. The lock goes with the process, however it ends."""
-    path = run.storage.local(".lock")
-    if path is None:
-        yield
-        return
-    with _sayable(run):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 - the with-block below closes it
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{run.storage.shown}: {file.read().strip() or 'another sweep'} is running in this folder; "
-                            "wait for it, or give another --out") from None  # fmt: skip
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
-            yield
-        finally:  # a mistake found before anything was written leaves nothing behind
-            if os.listdir(path.parent) == [path.name]:
-                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

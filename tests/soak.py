@@ -1,16 +1,20 @@
-"""Kill a sweep at random moments, run it again until it is done, and compare with an undisturbed run, bit for bit.
+"""Kill parts of a sweep at random moments, and compare what comes out with an undisturbed run, bit for bit.
 
 A moment is a share of the work that is behind, as the run folder tells it, so that a kill always hits a sweep at work.
 
-    python tests/soak.py SPEC.yaml --kills 3 --victim driver --seed 1 [--set KEY=VALUE ...]
+    python tests/soak.py [SPEC.yaml] --kills 50 --victim mixed --seed 1 [--trials 20] [--set KEY=VALUE ...]
 
-Prints every kill and, last, one JSON object: kills, runs, seconds of both, and whether every score is the same.
-`--victim worker` kills one training process and leaves the driver to cope.
+victims   driver: kill -9 of the command, which is then run again; worker: of one training process; mixed: either by
+          chance; node: of one raylet of three on this machine, with all that runs on it, and another takes its place
+Prints every kill and, last, one JSON object: kills, runs of the command, resumes, seconds of both sweeps, the work done
+twice in per cent beside one epoch per trial that was hit, stages that were done twice, and whether every score is the
+same. Exit code 1 when one is not, or a finished stage was done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -30,16 +36,40 @@ from ray_robust.status import read_status
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
+AGAIN = 5  # times that the command is run again at the end, for trials that were left alone
+SHORT = """
+# Question: Do short trials survive?
+task: {{name: camera-traps, train_images: 400, id_val_images: 100, id_test_images: 200, ood_val_images: 100,
+       ood_test_images: 200}}
+pretrain: {{sources: {{species: 1.0}}, num_images: {{grid: [400, 600, 800, 1000]}}, images_seen: 12800}}
+finetune: {{epochs: 4, lr: {{grid: [1e-3, 3e-3]}}, evaluate_every: 2}}
+seeds: {seeds}
+baseline: none
+"""
 
 
-def run(spec: str, out: Path, settings: list[str]) -> subprocess.Popen:
-    """Start the sweep in a process group of its own, with its own stores, so that only it is hit."""
-    home = out.parent
-    environment = {**os.environ, "RAY_ROBUST_STORE": str(home / "store"), "RAY_ROBUST_CACHE": str(home / "cache")}
-    command = [sys.executable, "-m", "ray_robust.sweep", spec, "--out", str(out)]
-    command += [word for setting in settings for word in ("--set", setting)]
-    with open(home / "log.txt", "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+class Command:
+    """The sweep as a user runs it, in a process group and with caches of its own."""
+
+    def __init__(self, spec: str, home: Path, settings: list[str], address: str | None = None) -> None:
+        self.home, self.out, self.runs = home, home / "run", 0
+        self.words = [sys.executable, "-m", "ray_robust.sweep", spec, "--out", str(self.out)]
+        self.words += [word for setting in settings for word in ("--set", setting)]
+        self.words += ["--address", address] if address else []
+        home.mkdir()
+
+    def start(self) -> subprocess.Popen:
+        self.runs += 1
+        caches = {"RAY_ROBUST_STORE": str(self.home / "store"), "RAY_ROBUST_CACHE": str(self.home / "cache")}
+        with open(self.home / "log.txt", "a") as log:
+            return subprocess.Popen(self.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **caches},
+                                    start_new_session=True)  # fmt: skip
+
+    def log(self) -> str:
+        return (self.home / "log.txt").read_text()
+
+    def table(self) -> pd.DataFrame:
+        return pd.read_csv(self.out / "results.csv")
 
 
 def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
@@ -59,59 +89,153 @@ def behind(run: Path) -> float:
     """The share of the work that is done, 0-1; 0 as long as the folder cannot tell."""
     try:
         return read_status(RunFolder(str(run))).behind
-    except UserError:
+    except (UserError, ValueError, KeyError):
         return 0.0
 
 
-def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> dict:
+def under_way(run: Path) -> dict[str, dict[str, Any]]:
+    """What the trials that are training say of themselves."""
+    try:
+        told = read_status(RunFolder(str(run))).progress
+    except (UserError, ValueError, KeyError):
+        return {}
+    return {name: said for name, said in told.items() if said and time.time() - said["time"] < 10}
+
+
+class Losses:
+    """The work that kills cost: what was done after the last word of a trial, and one epoch of each, for comparison."""
+
+    def __init__(self) -> None:
+        self.unsaid, self.epochs = 0.0, 0.0
+
+    def note(self, hit: dict[str, dict[str, Any]]) -> None:
+        for said in hit.values():
+            self.unsaid += max(0.0, time.time() - said["time"]) * said["images_per_second"]
+            self.epochs += said["images"] / said["epoch"] if said["epoch"] else 0.0
+
+
+def work(run: Path) -> tuple[int, int]:
+    """Training images that the plan asks for, and those that were processed, twice or more ones too."""
+    plan = RunFolder(str(run)).plan()
+    folders = [run / "trials" / name for name in plan["trial"]]
+    facts = [json.loads((folder / "progress.json").read_text()) for folder in folders]
+    done = sum(said["worked"] for said in facts)
+    needed = sum(_needed(folder) for folder in folders)
+    return needed, done
+
+
+def _needed(folder: Path) -> int:
+    trial = json.loads((folder / "trial.json").read_text())
+    rows = pd.read_json(folder / "rows.jsonl", lines=True).groupby("finetune")
+    return int(trial["pretrain_images_seen"]) + sum(int(r["step"].max()) * min(128, int(r["finetune_images"].max()))
+                                                    for _, r in rows)  # fmt: skip
+
+
+def done_twice(run: Path) -> int:
+    """How many stages of trials ended more than once."""
+    count = 0
+    for log in (file.read_text() for file in (run / "trials").glob("*/log.txt")):
+        different = {line.split("fine-tunes ")[1].split()[0] for line in log.splitlines() if "fine-tunes " in line}
+        count += max(0, log.count("fine-tuned in ") - len(different)) + max(0, log.count("pre-trained in ") - 1)
+    return count
+
+
+@contextlib.contextmanager
+def raylets(count: int) -> Iterator[Any]:
+    """A cluster of a head without CPUs and so many nodes of one CPU, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    try:
+        for _ in range(count):
+            cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str], replace: bool = True) -> dict[str, Any]:
     """Run once in peace, once under fire; returns the summary."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        peace, war = Path(folder, "peace"), Path(folder, "war")
-        for home in (peace, war):
-            home.mkdir()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        peace = Command(spec, Path(folder, "peace"), settings)
         begun = time.monotonic()
-        if (code := run(spec, peace / "run", settings).wait()) != 0:
-            raise SystemExit(f"the undisturbed run ended with {code}: {(peace / 'log.txt').read_text()[-2000:]}")
+        if (code := peace.start().wait()) != 0:
+            raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
         undisturbed = time.monotonic() - begun
-        done, runs, begun = 0, 1, time.monotonic()
-        driver = run(spec, war / "run", settings)
-        for moment in sorted(rng.uniform(0.1, 0.85) for _ in range(kills)):
-            hit: list[psutil.Process] = []
-            while driver.poll() is None and not (behind(war / "run") >= moment and (hit := workers_of(driver))):
+        cluster = stack.enter_context(raylets(3)) if victim == "node" else None
+        war = Command(spec, Path(folder, "war"), settings, cluster.address if cluster else None)
+        done, losses, begun = 0, Losses(), time.monotonic()
+        driver = war.start()
+        low = 0.02 if kills > 5 else 0.1
+        for moment in sorted(rng.uniform(low, 0.9) for _ in range(kills)):
+            hit: list[Any] = []
+            while driver.poll() is None:
+                if behind(war.out) >= moment:
+                    hit = list(cluster.worker_nodes) if cluster else workers_of(driver)
+                    if hit and (victim != "node" or under_way(war.out)):
+                        break
                 time.sleep(0.05)
             if driver.poll() is not None:
                 break
-            if victim == "driver":
+            whom = rng.choice(["driver", "worker"]) if victim == "mixed" else victim
+            training = under_way(war.out)
+            if whom == "driver":
+                losses.note(training)
                 os.kill(driver.pid, signal.SIGKILL)
                 driver.wait()
-                driver, runs = run(spec, war / "run", settings), runs + 1
+                driver = war.start()
+            elif cluster is not None:
+                losses.note(dict(list(training.items())[:1]))  # one node holds one of them
+                cluster.remove_node(rng.choice(hit), allow_graceful=False)
+                if replace:
+                    cluster.add_node(num_cpus=1)
             else:
-                rng.choice(hit).kill()
+                losses.note(dict(list(training.items())[:1]))
+                with contextlib.suppress(psutil.Error):
+                    rng.choice(hit).kill()
             done += 1
-            print(f"kill {done} of {kills}: {victim}, {behind(war / 'run'):.0%} of the work behind it", flush=True)
+            print(f"kill {done} of {kills}: {whom}, {behind(war.out):.0%} of the work behind it", flush=True)
         code = driver.wait()
+        for _ in range(AGAIN):  # what was left alone after too many deaths is tried by the next command
+            if code == 1:
+                code = war.start().wait()
         disturbed = time.monotonic() - begun
-        tables = [pd.read_csv(home / "run" / "results.csv") for home in (peace, war)]
-        same = code == 0 and tables[0][SAME].equals(tables[1][SAME])
+        same = code == 0 and peace.table()[SAME].equals(war.table()[SAME])
+        needed, worked = work(war.out) if code == 0 else (1, 1)
+        twice = done_twice(war.out)
         if not same:
-            print((war / "log.txt").read_text()[-3000:])
-        return {"victim": victim, "kills": done, "runs": runs, "exit": code, "points": len(tables[0]),
-                "undisturbed_s": round(undisturbed, 1), "disturbed_s": round(disturbed, 1), "same": same}  # fmt: skip
+            print(war.log()[-3000:])
+        trials = len(RunFolder(str(war.out)).plan())
+        starts = sum(log.read_text().count(" starts on ") for log in war.out.glob("trials/*/log.txt"))
+        return {
+            "victim": victim, "kills": done, "runs": war.runs, "exit": code, "trials": trials,
+            "resumes": starts - trials, "points": len(peace.table()),
+            "undisturbed_s": round(undisturbed, 1), "disturbed_s": round(disturbed, 1),
+            "repeated_percent": round(100 * (worked + losses.unsaid - needed) / needed, 1),
+            "one_epoch_each_percent": round(100 * losses.epochs / needed, 1), "done_twice": twice, "same": same,
+        }  # fmt: skip
 
 
 def main() -> None:
-    """Read the arguments, print the summary; exit code 1 when a score differs."""
+    """Read the arguments, print the summary; exit code 1 when a score differs or a finished stage was done again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("spec")
+    parser.add_argument("spec", nargs="?", help="a sweep's YAML (default: short trials on the built-in world)")
+    parser.add_argument("--trials", type=int, default=20, help="how many short trials, where no YAML is given")
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--victim", choices=("driver", "worker"), default="driver")
+    parser.add_argument("--victim", choices=("driver", "worker", "mixed", "node"), default="driver")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
-    summary = soak(args.spec, args.kills, args.victim, args.seed, args.set)
+    with tempfile.TemporaryDirectory() as folder:
+        spec = args.spec
+        if spec is None:
+            spec = str(Path(folder, "short.yaml"))
+            Path(spec).write_text(SHORT.format(seeds=max(1, args.trials // 4)))
+        summary = soak(spec, args.kills, args.victim, args.seed, args.set)
     print(json.dumps(summary))
-    sys.exit(0 if summary["same"] else 1)
+    sys.exit(0 if summary["same"] and not summary["done_twice"] else 1)
 
 
 if __name__ == "__main__":

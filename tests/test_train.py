@@ -10,12 +10,12 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from ray_robust.spec import Finetune, ModelSection, Training
 from ray_robust.storage import Storage
 from ray_robust.train import loop
-from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
-from ray_robust.train.context import Context, TrainingFailed
+from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, save_checkpoint
+from ray_robust.train.context import Context, Leaving, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
-from ray_robust.train.loop import Length, fit, learning_rate
+from ray_robust.train.loop import Length, Objective, fit, learning_rate, optimise, take_turns
 from ray_robust.train.models import build_model, fresh_head
 from ray_robust.train.points import counts, points
 
@@ -48,14 +48,29 @@ def state_of(model: torch.nn.Module) -> list[torch.Tensor]:
     return [value.clone() for value in model.state_dict().values()]
 
 
-def train_some(settings: Training, checkpoints: Storage | None = None, **more) -> list[torch.Tensor]:
+def train_some(settings: Training, checkpoints: Storage | None = None, context=None, **more) -> list[torch.Tensor]:
     data = bank(200)
     model = build_model(MODEL, 4, 1)
     length = Length.of(200, settings.batch_size, 4, None)
     fit(
-        model, data.images, torch.from_numpy(data.labels), settings, MODEL, length, 7, CONTEXT, "t", checkpoints, **more
+        model,
+        data.images,
+        torch.from_numpy(data.labels),
+        settings,
+        MODEL,
+        length,
+        7,
+        context or CONTEXT,
+        "t",
+        checkpoints,
+        **more,
     )
     return state_of(model)
+
+
+def save_at_every_epoch(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
 
 
 SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
@@ -75,7 +90,7 @@ def test_the_same_seed_gives_the_same_bits(augmentation):
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, optimizer):
     settings = SETTINGS.model_copy(update={"optimizer": optimizer, "lr": 1e-3})
     whole = train_some(settings)
-    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+    save_at_every_epoch(monkeypatch)
     folder = Storage(tmp_path)
 
     class CutOffError(Exception):
@@ -90,24 +105,106 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, 
 
     with pytest.raises(CutOffError):
         train_some(settings, folder, at_epoch=cut, kept=kept)
-    assert checkpoint_facts(folder, "t")["step"] == 12  # two epochs of six steps
+    assert checkpoint_facts(folder, "t.0")["step"] == 12  # two epochs of six steps
+    assert checkpoint_facts(folder, "t.1")["step"] == 6  # and the one before
     kept_again: dict[str, torch.Tensor] = {}
     resumed = train_some(settings, folder, kept=kept_again)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
     assert {name: int(step) for name, step in kept_again.items()} == {"seen/1": 6, "seen/2": 12}
 
 
-def test_a_checkpoint_cut_short_counts_as_none(tmp_path):
+@pytest.mark.parametrize("damage", ["cut short", "a byte changed", "empty"])
+def test_of_a_damaged_state_the_one_before_it_is_used(tmp_path, monkeypatch, damage):
+    whole = train_some(SETTINGS)
+    save_at_every_epoch(monkeypatch)
+    train_some(SETTINGS, Storage(tmp_path))
+    newest = max(tmp_path.glob("t.*"), key=lambda file: checkpoint_facts(Storage(tmp_path), file.stem)["number"])
+    data = bytearray(newest.read_bytes())
+    if damage == "a byte changed":
+        data[len(data) // 2] ^= 1
+    newest.write_bytes({"cut short": data[:-5], "empty": b""}.get(damage, data))
+    steps: list[int] = []
+    monkeypatch.setattr(loop, "learning_rate", lambda *a: steps.append(a[1]) or learning_rate(*a))
+    resumed = train_some(SETTINGS, Storage(tmp_path))
+    assert steps[0] == 12  # the newest was of step 18, of 24
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    drop_state(Storage(tmp_path), "t")
+    assert not list(tmp_path.glob("t.*"))
+
+
+def test_a_checkpoint_cut_short_or_damaged_counts_as_none(tmp_path):
     folder, model = Storage(tmp_path), build_model(MODEL, 4, 1)
     save_checkpoint(folder, "final", model, {"step": 3})
     assert load_checkpoint(folder, "final", build_model(MODEL, 4, 2)) == {"step": 3}
     whole = (tmp_path / "final.safetensors").read_bytes()
-    for size in (0, 7, 100, len(whole) - 1):
-        (tmp_path / "final.safetensors").write_bytes(whole[:size])
+    changed = bytearray(whole)
+    changed[-100] ^= 1
+    for data in (*(whole[:size] for size in (0, 7, 100, len(whole) - 1)), bytes(changed)):
+        (tmp_path / "final.safetensors").write_bytes(data)
         untouched = build_model(MODEL, 4, 2)
         before = state_of(untouched)
         assert load_checkpoint(folder, "final", untouched) is None
         assert all(torch.equal(a, b) for a, b in zip(before, state_of(untouched), strict=True))
+
+
+def test_a_state_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch):
+    save_at_every_epoch(monkeypatch)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    told = train_some(SETTINGS, Storage(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(told, train_some(SETTINGS), strict=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_told_to_leave_saves_its_state_at_once(tmp_path):
+    whole, heard = train_some(SETTINGS), []
+    context = Context(leaving=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
+    with pytest.raises(Leaving, match="t: stops at step 9 of 24: the node is drained"):
+        train_some(SETTINGS, Storage(tmp_path), context=context)
+    assert checkpoint_facts(Storage(tmp_path), "t.1")["step"] == 9
+    resumed = train_some(SETTINGS, Storage(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_a_divided_batch_gives_the_same_but_for_rounding():
+    """Without batch normalisation; with it each part has statistics of its own."""
+
+    def trained(name: str, parts: int) -> torch.Tensor:
+        section = ModelSection(name=name, image_size=64, precision="float32")
+        images = torch.from_numpy(make_images(96)[0]).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()
+        data, labels = ImageBank([(images, None)], torch.device("cpu")), torch.from_numpy(make_images(96)[1])
+        model = build_model(section, 4, 1)
+        fit(model, data, labels, SETTINGS, section, Length.of(96, 32, 2, None), 7, Context(parts=parts), "t")
+        return torch.cat([value.flatten() for value in model.state_dict().values() if value.is_floating_point()])
+
+    whole, thirds = trained("test_vit", 1), trained("test_vit", 3)
+    assert not torch.equal(whole, thirds)
+    assert (whole - thirds).abs().max() < 1e-4
+    assert (trained("test_resnet", 1) - trained("test_resnet", 3)).abs().max() > 1e-3
+
+
+def test_a_loss_that_compares_images_is_not_divided():
+    def nothing(*_):
+        raise AssertionError
+
+    compares = Objective(nothing, nothing, divisible=False)
+    with pytest.raises(TrainingFailed, match="t: a batch of 32 does not fit into memory, and its loss compares"):
+        optimise(build_model(MODEL, 4, 1), compares, SETTINGS, MODEL, Length.of(64, 32, 1, None), 1,
+                 Context(parts=2), "t")  # fmt: skip
+
+
+def test_trainings_that_take_turns_are_the_same_bit_for_bit():
+    def fresh(seed: int):
+        data, model = bank(200, seed), build_model(MODEL, 4, seed)
+        length = Length.of(200, 32, 2, None)
+        return model, (model, data.images, torch.from_numpy(data.labels), SETTINGS, MODEL, length, seed, CONTEXT, "t")
+
+    alone, together = [fresh(seed) for seed in (1, 2, 3)], [fresh(seed) for seed in (1, 2, 3)]
+    for _, arguments in alone:
+        fit(*arguments)
+    ended = take_turns([(lambda a=a: fit.steps(*a)) for _, a in together], 2, torch.device("cpu"))
+    assert all(seconds > 0 for seconds in ended)
+    for (one, _), (other, _) in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(state_of(one), state_of(other), strict=True))
 
 
 def test_a_loss_that_breaks_says_so():

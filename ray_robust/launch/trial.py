@@ -1,102 +1,129 @@
 """One trial from beginning to end: draw, pre-train, fine-tune, evaluate, write - resuming whatever is there already.
 
 Knows nothing of Ray: it runs inside a reused Tune actor, as one rank of a Ray Train group, or in a test. Everything it
-makes goes to the trial's own folder, and the pre-trained weights to the checkpoints' folder under the trial's key.
+makes goes to the trial's own folder, and the pre-trained weights to the checkpoints' folder under the trial's key. Owns
+what becomes of an error: memory that was short is answered here, the rest is the trial's failure or the launcher's.
 """
 
 from __future__ import annotations
 
-import io
 import platform
 import time
 import traceback
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import nn
 
 from ray_robust.data.index import fingerprint
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.opened import images_of, open_pool, open_store, usable
-from ray_robust.data.pool import SPLITS, Pool, Source, Task
+from ray_robust.data.pool import SPLITS, Source, Task
 from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import UserError
+from ray_robust.launch.faults import rest
+from ray_robust.launch.memory import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.launch.places import Places
+from ray_robust.launch.tables import write_predictions, write_subset
+from ray_robust.launch.trial_log import TrialLog
 from ray_robust.plan import Finetuning, Trial
 from ray_robust.results import RunFolder, TrialFolder
 from ray_robust.sections import Finetune
 from ray_robust.storage import Storage
-from ray_robust.train.checkpoints import checkpoint_facts, load_checkpoint, save_checkpoint
-from ray_robust.train.context import Context, Progress, TrainingFailed
+from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
+from ray_robust.train.context import Context, Leaving, TrainingFailed
 from ray_robust.train.evaluate import Split
-from ray_robust.train.finetune import Finetuned, finetune
+from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank
+from ray_robust.train.loop import Steps, take_turns
 from ray_robust.train.models import build_model
-from ray_robust.train.points import counts, points
+from ray_robust.train.points import points
 from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
 
 
-class TrialLog:
-    """log.txt and progress.json of a trial; only the first rank writes them."""
-
-    def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
-        self.folder, self.writes = folder, context.first
-        self.lines = (folder.storage.read("log.txt") or b"").decode().splitlines() if self.writes else []
-        self.total = trial.pretrain_images + sum(f.images for f in trial.finetunings)
-        self.before = 0  # training images of the stages that are over
-        self.scores: dict[str, float] = {}
-
-    def say(self, line: str) -> None:
-        """A line with its time."""
-        if self.writes:
-            self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}")
-            self.folder.storage.write("log.txt", "\n".join(self.lines) + "\n", durable=False)
-
-    def progress(self, progress: Progress) -> None:
-        """What the live view, the metrics and the status command read."""
-        self.scores |= {k: v for k, v in (("id", progress.id), ("ood", progress.ood)) if v is not None}
-        if self.writes:
-            now = {**asdict(progress), **self.scores, "time": time.time()}
-            share = min(1.0, (self.before + progress.images) / max(1, self.total))
-            self.folder.storage.write_json("progress.json", {**now, "share": share}, durable=False)
-
-
 def run_trial(trial: Trial, places: Places, context: Context) -> None:
-    """Run what is missing of a trial and mark it done; what goes wrong is left in its folder as the reason.
+    """Run what is missing of a trial and mark it done; what is wrong with it for good is left in its folder.
 
-    Several ranks call it together: they pre-train as one, then share out the fine-tunings.
+    Several ranks call it together: they pre-train as one, then share out the fine-tunings. What may go better the next
+    time (storage or a worker that went away, a machine to be left) is raised, for the launcher to try again.
     """
     folder = RunFolder(places.run).trial(trial.id)
     if folder.has([f.id for f in trial.finetunings]):
         return
+    log = TrialLog(trial, folder, context)
     if context.first:
         folder.begin()
-    log = TrialLog(trial, folder, context)
-    context = replace(context, report=log.progress)
+        _come_again(trial, folder, log)
+    parts: int | None = folder.parts()
+    while parts is not None:
+        short = _attempt(trial, places, replace(context, alive=log.alive, parts=parts), folder, log)
+        if short is None:
+            return
+        parts = _divided(trial, parts, short, folder, log)
+        if context.world_size > 1:  # the other ranks must begin again with it
+            raise MemoryError(short)
+        free()
+
+
+def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
+    """Rest after a fault. A worker that the kernel killed for memory could not say so: the machine's count does."""
+    attempts = folder.attempts()
+    if wait := rest(attempts, time.time()):
+        log.say(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
+        time.sleep(wait)
+    before, here = folder.storage.read_json("worker.json"), {"host": platform.node(), "kills": kills()}
+    died = bool(attempts and before and attempts[-1]["kind"] == "died" and attempts[-1]["time"] > before["time"])
+    if died and before["host"] == here["host"] and before["kills"] < here["kills"]:
+        _divided(trial, folder.parts(), "the kernel ended its worker for memory", folder, log)
+    with suppress(OSError):
+        folder.storage.write_json("worker.json", {**here, "time": time.time()}, durable=False)
+
+
+def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder, log: TrialLog) -> str | None:
+    """Run a trial; returns None when it is over, one way or the other, else what there was too little memory for."""
     try:
         _run(trial, places, context, folder, log)
+    except Leaving as told:
+        log.say(str(told))
+        raise
     except Exception as error:
         log.say(traceback.format_exc())
-        said = isinstance(error, TrainingFailed | UserError)
-        folder.fail(str(error) if said else f"{type(error).__name__}: {error}")
+        if is_out_of_memory(error):
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        if not isinstance(error, TrainingFailed | UserError):
+            raise
+        folder.fail(str(error))
         if context.world_size > 1:  # the other ranks would wait for this one for ever
             raise
+    return None
+
+
+def _divided(trial: Trial, parts: int, short: str, folder: TrialFolder, log: TrialLog) -> int | None:
+    """Note that a trial needs batches in more parts; None, and the trial has failed, when they are single images."""
+    more = more_parts(trial, parts)
+    if more is None:
+        folder.fail(f"out of memory with a single image at a time: {short}")
+        return None
+    log.say(f"out of memory: batches go through the model in {more} parts from now on")
+    folder.divide(more, short)
+    return more
 
 
 def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, log: TrialLog) -> None:
     log.say(f"starts on {platform.node()}, {context.device}, rank {context.rank} of {context.world_size}")
     facts: dict[str, Any] = {**trial.columns(), "key": trial.key, "device": _device_name(context.device)}
+    if context.parts > 1:
+        facts |= {"batch_parts": context.parts, "micro_batch": -(-largest_batch(trial) // context.parts)}
     weights = Storage(places.checkpoints) / trial.key
-    pretrained: Pretrained | None = None
+    start: Start | None = None
     if trial.pretrain is not None:
-        drawn = _draw(trial, places) if trial.draws else None
+        drawn = _draw(trial, places, context) if trial.draws else None
         if drawn is not None:
             subset, stores = drawn
             facts |= {
@@ -107,23 +134,26 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
                 "subset_fingerprint": fingerprint(subset, {n: s.pool.catalog for n, s in stores.items()}),
             }
             if context.first:
-                _write_subset(folder, subset, stores)
+                write_subset(folder, subset, stores)
                 folder.storage.write_json("trial.json", facts)
-        pretrained = _pretrain(trial, drawn, weights, context, log)
+        start = _pretrain(trial, drawn, weights, context, log)
         facts |= {
-            "pretrain_epochs": pretrained.epochs,
-            "pretrain_images_seen": pretrained.images_seen,
-            "upstream_accuracy": pretrained.upstream_accuracy,
-            "seconds_pretrain": round(pretrained.seconds, 3),
+            "pretrain_epochs": start.known.epochs,
+            "pretrain_images_seen": start.known.images_seen,
+            "upstream_accuracy": start.known.upstream_accuracy,
+            "seconds_pretrain": round(start.known.seconds, 3),
         }
     if context.first:
         folder.storage.write_json("trial.json", facts)
-    log.before = trial.pretrain_images
+    log.behind("pretrain", trial.pretrain_images)
     alone = replace(context, rank=0, world_size=1)
+    todo = []
     for finetuning in trial.finetunings[context.rank :: context.world_size]:
         if folder.finetuning(finetuning.id) is None:
-            _finetune(trial, finetuning, pretrained, weights, places, alone, folder, log, facts)
-        log.before += finetuning.images
+            todo.append(partial(_finetune, trial, finetuning, start, places, alone, folder, log, facts))
+        else:
+            log.behind(finetuning.id, finetuning.images)
+    take_turns(todo, context.at_once, context.device)
     context.wait_for_all()
     if context.first:
         rows = [row for f in trial.finetunings for row in folder.finetuning(f.id) or ()]
@@ -132,7 +162,7 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     context.wait_for_all()
 
 
-def _draw(trial: Trial, places: Places) -> tuple[Subset, dict[str, ImageStore]]:
+def _draw(trial: Trial, places: Places, context: Context) -> tuple[Subset, dict[str, ImageStore]]:
     """The trial's images, and the store of every source on this node."""
     assert trial.pretrain is not None
     stores = {
@@ -141,38 +171,55 @@ def _draw(trial: Trial, places: Places) -> tuple[Subset, dict[str, ImageStore]]:
     }
     for store in stores.values():
         if not store.pool.rendered:
-            store.fill(store.missing())
+            store.fill(store.missing(), lambda _: context.alive())
     catalogs = {name: store.pool.catalog for name, store in stores.items()}
     masks = {name: usable(store) for name, store in stores.items()}
     return draw(trial.pretrain, catalogs, masks, trial.subset_seed), stores
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What every fine-tuning of a trial starts from: what is known of the pre-training, and its weights by name."""
+
+    known: Pretrained
+    weights: dict[str, torch.Tensor]
+
+
 def _pretrain(
     trial: Trial, drawn: tuple[Subset, dict[str, ImageStore]] | None, weights: Storage, context: Context, log: TrialLog
-) -> Pretrained:
-    """Pre-train, or find it done: the weights are kept by what they mean."""
-    known = checkpoint_facts(weights, "final")
-    if known is None:
+) -> Start:
+    """Pre-train, or find it done: the weights are kept by what they mean. Weights that are damaged are made again."""
+    found = read_checkpoint(weights, "final")
+    if found is None:
         assert trial.pretrain is not None
+        if weights.exists("final.safetensors"):
+            log.say("its pre-trained weights are damaged: they are made again")
         images = None
         if drawn is not None:
             subset, stores = drawn
             told = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
             log.say(f"pre-trains on {told}, method {trial.pretrain.method}")
             images = _images(subset, stores, context.device, captioned=trial.pretrain.method == "clip")
-        job = Job(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images)
+        told_to = replace(context, report=log.of("pretrain"))
+        job = Job(trial.model, trial.pretrain, trial.seed, trial.key, told_to, weights, images)
         model, done = pretrain(job)
-        known = asdict(done)
         if context.first:
-            save_checkpoint(weights, "final", model, known)
-            weights.delete("pretrain.safetensors")
+            save_checkpoint(weights, "final", model, asdict(done))
+            drop_state(weights, "pretrain")
         for note in done.notes:
             log.say(note)
         log.say(f"pre-trained in {done.seconds:.1f} s, upstream accuracy {done.upstream_accuracy}")
         context.wait_for_all()
+        found = read_checkpoint(weights, "final")
+        if found is None:
+            raise OSError(f"{weights.shown}: the pre-trained weights cannot be read back")
     else:
         log.say("finds its pre-trained weights")
-    return Pretrained(**known)
+    if context.first:
+        with suppress(OSError):  # it only says which weights were wanted last
+            weights.write_json("used.json", {"time": time.time(), "trial": trial.id}, durable=False)
+    tensors, facts = found
+    return Start(Pretrained(**facts), weights_in(tensors))
 
 
 def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device, captioned: bool) -> Images:
@@ -195,25 +242,28 @@ def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device,
 def _finetune(
     trial: Trial,
     finetuning: Finetuning,
-    pretrained: Pretrained | None,
-    weights: Storage,
+    start: Start | None,
     places: Places,
     context: Context,
     folder: TrialFolder,
     log: TrialLog,
     facts: dict[str, Any],
-) -> None:
+) -> Steps[None]:
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
     store = Path(places.store)
     splits = _splits(task, finetuning.settings, trial.seed, store, trial.model.image_size, context.device)
     classes = len(task.catalog.classes)
-    model = _start(trial, pretrained, weights, classes)
+    model = build_model(trial.model, start.known.num_labels if start else classes, trial.seed)
+    if start is not None:
+        model.load_state_dict(start.weights)
     resumed = folder.storage / f"checkpoints/{finetuning.id}"
     log.say(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
-    done = finetune(model, trial.model, finetuning.settings, splits, classes, name, task.metric, context, resumed)
-    _write_predictions(folder, finetuning.id, done, splits, task)
+    context = replace(context, report=log.of(finetuning.id))
+    done = yield from finetune.steps(model, trial.model, finetuning.settings, splits, classes, name, task.metric,
+                                     context, resumed)  # fmt: skip
+    write_predictions(folder, finetuning.id, done, splits, task)
     columns = {
         **{key: facts.get(key) for key in trial.columns()},
         "status": "done",
@@ -228,6 +278,7 @@ def _finetune(
     rows = [{**columns, **point} for point in points(done, splits, task.metric)]
     folder.storage.write_json(f"finetunings/{finetuning.id}.json", rows)
     folder.storage.delete(f"checkpoints/{finetuning.id}")
+    log.behind(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
     log.say(f"fine-tuned in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
 
@@ -237,16 +288,6 @@ def _told(train: Split, finetuning: Finetuning) -> str:
     counts, wanted = np.unique(train.labels, return_counts=True)[1], finetuning.settings.per_class or 0
     short = f", {(counts < wanted).sum()} of them hold fewer than {wanted}" if (counts < wanted).any() else ""
     return f"{len(train.labels)} images of {len(counts)} classes of {finetuning.task_label}{short}"
-
-
-def _start(trial: Trial, pretrained: Pretrained | None, weights: Storage, classes: int) -> nn.Module:
-    """The model that a fine-tuning starts from."""
-    if pretrained is None:
-        return build_model(trial.model, classes, trial.seed)
-    model = build_model(trial.model, pretrained.num_labels, trial.seed)
-    if load_checkpoint(weights, "final", model) is None:
-        raise TrainingFailed(f"{weights.shown}: the pre-trained weights vanished or were cut short; run again")
-    return model
 
 
 def _splits(task: Task, settings: Finetune, seed: int, root: Path, size: int, device: torch.device) -> dict[str, Split]:
@@ -280,56 +321,6 @@ def _filled(task: Task, root: Path, size: int) -> ImageStore:
     if not task.rendered:
         store.fill(store.missing())
     return store
-
-
-def _write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:
-    """subset.parquet: which images, by name, under which label."""
-    if folder.storage.exists("subset.parquet"):
-        return
-    names = np.asarray(subset.classes, dtype=object)
-    parts = [
-        pd.DataFrame({
-            "source": pd.Categorical([share.source] * len(share.rows)),
-            "image": stores[share.source].pool.keys(share.rows),
-            "label": pd.Categorical(names[share.labels]),
-        })
-        for share in subset.shares
-    ]  # fmt: skip
-    _write_parquet(folder, "subset.parquet", pd.concat(parts, ignore_index=True))
-
-
-def _write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: dict[str, Split], task: Pool) -> None:
-    """predictions/<id>.parquet: one row per test image, per evaluated epoch its class and how sure the model is.
-    groups/<id>.parquet, where the task has groups: counts per epoch, split, group and class."""
-    catalog = task.catalog
-    classes, groups = np.asarray(catalog.classes, dtype=object), np.asarray(catalog.groups, dtype=object)
-    parts = []
-    for split in SPLITS[1:]:
-        known = splits[split]
-        part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
-        if known.groups is not None:
-            part["group"] = groups[known.groups]
-        for look, predicted in done.predictions.items():
-            part[f"epoch_{look.name}"] = classes[predicted[split].classes]
-            part[f"confidence_{look.name}"] = predicted[split].confidence.astype(np.float16)
-        parts.append(pd.DataFrame(part))
-    _write_parquet(folder, f"predictions/{name}.parquet", _named(pd.concat(parts, ignore_index=True)))
-    counted = counts(done, splits)
-    if counted is not None:
-        named = counted.assign(group=groups[counted["group"]], **{"class": classes[counted["class"]]})
-        _write_parquet(folder, f"groups/{name}.parquet", _named(named))
-
-
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its names as categories, except those of images: each of them comes once."""
-    names = table.select_dtypes(exclude="number").columns.drop("image", errors="ignore")
-    return table.astype(dict.fromkeys(names, "category"))
-
-
-def _write_parquet(folder: TrialFolder, name: str, table: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    folder.storage.write(name, buffer.getvalue())
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,8 +2,9 @@
 
 One Tune trial is one trial of the plan with all its fine-tunings. With one worker it trains inside the Tune actor,
 which is reused from trial to trial, so that torch and timm are imported once per core. Results travel through the run
-folder, never through Ray's objects. What is already done is not in the plan that comes here. The driver itself imports
-no torch: that is for the workers, and costs seconds.
+folder, never through Ray's objects. What is already done is not in the plan that comes here. A trial that breaks off is
+tried again: `faults` says why and how often, `placement` how many run at once. The driver itself imports no torch: that
+is for the workers, and costs seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
-import textwrap
-from collections.abc import Callable, Mapping
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,22 @@ from ray import tune
 from ray.train import FailureConfig as GroupFailures
 from ray.train import RunConfig as GroupRun
 from ray.train import ScalingConfig
+from ray.tune.search import BasicVariantGenerator
 
-from ray_robust.errors import UserError
 from ray_robust.launch.cluster import Cluster
+from ray_robust.launch.faults import Recovery, Watch
 from ray_robust.launch.monitor import Monitor
+from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
 from ray_robust.launch.places import Places
+from ray_robust.launch.quota import keep_within
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder
 from ray_robust.spec import Resources
+from ray_robust.storage import Storage
 
-RETRIES = 3  # of a trial whose worker died; a trial that failed by itself is not tried again
-SILENT = "the worker ended without a word"
-DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}  # a trial that only drives a group; Ray refuses an empty request
+RETRIES = 3  # of a trial whose worker died or that broke off by itself; see `faults`
+PASSES = 20  # times that trials are handed to Ray while some of them broke off through no fault of their own
+TIDY_EVERY = 60.0  # seconds between two looks at the room that shared weights take
 
 
 def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster, monitor: Monitor) -> None:
@@ -41,66 +44,64 @@ def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster,
 
     Raises UserError when the cluster cannot ever hold one trial.
     """
-    slots = slots_of(resources, ray.cluster_resources())
+    slots = slots_now(resources)
     trials = {trial.id: trial for trial in plan}
-    together = resources.workers > 1
-    function = _drive_group if together else _train_here
+    recovery = Recovery(trials, RunFolder(places.run), RETRIES)
+    watch = Watch(recovery, resources.heartbeat)
+    left = list(trials)
+    with watch.watching():
+        for _ in range(PASSES):
+            _fit(left, trials, places, resources, cluster, slots, _Tell(monitor, recovery, watch, places, resources))
+            left = [name for name in left if not recovery.settled(name)]
+            if not any(recovery.faults.get(name) for name in left):
+                break
+    for name in left:  # whatever else may have happened, no trial is left without a word
+        recovery.give_up(name)
+
+
+def _fit(
+    names: list[str],
+    trials: dict[str, Trial],
+    places: Places,
+    resources: Resources,
+    cluster: Cluster,
+    slots: int,
+    tell: tune.Callback,
+) -> None:
+    """Hand trials to Tune and wait for all of them."""
+    function = _drive_group if resources.together else _train_here
     trainable = tune.with_parameters(function, trials=trials, places=places, resources=resources)
-    needs = DRIVER if together else _worker_needs(resources)
-
-    def give_up(name: str, reason: str) -> None:
-        folder = RunFolder(places.run).trial(name)
-        if not folder.has([f.id for f in trials[name].finetunings]) and folder.failure() is None:
-            folder.fail(f"its worker died {RETRIES + 1} times: {reason}")
-
+    order = BasicVariantGenerator(max_concurrent=slots)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(needs)),
-        param_space={"trial": tune.grid_search(list(trials))},
+        tune.with_resources(trainable, trial_needs(resources)),
+        param_space={"trial": tune.grid_search(names)},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=slots,
-            reuse_actors=not together,
+            search_alg=order,
+            reuse_actors=not resources.together,
             trial_dirname_creator=lambda trial: trial.trial_id,
             trial_name_creator=lambda trial: trial.config["trial"],
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=f"tune-{time.time_ns()}",
             storage_path=str(cluster.scratch) if cluster.local else f"{places.run}/.ray",
             verbose=0,
-            callbacks=[_Tell(monitor, give_up)],
+            callbacks=[tell] if cluster.local else [tell, Room(order, resources)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
     tuner.fit()
-    for name in trials:  # whatever else may have happened, no trial is left without a word
-        give_up(name, SILENT)
-
-
-def slots_of(resources: Resources, cluster: Mapping[str, float]) -> int:
-    """How many trials a cluster with these resources holds at once. Raises UserError when it is none."""
-    need = {key: value * resources.workers for key, value in _worker_needs(resources).items()}
-    slots = min(int(cluster.get(key, 0) // value) for key, value in need.items())
-    if slots < 1:
-        have = ", ".join(f"{cluster.get(key, 0):g} {key}" for key in need)
-        asked = ", ".join(f"{value:g} {key}" for key, value in need.items())
-        raise UserError(f"resources: one trial needs {asked}, the cluster has {have}")
-    return slots
-
-
-def _worker_needs(resources: Resources) -> dict[str, float]:
-    needs = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
-    return {key: value for key, value in needs.items() if value}
 
 
 def _train_here(config: dict[str, Any], trials: dict[str, Trial], places: Places, resources: Resources) -> None:
     """A trial inside the Tune actor."""
-    import torch
-
+    from ray_robust.launch.notice import notice
     from ray_robust.launch.trial import run_trial
     from ray_robust.train.context import Context
 
-    _quiet_threads(torch, resources.cpus_per_worker)
-    device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
-    run_trial(trials[config["trial"]], places, Context(device))
+    told = notice()
+    with told.training():
+        run_trial(trials[config["trial"]], places,
+                  Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once))  # fmt: skip
     _give_back_memory()
     tune.report({"ended": 1})
 
@@ -114,14 +115,14 @@ def _drive_group(config: dict[str, Any], trials: dict[str, Trial], places: Place
         _train_rank,
         train_loop_config={"trial": trial, "places": places, "resources": resources},
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.fewest_workers, resources.workers) if resources.elastic else resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=_worker_needs(resources),
+            resources_per_worker=worker_needs(resources),
         ),
         run_config=GroupRun(
-            name=trial.key,
+            name=f"{trial.key}-{time.time_ns()}",  # under a name that was there before, Train resumes its own state
             storage_path=tune.get_context().get_storage().storage_fs_path,
-            failure_config=GroupFailures(max_failures=RETRIES),
+            failure_config=GroupFailures(max_failures=0),  # Tune begins it again, so that one place counts
         ),
     )
     try:
@@ -134,23 +135,19 @@ def _drive_group(config: dict[str, Any], trials: dict[str, Trial], places: Place
 
 def _train_rank(config: dict[str, Any]) -> None:
     """One rank of a trial's worker group."""
-    import torch
     from ray.train import get_context
     from ray.train.torch import get_device
 
+    from ray_robust.launch.notice import notice
     from ray_robust.launch.trial import run_trial
     from ray_robust.train.context import Context
 
-    ranks = get_context()
-    _quiet_threads(torch, config["resources"].cpus_per_worker)
-    run_trial(config["trial"], config["places"],
-              Context(get_device(), ranks.get_world_rank(), ranks.get_world_size()))  # fmt: skip
-
-
-def _quiet_threads(torch: Any, threads: int) -> None:
-    """As many threads as the trial asked for: scores on a CPU are the same bits only for the same number."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
+    ranks, resources, told = get_context(), config["resources"], notice()
+    use_device(resources)
+    with told.training():
+        run_trial(config["trial"], config["places"],
+                  Context(get_device(), ranks.get_world_rank(), ranks.get_world_size(), leaving=told,
+                          at_once=resources.finetunings_at_once))  # fmt: skip
 
 
 def _give_back_memory() -> None:
@@ -161,24 +158,65 @@ def _give_back_memory() -> None:
 
 
 class _Tell(tune.Callback):
-    """Tells the monitor when a trial starts and ends, and `give_up` which one Ray will not try again, and why."""
+    """Tells the monitor and the watch when a trial starts and ends, and `recovery` when one broke off, and why. Keeps
+    the shared weights within their limit."""
 
-    def __init__(self, monitor: Monitor, give_up: Callable[[str, str], None]) -> None:
-        self.monitor, self.give_up = monitor, give_up
+    def __init__(
+        self, monitor: Monitor, recovery: Recovery, watch: Watch, places: Places, resources: Resources
+    ) -> None:
+        self.monitor, self.recovery, self.watch = monitor, recovery, watch
+        self.weights, self.limit = Storage(places.checkpoints), resources.disk
+        self._tidied = time.monotonic()
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.monitor.started(trial.config["trial"])
+        name = trial.config["trial"]
+        self._count(trial)
+        self.watch.started(name, lambda: ray.kill(trial.temporary_state.ray_actor))
+        self.monitor.started(name)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.watch.ended(trial.config["trial"])
         self.monitor.ended(trial.config["trial"])
+        if time.monotonic() - self._tidied > TIDY_EVERY:
+            self._tidy(trials)
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._broke_off(trial)
+        self._count(trial)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        try:
-            said = Path(trial.error_file).read_text("utf-8").strip()  # Tune's own copy is uploaded later
-        except (OSError, TypeError):
-            said = ""
-        self.give_up(trial.config["trial"], textwrap.shorten(said.rpartition("\n")[2], 300) or SILENT)
-        self.monitor.ended(trial.config["trial"])
+        self._broke_off(trial)
+        if self.recovery.settled(
+            trial.config["trial"]
+        ):  # else it broke off through no fault of its own: it comes again
+            self.monitor.ended(trial.config["trial"])
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        self._tidy(trials)
+
+    def _broke_off(self, trial: Any) -> None:
+        self.watch.ended(trial.config["trial"])
+        self.recovery.broke_off(trial.config["trial"], _last_words(trial), trial.node_ip or "")
+
+    def _count(self, trial: Any) -> None:
+        """Let Tune count what `recovery` counts: it gives up where that is too much."""
+        trial.run_metadata.num_failures = self.recovery.counted(trial.config["trial"])
+
+    def _tidy(self, trials: list) -> None:
+        self._tidied = time.monotonic()
+        if self.limit is not None:
+            wanted = {self.recovery.trials[t.config["trial"]].key for t in trials if not t.is_finished()}
+            with contextlib.suppress(OSError):
+                keep_within(self.weights, self.limit, wanted)
+
+
+def _last_words(trial: Any) -> str:
+    """What Ray says of a trial's latest failure."""
+    try:
+        said = Path(trial.error_file).read_text("utf-8")  # Tune's own copy, which is uploaded later
+    except (OSError, TypeError):
+        return ""
+    return said.rpartition("Failure # ")[2].partition("\n")[2].strip()

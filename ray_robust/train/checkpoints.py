@@ -1,11 +1,13 @@
-"""Weights and training state on disk: safetensors with a JSON header, whole or absent, never a pickle.
+"""Weights and training state on disk: safetensors with a JSON header and a checksum, whole or absent, never a pickle.
 
-One file holds a model, optionally its optimizer and whatever plain facts belong to it.
+One file holds a model, optionally its optimizer and whatever plain facts belong to it. The state of a training lies in
+two files that are written in turn, so that one that was damaged leaves the one before it.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch import nn
 
 from ray_robust.storage import Storage
 
+Tensors = Mapping[str, torch.Tensor]
+
 
 def save_checkpoint(
     folder: Storage,
@@ -23,7 +27,7 @@ def save_checkpoint(
     model: nn.Module,
     facts: dict[str, Any],
     optimizer: torch.optim.Optimizer | None = None,
-    kept: Mapping[str, torch.Tensor] | None = None,
+    kept: Tensors | None = None,
 ) -> None:
     """Write `name`.safetensors: the model's state, the optimizer's where given, `kept` tensors, `facts` as JSON."""
     tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
@@ -32,8 +36,10 @@ def save_checkpoint(
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    said = json.dumps(facts)
     # the optimizer's copy can be made again by running on, so only the weights wait for the disk
-    folder.write(f"{name}.safetensors", save(whole, {"facts": json.dumps(facts)}), durable=optimizer is None)
+    data = save(whole, {"facts": said, "crc32": _checksum(whole, said)})
+    folder.write(f"{name}.safetensors", data, durable=optimizer is None)
 
 
 def load_checkpoint(
@@ -45,16 +51,13 @@ def load_checkpoint(
 ) -> dict[str, Any] | None:
     """Load what `save_checkpoint` wrote into the model (and optimizer, and `kept`) and return its facts.
 
-    None, with nothing changed, when there is no such file or it is cut short.
+    None, with nothing changed, when there is no such file, or it is cut short or damaged.
     """
-    data = folder.read(f"{name}.safetensors")
-    if data is None:
+    found = read_checkpoint(folder, name)
+    if found is None:
         return None
-    try:
-        tensors, facts = load(data), _facts(data)
-    except (SafetensorError, ValueError, KeyError):
-        return None
-    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model/")})
+    tensors, facts = found
+    model.load_state_dict(weights_in(tensors))
     if optimizer is not None:
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
@@ -68,6 +71,61 @@ def load_checkpoint(
     return facts
 
 
+def read_checkpoint(folder: Storage, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Every tensor of a checkpoint and its facts; None when it is absent, cut short or damaged."""
+    data = folder.read(f"{name}.safetensors")
+    if data is None:
+        return None
+    try:
+        tensors, said = load(data), _header(data)
+        facts = json.loads(said["facts"])
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    return None if said.get("crc32", "") not in ("", _checksum(tensors, said["facts"])) else (tensors, facts)
+
+
+def weights_in(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """A model's state among the tensors of its checkpoint."""
+    return {key[6:]: value for key, value in tensors.items() if key.startswith("model/")}
+
+
+def save_state(
+    folder: Storage,
+    stage: str,
+    model: nn.Module,
+    facts: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    kept: Tensors | None = None,
+) -> dict[str, Any]:
+    """Write the state of a training to resume from, in the place of the older of its two files; returns the facts to
+    hand in the next time."""
+    number = facts.get("number", 0) + 1
+    save_checkpoint(folder, f"{stage}.{number % 2}", model, {**facts, "number": number}, optimizer, kept)
+    return {**facts, "number": number}
+
+
+def load_state(
+    folder: Storage,
+    stage: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: dict[str, torch.Tensor] | None = None,
+) -> dict[str, Any] | None:
+    """Load the newest whole state of a training, the one before it where the newest is damaged; None: there is none."""
+    headers = {name: checkpoint_facts(folder, name) for name in (f"{stage}.0", f"{stage}.1")}
+    known = {name: facts["number"] for name, facts in headers.items() if facts is not None}
+    for name in sorted(known, key=known.__getitem__, reverse=True):
+        if (facts := load_checkpoint(folder, name, model, optimizer, kept)) is not None:
+            return facts
+    return None
+
+
+def drop_state(folder: Storage, stage: str) -> None:
+    """Remove the state of a training that is over."""
+    for number in (0, 1):
+        folder.delete(f"{stage}.{number}.safetensors")
+
+
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
     """Give every state the memory layout of its parameter: files know none, and the fused kernels trust it."""
     for parameter, state in optimizer.state.items():
@@ -77,19 +135,29 @@ def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
 
 
 def checkpoint_facts(folder: Storage, name: str) -> dict[str, Any] | None:
-    """The facts of a checkpoint alone; None when it is absent or cut short."""
+    """The facts of a checkpoint alone; None when it is absent or cut short. What else is damaged only reading tells."""
     path = folder.local(f"{name}.safetensors")
     try:
         if path is None:
             data = folder.read(f"{name}.safetensors")
-            return None if data is None else _facts(data)
+            return None if data is None else json.loads(_header(data)["facts"])
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["facts"])
     except (SafetensorError, ValueError, KeyError, TypeError, FileNotFoundError):
         return None
 
 
-def _facts(data: bytes) -> dict[str, Any]:
-    """The JSON in a safetensors header: eight bytes of length, then the header itself."""
+def _header(data: bytes) -> dict[str, str]:
+    """The metadata in a safetensors header: eight bytes of length, then the header itself as JSON."""
     length = int.from_bytes(data[:8], "little")
-    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+    return json.loads(data[8 : 8 + length])["__metadata__"]
+
+
+def _checksum(tensors: Tensors, facts: str) -> str:
+    """CRC-32 of the facts and of every tensor with its name, in the order of the names."""
+    crc = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        if tensors[name].numel():
+            crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"

@@ -17,9 +17,14 @@ class TrainingFailed(Exception):
     """A training that cannot go on, with its reason in one line: it fails its trial and leaves the others alone."""
 
 
+class Leaving(Exception):
+    """A training that stopped because it was told to leave this machine; its state is on disk."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """What a training tells while it runs. `epoch` counts passes over its images, as a fraction."""
+    """What a training tells while it runs, the first time before its first step: what an earlier process had done.
+    `epoch` counts passes over its images, as a fraction."""
 
     stage: str
     epoch: float
@@ -30,18 +35,33 @@ class Progress:
     ood: float | None = None
 
 
-def _silent(progress: Progress) -> None:
+def _silent(*_: object) -> None:
     pass
+
+
+def _staying() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One rank. `report` is called about once a second."""
+    """One rank.
+
+    report   called about once a second while training
+    alive    called within every piece of work that may take long, as a sign of life
+    leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Leaving` raised
+    at_once  how many fine-tunings take turns in this process, over one copy of the images
+    parts    every batch goes through the model in so many parts, whose gradients are summed: less memory, same batch
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
     report: Callable[[Progress], None] = _silent
+    alive: Callable[[], None] = _silent
+    leaving: Callable[[], str] = _staying
+    parts: int = 1
+    at_once: int = 1
 
     @property
     def first(self) -> bool:
@@ -52,6 +72,14 @@ class Context:
         """A barrier over the ranks; nothing with a single one."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    def any_says(self, word: str) -> bool:
+        """Whether any rank says something; all must ask at the same step."""
+        if self.world_size == 1:
+            return bool(word)
+        said = torch.tensor([float(bool(word))], device=self.device)
+        torch.distributed.all_reduce(said)
+        return bool(said.item())
 
     def autocast(self, precision: str) -> Any:
         """The autocast context of a `model.precision`: auto is bf16 where the hardware computes in it."""

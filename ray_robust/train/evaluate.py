@@ -49,8 +49,10 @@ def predict(model: nn.Module, images: ImageBank, section: ModelSection, context:
     model.eval()
     mean, std = input_scale(model)
     classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
-    for start in range(0, len(images), BATCH):
-        positions = torch.arange(start, min(start + BATCH, len(images)))
+    size = max(1, BATCH // context.parts)
+    for start in range(0, len(images), size):
+        context.alive()
+        positions = torch.arange(start, min(start + size, len(images)))
         with context.autocast(section.precision):
             scores = model(normalise(images.take(positions), mean, std))
         best = scores.argmax(1, keepdim=True)

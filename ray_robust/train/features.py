@@ -39,7 +39,8 @@ def features_of(
     model.eval()
     mean, std = input_scale(model)
     found = []
-    for positions in (torch.arange(len(bank)) if only is None else only).split(BATCH):
+    for positions in (torch.arange(len(bank)) if only is None else only).split(max(1, BATCH // context.parts)):
+        context.alive()
         with context.autocast(section.precision):
             found.append(make(model, normalise(bank.take(positions), mean, std)).float().cpu())
     return torch.cat(found)

@@ -24,7 +24,7 @@ from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
 from ray_robust.train.evaluate import Predicted, Split, predict
 from ray_robust.train.features import features_of
-from ray_robust.train.loop import Length, fit, optimise
+from ray_robust.train.loop import Length, Objective, Steps, Stepwise, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
 
@@ -53,6 +53,7 @@ class Finetuned:
     seconds: float
 
 
+@Stepwise
 def finetune(
     model: nn.Module,
     section: ModelSection,
@@ -63,11 +64,11 @@ def finetune(
     metric: str,
     context: Context,
     checkpoints: Storage | None = None,
-) -> Finetuned:
+) -> Steps[Finetuned]:
     """Fine-tune `model` in place on `splits["train"]`, predicting all test splits every `evaluate_every` epochs.
 
     Every random draw is named by `key`; `metric` scores what is reported on the way. Raises
-    TrainingFailed when the loss is no finite number.
+    TrainingFailed when the loss is no finite number, Leaving when it was told to leave.
     """
     train, seed = splits["train"], seed_of("finetune", key)
     fresh_head(model, num_classes, seed).to(context.device)
@@ -89,12 +90,12 @@ def finetune(
     between: dict[Look, dict[str, Predicted]] = {}
     if settings.method == "linear":
         stages = (told, "finetune", checkpoints, look, kept)
-        seconds = _train_head(model, train, settings, section, length, seed, *stages)
+        seconds = yield from _train_head(model, train, settings, section, length, seed, *stages)
     else:
-        seconds = _probe(model, train, settings, section, key, context, checkpoints)
+        seconds = yield from _probe(model, train, settings, section, key, context, checkpoints)
         start = {name: value.clone() for name, value in model.state_dict().items()} if settings.wise_ft else {}
-        seconds += fit(model, train.images, torch.from_numpy(train.labels), settings, section, length, seed, context,
-                       "finetune", checkpoints, look, kept)  # fmt: skip
+        seconds += yield from fit.steps(model, train.images, torch.from_numpy(train.labels), settings, section, length,
+                                        seed, context, "finetune", checkpoints, look, kept)  # fmt: skip
         for alpha in settings.wise_ft:
             with _between(model, start, alpha):
                 between[Look(settings.epochs, length.steps, alpha)] = {
@@ -121,7 +122,7 @@ def _probe(
     key: str,
     context: Context,
     checkpoints: Storage | None,
-) -> float:
+) -> Steps[float]:
     """With lp-ft train the head before everything; the seconds it took. Its end is kept, since WiSE starts from it."""
     if settings.method != "lp-ft":
         return 0.0
@@ -132,7 +133,8 @@ def _probe(
     length = Length.of(len(train.labels), settings.batch_size, settings.probe_epochs, None)
     at_its_rate = settings.model_copy(update={"lr": settings.probe_lr})
     told = _one_pass(context, settings.probe_epochs)
-    seconds = _train_head(model, train, at_its_rate, section, length, seed_of("probe", key), told, "probe", checkpoints)
+    stages = (told, "probe", checkpoints)
+    seconds = yield from _train_head(model, train, at_its_rate, section, length, seed_of("probe", key), *stages)
     if checkpoints and context.first:
         save_checkpoint(checkpoints, "probed", head, {"seconds": seconds})
     return seconds
@@ -147,7 +149,7 @@ def _train_head(
     seed: int,
     context: Context,
     *stages,
-) -> float:
+) -> Steps[float]:
     """Train the head alone, on features computed once of the images as they are: no augmentation, the body as it was.
 
     `stages` is the rest of what `optimise` takes.
@@ -155,11 +157,14 @@ def _train_head(
     head, labels = _head(model), torch.from_numpy(train.labels).to(context.device)
     features = features_of(model, train.images, section, context).to(context.device)
 
-    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = positions.to(context.device)
-        return F.cross_entropy(network(features[wanted]), labels[wanted], label_smoothing=settings.label_smoothing)
+        return features[wanted], labels[wanted]
 
-    return optimise(head, objective, settings, section, length, seed, context, *stages)
+    def loss(network: nn.Module, shown: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(network(shown), wanted, label_smoothing=settings.label_smoothing)
+
+    return (yield from optimise.steps(head, Objective(batch, loss), settings, section, length, seed, context, *stages))
 
 
 def _head(model: nn.Module) -> nn.Linear:

@@ -2,15 +2,20 @@
 
 A step depends on names and its own number alone (order, augmentation and dropout are seeded anew from them), so a
 training resumed at step s goes on bit for bit as one that was never interrupted. One rank of several takes its part of
-every batch; gradients are averaged by DistributedDataParallel.
+every batch; gradients are averaged by DistributedDataParallel. Both functions can also be taken a step at a time
+(`optimise.steps(...)`), which is how several trainings share one process.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +24,72 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.spec import ModelSection, Training
 from ray_robust.storage import Storage
-from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
-from ray_robust.train.context import Context, Progress, TrainingFailed
+from ray_robust.train.checkpoints import load_state, save_state
+from ray_robust.train.context import Context, Leaving, Progress, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.models import input_scale
 
-SAVE_AT_EPOCH = 2.0  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
+SAVE_AT_EPOCH = 0.5  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
+SAVE_SHARE = 0.02  # of the time that checkpoints may take: the costlier, the rarer
 SAVE_WITHIN = 300.0  # seconds after which one is written in the middle of an epoch
-# (the network, possibly wrapped; int64 positions of this rank's images, on the CPU) -> the loss, a scalar
-Objective = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 LOOK_EVERY = 16  # steps between looks at the loss: each costs a GPU a wait
+P, T = ParamSpec("P"), TypeVar("T")
+Steps = Generator[None, None, T]  # yields after every optimizer step
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises.
+
+    batch      int64 positions of this rank's images, on the CPU -> the tensors that `loss` wants, alike in length;
+               whatever is random about them is drawn here, for the whole batch at once
+    loss       (the network, possibly wrapped; those tensors, or a part of them) -> the mean over them, a scalar
+    divisible  whether the loss of a batch is the mean over its images, and not a comparison among them
+    """
+
+    batch: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    loss: Callable[..., torch.Tensor]
+    divisible: bool = True
+
+
+class Stepwise(Generic[P, T]):
+    """A training as a generator, `steps`; called like a function it goes on to the end."""
+
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        self.steps = steps
+        update_wrapper(self, steps)
+
+    def __call__(self, *args: P.args, **options: P.kwargs) -> T:
+        steps = self.steps(*args, **options)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+def take_turns(trainings: Sequence[Callable[[], Steps[T]]], at_once: int, device: torch.device) -> list[T]:
+    """What each training ends in; `at_once` of them are under way, a step of each in turn.
+
+    On a GPU each has a stream of its own, so that kernels too small to fill it run side by side. Every step seeds what
+    it draws, so that company changes no bit of it.
+    """
+    waiting, running, ended = deque(enumerate(trainings)), deque[tuple[int, Steps[T], Any]](), dict[int, T]()
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            number, start = waiting.popleft()
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            if stream is not None:
+                stream.wait_stream(torch.cuda.current_stream(device))  # the images lie there by then
+            running.append((number, start(), stream))
+        number, steps, stream = running.popleft()
+        try:
+            with torch.cuda.stream(stream) if stream is not None else nullcontext():
+                next(steps)
+            running.append((number, steps, stream))
+        except StopIteration as end:
+            ended[number] = end.value
+    return [ended[number] for number in range(len(trainings))]
 
 
 @dataclass(frozen=True)
@@ -73,6 +134,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
+@Stepwise
 def fit(
     model: nn.Module,
     images: ImageBank,
@@ -86,21 +148,25 @@ def fit(
     checkpoints: Storage | None = None,
     at_epoch: Callable[[int, int], None] | None = None,
     kept: dict[str, torch.Tensor] | None = None,
-) -> float:
+) -> Steps[float]:
     """Train `model` in place to tell the int64 `labels` of `images`; see `optimise`."""
     mean, std = input_scale(model)
     labels = labels.to(context.device)
 
-    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
-        batch = normalise(augment(images.take(positions), settings.augment), mean, std)
+    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shown = normalise(augment(images.take(positions), settings.augment), mean, std)
+        return shown, labels[positions.to(labels.device)]
+
+    def loss(network: nn.Module, shown: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         with context.autocast(section.precision):
-            scores = network(batch)
-        wanted = labels[positions.to(labels.device)]
+            scores = network(shown)
         return F.cross_entropy(scores.float(), wanted, label_smoothing=settings.label_smoothing)
 
-    return optimise(model, objective, settings, section, length, seed, context, stage, checkpoints, at_epoch, kept)
+    return (yield from optimise.steps(model, Objective(batch, loss), settings, section, length, seed, context, stage,
+                                      checkpoints, at_epoch, kept))  # fmt: skip
 
 
+@Stepwise
 def optimise(
     model: nn.Module,
     objective: Objective,
@@ -113,22 +179,35 @@ def optimise(
     checkpoints: Storage | None = None,
     at_epoch: Callable[[int, int], None] | None = None,
     kept: dict[str, torch.Tensor] | None = None,
-) -> float:
+) -> Steps[float]:
     """Minimise `objective` over `model` in place; returns the seconds it took, earlier runs counted in.
 
     `checkpoints` is the folder where a state to resume from is kept, under `stage`; `at_epoch(epoch, step)` is called
     after every whole pass and at the end. `kept` travels with the checkpoints: what at_epoch puts there before an
-    interruption is there again after it. Raises TrainingFailed when the loss is no finite number.
+    interruption is there again after it. Raises TrainingFailed when the loss is no finite number, and Leaving, with the
+    state saved, once `context.leaving` says why.
     """
+    if context.parts > 1 and not objective.divisible:
+        raise TrainingFailed(f"{stage}: a batch of {length.batch} does not fit into memory, and its loss compares the "
+                             f"images of a batch, so that it cannot be divided; lower batch_size")  # fmt: skip
     model.to(context.device).train()
     optimizer = make_optimizer(model, settings)
-    facts = load_checkpoint(checkpoints, stage, model, optimizer, kept) if checkpoints else None
+    facts = load_state(checkpoints, stage, model, optimizer, kept) if checkpoints else None
     facts = facts or {"step": 0, "seconds": 0.0}
     network = _distributed(model, context)
     if section.compile:
         network = torch.compile(network)
-    begun = saved = told = time.monotonic()
-    first, losses = facts["step"], []
+    first, before, begun = facts["step"], facts["seconds"], time.monotonic()
+
+    def now() -> float:  # seconds of this training: those of earlier processes in, those of others in this one out
+        return before + time.monotonic() - begun
+
+    def tell(step: int, pace: float) -> None:
+        epochs = (step / length.per_epoch, length.steps / length.per_epoch)
+        context.report(Progress(stage, *epochs, step * length.batch, pace))
+
+    tell(first, 0.0)
+    saved, told, cost, losses = now(), now(), 0.0, []
     order = torch.empty(0, dtype=torch.int64)
     for step in range(first, length.steps):
         epoch, place = divmod(step, length.per_epoch)
@@ -141,33 +220,72 @@ def optimise(
         rate = learning_rate(settings, step, length.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = objective(network, positions)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        losses.append(_step(network, objective, optimizer, positions, context.parts))
 
-        losses.append(loss.detach())
         last, whole = step + 1 == length.steps, (step + 1) % length.per_epoch == 0
-        if last or whole or len(losses) >= LOOK_EVERY:
+        looking = last or whole or len(losses) >= LOOK_EVERY
+        if looking:
             if not torch.stack(losses).isfinite().all():
-                raise TrainingFailed(f"{stage}: the loss became {loss.item():g} by step {step + 1} of {length.steps} "
-                                     f"(learning rate {settings.lr:g})")  # fmt: skip
+                raise TrainingFailed(f"{stage}: the loss became {losses[-1].item():g} by step {step + 1} of "
+                                     f"{length.steps} (learning rate {settings.lr:g})")  # fmt: skip
             losses.clear()
-            now = time.monotonic()
-            if now - told >= 1 or last:
-                told = now
-                done = (step + 1 - first) * length.batch / (now - begun)
-                context.report(Progress(stage, (step + 1) / length.per_epoch, length.steps / length.per_epoch,
-                                        (step + 1) * length.batch, done))  # fmt: skip
-            due = now - saved > (SAVE_AT_EPOCH if whole else SAVE_WITHIN)
+            if now() - told >= 1 or last:
+                told = now()
+                tell(step + 1, (step + 1 - first) * length.batch / (told - before))
             if at_epoch and (whole or last):
                 at_epoch(-(-(step + 1) // length.per_epoch), step + 1)
                 model.train()
-            if checkpoints and context.first and due and not last:
-                saved = now
-                state = {"step": step + 1, "seconds": facts["seconds"] + now - begun}
-                save_checkpoint(checkpoints, stage, model, state, optimizer, kept)
-    return facts["seconds"] + time.monotonic() - begun
+        leaving = ""
+        if looking or context.world_size == 1:  # a word to one rank is heard by all, at a step that all look at
+            leaving = context.leaving()
+            if context.any_says(leaving):
+                leaving = leaving or "another worker was told to leave"
+        due = looking and now() - saved > (max(SAVE_AT_EPOCH, cost / SAVE_SHARE) if whole else SAVE_WITHIN)
+        if checkpoints and context.first and (due or leaving) and not last:
+            saved = now()
+            with suppress(OSError):  # a full disk costs the work since the last one, not the training
+                facts = save_state(checkpoints, stage, model, {**facts, "step": step + 1, "seconds": saved}, optimizer,
+                                   kept)  # fmt: skip
+            cost = now() - saved
+        if leaving and not last:
+            raise Leaving(f"{stage}: stops at step {step + 1} of {length.steps}: {leaving}")
+        paused = time.monotonic()
+        yield
+        begun += time.monotonic() - paused
+    return now()
+
+
+def _step(
+    network: nn.Module,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    positions: torch.Tensor,
+    parts: int,
+) -> torch.Tensor:
+    """One optimizer step on a batch; returns its loss, detached.
+
+    The gradients of its parts, weighted by their sizes, add up to that of the batch. What a model computes from a batch
+    as such it computes from each part: running means of batch normalisation, and the draws of dropout, differ.
+    """
+    inputs = objective.batch(positions)
+    optimizer.zero_grad(set_to_none=True)
+    pieces = list(zip(*(tensor.chunk(parts) for tensor in inputs), strict=True))
+    total = torch.zeros((), device=inputs[0].device)
+    for number, piece in enumerate(pieces):
+        with nullcontext() if number + 1 == len(pieces) else _unshared(network):
+            loss = objective.loss(network, *piece)
+            if len(pieces) > 1:
+                loss = loss * (len(piece[0]) / len(inputs[0]))
+            loss.backward()
+        total += loss.detach()
+    optimizer.step()
+    return total
+
+
+def _unshared(network: nn.Module) -> AbstractContextManager[Any]:
+    """Gradients stay on this rank: they are averaged once, with those of a batch's last part."""
+    no_sync = getattr(network, "no_sync", None)
+    return no_sync() if no_sync else nullcontext()
 
 
 def _distributed(model: nn.Module, context: Context) -> nn.Module:

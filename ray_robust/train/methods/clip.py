@@ -20,7 +20,7 @@ from ray_robust.data.pool import seed_of
 from ray_robust.spec import Pretrain
 from ray_robust.train.features import features_of
 from ray_robust.train.images import augment, normalise
-from ray_robust.train.loop import optimise
+from ray_robust.train.loop import Objective, optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.pretrain import Images, Job, Pretrained
 
@@ -83,14 +83,17 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
     loss = ClipLoss(local_loss=True, gather_with_grad=True, **ranks)
     mean, std = input_scale(body)
 
-    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
-        batch = normalise(augment(train.images.take(positions), settings.augment), mean, std)
+    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shown = normalise(augment(train.images.take(positions), settings.augment), mean, std)
         drawn = torch.randint(texts.choices.shape[1], (len(positions),))
-        tokens = texts.tokens[texts.choices[positions, drawn]].to(context.device)
+        return shown, texts.tokens[texts.choices[positions, drawn]].to(context.device)
+
+    def contrast(network: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         with context.autocast(job.model.precision):
-            shown, told, scale = network(batch, tokens)
+            shown, told, scale = network(images, tokens)
         return loss(shown, told, scale)
 
+    objective = Objective(batch, contrast, divisible=False)
     seconds = optimise(pairs, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
                        "pretrain", job.checkpoints)  # fmt: skip
     return body, job.done(job.compared, 0, _zero_shot(pairs, texts, job), seconds)

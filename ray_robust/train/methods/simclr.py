@@ -14,7 +14,7 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.train.features import nearest_mean_accuracy
 from ray_robust.train.images import augment, normalise
-from ray_robust.train.loop import optimise
+from ray_robust.train.loop import Objective, optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.pretrain import Job, Pretrained
 
@@ -29,13 +29,17 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
     loss = NTXentLoss(settings.temperature, gather_distributed=context.world_size > 1)
     mean, std = input_scale(body)
 
-    def objective(network: nn.Module, positions: torch.Tensor) -> torch.Tensor:
+    def batch(positions: torch.Tensor) -> tuple[torch.Tensor]:
         images = train.images.take(positions)
         views = torch.cat([augment(images, settings.augment), augment(images, settings.augment)])
+        return (normalise(views, mean, std),)
+
+    def contrast(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
         with context.autocast(job.model.precision):
-            projected = network(normalise(views, mean, std))
+            projected = network(views)
         return loss(*projected.float().chunk(2))
 
+    objective = Objective(batch, contrast, divisible=False)
     seconds = optimise(network, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
                        "pretrain", job.checkpoints)  # fmt: skip
     upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.model, context)

@@ -1,0 +1,106 @@
+"""One driver per run folder: the second is refused by the name of the first, on one machine and on another."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_robust import lease
+from ray_robust.errors import Outage, UserError
+from ray_robust.lease import held
+from ray_robust.storage import Storage
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(lease, "RENEW", 0.04)
+    monkeypatch.setattr(lease, "WATCH", 0.4)
+    monkeypatch.setattr(lease, "SETTLE", 0.01)
+
+
+def theirs(folder: Path, host: str, **more) -> None:
+    said = {"host": host, "pid": 77, "began": "1", "id": "theirs", "time": 1.0, **more}
+    Storage(folder).write_json("lease.json", said)
+
+
+def test_a_lease_is_there_while_it_is_held(tmp_path):
+    with held(Storage(tmp_path / "run")):
+        said = json.loads((tmp_path / "run/lease.json").read_text())
+        assert (said["host"], said["pid"]) == (platform.node(), os.getpid())
+    assert not (tmp_path / "run").exists()  # nothing else was written there
+
+
+def test_a_second_driver_on_this_machine_is_refused_by_name(tmp_path):
+    code = "import sys; from ray_robust.lease import held; from ray_robust.storage import Storage\n"
+    code += "with held(Storage(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             cwd=Path(__file__).parents[1])  # fmt: skip
+    try:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(UserError) as said, held(Storage(tmp_path)):
+            pass
+        assert f"process {first.pid} on {platform.node()} (last seen " in str(said.value)
+        assert str(said.value).endswith(") is running in this folder; wait for it, or give another --out")
+    finally:
+        first.kill()
+        first.wait()
+    with held(Storage(tmp_path)):  # one that was killed leaves nothing to wait for
+        pass
+
+
+def test_a_second_driver_on_another_machine_is_refused_while_the_first_renews(tmp_path):
+    stop, asked = threading.Event(), []
+
+    def renew() -> None:
+        count = 0
+        while not stop.wait(0.02):
+            theirs(tmp_path, "elsewhere", time=1.0 + (count := count + 1))
+
+    theirs(tmp_path, "elsewhere")
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        refused = pytest.raises(UserError, match=r"process 77 on elsewhere \(last seen 1970-.*\) is running in this")
+        with refused, held(Storage(tmp_path), asked.append):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+    assert asked[0].startswith("process 77 on elsewhere")
+
+
+def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
+    theirs(tmp_path, "elsewhere", time=time.time() + 3600)  # its clock does not matter
+    with held(Storage(tmp_path)):
+        assert Storage(tmp_path).read_json("lease.json")["host"] == platform.node()
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_who_loses_the_lease_ends(tmp_path):
+    with held(Storage(tmp_path)) as mine:
+        theirs(tmp_path, "elsewhere")
+        with pytest.raises(KeyboardInterrupt):
+            threading.Event().wait(60)
+        with pytest.raises(Outage, match=r"process 77 on elsewhere .* took over this folder while it could not be"):
+            mine.check()
+    assert Storage(tmp_path).read_json("lease.json")["id"] == "theirs"  # it is not ours to delete
+
+
+def test_who_comes_second_in_the_same_moment_gives_way(tmp_path, monkeypatch):
+    theirs(tmp_path, platform.node())  # a process that is gone
+    monkeypatch.setattr(lease.time, "sleep", lambda _: theirs(tmp_path, "elsewhere"))
+    with pytest.raises(UserError, match="process 77 on elsewhere"), held(Storage(tmp_path)):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(UserError, match=r"--out .*file/run: cannot be written: Not a directory")
+    with refused, held(Storage(tmp_path / "file" / "run")):
+        pass

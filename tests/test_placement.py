@@ -1,0 +1,55 @@
+"""What a trial asks for, and how many fit."""
+
+import pytest
+
+from ray_robust.errors import UserError
+from ray_robust.launch.placement import DRIVER, Room, slots_of, trial_needs
+from ray_robust.sections import Resources
+
+
+@pytest.mark.parametrize(
+    ("asked", "cluster", "slots"),
+    [
+        ({}, {"CPU": 2}, 2),
+        ({"cpus_per_worker": 4}, {"CPU": 10}, 2),
+        ({"gpus_per_worker": 1}, {"CPU": 16, "GPU": 4}, 4),
+        ({"gpus_per_worker": 0.25}, {"CPU": 16, "GPU": 2}, 8),
+        ({"gpus_per_worker": 0.1}, {"CPU": 16, "GPU": 1}, 10),
+        ({"gpus_per_worker": 0.25}, {"CPU": 3, "GPU": 2}, 3),
+        ({"workers": 4, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 8}, 2),
+        ({"workers": {"min": 2, "max": 4}}, {"CPU": 8}, 4),
+    ],
+)
+def test_how_many_trials_fit(asked, cluster, slots):
+    assert slots_of(Resources(**asked), cluster) == slots
+
+
+def test_what_never_fits_is_said_unless_nodes_can_come():
+    asked = Resources(workers=2, gpus_per_worker=1)
+    with pytest.raises(UserError, match="resources: one trial needs 2 CPU, 2 GPU, the cluster has 8 CPU, 1 GPU"):
+        slots_of(asked, {"CPU": 8, "GPU": 1})
+    assert slots_of(asked, {"CPU": 8}, grows=True) == 0
+
+
+def test_a_trial_that_only_drives_a_group_takes_next_to_nothing():
+    assert trial_needs(Resources(workers=2)) == DRIVER
+    assert trial_needs(Resources(gpus_per_worker=0.5)) == {"CPU": 1.0, "GPU": 0.5}
+
+
+@pytest.mark.parametrize(("grows", "wanted"), [(False, [2, 6, 1]), (True, [6, 10, 4])])
+def test_room_follows_the_cluster(monkeypatch, grows, wanted):
+    """Nodes come and go while a sweep runs; where more can come, some trials wait: that is what an autoscaler sees."""
+    cluster = {"CPU": 2.0}
+    monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
+    monkeypatch.setattr("ray_robust.launch.placement.grows", lambda: grows)
+    monkeypatch.setattr("ray_robust.launch.placement.LOOK_EVERY", -1)
+
+    class Limit:
+        max_concurrent = 0
+
+    room, seen = Room(Limit, Resources()), []
+    for cpus in (2, 6, 0):
+        cluster["CPU"] = cpus
+        room.on_step_begin(0, [])
+        seen.append(Limit.max_concurrent)
+    assert seen == wanted
