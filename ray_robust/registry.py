@@ -1,6 +1,6 @@
 """Names that a spec may use, and the class or function behind each, imported only when asked for.
 
-A new source, task or method of pre-training is one file and one line here.
+A new source, task or method of pre-training is one file and one line here, a new log one class and one line.
 """
 
 from __future__ import annotations
@@ -38,12 +38,18 @@ METHODS = {
     "clip": "ray_robust.train.methods.clip:pretrain",
     "weights": "ray_robust.train.methods.weights:pretrain",
 }
+LOGS = {
+    "csv": "ray_robust.launch.track:Csv",
+    "tensorboard": "ray_robust.launch.track:TensorBoard",
+    "mlflow": "ray_robust.launch.track:Mlflow",
+    "wandb": "ray_robust.launch.track:Wandb",
+}
 OPEN_CLIP = "open_clip:"  # how a model's or its weights' name begins that is open_clip's and not timm's
-KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS}
+KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS, "log": LOGS}
 
 
 def find(kind: str, name: str) -> Any:
-    """What is registered as `kind` ("source", "task", "method") under `name`; what follows a colon is the class's own.
+    """What is registered as `kind`, one of `KINDS`, under `name`; what follows a colon is the class's own.
 
     Raises UserError with the nearest known name.
     """

@@ -76,6 +76,7 @@ class Spec:
     search: Search
     resources: Resources
     analysis: Analysis
+    track: tuple[str, ...]
     resolved: str
     document: Document
 
@@ -95,8 +96,9 @@ SECTIONS: dict[str, type[Section]] = {
     "analysis": Analysis,
 }
 VARYING = ("task", "model", "pretrain", "finetune")  # the sections in which a value may be {grid: [...]}
+TRACK = ["csv"]  # the logs that are kept where the spec names none
 NOTHING = "none"  # `pretrain: none`: the baseline alone
-OTHER_KEYS = ("seeds", "question", "provenance")  # provenance: written into a run's spec.yaml, ignored when read
+OTHER_KEYS = ("seeds", "track", "question", "provenance")  # provenance: in a run's spec.yaml, ignored when read
 
 
 def load_spec(file: str | Path, overrides: tuple[str, ...] = ()) -> Spec:
@@ -140,6 +142,7 @@ class _Reader:
         }
         fixed = {key: self.fixed(key, raw.get(key, {})) for key in SECTIONS if key not in VARYING}
         seeds = self.seeds(raw.get("seeds", 1))
+        track = self.track(raw.get("track", TRACK))
         baseline = fixed["baseline"]
         baseline_finetunes: tuple = ()
         if baseline is not None:
@@ -177,7 +180,8 @@ class _Reader:
             search=fixed["search"],
             resources=fixed["resources"],
             analysis=fixed["analysis"],
-            resolved=_resolved(raw, levels, fixed, seeds, question),
+            track=track,
+            resolved=_resolved(raw, levels, fixed, seeds, track, question),
             document=self.document,
         )
 
@@ -310,6 +314,17 @@ class _Reader:
         self.say(("seeds",), f"seeds: must be how many, at least 1, or a list of different whole numbers, not {told}")
         return ()
 
+    def track(self, raw: Any) -> tuple[str, ...]:
+        """The logs that a sweep keeps for other tools."""
+        names = [raw] if isinstance(raw, str) else raw
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.say(("track",), f"track: must be a list of logs, e.g. [csv, tensorboard], not {shown(raw)}")
+            return ()
+        for name in names:
+            if name not in registry.LOGS:
+                self.say(("track",), f"track: {name!r} is no known log{did_you_mean(name, registry.LOGS)}")
+        return tuple(dict.fromkeys(names))
+
     def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Mapping[str, tuple]) -> None:
         """pydantic's errors, a line each."""
         for detail in one_per_key(error):
@@ -342,7 +357,9 @@ def _numbers(cls: Any, options: dict) -> dict:
     return {key: number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}
 
 
-def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], question: str) -> str:
+def _resolved(
+    raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], track: tuple[str, ...], question: str
+) -> str:
     """The spec with defaults filled in and its axes as they were written."""
     tree: dict[str, Any] = {"question": question} if question else {}
     for key in SECTIONS:
@@ -369,6 +386,7 @@ def _resolved(raw: dict, levels: dict, fixed: dict, seeds: tuple[int, ...], ques
             for name in _of_methods([level.section for level in levels[key]], written):
                 tree[key].pop(name, None)
     tree["seeds"] = list(seeds)
+    tree["track"] = list(track)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 

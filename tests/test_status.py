@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 
+import fake_run
+import numpy as np
 import pytest
 
-from ray_robust import status
+from ray_robust import standing, status
 from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
@@ -51,6 +54,20 @@ def finish(run, trial):
     run.trial(trial.id).finish([{"finetune": f.id, "epoch": 3} for f in trial.finetunings], {})
 
 
+def read(run, now=1.0):
+    return standing.read_status(run, now)
+
+
+def priced(run):
+    """The plan of a simulated run with the costs that a real one has."""
+    run.storage.write("plan.csv", run.plan().assign(cost_images="1000").to_csv(index=False))
+
+
+def quarantine(run, trial, reason):
+    said = {"reason": reason, "log": (run.trial(trial.id).storage / "log.txt").shown, "quarantined": True}
+    run.trial(trial.id).storage.write_json("failed.json", said)
+
+
 def printed(run, capsys) -> tuple[int, str]:
     code = status.main([run.storage.address])
     return code, capsys.readouterr().out
@@ -61,29 +78,80 @@ def test_a_plan_of_which_nothing_ran(planned, capsys):
     code, text = printed(run, capsys)
     assert code == DONE
     assert "How far are we?" in text
-    assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0% of the work is done" in text
+    assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0% of the work is done\n" in text
+    assert "no ER yet: 2 of 2 trials of the baseline are to come" in text
     assert "results.csv" not in text
 
 
 def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, capsys):
     run, plan = planned
-    first, second, third, fourth, *rest = plan
+    first, second, third, fourth, fifth, *rest = plan
     finish(run, first)
     start(run, second, **SAID, time=time.time() - 300)
     start(run, third)
     run.trial(fourth.id).fail("pretrain: the loss became nan by step 3 of 9")
+    quarantine(run, fifth, "its worker died 4 times")
     run.write_results()
     code, text = printed(run, capsys)
     assert code == FAILED
-    assert f"6 trials: 1 done, 2 started, 1 failed, {len(rest)} planned" in text
+    assert f"6 trials: 1 done, 2 started, 1 failed, 1 quarantined, {len(rest)} planned" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert f"{second.id} fine-tuning 1.5/3 2,500 25.0 % 12.5 % 50% 5 min ago" in lines
     assert f"{third.id} starting" in lines
     log = (run.trial(fourth.id).storage / "log.txt").shown
     assert f"failed {fourth.id}: pretrain: the loss became nan by step 3 of 9 (log: {log})" in lines
+    log = (run.trial(fifth.id).storage / "log.txt").shown
+    assert f"quarantined {fifth.id}: its worker died 4 times (log: {log})" in lines
     assert f"results {run.storage.shown}/results.csv" in lines
     whole = sum(trial.cost for trial in plan)
-    assert status.read_status(run).behind == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
+    assert read(run).behind == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
+
+
+def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
+    run, plan = planned
+    first, second, *rest = plan
+    start(run, first, **SAID, time=1000.0)
+    start(run, second, **SAID, time=1000.0 - standing.RECENT - 1)  # interrupted: its speed counts for nothing
+    open_work = (first.cost + second.cost) / 2 + sum(trial.cost for trial in rest)
+    assert read(run, now=1000.0).left == pytest.approx(open_work / 2500, rel=1e-4)
+    assert read(run, now=2000.0).left is None
+    start(run, first, **SAID, time=time.time())
+    assert re.search(r"% of the work is done, about \d+ (s|min) left\n", printed(run, capsys)[1])
+
+
+def test_one_slow_trial_at_the_end_says_how_long_it_takes():
+    said = {"quick": {"images_per_second": 1000.0, "time": 5.0}, "slow": {"images_per_second": 10.0, "time": 5.0}}
+    assert standing.time_left({"quick": 100.0, "slow": 100.0}, said, 6.0) == pytest.approx(10.0)
+
+
+def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, capsys):
+    planted = {"num_images=1000": 4.0, "num_images=4000": 9.0}
+    run = fake_run.run_folder(tmp_path / "run", fake_run.sweep(planted, trial_sd=0.0, noise_sd=0.0))
+    priced(run)
+    er = read(run).er
+    assert er.why == ""
+    for group, true in planted.items():
+        assert er.of_group(group) == pytest.approx(true, abs=0.1)
+    assert er.of_group("scratch") == pytest.approx(0.0, abs=0.1)
+    lines = [" ".join(line.split()) for line in printed(run, capsys)[1].splitlines()]
+    assert "group done ER" in lines
+    assert f"num_images=4000 3 {er.of_group('num_images=4000'):+.1f} pp" in lines
+
+
+def test_without_a_line_there_is_no_er_and_a_reason(tmp_path, capsys):
+    points = fake_run.sweep({"num_images=1000": 4.0})
+    random = np.random.default_rng(1)
+    points.loc[points["group"] == "scratch", "ood"] = random.uniform(0.2, 0.4, (points["group"] == "scratch").sum())
+    run = fake_run.run_folder(tmp_path / "run", points)
+    priced(run)
+    assert re.search(r"no ER on camera-traps: the baseline explains only R\^2 = 0\.\d\d", printed(run, capsys)[1])
+
+
+def test_a_trial_that_was_stopped_early_is_work_behind(planned, monkeypatch):
+    run, plan = planned
+    states = {trial.id: "stopped" if i == 0 else "planned" for i, trial in enumerate(plan)}
+    monkeypatch.setattr(RunFolder, "states", lambda self: dict(states))
+    assert read(run).behind == pytest.approx(plan.trials[0].cost / sum(t.cost for t in plan), rel=1e-4)
 
 
 def test_of_many_started_trials_the_latest_to_speak_are_shown(planned, capsys, monkeypatch):
@@ -134,7 +202,7 @@ def test_a_run_folder_may_be_a_uri(planned, capsys):
             super().__init__(address)
             self.remote, self.address = True, f"file://{run.storage.address}"
 
-    assert status.read_status(RunFolder(Remote("ignored"))).states == run.states()
+    assert read(RunFolder(Remote("ignored"))).states == run.states()
 
 
 def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):

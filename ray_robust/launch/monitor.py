@@ -1,6 +1,7 @@
-"""What one sees while a sweep runs: a live table on a terminal, plain lines elsewhere, gauges for Ray's metrics.
+"""What one sees while a sweep runs: a live table on a terminal, plain lines elsewhere, Ray's metrics, logs for others.
 
 Everything shown is read from the run folder, where the trials write their progress; nothing is asked of the workers.
+Owns when to look; `gauges` and `track` are told what was seen, by one thread, so that a slow one never holds the sweep.
 """
 
 from __future__ import annotations
@@ -18,35 +19,47 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ray_robust.launch.gauges import Gauges
+from ray_robust.launch.track import Logs
 from ray_robust.plan import Plan
-from ray_robust.results import RunFolder
+from ray_robust.results import RunFolder, TrialFolder
+from ray_robust.standing import ErSoFar, er_so_far
 
 POLL = 1.0  # seconds between two looks at the run folder
-GAUGES = {
-    "images_per_second": "training images per second",
-    "epoch": "epochs of the present stage",
-    "id": "latest score on id_test",
-    "ood": "latest score on ood_test",
-}
+ER_EVERY = 30.0  # seconds at least between two looks at ER, which reads the rows of every finished trial
+ER_SHARE = 0.02  # of the time at most goes into that
+PATIENCE = 30.0  # seconds that logs have for their last words
+ENDED = ("done", "failed", "quarantined", "stopped")
 
 
 class Monitor:
-    """Follows the trials of a plan. `done_before` trials were finished by earlier runs of the same command."""
+    """Follows the trials of a plan. `done_before` trials were finished by earlier runs of the same command; `logs` are
+    kept for other tools."""
 
     def __init__(
-        self, plan: Plan, run: RunFolder, console: Console, done_before: int, title: str, metrics: bool
+        self,
+        plan: Plan,
+        run: RunFolder,
+        console: Console,
+        done_before: int,
+        title: str,
+        metrics: bool,
+        logs: Logs | None = None,
     ) -> None:
-        self.run, self.console, self.title = run, console, title
+        self.run, self.console, self.title, self.logs = run, console, title, logs
         self.done_before, self.total = done_before, done_before + len(plan)
         self.cost = {trial.id: trial.cost for trial in plan}
         self.running: dict[str, dict[str, Any]] = {}
-        self.finished: dict[str, str] = {}  # id -> done or failed
+        self.finished: dict[str, str] = {}  # id -> one of ENDED
         self.begun = time.monotonic()
         self.when_ending: Callable[[], None] = lambda: None  # called once, when a slot stays empty: time to spare
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ending = False
-        self._gauges = _gauges() if metrics else {}
+        self._gauges = Gauges(title) if metrics else None
+        self._began: list[str] = []  # what the thread that watches has yet to pass on
+        self._over: list[str] = []
+        self._er, self._er_at = ErSoFar(), time.monotonic() + ER_EVERY
 
     # --- told by the scheduler
 
@@ -54,22 +67,24 @@ class Monitor:
         """A trial begins, or begins again after its worker died."""
         with self._lock:
             self.running.setdefault(trial, {})
+            self._began.append(trial)
 
     def ended(self, trial: str) -> None:
         """A trial is over; its folder says how."""
         folder = self.run.trial(trial)
-        failure = folder.failure()  # beginning and finishing remove it: what is there is from this time
+        state, failure = state_of(folder), folder.failure()
         progress = folder.storage.read_json("progress.json") or {}
         with self._lock:
             self.running.pop(trial, None)
-            self.finished[trial] = "failed" if failure else "done"
+            self.finished[trial] = state
+            self._over.append(trial)
             ending = len(self.finished) + len(self.running) == len(self.cost) and not self._ending
             self._ending = self._ending or ending
         if ending:
             self.when_ending()
         if not self.console.is_terminal:
             count = f"[{self.done_before + len(self.finished)}/{self.total}]"
-            told = f"failed: {failure['reason']}" if failure else f"done  {_scores(progress)}"
+            told = f"{state}: {failure['reason']}" if failure else f"{state}  {_scores(progress)}"
             self.console.print(f"{count} {trial}  {told}", markup=False, soft_wrap=True)
 
     # --- watching
@@ -84,58 +99,102 @@ class Monitor:
             yield
         finally:
             self._stop.set()
-            thread.join(timeout=10)
+            thread.join(timeout=PATIENCE)
 
     def _watch(self) -> None:
-        if not self.console.is_terminal:
+        live = Live(self._view(), console=self.console, refresh_per_second=2, transient=True)
+        with live if self.console.is_terminal else contextlib.nullcontext():
             while not self._stop.wait(POLL):
                 self._look()
-            return
-        with Live(self._view(), console=self.console, refresh_per_second=2, transient=True) as live:
-            while not self._stop.wait(POLL):
-                self._look()
-                live.update(self._view())
+                if self.console.is_terminal:
+                    live.update(self._view())
+        self._look()  # what ended since the last look
+        if self.logs is not None:
+            self.logs.close(self._new_er())
 
     def _look(self) -> None:
         with self._lock:
-            names = list(self.running)
+            names, began, over = list(self.running), self._began, self._over
+            self._began, self._over = [], []
+        for name in began if self._gauges is not None else ():
+            self._gauges.started(name)
         for name in names:
-            try:
-                progress = self.run.trial(name).storage.read_json("progress.json")
-            except (OSError, ValueError):  # the storage is away for a moment: the next look will tell
-                continue
+            progress = self._read(name)
             with self._lock:
-                if name in self.running and progress is not None:
+                if name in self.running and progress:
                     self.running[name] = progress
-            for key in GAUGES if self._gauges and progress else ():
-                if progress.get(key) is not None:
-                    self._gauges[key].set(float(progress[key]), tags={"trial": name})
-        if self._gauges:
-            counts = {"running": len(names), **{s: list(self.finished.values()).count(s) for s in ("done", "failed")}}
-            counts["waiting"] = self.total - self.done_before - sum(counts.values())
-            for state, count in counts.items():
-                self._gauges["trials"].set(count, tags={"state": state})
+            self._tell_progress(name, progress)
+        for name in over:
+            self._tell_end(name)
+        if self._gauges is not None:
+            self._gauges.sweep(self.counts(), *self.done_and_left())
+            if time.monotonic() > self._er_at:
+                self._gauges.er(self._new_er())
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """A trial's progress; {} before its first word, and while the storage is away: the next look will tell."""
+        try:
+            return self.run.trial(name).storage.read_json("progress.json") or {}
+        except (OSError, ValueError):
+            return {}
+
+    def _tell_progress(self, name: str, progress: dict[str, Any]) -> None:
+        if progress and self._gauges is not None:
+            self._gauges.progress(name, progress)
+        if progress and self.logs is not None:
+            self.logs.progress(name, progress)
+
+    def _tell_end(self, name: str) -> None:
+        state, rows = self.finished[name], []
+        self._tell_progress(name, self._read(name))
+        with contextlib.suppress(OSError, ValueError):
+            rows = self.run.trial(name).rows() if self.logs is not None and state == "done" else []
+        if self.logs is not None:
+            self.logs.ended(name, state, rows)
+        if self._gauges is not None:
+            self._gauges.ended(name, state)
+
+    def _new_er(self) -> ErSoFar:
+        """ER as it stands, read through a folder of its own, so that no rows stay in memory."""
+        begun = time.monotonic()
+        with contextlib.suppress(OSError, ValueError):
+            self._er = er_so_far(RunFolder(self.run.storage))
+        now = time.monotonic()
+        self._er_at = now + max(ER_EVERY, (now - begun) / ER_SHARE)
+        return self._er
+
+    # --- counting
+
+    def counts(self) -> dict[str, int]:
+        """The trials of the sweep by state."""
+        with self._lock:
+            ended, running = list(self.finished.values()), len(self.running)
+        counts = {"running": running, **{state: ended.count(state) for state in ENDED}}
+        counts["done"] += self.done_before
+        counts["waiting"] = max(0, self.total - sum(counts.values()))
+        return counts
+
+    def done_and_left(self) -> tuple[float, float | None]:
+        """The share of this run's cost that is behind it, 0-1, and so the seconds to go; None when it is too early."""
+        with self._lock:
+            behind = sum(self.cost[name] for name in self.finished)
+            behind += sum(self.cost[name] * p.get("share", 0) for name, p in self.running.items())
+        whole, passed = max(sum(self.cost.values()), 1e-9), time.monotonic() - self.begun
+        early = behind < 0.02 * whole or passed < 5
+        return behind / whole, None if early else passed * (whole - behind) / behind
 
     # --- showing
 
-    def left(self) -> float | None:
-        """Seconds to go, from the share of the cost that is behind this run; None too early to say."""
-        whole = sum(self.cost.values())
-        behind = sum(self.cost[name] for name in self.finished)
-        behind += sum(self.cost[name] * p.get("share", 0) for name, p in self.running.items())
-        passed = time.monotonic() - self.begun
-        return None if behind < 0.02 * whole or passed < 5 else passed * (whole - behind) / behind
-
     def _view(self) -> Group:
         with self._lock:
-            running, finished = dict(self.running), dict(self.finished)
-        failed = list(finished.values()).count("failed")
-        done = self.done_before + len(finished) - failed
-        left, speed = self.left(), sum(p.get("images_per_second", 0) for p in running.values())
+            running = dict(self.running)
+        counts, (_, left) = self.counts(), self.done_and_left()
+        speed = sum(p.get("images_per_second", 0) for p in running.values())
+        bad = "".join(f", {counts[state]} {state}" for state in ENDED[1:] if counts[state])
         head = Text.assemble(
             (self.title, "bold"), "  ",
-            f"{done} of {self.total} trials done, {len(running)} running",
-            (f", {failed} failed" if failed else "", "red"),
+            f"{counts['done']} of {self.total} trials done, {len(running)} running",
+            (bad, "red"),
             f"   {speed:,.0f} images/s   {_clock(time.monotonic() - self.begun)} so far",
             f", about {_clock(left)} left" if left is not None else "",
         )  # fmt: skip
@@ -156,12 +215,12 @@ class Monitor:
         return Group(head, table)
 
 
-def _gauges() -> dict[str, Any]:
-    from ray.util.metrics import Gauge
-
-    found = {key: Gauge(f"rr_{key}", description=text, tag_keys=("trial",)) for key, text in GAUGES.items()}
-    found["trials"] = Gauge("rr_trials", description="trials of the sweep by state", tag_keys=("state",))
-    return found
+def state_of(folder: TrialFolder) -> str:
+    """How a trial that is over has ended: one of `ENDED`."""
+    failure = folder.failure()  # beginning and finishing remove it: what is there is from this time
+    if failure is None:
+        return "done"
+    return "quarantined" if failure.get("quarantined") else "failed"
 
 
 def _scores(progress: dict[str, Any]) -> str:
