@@ -1,5 +1,7 @@
 """The command: `python -m analysis RUN_DIR`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
 
+`python -m analysis power ...` is `analysis.planning`.
+
 Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is.
 """
 
@@ -15,6 +17,10 @@ from ray_robust.errors import DONE, Problem, UserError, command
 
 def main(argv: list[str]) -> int:
     """Exit code 0 when a report was written. Raises UserError for mistakes in arguments or data."""
+    if argv[:1] == ["power"]:
+        from analysis import planning
+
+        return planning.main(argv[1:])
     args = _parser().parse_args(argv)
     warm_up()
     report_on(

@@ -55,6 +55,7 @@ class Analysis:
     ancova      slopes, then heights, of the lines of every pair: see `analysis.ancova.COLUMNS`
     at_ids      where slopes differ, the contrast at three ID scores: see `analysis.ancova.AT_ID`
     regression  every factor of the sweep together: see `analysis.factors.Regression`
+    means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
     target      one sentence: which repetition of the study the intervals speak of
     """
@@ -79,6 +80,7 @@ class Analysis:
     ancova: pd.DataFrame = field(default_factory=_empty(ANCOVA))
     at_ids: pd.DataFrame = field(default_factory=_empty(AT_IDS))
     regression: Regression = field(default_factory=Regression)
+    means: dict[str, Mean] = field(default_factory=dict)
     id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
 
 
@@ -183,6 +185,7 @@ def analyse(
         ancova=compared,
         at_ids=ancova.at_ids(arms, lines, baseline, compared, options.margin),
         regression=regression,
+        means=means,
         id_sets=_id_sets(reference.points, baseline, options),
     )
 

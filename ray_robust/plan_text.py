@@ -22,7 +22,9 @@ def print_title(out: Console, spec: Spec) -> None:
 
 
 def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
-    """Every trial, every mixture, images, time and disk: what --plan shows."""
+    """Every trial, every mixture, images, time, disk and power: what --plan shows."""
+    from analysis import planning  # late: scipy's functions take a moment, and a run needs none of them
+
     spec, plan = sweep.spec, sweep.plan
     print_title(out, spec)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -58,6 +60,8 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
     unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
     for name, count in sorted((name, count) for name, count in unmade if count):
         out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
+    if power := planning.line(planning.design_in(sweep)):
+        out.print(f"power {power}", markup=False, soft_wrap=True)
 
 
 def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
