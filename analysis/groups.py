@@ -5,9 +5,9 @@ score under draws of groups that are the same for all points, so that difference
 makes of them is in `robustness`; how a run's files become counts is in `counts`.
 
 Groups are drawn with replacement, as many as there are (Efron 1979; for WILDS' macro-F1 a class that no drawn group
-holds is absent, as it is from a smaller set of cameras), and the variance is multiplied by G/(G-1), which makes it
-unbiased for a mean. ID groups and OOD groups are different ones and are drawn apart; groups that both tests have are
-drawn once for both.
+holds is absent, as it is from another set of cameras), and the variance is corrected for their number (`source`).
+`python -m bench.resampling` compares with the Bayesian bootstrap and the jackknife. ID groups and OOD groups are
+different ones and are drawn apart; groups that both tests have are drawn once for both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from analysis.bootstrap import Source
 
 LEAST_GROUPS = 8  # with fewer the draws say too little about other groups; `bench.coverage` shows where it begins
+LEAST_EVEN = 2.0  # groups of even size that uneven ones must be worth
 SIDES = ("id", "ood")
 MOST_CELLS = 100_000_000  # replicated scores that are held at once, 8 bytes each: more points get fewer replicates
 LEAST_REPLICATES = 200
@@ -100,6 +101,10 @@ METRICS: Mapping[str, Callable[[np.ndarray, Counts], Callable[[int], np.ndarray]
 }
 
 
+# the least of the drawn groups is never under the least of all: resampling is inconsistent (Bickel and Freedman 1981)
+EXTREMES = ("worst_group",)
+
+
 def scores(metric: str, draws: np.ndarray, counts: Counts) -> np.ndarray:
     """Every point's score when its groups count as often as `draws` says: float [points, replicates].
 
@@ -136,12 +141,14 @@ def draw(groups: Sequence[str], name: str, replicates: int, seed: int = 0) -> np
 def source(name: str, images: Sequence[np.ndarray]) -> Source:
     """What draws of these groups are worth; `images` int [groups], their sizes in each split that they are drawn for.
 
-    A score is a mean over images or classes, in which large groups weigh more: as many equal groups as would weigh as
-    evenly, (sum n)^2 / sum n^2 (Kish 1965), less one, are the degrees of freedom.
+    A score is a mean over images or classes, in which large groups weigh more. So they are worth as many equal groups
+    as weigh as evenly, g = (sum n)^2 / sum n^2 (Kish 1965): g/(g - 1) is the factor that makes the variance of such a
+    mean unbiased, g - 1 are its degrees of freedom. NaN where nearly all images are of one group.
     """
     sizes = np.sum([n / n.sum() for n in images], axis=0)
-    count, even = len(sizes), float(sizes.sum() ** 2 / (sizes**2).sum())
-    return Source(name, count, count / (count - 1), even - 1)
+    even = float(sizes.sum() ** 2 / (sizes**2).sum())
+    known = even >= LEAST_EVEN
+    return Source(name, len(sizes), even / (even - 1) if known else np.nan, even - 1 if known else np.nan)
 
 
 def resample(

@@ -116,7 +116,7 @@ def _renamed(points: pd.DataFrame, run: str, baseline: str, known: dict[tuple, s
     for group, rows in points.groupby("group", sort=False):
         meaning = (
             group == baseline,
-            *sorted(set(rows[columns].fillna("").astype(str).itertuples(index=False, name=None))),
+            *sorted(set(_text(rows[columns]).itertuples(index=False, name=None))),
         )
         if group == baseline:
             found[group] = baseline
@@ -125,6 +125,11 @@ def _renamed(points: pd.DataFrame, run: str, baseline: str, known: dict[tuple, s
             known[meaning] = str(group) if group not in known.values() else f"{group} ({run})"
         found[group] = known[meaning]
     return found
+
+
+def _text(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cells as text, empty where nothing is known, whatever the columns' types."""
+    return rows.astype(object).where(rows.notna(), "").astype(str)
 
 
 def _about_baselines(names: Sequence[str], frames: Sequence[pd.DataFrame], options: Options) -> list[str]:

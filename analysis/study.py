@@ -17,7 +17,7 @@ from analysis.factors import FACTORS, Factor, Regression
 from analysis.groups import Counts, Resampled
 from analysis.robustness import Arm, Baseline, Mean, OwnLine
 from analysis.table import Options, Table
-from analysis.trend import SCALES, Scale, clip, fit, shares
+from analysis.trend import MIN_POINTS, SCALES, Scale, clip, fit, shares
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -142,13 +142,12 @@ def analyse(
     points = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
     known = Analysis(task, options, points, pd.concat(trends, ignore_index=True), _group_rows(arms, {}), left_out,
                      _target(options, resampled))  # fmt: skip
-    if options.baseline not in lines:
+    share = _shares(arms[options.baseline].points, options) if options.baseline in lines else None
+    if share is None:
         return _without_line(known, arms, notes)
 
-    reference = arms[options.baseline]
-    baseline = robustness.baseline_of(
-        reference, SCALES[options.scale], lines[options.baseline].line, options.axes, _shares(reference.points, options)
-    )
+    reference, line = arms[options.baseline], lines[options.baseline].line
+    baseline = robustness.baseline_of(reference, SCALES[options.scale], line, options.axes, share)
     refused = not baseline.line.r2 >= options.min_r2
     if refused:
         notes.append(
@@ -166,7 +165,7 @@ def analyse(
         if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
     }  # fmt: skip
     regression = Regression() if refused else factors.factors(arms, baseline)
-    compared = ancova.ancova(arms, lines, baseline)
+    compared = ancova.ancova({} if refused else arms, lines, baseline)
     notes += regression.notes + _count_notes(points, left_out, baseline) + _few_trials(arms, options.unit)
     return replace(
         known,
@@ -194,15 +193,16 @@ def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) ->
     """What is left to say when the baseline makes no line."""
     name = known.options.baseline
     count = len(arms[name].points) if name in arms else 0
-    why = (
-        f"has {count} points, too few for a line" if count < 3
-        else "has ID sets that cannot be told apart: they make no plane" if len(known.options.axes) > 1
-        else None
-    )  # fmt: skip
-    notes.append(
-        f"no effective robustness: the baseline {name!r} {why}" if why
-        else f"no effective robustness: every point of the baseline {name!r} has the same ID score"
-    )  # fmt: skip
+    if count < MIN_POINTS:
+        why = f"the baseline {name!r} has {count} points, too few for a line"
+    elif len(known.options.ids) > 1:
+        why = (
+            f"the ID sets of the baseline {name!r} cannot be told apart, or its plane falls: no expectation can be "
+            "made of them"
+        )
+    else:
+        why = f"every point of the baseline {name!r} has the same ID score"
+    notes.append(f"no effective robustness: {why}")
     empty = known.points.assign(
         expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
     )
@@ -269,14 +269,14 @@ def transformed(points: pd.DataFrame, scale: Scale, options: Options) -> pd.Data
     if len(options.ids) == 1:
         return seen
     share = _shares(seen.loc[seen["group"] == options.baseline], options)
-    x = seen[list(options.axes)].to_numpy() @ share
+    alike = np.full(len(options.axes), 1 / len(options.axes))
+    x = seen[list(options.axes)].to_numpy() @ (alike if share is None else share)
     return seen.assign(x=x, id=scale.inverse(x))
 
 
-def _shares(reference: pd.DataFrame, options: Options) -> np.ndarray:
+def _shares(reference: pd.DataFrame, options: Options) -> np.ndarray | None:
     """How the ID sets make the axis, from the baseline's transformed points."""
-    found = shares(reference[list(options.axes)].to_numpy(float), reference["y"].to_numpy(float))
-    return np.full(len(options.axes), 1 / len(options.axes)) if found is None else found
+    return shares(reference[list(options.axes)].to_numpy(float), reference["y"].to_numpy(float))
 
 
 def clipped(points: pd.DataFrame, column: str, scale: Scale) -> np.ndarray:

@@ -160,6 +160,15 @@ def test_too_few_groups_say_nothing_of_others():
     ) in found.warnings
 
 
+def test_the_worst_group_is_not_resampled(world):
+    points = world.points.assign(metric="worst_group")
+    for side, own in world.counts.items():
+        points[side] = groups.scores("worst_group", np.ones((1, len(own.groups))), own)[:, 0]
+    found = study.analyse("simulated", points, OPTIONS, counts=world.counts)
+    assert any(w.startswith("worst_group is no mean over groups") for w in found.warnings)
+    assert not found.errors["source"].str.endswith("groups").any()
+
+
 def test_counts_that_do_not_give_the_scores_are_not_used(world):
     points = world.points.assign(ood=world.points["ood"] - 0.001)
     found = study.analyse("simulated", points, OPTIONS, counts=world.counts)

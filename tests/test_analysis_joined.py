@@ -1,0 +1,121 @@
+"""Several runs as one table: what counts once, what is merged, what is renamed, told or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import table
+from analysis.study import analyse_all
+from ray_robust.errors import UserError
+from ray_robust.results import RunFolder
+from tests.fake_run import run_folder, sweep
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs that share the baseline and the level of 4,000 images; the second has one of its own."""
+    both = {"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0}
+    points = sweep(both)
+    first = points.loc[points["group"] != "num_images=16000"]
+    second = points.loc[points["group"] != "num_images=1000"].copy()
+    second["group"] = second["group"].replace({"num_images=4000": "4k", "num_images=16000": "16k"})
+    run_folder(tmp_path / "small", first)
+    run_folder(tmp_path / "large", second)
+    return [str(tmp_path / "small"), str(tmp_path / "large")]
+
+
+def rewrite(address: str, change) -> None:
+    run = RunFolder(address)
+    spec = run.spec()
+    change(spec)
+    run.write("spec.yaml", yaml.safe_dump(spec, sort_keys=False))
+
+
+def refusals(addresses) -> list[str]:
+    with pytest.raises(UserError) as error:
+        table.read_runs(addresses)
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_a_single_run_is_itself(runs):
+    one, options = table.read_runs(runs[:1])
+    alone, same = table.read_run(runs[0])
+    pd.testing.assert_frame_equal(one.points, alone.points)
+    assert options == same
+
+
+def test_the_same_trial_counts_once_and_equal_groups_are_one(runs):
+    joined, _ = table.read_runs(runs)
+    assert joined.name == "small + large"
+    assert joined.points["trial"].nunique() == 12
+    assert len(joined.points) == 12 * 12
+    assert list(dict.fromkeys(joined.points["group"])) == ["num_images=1000", "num_images=4000", "scratch", "16k"]
+    assert "72 points are in more than one run and count once" in joined.warnings
+    assert [run.storage.address for run in joined.runs] == [RunFolder(address).storage.address for address in runs]
+
+
+def test_the_joined_analysis_is_that_of_all_trials_in_one_run(runs, tmp_path):
+    whole = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
+    run_folder(tmp_path / "whole", whole)
+    found = [analyse_all(*table.read_runs(addresses))[0] for addresses in (runs, [str(tmp_path / "whole")])]
+    er = [dict(zip(f.groups["n_points"].index, f.groups["er"], strict=True)) for f in found]
+    assert list(er[0].values()) == pytest.approx(list(er[1].values()))
+    assert found[0].factors[0].slope.value == pytest.approx(found[1].factors[0].slope.value)
+
+
+def test_the_same_name_for_something_else_gets_the_run_behind_it(tmp_path, runs):
+    points = sweep({"num_images=1000": 1.0}, seed=5).assign(granularity="order")
+    points.loc[points["group"] == "scratch", "granularity"] = ""
+    points["trial"] += "x"
+    run_folder(tmp_path / "coarse", points)
+    joined, _ = table.read_runs([runs[0], str(tmp_path / "coarse")])
+    assert {"num_images=1000", "num_images=1000 (coarse)"} <= set(joined.points["group"])
+
+
+def test_strictest_margin_and_floor_hold_and_are_told(runs):
+    rewrite(runs[1], lambda spec: spec["analysis"].update(margin=1.0, min_r2=0.9))
+    joined, options = table.read_runs(runs)
+    assert (options.margin, options.min_r2) == (1.0, 0.9)
+    assert {"margin is 1, the strictest of the runs", "min_r2 is 0.9, the strictest of the runs"} <= set(
+        joined.warnings
+    )
+
+
+def test_runs_of_another_kind_are_refused(runs):
+    rewrite(runs[1], lambda spec: spec["analysis"].update(scale="logit"))
+    assert refusals(runs) == [f"{runs[1]}: its scale is logit, that of {runs[0]} is probit: no join"]
+    rewrite(runs[1], lambda spec: (spec["analysis"].update(scale="probit"), spec["task"].update(shift=0.5)))
+    assert refusals(runs) == [f"{runs[1]}: its task has shift: 0.5, that of {runs[0]} has shift: None: no join"]
+
+
+def test_other_metrics_are_refused(tmp_path, runs):
+    run_folder(tmp_path / "other", sweep({"num_images=1000": 0.0}).assign(metric="accuracy"))
+    other = str(tmp_path / "other")
+    assert refusals([runs[0], other]) == [f"{other}: its metric is accuracy, that of {runs[0]} is macro_f1: no join"]
+
+
+def test_every_folder_that_is_no_run_is_named(tmp_path):
+    said = refusals([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [line.rpartition(": ")[2] for line in said] == ["no run folder", "no run folder"] or len(said) == 2
+
+
+def test_other_baselines_are_told(tmp_path, runs):
+    points = sweep({"num_images=64000": 3.0}, seed=8).assign(model="resnet18")
+    points["trial"] += "y"
+    run_folder(tmp_path / "resnet", points)
+    joined, _ = table.read_runs([runs[0], str(tmp_path / "resnet")])
+    assert "the baselines of small and resnet have other models: one line is fitted on all of them" in joined.warnings
+    assert np.isfinite(analyse_all(joined, table.Options("scratch", replicates=50))[0].baseline.line.slope)
+
+
+def test_what_failed_in_one_run_and_is_done_in_another_is_not_missing(tmp_path):
+    points = sweep({"num_images=1000": 0.0})
+    lost = points.loc[points["group"] == "num_images=1000", "trial"].iloc[0]
+    run_folder(tmp_path / "broken", points, failed={lost: "out of memory"})
+    run_folder(tmp_path / "mended", points)
+    joined, _ = table.read_runs([str(tmp_path / "broken"), str(tmp_path / "mended")])
+    assert joined.left_out.empty
+    assert lost in set(joined.points["trial"])
