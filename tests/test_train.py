@@ -160,7 +160,7 @@ def test_a_training_told_to_leave_saves_its_state_at_once(tmp_path):
     context = Context(leaving=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
     with pytest.raises(Leaving, match="t: stops at step 9 of 24: the node is drained"):
         train_some(SETTINGS, Storage(tmp_path), context=context)
-    assert checkpoint_facts(Storage(tmp_path), "t.1")["step"] == 9
+    assert max((checkpoint_facts(Storage(tmp_path), f"t.{i}") or {"step": 0})["step"] for i in (0, 1)) == 9
     resumed = train_some(SETTINGS, Storage(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 

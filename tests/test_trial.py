@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 import torch.multiprocessing as processes
 
 from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
+from ray_robust.launch.trial import _come_again, run_trial
+from ray_robust.launch.trial_log import TrialLog
 from ray_robust.plan import Plan, Trial
 from ray_robust.preparation import open_sweep
 from ray_robust.results import COLUMNS, RunFolder
@@ -168,6 +170,119 @@ def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
     assert list(table["status"]) == ["failed"]
     assert table["id"].isna().all()
     assert set(table["num_images"]) == {800}
+
+
+def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(shared, monkeypatch):
+    folder, plan, _ = shared
+    trial, places, sizes = pretrained_of(plan), places_in(folder, "short"), []
+    one = loop._step
+
+    def short(network, objective, *rest):
+        def loss(network, *inputs):
+            sizes.append(len(inputs[0]))
+            if len(inputs[0]) > 40:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return objective.loss(network, *inputs)
+
+        return one(network, replace(objective, loss=loss), *rest)
+
+    monkeypatch.setattr(loop, "_step", short)
+    run_trial(trial, places, Context())
+    assert sizes[:3] == [128, 64, 32]
+    done = RunFolder(places.run).trial(trial.id)
+    assert done.parts() == 4
+    facts = done.storage.read_json("trial.json")
+    assert (facts["batch_parts"], facts["micro_batch"]) == (4, 32)
+    assert "out of memory: batches go through the model in 4 parts from now on" in (
+        done.storage.read("log.txt").decode()
+    )
+    assert len(done.rows()) == 4
+    sizes.clear()
+    monkeypatch.setattr(loop, "_step", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    single = places_in(folder, "single")
+    run_trial(trial, single, Context())
+    reason = RunFolder(single.run).trial(trial.id).failure()["reason"]
+    assert reason == "out of memory with a single image at a time: CUDA out of memory"
+
+
+def test_what_may_go_better_the_next_time_is_raised_and_goes_on(shared, monkeypatch):
+    folder, plan, places = shared
+    trial, other = pretrained_of(plan), places_in(folder, "away")
+    step, taken = loop.learning_rate, []
+
+    def away(*args):
+        taken.append(1)
+        if len(taken) == 20:
+            raise OSError(5, "Input/output error")
+        return step(*args)
+
+    monkeypatch.setattr(loop, "learning_rate", away)
+    with pytest.raises(OSError, match="Input/output"):
+        run_trial(trial, other, Context())
+    assert RunFolder(other.run).trial(trial.id).failure() is None  # whether it is one is for the launcher to say
+    run_trial(trial, other, Context())
+    assert scores_of(other, trial) == scores_of(places, trial)
+
+
+def test_damaged_weights_are_made_again(shared):
+    folder, plan, places = shared
+    trial, other = pretrained_of(plan), places_in(folder, "damaged")
+    weights = Path(other.checkpoints, trial.key, "final.safetensors")
+    weights.parent.mkdir(parents=True)
+    whole = bytearray(Path(places.checkpoints, trial.key, "final.safetensors").read_bytes())
+    whole[-10] ^= 1
+    weights.write_bytes(whole)
+    run_trial(trial, other, Context())
+    assert (
+        "its pre-trained weights are damaged: they are made again"
+        in Path(other.run, "trials", trial.id, "log.txt").read_text()
+    )
+    assert scores_of(other, trial) == scores_of(places, trial)
+    assert json.loads((weights.parent / "used.json").read_text())["trial"] == trial.id
+
+
+def test_fine_tunings_that_take_turns_come_out_the_same(shared):
+    folder, plan, places = shared
+    trial = pretrained_of(plan)
+    other = Places(str(folder / "turns" / "run"), places.checkpoints, places.store)
+    run_trial(trial, other, Context(at_once=2))
+    assert scores_of(other, trial) == scores_of(places, trial)
+
+
+def test_work_done_twice_is_counted(shared, monkeypatch):
+    folder, plan, _ = shared
+    trial, other = pretrained_of(plan), places_in(folder, "twice")
+    step, taken = loop.learning_rate, []
+
+    def cut(*args):
+        taken.append(1)
+        if len(taken) == 26:
+            raise CutOffError
+        return step(*args)
+
+    monkeypatch.setattr(loop, "learning_rate", cut)
+    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 1e9)  # no state is kept: all of it is done again
+    with pytest.raises(CutOffError):
+        run_trial(trial, other, Context())
+    told = RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["images"]
+    monkeypatch.setattr(loop, "learning_rate", step)
+    run_trial(trial, other, Context())
+    needed = 50 * 128 + 2 * 2 * 3 * 128  # pre-training, then two fine-tunings of two epochs of three batches
+    assert RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["worked"] == needed + told
+
+
+def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path)
+    trial = pretrained_of(plan)
+    folder = RunFolder(tmp_path).trial(trial.id)
+    log = TrialLog(trial, folder, Context())
+    for kills, reason, wanted in ((3, None, 1), (3, "died", 1), (4, "node", 1), (5, "died", 2)):
+        if reason:
+            folder.note_attempt({"time": time.time() - 100, "host": "", "kind": reason, "reason": "x", "counts": True})
+        monkeypatch.setattr("ray_robust.launch.trial.kills", lambda kills=kills: kills)
+        _come_again(trial, folder, log)
+        assert folder.parts() == wanted
+        folder.storage.write_json("worker.json", {**folder.storage.read_json("worker.json"), "time": time.time() - 200})
 
 
 def _rank(rank: int, trial: Trial, places: Places, port: int) -> None:

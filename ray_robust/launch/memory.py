@@ -1,15 +1,14 @@
 """Out of memory: told from other errors, and answered by taking every batch through the model in more parts.
 
 The batch stays what it was, so that a trial means the same; only what a model computes over a batch as such (batch
-normalisation, dropout's draws) is then computed over its parts. Owns how small the parts may become.
+normalisation, dropout's draws) is then computed over its parts. Owns how small the parts may become. The driver reads
+this too, so torch is imported late.
 """
 
 from __future__ import annotations
 
 import gc
 from pathlib import Path
-
-import torch
 
 from ray_robust.plan import Trial
 
@@ -19,6 +18,8 @@ CGROUP, KERNEL = Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU or this machine had not enough memory; torch says the latter in words only."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in SAID)
@@ -37,6 +38,8 @@ def more_parts(trial: Trial, parts: int) -> int | None:
 
 def free() -> None:
     """Give back what a training that broke off still holds."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

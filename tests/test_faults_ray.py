@@ -1,0 +1,143 @@
+"""What breaks under a trial, provoked on real raylets: a node killed, a node drained, SIGTERM, a hang, a full object
+store; and SIGTERM to the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.core.generated import autoscaler_pb2
+from rich.console import Console
+from soak import SHORT, behind, raylets
+
+from ray_robust.launch import tuner
+from ray_robust.launch.cluster import SETTINGS, Cluster
+from ray_robust.launch.monitor import Monitor
+from ray_robust.launch.places import Places
+from ray_robust.plan import Facts, make_plan, pool_key
+from ray_robust.results import RunFolder
+from ray_robust.sections import Resources
+from ray_robust.spec import load_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SPEC = """
+task: {name: camera-traps}
+pretrain: {sources: {species: 1.0}, num_images: {grid: [500, 600, 700, 800, 900]}, images_seen: 1000}
+baseline: none
+"""
+WHAT = ("killed node", "drained node", "SIGTERM", "hang", "nothing")
+
+
+def plan_of(file: Path):
+    file.write_text(SPEC)
+    spec = load_spec(file)
+    level, task = spec.pretrains[0].section, spec.tasks[0].section
+    return make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
+                     {pool_key(task.name, task): Facts("t", 100, {"train": 50})})  # fmt: skip
+
+
+def wait_for(state, seconds: float = 240.0):
+    """What `state` returns, once it is true."""
+    until = time.monotonic() + seconds
+    while not (found := state()):
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    with raylets(3) as found:
+        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        try:
+            yield found
+        finally:
+            ray.shutdown()
+
+
+def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
+    plan = plan_of(tmp_path / "faults.yaml")
+    does = dict(zip((trial.id for trial in plan), WHAT, strict=True))
+    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    began = tmp_path / "began"
+    began.mkdir()
+
+    def run(config, trials, places, resources):
+        from ray import tune
+
+        from ray_robust.launch.notice import notice
+        from ray_robust.train.context import Leaving
+
+        trial, here = trials[config["trial"]], ray.get_runtime_context().get_node_id()
+        what, folder, mark = does[trial.id], RunFolder(places.run).trial(trial.id), began / trial.id
+        if not mark.exists() and what != "nothing":
+            folder.storage.write_json("progress.json", {"share": 0.0, "time": 1.0})
+            told = notice()
+            with told.training():
+                mark.write_text(json.dumps({"node": here, "pid": os.getpid()}))
+                if what == "hang":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                while not told():
+                    time.sleep(0.05)
+                raise Leaving(told())
+        folder.finish([{"finetune": f.id} for f in trial.finetunings], {})
+        tune.report({"ended": 1})
+
+    def provoke() -> None:
+        for name, what in does.items():
+            if what == "nothing":
+                continue
+            said = wait_for(lambda name=name: (began / name).exists() and (began / name).read_text())
+            node, pid = json.loads(said)["node"], json.loads(said)["pid"]
+            if what == "killed node":
+                cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node), allow_graceful=False)
+            elif what == "drained node":
+                reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+                deadline = int(1000 * (time.time() + 120))
+                ray._raylet.GcsClient(address=cluster.address).drain_node(node, reason, "spot", deadline)
+            elif what == "SIGTERM":
+                os.kill(pid, signal.SIGTERM)
+
+    monkeypatch.setattr(tuner, "_train_here", run)
+    kept = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(12)]  # more than the head's object store holds
+    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "faults", metrics=False)
+    thread = threading.Thread(target=provoke, daemon=True)
+    thread.start()
+    tuner.run_plan(plan, places, Resources(heartbeat=4), Cluster("", tmp_path / "scratch", False), monitor)
+    thread.join()
+    assert len(kept) == 12
+    assert set(monitor.finished.values()) == {"done"}
+    noted = {what: [a["kind"] for a in RunFolder(places.run).trial(name).attempts()] for name, what in does.items()}
+    assert noted["killed node"][0] == "node"
+    assert noted["drained node"][0] == "left"
+    assert noted["hang"][0] == "hung"
+    assert noted["SIGTERM"][0] in ("left", "died")
+    assert noted["nothing"] == []
+
+
+def test_a_command_told_to_end_keeps_what_is_done(tmp_path):
+    (tmp_path / "short.yaml").write_text(SHORT.format(seeds=1))
+    caches = {"RAY_ROBUST_STORE": str(tmp_path / "store"), "RAY_ROBUST_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "ray_robust.sweep", str(tmp_path / "short.yaml"), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env={**os.environ, **caches}) as driver:  # fmt: skip
+        wait_for(lambda: driver.poll() is not None or list((tmp_path / "run").glob("trials/*/done")))
+        assert behind(tmp_path / "run") > 0
+        driver.terminate()
+        told = driver.communicate()[0]
+    assert driver.returncode == 130, told
+    assert "Interrupted. " in told
+    assert "finished trials and all checkpoints are kept in" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "run" / "report" / "index.html").exists() or "no report: " in told
+    assert not (tmp_path / "run" / "lease.json").exists()
