@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from ray_robust.redact import redact
+
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
 
 
@@ -27,7 +29,7 @@ class Problem:
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
-        return " ".join(line.split())
+        return redact(" ".join(line.split()))
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""No secret in a file or a message: `redact(text)` puts `***` where a text holds a credential.
+"""No secret in a file or a message: `redact(text)` puts REDACTED where a text holds a credential.
 
 Owns what counts as one: the user and password of an address, a signed query, a value that stands behind a key such as
 `password` or `api_key`, the shapes of well-known tokens, and the values of this process's own secret environment
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 
-HIDDEN = "***"
+HIDDEN = "REDACTED"  # plain text in JSON, YAML and addresses alike
 _NAMES = r"secret|passw(?:or)?d|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?"
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s\"'@]+(?=@)")
 _IN_QUERY = re.compile(r"([?&](?:sig|key|x-amz-[\w-]+|\w*(?:signature|" + _NAMES + r"))=)[^&\s\"']+", re.IGNORECASE)
@@ -30,7 +30,7 @@ SHORTEST = 12  # characters of an environment variable's value that is hidden wh
 
 
 def redact(text: str) -> str:
-    """`text` with `***` in the place of every credential; the rest, JSON and YAML around it too, stays as it was."""
+    """`text` with REDACTED in the place of every credential; the rest, JSON and YAML around it too, stays as it was."""
     text = _IN_ADDRESS.sub(HIDDEN, text)
     text = _IN_QUERY.sub(rf"\g<1>{HIDDEN}", text)
     text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from ray_robust.errors import Outage, UserError
+from ray_robust.redact import redact
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
@@ -102,7 +103,8 @@ class Storage:
 
         `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
         """
-        data = data.encode() if isinstance(data, str) else data
+        if isinstance(data, str):  # no text holds a secret; pages are made of texts that were read back from here
+            data = (data if name.endswith((".html", ".svg")) else redact(data)).encode()
         self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
 
     def _write(self, name: str, data: bytes, durable: bool) -> None:

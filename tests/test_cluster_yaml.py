@@ -1,21 +1,31 @@
-"""cluster.yaml holds what it promises, checked without a cloud: Ray's own schema, no open port, a token everywhere."""
+"""The cluster files hold what they promise, checked without a cloud: Ray's own schema and AWS provider, no open port, a
+token everywhere, an end when idle, and a package for `ray job submit` that is small and whole."""
 
 from __future__ import annotations
 
+import copy
+import os
+import re
 import shlex
-import tomllib
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-FILE = Path(__file__).parents[1] / "cluster.yaml"
+ROOT = Path(__file__).parents[1]
+FILES = {name: ROOT / path for name, path in (("aws", "cluster.yaml"), ("gcp", "cluster/gcp.yaml"),
+                                              ("on-prem", "cluster/on-prem.yaml"))}  # fmt: skip
+CLOUDS = ("aws", "gcp")
 pytest.importorskip("ray")
+everywhere = pytest.mark.parametrize("name", FILES)
+in_clouds = pytest.mark.parametrize("name", CLOUDS)
 
 
-@pytest.fixture(scope="module")
-def written() -> dict:
-    return yaml.safe_load(FILE.read_text())
+def written(name: str) -> dict:
+    return yaml.safe_load(FILES[name].read_text())
 
 
 def starts(cluster: dict) -> list[str]:
@@ -24,50 +34,230 @@ def starts(cluster: dict) -> list[str]:
     return [command for command in commands if "ray start" in command]
 
 
-def test_ray_takes_it(written):
+@everywhere
+def test_ray_takes_it(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    prepared = prepare_config(written)
+    prepared = prepare_config(written(name))
     validate_config(prepared)
-    assert prepared["setup_commands"] == written["setup_commands"], "Ray's defaults must not creep in"
-    assert prepared["available_node_types"]["gpu"]["max_workers"] <= prepared["max_workers"]
+    own = written(name)
+    for kind in ("head", "worker"):
+        assert prepared[f"{kind}_setup_commands"] == own["setup_commands"] + own[f"{kind}_setup_commands"]
+        assert prepared[f"{kind}_start_ray_commands"] == own[f"{kind}_start_ray_commands"], "Ray's defaults creep in"
+    assert prepared["initialization_commands"] == []
+    for node in prepared["available_node_types"].values():
+        assert node.get("max_workers", 0) <= prepared["max_workers"]
 
 
-def test_a_misspelt_key_would_be_noticed(written):
+def test_a_misspelt_key_would_be_noticed():
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     with pytest.raises(ValidationError, match="idle_timeout"):
-        validate_config(prepare_config({**written, "idle_timeout": 5}))
+        validate_config(prepare_config({**written("aws"), "idle_timeout": 5}))
 
 
-def test_token_authentication_is_on_and_every_node_has_the_token(written):
-    head, worker = starts(written)
-    assert "RAY_AUTH_MODE=token" in head
-    assert "RAY_AUTH_MODE=token" in worker
-    assert any("RAY_AUTH_MODE=token" in command and ".bashrc" in command for command in written["setup_commands"])
-    assert written["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+@everywhere
+def test_token_authentication_is_on_and_every_node_has_the_token(name):
+    cluster = written(name)
+    for command in starts(cluster):
+        assert "RAY_AUTH_MODE=token" in command
+    assert any("RAY_AUTH_MODE=token" in command and ".bashrc" in command for command in cluster["setup_commands"])
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert cluster["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
 
 
-def test_nothing_but_ssh_is_open(written):
-    assert "--dashboard-host=127.0.0.1" in shlex.split(starts(written)[0])
-    assert "IpPermissions" not in written["provider"]["security_group"], "Ray's own rules: the group itself, and ssh"
-    assert "0.0.0.0" not in FILE.read_text()
+@everywhere
+def test_nothing_but_ssh_is_open(name):
+    cluster = written(name)
+    assert "--dashboard-host=127.0.0.1" in shlex.split(starts(cluster)[0])
+    assert "IpPermissions" not in cluster["provider"].get("security_group", {}), "Ray's own: the group itself, and ssh"
+    assert "0.0.0.0" not in FILES[name].read_text()
 
 
-def test_it_scales_and_stops(written):
-    workers = written["available_node_types"]["gpu"]
-    assert 0 < workers["min_workers"] < workers["max_workers"]
-    assert 0 < written["idle_timeout_minutes"] <= 15
+@in_clouds
+def test_it_scales_the_head_is_on_demand_and_the_workers_are_spot(name):
+    cluster = written(name)
+    head, workers = (cluster["available_node_types"][kind] for kind in ("head", "gpu"))
+    assert workers["min_workers"] < workers["max_workers"]
+    assert 0 < cluster["idle_timeout_minutes"] <= 15
+    spot = re.compile(r"spot|preemptible", re.IGNORECASE)
+    assert spot.search(str(workers["node_config"]))
+    assert not spot.search(str(head["node_config"]))
+    assert head["resources"] == {"CPU": 0}
 
 
-def test_every_node_installs_the_project_that_is_here(written):
-    mounts = {
-        there: FILE.parent / here for there, here in written["file_mounts"].items() if there.startswith("~/project")
-    }
-    assert all(path.exists() for path in mounts.values()), "a mounted path is not in the checkout"
-    install = shlex.split(next(command for command in written["setup_commands"] if "requirements.txt" in command))
-    assert install[-4:] == ["-r", "~/project/requirements.txt", "-e", "~/project"]
-    declared = tomllib.loads((FILE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    packages = {name.rstrip("*") for name in declared["include"]} - {"bench"}
-    assert {f"~/project/{name}" for name in (*packages, "pyproject.toml", "README.md")} <= set(mounts)
+@in_clouds
+def test_images_lie_on_the_local_disk_of_every_node_under_one_path(name):
+    cluster = written(name)
+    assert any("/mnt/store" in command and "nvme" in command for command in cluster["setup_commands"])
+    for command in starts(cluster):
+        assert "RAY_ROBUST_STORE=/mnt/store" in command
+
+
+@everywhere
+def test_what_is_mounted_is_there(name):
+    mounts = {there: here for there, here in written(name)["file_mounts"].items() if not here.startswith("~")}
+    assert mounts == {"~/requirements.txt": "requirements.txt"}
+    assert (ROOT / "requirements.txt").exists()
+
+
+@everywhere
+def test_every_command_is_a_shell_command(name):
+    cluster = written(name)
+    for key, commands in cluster.items():
+        for command in commands if key.endswith("_commands") else ():
+            subprocess.run(["bash", "-n", "-c", command], check=True, capture_output=True)
+
+
+# --- the end when idle: the commands of the file, in a shell where a minute passes at once
+
+
+STUBS = {
+    "nohup": 'exec "$@"',
+    "flock": 'shift 2; exec "$@"',
+    "sleep": 'echo x >> minutes; test "$(wc -l < minutes)" -lt 500',
+    "pgrep": 'test "$(wc -l < minutes)" -le "$BUSY"',
+    "sudo": 'test "$1" = shutdown && wc -l < minutes > ended; kill "$PPID"',
+}
+
+
+def minutes_until_it_ends(command: str, folder: Path, busy: int) -> int:
+    """Run an idle stop where what it looks for is there for `busy` minutes."""
+    folder.mkdir()
+    for name, body in STUBS.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), "BUSY": str(busy)}
+    foreground = command.removesuffix("&")
+    subprocess.run(["bash", "-c", foreground], cwd=folder, env=environment, check=False, timeout=60)
+    return int((folder / "ended").read_text())
+
+
+@in_clouds
+def test_an_hour_without_a_sweep_ends_the_head_and_a_lost_head_ends_the_workers(name, tmp_path):
+    cluster = written(name)
+    (head,) = (command for command in cluster["head_start_ray_commands"] if "shutdown" in command)
+    (worker,) = (command for command in cluster["worker_start_ray_commands"] if "shutdown" in command)
+    assert minutes_until_it_ends(head, tmp_path / "idle", busy=0) == 60
+    assert minutes_until_it_ends(head, tmp_path / "busy", busy=90) == 150
+    assert minutes_until_it_ends(worker, tmp_path / "lost", busy=30) == 40
+    if name == "aws":
+        node = cluster["available_node_types"]["head"]["node_config"]
+        assert node["InstanceInitiatedShutdownBehavior"] == "terminate"
+
+
+def test_the_idle_stop_knows_a_sweep_by_its_command_line():
+    (head,) = (command for command in written("aws")["head_start_ray_commands"] if "shutdown" in command)
+    pattern = re.search(r'pgrep -f "([^"]+)"', head)[1]
+    assert re.search(pattern, "python -m ray_robust.sweep sweeps/quantity.yaml --out s3://bucket/quantity")
+    assert not re.search(pattern, head), "it must not take itself for a sweep"
+
+
+# --- AWS, as Ray's own provider fills the file in
+
+
+def test_rays_aws_provider_takes_it(monkeypatch, tmp_path):
+    moto = pytest.importorskip("moto")
+    import boto3
+    from ray.autoscaler._private.aws import config as provider
+    from ray.autoscaler._private.aws.utils import client_cache, resource_cache
+    from ray.autoscaler._private.util import prepare_config
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # it writes the key pair below ~/.ssh
+    (tmp_path / ".ssh").mkdir()
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr(provider.time, "sleep", lambda seconds: None)  # what it makes is there at once
+    cluster = prepare_config(copy.deepcopy(written("aws")))
+    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        for cache in (resource_cache, client_cache):  # of clients for the real one
+            cache.cache_clear()
+        (image,) = boto3.client("ec2").describe_images(Owners=["099720109477"])["Images"][:1]
+        for node in cluster["available_node_types"].values():  # AWS's public parameters are not simulated
+            assert node["node_config"]["ImageId"].startswith("resolve:ssm:/aws/service/")
+            node["node_config"]["ImageId"] = image["ImageId"]
+        made = provider.bootstrap_aws(cluster)
+        ours = [{"Name": "group-name", "Values": ["ray-robust"]}]
+        groups = boto3.client("ec2").describe_security_groups(Filters=ours)
+    (group,) = groups["SecurityGroups"]
+    world = [rule for rule in group["IpPermissions"] if rule.get("IpRanges") or rule.get("Ipv6Ranges")]
+    assert [(rule["FromPort"], rule["ToPort"]) for rule in world] == [(22, 22)]
+    nodes = {name: node["node_config"] for name, node in made["available_node_types"].items()}
+    assert "IamInstanceProfile" in made["head_node"]
+    assert nodes["gpu"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in nodes["head"]
+    assert all(node["KeyName"] for node in nodes.values())
+
+
+# --- Kubernetes
+
+POD = {"containers", "volumes", "restartPolicy"}
+CONTAINER = {"name", "image", "env", "ports", "resources", "volumeMounts"}
+GROUP = {"rayStartParams", "template", "serviceType"}
+SPEC = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec",
+        "workerGroupSpecs"}  # fmt: skip
+
+
+def test_kuberay_has_the_shape_of_the_custom_resource():
+    (resource,) = yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text())
+    assert (resource["apiVersion"], resource["kind"]) == ("ray.io/v1", "RayCluster")
+    spec = resource["spec"]
+    assert set(spec) <= SPEC
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["enableInTreeAutoscaling"] is True
+    assert spec["autoscalerOptions"] == {"version": "v2", "idleTimeoutSeconds": 600}
+    head, (worker,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert set(head) <= GROUP
+    assert head["serviceType"] == "ClusterIP"
+    assert set(worker) <= GROUP - {"serviceType"} | {"groupName", "replicas", "minReplicas", "maxReplicas"}
+    assert worker["minReplicas"] <= worker["replicas"] <= worker["maxReplicas"]
+    for group in (head, worker):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "a map of texts in the CRD"
+        pod = group["template"]["spec"]
+        assert set(pod) <= POD
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        (container,) = pod["containers"]
+        assert set(container) <= CONTAINER
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        assert all(isinstance(entry["value"], str) for entry in container["env"])
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert "nvidia.com/gpu" in worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_the_ray_of_the_image_is_one_that_the_project_takes():
+    version = yaml.safe_load((ROOT / "cluster/kuberay.yaml").read_text())["spec"]["rayVersion"]
+    assert f"rayproject/ray:{version}-py3" in (ROOT / "cluster/Dockerfile").read_text()
+    (bound,) = re.findall(r"^ray\[.*\]>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert tuple(map(int, version.split("."))) >= tuple(map(int, bound.split(".")))
+
+
+# --- the package of a job
+
+PACK = """
+import logging, sys
+from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
+from pathlib import Path
+uri = get_uri_for_directory(sys.argv[1], include_gitignore=True, excludes=[])
+create_package(sys.argv[1], Path(sys.argv[2]), include_gitignore=True, logger=logging.getLogger())
+"""
+
+
+def test_a_job_takes_along_what_it_needs_and_little_else(tmp_path):
+    checkout, package = tmp_path / "checkout", tmp_path / "package.zip"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(checkout)], check=True)
+    (checkout / ".rayignore").write_text((ROOT / ".rayignore").read_text())
+    for useless in (".venv/lib/large.so", "runs/quantity/results.csv"):
+        (checkout / useless).parent.mkdir(parents=True)
+        (checkout / useless).write_bytes(os.urandom(1 << 16))
+    environment = {**os.environ, "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "0"}
+    subprocess.run([sys.executable, "-c", PACK, str(checkout), str(package)], check=True, env=environment)
+    with zipfile.ZipFile(package) as packed:
+        names = set(packed.namelist())
+    for needed in ("ray_robust/sweep.py", "analysis/template/report.html", "sweeps/quickstart.yaml"):
+        assert needed in names
+    tops = {name.partition("/")[0] for name in names}
+    assert not tops & {".git", ".venv", "runs", "tests", "docs", "bench", "cluster"}
+    assert package.stat().st_size < 1_000_000

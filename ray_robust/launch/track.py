@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError
-from ray_robust.plan import Plan
+from ray_robust.plan import Plan, Trial
 from ray_robust.redact import redact
 from ray_robust.results import RunFolder
+from ray_robust.spec import Spec
 from ray_robust.standing import ErSoFar
 
 PACKAGES = {"csv": "csv", "tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each needs
@@ -56,22 +57,31 @@ def check(names: Sequence[str], place: str, remote: bool) -> None:
         raise UserError(*problems)
 
 
-def open_logs(names: Sequence[str], sweep: str, run: RunFolder, plan: Plan, scratch: Path, say: Callable) -> Logs:
-    """The logs of a sweep. `scratch` takes their files where the run folder is remote; `say(line)` tells the user."""
+def open_logs(spec: Spec, run: RunFolder, plan: Plan, scratch: Path, say: Callable[[str], None]) -> Logs:
+    """The logs that a spec names, of the trials in `plan`. `scratch` takes their files where the run folder is remote;
+    `say(line)` tells the user."""
     local = run.storage.local(FOLDER)
     folder = local or scratch / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {trial.id: {k: v for k, v in trial.columns().items() if v is not None} for trial in plan}
+    facts = {trial.id: _facts(trial) for trial in plan}
     kept = run if local is None else None
-    return Logs({name: registry.find("log", name)(sweep, folder, facts, kept) for name in names}, say)
+    return Logs({name: registry.find("log", name)(spec.name, folder, facts, kept) for name in spec.track}, say, facts)
+
+
+def _facts(trial: Trial) -> Facts:
+    return {key: value for key, value in trial.columns().items() if value is not None}
 
 
 class Logs:
     """Several logs as one. A log that raises is left out from then on, and the user is told so once."""
 
-    def __init__(self, logs: dict[str, Log], say: Callable[[str], None]) -> None:
-        self._logs, self._say = logs, say
+    def __init__(self, logs: dict[str, Log], say: Callable[[str], None], facts: dict[str, Facts]) -> None:
+        self._logs, self._say, self._facts = logs, say, facts  # the facts are those that every log has
         self._told: dict[str, float] = {}  # by trial: the time of the progress that was passed on
+
+    def expect(self, trial: Trial) -> None:
+        """A trial of a search, which none knew before."""
+        self._facts[trial.id] = _facts(trial)
 
     def progress(self, trial: str, said: Facts) -> None:
         if said.get("time", 0.0) > self._told.get(trial, -1.0):
@@ -107,7 +117,7 @@ class Csv:
             self._append(self.COLUMNS)
 
     def progress(self, trial: str, said: Facts) -> None:
-        row = {**said, "trial": trial, "group": self.facts[trial]["group"]}
+        row = {**said, "trial": trial, "group": self.facts.get(trial, {}).get("group", "")}
         self._append([row.get(column, "") for column in self.COLUMNS])
 
     def ended(self, trial: str, state: str, points: Sequence[Facts]) -> None:
@@ -155,7 +165,7 @@ class TensorBoard:
     def _of(self, trial: str) -> Any:
         if trial not in self.open:
             self.open[trial] = self._writer(str(self.folder / "tensorboard" / trial))
-            self.open[trial].add_text("trial", "\n".join(f"    {k}: {v}" for k, v in self.facts[trial].items()))
+            self.open[trial].add_text("trial", "\n".join(f"    {k}: {v}" for k, v in self.facts.get(trial, {}).items()))
         return self.open[trial]
 
 

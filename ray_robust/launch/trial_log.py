@@ -13,6 +13,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
 from ray_robust.plan import Trial
 from ray_robust.results import TrialFolder
 from ray_robust.train.context import Context, Progress
@@ -24,7 +26,7 @@ class TrialLog:
     """Only the first rank writes. Storage that is full or away for a moment costs lines, never the trial."""
 
     def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
-        self.folder, self.writes = folder, context.first
+        self.folder, self.writes, self.device = folder, context.first, context.device
         known = folder.storage.read("log.txt") if self.writes else None
         self.lines = (known or b"").decode().splitlines()
         self.total = trial.pretrain_images + sum(f.images for f in trial.finetunings)
@@ -69,5 +71,7 @@ class TrialLog:
         if self.writes:
             share = min(1.0, sum(self.images.values()) / max(1, self.total))
             now = {**self.now, "share": share, "worked": self.worked, "time": time.time()}
+            if self.device.type == "cuda":
+                now["gpu_memory"] = torch.cuda.max_memory_allocated(self.device)  # bytes
             with suppress(OSError):
                 self.folder.storage.write_json("progress.json", now, durable=False)
