@@ -23,6 +23,7 @@ from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
 from ray_robust.plan_text import estimate, print_composition, print_plan, print_title
 from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.redact import redact
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
 
@@ -48,6 +49,9 @@ def main(argv: list[str]) -> int:
         if args.out:
             out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
         return DONE
+    from ray_robust.launch.track import check
+
+    check(sweep.spec.track, sweep.spec.place("track"), remote=folder is None)
     subsets = draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
     with held(run.storage, lambda who: out.print(f"{who} was here: waiting to see whether it still runs ...")) as lease:
         try:
@@ -58,7 +62,7 @@ def main(argv: list[str]) -> int:
             if kept:
                 run.write_results()
                 _report(run, out)
-            again = shlex.join(["python", "-m", "ray_robust.sweep", *argv])
+            again = redact(shlex.join(["python", "-m", "ray_robust.sweep", *argv]))
             out.print(f"\nInterrupted. {kept} finished trials and all checkpoints are kept in {run.storage.shown}; "
                       f"this continues:\n  {again}", markup=False, soft_wrap=True)  # fmt: skip
             return INTERRUPTED
@@ -125,6 +129,7 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
     from ray_robust.launch.monitor import Monitor
     from ray_robust.launch.placement import slots_now
     from ray_robust.launch.places import Places
+    from ray_robust.launch.track import open_logs
     from ray_robust.launch.tuner import run_plan
 
     root = default_root()
@@ -145,7 +150,8 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
         if cluster.dashboard:
             out.print(f"Ray dashboard  http://{cluster.dashboard}", markup=False)
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
-        monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True)
+        logs = open_logs(sweep.spec, run, todo, cluster.scratch, lambda line: out.print(line, markup=False))
+        monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True, logs=logs)
         monitor.when_ending = analysis.warm_up
         begun = time.monotonic()
         with monitor.watching():
