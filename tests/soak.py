@@ -30,9 +30,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from ray_robust.errors import UserError
 from ray_robust.results import RunFolder
-from ray_robust.status import read_status
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
@@ -87,19 +85,26 @@ def _title(process: psutil.Process) -> str:
 
 def behind(run: Path) -> float:
     """The share of the work that is done, 0-1; 0 as long as the folder cannot tell."""
-    try:
-        return read_status(RunFolder(str(run))).behind
-    except (UserError, ValueError, KeyError):
-        return 0.0
+    folder, whole, done = RunFolder(str(run)), 0.0, 0.0
+    for trial in folder.plan().to_dict("records"):
+        cost, own = float(trial["cost_images"]), folder.trial(trial["trial"])
+        whole += cost
+        if own.has(list(json.loads(trial["finetunes"]))):
+            done += cost
+        else:
+            done += cost * (own.storage.read_json("progress.json") or {}).get("share", 0.0)
+    return done / whole if whole else 0.0
 
 
 def under_way(run: Path) -> dict[str, dict[str, Any]]:
     """What the trials that are training say of themselves."""
-    try:
-        told = read_status(RunFolder(str(run))).progress
-    except (UserError, ValueError, KeyError):
-        return {}
-    return {name: said for name, said in told.items() if said and time.time() - said["time"] < 10}
+    folder, found = RunFolder(str(run)), {}
+    for name in folder.plan().get("trial", ()):
+        own = folder.trial(name)
+        said = own.storage.read_json("progress.json")
+        if said and own.finished() is None and time.time() - said["time"] < 10:
+            found[name] = said
+    return found
 
 
 class Losses:
