@@ -130,21 +130,40 @@ def _fill_on_ray(work: list[tuple[ImageStore, np.ndarray]], done: Callable[[int]
         for store, rows in work:
             store.fill(rows, done, again=_again(store.pool))
     for node in nodes:
-        absent = _remote(_missing, node)
-        todo = [
-            (store.pool, ref, rows if node == here else ray.get(absent([ref], rows)), again)
-            for (store, _), (ref, rows, again) in zip(work, sent, strict=True)
-        ]
-        for pool, ref, rows, again in todo:
-            if isinstance(pool, ShardSource):
-                fill_from_shards(partial(_fill, [ref], again=again), pool, rows, node, done)
-        blocks = [
-            ([ref], block, again)
-            for pool, ref, rows, again in todo
-            if not isinstance(pool, ShardSource)
-            for block in _blocks(rows, int(cpus[node]))
-        ]
-        _run_all(ray, [_remote(_fill, node)(*block) for block in blocks], done)
+        try:
+            _fill_node(node, int(cpus[node]), work, sent, node == here, done)
+        except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.RayTaskError) or node in _alive():
+                raise
+            # it was lost on the way: trials go to other nodes, and one that comes back fills what they ask for
+
+
+def _fill_node(
+    node: str, cpus: int, work: list[tuple[ImageStore, np.ndarray]], sent: list, here: bool, done: Callable[[int], None]
+) -> None:
+    import ray
+
+    absent = _remote(_missing, node)
+    todo = [
+        (store.pool, ref, rows if here else ray.get(absent([ref], rows)), again)
+        for (store, _), (ref, rows, again) in zip(work, sent, strict=True)
+    ]
+    for pool, ref, rows, again in todo:
+        if isinstance(pool, ShardSource):
+            fill_from_shards(partial(_fill, [ref], again=again), pool, rows, node, done)
+    blocks = [
+        ([ref], block, again)
+        for pool, ref, rows, again in todo
+        if not isinstance(pool, ShardSource)
+        for block in _blocks(rows, cpus)
+    ]
+    _run_all(ray, [_remote(_fill, node)(*block) for block in blocks], done)
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _remote(function: Callable, node: str) -> Callable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -32,11 +33,10 @@ class ImageBank:
         lengths = [len(pixels) if rows is None else len(rows) for pixels, rows in self._parts]
         self._ends = torch.tensor(lengths).cumsum(0)
         self._length = sum(lengths)
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if self._length * self.size * self.size * 3 <= RESIDENT_SHARE * free:
-                whole = torch.cat([self._gather(torch.arange(i, min(i + 4096, len(self))))
-                                   for i in range(0, len(self), 4096)])  # fmt: skip
+        if device.type == "cuda" and self._length * self.size * self.size * 3 <= RESIDENT_SHARE * _free(device):
+            whole = torch.cat([self._gather(torch.arange(i, min(i + 4096, len(self))))
+                               for i in range(0, len(self), 4096)])  # fmt: skip
+            with suppress(torch.OutOfMemoryError):  # who shares the GPU was quicker: they stay in RAM
                 self._parts, self._ends = [(whole.to(device), None)], self._ends[-1:]
 
     def __len__(self) -> int:
@@ -59,6 +59,13 @@ class ImageBank:
             start = int(self._ends[part - 1]) if part else 0
             found[mine] = _pick(pixels, rows, positions[mine] - start)
         return found
+
+
+def _free(device: torch.device) -> float:
+    """Bytes of a GPU that this process may still take: what is free, within its own share of the whole."""
+    free, whole = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free, share * whole - torch.cuda.memory_reserved(device))
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:
