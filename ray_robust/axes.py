@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from ray_robust.errors import did_you_mean
 from ray_robust.explain import dotted, explain, one_per_key, shown, text
+from ray_robust.mixes import mixture
 from ray_robust.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section, parse_number
+from ray_robust.space import way_of
 
 POINTS = ("pretrain", "points")  # the axis of combinations that are no product
 SOURCES = ("pretrain", "sources")  # may vary as a whole in more ways than a grid
-THOUSAND = 1000  # a drawn mixture has weights in thousandths: short enough for a group's name, and to be typed again
 
 Say = Callable[[tuple, str], None]  # (where in the file, what is wrong)
 
@@ -119,10 +119,7 @@ class Simplex(_Mixes):
 
     def weights(self) -> Iterator[tuple[float, ...]]:
         for draw in range(self.draws):
-            seeds = (f"simplex|{name}|{draw}|{self.seed}" for name in self.names)
-            variates = [random.Random(seed).gammavariate(self.concentration, 1.0) for seed in seeds]
-            ends = [round(THOUSAND * part / (sum(variates) or 1.0)) for part in itertools.accumulate(variates)]
-            yield tuple((high - low) / THOUSAND for low, high in itertools.pairwise((0, *ends)))
+            yield tuple(mixture(self.names, f"{draw}|{self.seed}", self.concentration).values())
 
 
 class _Grid(_Mixes):
@@ -146,7 +143,7 @@ _WAYS: dict[str, type[_Mixes]] = {"grid": _Grid, "lattice": Lattice, "simplex": 
 def axes_in(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
     """(path, what is written there) of every axis below `raw`, in the file's order; points are not among them."""
     if isinstance(raw, dict):
-        if set(raw) == {"grid"} or (path == SOURCES and set(raw) & set(_WAYS)):
+        if set(raw) == {"grid"} or is_drawn(path, raw) or (path == SOURCES and set(raw) & set(_WAYS)):
             yield path, raw
             return
         for key, value in raw.items():
@@ -154,16 +151,32 @@ def axes_in(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
                 yield from axes_in(value, (*path, key))
 
 
-def combinations(key: str, raw: Any, own: Mapping[str, tuple], say: Say) -> Iterator[Combination]:
+def is_drawn(path: tuple, raw: Any) -> bool:
+    """Whether a value is left open for a search to draw. A source may be called `choice`: its options are no list."""
+    way = way_of(raw)
+    return bool(way) and (path != SOURCES or way == "simplex" or (way == "choice" and isinstance(raw[way], list)))
+
+
+def combinations(
+    key: str, raw: Any, own: Mapping[str, tuple], say: Say, drawn: Mapping[str, Any] | None = None
+) -> Iterator[Combination]:
     """Every combination of a section's axes, in the file's order, the last axis fastest; none when one is wrong.
 
-    `own` says where those keys stand that are not below `key` itself: a baseline's fine-tuning is `finetune` with
-    some keys replaced.
+    own    says where those keys stand that are not below `key` itself: a baseline's fine-tuning is `finetune` with
+           some keys replaced
+    drawn  the value of everything that is left open, by its dotted key: an axis of one level
     """
     axes = []
     for where, written in axes_in(raw, (key,)):
         place = (*own[where[1]], *where[2:]) if where[1:] and where[1] in own else where
-        choices = _mixes(written, place, say) if where == SOURCES else _grid(where, written["grid"], place, say)
+        if dotted(where) in (drawn or {}):
+            choices = _drawn(where, written, (drawn or {})[dotted(where)])
+        elif is_drawn(where, written) and "simplex" not in written:  # nothing draws here, which has been said
+            return
+        elif where == SOURCES:
+            choices = _mixes(written, place, say)
+        else:
+            choices = _grid(where, written["grid"], place, say)
         if not choices:
             return
         axes.append(Axis(where, choices))
@@ -200,7 +213,7 @@ def _grid(where: tuple, values: Any, place: tuple, say: Say) -> tuple[Choice, ..
     if problem := _bad_grid(values):
         say(place, f"{dotted(place)}.grid: {problem}")
         return ()
-    key = ".".join(map(str, where[2:])) if where[:2] == SOURCES and where[2:] else str(where[-1])
+    key = _name(where)
 
     def names(value: Any) -> tuple[tuple[str, str], ...]:
         if len(where) == 1 and isinstance(value, dict):  # the section itself varies: named by its keys
@@ -208,6 +221,19 @@ def _grid(where: tuple, values: Any, place: tuple, say: Say) -> tuple[Choice, ..
         return ((key, text(value)),)
 
     return tuple(Choice(value, names(value), (*place, "grid", i)) for i, value in enumerate(values))
+
+
+def _name(where: tuple) -> str:
+    """What an axis is called in tables."""
+    return ".".join(map(str, where[2:])) if where[:2] == SOURCES and where[2:] else str(where[-1])
+
+
+def _drawn(where: tuple, written: dict, value: Any) -> tuple[Choice, ...]:
+    """The one level of an axis that a search has drawn."""
+    if where == SOURCES and "simplex" in written:
+        value = _present(value)
+        return (_with_options(Choice(value, (("sources", text(value)),), where), written.get("options") or {}),)
+    return (Choice(value, ((_name(where), text(value)),), where),)
 
 
 def _bad_grid(values: Any) -> str:

@@ -140,6 +140,24 @@ class Plan:
         ]
 
 
+@dataclass(frozen=True)
+class Configuration:
+    """What a search runs for one draw: `values` by dimension, and a trial per seed, model and level of a grid."""
+
+    values: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    @property
+    def key(self) -> str:
+        """The same for two draws exactly when their trials mean the same."""
+        return hash_of(sorted(trial.key for trial in self.trials))
+
+    @property
+    def group(self) -> str:
+        """Its name in tables: that of its first trial's group."""
+        return self.trials[0].group
+
+
 def make_plan(
     spec: Spec,
     sources: Mapping[str, Facts],

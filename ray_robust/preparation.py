@@ -5,7 +5,7 @@ Finds every mistake that only the data can show, before anything is written. Han
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +31,9 @@ class Sweep:
     spec: Spec
     sources: dict[str, Pool]  # by pool_key
     tasks: dict[str, Pool]
-    plan: Plan
+    plan: Plan  # of a search: its baseline
     notes: tuple[str, ...] = ()  # on how its mixtures were matched
+    plan_of: Callable[[Spec], Plan] = lambda spec: Plan(())  # the trials of a spec with the same pools
 
     def pools(self) -> list[tuple[str, Pool]]:
         """("source" or "task", pool) of each."""
@@ -80,22 +81,26 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
             problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
     problems += _check_tables(spec)
     notes: list[str] = []
-    if not problems:
+    if spec.fallen and not spec.space.dimensions:
+        notes.append(f"where: {spec.fallen:,} of {spec.fallen + len(spec.pretrains):,} mixtures do not meet it")
+    if not problems and not spec.space.dimensions:
         try:
-            spec, notes = _matched(spec, source_pools)
+            spec, matched = _matched(spec, source_pools)
+            notes += matched
         except UserError as error:
             problems += [Problem(_place(spec, problem), str(problem)) for problem in error.problems]
     if problems:
         raise UserError(*problems)
-    plan = make_plan(
-        spec,
+    facts = (
         {key: Facts(pool.meaning, len(pool.catalog)) for key, pool in source_pools.items()},
         {key: _task_facts(pool) for key, pool in task_pools.items()},
-        limit,
-        weights,
-        lambda mixture: _details(mixture, source_pools),
     )
-    return Sweep(spec, source_pools, task_pools, plan, tuple(notes))
+
+    def plan_of(what: Spec, first: int | None = None) -> Plan:
+        return make_plan(what, *facts, first, weights, lambda mixture: _details(mixture, source_pools))
+
+    written = replace(spec, pretrains=()) if spec.space.dimensions else spec
+    return Sweep(spec, source_pools, task_pools, plan_of(written, limit), tuple(notes), plan_of)
 
 
 def _opened(kind: str, name: str, section: PoolSection, plan_only: bool) -> Pool:
@@ -148,6 +153,12 @@ class Draws(dict[str, Told]):
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[tuple[str, int], np.ndarray] = {}
+
+    def add(self, more: Draws) -> None:
+        """Take in other draws."""
+        self.update(more)
+        for key, mask in more.rows.items():
+            self.rows[key] = self.rows[key] | mask if key in self.rows else mask
 
 
 def draw_all(sweep: Sweep, stores: dict[str, ImageStore], most: int | None = None) -> Draws:

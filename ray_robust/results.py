@@ -3,7 +3,8 @@
     spec.yaml  plan.csv  data.json  run.json  samples/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   rows.jsonl progress.json log.txt and `done`, written last
-                  failed.json why it failed; attempts.json what went wrong before; parts.json when memory was short
+                  failed.json why it failed; stopped.json why a search left it; attempts.json what went wrong before;
+                  parts.json when memory was short
 
 State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there.
 """
@@ -78,11 +79,13 @@ class TrialFolder:
         self.storage.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.storage.delete("failed.json")
         self.storage.write_json("done", {"finetunings": sorted({row["finetune"] for row in rows}), **facts})
-        self.storage.delete("checkpoints")
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
 
     def begin(self) -> None:
         """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes."""
         self.storage.delete("failed.json")
+        self.storage.delete("stopped.json")
         self.storage.tidy()
 
     def fail(self, reason: str, quarantined: bool = False) -> None:
@@ -91,6 +94,18 @@ class TrialFolder:
         """
         said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
         self.storage.write_json("failed.json", said)
+
+    def stopped(self) -> dict[str, Any] | None:
+        """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
+        "value", "cutoff", "images_seen", "seconds"}), or None."""
+        return self.storage.read_json("stopped.json")
+
+    def stop(self, reason: str, facts: dict[str, Any]) -> None:
+        """Note that the trial is not run to its end; what only resuming needed is dropped."""
+        said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
+        self.storage.write_json("stopped.json", said)
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:
         """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
@@ -147,12 +162,14 @@ class RunFolder:
         return [trial for trial in found if trial is not None]
 
     def states(self) -> dict[str, str]:
-        """Every planned trial: done, failed, started or planned."""
+        """Every planned trial: done, stopped, failed, started or planned."""
         plan, states = self.plan(), {}
         for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
             folder = self.trial(name)
             if folder.has(list(json.loads(finetunes))):
                 states[name] = "done"
+            elif folder.stopped() is not None:
+                states[name] = "stopped"
             elif folder.failure() is not None:
                 states[name] = "failed"
             else:
@@ -160,7 +177,7 @@ class RunFolder:
         return states
 
     def results(self) -> pd.DataFrame:
-        """One row per point of every finished trial, one with empty scores per failed trial; contract columns."""
+        """One row per point of every finished trial, one with empty scores per trial that failed or was stopped."""
         rows: list[dict[str, Any]] = []
         plan = self.plan().to_dict("records")
         for planned in sorted(
@@ -179,9 +196,9 @@ class RunFolder:
                     {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
                 ]
-            elif folder.failure() is not None:
+            elif (stopped := folder.stopped() is not None) or folder.failure() is not None:
                 known = {key: value if value != "" else None for key, value in planned.items() if key in TRIAL_COLUMNS}
-                rows.append({**known, "status": "failed"})
+                rows.append({**known, "status": "stopped" if stopped else "failed"})
         table = pd.DataFrame(rows, columns=[*COLUMNS])
         for column in _WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")

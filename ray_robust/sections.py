@@ -71,6 +71,12 @@ def number_for(field: Any, value: Any) -> Any:
     return value if number is None else number
 
 
+def is_whole(field: Any) -> bool:
+    """Whether a field's numbers are whole ones."""
+    wanted = _types_in(field.annotation)
+    return int in wanted and float not in wanted
+
+
 def _types_in(annotation: Any) -> set[Any]:
     parts = typing.get_args(annotation)
     return set().union(*map(_types_in, parts)) if parts else {annotation}
@@ -285,10 +291,6 @@ class Baseline(Section):
     name: str = "scratch"
     seeds: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # none: as many as the sweep has
     finetune: dict[str, Any] = {}  # what differs from `finetune`, e.g. more epochs, so that the ID ranges overlap
-
-
-class Search(Section):
-    method: Literal["grid"] = "grid"
 
 
 class Resources(Section):

@@ -10,12 +10,15 @@ import contextlib
 import shlex
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
 from ray_robust import provenance
+from ray_robust.candidates import Candidates, Preview, preview
 from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, UserError, command
@@ -25,8 +28,13 @@ from ray_robust.plan_text import estimate, print_composition, print_plan, print_
 from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
 from ray_robust.redact import redact
 from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.search_text import print_found, print_space, write_found
+from ray_robust.spec import Spec, load_spec
 
+if TYPE_CHECKING:
+    from ray_robust.launch.search import Search
+
+PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
 
@@ -40,8 +48,14 @@ def main(argv: list[str]) -> int:
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
+    drawn = bool(sweep.spec.space.dimensions)
+    first = preview(sweep, _draws(sweep.spec, args.plan)) if drawn else None
     if args.plan:
         subsets = draw_all(sweep, {}, DRAWN_FOR_A_PLAN)
+        if first is not None:
+            print_space(out, sweep.spec, first, sweep.plan)
+            subsets.add(first.subsets)
+            sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
         if args.out:
             with _sayable(run):
                 run.write_plan(sweep.plan.rows())
@@ -53,8 +67,14 @@ def main(argv: list[str]) -> int:
 
     check(sweep.spec.track, sweep.spec.place("track"), remote=folder is None)
     subsets = draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
+    if first is not None:
+        subsets.add(first.subsets)
+        if not first.configurations:
+            raise UserError(f"{sweep.spec.place('search')}: search: no draw can be run; see --plan")
     with held(run.storage, lambda who: out.print(f"{who} was here: waiting to see whether it still runs ...")) as lease:
         try:
+            if first is not None:
+                return _run_search(sweep, first, subsets, run, args, out)
             return _run(sweep, subsets, run, args.address, out)
         except KeyboardInterrupt:
             lease.check()
@@ -87,32 +107,63 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 # --- running
 
 
-def _run(sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out: Console) -> int:
+def _draws(spec: Spec, plan_only: bool) -> int:
+    """How many configurations are drawn beforehand: all of them for a plan, else those that a search begins with."""
+    begin = min(spec.search.startup, spec.search.trials or spec.search.startup)
+    return (spec.search.trials or begin) if plan_only else begin
+
+
+def _run_search(
+    sweep: Sweep, first: Preview, subsets: Draws, run: RunFolder, args: argparse.Namespace, out: Console
+) -> int:
+    """Run a search, or go on with it: its trials are known as they come."""
+    from ray_robust.launch.search import Search, teacher_of
+
+    spec, baseline = sweep.spec, sweep.plan
+    search = Search(spec, Candidates(sweep), baseline, run, teacher_of(spec, run), args.limit)
+    begins = replace(sweep, plan=Plan((*baseline, *first.plan)))
+    try:
+        code = _run(begins, subsets, run, args.address, out, search)
+    finally:  # also of one that was interrupted
+        write_found(run, spec, search.outcomes)
+    print_found(out, spec, search.ranked(), search.outcomes, search.over)
+    return code
+
+
+def _run(
+    sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out: Console, search: Search | None = None
+) -> int:
     begun = time.monotonic()
     before = _finished(run, sweep.plan)
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
     print_title(out, sweep.spec)
     out.print(f"{len(before)} of {len(sweep.plan)} trials are done, {len(todo)} to run   {estimate(todo, sweep.spec)}")
     outage: Outage | None = None
-    if len(todo):
+    if len(todo) if search is None else not search.complete:
         try:
-            seconds = _run_trials(sweep, subsets, run, todo, address, out)
+            seconds = _run_trials(sweep, subsets, run, todo, address, out, search)
+            if search is not None:
+                todo = Plan(tuple(trial for trial in search.plan if trial.id not in before))
             provenance.keep_rate(run, todo, sweep.spec)
             provenance.note_invocation(run, begun, seconds, len(todo))
         except Outage as said:  # what is done is told all the same
             outage = said
-    else:
+    if search is not None:
+        sweep = replace(sweep, plan=search.plan)
+    if search is not None or not len(todo):
         _write_plan(sweep, run)
     run.write_results()
     reported = _report(run, out)
     states = run.states()
-    failed = [trial for trial in sweep.plan if states.get(trial.id) != "done"]
+    stopped = sum(states.get(trial.id) == "stopped" for trial in sweep.plan) if search is not None else 0
+    failed = [trial for trial in sweep.plan if states.get(trial.id) not in ("done", *(["stopped"] if stopped else []))]
     for trial in failed:
         failure = run.trial(trial.id).failure() or {"reason": "did not run", "log": ""}
         out.print(f"[red]failed[/]  {trial.id}: ", end="")
         out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
     took = time.monotonic() - begun
-    out.print(f"{len(sweep.plan) - len(failed)} trials done, {len(failed)} failed, in {took:.0f} s", markup=False)
+    told = f"{len(failed)} failed" + (f", {stopped} stopped" if stopped else "")
+    out.print(f"{len(sweep.plan) - len(failed) - stopped} trials done, {told}, in {took:.0f} s", markup=False)
     out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
     if reported:
         out.print(f"report   {run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
@@ -121,8 +172,16 @@ def _run(sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out:
     return FAILED if failed else DONE
 
 
-def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, address: str | None, out: Console) -> float:
-    """Fill the stores, run the trials; returns the seconds that the trials took."""
+def _run_trials(
+    sweep: Sweep,
+    subsets: Draws,
+    run: RunFolder,
+    todo: Plan,
+    address: str | None,
+    out: Console,
+    search: Search | None = None,
+) -> float:
+    """Fill the stores, run the trials, of a search those that it gives; returns the seconds that they took."""
     import analysis.__main__ as analysis
     from ray_robust.launch.cluster import connect
     from ray_robust.launch.ingest import head_start, ingest
@@ -153,9 +212,12 @@ def _run_trials(sweep: Sweep, subsets: Draws, run: RunFolder, todo: Plan, addres
         logs = open_logs(sweep.spec, run, todo, cluster.scratch, lambda line: out.print(line, markup=False))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True, logs=logs)
         monitor.when_ending = analysis.warm_up
+        if search is not None:
+            monitor.total = max(monitor.total, search.expected)
+            search.told = _kept(sweep, run)
         begun = time.monotonic()
         with monitor.watching():
-            run_plan(todo, places, sweep.spec.resources, cluster, monitor)
+            run_plan(todo, places, sweep.spec.resources, cluster, monitor, search)
         return time.monotonic() - begun
 
 
@@ -182,6 +244,19 @@ def _write_plan(sweep: Sweep, run: RunFolder) -> None:
     text = sweep.spec.resolved + yaml.safe_dump({"provenance": provenance.versions()}, sort_keys=False)
     run.write("spec.yaml", text)
     run.write_plan(sweep.plan.rows())
+
+
+def _kept(sweep: Sweep, run: RunFolder) -> Callable[[Plan], None]:
+    """What keeps plan.csv up with a search that grows: not at every trial, and whole again at the end."""
+    last = time.monotonic()
+
+    def keep(plan: Plan) -> None:
+        nonlocal last
+        if time.monotonic() - last > PLAN_EVERY:
+            run.write_plan(plan.rows())
+            last = time.monotonic()
+
+    return keep
 
 
 def _report(run: RunFolder, out: Console) -> bool:

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 # a module may import from the rows above its own, and from its own
 LAYERS = (
     ("redact",),
-    ("errors", "registry", "storage", "rates", "yaml_lines", "choices", "sections"),
-    ("explain", "axes", "lease"),
+    ("errors", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
+    ("explain", "searching", "lease"),
+    ("space", "axes"),
+    ("reader", "drawing"),
     ("spec",),
     ("plan", "results"),
     ("standing",),
@@ -23,7 +25,8 @@ LAYERS = (
     ("train",),
     ("launch",),
     ("preparation",),
-    ("plan_text", "provenance"),
+    ("candidates",),
+    ("plan_text", "provenance", "search_text"),
     ("sweep", "ingest", "status"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -123,9 +123,13 @@ class Recovery:
                 folder.fail(self.reason(name), quarantined=self.counted(name) > self.retries)
 
     def settled(self, name: str) -> bool:
-        """Whether a trial is done or failed."""
+        """Whether a trial is done, failed, or stopped by a search."""
         folder = self.run.trial(name)
-        return folder.failure() is not None or folder.has([f.id for f in self.trials[name].finetunings])
+        return (
+            folder.failure() is not None
+            or folder.stopped() is not None
+            or folder.has([f.id for f in self.trials[name].finetunings])
+        )
 
     def reason(self, name: str) -> str:
         """Every reason in a line, the same ones once."""

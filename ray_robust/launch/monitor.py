@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ray_robust.launch.gauges import Gauges
 from ray_robust.launch.track import Logs
-from ray_robust.plan import Plan
+from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder, TrialFolder
 from ray_robust.standing import ErSoFar, er_so_far
 
@@ -62,6 +62,14 @@ class Monitor:
         self._er, self._er_at = ErSoFar(), time.monotonic() + ER_EVERY
 
     # --- told by the scheduler
+
+    def expect(self, trial: Trial) -> None:
+        """A trial of a search, which none knew before; `total` says how many there will be."""
+        with self._lock:
+            self.cost.setdefault(trial.id, trial.cost)
+            self.total = max(self.total, self.done_before + len(self.cost))
+        if self.logs is not None:
+            self.logs.expect(trial)
 
     def started(self, trial: str) -> None:
         """A trial begins, or begins again after its worker died."""
@@ -217,10 +225,12 @@ class Monitor:
 
 def state_of(folder: TrialFolder) -> str:
     """How a trial that is over has ended: one of `ENDED`."""
+    if folder.stopped() is not None:
+        return "stopped"
     failure = folder.failure()  # beginning and finishing remove it: what is there is from this time
-    if failure is None:
-        return "done"
-    return "quarantined" if failure.get("quarantined") else "failed"
+    if failure is not None:
+        return "quarantined" if failure.get("quarantined") else "failed"
+    return "done"
 
 
 def _scores(progress: dict[str, Any]) -> str:

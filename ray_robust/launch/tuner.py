@@ -25,10 +25,12 @@ from ray.tune.search import BasicVariantGenerator
 
 from ray_robust.launch.cluster import Cluster
 from ray_robust.launch.faults import Recovery, Watch
+from ray_robust.launch.handing import Handing, Sent
 from ray_robust.launch.monitor import Monitor
 from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
 from ray_robust.launch.places import Places
 from ray_robust.launch.quota import keep_within
+from ray_robust.launch.search import Search
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder
 from ray_robust.spec import Resources
@@ -39,19 +41,31 @@ PASSES = 20  # times that trials are handed to Ray while some of them broke off 
 TIDY_EVERY = 60.0  # seconds between two looks at the room that shared weights take
 
 
-def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster, monitor: Monitor) -> None:
-    """Run every trial of the plan. A trial that fails leaves its reason in its folder and the others alone.
+def run_plan(
+    plan: Plan, places: Places, resources: Resources, cluster: Cluster, monitor: Monitor, search: Search | None = None
+) -> None:
+    """Run every trial of the plan, or those that a `search` gives, one by one. A trial that fails leaves its reason in
+    its folder and the others alone.
 
-    Raises UserError when the cluster cannot ever hold one trial.
+    Raises UserError when the cluster cannot ever hold one trial, or the search cannot be steered.
     """
     slots = slots_now(resources)
     trials = {trial.id: trial for trial in plan}
     recovery = Recovery(trials, RunFolder(places.run), RETRIES)
     watch = Watch(recovery, resources.heartbeat)
     left = list(trials)
+    tell = _Tell(monitor, recovery, watch, places, resources)
+    if search is not None:
+        with watch.watching():
+            _fit_search(search, trials, places, resources, cluster, slots, tell)
+        for name in trials:
+            recovery.give_up(name)
+        return
     with watch.watching():
         for _ in range(PASSES):
-            _fit(left, trials, places, resources, cluster, slots, _Tell(monitor, recovery, watch, places, resources))
+            order = BasicVariantGenerator(max_concurrent=slots)
+            space = {"trial": tune.grid_search([Sent(trials[name]) for name in left])}
+            _fit(order, space, places, resources, cluster, tell)
             left = [name for name in left if not recovery.settled(name)]
             if not any(recovery.faults.get(name) for name in left):
                 break
@@ -59,24 +73,46 @@ def run_plan(plan: Plan, places: Places, resources: Resources, cluster: Cluster,
         recovery.give_up(name)
 
 
-def _fit(
-    names: list[str],
+def _fit_search(
+    search: Search,
     trials: dict[str, Trial],
     places: Places,
     resources: Resources,
     cluster: Cluster,
     slots: int,
-    tell: tune.Callback,
+    tell: _Tell,
 ) -> None:
-    """Hand trials to Tune and wait for all of them."""
+    """Hand a search's trials to Tune as they come, and wait for the last of them; `trials` gets each."""
+
+    def begun(trial: Trial) -> None:
+        trials[trial.id] = trial
+        tell.monitor.expect(trial)
+
+    handing = Handing(search, slots, begun)
+    with handing.let_wait():
+        _fit(handing, {}, places, resources, cluster, tell, num_samples=-1)
+    if handing.mistake is not None:
+        raise handing.mistake
+
+
+def _fit(
+    order: Any,
+    space: dict[str, Any],
+    places: Places,
+    resources: Resources,
+    cluster: Cluster,
+    tell: tune.Callback,
+    **config: Any,
+) -> None:
+    """Hand trials to Tune, in the order that it takes from `order`, and wait for all of them."""
     function = _drive_group if resources.together else _train_here
-    trainable = tune.with_parameters(function, trials=trials, places=places, resources=resources)
-    order = BasicVariantGenerator(max_concurrent=slots)
+    trainable = tune.with_parameters(function, places=places, resources=resources)
     tuner = tune.Tuner(
         tune.with_resources(trainable, trial_needs(resources)),
-        param_space={"trial": tune.grid_search(names)},
+        param_space=space,
         tune_config=tune.TuneConfig(
             search_alg=order,
+            **config,
             reuse_actors=not resources.together,
             trial_dirname_creator=lambda trial: trial.trial_id,
             trial_name_creator=lambda trial: trial.config["trial"],
@@ -92,7 +128,7 @@ def _fit(
     tuner.fit()
 
 
-def _train_here(config: dict[str, Any], trials: dict[str, Trial], places: Places, resources: Resources) -> None:
+def _train_here(config: dict[str, Any], places: Places, resources: Resources) -> None:
     """A trial inside the Tune actor."""
     from ray_robust.launch.notice import notice
     from ray_robust.launch.trial import run_trial
@@ -100,17 +136,17 @@ def _train_here(config: dict[str, Any], trials: dict[str, Trial], places: Places
 
     told = notice()
     with told.training():
-        run_trial(trials[config["trial"]], places,
+        run_trial(config["trial"].trial, places,
                   Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once))  # fmt: skip
     _give_back_memory()
     tune.report({"ended": 1})
 
 
-def _drive_group(config: dict[str, Any], trials: dict[str, Trial], places: Places, resources: Resources) -> None:
+def _drive_group(config: dict[str, Any], places: Places, resources: Resources) -> None:
     """A trial as a Ray Train worker group, driven from here."""
     from ray.train.torch import TorchTrainer
 
-    trial = trials[config["trial"]]
+    trial = config["trial"].trial
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"trial": trial, "places": places, "resources": resources},

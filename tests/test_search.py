@@ -1,0 +1,239 @@
+"""A search without Ray: what it runs next, what it learns, how it goes on after a crash, and when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ray_robust.errors import UserError
+from ray_robust.launch.objective import Objective, lines_of
+from ray_robust.launch.search import Search, teacher_of
+from ray_robust.plan import Configuration, Facts, Trial, make_plan
+from ray_robust.results import RunFolder
+from ray_robust.spec import Spec, load_spec
+
+SPEC = """
+task: {name: camera-traps}
+pretrain:
+  sources: {simplex: [species, fractals]}
+  num_images: {loguniform: [1000, 16k]}
+  num_classes: {loguniform: [10, 200]}
+  images_seen: 6400
+finetune: {epochs: 2, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 1}
+search: {method: optuna, trials: 12, startup: 4, where: num_images >= 20 * num_classes}
+"""
+
+
+class Pools(dict):
+    """Facts of any pool: what it is called means it."""
+
+    def __missing__(self, key: str) -> Facts:
+        return Facts(key, 50_000, {"train": 100, "id_val": 10, "id_test": 20, "ood_val": 30, "ood_test": 40})
+
+
+class Drawn:
+    """Candidates without data."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.asked = spec, 0
+
+    def draw(self, number):
+        return self.spec.space.draw(number)
+
+    def configure(self, values):
+        self.asked += 1
+        plan = make_plan(replace(self.spec.at(values), baseline_finetunes=()), Pools(), Pools())
+        return Configuration(dict(values), plan.trials)
+
+
+def make(folder: Path, *overrides: str, clock=None) -> Search:
+    """A search in `folder`, from its spec."""
+    file = folder / "look.yaml"
+    file.write_text(SPEC)
+    spec = load_spec(file, overrides)
+    baseline = make_plan(replace(spec, pretrains=()), Pools(), Pools())
+    run = RunFolder(folder / "run")
+    more = {} if clock is None else {"clock": clock}
+    return Search(spec, Drawn(spec), baseline, run, teacher_of(spec, run), **more)
+
+
+def finish(search: Search, trial: Trial) -> None:
+    """What a trial leaves: the baseline on a line, a mixture above it by its share of species and its total."""
+    rows = []
+    for i, finetuning in enumerate(trial.finetunings):
+        for epoch in (1, 2):
+            id_val = 0.3 + 0.1 * i + 0.05 * epoch
+            lift = 0.0
+            if trial.pretrain is not None:
+                sources = trial.pretrain.sources
+                whole = sum(section.weight for section in sources.values())
+                share = sources["species"].weight / whole if "species" in sources else 0.0
+                lift = 0.2 * share + 1e-6 * trial.pretrain.num_images
+            rows.append({"finetune": finetuning.id, "task": "camera-traps", "epoch": epoch, "id_val": id_val,
+                         "ood_val": id_val - 0.1 + lift, "id": 0.9, "ood": 0.9, "seconds_pretrain": 360.0,
+                         "seconds_finetune": 18.0, "upstream_accuracy": 0.5, "wise_alpha": None})  # fmt: skip
+    search.run.trial(trial.id).finish(rows, {})
+
+
+def drain(search: Search, most: int = 10_000) -> list[Trial]:
+    """Run a search one trial at a time."""
+    found = []
+    while len(found) < most and (trial := search.next()) is not None:
+        finish(search, trial)
+        search.ended(trial.id)
+        found.append(trial)
+    return found
+
+
+def mixtures(trials: list[Trial]) -> list[str]:
+    return [trial.key for trial in trials if trial.pretrain is not None]
+
+
+def test_the_baseline_comes_first_and_no_configuration_twice(tmp_path):
+    search = make(tmp_path)
+    found = drain(search)
+    assert found[0].pretrain is None
+    assert len(mixtures(found)) == len(set(mixtures(found))) == 12
+    assert search.over == "all 12 configurations were drawn"
+    assert all(trial.pretrain.num_images >= 20 * trial.pretrain.num_classes for trial in found[1:])
+    assert search.next() is None
+
+
+def test_the_first_configurations_are_the_prior_s_first_draws(tmp_path):
+    search = make(tmp_path)
+    drain(search)
+    space = search.spec.space
+    allowed = (space.draw(number) for number in range(100))
+    wanted = [v for v in allowed if v["pretrain.num_images"] >= 20 * v["pretrain.num_classes"]][:4]
+    assert [outcome.configuration.values for outcome in search.outcomes[:4]] == wanted
+
+
+def test_what_is_learned_beats_the_prior(tmp_path):
+    search = make(tmp_path, "search.trials=40")
+    drain(search)
+    values = [outcome.value for outcome in search.outcomes]
+    assert max(values[4:]) > max(values[:4])
+    assert sum(values[-10:]) / 10 > sum(values[:4]) / 4 + 2
+    best = search.ranked()[0].configuration.values
+    assert best["pretrain.sources"]["species"] > 0.85
+
+
+@pytest.mark.parametrize("method", ["optuna", "random"])
+def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, method):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    asked = [f"search.method={method}"] if method == "optuna" else [
+        "search={method: random, trials: 12, where: num_images >= 20 * num_classes}"]  # fmt: skip
+    whole = mixtures(drain(make(tmp_path / "whole", *asked)))
+    first = make(tmp_path / "cut", *asked)
+    cut = mixtures(drain(first, 7))
+    begun = first.next()  # killed with this one running
+    second = make(tmp_path / "cut", *asked)
+    cut += mixtures(drain(second))
+    assert begun.key in cut
+    assert cut == whole
+    assert make(tmp_path / "cut", *asked).complete
+
+
+def test_a_journal_that_was_cut_short_is_read_up_to_there(tmp_path):
+    search = make(tmp_path)
+    drain(search, 6)
+    file = tmp_path / "run" / "search.jsonl"
+    file.write_bytes(file.read_bytes()[:-25])
+    found = mixtures(drain(make(tmp_path)))
+    known = {trial.key for trial in search.trials.values()}
+    assert not known & set(found)
+
+
+def test_another_space_begins_with_what_was_found_before(tmp_path):
+    drain(make(tmp_path))
+    wider = make(tmp_path, "pretrain.num_images={loguniform: [1000, 30k]}")
+    found = drain(wider)
+    assert len(wider.outcomes) == 12
+    assert len(found) == 0  # all twelve were there already
+    assert make(tmp_path, "pretrain.num_images={loguniform: [1000, 30k]}", "search.trials=15").next() is not None
+
+
+def test_more_trials_go_on_from_those_that_are_there(tmp_path):
+    drain(make(tmp_path))
+    assert len(drain(make(tmp_path, "search.trials=15"))) == 3
+
+
+def test_seeds_of_a_configuration_are_pooled(tmp_path):
+    search = make(tmp_path, "seeds=3", "search.trials=5")
+    found = drain(search)
+    assert len(mixtures(found)) == 15
+    assert len(search.outcomes) == 5
+    assert all(len(outcome.configuration.trials) == 3 for outcome in search.outcomes)
+
+
+def test_a_failed_seed_is_left_out_and_a_failed_configuration_has_no_value(tmp_path):
+    search = make(tmp_path, "seeds=2", "search.trials=2")
+    while (trial := search.next()) is not None:
+        if trial.pretrain is not None and (trial.seed == 2 or search.outcomes):
+            search.run.trial(trial.id).fail("out of luck")
+        else:
+            finish(search, trial)
+        search.ended(trial.id)
+    assert [(outcome.state, outcome.value is None) for outcome in search.outcomes] == [
+        ("done", False),
+        ("failed", True),
+    ]
+
+
+def test_a_trial_that_ended_without_a_word_comes_again(tmp_path):
+    search = make(tmp_path)
+    trial = search.next()
+    search.ended(trial.id)
+    assert search.next() == trial
+
+
+def test_nothing_begins_beyond_the_budget_in_images(tmp_path):
+    each = 6400 + 2 * 2 * 100
+    search = make(tmp_path, f"search.budget={{images: {400 + 3 * each + 100}}}")
+    found = drain(search)
+    assert len(mixtures(found)) == 3
+    assert search.over.startswith("the budget of 20,900 images is spent")
+    assert make(tmp_path, f"search.budget={{images: {400 + 3 * each + 100}}}").complete
+
+
+def test_a_budget_in_device_hours_counts_what_trials_took(tmp_path):
+    search = make(tmp_path, "search.budget={device_hours: 0.3}", "resources.workers=2")
+    found = drain(search)
+    # two workers for 396 s a mixture: 0.22 hours each; the baseline takes 36 + 360 s as its rows say
+    assert len(mixtures(found)) == 1
+    assert "device-hours is spent" in search.over
+
+
+def test_a_baseline_without_a_line_is_said(tmp_path):
+    search = make(tmp_path, "search.startup=1", "analysis.min_r2=0.99")
+    trial = search.next()
+    rows = [{"finetune": f.id, "task": "camera-traps", "epoch": e, "id_val": 0.2 + 0.1 * i + 0.05 * e,
+             "ood_val": (0.1, 0.5, 0.2, 0.3)[2 * i + e], "wise_alpha": None}
+            for i, f in enumerate(trial.finetunings) for e in (0, 1)]  # fmt: skip
+    search.run.trial(trial.id).finish(rows, {})
+    with pytest.raises(
+        UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R\^2 0\.\d\d"
+    ):
+        search.ended(trial.id)
+
+
+def test_er_is_that_of_the_validation_splits_within_the_baseline_s_range():
+    base = [{"task": "t", "id_val": x, "ood_val": x / 2} for x in (0.2, 0.3, 0.4, 0.5)]
+    lines = lines_of(base, "linear", 0.8)
+    objective = Objective("effective_robustness", lines)
+    rows = [{"task": "t", "id_val": 0.3, "ood_val": 0.25, "ood": 0.9}, {"task": "t", "id_val": 0.4, "ood_val": 0.26},
+            {"task": "t", "id_val": 0.9, "ood_val": 0.9}]  # fmt: skip
+    assert objective.value([rows]) == pytest.approx((10 + 6) / 2)
+    assert objective.value([rows[2:]]) is None
+    assert objective.probe("t", 0.1, 0.1) == pytest.approx(5)
+    assert Objective("ood_val", {}).value([rows[:2]]) == pytest.approx(0.255)
+
+
+def test_a_space_that_is_used_up_ends_the_search(tmp_path):
+    search = make(tmp_path, "pretrain.num_images=4000", "pretrain.num_classes={choice: [20, 40, 80]}",
+                  "pretrain.sources={species: 1}")  # fmt: skip
+    assert len(mixtures(drain(search))) == 3
+    assert search.over.endswith("the space holds no more")
