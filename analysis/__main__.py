@@ -1,6 +1,6 @@
 """The command: `python -m analysis RUN_DIR`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
 
-`python -m analysis power ...` is `analysis.planning`.
+`python -m analysis power ...` is `analysis.planning`, `RUN_DIR --predict` is `analysis.prediction_text`.
 
 Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is.
 """
@@ -22,6 +22,10 @@ def main(argv: list[str]) -> int:
 
         return planning.main(argv[1:])
     args = _parser().parse_args(argv)
+    if args.predict:
+        from analysis import prediction_text
+
+        return prediction_text.main(args.source, args.out, args.at, args.confirm)
     warm_up()
     report_on(
         args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
@@ -120,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--id-min", type=float, metavar="SCORE", help="table: leave out rows with a lower ID score (in its own unit)")
     add("--scale", metavar="probit|logit|linear", help="axis that lines are fitted on (default: the spec's, or probit)")
     add("--margin", type=float, metavar="PP", help="points of ER that count as no effect (default: the spec's, or 2)")
+    add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
+    add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")
+    add("--confirm", metavar="RUN_DIR", help="with --predict: compare with that larger run")
     add("--out", metavar="DIR", help="where to write (default: RUN_DIR/report, or <table>-analysis here)")
     return parser
 
