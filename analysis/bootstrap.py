@@ -47,6 +47,11 @@ class Weights:
         """How many clusters there are."""
         return self.values.shape[1]
 
+    def of(self, points: np.ndarray) -> Weights:
+        """The same draws for some of the points (int), without the clusters that none of them is in."""
+        used, codes = np.unique(self.codes[points], return_inverse=True)
+        return Weights(self.values[:, used], codes)
+
     def sums(self, per_point: np.ndarray) -> np.ndarray:
         """Sum of `per_point` [points] or [points, k] under each replicate: [replicates] or [replicates, k]."""
         totals = np.zeros((self.clusters, *per_point.shape[1:]))

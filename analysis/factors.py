@@ -266,7 +266,7 @@ def _blocks(values: pd.DataFrame) -> tuple[list[_Block], list[str]]:
             continue
         text = values[factor].fillna("").astype(str)
         levels = list(dict.fromkeys(text))
-        if not 2 <= len(levels) <= MOST_LEVELS:
+        if not 2 <= len(levels) <= min(MOST_LEVELS, len(text) // 2):
             continue
         first, *rest = levels
         columns = np.column_stack([(text == level).to_numpy(float) for level in rest])

@@ -44,7 +44,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     for number, (name, (_, table, _)) in enumerate(zip(names, parts, strict=True)):
         renamed = _renamed(table.points, name, options.baseline, known)
         points = table.points.assign(
-            group=table.points["group"].map(renamed), run=number, key=table.points["trial"].str.rpartition("-")[2]
+            group=table.points["group"].map(renamed), run=number, key=table.points["trial"].map(_key)
         )
         frames.append(points)
     points = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
@@ -62,7 +62,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     ]
     options = replace(options, margin=min(o.margin for *_, o in parts), min_r2=max(o.min_r2 for *_, o in parts))
     left_out = pd.concat([table.left_out for _, table, _ in parts], ignore_index=True)
-    left_out = left_out.loc[~left_out["trial"].str.rpartition("-")[2].isin(points["key"])].drop_duplicates("trial")
+    left_out = left_out.loc[~left_out["trial"].map(_key).isin(points["key"])].drop_duplicates("trial")
     runs = tuple(run for _, table, _ in parts for run in table.runs)
     columns = tuple(dict.fromkeys(key for _, table, _ in parts for key in table.keys))
     joined = replace(
@@ -96,6 +96,11 @@ def _differences(
                     Problem(address, f"its task has {key}: {here}, that of {first_address} has {key}: {there}: no join")
                 )
     return problems
+
+
+def _key(trial: str) -> str:
+    """What a trial means, as the hash at the end of its id."""
+    return trial.rpartition("-")[2]
 
 
 def _task_of(spec: Mapping[str, Any]) -> dict[str, Any]:

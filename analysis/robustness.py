@@ -1,6 +1,6 @@
 """Effective robustness: how far a point lies above what the baseline trend expects at its ID score.
 
-Owns `Baseline` (the reference line with its replicates), `Arm` (a group's points with all that is drawn for them), ER
+Owns `Baseline` (the reference line with its replicates), `Arm` (a group's points with their resampling), ER
 per point, and the numbers that contrasts are made of: the mean ER of an arm, and its own line. ER is in percentage
 points everywhere.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from analysis import bootstrap
 from analysis.bootstrap import Quantity, Source, Weights
 from analysis.groups import Resampled
-from analysis.trend import Line, Scale
+from analysis.trend import Line, Scale, fit
 
 KNOTS = 129  # the bands of the line are drawn through so many ID scores
 PP = 100.0  # scores are fractions, ER is percentage points
@@ -132,9 +132,9 @@ def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Redrawn:
-    """Points under draws of the task's groups, the baseline's line refitted in each.
+    """Points without each of the task's groups in turn, the baseline's line refitted every time.
 
-    x, y    float [points, replicates] or [points, 1] where the draw leaves them alone, transformed scores
+    x, y    float [points, replicates] or [points, 1] where the groups are not of that side, transformed scores
     er      float [points, replicates], percentage points
     lines   the baseline's slopes and intercepts, float [replicates] each
     """
@@ -151,8 +151,8 @@ class Redrawn:
 
 
 def redraw(points: pd.DataFrame, resampled: Resampled, baseline: str, scale: Scale, clip: Mapping) -> Redrawn:
-    """Transformed scores and ER of all points under every draw of `resampled` (rows aligned with `points`), the
-    baseline's line refitted to the scores of the same draw. `clip` moves scores off 0 and 1, by column."""
+    """Transformed scores and ER of all points in every replicate of `resampled` (rows aligned with `points`), the
+    baseline's line refitted to the scores of the same replicate. `clip` moves scores off 0 and 1, by column."""
     given = {"id": resampled.id, "ood": resampled.ood}
     moved = {
         side: clip[side](points[side].to_numpy(float)[:, None] if scores is None else scores)
@@ -177,8 +177,8 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """A group of the study: its points (with x, y, er, extrapolated), the weights of its trials, and its points under
-    draws of the task's groups. Rows of all three are aligned."""
+    """A group of the study: its points (with x, y, er, extrapolated), the weights of its trials, and its points without
+    each of the task's groups. Rows of all three are aligned."""
 
     name: str
     points: pd.DataFrame
@@ -188,6 +188,12 @@ class Arm:
     @property
     def trials(self) -> int:
         return self.weights.clusters
+
+    def between(self, low: float, high: float) -> Arm:
+        """The arm's points whose ID score lies in low..high."""
+        rows = np.flatnonzero(self.points["id"].between(low, high))
+        points = self.points.iloc[rows].reset_index(drop=True)
+        return Arm(self.name, points, self.weights.of(rows), tuple(drawn.of(rows) for drawn in self.redrawn))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,11 +238,11 @@ def mean_of(arm: Arm, baseline: Baseline, low: float, high: float, chosen: np.nd
 
 
 def _under_groups(drawn: Redrawn, inside: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mean ER under draws of groups, float [replicates], and the variance in it that the spread between trials
-    holds too: how differently trials of one arm take to one draw (the interaction of trial and group).
+    """The mean ER without each group, float [replicates], and the variance in it that the spread between trials holds
+    too: how differently trials of one arm take to one group (the interaction of trial and group).
 
-    The spread between trials is seen on one set of groups and so contains that interaction; the draws contain it again.
-    It is taken off once, as two-way clustering does (Cameron, Gelbach and Miller 2011).
+    The spread between trials is seen on one set of groups and so contains that interaction; what leaving groups out
+    shows contains it again. It is taken off once, as two-way clustering does (Cameron, Gelbach and Miller 2011).
     """
     er, codes = drawn.er[inside], np.unique(codes[inside], return_inverse=True)[1]
     size = np.bincount(codes)
@@ -251,7 +257,7 @@ def _under_groups(drawn: Redrawn, inside: np.ndarray, codes: np.ndarray) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class OwnLine:
-    """The line of an arm's own points under every kind of draw, as (slope, intercept) replicates.
+    """The line of an arm's own points under every kind of resampling, as (slope, intercept) replicates.
 
     trials   of its trials, with the factor and degrees of freedom of `source`
     groups   of the task's groups, per source
@@ -275,10 +281,12 @@ class OwnLine:
 
     @property
     def slope(self) -> Quantity:
+        """The slope, per unit of the transformed axes."""
         return self.quantity(1.0, 0.0, self.line.slope)
 
     @property
     def intercept(self) -> Quantity:
+        """The height at h(ID) = 0."""
         return self.quantity(0.0, 1.0, self.line.intercept)
 
     def score_at(self, x: float, scale: Scale) -> Quantity:
@@ -288,9 +296,13 @@ class OwnLine:
         return self.quantity(rate * x, rate, PP * float(scale.inverse(np.float64(height))))
 
 
-def own_line(arm: Arm, line: Line) -> OwnLine:
-    """The arm's line with what resampling its trials, and the task's groups, does to it."""
+def own_line(arm: Arm) -> OwnLine | None:
+    """The line through an arm's points with what resampling its trials, and the task's groups, does to it; None where
+    there is none (see `trend.fit`)."""
     x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
+    line = fit(x, y)
+    if line is None:
+        return None
     p = bootstrap.parameters(arm.weights.codes, x)
     source = Source(f"trials of {arm.name}", arm.trials, *bootstrap.correction(arm.trials, p))
     groups = {drawn.source: least_squares(drawn.x, drawn.y) for drawn in arm.redrawn}

@@ -17,7 +17,7 @@ from analysis.factors import FACTORS, Factor, Regression
 from analysis.groups import Counts, Resampled
 from analysis.robustness import Arm, Baseline, Mean, OwnLine
 from analysis.table import Options, Table
-from analysis.trend import MIN_POINTS, SCALES, Scale, clip, fit, shares
+from analysis.trend import MIN_POINTS, SCALES, Scale, clip, shares
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -113,7 +113,7 @@ def analyse(
     """
     left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
     notes = list(warnings)
-    resampled, said = _resampled(task, points, counts, options)
+    resampled, said = _resampled(points, counts, options)
     notes += said
     names = ordered_groups(points, options.baseline)
     rows = {name: np.flatnonzero(points["group"] == name) for name in names}
@@ -133,7 +133,7 @@ def analyse(
     trends = []
     for name, scale in SCALES.items():
         arms = arms_on(scale)
-        lines = {arm.name: line for arm in arms.values() if (line := _line(arm)) is not None}
+        lines = {arm.name: line for arm in arms.values() if (line := robustness.own_line(arm)) is not None}
         trends.append(_trends(arms, lines, scale))
         if name == options.scale:
             chosen = arms, lines
@@ -165,7 +165,7 @@ def analyse(
         if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
     }  # fmt: skip
     regression = Regression() if refused else factors.factors(arms, baseline)
-    compared = ancova.ancova({} if refused else arms, lines, baseline)
+    compared, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
     notes += regression.notes + _count_notes(points, left_out, baseline) + _few_trials(arms, options.unit)
     return replace(
         known,
@@ -182,7 +182,7 @@ def analyse(
         refused=refused,
         errors=_errors(means),
         ancova=compared,
-        at_ids=ancova.at_ids(arms, lines, baseline, compared, options.margin),
+        at_ids=at_ids,
         regression=regression,
         means=means,
         id_sets=_id_sets(reference.points, baseline, options),
@@ -210,22 +210,23 @@ def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) ->
 
 
 def _resampled(
-    task: str, points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options
+    points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options
 ) -> tuple[list[Resampled], list[str]]:
     """Every point's scores under draws of the task's groups, where its counts are kept and give its very scores."""
     if counts is None or not len(points) or not (points["group"] == options.baseline).any():
         return [], []
+    only = "intervals speak of the test groups as they are"
     metrics = set(points["metric"]) if "metric" in points else set()
     metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
     if metric not in groups.METRICS:
-        return [], ["the metric is not one that counts per group can give: intervals speak of the groups tested only"]
+        return [], [f"the metric is not one that counts per group can give: {only}"]
     for side in groups.SIDES:
         again = groups.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
         if not np.allclose(again, points[side], rtol=0, atol=1e-9):
-            return [], [
-                f"the counts per group do not give the {side} scores: intervals speak of the groups tested only"
-            ]
-    return groups.resample(counts, metric, task, options.replicates, options.seed)
+            return [], [f"the counts per group do not give the {side} scores: {only}"]
+    if metric in groups.EXTREMES:
+        return [], [f"{metric} is no mean over groups, of which leaving some out would tell: {only}"]
+    return groups.resample(counts, metric)
 
 
 def _target(options: Options, resampled: list[Resampled]) -> str:
@@ -296,11 +297,6 @@ def _examples(points: pd.DataFrame, column: str) -> int | None:
     size = f"{column}_images"
     known = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
     return int(known) if np.isfinite(known) and known > 0 else None
-
-
-def _line(arm: Arm) -> OwnLine | None:
-    line = fit(arm.points["x"].to_numpy(), arm.points["y"].to_numpy())
-    return None if line is None else robustness.own_line(arm, line)
 
 
 def _trends(arms: Mapping[str, Arm], lines: Mapping[str, OwnLine], scale: Scale) -> pd.DataFrame:

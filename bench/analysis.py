@@ -23,6 +23,8 @@ from analysis.groups import Counts
 from analysis.study import analyse_all
 from analysis.table import Options, read_csv
 from bench import show
+from bench.coverage import shares
+from bench.resampling import drawn
 
 IMAGES = 42_791  # of iWildCam's OOD test
 EQUAL = 1e-12
@@ -76,14 +78,14 @@ def resampling(replicates: int, points: int, count: int, classes: int, images: i
     from sklearn.metrics import f1_score
 
     random = np.random.default_rng(0)
-    sizes = random.multinomial(images, _shares(random.lognormal(0, 1, count)))
+    sizes = random.multinomial(images, shares(random.lognormal(0, 1, count)))
     group = np.repeat(np.arange(count), sizes)
     label = np.minimum(random.zipf(1.3, images) - 1, classes - 1)
     label[:classes] = np.arange(classes)
     guesses = [np.where(random.random(images) < 0.6, label, random.permutation(label)).astype(np.int16)
                for _ in range(points)]  # fmt: skip
     counts = counted(group, label, guesses, count, classes)
-    draws = groups.draw(counts.groups, "bench", replicates)
+    draws = drawn(count, replicates, random)
     begun = time.perf_counter()
     found = groups.scores("macro_f1", draws, counts)
     ours = time.perf_counter() - begun
@@ -115,10 +117,6 @@ def counted(group: np.ndarray, label: np.ndarray, guesses: list[np.ndarray], cou
     names = tuple(f"g{i:03d}" for i in range(count)), tuple(map(str, range(classes)))
     joined = (np.concatenate(parts) for parts in (cells, hits, guessed))
     return Counts(*names, truth, truth.sum(1), starts, *joined)
-
-
-def _shares(sizes: np.ndarray) -> np.ndarray:
-    return sizes / sizes.sum()
 
 
 def big_table(rows: int) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """How to resample test groups: `python -m bench.resampling [--replicates N]`.
 
 Simulates two models on cameras of uneven sizes, each with a few species, and compares the spread of their difference in
-macro-F1 over new cameras with what three methods make of one set: groups drawn with replacement (as `analysis.groups`
-does), the Bayesian bootstrap (Dirichlet weights), and leaving one group out. The last line is one JSON object.
+macro-F1 over new cameras with what three methods make of one set: groups drawn with replacement, the Bayesian bootstrap
+(Dirichlet weights), and leaving one group out, as `analysis.groups` does. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.groups import Counts, draw, scores, source
+from analysis.groups import Counts, left_out, scores, source
 from bench import show
 from bench.coverage import counted, shares
 
@@ -52,10 +52,11 @@ def looked_at(cameras: int, species: int, seed: int) -> tuple[float, dict[str, t
     count = len(counts.groups)
     worth = source("cameras", [counts.images])
     flat = random.standard_exponential((DRAWS, count))
+    even = worth.df + 1  # what the uneven groups are worth
     methods = {
-        "with replacement": (draw(counts.groups, f"{seed}", DRAWS), worth.factor),
-        "Bayesian": (flat * (count / flat.sum(1, keepdims=True)), (worth.df + 2) / worth.df),
-        "leave one out": (1.0 - np.eye(count), (count - 1) ** 2 / count * count / (count - 1)),
+        "with replacement": (drawn(count, DRAWS, random), even / (even - 1)),
+        "Bayesian": (flat * (count / flat.sum(1, keepdims=True)), (even + 1) / (even - 1)),
+        "leave one out": (left_out(counts.groups), worth.factor),
     }
     errors = {}
     for name, (weights, factor) in methods.items():
@@ -63,6 +64,11 @@ def looked_at(cameras: int, species: int, seed: int) -> tuple[float, dict[str, t
         errors[name] = (float(np.sqrt(np.var(b - a) * factor)), worth.df)
     a, b = 100 * scores("macro_f1", np.ones((1, count)), counts)[:, 0]
     return float(b - a), errors
+
+
+def drawn(count: int, replicates: int, random: np.random.Generator) -> np.ndarray:
+    """How often each of `count` groups is drawn when as many are drawn with replacement: int [replicates, count]."""
+    return random.multinomial(count, np.full(count, 1 / count), size=replicates)
 
 
 def two_models(cameras: int, species: int, random: np.random.Generator) -> Counts:

@@ -92,19 +92,30 @@ def test_macro_f1_of_drawn_groups_is_that_of_the_wilds_package():
         assert ours == pytest.approx(F1(average="macro").compute(*pair)["F1-macro_all"], abs=1e-12)
 
 
-def test_draws_are_as_many_groups_as_there_are_and_depend_on_names_alone():
-    names = [f"camera {i}" for i in range(9)]
-    draws = groups.draw(names, "task/ood", 50)
-    assert (draws.sum(1) == 9).all()
-    assert (draws == groups.draw(names, "task/ood", 50)).all()
-    assert (draws != groups.draw(names, "task/id", 50)).any()
+def test_every_group_is_left_out_once():
+    assert (groups.left_out(["c", "a", "b"]) == 1 - np.eye(3)[[1, 2, 0]]).all()
+    many = groups.left_out([f"g{i:04d}" for i in range(1_100)])
+    assert many.shape == (groups.MOST_LEFT_OUT, 1_100)
+    assert ((many == 0).sum(0) == 1).all()
+
+
+def test_the_variance_of_a_mean_is_that_of_its_groups():
+    """Accuracy over groups of one size is a mean of their accuracies: s^2 / G."""
+    random = np.random.default_rng(0)
+    group = np.repeat(np.arange(12), 50)
+    truth = random.integers(0, 2, 600)
+    predicted = np.where(random.random(600) < random.uniform(0.5, 0.9, 12)[group], truth, 1 - truth)
+    found, by_group = counted(truth, predicted, group), (truth == predicted).reshape(12, 50).mean(1)
+    where = groups.source("g", [found.images])
+    made = groups.scores("accuracy", groups.left_out(found.groups), found)[0]
+    assert np.var(made) * where.factor == pytest.approx(by_group.var(ddof=1) / 12)
+    assert where.df == pytest.approx(11)
 
 
 def test_uneven_groups_are_worth_fewer():
-    even, uneven = groups.source("g", [np.full(10, 5)]), groups.source("g", [np.array([50] + [1] * 9)])
-    assert even.df == pytest.approx(9)
-    assert even.factor == pytest.approx(10 / 9)
-    assert uneven.df < 1
+    some, few = groups.source("g", [np.array([50] * 4 + [1] * 8)]), groups.source("g", [np.array([50] + [1] * 9)])
+    assert 3 < some.df < 4
+    assert np.isnan([few.df, few.factor]).all()  # nearly all images are of one: nothing is known of others
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +167,7 @@ def test_too_few_groups_say_nothing_of_others():
     assert not found.errors["source"].str.endswith("groups").any()
     assert (
         "ood_test has 5 groups, too few to say anything about others (at least 8 are needed): intervals speak of these "
-        "groups only"
+        "groups"
     ) in found.warnings
 
 

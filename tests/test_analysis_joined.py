@@ -52,7 +52,7 @@ def test_the_same_trial_counts_once_and_equal_groups_are_one(runs):
     assert joined.name == "small + large"
     assert joined.points["trial"].nunique() == 12
     assert len(joined.points) == 12 * 12
-    assert list(dict.fromkeys(joined.points["group"])) == ["num_images=1000", "num_images=4000", "scratch", "16k"]
+    assert list(dict.fromkeys(joined.points["group"])) == ["scratch", "num_images=1000", "num_images=4000", "16k"]
     assert "72 points are in more than one run and count once" in joined.warnings
     assert [run.storage.address for run in joined.runs] == [RunFolder(address).storage.address for address in runs]
 
