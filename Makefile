@@ -1,18 +1,20 @@
 # From a fresh clone: python3 with venv, make and git are all that must be there. Everything else goes into .venv.
 #   make sweep        the question of sweeps/quantity.yaml, from nothing to a report     (SPEC=... for another one)
 #   make quickstart   the same in small
-#   make test         lint, types and every test
+#   make test         lint, types and every test but those of a cluster
+#   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
+#   make audit        known vulnerabilities of what is installed; says when the index cannot be reached
 #   PYTHON=python3.12 make ...   to build .venv with another Python (3.11 or newer)
 
 PYTHON ?= python3
 SPEC   ?= sweeps/quantity.yaml
 VENV   := .venv
 BIN    := $(VENV)/bin
-FAST   := not (ray or slow or data or gpu)
+FAST   := not (ray or slow or data or gpu or cluster)
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart test lint fast clean
+.PHONY: help sweep quickstart test cluster audit lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,7 +33,13 @@ quickstart: sweep
 
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
-	$(BIN)/python -m pytest -m "not ($(FAST))"
+	$(BIN)/python -m pytest -m "not ($(FAST)) and not cluster"
+
+cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster
+
+audit: $(VENV)/.dev
+	@$(BIN)/python .ci/audit.py
 
 fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(FAST)"

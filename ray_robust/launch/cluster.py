@@ -1,6 +1,8 @@
 """Joining a Ray cluster, or starting one on this machine for the time of a command, quietly.
 
-Owns Ray's settings and its temporary folder, which is removed when a local cluster ends: Ray itself never cleans it.
+A cluster started here listens on loopback alone: Ray runs whatever code it is sent, and asks nobody for a password. One
+that is joined is as safe as its owner made it. Owns Ray's settings and its temporary folder, which is removed when a
+local cluster ends: Ray itself never cleans it.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if local:
-            info = ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(scratch / "ray"),
-                            object_store_memory=OBJECT_STORE, **quiet)  # fmt: skip
+            with _on_loopback():
+                info = ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(scratch / "ray"),
+                                object_store_memory=OBJECT_STORE, **quiet)  # fmt: skip
         else:
             info = ray.init(address=address, **quiet)
     except ConnectionError as error:
@@ -75,6 +78,23 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray's processes on this machine find and serve each other on 127.0.0.1, as they do on macOS and Windows. On
+    Linux they listen on every interface, the dashboard apart; no public setting says otherwise. The variable is for the
+    processes that are started, the constant for this one, which may have imported Ray already."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
 
 
 def _remove_leftovers() -> None:

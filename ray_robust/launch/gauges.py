@@ -52,6 +52,7 @@ class Gauges:
             metric.set_default_tags({"sweep": sweep})
         self._images: dict[str, int] = {}  # by running trial: the images that were counted
         self._shown: set[str] = set()
+        self._told: dict[str, set[str]] = {}  # by running trial: the gauges that it has set
 
     def started(self, trial: str) -> None:
         """A trial begins, or begins again."""
@@ -70,6 +71,7 @@ class Gauges:
         self._stage(trial, STAGES.get(said.get("stage", ""), STAGES["starting"]))
         for key in TRIAL:
             if said.get(key) is not None:
+                self._told.setdefault(trial, set()).add(key)
                 self._known[f"rr_{key}"].set(float(said[key]), tags={"trial": trial})
 
     def ended(self, trial: str, state: str) -> None:
@@ -78,7 +80,7 @@ class Gauges:
         self._images.pop(trial, None)
         if self._has(trial):
             self._stage(trial, ENDED)
-            for key in ("images_per_second", "gpu_memory"):
+            for key in {"images_per_second", "gpu_memory"} & self._told.pop(trial, set()):
                 self._known[f"rr_{key}"].set(0.0, tags={"trial": trial})
 
     def sweep(self, states: Mapping[str, int], done: float, left: float | None) -> None:

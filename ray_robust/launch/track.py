@@ -242,7 +242,7 @@ class Wandb:
             told = {f"{point['finetune']}/{key}": point[key] for key in POINT if point.get(key) is not None}
             run.log({**told, "step": point["step"]})
         run.summary["state"] = state
-        run.finish(exit_code=int(state != "done"), quiet=True)
+        run.finish(exit_code=int(state != "done"))
         del self.open[trial]
 
     def close(self, er: ErSoFar) -> None:
@@ -251,7 +251,7 @@ class Wandb:
         if er.means:
             run = self._of("sweep")
             run.summary.update({f"er/{task}/{group}": mean for (task, group), mean in er.means.items()})
-            run.finish(quiet=True)
+            run.finish()
 
     def _of(self, trial: str) -> Any:
         if trial not in self.open:

@@ -1,0 +1,157 @@
+"""What docs/security.md promises: no code from files, nothing outside a folder, nobody else's eyes, no open port."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ray_robust.errors import UserError
+from ray_robust.results import RunFolder
+from ray_robust.spec import load_spec
+
+ROOT = Path(__file__).parents[1]
+MODULES = [file for part in ("ray_robust", "analysis", "bench") for file in sorted((ROOT / part).rglob("*.py"))]
+# calls that run code from data, go through a shell, or leave the safety of a folder to luck
+FORBIDDEN = {"eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.load",
+             "yaml.unsafe_load", "yaml.full_load", "tempfile.mktemp", "joblib.load", "__import__"}  # fmt: skip
+
+
+def calls(file: Path) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(ast.parse(file.read_text("utf-8")))
+            if isinstance(node, ast.Call)]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_that_is_read_is_run(file):
+    for name, call in calls(file):
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert name not in FORBIDDEN, f"line {call.lineno}: {name}"
+        assert not name.endswith((".extractall", ".extract")), f"line {call.lineno}: unpack by data.archive"
+        assert given.get("shell", "False") == "False", f"line {call.lineno}: a shell"
+        assert given.get("allow_pickle", "False") == "False", f"line {call.lineno}: allow_pickle"
+        if name == "torch.load":
+            assert given.get("weights_only") == "True", f"line {call.lineno}: torch.load unpickles anything"
+
+
+BOMB = "!!python/object/apply:os.system ['touch {}']"
+
+
+@pytest.mark.parametrize("key", ["question: ", "task: ", "pretrain: {num_images: 3, sources: {species: "])
+def test_a_spec_runs_nothing(tmp_path, key):
+    file, trace = tmp_path / "bad.yaml", tmp_path / "trace"
+    file.write_text(key + BOMB.format(trace) + ("}}" if "{" in key else "") + "\n")
+    with pytest.raises(UserError):
+        load_spec(file)
+    assert not trace.exists()
+
+
+def test_the_spec_of_a_run_folder_runs_nothing(tmp_path):
+    trace = tmp_path / "trace"
+    (tmp_path / "spec.yaml").write_text(f"question: {BOMB.format(trace)}\n")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        RunFolder(tmp_path).spec()
+    assert not trace.exists()
+
+
+def test_weights_run_nothing(tmp_path):
+    from ray_robust.train.methods import weights
+
+    trace = tmp_path / "trace"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {trace}",)
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"conv1.weight": Bomb()}))
+    with pytest.raises(Exception, match=r"(?i)weights|unpickl|read"):
+        weights.read_tensors(tmp_path / "w.pth")
+    assert not trace.exists()
+
+
+OWN = """
+import os, sys
+from pathlib import Path
+os.umask(0o{umask:o})
+from ray_robust.results import RunFolder
+run = RunFolder(sys.argv[1] + "/run")
+run.write("spec.yaml", "question: a?")
+run.trial("a-1").fail("why")
+from ray_robust.launch.track import Csv
+folder = Path(sys.argv[1], "run/track"); folder.mkdir()
+Csv("how", folder, {{}}, None)
+"""
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o027, 0o640, 0o750)])
+def test_files_have_the_permissions_that_the_user_gives_files(tmp_path, umask, file, folder):
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(OWN).format(umask=umask), str(tmp_path)], check=True, cwd=ROOT
+    )
+    made = list((tmp_path / "run").rglob("*"))
+    assert len(made) >= 6
+    for path in made:
+        wanted = folder if path.is_dir() else file
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+LISTENS = """
+import json, os, stat, psutil
+os.umask(0)
+from ray_robust.launch.cluster import connect
+with connect() as cluster:
+    own = {process.pid for process in [psutil.Process(), *psutil.Process().children(recursive=True)]}
+    open_ = [c.laddr.ip for c in psutil.net_connections("tcp") if c.pid in own and c.status == psutil.CONN_LISTEN]
+    print(json.dumps({"addresses": open_, "mode": stat.S_IMODE(cluster.scratch.stat().st_mode)}))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_listens_on_loopback_alone_and_its_folder_is_private():
+    import json
+
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", LISTENS], capture_output=True, text=True, check=True, cwd=ROOT,
+                          env=environment)  # fmt: skip
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert len(seen["addresses"]) >= 5, "GCS, raylet, dashboard, agents"
+    assert {address.removeprefix("::ffff:") for address in seen["addresses"]} == {"127.0.0.1"}
+    assert seen["mode"] == 0o700
+
+
+# --- the audit
+
+
+def audit():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci/audit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_audit_says_when_it_could_not_check():
+    lines, code = audit().told("", "Traceback ...\nConnectionError: Max retries exceeded\n")
+    assert (code, lines) == (0, ["audit: nothing was checked, the index of vulnerabilities cannot be reached: "
+                                 "ConnectionError: Max retries exceeded"])  # fmt: skip
+
+
+def test_the_audit_fails_for_what_an_update_mends_alone():
+    known = '{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": [%s]}]}'
+    report = '{"dependencies": [%s, {"name": "b", "version": "2", "vulns": []}, {"name": "c", "skip_reason": "local"}]}'
+    lines, code = audit().told(report % (known % ""), "")
+    assert code == 0
+    assert lines == ["a 1: X-1, not mended yet",
+                     "audit: 2 packages checked, 1 vulnerabilities known, 0 mended by an update"]  # fmt: skip
+    lines, code = audit().told(report % (known % '"1.1"'), "")
+    assert code == 1
+    assert lines[0] == "a 1: X-1, mended in 1.1"
