@@ -22,7 +22,7 @@ from analysis import groups
 from analysis.groups import Counts
 from analysis.study import analyse_all
 from analysis.table import Options, read_csv
-from bench import show
+from bench import show, write_table
 from bench.coverage import shares
 from bench.resampling import drawn
 
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     add("--images", type=int, default=IMAGES)
     add("--rows", type=int, default=1_000_000)
     add("--sample", type=int, default=40, help="calls of f1_score that are timed")
+    add("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
     before = peak_gb()
     ours, loop = resampling(args.replicates, args.points, args.groups, args.classes, args.images, args.sample)
@@ -65,7 +66,10 @@ def main(argv: list[str]) -> None:
         (f"{args.rows:,} rows: read", f"{read:.1f} s", ""),
         (f"{args.rows:,} rows: analysed", f"{analysed:.1f} s", f"{peak_gb():.2f} GB"),
     ]
-    show(("what", "time", "peak memory"), lines, told)
+    header = ("what", "time", "peak memory")
+    if args.write:
+        write_table(args.write, "speed", [header, *lines])
+    show(header, lines, told)
 
 
 def peak_gb() -> float:

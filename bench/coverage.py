@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +24,13 @@ from scipy.special import ndtr, ndtri
 from analysis.groups import Counts, scores
 from analysis.study import Analysis, analyse
 from analysis.table import Options
-from bench import show
+from bench import show, write_table
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 RATES = 6  # points of a trial: one per learning rate
 LEVELS = (1_000, 10_000, 100_000)
 MARGIN = 2.0
 DRAWS = 400  # replicates of the bootstrap inside each simulated analysis
-WRITTEN = "coverage"  # the name of the marks in the document
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def run(name: str, replicates: int, processes: int) -> list[dict[str, Any]]:
 
 def hash_seed(name: str, number: int) -> int:
     """A seed by name, so that a scenario's draws do not depend on which others run."""
-    return int.from_bytes(name.encode()[:4], "big") * 1_000 + number
+    return zlib.crc32(name.encode()) * 1_000 + number
 
 
 def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
@@ -282,18 +282,8 @@ def main(argv: list[str]) -> None:
         print(f"{name}: {time.perf_counter() - begun:.0f} s {found[name]}", flush=True)
     header, *lines = rows(found)
     if args.write:
-        _write(args.write, [header, *lines])
+        write_table(args.write, "coverage", [header, *lines])
     show(header, lines, found)
-
-
-def _write(path: Path, lines: list[tuple[str, ...]]) -> None:
-    """Replace what stands between `<!-- coverage -->` and `<!-- /coverage -->`."""
-    begin, end = f"<!-- {WRITTEN} -->\n", f"<!-- /{WRITTEN} -->"
-    text = path.read_text("utf-8")
-    head, rest = text.split(begin)
-    rule = ("---",) * len(lines[0])
-    body = "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
-    path.write_text(head + begin + body + end + rest.split(end)[1], "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How to resample test groups: `python -m bench.resampling [--replicates N]`.
+"""How to resample test groups: `python -m bench.resampling [--replicates N] [--write FILE]`.
 
 Simulates two models on cameras of uneven sizes, each with a few species, and compares the spread of their difference in
 macro-F1 over new cameras with what three methods make of one set: groups drawn with replacement, the Bayesian bootstrap
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from analysis.groups import Counts, left_out, scores, source
-from bench import show
+from bench import show, write_table
 from bench.coverage import counted, shares
 
 WORLDS = {"24 cameras, 16 species": (24, 16), "48 cameras, 60 species": (48, 60)}
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
     """Simulate, print the table and the JSON line."""
     parser = argparse.ArgumentParser("python -m bench.resampling", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=1_000)
+    parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
     told: dict[str, Any] = {}
     rows = []
@@ -41,7 +43,10 @@ def main(argv: list[str]) -> None:
                                   "coverage": round(float(held.mean()), 4)}  # fmt: skip
             one = told[name][method]
             rows.append((name, f"{value.std():.2f}", method, f"{one['se']:.2f}", f"{100 * one['coverage']:.1f} %"))
-    show(("world", "true SD", "method", "its SE", "coverage"), rows, told)
+    header = ("world", "true SD", "method", "its SE", "coverage")
+    if args.write:
+        write_table(args.write, "resampling", [header, *rows])
+    show(header, rows, told)
 
 
 def looked_at(cameras: int, species: int, seed: int) -> tuple[float, dict[str, tuple[float, float]]]:
