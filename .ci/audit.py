@@ -24,8 +24,12 @@ def told(report: str, errors: str) -> tuple[list[str], int]:
     try:
         packages = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        reason = (errors.strip() or "it said nothing").splitlines()[-1]
-        return [f"audit: nothing was checked, the index of vulnerabilities cannot be reached: {reason}"], 0
+        return [_unchecked((errors.strip() or "it said nothing").splitlines()[-1])], 0
+    checked = sum("vulns" in package for package in packages)
+    if not checked:  # something answered, such as a mirror, that knows of no vulnerabilities
+        return [
+            _unchecked(next((p["skip_reason"] for p in packages if "skip_reason" in p), "there are no packages"))
+        ], 0
     lines, mendable = [], 0
     for package in packages:
         for found in package.get("vulns", ()):
@@ -33,11 +37,14 @@ def told(report: str, errors: str) -> tuple[list[str], int]:
             mendable += bool(fixed)
             mend = f"mended in {fixed}" if fixed else "not mended yet"
             lines.append(f"{package['name']} {package['version']}: {found['id']}, {mend}")
-    checked = sum("vulns" in package for package in packages)
     lines.append(
         f"audit: {checked} packages checked, {len(lines)} vulnerabilities known, {mendable} mended by an update"
     )
     return lines, int(mendable > 0)
+
+
+def _unchecked(reason: str) -> str:
+    return f"audit: nothing was checked, the index of vulnerabilities cannot be reached: {reason}"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ EXAMPLES = {
     "ray_robust/data/sources/stripes.py",
     "ray_robust/data/tasks/shops.py",
 }
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "cluster.yaml")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/cluster.md", "docs/security.md", "cluster.yaml")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -83,7 +83,8 @@ def test_files_that_are_named_exist(document):
     assert missing <= EXAMPLES
 
 
-@pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml")])
+@pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml"),
+                                  *blocks("docs/cluster.md", "yaml")])  # fmt: skip
 def test_specs_load(text, tmp_path):
     file = tmp_path / "shown.yaml"
     file.write_text(text)

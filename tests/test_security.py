@@ -145,6 +145,13 @@ def test_the_audit_says_when_it_could_not_check():
                                  "ConnectionError: Max retries exceeded"])  # fmt: skip
 
 
+def test_an_index_that_knows_no_package_is_none():
+    report = '{"dependencies": [{"name": "a", "skip_reason": "a not found (1.0)"}, {"name": "b", "skip_reason": "b"}]}'
+    lines, code = audit().told(report, "No known vulnerabilities found")
+    assert code == 0
+    assert lines == ["audit: nothing was checked, the index of vulnerabilities cannot be reached: a not found (1.0)"]
+
+
 def test_the_audit_fails_for_what_an_update_mends_alone():
     known = '{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": [%s]}]}'
     report = '{"dependencies": [%s, {"name": "b", "version": "2", "vulns": []}, {"name": "c", "skip_reason": "local"}]}'
