@@ -5,7 +5,8 @@ A moment is a share of the work that is behind, as the run folder tells it, so t
     python tests/soak.py [SPEC.yaml] --kills 50 --victim mixed --seed 1 [--trials 20] [--set KEY=VALUE ...]
 
 victims   driver: kill -9 of the command, which is then run again; worker: of one training process; mixed: either by
-          chance; node: of one raylet of three on this machine, with all that runs on it, and another takes its place
+          chance; node: of one raylet of three on this machine, with all that runs on it, and another takes its place;
+          head: of that cluster's head, after which the command ends by itself and is run again on a new cluster
 Prints every kill and, last, one JSON object: kills, runs of the command, resumes, seconds of both sweeps, the work done
 twice in per cent beside one epoch per trial that was hit, stages that were done twice, and whether every score is the
 same. Exit code 1 when one is not, or a finished stage was done again.
@@ -50,17 +51,18 @@ class Command:
     """The sweep as a user runs it, in a process group and with caches of its own."""
 
     def __init__(self, spec: str, home: Path, settings: list[str], address: str | None = None) -> None:
-        self.home, self.out, self.runs = home, home / "run", 0
+        self.home, self.out, self.runs, self.address = home, home / "run", 0, address
+        self.spec, self.settings, self.seconds = spec, settings, 0.0
         self.words = [sys.executable, "-m", "ray_robust.sweep", spec, "--out", str(self.out)]
         self.words += [word for setting in settings for word in ("--set", setting)]
-        self.words += ["--address", address] if address else []
         home.mkdir()
 
     def start(self) -> subprocess.Popen:
         self.runs += 1
         caches = {"RAY_ROBUST_STORE": str(self.home / "store"), "RAY_ROBUST_CACHE": str(self.home / "cache")}
+        words = [*self.words, "--address", self.address] if self.address else self.words
         with open(self.home / "log.txt", "a") as log:
-            return subprocess.Popen(self.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **caches},
+            return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **caches},
                                     start_new_session=True)  # fmt: skip
 
     def log(self) -> str:
@@ -150,7 +152,8 @@ def raylets(count: int) -> Iterator[Any]:
     """A cluster of a head without CPUs and so many nodes of one CPU, all on this machine."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # for those who join it too
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(count):
             cluster.add_node(num_cpus=1)
@@ -160,17 +163,28 @@ def raylets(count: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str], replace: bool = True) -> dict[str, Any]:
+def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> dict[str, Any]:
     """Run once in peace, once under fire; returns the summary."""
+    with tempfile.TemporaryDirectory() as folder:
+        return under_fire(in_peace(spec, Path(folder, "peace"), settings), Path(folder, "war"), kills, victim, seed)
+
+
+def in_peace(spec: str, home: Path, settings: list[str]) -> Command:
+    """The undisturbed run, done."""
+    peace = Command(spec, home, settings)
+    begun = time.monotonic()
+    if (code := peace.start().wait()) != 0:
+        raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
+    peace.seconds = time.monotonic() - begun
+    return peace
+
+
+def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -> dict[str, Any]:
+    """The same run with so many kills; returns the summary."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        peace = Command(spec, Path(folder, "peace"), settings)
-        begun = time.monotonic()
-        if (code := peace.start().wait()) != 0:
-            raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
-        undisturbed = time.monotonic() - begun
-        cluster = stack.enter_context(raylets(3)) if victim == "node" else None
-        war = Command(spec, Path(folder, "war"), settings, cluster.address if cluster else None)
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(raylets(3)) if victim in ("node", "head") else None
+        war = Command(peace.spec, home, peace.settings, cluster.address if cluster else None)
         done, losses, begun = 0, Losses(), time.monotonic()
         driver = war.start()
         low = 0.02 if kills > 5 else 0.1
@@ -179,7 +193,7 @@ def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str], rep
             while driver.poll() is None:
                 if behind(war.out) >= moment:
                     hit = list(cluster.worker_nodes) if cluster else workers_of(driver)
-                    if hit and (victim != "node" or under_way(war.out)):
+                    if hit and (cluster is None or under_way(war.out)):
                         break
                 time.sleep(0.05)
             if driver.poll() is not None:
@@ -191,11 +205,19 @@ def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str], rep
                 os.kill(driver.pid, signal.SIGKILL)
                 driver.wait()
                 driver = war.start()
+            elif whom == "head":
+                losses.note(training)
+                cluster.head_node.all_processes["gcs_server"][0].process.kill()
+                code = driver.wait(timeout=600)
+                print(f"the command ended with {code}, its last word: {war.log().strip().splitlines()[-1]}", flush=True)
+                cluster.shutdown()
+                cluster = stack.enter_context(raylets(3))
+                war.address = cluster.address
+                driver = war.start()
             elif cluster is not None:
                 losses.note(dict(list(training.items())[:1]))  # one node holds one of them
                 cluster.remove_node(rng.choice(hit), allow_graceful=False)
-                if replace:
-                    cluster.add_node(num_cpus=1)
+                cluster.add_node(num_cpus=1)
             else:
                 losses.note(dict(list(training.items())[:1]))
                 with contextlib.suppress(psutil.Error):
@@ -215,9 +237,9 @@ def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str], rep
         trials = len(RunFolder(str(war.out)).plan())
         starts = sum(log.read_text().count(" starts on ") for log in war.out.glob("trials/*/log.txt"))
         return {
-            "victim": victim, "kills": done, "runs": war.runs, "exit": code, "trials": trials,
+            "victim": victim, "seed": seed, "kills": done, "runs": war.runs, "exit": code, "trials": trials,
             "resumes": starts - trials, "points": len(peace.table()),
-            "undisturbed_s": round(undisturbed, 1), "disturbed_s": round(disturbed, 1),
+            "undisturbed_s": round(peace.seconds, 1), "disturbed_s": round(disturbed, 1),
             "repeated_percent": round(100 * (worked + losses.unsaid - needed) / needed, 1),
             "one_epoch_each_percent": round(100 * losses.epochs / needed, 1), "done_twice": twice, "same": same,
         }  # fmt: skip
@@ -229,18 +251,22 @@ def main() -> None:
     parser.add_argument("spec", nargs="?", help="a sweep's YAML (default: short trials on the built-in world)")
     parser.add_argument("--trials", type=int, default=20, help="how many short trials, where no YAML is given")
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--victim", choices=("driver", "worker", "mixed", "node"), default="driver")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--victim", choices=("driver", "worker", "mixed", "node", "head"), default="driver")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one sweep under fire for each")
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
+    whole = True
     with tempfile.TemporaryDirectory() as folder:
         spec = args.spec
         if spec is None:
             spec = str(Path(folder, "short.yaml"))
             Path(spec).write_text(SHORT.format(seeds=max(1, args.trials // 4)))
-        summary = soak(spec, args.kills, args.victim, args.seed, args.set)
-    print(json.dumps(summary))
-    sys.exit(0 if summary["same"] and not summary["done_twice"] else 1)
+        peace = in_peace(spec, Path(folder, "peace"), args.set)
+        for seed in args.seed:
+            summary = under_fire(peace, Path(folder, f"war-{seed}"), args.kills, args.victim, seed)
+            print(json.dumps(summary), flush=True)
+            whole &= summary["same"] and not summary["done_twice"]
+    sys.exit(0 if whole else 1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ NODE = """The actor died unexpectedly before finishing this task.
 \tclass_name: ImplicitFunc
 The actor died because its node has died. Node Id: 5ba52b
 \tthe actor's node was terminated unexpectedly: health check failed due to missing too many heartbeats"""
+CUT_OFF = "The actor f89a is unavailable: The actor is temporarily unavailable: RpcError: RPC error: Socket closed"
+TERM = DIED.replace("Worker unexpectedly", "Worker exits with an exit code 1. The process receives a SIGTERM. Worker")
 LEFT = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
 ray_robust.train.context.Leaving: pretrain: stops at step 9 of 24: its node is drained"""
 OUTAGE = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
@@ -35,7 +37,9 @@ OSError: [Errno 5] Input/output error"""
     ("said", "kind", "counts", "reason"),
     [
         (DIED, "died", True, "its worker died: The actor is dead because its worker process has died."),
-        (NODE, "node", False, "its node was lost"),
+        (NODE, "node", False, "its node was lost or cut off"),
+        (CUT_OFF, "node", False, "its node was lost or cut off"),
+        (TERM, "left", False, "its worker was told to end (SIGTERM)"),
         (LEFT, "left", False, "pretrain: stops at step 9 of 24: its node is drained"),
         (MEMORY, "memory", True, "out of memory: Task was killed due to the node running low on memory."),
         (ERROR, "error", True, "OSError: [Errno 5] Input/output error"),
@@ -98,6 +102,16 @@ def test_a_trial_that_gets_on_between_two_deaths_is_not_left_alone(recovery):
     for _ in range(2):
         recovery.broke_off("t", DIED)
     assert recovery.run.trial("t").failure()["quarantined"]
+
+
+def test_a_trial_that_loses_its_nodes_for_ever_is_left_alone_too(recovery):
+    for _ in range(20):
+        recovery.broke_off("t", NODE)
+    assert not recovery.settled("t")
+    recovery.broke_off("t", NODE)
+    reason = recovery.run.trial("t").failure()["reason"]
+    assert reason.startswith("broke off 21 times")
+    assert reason.endswith("its node was lost or cut off (21 times)")
 
 
 def test_memory_that_was_short_is_answered_by_more_parts(recovery):

@@ -31,10 +31,10 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     doomed, fine = (trial.id for trial in plan)
     places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
 
-    def run(config, trials, places, resources):
+    def run(config, places, resources):
         from ray import tune
 
-        trial = trials[config["trial"]]
+        trial = config["trial"].trial
         if trial.id == doomed:
             os._exit(3)
         RunFolder(places.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
@@ -48,7 +48,10 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
         tuner.run_plan(plan, places, spec.resources, cluster, monitor)
     assert monitor.finished == {doomed: "failed", fine: "done"}
     reason = RunFolder(places.run).trial(doomed).failure()["reason"]
-    assert reason.startswith("its worker died 2 times: "), reason
+    assert reason.startswith("broke off 2 times and is left alone until the command is run again: its worker died"), (
+        reason
+    )
+    assert reason.endswith("(2 times)")
     assert "worker process has died" in reason
     assert len(reason) < 400
     assert RunFolder(places.run).trial(fine).failure() is None

@@ -25,9 +25,9 @@ RETRIES = 3  # of a trial whose worker died or that broke off by itself; after o
 FIRST_REST, LONGEST_REST = 1.0, 60.0  # seconds before a trial is tried again: doubled each time, up to the longest
 GOT_ON = 0.01  # share of a trial's work by which it must be further than at its faults before
 SILENT = "the worker ended without a word"
-LOST_NODE = re.compile(
-    r"its node (has )?died|node (was|is) dead|NodeDiedError|node .{0,80}(terminated|was removed)", re.I
-)
+LOSSES = 20  # faults that count for nothing, since a trial got on, after which they do: it would go on for ever
+LOST_NODE = re.compile(r"its node (has )?died|node (was|is) dead|NodeDiedError|node .{0,80}(terminated|was removed)|"
+                       r"ActorUnavailableError|actor is temporarily unavailable", re.I)  # fmt: skip
 SHORT = re.compile(r"OutOfMemoryError|low on memory|memory usage threshold|out of memory|MemoryError", re.I)
 DIED = re.compile(r"worker (process )?(has )?died|ActorDiedError|WorkerCrashedError|unexpectedly exit|SYSTEM_ERROR|"
                   r"ActorUnavailableError|connection error code", re.I)  # fmt: skip
@@ -51,10 +51,12 @@ def fault_of(said: str) -> Fault:
     left = [line for line in lines if "context.Leaving: " in line]
     if left:
         return Fault("left", textwrap.shorten(left[-1].partition("context.Leaving: ")[2], 300), False)
+    if "receives a SIGTERM" in said:
+        return Fault("left", "its worker was told to end (SIGTERM)", False)
     if "errors.Outage: " in said:
         return Fault("outage", textwrap.shorten(said.rpartition("errors.Outage: ")[2].partition("\n")[0], 300), True)
     if LOST_NODE.search(said):
-        return Fault("node", "its node was lost", False)
+        return Fault("node", "its node was lost or cut off", False)
     if SHORT.search(said):
         return Fault("memory", f"out of memory: {last}", True)
     if DIED.search(said) or lines == [SILENT]:
@@ -113,7 +115,8 @@ class Recovery:
 
     def counted(self, name: str) -> int:
         """How many faults count against a trial."""
-        return sum(fault.counts for fault in self.faults.get(name, ()))
+        faults = self.faults.get(name, [])
+        return sum(fault.counts for fault in faults) if len(faults) <= LOSSES else len(faults)
 
     def give_up(self, name: str) -> None:
         """Leave the trial's failure in its folder, unless it is done or has said itself why it failed."""
@@ -133,7 +136,7 @@ class Recovery:
 
     def reason(self, name: str) -> str:
         """Every reason in a line, the same ones once."""
-        faults = [fault for fault in self.faults.get(name, ()) if fault.counts]
+        faults = [fault for fault in self.faults.get(name, ()) if fault.counts or self.counted(name) > LOSSES]
         if not faults:
             return SILENT
         counts = Counter(fault.reason for fault in faults)
