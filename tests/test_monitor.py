@@ -144,7 +144,9 @@ def test_gauges_and_counters_follow_the_trials(planned):
 def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor, "ER_EVERY", 0.0)
     run = fake_run.run_folder(tmp_path / "run", fake_run.sweep({"num_images=1000": 5.0}, trial_sd=0.0))
-    watch(run, Plan(()))._look()
+    seen = watch(run, Plan(()))
+    seen._look()
+    seen._er_thread.join()
     assert told("rr_er", task="camera-traps", group="num_images=1000") == pytest.approx(5.0, abs=1.0)
 
 
@@ -219,7 +221,7 @@ def spec_with(tmp_path, line):
     return load_spec(file)
 
 
-def followed(run, plan, tmp_path, line, er=None) -> list[str]:
+def followed(run, plan, tmp_path, line) -> list[str]:
     """A sweep in small, with logs: one trial begins and ends, one is interrupted; returns what the user was told."""
     said = []
     logs = track.open_logs(spec_with(tmp_path, line), run, plan, tmp_path / "scratch", said.append)
@@ -230,7 +232,7 @@ def followed(run, plan, tmp_path, line, er=None) -> list[str]:
     logs.progress(first.id, run.trial(first.id).storage.read_json("progress.json"))  # nothing new
     finish(run, first)
     logs.ended(first.id, "done", run.trial(first.id).rows())
-    logs.close(er or ErSoFar({("camera-traps", "num_images=400"): 3.5}))
+    logs.close(lambda: ErSoFar({("camera-traps", "num_images=400"): 3.5}))
     return said
 
 

@@ -59,7 +59,7 @@ class Monitor:
         self._gauges = Gauges(title) if metrics else None
         self._began: list[str] = []  # what the thread that watches has yet to pass on
         self._over: list[str] = []
-        self._er, self._er_at = ErSoFar(), time.monotonic() + ER_EVERY
+        self._er_at, self._er_thread = time.monotonic() + ER_EVERY, threading.Thread()
 
     # --- told by the scheduler
 
@@ -118,7 +118,7 @@ class Monitor:
                     live.update(self._view())
         self._look()  # what ended since the last look
         if self.logs is not None:
-            self.logs.close(self._new_er())
+            self.logs.close(self._er)
 
     def _look(self) -> None:
         with self._lock:
@@ -136,8 +136,9 @@ class Monitor:
             self._tell_end(name)
         if self._gauges is not None:
             self._gauges.sweep(self.counts(), *self.done_and_left())
-            if time.monotonic() > self._er_at:
-                self._gauges.er(self._new_er())
+            if time.monotonic() > self._er_at and not self._er_thread.is_alive():
+                self._er_thread = threading.Thread(target=self._tell_er, name="monitor of ER", daemon=True)
+                self._er_thread.start()
 
     def _read(self, name: str) -> dict[str, Any]:
         """A trial's progress; {} before its first word, and while the storage is away: the next look will tell."""
@@ -162,14 +163,21 @@ class Monitor:
         if self._gauges is not None:
             self._gauges.ended(name, state)
 
-    def _new_er(self) -> ErSoFar:
-        """ER as it stands, read through a folder of its own, so that no rows stay in memory."""
+    def _tell_er(self) -> None:
+        """In a thread of its own: on remote storage it may take minutes."""
         begun = time.monotonic()
-        with contextlib.suppress(OSError, ValueError):
-            self._er = er_so_far(RunFolder(self.run.storage))
+        er = self._er()
+        if self._gauges is not None:
+            self._gauges.er(er)
         now = time.monotonic()
         self._er_at = now + max(ER_EVERY, (now - begun) / ER_SHARE)
-        return self._er
+
+    def _er(self) -> ErSoFar:
+        """ER as it stands, read through a folder of its own, so that no rows stay in memory."""
+        try:
+            return er_so_far(RunFolder(self.run.storage))
+        except (OSError, ValueError):  # the storage is away for a moment
+            return ErSoFar()
 
     # --- counting
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ from ray_robust.standing import ErSoFar
 PACKAGES = {"csv": "csv", "tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each needs
 FOLDER = "track"  # in the run folder
 SERIES = ("images_per_second", "epoch", "share", "id", "ood", "gpu_memory")  # of progress.json, over training images
+KEEP_EVERY = 60.0  # seconds between two copies of the growing CSV to a run folder that is remote
 POINT = ("id", "ood", "id_val", "ood_val")  # of a point, over the steps of its fine-tuning
 Facts = Mapping[str, Any]
 
@@ -38,8 +41,8 @@ class Log(Protocol):
     def ended(self, trial: str, state: str, points: Sequence[Facts]) -> None:
         """A trial is over, `done` with its rows of the results, or in another state without."""
 
-    def close(self, er: ErSoFar) -> None:
-        """The sweep ends."""
+    def close(self, er: Callable[[], ErSoFar]) -> None:
+        """The sweep ends; `er` looks up where it stands."""
 
 
 def check(names: Sequence[str], place: str, remote: bool) -> None:
@@ -92,8 +95,9 @@ class Logs:
         self._told.pop(trial, None)
         self._each(lambda log: log.ended(trial, state, points))
 
-    def close(self, er: ErSoFar) -> None:
-        self._each(lambda log: log.close(er))
+    def close(self, er: Callable[[], ErSoFar]) -> None:
+        known = lru_cache(maxsize=1)(er)
+        self._each(lambda log: log.close(known))
 
     def _each(self, tell: Callable[[Log], None]) -> None:
         for name, log in list(self._logs.items()):
@@ -111,6 +115,7 @@ class Csv:
 
     def __init__(self, sweep: str, folder: Path, facts: Mapping[str, Facts], kept: RunFolder | None) -> None:
         self.file, self.facts, self.kept = folder / "progress.csv", facts, kept
+        self.kept_at = time.monotonic()
         if kept is not None and (before := kept.read_bytes(f"{FOLDER}/progress.csv")) is not None:
             self.file.write_bytes(before)
         if not self.file.exists():
@@ -121,9 +126,11 @@ class Csv:
         self._append([row.get(column, "") for column in self.COLUMNS])
 
     def ended(self, trial: str, state: str, points: Sequence[Facts]) -> None:
-        _keep(self.kept, self.file, self.file.parent)
+        if time.monotonic() > self.kept_at + KEEP_EVERY:
+            self.kept_at = time.monotonic()
+            _keep(self.kept, self.file, self.file.parent)
 
-    def close(self, er: ErSoFar) -> None:
+    def close(self, er: Callable[[], ErSoFar]) -> None:
         _keep(self.kept, self.file, self.file.parent)
 
     def _append(self, cells: Sequence[Any]) -> None:
@@ -158,7 +165,7 @@ class TensorBoard:
         for file in sorted((self.folder / "tensorboard" / trial).iterdir()):
             _keep(self.kept, file, self.folder)
 
-    def close(self, er: ErSoFar) -> None:
+    def close(self, er: Callable[[], ErSoFar]) -> None:
         for trial in list(self.open):
             self.ended(trial, "interrupted", ())
 
@@ -202,13 +209,13 @@ class Mlflow:
         self.client.set_terminated(name, {"done": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
         del self.open[trial]
 
-    def close(self, er: ErSoFar) -> None:
+    def close(self, er: Callable[[], ErSoFar]) -> None:
         for trial in list(self.open):
             self.ended(trial, "interrupted", ())
-        if er.means:
+        if means := er().means:
             name = self._of("sweep")
             found = [self._metric(_metric_name(f"er/{task}/{group}"), mean, 0, 0)
-                     for (task, group), mean in er.means.items()]  # fmt: skip
+                     for (task, group), mean in means.items()]  # fmt: skip
             self.client.log_batch(name, metrics=found)
             self.client.set_terminated(name)
 
@@ -245,12 +252,12 @@ class Wandb:
         run.finish(exit_code=int(state != "done"))
         del self.open[trial]
 
-    def close(self, er: ErSoFar) -> None:
+    def close(self, er: Callable[[], ErSoFar]) -> None:
         for trial in list(self.open):
             self.ended(trial, "interrupted", ())
-        if er.means:
+        if means := er().means:
             run = self._of("sweep")
-            run.summary.update({f"er/{task}/{group}": mean for (task, group), mean in er.means.items()})
+            run.summary.update({f"er/{task}/{group}": mean for (task, group), mean in means.items()})
             run.finish()
 
     def _of(self, trial: str) -> Any:
