@@ -69,7 +69,8 @@ class Target:
         return there.value - here.value, *_joined([np.maximum(own, 0.0), *variances], [here.df, *dfs])
 
     def _moved(self, smoother: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-        sources = list(dict.fromkeys(source for quantity in self.shared for source in quantity.shared))
+        named = dict.fromkeys(source for quantity in self.shared for source in quantity.shared)
+        sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
         for source in sources:
             drawn = np.array([quantity.shared[source] for quantity in self.shared])

@@ -80,8 +80,9 @@ def _noise(each: pd.DataFrame) -> float:
 
 def _shared(means: Sequence[Mean]) -> dict[str, Cause]:
     """Every source of error that groups share, per unit: averages over groups, and over pairs of groups."""
-    sources = list(dict.fromkeys(source for mean in means for source in mean.quantity.shared))
-    return {source.name: _cause(source, [m for m in means if source in m.quantity.shared]) for source in sources}
+    sources = dict.fromkeys(source for mean in means for source in mean.quantity.shared)
+    known = [source for source in sources if np.isfinite(source.df)]  # of very uneven test groups nothing is
+    return {source.name: _cause(source, [m for m in means if source in m.quantity.shared]) for source in known}
 
 
 def _cause(source: Source, means: Sequence[Mean]) -> Cause:
