@@ -46,7 +46,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "dying", metrics=False)
     with connect(dashboard=False) as cluster:
         tuner.run_plan(plan, places, spec.resources, cluster, monitor)
-    assert monitor.finished == {doomed: "failed", fine: "done"}
+    assert monitor.finished == {doomed: "quarantined", fine: "done"}
     reason = RunFolder(places.run).trial(doomed).failure()["reason"]
     assert reason.startswith("broke off 2 times and is left alone until the command is run again: its worker died"), (
         reason
