@@ -52,7 +52,7 @@ class Outage(OSError):
     was finished before is kept, and the same command again goes on from there."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(line)
+        super().__init__(redact(line))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

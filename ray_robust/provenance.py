@@ -80,9 +80,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The git commit of this code, or None outside a checkout or without git."""
+    """The git commit of this code, else what RAY_ROBUST_COMMIT says of it (a job's package has no history), or None."""
     with contextlib.suppress(OSError):
         asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
                                cwd=Path(__file__).parent)  # fmt: skip
-        return asked.stdout.strip() or None
-    return None
+        if asked.stdout.strip():
+            return asked.stdout.strip()
+    return os.environ.get("RAY_ROBUST_COMMIT")

@@ -67,7 +67,7 @@ def test_commands_parse(command, monkeypatch):
     elif module == "analysis":
         analysis_command._parser().parse_args(arguments)
     elif module == "ray_robust.status":
-        monkeypatch.setattr(status, "read_status", lambda run: (_ for _ in ()).throw(LookupError))
+        monkeypatch.setattr(status, "read_status", lambda run, now: (_ for _ in ()).throw(LookupError))
         with pytest.raises(LookupError):
             status.main(arguments)
     else:
