@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -86,6 +87,30 @@ def test_the_ready_tables_need_no_floor(file, id_, ood, tmp_path):
             assert [found["slope"], found["intercept"], found["r2"]] == pytest.approx(
                 [float(row["slope"]), float(row["intercept"]), float(row["r2"])], abs=1e-6
             )
+
+
+@pytest.mark.data
+@needs_data
+def test_fewer_images_against_fewer_classes_runs_through_to_a_verdict(tmp_path):
+    """Nine ResNet-50s on parts of ImageNet (Taori et al. 2020): the smallest lie below the range of the fit."""
+    models = pd.read_csv(TESTBED / "table.csv")
+    parts = models["train_images"] < 1e6
+    models["arm"] = models["type"].mask(parts & (models["train_classes"] == 1000), "fewer images")
+    models["arm"] = models["arm"].mask(parts & (models["train_classes"] < 1000), "fewer classes")
+    chosen = models.loc[parts | (models["type"] == "standard")].rename(
+        columns={"train_images": "num_images", "train_classes": "num_classes"}
+    )
+    chosen.to_csv(tmp_path / "study.csv", index=False)
+    report_on(str(tmp_path / "study.csv"), id="val_eighth", ood="v2_eighth", group="arm", baseline="standard",
+              percent=True, out=str(tmp_path / "out"), quiet=True)  # fmt: skip
+    points = pd.read_csv(tmp_path / "out/robustness.csv").set_index("model")
+    outside = {name.split("subsample_")[1].split("_batch")[0] for name in points.index[points["extrapolated"]]}
+    assert outside == {"1_of_8", "1_of_16", "1_of_32"}
+    verdict = json.loads((tmp_path / "out/verdict.json").read_text())
+    assert verdict["groups"]["fewer images"]["extrapolated"] == 3
+    contrast = pd.read_csv(tmp_path / "out/contrasts.csv").set_index(["a", "b"])
+    assert contrast.loc[("fewer classes", "standard"), "equivalent"]  # three points, all within 1.3 points of the line
+    assert not contrast.loc[("fewer images", "standard"), "equivalent"]  # two points are left: not established
 
 
 def test_probit_is_the_normal_quantile():
