@@ -1,46 +1,51 @@
-"""The command: `python -m analysis RUN_DIR`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
+"""The command: `python -m analysis RUN_DIR...`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
 
 `python -m analysis power ...` is `analysis.planning`, `RUN_DIR --predict` is `analysis.prediction_text`.
 
-Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is.
+Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is. Runs, runs
+joined and tables take the same way: `table.read_*` -> `study.analyse_all` -> `verdict`, `output.write`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ray_robust.errors import DONE, Problem, UserError, command
+from ray_robust.errors import DONE, Arguments, Problem, UserError, command
+
+# `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
+COMMANDS = {"power": "analysis.planning"}
 
 
 def main(argv: list[str]) -> int:
     """Exit code 0 when a report was written. Raises UserError for mistakes in arguments or data."""
-    if argv[:1] == ["power"]:
-        from analysis import planning
-
-        return planning.main(argv[1:])
+    if argv and argv[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = _parser().parse_args(argv)
     if args.predict:
         from analysis import prediction_text
 
-        return prediction_text.main(args.source, args.out, args.at, args.confirm)
+        if len(args.source) > 1:
+            raise UserError(Problem(args.source[1], "a prediction is made from one run"))
+        return prediction_text.main(args.source[0], args.out, args.at, args.confirm)
     warm_up()
     report_on(
-        args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
+        *args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
         baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min,
     )  # fmt: skip
     return DONE
 
 
 def report_on(
-    source: str,
-    *,
+    *sources: str,
     out: str | None = None,
     scale: str | None = None,
     margin: float | None = None,
-    id: str | None = None,
+    id: str | Sequence[str] = (),
     ood: str | None = None,
     group: str | None = None,
     baseline: str | None = None,
@@ -49,40 +54,47 @@ def report_on(
     id_min: float | None = None,
     quiet: bool = False,
 ) -> str:
-    """Analyse a run folder or a CSV, write the report, print the summary; returns the address of the page."""
+    """Analyse a run folder, several of them joined, or a CSV: write the report, print the summary; returns the address
+    of the page."""
     from analysis import output, study, table
     from analysis.verdict import verdict
 
     chosen = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
-    floor = None if id_min is None else id_min / (100 if percent else 1)
-    columns = {"--id": id, "--ood": ood, "--group": group, "--baseline": baseline, "--cluster": cluster}
-    if _is_table(source, columns):
-        problems = [Problem(source, f"{flag} is needed for a table") for flag, value in columns.items()
+    columns = {"--id": id or None, "--ood": ood, "--group": group, "--baseline": baseline, "--cluster": cluster}
+    tables = [source for source in sources if _is_table(source, columns)]
+    if tables and len(sources) > 1:
+        raise UserError(Problem(tables[0], "a table is analysed alone; only run folders are joined"))
+    if tables:
+        floor = None if id_min is None else id_min / (100 if percent else 1)
+        problems = [Problem(sources[0], f"{flag} is needed for a table") for flag, value in columns.items()
                     if value is None and flag != "--cluster"]  # fmt: skip
-        options = table.Options(baseline or "", **chosen, id_min=floor, unit="cluster" if cluster else "row")
+        names = () if isinstance(id, str) or len(id) < 2 else tuple(id)
+        options = table.Options(
+            baseline or "", **chosen, id_min=floor, unit="cluster" if cluster else "row", id_names=names
+        )
         problems += table.check_options(options)
         if problems:
             raise UserError(*problems)
-        found = table.read_csv(source, id=id or "", ood=ood or "", group=group or "", options=options,
+        found = table.read_csv(sources[0], id=id, ood=ood or "", group=group or "", options=options,
                                cluster=cluster, percent=percent)  # fmt: skip
-        target = out or f"{Path(source).stem}-analysis"
+        target = out or f"{Path(sources[0]).stem}-analysis"
     else:
         given = [flag for flag, value in {**columns, "--percent": percent or None, "--id-min": id_min}.items()
                  if value is not None]  # fmt: skip
-        problems = [Problem(source, f"{flag} is for tables; a run folder says it itself") for flag in given]
+        problems = [Problem(sources[0], f"{flag} is for tables; a run folder says it itself") for flag in given]
+        if len(sources) > 1 and out is None:
+            problems.append(Problem("", "several runs are joined: say with --out where their report goes"))
         problems += table.check_options(table.Options("", **chosen))
         if problems:
             raise UserError(*problems)
-        found, options = table.read_run(source)
-        said = [f"{key} is {value:g}, asked for on the command line; the spec had set {getattr(options, key):g}"
-                if key == "margin" else
-                f"{key} is {value}, asked for on the command line; the spec had set {getattr(options, key)}"
-                for key, value in chosen.items() if value != getattr(options, key)]  # fmt: skip
+        found, options = table.read_runs(sources)
+        changed = {key: getattr(options, key) for key in chosen if chosen[key] != getattr(options, key)}
+        said = [f"{key} is {_told(chosen[key])}, asked for on the command line; the spec had set {_told(before)}"
+                for key, before in changed.items()]  # fmt: skip
         found, options = replace(found, warnings=(*found.warnings, *said)), replace(options, **chosen)
-        target = out or (found.run.storage / "report").address if found.run else str(out)
+        target = out or (found.runs[0].storage / "report").address
     analyses = study.analyse_all(found, options)
-    result = verdict(analyses)
-    page = output.write(target, found, analyses, result)
+    page = output.write(target, found, analyses, verdict(analyses))
     if not quiet:
         from analysis.summary import show
 
@@ -90,7 +102,11 @@ def report_on(
     return page
 
 
-def _is_table(source: str, columns: dict[str, str | None]) -> bool:
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_table(source: str, columns: Mapping[str, object]) -> bool:
     path = Path(source)
     if path.is_dir() or "://" in source:
         return False
@@ -112,10 +128,12 @@ def _load() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="From ID and OOD scores to a verdict.")
-    parser.add_argument("source", metavar="RUN_DIR|TABLE.csv", help="a finished or partial run, or any table of scores")
+    parser = Arguments(prog="python -m analysis", description="From ID and OOD scores to a verdict.")
+    source = "a finished or partial run, several to be joined, or any table of scores"
+    parser.add_argument("source", metavar="RUN_DIR|TABLE.csv", nargs="+", help=source)
     add = parser.add_argument
-    add("--id", metavar="COL", help="table: the column of in-distribution scores")
+    add("--id", metavar="COL", action="append", default=[],
+        help="table: the column of in-distribution scores; again for another ID set")  # fmt: skip
     add("--ood", metavar="COL", help="table: the column of out-of-distribution scores")
     add("--group", metavar="COL", help="table: the column that names the group of a row")
     add("--baseline", metavar="VALUE", help="table: the group that the reference line is fitted on")
@@ -127,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
     add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")
     add("--confirm", metavar="RUN_DIR", help="with --predict: compare with that larger run")
-    add("--out", metavar="DIR", help="where to write (default: RUN_DIR/report, or <table>-analysis here)")
+    add("--out", metavar="DIR", help="where to write (default: RUN_DIR/report, or TABLE-analysis here)")
     return parser
 
 

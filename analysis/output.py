@@ -11,48 +11,93 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import contrasts
-from analysis.study import GROUPS, TRENDS, Analysis
+from analysis import ancova, checks, contrasts, findings, sheets
+from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.table import Table
-from ray_robust.results import RunFolder
+from analysis.views import View, views
+from ray_robust.storage import Storage
 
 ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated")
+BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
+VIEWS = ("metric", "scale", "chosen", "group", "n_used", "er", "er_low", "er_high", "extrapolated", "baseline_r2")
+LEFT_OUT = ("trial", "group", "task", "reason")
+ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even when they are empty
+FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 
 
-def tables(table: Table, analyses: Sequence[Analysis]) -> dict[str, pd.DataFrame]:
+def tables(table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]]) -> dict[str, pd.DataFrame]:
     """File name -> table. Several tasks stand one after the other, told apart by a `task` column at the end."""
-    several = len(analyses) > 1
-    robustness = (*table.keys, *ROBUSTNESS)
+    columns: dict[str, tuple[str, ...]] = {
+        "trends": TRENDS,
+        "robustness": (*table.keys, *ROBUSTNESS),
+        "contrasts": contrasts.COLUMNS,
+        "equivalence": findings.EQUIVALENCE,
+        "groups": GROUPS,
+        "factors": findings.FACTORS,
+        "slopes": ancova.COLUMNS,
+        "at_id": ancova.AT_ID,
+        "trend_line": BAND,
+        "progress": PROGRESS,
+        "id_sets": ID_SETS,
+        "errors": ERRORS,
+        "influence": checks.INFLUENCE,
+        "selection": checks.SELECTION,
+        "views": VIEWS,
+        "left_out": LEFT_OUT,
+    }
+    made = [_of_task(analysis, seen) for analysis, seen in parts]
+    several, found = len(parts) > 1, {}
+    for name, wanted in columns.items():
+        own = [rows[name] for rows in made]
+        if several:
+            own = [rows.assign(task=a.task) for rows, (a, _) in zip(own, parts, strict=True)]
+        filled = [rows for rows in own if len(rows)]
+        if filled or name in ALWAYS:
+            order = [*(c for c in wanted if c != "task"), *(["task"] if several or "task" in wanted else [])]
+            found[f"{name}.csv"] = pd.concat(filled or own[:1], ignore_index=True).reindex(columns=order)
+    return found
 
-    def joined(parts: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-        named = [p.assign(task=a.task) if several else p for p, a in zip(parts, analyses, strict=True)]
-        kept = [p for p in named if len(p)] or named[:1]
-        wanted = [*(c for c in columns if c != "task"), *(["task"] if several else [])]
-        return pd.concat(kept, ignore_index=True).reindex(columns=wanted)
 
+def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame]:
+    compared = [
+        view.groups.assign(metric=view.metric, scale=view.scale, chosen=view.chosen, baseline_r2=view.r2)
+        for view in seen
+    ]
     return {
-        "trends.csv": joined([a.trends for a in analyses], TRENDS),
-        "robustness.csv": joined([a.points for a in analyses], robustness),
-        "contrasts.csv": joined([a.contrasts for a in analyses], contrasts.COLUMNS),
-        "groups.csv": joined([a.groups for a in analyses], GROUPS),
-        "trend_line.csv": joined(
-            [a.band for a in analyses],
-            ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high"),
-        ),
-        "progress.csv": joined([a.progress for a in analyses], ("group", "epoch", "er", "id", "ood", "points")),
+        "trends": analysis.trends,
+        "robustness": analysis.points,
+        "contrasts": analysis.contrasts,
+        "equivalence": findings.equivalence_table(analysis),
+        "groups": analysis.groups,
+        "factors": findings.factor_table(analysis),
+        "slopes": analysis.ancova,
+        "at_id": analysis.at_ids,
+        "trend_line": analysis.band,
+        "progress": analysis.progress,
+        "id_sets": analysis.id_sets,
+        "errors": analysis.errors,
+        "influence": analysis.influence,
+        "selection": analysis.selection,
+        "views": pd.concat(compared, ignore_index=True),
+        "left_out": analysis.left_out,
     }
 
 
 def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> str:
     """Write everything into the folder `target`; returns the address of the page."""
-    from analysis import charts, report
+    from analysis import export, report  # late: Altair and Vega take a second to load
 
-    folder, files = RunFolder(target), tables(table, analyses)
-    images = charts.exported(analyses[0])
-    page = report.page(table, analyses, verdict, files)  # everything is made before anything is written
+    folder = Storage(target)
+    parts = [report.Part(a, seen, sheets.of_task(a, seen)) for a, seen in ((a, views(a)) for a in analyses)]
+    files = tables(table, [(part.analysis, part.views) for part in parts])
+    drawn = [export.figures(part.analysis, part.views) for part in parts]
+    images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
+    papers = export.files(analyses, drawn, [part.sheets for part in parts])
+    beside = [*files, "verdict.json", *images, *papers]
+    page = report.page(table, parts, beside, folder)  # everything is made before anything is written
     for name, rows in files.items():
         folder.write(name, rows.to_csv(index=False))
     folder.write("verdict.json", json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    for name, content in {**images, "index.html": page}.items():
+    for name, content in {**images, **papers, "index.html": page}.items():
         folder.write(name, content)
-    return (folder.storage / "index.html").shown
+    return (folder / "index.html").shown

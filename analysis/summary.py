@@ -1,6 +1,6 @@
-"""The verdict for a terminal: the fitted lines, mean ER by group, the findings, the warnings.
+"""The verdict for a terminal: the fitted lines, mean ER by group as a small drawing, the findings, the warnings.
 
-Owns nothing but the look; every number comes from `study.Analysis` and every sentence from `verdict`.
+Owns nothing but the look; every number comes from `study.Analysis` and every sentence from `findings`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from analysis.findings import findings
+from analysis.sheets import group_interval
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.verdict import findings, group_span, signed
+from analysis.words import interval, number, signed
+
+MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "open": "[yellow]?[/]"}
+DRAWING = 33  # characters; odd, so that there is a middle
 
 
 def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console | None = None) -> None:
     """Print the summary of every task, then where the report is."""
     if console is None:
         wide = Console(highlight=False)
-        console = wide if wide.is_terminal else Console(highlight=False, width=110)
+        console = wide if wide.is_terminal else Console(highlight=False, width=120)
     for analysis in analyses:
         title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
         console.print(_lines(analysis))
         if not analysis.refused:
             console.print(_groups(analysis))
-        for sentence in findings(analysis):
-            console.print(f"  {escape(sentence)}", soft_wrap=True)
+        for finding in findings(analysis):
+            console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
         for sentence in analysis.warnings:
             console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
+        console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)
 
 
@@ -43,33 +49,47 @@ def _lines(analysis: Analysis) -> Grid:
             continue  # the other groups' other scales are in trends.csv
         mark = " *" if row.scale == analysis.options.scale else ""
         grid.add_row(
-            escape(str(row.group)), f"{row.scale}{mark}", str(row.n), _number(row.slope),
-            _pair(row.slope_low, row.slope_high), _number(row.intercept), _number(row.r2),
+            escape(str(row.group)), f"{row.scale}{mark}", str(row.n), number(row.slope),
+            interval(row.slope_low, row.slope_high, 3), number(row.intercept), number(row.r2),
             f"{row.id_min:.0%} to {row.id_max:.0%}",
         )  # fmt: skip
     return grid
 
 
 def _groups(analysis: Analysis) -> Grid:
-    grid = _grid("group", f"{analysis.options.unit}s", "points", "used", "ER, points", "95 %")
-    for row in analysis.groups.itertuples():
-        grid.add_row(escape(str(row.group)), str(row.n_trials), str(row.n_points), str(row.n_used), signed(row.er),
-                     group_span(row, analysis.options.baseline))  # fmt: skip
+    unit, baseline = analysis.options.unit, analysis.options.baseline
+    rows = analysis.groups.to_dict("records")
+    ends = [v for r in rows for v in (r["er"], r["er_low"], r["er_high"]) if math.isfinite(v)]
+    reach = max([analysis.options.margin, *map(abs, ends)])
+    grid = _grid("group", f"{unit}s", "points", "used", "ER, points", "95 %", f"−{reach:.0f} to +{reach:.0f} points")
+    for row in rows:
+        grid.add_row(
+            escape(str(row["group"])), str(row["n_trials"]), str(row["n_points"]), str(row["n_used"]),
+            signed(row["er"]), group_interval(row, baseline), _drawing(row["er"], row["er_low"], row["er_high"], reach),
+        )  # fmt: skip
     return grid
+
+
+def _drawing(value: float, low: float, high: float, reach: float) -> str:
+    """The interval as a line of characters around a middle of 0, `reach` points to each side."""
+    if not math.isfinite(value):
+        return ""
+
+    def place(points: float) -> int:
+        return round((points / reach + 1) / 2 * (DRAWING - 1))
+
+    cells = [" "] * DRAWING
+    if math.isfinite(low):
+        for i in range(place(max(low, -reach)), place(min(high, reach)) + 1):
+            cells[i] = "─"
+    cells[DRAWING // 2] = "┼" if cells[DRAWING // 2] == "─" else "│"
+    cells[place(value)] = "●"
+    return "".join(cells)
 
 
 def _grid(*columns: str) -> Grid:
     grid = Grid(box=None, pad_edge=True, header_style="dim")
     for i, name in enumerate(columns):
-        grid.add_column(
-            name, justify="left" if i == 0 or name in ("scale", "95 %") else "right", overflow="ellipsis", no_wrap=True
-        )
+        left = i == 0 or name in ("scale", "95 %") or name.startswith("−")
+        grid.add_column(name, justify="left" if left else "right", overflow="ellipsis", no_wrap=True)
     return grid
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def _pair(low: float, high: float) -> str:
-    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "–"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.verdict import signed, span
+from analysis.words import signed, span
 from ray_robust.errors import DONE, UserError, command
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder

@@ -9,14 +9,19 @@ import pandas as pd
 import pytest
 from scipy.special import ndtr
 
+from analysis import findings as words
 from analysis.contrasts import holm
 from analysis.study import analyse, analyse_all
 from analysis.table import Options, Table, read_run
-from analysis.verdict import findings, verdict
+from analysis.verdict import verdict
 from tests.fake_run import run_folder, sweep
 
 OPTIONS = Options("scratch", replicates=300)
 QUIET = {"trial_sd": 0.002, "noise_sd": 0.002}
+
+
+def findings(analysis) -> list[str]:
+    return [finding.text for finding in words.findings(analysis)]
 
 
 @pytest.fixture(scope="module")

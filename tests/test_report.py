@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import charts, summary
+from analysis import charts, latex, scene, summary, views
 from analysis.__main__ import main, report_on
+from analysis.export import slug
+from analysis.sheets import sheet
 from analysis.study import analyse_all
 from analysis.table import read_run
+from ray_robust.errors import UserError
 from ray_robust.results import RunFolder
 from tests.fake_run import run_folder, sweep
 
@@ -56,8 +59,10 @@ class Page(HTMLParser):
 def report(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "quantity"
     points = sweep({"num_images=1000": -1.0, "num_images=4000": 3.0, "num_images=16000": 7.0})
+    points["id_accuracy"], points["ood_accuracy"] = points["id"] + 0.02, points["ood"] + 0.03
     lost = points.loc[points["group"] == "num_images=4000", "trial"].iloc[-1]
-    run_folder(run, points, failed={lost: "the loss became NaN at step 310"}, unfinished=1)
+    made = run_folder(run, points, failed={lost: "the loss became NaN at step 310"}, unfinished=1)
+    made.trial(points["trial"].iloc[0]).storage.write("log.txt", "a line")
     assert main([str(run)]) == 0
     return run / "report"
 
@@ -102,7 +107,8 @@ def test_the_page_tells_the_whole_run(report):
         "Does more pre-training data raise effective robustness?", "Pre-training images: +", "mean band, 95 %",
         "prediction band, 95 %", "the loss became NaN at step 310", "1 of 12 trials have not finished yet",
         "rendered by this project, Apache-2.0", "4f1c99d02ab7", "ood_test , 2000 images", "1a2b3c4d",
-        "trials_run", "pretrain.num_images.grid", "leave one trial out",
+        "trials_run", "pretrain.num_images.grid", "leave one trial out", "Other metrics and scales",
+        "What the intervals are made of", "Do they lie on one line?", "±2 points",
     ):  # fmt: skip
         assert said in text, said
     assert {"main", "nav", "h1", "figure", "figcaption", "table", "button", "details"} <= set(page.elements)
@@ -110,16 +116,70 @@ def test_the_page_tells_the_whole_run(report):
 
 def test_every_chart_has_a_place(report):
     page = Page((report / "index.html").read_text("utf-8"))
-    specs = json.loads(page.scripts["charts"])
-    assert set(specs) == {"trend-0", "groups-0", "along-0"}
+    specs = {name: chart["spec"] for name, chart in json.loads(page.scripts["data"])["charts"].items()}
+    assert set(specs) == {"trend-0", "groups-0", "along-0", "contrasts-0", "factors-0"}
     assert set(specs) <= set(page.ids)
     assert all("http" not in json.dumps({k: v for k, v in s.items() if k != "$schema"}) for s in specs.values())
+
+
+def test_every_figure_is_there_for_a_paper(report):
+    for name in ("trend", "groups", "along", "contrasts", "factors"):
+        starts = {"svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}
+        assert all((report / f"export/{name}.{e}").read_bytes().startswith(start) for e, start in starts.items())
+    text = (report / "export/contrasts.tex").read_text("utf-8")
+    assert r"num\_images=16000 $-$ 4000 & " in text
+    assert text.count(r" \\") == 1 + len(pd.read_csv(report / "contrasts.csv"))
+    assert {r"\toprule", r"\midrule", r"\bottomrule", r"\label{tab:contrasts}"} <= set(text.splitlines())
+
+
+def test_every_finding_points_to_its_row(report):
+    text = (report / "index.html").read_text("utf-8")
+    page, verdict = Page(text), json.loads((report / "verdict.json").read_text())
+    links = re.findall(r'class="source" href="#([^"]+)">([^<]+)</a>', text)
+    assert len(links) == len(verdict["findings"]) == len(verdict["evidence"])
+    for (place, said), evidence in zip(links, verdict["evidence"], strict=True):
+        assert place in page.ids
+        name, row = said.split(", row ")
+        rows = pd.read_csv(report / f"{name}.csv")
+        assert evidence["table"] == f"{name}.csv"
+        assert {key: rows[key].iloc[int(row) - 1] for key in evidence["row"]} == evidence["row"]
+
+
+def test_what_the_script_draws_from(report):
+    found, options = read_run(str(report.parent))
+    analysis = analyse_all(found, options)[0]
+    page = scene.scene(analysis, views.views(analysis), found, RunFolder(report).storage)
+    assert page["chosen"] == {"metric": "macro_f1", "scale": "probit"}
+    assert {metric: list(scales) for metric, scales in page["views"].items()} == {
+        metric: ["probit", "logit", "linear"] for metric in ("macro_f1", "accuracy")
+    }
+    assert set(page["keys"].values()) == {"trial", "seed", "finetune", "epoch"}
+    columns = page["columns"]
+    for i in (0, 50, len(found.points) - 1):
+        row, view = analysis.points.iloc[i], page["views"]["macro_f1"]["probit"]
+        assert columns["trial"]["levels"][columns["trial"]["codes"][i]] == row["trial"]
+        assert page["metrics"]["macro_f1"]["ood"][i] == pytest.approx(row["ood"], abs=1e-4)
+        assert (view["x"][i], view["er"][i]) == pytest.approx((row["x"], row["er"]), abs=1e-4)
+    linear = page["views"]["macro_f1"]["linear"]
+    assert linear["x"] == page["metrics"]["macro_f1"]["id"]
+    assert linear["note"].startswith("macro f1 on linear axes: R² of the baseline line 0.")
+    name = columns["trial"]["levels"][0]
+    assert page["logs"] == {name: {"text": f"trials/{name}/log.txt", "href": f"../trials/{name}/log.txt"}}
+
+
+def test_other_metrics_are_views(report):
+    rows = pd.read_csv(report / "views.csv").query("group == 'num_images=4000'")
+    assert len(rows) == 6
+    assert rows.loc[rows["chosen"], ["metric", "scale"]].to_numpy().tolist() == [["macro_f1", "probit"]]
+    assert rows["er"].between(1, 6).all()
 
 
 def test_the_charts_are_valid_vega_lite(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
-    for chart in (charts.trend(analysis, found.keys), charts.by_group(analysis), charts.along(analysis)):
+    drawn = charts.of_task(analysis, views.views(analysis), scene.told(analysis, found), "container", legend=False)
+    assert list(drawn) == ["trend", "groups", "along", "contrasts", "factors"]
+    for chart in drawn.values():
         chart.to_dict(validate=True)
 
 
@@ -139,7 +199,24 @@ def test_hostile_names_are_text(tmp_path):
     for name in HOSTILE[:5]:
         assert name in page.text
     assert "<img src=x onerror=alert(2)>" in page.text
-    assert HOSTILE[0] in json.dumps(json.loads(page.scripts["charts"]), ensure_ascii=False)
+    data = json.loads(page.scripts["data"])
+    assert set(HOSTILE) < set(data["tasks"][0]["columns"]["group"]["levels"])
+    assert "<" not in page.scripts["data"]
+    for name in (tmp_path / "run/report/export").iterdir():
+        assert re.fullmatch(r"[a-z_]+\.(svg|pdf|png|tex)", name.name)
+
+
+def test_latex_shows_hostile_names_as_they_stand():
+    assert latex.escape("a_b & 50% of $x^2 #1 {y} ~ \\z") == (
+        r"a\_b \& 50\% of \$x\textasciicircum{}2 \#1 \{y\} \textasciitilde{} \textbackslash{}z"
+    )
+    assert latex.escape("line\nbreak\x00 -- −3 [x]") == "line break {-}{-} $-$3 {[}x{]}"
+    text = latex.table(sheet("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
+    assert text.splitlines()[3:9] == [
+        r"\caption{50 \% of \_it\_}", r"\label{tab:t}", r"\begin{tabular}{lr}", r"\toprule", r"a \& b & n \\",
+        r"\midrule",
+    ]  # fmt: skip
+    assert [slug(name) for name in ("Camera Traps/2", "שלום", "x" * 300)] == ["camera-traps-2", "", "x" * 40]
 
 
 def test_a_run_with_nothing_in_it_yet(tmp_path):
@@ -164,18 +241,21 @@ def test_only_the_baseline_has_run(tmp_path):
 
 def test_several_tasks_in_one_page(tmp_path):
     points = sweep({"num_images=1000": 1.0})
-    other = points.assign(task="second", finetune="second-" + points["finetune"])
+    other = points.assign(task=HOSTILE[1], finetune="second-" + points["finetune"])
     run_folder(tmp_path / "run", pd.concat([points, other], ignore_index=True))
     report_on(str(tmp_path / "run"), quiet=True)
     trends = pd.read_csv(tmp_path / "run/report/trends.csv")
     assert list(trends)[-1] == "task"
-    assert set(trends["task"]) == {"camera-traps", "second"}
+    assert set(trends["task"]) == {"camera-traps", HOSTILE[1]}
+    made = {name.name for name in (tmp_path / "run/report/export").iterdir()}
+    assert {"trend-1-camera-traps.pdf", "trend-2-script-b.svg", "contrasts-2-script-b.tex"} <= made
     assert {"trend-0", "trend-1"} <= set(Page((tmp_path / "run/report/index.html").read_text("utf-8")).ids)
 
 
 def test_the_same_run_gives_the_same_page(report):
     def contents() -> dict[str, bytes]:  # Altair and Vega number views and clips through the life of a process
-        files = {path.name: path.read_bytes() for path in report.iterdir() if path.suffix not in (".pdf", ".svg")}
+        paths = [path for path in report.rglob("*.*") if path.suffix not in (".pdf", ".svg")]
+        files = {path.relative_to(report).as_posix(): path.read_bytes() for path in paths}
         return files | {"index.html": re.sub(rb'"view_\d+"', b'"view"', files["index.html"])}
 
     before = contents()
@@ -200,3 +280,48 @@ def test_flags_of_the_command_change_the_scale_and_say_so(report, tmp_path):
     assert (verdict["scale"], verdict["margin"]) == ("logit", 1.0)
     assert "scale is logit, asked for on the command line; the spec had set probit" in verdict["warnings"]
     assert RunFolder(report.parent).exists("report/index.html")
+    data = json.loads(Page((tmp_path / "out/index.html").read_text("utf-8")).scripts["data"])
+    (link,) = data["tasks"][0]["logs"].values()  # the log is found from there too
+    assert (tmp_path / "out" / link["href"]).resolve() == report.parent.resolve() / link["text"]
+
+
+def test_runs_are_joined(tmp_path):
+    points = sweep({"num_images=1000": 1.0, "num_images=4000": 3.0})
+    for name, other in (("a", "num_images=4000"), ("b", "num_images=1000")):
+        run_folder(tmp_path / name, points[points["group"] != other])
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "joint")]) == 0
+    verdict = json.loads((tmp_path / "joint/verdict.json").read_text())
+    assert list(verdict["groups"]) == ["scratch", "num_images=1000", "num_images=4000"]
+    assert verdict["groups"]["scratch"]["n_trials"] == 3  # the same trials, counted once
+    text = " ".join(Page((tmp_path / "joint/index.html").read_text("utf-8")).text)
+    assert "a: Versions" in text
+    assert "b: Versions" in text
+
+
+def test_a_table_takes_the_same_way(tmp_path):
+    points = sweep({"other": 3.0})[["id", "ood", "group", "trial"]].assign(name=lambda p: "m" + p.index.astype(str))
+    points.to_csv(tmp_path / "scores.csv", index=False)
+    asked = ["--id", "id", "--ood", "ood", "--group", "group", "--baseline", "scratch", "--cluster", "trial"]
+    assert main([str(tmp_path / "scores.csv"), *asked, "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/index.html").read_text("utf-8")
+    assert json.loads(Page(text).scripts["data"])["tasks"][0]["keys"] == {"k0": "trial", "k1": "name"}
+    assert not (tmp_path / "out/selection.csv").exists()
+    assert pd.read_csv(tmp_path / "out/contrasts.csv")["a"].tolist() == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{run}", "{run}"], "several runs are joined: say with --out where their report goes"),
+        (["{run}", "t.csv", "--id", "x"], "t.csv: a table is analysed alone; only run folders are joined"),
+        (["{run}", "--percent"], "{run}: --percent is for tables; a run folder says it itself"),
+        (["{run}", "--scale", "log"], "--scale: 'log' is no scale; did you mean logit?"),
+        (["{run}/none"], "{run}/none: no such run folder or table"),
+        ([], "the following arguments are required: RUN_DIR|TABLE.csv; --help shows what there is"),
+    ],
+)
+def test_mistakes_are_said(report, arguments, said):
+    run = str(report.parent)
+    with pytest.raises(UserError) as told:
+        main([argument.format(run=run) for argument in arguments])
+    assert said.format(run=run) in str(told.value)

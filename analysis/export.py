@@ -1,0 +1,66 @@
+"""Figures and tables for a paper: each figure as SVG, PDF and PNG on white, each table as LaTeX; no browser is needed.
+
+Owns the names of the files under `export/`. The page draws the same charts, the CSVs hold the same numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import vl_convert
+
+from analysis import charts, latex
+from analysis.sheets import Sheet
+from analysis.study import Analysis
+from analysis.views import View, chosen
+
+FOLDER = "export"
+WIDTH = 640
+LOOK = {
+    "background": "white",
+    "font": "Helvetica, Arial, Liberation Sans, sans-serif",
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "titlePadding": 10, "gridOpacity": 0.6},
+    "legend": {"labelFontSize": 12, "symbolOpacity": 1},
+}
+
+
+def figures(analysis: Analysis, views: Sequence[View]) -> dict[str, dict[str, bytes]]:
+    """Figure -> ending -> file, of the view that the verdict is about."""
+    view = chosen(views)
+    made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
+    found = {}
+    for name, chart in made.items():
+        frame = charts.frame(view)
+        params = frame["params"] | {"shown": [look.group for look in charts.looks(analysis)], "picked": ""}
+        data = frame["datasets"] | {"points": charts.marks(view.points, {})}
+        found[name] = _drawn(charts.filled(chart, data, params) | {"config": LOOK})
+    return found
+
+
+def _drawn(spec: Mapping[str, object]) -> dict[str, bytes]:
+    svg = vl_convert.vegalite_to_svg(dict(spec))
+    return {"svg": svg.encode(), "pdf": vl_convert.svg_to_pdf(svg), "png": vl_convert.svg_to_png(svg, scale=2)}
+
+
+def files(
+    analyses: Sequence[Analysis],
+    drawn: Sequence[Mapping[str, Mapping[str, bytes]]],
+    sheets: Sequence[Mapping[str, Sheet]],
+) -> dict[str, bytes]:
+    """File name -> contents, of all tasks; of several, each file says whose it is."""
+    found: dict[str, bytes] = {}
+    for i, analysis in enumerate(analyses):
+        of = "" if len(analyses) == 1 else f"-{i + 1}-{slug(analysis.task)}".rstrip("-")
+        for name, endings in drawn[i].items():
+            found |= {f"{FOLDER}/{name}{of}.{ending}": content for ending, content in endings.items()}
+        for name, own in sheets[i].items():
+            if own.rows:
+                found[f"{FOLDER}/{name}{of}.tex"] = latex.table(own, f"{name}{of}").encode()
+    return found
+
+
+def slug(name: str) -> str:
+    """A user's name as part of a file's: letters, digits and hyphens, 40 at most, perhaps none."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower(), flags=re.ASCII).strip("-")[:40]

@@ -1,0 +1,198 @@
+"""The findings: sentences that follow from intervals and tests alone, each tied to the row of a table that it reads.
+
+A claim is made only where a 95 % interval excludes 0 and survives Holm's correction, "no effect" only where the
+equivalence test passes (Schuirmann 1987: the 90 % interval lies inside the margin); everything else reads "not
+established". Owns the sentences and `factor_table`, which they and the report read the factors from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.contrasts import holm
+from analysis.study import Analysis
+from analysis.words import listed, number, percent, signed, span
+
+MOST_PAIRS = 12  # pairs told in words; the table has them all
+STATES = {"differs": "differs", "equivalent": "no effect in margin", "open": "not established"}
+FACTORS = (
+    "factor", "label", "per", "against", "slope", "low", "high", "p", "p_adjusted", "margin", "equivalent", "low90",
+    "high90", "standardised", "partial_r2", "levels",
+)  # fmt: skip
+EQUIVALENCE = ("a", "b", "delta_er", "low90", "high90", "margin", "equivalent", "smallest_provable")
+PER = {"tenfold": " per tenfold", "all of it": " from none of it to all", "level": ""}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence and what it rests on.
+
+    kind    `differs`, `equivalent` (no effect within the margin), or `open` (not established)
+    table   the table that it reads, by the name of its file without .csv
+    row     the columns that single out one row of that task's table; empty where the whole table is meant
+    index   the number of that row there, or None
+    """
+
+    kind: str
+    text: str
+    table: str
+    row: Mapping[str, Any]
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def findings(analysis: Analysis) -> list[Finding]:
+    """Factors of the sweep first (established ones ahead), then groups against the baseline, then pairs."""
+    line = {"group": analysis.options.baseline, "scale": analysis.options.scale}
+    index = _index(analysis.trends, line)
+    if analysis.baseline is None:
+        text = "Not established: effective robustness, because no baseline line can be fitted."
+        return [Finding("open", text, "trends", line if index is not None else {}, index)]
+    if analysis.refused:
+        r2, floor = analysis.baseline.line.r2, analysis.options.min_r2
+        text = (
+            f"Not established: effective robustness, because the baseline line explains too little (R^2 {r2:.2f}, "
+            f"floor {floor:g})."
+        )
+        return [Finding("open", text, "trends", line, index)]
+    factors = [_factor(i, row) for i, row in enumerate(_rows(factor_table(analysis)))]
+    order = list(STATES)
+    return sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
+
+
+def factor_table(analysis: Analysis) -> pd.DataFrame:
+    """Every factor's slope with its tests, columns `FACTORS`: ER in percentage points, p adjusted by Holm over the
+    factors of the regression, equivalence within the spec's margin (per tenfold, per level, or from none to all)."""
+    rows = [
+        {
+            "factor": f.name, "label": f.label, "per": f.per, "against": f.against, "slope": f.slope.value,
+            "low": f.slope.low, "high": f.slope.high, "p": f.slope.p, "margin": analysis.options.margin,
+            "equivalent": f.slope.equivalent(analysis.options.margin), "low90": f.slope.inner[0],
+            "high90": f.slope.inner[1], "standardised": f.standardised, "partial_r2": f.partial_r2, "levels": f.levels,
+        }
+        for f in analysis.regression.factors
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(FACTORS))
+    return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
+
+
+def equivalence_table(analysis: Analysis) -> pd.DataFrame:
+    """Of every contrast its equivalence test, columns `EQUIVALENCE`: the 90 % interval, which must lie inside the
+    margin, and the smallest margin inside which it would, in percentage points."""
+    table = analysis.contrasts.reindex(columns=list(EQUIVALENCE))
+    return table.assign(smallest_provable=table[["low90", "high90"]].abs().max(axis=1, skipna=False))
+
+
+def state(row: Mapping[str, Any]) -> str:
+    """What a row with low, high, p_adjusted and equivalent shows, as a key of `STATES`."""
+    if _established(row):
+        return "differs"
+    return "equivalent" if row["equivalent"] else "open"
+
+
+def _established(row: Mapping[str, Any]) -> bool:
+    return bool((row["low"] > 0 or row["high"] < 0) and row["p_adjusted"] <= 0.05)
+
+
+def _factor(index: int, row: Mapping[str, Any]) -> Finding:
+    kind, label, per = state(row), row["label"], PER[row["per"]]
+    effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
+    if kind == "differs":
+        levels = f", over {row['levels']} levels" if row["per"] == "tenfold" else ""
+        text = f"{_capital(label)}: {effect}{_small(row)}{levels}."
+    elif kind == "equivalent":
+        text = f"{_capital(label)}: {_none(row)}{per}, {signed(row['slope'])} {_inner(row)}."
+    else:
+        text = f"Not established{_holm(row)}: an effect of {label} on ER: {effect}{_holm_p(row)}."
+    return Finding(kind, text, "factors", {"factor": row["factor"]}, index)
+
+
+def _contrasts(analysis: Analysis) -> Iterator[Finding]:
+    rows = list(enumerate(_rows(analysis.contrasts)))
+    trials = analysis.groups.set_index("group")["n_trials"].to_dict()
+    unit = analysis.options.unit
+    yield from (_contrast(analysis, i, row, trials, unit) for i, row in rows if row["family"] == "baseline")
+    if analysis.factors:  # the trend test speaks for the pairs of an ordered factor
+        return
+    pairs = [(i, row) for i, row in rows if row["family"] == "pairs"]
+    yield from (_contrast(analysis, i, row, trials, unit) for i, row in pairs[:MOST_PAIRS])
+    if len(pairs) > MOST_PAIRS:
+        sure = sum(_established(row) for _, row in pairs)
+        text = f"Of {len(pairs)} pairs of groups {sure} differ after Holm's correction; all are in contrasts.csv."
+        yield Finding("differs" if sure else "open", text, "contrasts", {})
+
+
+def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Mapping[str, int], unit: str) -> Finding:
+    kind = state(row)
+    text = _contrast_text(kind, row, trials, unit, _by_id(analysis.at_ids, row))
+    table = "equivalence" if kind == "equivalent" else "contrasts"  # where the interval is that it rests on
+    return Finding(kind, text, table, {"a": row["a"], "b": row["b"]}, index)
+
+
+def _contrast_text(kind: str, row: Mapping[str, Any], trials: Mapping[str, int], unit: str, by_id: str) -> str:
+    a, b = row["a"], row["b"]
+    if not math.isfinite(row["delta_er"]):
+        return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
+    effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
+    if kind == "differs":
+        return f"{a} against {b}: {effect}{_small(row)}, from {trials[a]} and {trials[b]} {unit}s{by_id}."
+    if kind == "equivalent":
+        return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {_inner(row)}{by_id}."
+    if not math.isfinite(row["low"]):
+        return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
+    if _holm(row):
+        return f"Not established{_holm(row)}: {a} against {b}: {effect}{_holm_p(row)}{by_id}."
+    least = f"this design could have found {number(row['smallest_detectable'], 1)} points or more"
+    return f"Not established: {a} against {b}: {effect}; {least}{by_id}."
+
+
+def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
+    """Where the slopes of two groups differ, one number does not tell their difference: it is told at three scores."""
+    own = at_ids.loc[(at_ids["a"] == row["a"]) & (at_ids["b"] == row["b"])]
+    if own.empty:
+        return ""
+    told = [f"{signed(r['delta_er'])} {span(r['low'], r['high'])} at ID {percent(r['id'], 0)}" for r in _rows(own)]
+    return f"; their lines differ in slope: {listed(told)}"
+
+
+def _small(row: Mapping[str, Any]) -> str:
+    return f", smaller than the margin of {row['margin']:g}" if row["equivalent"] else ""
+
+
+def _none(row: Mapping[str, Any]) -> str:
+    return f"no effect within {row['margin']:g} points"
+
+
+def _inner(row: Mapping[str, Any]) -> str:
+    return span(row["low90"], row["high90"]).replace("(", "(90 %: ", 1)
+
+
+def _holm(row: Mapping[str, Any]) -> str:
+    """Said of an interval that excludes 0 when others were looked at too."""
+    return " after Holm's correction" if row["low"] > 0 or row["high"] < 0 else ""
+
+
+def _holm_p(row: Mapping[str, Any]) -> str:
+    return f", p = {row['p_adjusted']:.2f}" if _holm(row) else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")
+
+
+def _index(table: pd.DataFrame, row: Mapping[str, Any]) -> int | None:
+    """The number of the one row that has these values, or None."""
+    found: Sequence[int] = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
+    return int(found[0]) if len(found) == 1 else None

@@ -1,0 +1,52 @@
+"""Sheets as LaTeX tables with booktabs, whatever users called their groups: `\\input{export/contrasts.tex}`.
+
+Owns the escaping. The files ask for nothing but `\\usepackage{booktabs}`; letters beyond Latin want XeLaTeX.
+"""
+
+from __future__ import annotations
+
+import re
+
+from analysis.sheets import Sheet
+
+# one pass over the text, so that what one replacement writes is not replaced by another
+ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "-": "{-}", "−": r"$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$",
+    "²": r"\textsuperscript{2}", "“": "``", "”": "''", "’": "'", "\u202f": r"\,", "\u00a0": "~", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+_ANY = re.compile("|".join(map(re.escape, ESCAPES)))
+_CONTROL = re.compile(r" *[\x00-\x1f\x7f\u2028\u2029][ \x00-\x1f\x7f\u2028\u2029]*")
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX shows as it stands. Line breaks and control characters become a space; a hyphen stays one (two of
+    them would be a dash), a bracket cannot open an option."""
+    return _ANY.sub(lambda found: ESCAPES[found[0]], _CONTROL.sub(" ", text))
+
+
+def table(sheet: Sheet, label: str) -> str:
+    """A floating table: caption, one column per column, numbers to the right, `\\label{tab:LABEL}`."""
+    columns = "".join("r" if "n" in kind.split() else "l" for kind in sheet.kinds)
+    lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (sheet.columns, *sheet.rows)]
+    note = [r"\par\smallskip\footnotesize " + escape(sheet.note)] if sheet.note else []
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(sheet.caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *note,
+            r"\end{table}",
+            "",
+        ]
+    )

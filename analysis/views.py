@@ -1,0 +1,131 @@
+"""What a reader may switch the figures to: other metrics of the results, other scales of the axes, one `View` each.
+
+The verdict is about one metric on one scale, fixed beforehand; the others are there to see whether it hangs on that
+choice, and every one is the same analysis of other columns. Owns the metrics' columns and `View`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.study import PROGRESS, Analysis, analyse
+from analysis.trend import SCALES
+
+METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>
+SCORE = "score"  # what the metric of a table is called that does not name it
+REPLICATES = 500  # of a view that only compares
+MOST_POINTS = 20_000  # of a table whose other metrics are looked at
+NEEDED = ("trial", "group", "task", "epoch", "id_images", "ood_images", "place")  # besides the scores: less is quicker
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One metric on one scale, as far as figures need it.
+
+    points    with x, y, id, ood, expected_ood, er, extrapolated, and `place`, the row among the analysis' own points
+    band      as in `study.Analysis`; groups and progress likewise
+    lines     both ends of each group's own line: group, x, y (transformed)
+    r2        of the baseline's line, NaN without one; `refused` when it is under the floor
+    chosen    whether the verdict is about this one
+    """
+
+    metric: str
+    scale: str
+    points: pd.DataFrame
+    band: pd.DataFrame
+    lines: pd.DataFrame
+    groups: pd.DataFrame
+    progress: pd.DataFrame
+    r2: float
+    refused: bool
+    chosen: bool
+
+    def ordered(self, names: Sequence[str]) -> View:
+        """The same with its groups in this order."""
+        place = {name: i for i, name in enumerate(names)}
+        return replace(self, groups=self.groups.sort_values("group", key=lambda names: names.map(place)))
+
+
+def views(analysis: Analysis) -> list[View]:
+    """Every metric on every scale, the chosen one first. Tables of one metric give its scales."""
+    options, found = analysis.options, [own_view(analysis)]
+    points, order = found[0].points, list(analysis.groups["group"])
+    for metric in metrics(analysis):
+        scored = points if metric == metric_of(analysis) else _scored(points, metric)
+        ids = ["id", *options.ids]
+        scored = scored[[c for c in (*NEEDED, *dict.fromkeys(ids), "ood") if c in scored]]
+        for scale in SCALES:
+            if (metric, scale) == (metric_of(analysis), options.scale):
+                continue
+            asked = replace(options, scale=scale, replicates=min(REPLICATES, options.replicates))
+            other = analyse(analysis.task, scored, asked)
+            found.append(_view(other, other.points, metric, chosen=False).ordered(order))
+    return found
+
+
+def own_view(analysis: Analysis) -> View:
+    """The view that the verdict is about."""
+    points = analysis.points.assign(place=np.arange(len(analysis.points)))
+    return _view(analysis, points, metric_of(analysis), chosen=True)
+
+
+def metric_of(analysis: Analysis) -> str:
+    """The metric that the verdict is about."""
+    names = analysis.points["metric"].dropna().unique() if "metric" in analysis.points else ()
+    return str(names[0]) if len(names) == 1 else SCORE
+
+
+def metrics(analysis: Analysis) -> list[str]:
+    """The metrics that every point has, the verdict's first. Others than that only for one ID set."""
+    own, points = metric_of(analysis), analysis.points
+    if len(analysis.options.ids) > 1 or len(points) > MOST_POINTS:
+        return [own]
+    others = [
+        metric
+        for metric in METRICS
+        if metric != own
+        and {f"id_{metric}", f"ood_{metric}"} <= set(points)
+        and _scored(points, metric)["id"].notna().any()
+    ]
+    return [own, *others]
+
+
+def _scored(points: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The points with another metric as their score, those that have it."""
+    both = {side: pd.to_numeric(points[f"{side}_{metric}"], errors="coerce").astype(float) for side in ("id", "ood")}
+    return points.assign(**both).dropna(subset=["id", "ood"]).reset_index(drop=True)
+
+
+def _view(analysis: Analysis, points: pd.DataFrame, metric: str, chosen: bool) -> View:
+    progress = analysis.progress if len(analysis.progress) and not analysis.refused else _no_progress()
+    return View(
+        metric, analysis.options.scale, points, analysis.band, _own_lines(analysis), analysis.groups, progress,
+        analysis.baseline.line.r2 if analysis.baseline else np.nan, analysis.refused, chosen,
+    )  # fmt: skip
+
+
+def _no_progress() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(PROGRESS))
+
+
+def _own_lines(analysis: Analysis) -> pd.DataFrame:
+    """The baseline has its line in the band."""
+    chosen = analysis.trends.loc[analysis.trends["scale"] == analysis.options.scale].set_index("group")
+    ends: list[dict[str, object]] = []
+    for name, own in analysis.points.groupby("group", sort=False):
+        line = chosen.loc[name]
+        if name != analysis.options.baseline and np.isfinite(line["slope"]):
+            ends += [
+                {"group": name, "x": x, "y": line["intercept"] + line["slope"] * x}
+                for x in (own["x"].min(), own["x"].max())
+            ]
+    return pd.DataFrame(ends, columns=["group", "x", "y"])
+
+
+def chosen(found: Sequence[View]) -> View:
+    """The view that the verdict is about."""
+    return next(view for view in found if view.chosen)
