@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis import ancova, bootstrap, checks, contrasts, factors, groups, robustness
+from analysis import ancova, bootstrap, checks, contrasts, factors, gain, groups, robustness
 from analysis.factors import FACTORS, Factor, Regression
 from analysis.groups import Counts, Resampled
 from analysis.robustness import Arm, Baseline, Mean, OwnLine
@@ -55,6 +55,7 @@ class Analysis:
     ancova      slopes, then heights, of the lines of every pair: see `analysis.ancova.COLUMNS`
     at_ids      where slopes differ, the contrast at three ID scores: see `analysis.ancova.AT_ID`
     regression  every factor of the sweep together: see `analysis.factors.Regression`
+    half_gain   the amount of the varied number at which half of the gain is reached: see `analysis.gain`
     means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
     target      one sentence: which repetition of the study the intervals speak of
@@ -80,6 +81,7 @@ class Analysis:
     ancova: pd.DataFrame = field(default_factory=_empty(ANCOVA))
     at_ids: pd.DataFrame = field(default_factory=_empty(AT_IDS))
     regression: Regression = field(default_factory=Regression)
+    half_gain: pd.DataFrame = field(default_factory=_empty(gain.COLUMNS))
     means: dict[str, Mean] = field(default_factory=dict)
     id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
 
@@ -184,6 +186,7 @@ def analyse(
         ancova=compared,
         at_ids=at_ids,
         regression=regression,
+        half_gain=gain.half_gain(arms, means, baseline),
         means=means,
         id_sets=_id_sets(reference.points, baseline, options),
     )
