@@ -30,7 +30,8 @@ def curves(found: Prediction) -> dict[str, pd.DataFrame]:
     assert space is not None
     assert best is not None
     drawn = {}
-    for name in (*space.numbers, *space.sources):
+    sources = space.sources[:1] if len(space.sources) == 2 else space.sources  # of two, one says the other
+    for name in (*space.numbers, *sources):
         along = [(value, m) for value, m in _along(name, best, space) if space.inside(m)]
         if len(along) > 1:
             value, low, high = er.at(space.at([m for _, m in along]))
@@ -61,7 +62,13 @@ def figure(found: Prediction, compared: Confirmation | None) -> alt.ConcatChart:
     if compared is not None:
         seen = compared.table[["predicted", "observed"]].rename(columns={"observed": "measured"})
         panels.append(_against(seen, f"ER predicted at {compared.reference:,} images", "ER in the larger run"))
-    return alt.concat(*panels, columns=2).configure(background="white", font="sans-serif").configure_view(stroke=None)
+    assert found.best is not None
+    title = alt.Title("ER through the best mixture inside the tried region", subtitle=space.told(found.best))
+    return (
+        alt.concat(*panels, columns=2, title=title)
+        .configure(background="white", font="sans-serif")
+        .configure_view(stroke=None)
+    )
 
 
 def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> alt.LayerChart:
@@ -70,7 +77,10 @@ def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> alt
     number = name in space.numbers
     kind = alt.Scale(type="log" if number else "linear", nice=False, zero=False)
     x = alt.X(
-        "value:Q", title=name if number else f"share of {name}", scale=kind, axis=alt.Axis(format="~s", tickCount=5)
+        "value:Q",
+        title=name if number else f"share of {name}",
+        scale=kind,
+        axis=alt.Axis(format="~s" if number else ".0%", tickCount=5),
     )
     base, title = alt.Chart(curve), "ER, percentage points"
     band = base.mark_area(color=CURVE, opacity=0.2).encode(x, alt.Y("low:Q", title=title), alt.Y2("high:Q"))
