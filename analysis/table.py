@@ -92,7 +92,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     known = {key: asked[key] for key in ("scale", "margin", "min_r2") if asked.get(key) is not None}
     scores = results[["id", "ood"]].notna().all(axis=1)
     missing = results.loc[~scores | (results["status"] == "failed")]
-    reasons = {name: (run.trial(name).failure() or {}).get("reason", "no scores") for name in missing["trial"].unique()}
+    reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
     left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
     points["task"] = points["task"].fillna("task").astype(str)
@@ -121,6 +121,12 @@ def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
     if problems:
         raise UserError(*problems)
     return joined.join(parts) if len(parts) > 1 else parts[0][1:]
+
+
+def _reason(run: RunFolder, name: str) -> str:
+    """Why a trial has no scores, as its folder says."""
+    folder = run.trial(name)
+    return (folder.failure() or folder.stopped() or {}).get("reason", "no scores")
 
 
 def read_csv(

@@ -232,6 +232,31 @@ def test_er_is_that_of_the_validation_splits_within_the_baseline_s_range():
     assert Objective("ood_val", {}).value([rows[:2]]) == pytest.approx(0.255)
 
 
+def test_a_configuration_is_stopped_as_a_whole(tmp_path):
+    stop = ["seeds=2", "search.trials=3", "search.stop=asha"]
+    search = make(tmp_path, *stop)
+    baseline = [search.next(), search.next()]
+    assert search.next() is None  # the probes need the baseline's line
+    assert search.halving is None
+    for trial in baseline:
+        finish(search, trial)
+        search.ended(trial.id)
+    weak = search.next()
+    assert search.halving.objective.lines
+    search.run.trial(weak.id).stop("behind", {"milestone": 1, "value": -3.0, "images_seen": 700, "seconds": 36.0})
+    search.ended(weak.id)
+    others = drain(search)
+    assert len(others) == 4
+    assert weak.group not in {trial.group for trial in others}
+    assert [outcome.state for outcome in search.outcomes] == ["stopped", "done", "done"]
+    sibling = next(t for t in search.outcomes[0].configuration.trials if t.id != weak.id)
+    assert search.run.trial(sibling.id).stopped()["reason"].startswith(f"not begun, since {weak.id} ")
+    again = make(tmp_path, *stop)
+    assert again.complete
+    assert [outcome.state for outcome in again.outcomes] == ["stopped", "done", "done"]
+    assert again.spent()[0] == pytest.approx(700 + 4 * 6800 + 2 * 400)
+
+
 def test_a_space_that_is_used_up_ends_the_search(tmp_path):
     search = make(tmp_path, "pretrain.num_images=4000", "pretrain.num_classes={choice: [20, 40, 80]}",
                   "pretrain.sources={species: 1}")  # fmt: skip

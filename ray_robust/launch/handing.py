@@ -1,6 +1,7 @@
 """A search's trials handed to Tune one by one, as Tune's own kind of searcher.
 
-Owns how many are out at once, and how a trial travels: in Tune's config, as a text that knows its trial.
+Owns how many are out at once, and how a trial travels: in Tune's config, as a text that knows its trial and what it is
+compared with on its way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ray_robust.errors import UserError
+from ray_robust.launch.halving import Halving
 from ray_robust.launch.search import Search
 from ray_robust.plan import Trial
 
@@ -24,14 +26,15 @@ class Sent(str):
     """A trial's id that carries the trial: Tune copies, prints and compares it as text."""
 
     trial: Trial
+    halving: Halving | None
 
-    def __new__(cls, trial: Trial) -> Sent:
+    def __new__(cls, trial: Trial, halving: Halving | None = None) -> Sent:
         self = super().__new__(cls, trial.id)
-        self.trial = trial
+        self.trial, self.halving = trial, halving
         return self
 
     def __reduce__(self) -> tuple:
-        return Sent, (self.trial,)
+        return Sent, (self.trial, self.halving)
 
     def __deepcopy__(self, memo: dict) -> Sent:
         return self
@@ -62,7 +65,7 @@ class Handing(Searcher):
             return Searcher.FINISHED if self.search.over and not self._out else None
         self.begun(trial)
         self._out[trial_id] = trial.id
-        return {"trial": Sent(trial)}
+        return {"trial": Sent(trial, self.search.halving if trial.pretrain is not None else None)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         try:

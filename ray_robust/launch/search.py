@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ray_robust.errors import UserError
+from ray_robust.launch.halving import Halving
 from ray_robust.launch.objective import Objective, lines_of
 from ray_robust.plan import Configuration, Plan, Trial, hash_of
 from ray_robust.results import RunFolder
@@ -96,7 +97,8 @@ class Search:
         self._number = 0  # the next draw from the prior
         self._accepted = 0
         self._spent: dict[str, tuple[float, float]] = {}  # by the id of a trial that is over
-        self._teacher = teacher(self._meaning()) if teacher is not None else None
+        self._study = self._meaning()
+        self._teacher = teacher(self._study) if teacher is not None else None
         self._wishes: deque[dict[str, Any]] = deque()
         if self._teacher is not None:
             self._resume(self._teacher)
@@ -143,6 +145,13 @@ class Search:
         return trial is None and bool(self.over)
 
     # --- what is known
+
+    @property
+    def halving(self) -> Halving | None:
+        """What a trial is compared with on its way; None where nothing is stopped."""
+        if self.settings.stop is None or self.objective is None:
+            return None
+        return Halving(self.settings.stop, self.objective, self._study)
 
     @property
     def plan(self) -> Plan:

@@ -37,7 +37,7 @@ from ray_robust.results import RunFolder, TrialFolder
 from ray_robust.sections import Finetune
 from ray_robust.storage import Storage
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
-from ray_robust.train.context import Context, Leaving, TrainingFailed
+from ray_robust.train.context import Context, Leaving, Stopped, TrainingFailed
 from ray_robust.train.evaluate import Split
 from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank
@@ -92,6 +92,10 @@ def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder
     except Leaving as told:
         log.say(str(told))
         raise
+    except Stopped as told:
+        log.say(str(told))
+        if context.first:
+            folder.stop(str(told), told.facts)
     except Exception as error:
         log.say(traceback.format_exc())
         if is_out_of_memory(error):
@@ -293,14 +297,14 @@ def _told(train: Split, finetuning: Finetuning) -> str:
 def _splits(task: Task, settings: Finetune, seed: int, root: Path, size: int, device: torch.device) -> dict[str, Split]:
     """The splits of a task as a fine-tuning sees them."""
     if settings.num_images is None and settings.per_class is None:
-        return {name: _split(task, name, root, size, device) for name in SPLITS}
-    tests = {name: _split(task, name, root, size, device) for name in SPLITS[1:]}
+        return {name: split(task, name, root, size, device) for name in SPLITS}
+    tests = {name: split(task, name, root, size, device) for name in SPLITS[1:]}
     store = _filled(task, root, size)
     return {"train": _split_of(store, training_rows(task.catalog, usable(store), settings, seed), device), **tests}
 
 
 @lru_cache(maxsize=2 * len(SPLITS))
-def _split(task: Task, name: str, root: Path, size: int, device: torch.device) -> Split:
+def split(task: Task, name: str, root: Path, size: int, device: torch.device) -> Split:
     """A whole split of a task, shared by all fine-tunings of this process."""
     store = _filled(task, root, size)
     mask, rows = usable(store), task.catalog.rows(name)

@@ -13,8 +13,9 @@ import contextlib
 import ctypes
 import gc
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -25,6 +26,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from ray_robust.launch.cluster import Cluster
 from ray_robust.launch.faults import Recovery, Watch
+from ray_robust.launch.halving import watcher
 from ray_robust.launch.handing import Handing, Sent
 from ray_robust.launch.monitor import Monitor
 from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
@@ -35,6 +37,9 @@ from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder
 from ray_robust.spec import Resources
 from ray_robust.storage import Storage
+
+if TYPE_CHECKING:
+    from ray_robust.train.context import Context
 
 RETRIES = 3  # of a trial whose worker died or that broke off by itself; see `faults`
 PASSES = 20  # times that trials are handed to Ray while some of them broke off through no fault of their own
@@ -134,10 +139,10 @@ def _train_here(config: dict[str, Any], places: Places, resources: Resources) ->
     from ray_robust.launch.trial import run_trial
     from ray_robust.train.context import Context
 
-    told = notice()
+    sent, told = config["trial"], notice()
+    context = Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once)
     with told.training():
-        run_trial(config["trial"].trial, places,
-                  Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once))  # fmt: skip
+        run_trial(sent.trial, places, _watched(context, sent, places))
     _give_back_memory()
     tune.report({"ended": 1})
 
@@ -146,17 +151,17 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources) -
     """A trial as a Ray Train worker group, driven from here."""
     from ray.train.torch import TorchTrainer
 
-    trial = config["trial"].trial
+    sent: Sent = config["trial"]
     trainer = TorchTrainer(
         _train_rank,
-        train_loop_config={"trial": trial, "places": places, "resources": resources},
+        train_loop_config={"trial": sent, "places": places, "resources": resources},
         scaling_config=ScalingConfig(
             num_workers=(resources.fewest_workers, resources.workers) if resources.elastic else resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=worker_needs(resources),
         ),
         run_config=GroupRun(
-            name=f"{trial.key}-{time.time_ns()}",  # under a name that was there before, Train resumes its own state
+            name=f"{sent.trial.key}-{time.time_ns()}",  # under a name that was there, Train resumes its own state
             storage_path=tune.get_context().get_storage().storage_fs_path,
             failure_config=GroupFailures(max_failures=0),  # Tune begins it again, so that one place counts
         ),
@@ -164,7 +169,7 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources) -
     try:
         trainer.fit()
     except Exception:
-        if RunFolder(places.run).trial(trial.id).failure() is None:  # no reason left by the trial itself: Ray's own
+        if RunFolder(places.run).trial(sent).failure() is None:  # no reason left by the trial itself: Ray's own
             raise
     tune.report({"ended": 1})
 
@@ -180,10 +185,18 @@ def _train_rank(config: dict[str, Any]) -> None:
 
     ranks, resources, told = get_context(), config["resources"], notice()
     use_device(resources)
+    context = Context(get_device(), ranks.get_world_rank(), ranks.get_world_size(), leaving=told,
+                      at_once=resources.finetunings_at_once)  # fmt: skip
+    sent, places = config["trial"], config["places"]
     with told.training():
-        run_trial(config["trial"], config["places"],
-                  Context(get_device(), ranks.get_world_rank(), ranks.get_world_size(), leaving=told,
-                          at_once=resources.finetunings_at_once))  # fmt: skip
+        run_trial(sent.trial, places, _watched(context, sent, places))
+
+
+def _watched(context: Context, sent: Sent, places: Places) -> Context:
+    """The context of a trial that a search may stop on its way."""
+    if sent.halving is None:
+        return context
+    return replace(context, watch=watcher(sent.halving, sent.trial, places, context))
 
 
 def _give_back_memory() -> None:

@@ -21,6 +21,14 @@ class Leaving(Exception):
     """A training that stopped because it was told to leave this machine; its state is on disk."""
 
 
+class Stopped(Exception):
+    """A training that a search ended, since it is behind others; `facts` are plain and say how it was compared."""
+
+    def __init__(self, reason: str, facts: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.facts = facts
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a training tells while it runs, the first time before its first step: what an earlier process had done.
@@ -39,6 +47,10 @@ def _silent(*_: object) -> None:
     pass
 
 
+def _not_looked(*_: object) -> bool:
+    return False
+
+
 def _staying() -> str:
     return ""
 
@@ -50,6 +62,8 @@ class Context:
     report   called about once a second while training
     alive    called within every piece of work that may take long, as a sign of life
     leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Leaving` raised
+    watch    called after every step with (stage, network, steps done, steps in all); whether it used the network, which
+             it may leave in evaluation mode. Raises Stopped to end the training
     at_once  how many fine-tunings take turns in this process, over one copy of the images
     parts    every batch goes through the model in so many parts, whose gradients are summed: less memory, same batch
     """
@@ -60,6 +74,7 @@ class Context:
     report: Callable[[Progress], None] = _silent
     alive: Callable[[], None] = _silent
     leaving: Callable[[], str] = _staying
+    watch: Callable[..., bool] = _not_looked
     parts: int = 1
     at_once: int = 1
 

@@ -184,8 +184,8 @@ def optimise(
 
     `checkpoints` is the folder where a state to resume from is kept, under `stage`; `at_epoch(epoch, step)` is called
     after every whole pass and at the end. `kept` travels with the checkpoints: what at_epoch puts there before an
-    interruption is there again after it. Raises TrainingFailed when the loss is no finite number, and Leaving, with the
-    state saved, once `context.leaving` says why.
+    interruption is there again after it. Raises TrainingFailed when the loss is no finite number, Leaving, with the
+    state saved, once `context.leaving` says why, and Stopped when `context.watch` does.
     """
     if context.parts > 1 and not objective.divisible:
         raise TrainingFailed(f"{stage}: a batch of {length.batch} does not fit into memory, and its loss compares the "
@@ -221,6 +221,8 @@ def optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate
         losses.append(_step(network, objective, optimizer, positions, context.parts))
+        if context.watch(stage, model, step + 1, length.steps):
+            model.train()
 
         last, whole = step + 1 == length.steps, (step + 1) % length.per_epoch == 0
         looking = last or whole or len(losses) >= LOOK_EVERY

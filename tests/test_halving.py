@@ -1,0 +1,120 @@
+"""Stopping weak trials early: the rule, what a stopped trial leaves, and that a probe changes no score."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ray_robust.launch.halving import Halving, watcher
+from ray_robust.launch.objective import Objective, ValLine
+from ray_robust.launch.places import Places
+from ray_robust.launch.trial import run_trial
+from ray_robust.plan import Plan
+from ray_robust.preparation import open_sweep
+from ray_robust.results import RunFolder
+from ray_robust.searching import Stop
+from ray_robust.spec import load_spec
+from ray_robust.storage import Storage
+from ray_robust.train.context import Context
+from ray_robust.train.probe import body_of
+
+SPEC = """
+task: {name: camera-traps, train_images: 300, id_val_images: 60, id_test_images: 60, ood_val_images: 60,
+       ood_test_images: 60}
+pretrain:
+  sources: {species: {weight: 1, species: 20}}
+  num_images: 400
+  images_seen: 1280
+finetune: {epochs: 1, lr: 1e-3}
+baseline: none
+"""
+LINE = ValLine("probit", 0.6, -1.0, 0.1, 0.9, 0.95)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Plan:
+    file = tmp_path_factory.mktemp("halving") / "stop.yaml"
+    file.write_text(SPEC)
+    return open_sweep(load_spec(file)).plan
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def halving(*milestones: float, keep: float = 0.5, objective: str = "effective_robustness") -> Halving:
+    return Halving(
+        Stop(milestones=milestones or (0.5,), keep=keep), Objective(objective, {"camera-traps": LINE}), "study"
+    )
+
+
+def test_a_trial_goes_on_when_it_is_among_the_best_of_those_before(tmp_path):
+    run, rule = Storage(tmp_path), halving(keep=1 / 3)
+    assert rule.decide(run, 1, "a", 5.0) == {"value": 5.0, "cutoff": None, "goes_on": True}
+    assert not rule.decide(run, 1, "b", 4.0)["goes_on"]
+    assert rule.decide(run, 1, "c", 7.0)["goes_on"]
+    assert rule.decide(run, 1, "d", 5.1) == {"value": 5.1, "cutoff": pytest.approx(5.6667, abs=1e-3), "goes_on": False}
+    assert rule.decide(run, 2, "c", 0.0)["goes_on"]  # the first at the next milestone
+    assert rule.known(run, 1, "b") == {"value": 4.0, "cutoff": 5.0, "goes_on": False}
+    assert rule.known(run, 2, "b") is None
+
+
+def test_milestones_are_shares_of_the_steps():
+    rule = halving(0.1, 0.3)
+    assert [rule.milestone(step, 100) for step in (9, 10, 11, 30, 100)] == [0, 1, 0, 2, 0]
+    assert halving(0.01, 0.9).milestone(1, 10) == 1
+
+
+def places_in(folder: Path, store: Path) -> Places:
+    return Places(str(folder / "run"), str(folder / "checkpoints"), str(store))
+
+
+def run(plan: Plan, places: Places, rule: Halving | None) -> pd.DataFrame:
+    trial, context = plan.trials[0], Context()
+    if rule is not None:
+        context = replace(context, watch=watcher(rule, trial, places, context))
+    run_trial(trial, places, context)
+    folder = RunFolder(places.run)
+    folder.write_plan(plan.rows())
+    return folder.results()
+
+
+def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
+    bare = run(plan, places_in(tmp_path / "bare", tmp_path / "store"), None)
+    places = places_in(tmp_path / "first", tmp_path / "store")
+    first = run(plan, places, halving())
+    assert first["ood"].tolist() == bare["ood"].tolist()
+    decided = halving().known(Storage(places.run), 1, plan.trials[0].key)
+    assert decided["goes_on"]
+    assert -100 < decided["value"] < 100
+
+    behind = places_in(tmp_path / "behind", tmp_path / "store")
+    halving().decide(Storage(behind.run), 1, "better", decided["value"] + 1)
+    table = run(plan, behind, halving())
+    assert table["status"].tolist() == ["stopped"]
+    assert table["ood"].isna().all()
+    folder = RunFolder(behind.run).trial(plan.trials[0].id)
+    told = folder.stopped()
+    assert told["images_seen"] == 640
+    assert told["reason"].startswith("stopped at 50% of its pre-training: a probe said ")
+    assert RunFolder(behind.run).states() == {plan.trials[0].id: "stopped"}
+    assert not folder.storage.exists("finetunings")
+
+    run(plan, behind, halving())  # decided once: no second probe changes it
+    assert folder.stopped()["value"] == told["value"]
+    assert run(plan, behind, None)["status"].tolist() == ["done"] * 1  # asked for without a search, it is run
+
+
+def test_a_probe_looks_at_the_body_alone():
+    body = nn.Linear(2, 2)
+    assert body_of(body) is body
+    assert body_of(nn.Sequential(body, nn.Linear(2, 1))) is body
+    pair = nn.Module()
+    pair.body = body
+    assert body_of(pair) is body
