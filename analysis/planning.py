@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis.power import MOST_SEEDS, SEEDS, Design, Power, Spread, design_of, power, published, seeds_for
+from analysis.power import MOST_SEEDS, SEEDS, Design, Power, Spread, design_of, kinds, power, published, seeds_for
 from ray_robust.errors import DONE, Arguments, Problem, UserError
 
 COMMAND = "power"
@@ -25,7 +25,8 @@ NOTHING = "–"
 EXPLAINED = (
     "Points of ER, per tenfold for a trend. detectable: found in four sweeps of five by a two-sided 5 % test; after "
     "Holm: where it must pass the first step of the correction in its family; provable: the smallest margin that a "
-    "true difference of 0 is proved to lie within in four of five."
+    "true difference of 0 is proved to lie within in four of five; chance at the margin: how often that is "
+    "the spec's."
 )
 
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     design = design_in(open_sweep(load_spec(args.spec, tuple(args.set)), plan_only=True), args.margin)
     if not design.groups:
         raise UserError(Problem(args.spec, "plans no group beside the baseline: there is no contrast"))
+    if not design.baseline:
+        raise UserError(Problem(args.spec, "plans no trial of a baseline: there is no line, hence no ER"))
     spread = published(design)
     if args.run is not None:
         from analysis import variances
@@ -76,7 +79,7 @@ def line(design: Design) -> str:
     """What `--plan` says, from published figures: one sentence."""
     spread = published(design)
     rows = [row for row in power(design, spread) if math.isfinite(row.detectable)]
-    if not design.groups or not design.baseline:
+    if not kinds(design):
         return ""
     if not rows:
         return "one trial a group: no difference between groups can be established; more seeds are needed"

@@ -199,11 +199,12 @@ class Kind:
 
 
 def kinds(design: Design) -> list[Kind]:
-    """Every kind of contrast that the design allows."""
+    """Every kind of contrast that the design allows; none without a baseline, for there is no ER then."""
     count, trials, found = len(design.groups), design.trials, []
+    if not count or not design.baseline:
+        return []
     mean = (1 / max(trials, 1), trials - 1.0)
-    if count and design.baseline:
-        found.append(Kind("a group against the baseline", count, np.ones(1), (mean,)))
+    found.append(Kind("a group against the baseline", count, np.ones(1), (mean,)))
     if count > 1:
         found.append(Kind("two groups", comb(count, 2), np.array([1.0, -1.0]), (mean, mean)))
     return found + _trends(design)

@@ -158,6 +158,7 @@ def test_mistakes_in_a_line_each(monkeypatch):
         ([*spec, "--margin", "0"], "--margin: 0 is not a positive number"),
         ([*spec, "--from", "nowhere"], "no run folder"),
         ([*spec, "--set", "pretrain=none"], "plans no group beside the baseline"),
+        ([*spec, "--set", "baseline=none"], "plans no trial of a baseline: there is no line, hence no ER"),
     ):
         with pytest.raises(UserError, match=told):
             analysis_command.main(arguments)
