@@ -21,7 +21,7 @@ STUDIES = {"quantity", "granularity", "semantics", "classes_vs_images", "diversi
 
 def test_every_study_is_there_in_both_sizes():
     here, paper = ({file.stem for file in (ROOT / folder).glob("*.yaml")} for folder in ("sweeps", "sweeps/paper"))
-    assert here == STUDIES | {"quickstart", "mixture_search"}
+    assert here == STUDIES | {"quickstart", "mixture_search", "search"}
     assert paper == STUDIES
 
 
