@@ -105,7 +105,7 @@ def watch(run, plan, logs=None):
 @pytest.mark.usefixtures("metrics")
 def test_gauges_and_counters_follow_the_trials(planned):
     run, plan = planned
-    first, second, _ = plan
+    first, second, third = plan
     seen = watch(run, plan)
     seen.started(first.id)
     seen.started(second.id)
@@ -138,6 +138,12 @@ def test_gauges_and_counters_follow_the_trials(planned):
     assert told("rr_gpu_memory", trial=second.id) is None, "it never said any"
     assert told("rr_id", trial=first.id) == 0.5
     assert told("rr_done") == pytest.approx((first.cost + second.cost) / sum(t.cost for t in plan))
+    run.trial(third.id).stop("behind at a milestone", {})
+    seen.started(third.id)
+    seen.ended(third.id)
+    seen._look()
+    assert told("rr_trials", state="stopped") == told("rr_ended", state="stopped") == 1
+    assert told("rr_trials", state="waiting") == 0
 
 
 @pytest.mark.usefixtures("metrics")

@@ -147,11 +147,11 @@ def test_without_a_line_there_is_no_er_and_a_reason(tmp_path, capsys):
     assert re.search(r"no ER on camera-traps: the baseline explains only R\^2 = 0\.\d\d", printed(run, capsys)[1])
 
 
-def test_a_trial_that_was_stopped_early_is_work_behind(planned, monkeypatch):
+def test_a_trial_that_was_stopped_early_is_work_behind(planned, capsys):
     run, plan = planned
-    states = {trial.id: "stopped" if i == 0 else "planned" for i, trial in enumerate(plan)}
-    monkeypatch.setattr(RunFolder, "states", lambda self: dict(states))
+    run.trial(plan.trials[0].id).stop("behind at a milestone", {"milestone": 0.33})
     assert read(run).behind == pytest.approx(plan.trials[0].cost / sum(t.cost for t in plan), rel=1e-4)
+    assert "6 trials: 0 done, 1 stopped, 5 planned" in printed(run, capsys)[1]
 
 
 def test_of_many_started_trials_the_latest_to_speak_are_shown(planned, capsys, monkeypatch):

@@ -176,6 +176,9 @@ class TensorBoard:
         return self.open[trial]
 
 
+MLFLOW_STATUS = {"done": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}
+
+
 class Mlflow:
     """A run per trial in the experiment named as the sweep, and one for the sweep with its ER by group.
 
@@ -206,7 +209,7 @@ class Mlflow:
         for first in range(0, len(found), 1000):  # the most that one call takes
             self.client.log_batch(name, metrics=found[first : first + 1000])
         self.client.set_tag(name, "state", state)
-        self.client.set_terminated(name, {"done": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED"))
+        self.client.set_terminated(name, MLFLOW_STATUS.get(state, "FAILED"))
         del self.open[trial]
 
     def close(self, er: Callable[[], ErSoFar]) -> None:
@@ -249,7 +252,7 @@ class Wandb:
             told = {f"{point['finetune']}/{key}": point[key] for key in POINT if point.get(key) is not None}
             run.log({**told, "step": point["step"]})
         run.summary["state"] = state
-        run.finish(exit_code=int(state != "done"))
+        run.finish(exit_code=int(state in ("failed", "quarantined")))
         del self.open[trial]
 
     def close(self, er: Callable[[], ErSoFar]) -> None:
