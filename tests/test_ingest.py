@@ -14,7 +14,7 @@ from make_pools import open_pool
 
 from ray_robust import ingest as command
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.store import ImageStore
+from ray_robust.data.store import VERSION, ImageStore
 from ray_robust.errors import UserError
 from ray_robust.launch import ingest as launch
 from tests import make_images as make
@@ -133,7 +133,7 @@ def test_the_command_tells_what_it_found_and_where_it_lies(tmp_path, capsys):
         "images       10 in the store, 10 of them new; 0 broken",
         f"store        {store}",
     ]
-    assert store.name.endswith("-pad-8-v1")
+    assert store.name.endswith(f"-pad-8-v{VERSION}")
     assert command.main([*args]) == 0
     assert "images       10 in the store, 0 of them new; 0 broken" in capsys.readouterr().out
 
