@@ -393,7 +393,13 @@ def _count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baselin
 
 
 def _few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
-    single = [name for name, arm in arms.items() if arm.trials < 2]
-    if not single:
-        return []
-    return [f"{', '.join(single)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"]
+    """What one or two trials cannot say."""
+    one, two = ([name for name, arm in arms.items() if arm.trials == count] for count in (1, 2))
+    notes = []
+    if one:
+        notes.append(
+            f"{', '.join(one)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"
+        )
+    if two:
+        notes.append(f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that")
+    return notes

@@ -97,6 +97,13 @@ def test_a_single_trial_has_no_interval():
     ]
 
 
+def test_two_trials_are_told():
+    found = analyse("task", sweep({"num_images=1000": 5.0}, trials=2), OPTIONS)
+    assert found.groups["er_low"].notna().all()
+    assert "scratch, num_images=1000: two trials, whose spread is hardly known; intervals are as wide as that" \
+        in found.warnings  # fmt: skip
+
+
 def test_a_group_beyond_the_line_gets_no_number():
     points = sweep({"num_images=1000": 0.0}, **QUIET)
     far = points["group"] != "scratch"
