@@ -131,6 +131,7 @@ def test_states_of_trials(run, tmp_path):
     assert run.trial(failed).failure() == {
         "reason": "the loss is nan",
         "log": run.trial(failed).storage.shown + "/log.txt",
+        "quarantined": False,
     }
     assert [t["trial"] for t in run.trials()] == [started]
     finish(run, found.trials[1])  # ran again, and well
