@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as processes
 
+from ray_robust.errors import Outage
 from ray_robust.launch.places import Places
 from ray_robust.launch.trial import _come_again, run_trial
 from ray_robust.launch.trial_log import TrialLog
@@ -293,6 +296,32 @@ def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts
         _come_again(trial, folder, log)
         assert folder.parts() == wanted
         folder.storage.write_json("worker.json", {**folder.storage.read_json("worker.json"), "time": time.time() - 200})
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB and a function that makes it larger; skipped where one may not mount."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        yield tmp_path, lambda: subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.slow
+def test_a_trial_on_a_disk_that_is_full_goes_on_once_there_is_room(brief, small_disk, monkeypatch):
+    _, trial, places = brief
+    disk, enlarge = small_disk
+    other = Places(str(disk / "run"), str(disk / "checkpoints"), places.store)
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
+    with pytest.raises(Outage, match=r"final.safetensors: the disk is full; free some room, then run the same command"):
+        run_trial(trial, other, Context())
+    assert not [file for file in disk.rglob("*") if file.name.endswith((".part", ".safetensors"))]
+    enlarge()
+    run_trial(trial, other, Context())
+    assert scores_of(other, trial) == scores_of(places, trial)
 
 
 def _rank(rank: int, trial: Trial, places: Places, port: int) -> None:
