@@ -53,7 +53,9 @@ def looks(analysis: Analysis) -> list[Look]:
     """One look per group, in the order of the report: the baseline grey, levels of an ordered factor as a ramp."""
     names = [name for name in analysis.groups["group"] if name != analysis.options.baseline]
     colours = _ramp(len(names)) if _ordered(analysis) else [COLOURS[i % len(COLOURS)] for i in range(len(names))]
-    found = [Look(n, c, SHAPES[(i + 1) % len(SHAPES)]) for i, (n, c) in enumerate(zip(names, colours, strict=True))]
+    # every round of colours begins one shape later, so that the ninth group is no twin of the first
+    shapes = [SHAPES[(i + 1 + i // len(COLOURS)) % len(SHAPES)] for i in range(len(names))]
+    found = [Look(*look) for look in zip(names, colours, shapes, strict=True)]
     has_baseline = len(names) < len(analysis.groups)
     return ([Look(analysis.options.baseline, BASELINE_COLOUR, BASELINE_SHAPE)] if has_baseline else []) + found
 
@@ -119,7 +121,7 @@ def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> al
     """Mean ER of every group with its 95 % interval over the single points; the shaded strip is the margin."""
     order = [look.group for look in style]
     y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
-    colour, er = _colour(style, False), alt.X("er:Q", title="ER, percentage points", axis=_points())
+    colour, er = _colour(style, False), alt.X("er:Q", title="ER, points", axis=_points())
     single = alt.Chart(alt.NamedData("points")).transform_filter("!datum.extrapolated")
     single = single.mark_tick(thickness=1, size=12).encode(er, y, colour, opacity=_if(SHOWN, 0.35, 0))
     base = alt.Chart(alt.NamedData("groups"))
@@ -145,14 +147,14 @@ def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> al
         whisker.encode(alt.X("er_low:Q"), y, colour, x2="er_high:Q", opacity=_if(SHOWN, 1, 0.1)),
         mean,
     )
-    return chart.add_params(*_readers()).properties(width=width, height=alt.Step(38))
+    return chart.add_params(*_readers()).properties(width=width, height=alt.Step(38 if len(style) <= 20 else 18))
 
 
 def along(style: Sequence[Look], width: int | str = 640, legend: bool = False) -> alt.LayerChart:
     """Mean ER by epoch of fine-tuning, one line per group with its 95 % interval: it can appear half-way and be gone at
     the end (Andreassen et al. 2021)."""
     x = alt.X("epoch:Q", title="epoch of fine-tuning", axis=alt.Axis(tickMinStep=1, grid=False))
-    y, colour = alt.Y("er:Q", title="mean ER, percentage points"), _colour(style, legend)
+    y, colour = alt.Y("er:Q", title="mean ER, points"), _colour(style, legend)
     base = alt.Chart(alt.NamedData("progress"))
     band = base.transform_filter("isValid(datum.er_low)").mark_area()
     band = band.encode(x, alt.Y("er_low:Q"), alt.Y2("er_high:Q"), colour, opacity=_if(SHOWN, 0.12, 0))
@@ -189,7 +191,7 @@ def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> a
         }
         for i, r in enumerate(rows[:MOST_ROWS])
     )
-    return _intervals(drawn, "delta_er", "difference of ER, points", analysis.options.margin, width, legend)
+    return _intervals(drawn, "delta_er", "difference, points of ER", analysis.options.margin, width, legend)
 
 
 def factors(analysis: Analysis, width: int | str = 640) -> alt.LayerChart | None:
@@ -283,7 +285,7 @@ def _intervals(
     """Rows (row, name, value, low, high, p_adjusted, state) one under the other, by what they show."""
     # names enter as a list in an expression and not as the axis' domain: two of them may be the same text
     names = f"{json.dumps(list(rows['name']))}[datum.value]"
-    label = alt.Axis(labelLimit=260, ticks=False, domain=False, grid=False, labelExpr=names)
+    label = alt.Axis(ticks=False, domain=False, grid=False, labelExpr=names)
     y, x = alt.Y("row:O", title=None, axis=label), alt.X(f"{value}:Q", title=title, axis=_points())
     kinds = [STATES[kind] for kind in STATES]
     colours, shapes = ([STATE_LOOKS[kind][i] for kind in STATES] for i in (0, 1))
@@ -366,7 +368,7 @@ def _points() -> alt.Axis:
 
 
 def _names() -> alt.Axis:
-    return alt.Axis(labelLimit=150, ticks=False, domain=False)
+    return alt.Axis(ticks=False, domain=False)
 
 
 def _colour(style: Sequence[Look], legend: bool) -> alt.Color:

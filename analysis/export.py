@@ -21,6 +21,7 @@ LOOK = {
     "background": "white",
     "font": "Helvetica, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": None},
+    "axisY": {"labelLimit": 260},
     "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "titlePadding": 10, "gridOpacity": 0.6},
     "legend": {"labelFontSize": 12, "symbolOpacity": 1},
 }

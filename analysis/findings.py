@@ -17,9 +17,9 @@ import pandas as pd
 
 from analysis.contrasts import holm
 from analysis.study import Analysis
-from analysis.words import listed, number, percent, signed, span
+from analysis.words import listed, name, number, percent, signed, span
 
-MOST_PAIRS = 12  # pairs told in words; the table has them all
+MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline and pairs told in words; the table has them all
 STATES = {"differs": "differs", "equivalent": "no effect in margin", "open": "not established"}
 FACTORS = (
     "factor", "label", "per", "against", "slope", "low", "high", "p", "p_adjusted", "margin", "equivalent", "low90",
@@ -103,7 +103,7 @@ def _established(row: Mapping[str, Any]) -> bool:
 
 
 def _factor(index: int, row: Mapping[str, Any]) -> Finding:
-    kind, label, per = state(row), row["label"], PER[row["per"]]
+    kind, label, per = state(row), name(row["label"]), PER[row["per"]]
     effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
     if kind == "differs":
         levels = f", over {row['levels']} levels" if row["per"] == "tenfold" else ""
@@ -119,15 +119,16 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
     rows = list(enumerate(_rows(analysis.contrasts)))
     trials = analysis.groups.set_index("group")["n_trials"].to_dict()
     unit = analysis.options.unit
-    yield from (_contrast(analysis, i, row, trials, unit) for i, row in rows if row["family"] == "baseline")
-    if analysis.factors:  # the trend test speaks for the pairs of an ordered factor
-        return
-    pairs = [(i, row) for i, row in rows if row["family"] == "pairs"]
-    yield from (_contrast(analysis, i, row, trials, unit) for i, row in pairs[:MOST_PAIRS])
-    if len(pairs) > MOST_PAIRS:
-        sure = sum(_established(row) for _, row in pairs)
-        text = f"Of {len(pairs)} pairs of groups {sure} differ after Holm's correction; all are in contrasts.csv."
-        yield Finding("differs" if sure else "open", text, "contrasts", {})
+    told = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
+    if not analysis.factors:  # the trend test speaks for the pairs of an ordered factor
+        told["pairs"] = MOST_PAIRS, " differ", "pairs of groups"
+    for family, (most, do, what) in told.items():
+        own = [(i, row) for i, row in rows if row["family"] == family]
+        yield from (_contrast(analysis, i, row, trials, unit) for i, row in own[:most])
+        if len(own) > most:
+            sure = sum(_established(row) for _, row in own)
+            text = f"Of {len(own)} {what} {sure}{do} after Holm's correction; all are in contrasts.csv."
+            yield Finding("differs" if sure else "open", text, "contrasts", {})
 
 
 def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Mapping[str, int], unit: str) -> Finding:
@@ -138,12 +139,13 @@ def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Ma
 
 
 def _contrast_text(kind: str, row: Mapping[str, Any], trials: Mapping[str, int], unit: str, by_id: str) -> str:
-    a, b = row["a"], row["b"]
+    a, b = name(row["a"]), name(row["b"])
+    count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
     if not math.isfinite(row["delta_er"]):
         return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
     effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
     if kind == "differs":
-        return f"{a} against {b}: {effect}{_small(row)}, from {trials[a]} and {trials[b]} {unit}s{by_id}."
+        return f"{a} against {b}: {effect}{_small(row)}, from {count}{by_id}."
     if kind == "equivalent":
         return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {_inner(row)}{by_id}."
     if not math.isfinite(row["low"]):

@@ -22,7 +22,6 @@ from analysis.findings import STATES, Finding, findings
 from analysis.sheets import CHECKS, Sheet, plain
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.trend import SCALES
 from analysis.views import View, metric_of
 from analysis.words import listed, number
 from ray_robust.storage import Storage
@@ -118,7 +117,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "options": analysis.options,
         "metric": metric_of(analysis),
         "metrics": list(drawn["tasks"][-1]["views"]),
-        "scales": list(SCALES),
+        "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
         "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],
         "figures": figures,

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis import charts
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.views import View, chosen, metrics
+from analysis.views import View, chosen
 from analysis.words import number
 from ray_robust.storage import Storage
 
@@ -45,7 +45,7 @@ def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage
     names = dict.fromkeys(["trial", "group", *table.keys, *(name for name in DETAILS if name in points)])
     columns = {name: _column(points[name]) for name in names if name in points}
     kept = {name: column for name, column in columns.items() if column["levels"] or name in ("trial", "group")}
-    by_metric: dict[str, dict[str, Any]] = {metric: {} for metric in metrics(analysis)}
+    by_metric: dict[str, dict[str, Any]] = {view.metric: {} for view in views}
     scores: dict[str, dict[str, Any]] = {}
     for view in views:
         own = view.points.set_index("place").reindex(places)

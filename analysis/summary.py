@@ -16,10 +16,11 @@ from analysis.findings import findings
 from analysis.sheets import group_interval
 from analysis.study import Analysis
 from analysis.table import Table
-from analysis.words import interval, number, signed
+from analysis.words import interval, name, number, signed
 
 MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "open": "[yellow]?[/]"}
 DRAWING = 33  # characters; odd, so that there is a middle
+NAME = 36
 
 
 def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console | None = None) -> None:
@@ -36,7 +37,7 @@ def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console
         for finding in findings(analysis):
             console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
         for sentence in analysis.warnings:
-            console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
+            console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
         console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)
 
@@ -49,7 +50,7 @@ def _lines(analysis: Analysis) -> Grid:
             continue  # the other groups' other scales are in trends.csv
         mark = " *" if row.scale == analysis.options.scale else ""
         grid.add_row(
-            escape(str(row.group)), f"{row.scale}{mark}", str(row.n), number(row.slope),
+            escape(name(row.group, NAME)), f"{row.scale}{mark}", str(row.n), number(row.slope),
             interval(row.slope_low, row.slope_high, 3), number(row.intercept), number(row.r2),
             f"{row.id_min:.0%} to {row.id_max:.0%}",
         )  # fmt: skip
@@ -64,7 +65,7 @@ def _groups(analysis: Analysis) -> Grid:
     grid = _grid("group", f"{unit}s", "points", "used", "ER, points", "95 %", f"−{reach:.0f} to +{reach:.0f} points")
     for row in rows:
         grid.add_row(
-            escape(str(row["group"])), str(row["n_trials"]), str(row["n_points"]), str(row["n_used"]),
+            escape(name(row["group"], NAME)), str(row["n_trials"]), str(row["n_points"]), str(row["n_used"]),
             signed(row["er"]), group_interval(row, baseline), _drawing(row["er"], row["er_low"], row["er_high"], reach),
         )  # fmt: skip
     return grid
@@ -89,7 +90,7 @@ def _drawing(value: float, low: float, high: float, reach: float) -> str:
 
 def _grid(*columns: str) -> Grid:
     grid = Grid(box=None, pad_edge=True, header_style="dim")
-    for i, name in enumerate(columns):
-        left = i == 0 or name in ("scale", "95 %") or name.startswith("−")
-        grid.add_column(name, justify="left" if left else "right", overflow="ellipsis", no_wrap=True)
+    for i, column in enumerate(columns):
+        left = i == 0 or column in ("scale", "95 %") or column.startswith("−")
+        grid.add_column(column, justify="left" if left else "right", overflow="ellipsis", no_wrap=True)
     return grid

@@ -18,7 +18,7 @@ from analysis.trend import SCALES
 METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>
 SCORE = "score"  # what the metric of a table is called that does not name it
 REPLICATES = 500  # of a view that only compares
-MOST_POINTS = 20_000  # of a table whose other metrics are looked at
+MOST_POINTS = 50_000  # of a table that is looked at in other views too
 NEEDED = ("trial", "group", "task", "epoch", "id_images", "ood_images", "place")  # besides the scores: less is quicker
 
 
@@ -51,8 +51,10 @@ class View:
 
 
 def views(analysis: Analysis) -> list[View]:
-    """Every metric on every scale, the chosen one first. Tables of one metric give its scales."""
+    """Every metric on every scale, the chosen one first; of a huge table that one alone."""
     options, found = analysis.options, [own_view(analysis)]
+    if len(analysis.points) > MOST_POINTS:
+        return found
     points, order = found[0].points, list(analysis.groups["group"])
     for metric in metrics(analysis):
         scored = points if metric == metric_of(analysis) else _scored(points, metric)
@@ -82,7 +84,7 @@ def metric_of(analysis: Analysis) -> str:
 def metrics(analysis: Analysis) -> list[str]:
     """The metrics that every point has, the verdict's first. Others than that only for one ID set."""
     own, points = metric_of(analysis), analysis.points
-    if len(analysis.options.ids) > 1 or len(points) > MOST_POINTS:
+    if len(analysis.options.ids) > 1:
         return [own]
     others = [
         metric

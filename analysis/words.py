@@ -7,6 +7,7 @@ numbers themselves.
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any
 
 THIN = "\u202f"  # narrow no-break space, between thousands
@@ -70,7 +71,19 @@ def said(value: Any) -> str:
 def pair(a: str, b: str) -> str:
     """A difference by name; what both names begin with, up to the first `=`, is said once: `num_images=64 − 32`."""
     shared = a[: a.find("=") + 1]
-    return f"{a} − {b.removeprefix(shared) if shared else b}"
+    return f"{isolated(a)} − {isolated(b.removeprefix(shared) if shared else b)}"
+
+
+def name(text: object, most: int = 60) -> str:
+    """A user's name inside a sentence: on one line, and of a long one both ends."""
+    line = " ".join(str(text).split())
+    return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
+
+
+def isolated(text: str) -> str:
+    """A name written from right to left turns round what stands beside it, unless it is set apart (Unicode UAX #9)."""
+    turns = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in text)
+    return f"\u2068{text}\u2069" if turns else text
 
 
 def listed(items: list[str]) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,18 +121,17 @@ def browser(program: str) -> Iterator[Page]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe",
                  "--hide-scrollbars", "--no-first-run", f"--user-data-dir={profile}"]  # fmt: skip
-        ended = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}', program, *flags],
-            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (theirs_in, theirs_out)]  # clear of 3 and 4, its own
+        quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+        pipes = [(os.POSIX_SPAWN_DUP2, high[0], 3), (os.POSIX_SPAWN_DUP2, high[1], 4)]
+        ended = os.posix_spawn(program, [program, *flags], os.environ, file_actions=[*quiet, *pipes])
+        for fd in (theirs_in, theirs_out, *high):
+            os.close(fd)
         try:
             yield Page(write, read)
         finally:
-            os.close(write)  # the browser ends when nobody speaks to it any more
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                ended.wait(10)
-            ended.kill()
-            ended.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(ended, signal.SIGTERM)
+            os.waitpid(ended, 0)
+            os.close(write)
             os.close(read)

@@ -20,7 +20,7 @@ from analysis.findings import factor_table, findings, state
 from analysis.study import Analysis, analyse
 from analysis.table import Options, Table
 from analysis.verdict import verdict
-from analysis.words import interval, listed, p_value, said, signed, span
+from analysis.words import interval, listed, name, p_value, pair, said, signed, span
 from tests.fake_run import sweep
 
 SCHEMA = json.loads((Path(analysis.__file__).parent / "verdict.schema.json").read_text("utf-8"))
@@ -219,6 +219,22 @@ def test_several_tasks_are_one_verdict():
     made = json.loads(json.dumps(verdict(both)))
     jsonschema.Draft202012Validator(SCHEMA).validate(made)
     assert (made["task"], list(made["tasks"])) == ("camera-traps", ["second"])
+
+
+def test_many_groups_are_counted(effect):
+    rows = pd.concat([effect.contrasts.query("family == 'baseline'").assign(a=f"m{i}") for i in range(10)])
+    groups = pd.DataFrame({"group": ["scratch", *(f"m{i}" for i in range(10))], "n_trials": 6})
+    *told, last = findings(replace(effect, contrasts=rows, groups=groups))
+    assert len(told) == 1 + 24  # the factor, and as many groups as are told
+    assert last.text == "Of 30 groups 20 differ from scratch after Holm's correction; all are in contrasts.csv."
+
+
+def test_long_names_and_names_from_right_to_left():
+    long = name("x" * 300)
+    assert (len(long), long[39]) == (60, "…")
+    assert name("two\nlines") == "two lines"
+    assert pair("num_images=64", "num_images=32") == "num_images=64 − 32"
+    assert pair("scratch", "שלום") == "scratch − \u2068שלום\u2069"
 
 
 def test_how_numbers_are_said():

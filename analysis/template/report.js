@@ -51,13 +51,14 @@
 
   // --- drawing
 
-  const look = (colours) => {
+  const look = (colours, width = 640) => {
     const { ink, soft, line } = colours;
     const font = getComputedStyle(document.documentElement).getPropertyValue("--sans");
     const axis = { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line,
       labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, titlePadding: 10, gridOpacity: 0.6 };
     const legend = { labelColor: ink, labelFontSize: 12, titleColor: ink, symbolOpacity: 1 };
-    return { font, axis, legend, view: { stroke: null }, background: "transparent" };
+    const axisY = { labelLimit: Math.min(260, 0.36 * width) };
+    return { font, axis, axisY, legend, view: { stroke: null }, background: "transparent" };
   };
 
   const ofPage = () => {
@@ -71,7 +72,7 @@
     const height = place.offsetHeight;
     if (height) place.style.minHeight = `${height}px`; // the page does not jump while a chart is drawn again
     const made = await vegaEmbed(place, { ...spec, autosize: { type: "fit-x", contains: "padding" } },
-      { config: look(ofPage()), renderer: spec.datasets.points.length > MANY ? "canvas" : "svg", actions: false,
+      { config: look(ofPage(), place.offsetWidth), renderer: spec.datasets.points.length > MANY ? "canvas" : "svg", actions: false,
         tooltip: { theme: dark.matches ? "dark" : "light" } });
     place.style.minHeight = "";
     views[id]?.finalize();
@@ -210,7 +211,7 @@
     const note = document.querySelector(`.other[data-task="${number}"]`);
     const view = tasks[number].views[state.metric][state.scale];
     note.hidden = state.metric === metric && state.scale === scale;
-    note.textContent = `${view.note} To compare only: the verdict is about ${metric.replaceAll("_", " ")} on ${scale} axes, as set beforehand.`;
+    note.textContent = note.hidden ? "" : `${view.note} To compare only: the verdict is about ${metric.replaceAll("_", " ")} on ${scale} axes, as set beforehand.`;
     drawAll(number);
     detail(number);
   };
