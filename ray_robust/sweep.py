@@ -121,9 +121,14 @@ def _run_search(
 
     spec, baseline = sweep.spec, sweep.plan
     search = Search(spec, Candidates(sweep), baseline, run, teacher_of(spec, run), args.limit)
-    begins = replace(sweep, plan=Plan((*baseline, *first.plan)))
+    known = {trial.id: trial for trial in (*search.plan, *first.plan)}
+    begins = replace(sweep, plan=Plan(tuple(known.values())))
     try:
         code = _run(begins, subsets, run, args.address, out, search)
+    except UserError:  # it cannot be steered: what there is is kept
+        run.write_plan(search.plan.rows())
+        run.write_results()
+        raise
     finally:  # also of one that was interrupted
         write_found(run, spec, search.outcomes)
     print_found(out, spec, search.ranked(), search.outcomes, search.over)
@@ -137,7 +142,9 @@ def _run(
     before = _finished(run, sweep.plan)
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
     print_title(out, sweep.spec)
-    out.print(f"{len(before)} of {len(sweep.plan)} trials are done, {len(todo)} to run   {estimate(todo, sweep.spec)}")
+    whole = len(sweep.plan) if search is None else max(search.expected, len(sweep.plan))
+    expected = f"   {estimate(todo, sweep.spec)}" if search is None else ""
+    out.print(f"{len(before)} of {whole} trials are done, {whole - len(before)} to run{expected}")
     outage: Outage | None = None
     if len(todo) if search is None else not search.complete:
         try:
