@@ -33,7 +33,15 @@ EXAMPLES = {
     "ray_robust/data/sources/stripes.py",
     "ray_robust/data/tasks/shops.py",
 }
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/cluster.md", "docs/security.md", "cluster.yaml")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/design.md",
+    "docs/cluster.md",
+    "docs/security.md",
+    "docs/search.md",
+    "cluster.yaml",
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -84,7 +92,7 @@ def test_files_that_are_named_exist(document):
 
 
 @pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml"),
-                                  *blocks("docs/cluster.md", "yaml")])  # fmt: skip
+                                  *blocks("docs/cluster.md", "yaml"), *blocks("docs/search.md", "yaml")])  # fmt: skip
 def test_specs_load(text, tmp_path):
     file = tmp_path / "shown.yaml"
     file.write_text(text)
