@@ -125,11 +125,12 @@ def _run_search(
     begins = replace(sweep, plan=Plan(tuple(known.values())))
     try:
         code = _run(begins, subsets, run, args.address, out, search)
-    except UserError:  # it cannot be steered: what there is is kept
+    except UserError:  # it cannot be steered: what there is is told all the same
         run.write_plan(search.plan.rows())
         run.write_results()
         raise
-    finally:  # also of one that was interrupted
+    finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
+        run.write_plan(search.plan.rows())
         write_found(run, spec, search.outcomes)
     print_found(out, spec, search.ranked(), search.outcomes, search.over)
     return code

@@ -183,6 +183,22 @@ def test_a_failed_seed_is_left_out_and_a_failed_configuration_has_no_value(tmp_p
     ]
 
 
+def test_what_failed_is_tried_again_by_the_next_run(tmp_path):
+    search = make(tmp_path, "search.trials=5")
+    drain(search, 2)
+    failed = search.next()
+    search.run.trial(failed.id).fail("out of luck")
+    search.ended(failed.id)
+    drain(search)
+    assert [outcome.state for outcome in search.outcomes].count("failed") == 1
+    again = make(tmp_path, "search.trials=5")
+    assert not again.complete
+    assert [trial.id for trial in drain(again)] == [failed.id]
+    assert [outcome.state for outcome in again.outcomes] == ["done"] * 5
+    assert all(outcome.value is not None for outcome in again.outcomes)
+    assert make(tmp_path, "search.trials=5").complete
+
+
 def test_a_trial_that_ended_without_a_word_comes_again(tmp_path):
     search = make(tmp_path)
     trial = search.next()

@@ -50,7 +50,8 @@ class Teacher(Protocol):
 
 @dataclass
 class Open:
-    """A configuration that is being run. `name` is the teacher's; `waiting` the ids of trials that have not ended."""
+    """A configuration that is being run. `name` is the teacher's ("" when it needs no telling); `waiting` the ids of
+    trials that have not ended."""
 
     configuration: Configuration
     name: str
@@ -89,8 +90,9 @@ class Search:
         self.told: Callable[[Plan], None] = lambda plan: None  # is told of every plan that has grown
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
-        self._queue: deque[Trial] = deque(trial for trial in self.baseline if not self.settled(trial))
         self._running: dict[str, float] = {}
+        self._failed: set[str] = set()  # in this run of the command: those that failed before are tried again
+        self._queue: deque[Trial] = deque(trial for trial in self.baseline if not self.settled(trial))
         self._open: dict[str, Open] = {}  # by configuration key
         self._owner: dict[str, str] = {}  # trial id -> configuration key
         self._seen: set[str] = set()
@@ -125,6 +127,8 @@ class Search:
         """A trial has ended: done, stopped or failed, which its folder says; or neither, then it comes again."""
         self._running.pop(name, None)
         trial = self.trials[name]
+        if self.run.trial(name).failure() is not None:
+            self._failed.add(name)
         if not self.settled(trial):
             self._queue.appendleft(trial)
         elif name in self._owner:
@@ -171,13 +175,13 @@ class Search:
         return self.state(trial) not in ("started", "planned")
 
     def state(self, trial: Trial) -> str:
-        """Done, stopped, failed, or still to be run."""
+        """Done, stopped, failed in this run of the command, or still to be run."""
         folder = self.run.trial(trial.id)
         if folder.has([f.id for f in trial.finetunings]):
             return "done"
         if self.settings.stop is not None and folder.stopped() is not None:
             return "stopped"
-        return "failed" if folder.failure() is not None else "planned"
+        return "failed" if trial.id in self._failed else "planned"
 
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
@@ -288,13 +292,8 @@ class Search:
                 if is_open:
                     teacher.refuse(name)
                 continue
-            if is_open:
-                self._begin(configuration, name)
-            elif configuration.key not in self._seen:
-                self._seen.add(configuration.key)
-                self._accepted += 1
-                self.trials |= {trial.id: trial for trial in configuration.trials}
-                self.outcomes.append(self._outcome(configuration))
+            if configuration.key not in self._seen:  # what failed is tried again, without telling of it twice
+                self._begin(configuration, name if is_open else "")
         self._number = self._accepted
         if not known:
             self._wishes.extend(values for values in teacher.before if teacher.parameters(values) is not None)
@@ -314,7 +313,7 @@ class Search:
                 del self._open[key]
                 outcome = self._outcome(one.configuration)
                 self.outcomes.append(outcome)
-                if self._teacher is None:
+                if self._teacher is None or not one.name:
                     continue
                 if outcome.state == "stopped":
                     told = next(t for t in map(self._stopped, one.configuration.trials) if t)
