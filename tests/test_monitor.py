@@ -283,6 +283,7 @@ def events(folder: Path) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_progress_and_points(planned, tmp_path):
     pytest.importorskip("tensorboardX")
     run, plan = planned

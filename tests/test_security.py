@@ -70,7 +70,7 @@ def test_weights_run_nothing(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {trace}",)
 
-    (tmp_path / "w.pth").write_bytes(pickle.dumps({"conv1.weight": Bomb()}))
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"conv1.weight": Bomb()}, protocol=2))
     with pytest.raises(Exception, match=r"(?i)weights|unpickl|read"):
         weights.read_tensors(tmp_path / "w.pth")
     assert not trace.exists()
