@@ -13,9 +13,9 @@ from analysis.sheets import Sheet
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "-": "{-}", "−": r"$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$",
-    "²": r"\textsuperscript{2}", "“": "``", "”": "''", "’": "'", "\u202f": r"\,", "\u00a0": "~", "[": "{[}", "]": "{]}",
-    "\u2068": "", "\u2069": "",
+    "|": r"\textbar{}", '"': "''", "…": r"\ldots{}", "-": "{-}", "−": r"$-$", "–": "--", "×": r"$\times$",
+    "±": r"$\pm$", "²": r"\textsuperscript{2}", "“": "``", "”": "''", "’": "'", "\u202f": r"\,", "\u00a0": "~",
+    "[": "{[}", "]": "{]}", "\u2068": "", "\u2069": "",
 }  # fmt: skip
 _ANY = re.compile("|".join(map(re.escape, ESCAPES)))
 _CONTROL = re.compile(r" *[\x00-\x1f\x7f\u2028\u2029][ \x00-\x1f\x7f\u2028\u2029]*")

@@ -22,7 +22,7 @@ from analysis.views import View, chosen
 from analysis.words import number
 from ray_robust.storage import Storage
 
-TOLD = ("trial", "model", "seed", "finetune", "epoch")  # by a tooltip, where a run has them
+TOLD = ("trial", "model", "seed", "finetune", "epoch")  # by a tooltip, where a table has them
 MOST_TOLD = 5
 DETAILS = (
     "pretrain_method", "pretrain_epochs", "pretrain_images_seen", "upstream_accuracy", "seconds_pretrain",
@@ -34,7 +34,7 @@ def told(analysis: Analysis, table: Table) -> dict[str, str]:
     """Safe field name -> column, for the columns that a tooltip names: those that vary."""
     varied = [key for key in table.keys if key != "group" and len(analysis.points[key].astype(str).unique()) > 1]
     usual = [key for key in TOLD if key in varied]
-    names = usual if table.runs else varied[:MOST_TOLD]
+    names = usual if {"finetune", "epoch"} <= set(usual) else varied[:MOST_TOLD]
     return {f"k{i}": name for i, name in enumerate(names)}
 
 

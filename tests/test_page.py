@@ -70,7 +70,11 @@ def test_a_press_on_a_point_tells_its_trial(page):
         const box = point.getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2];
     })()""")
+    lines = "document.querySelectorAll('#trend-0 .mark-line path').length"
+    before = page.ask(lines)
     page.click(*place)
+    page.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.ask(lines) == before + 3  # its way along each fine-tuning
     panel = "document.querySelector('.detail').innerText"
     picked = page.ask("document.querySelector('select[data-set=picked]').value")
     assert picked

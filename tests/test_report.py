@@ -210,6 +210,7 @@ def test_latex_shows_hostile_names_as_they_stand():
     assert latex.escape("a_b & 50% of $x^2 #1 {y} ~ \\z") == (
         r"a\_b \& 50\% of \$x\textasciicircum{}2 \#1 \{y\} \textasciitilde{} \textbackslash{}z"
     )
+    assert latex.escape('<a> "b"…') == r"\textless{}a\textgreater{} ''b''\ldots{}"
     assert latex.escape("line\nbreak\x00 -- −3 [x]") == "line break {-}{-} $-$3 {[}x{]}"
     text = latex.table(sheet("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
     assert text.splitlines()[3:9] == [
