@@ -86,7 +86,7 @@ class Monitor:
             self.running.pop(trial, None)
             self.finished[trial] = state
             self._over.append(trial)
-            ending = len(self.finished) + len(self.running) == len(self.cost) and not self._ending
+            ending = len(self.finished) + len(self.running) >= self.total - self.done_before and not self._ending
             self._ending = self._ending or ending
         if ending:
             self.when_ending()
@@ -195,7 +195,8 @@ class Monitor:
         with self._lock:
             behind = sum(self.cost[name] for name in self.finished)
             behind += sum(self.cost[name] * p.get("share", 0) for name, p in self.running.items())
-        whole, passed = max(sum(self.cost.values()), 1e-9), time.monotonic() - self.begun
+        unknown = max(1.0, (self.total - self.done_before) / max(1, len(self.cost)))  # trials that a search will draw
+        whole, passed = max(unknown * sum(self.cost.values()), 1e-9), time.monotonic() - self.begun
         early = behind < 0.02 * whole or passed < 5
         return behind / whole, None if early else passed * (whole - behind) / behind
 
