@@ -2,7 +2,8 @@
 
 import pytest
 
-from ray_robust.errors import UserError
+from ray_robust.errors import Outage, UserError
+from ray_robust.launch import tuner
 from ray_robust.launch.placement import DRIVER, Room, slots_of, trial_needs
 from ray_robust.sections import Resources
 
@@ -53,3 +54,9 @@ def test_room_follows_the_cluster(monkeypatch, grows, wanted):
         room.on_step_begin(0, [])
         seen.append(Limit.max_concurrent)
     assert seen == wanted
+
+
+def test_a_cluster_that_goes_away_is_said_in_a_line():
+    wanted = r"the Ray cluster went away \(no head\); start it, then run the same command again: what is done is kept"
+    with pytest.raises(Outage, match=wanted), tuner._said_in_a_line():
+        raise ConnectionError("no\nhead")

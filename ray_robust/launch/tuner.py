@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from ray.train import RunConfig as GroupRun
 from ray.train import ScalingConfig
 from ray.tune.search import BasicVariantGenerator
 
+from ray_robust.errors import Outage
 from ray_robust.launch.cluster import Cluster
 from ray_robust.launch.faults import Recovery, Watch
 from ray_robust.launch.halving import watcher
@@ -61,12 +64,12 @@ def run_plan(
     left = list(trials)
     tell = _Tell(monitor, recovery, watch, places, resources)
     if search is not None:
-        with watch.watching():
+        with watch.watching(), _said_in_a_line():
             _fit_search(search, trials, places, resources, cluster, slots, tell)
         for name in trials:
             recovery.give_up(name)
         return
-    with watch.watching():
+    with watch.watching(), _said_in_a_line():
         for _ in range(PASSES):
             order = BasicVariantGenerator(max_concurrent=slots)
             space = {"trial": tune.grid_search([Sent(trials[name]) for name in left])}
@@ -260,6 +263,24 @@ class _Tell(tune.Callback):
             wanted = {self.recovery.trials[t.config["trial"]].key for t in trials if not t.is_finished()}
             with contextlib.suppress(OSError):
                 keep_within(self.weights, self.limit, wanted)
+
+
+@contextlib.contextmanager
+def _said_in_a_line() -> Iterator[None]:
+    """A cluster that goes away is nobody's mistake: an Outage. (A head that stays away for a minute makes Ray end this
+    process with words of its own; what is done is kept all the same.)"""
+    away = (
+        ConnectionError,
+        ray.exceptions.RaySystemError,
+        ray.exceptions.RpcError,
+        ray.exceptions.LocalRayletDiedError,
+    )
+    try:
+        yield
+    except away as error:
+        why = textwrap.shorten(" ".join(str(error).split()), 150)
+        raise Outage(f"the Ray cluster went away ({why}); start it, then run the same command again: what is done is kept"
+                     ) from error  # fmt: skip
 
 
 def _last_words(trial: Any) -> str:
