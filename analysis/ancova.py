@@ -1,8 +1,8 @@
 """Do two groups lie on one line? Slopes are compared first, then heights; where slopes differ, at three ID scores.
 
-Owns the tables of analysis of covariance, h(OOD) ~ h(ID) * group over the ID scores that both have, with whole trials
-resampled (Miller et al. 2021 ask the same of families of models). Differences of slope and height are on the
-transformed axis, those at ID scores in points of ER.
+Owns the tables of analysis of covariance, h(OOD) ~ h(ID) * group over the ID scores that both have, clustered by trial
+(Miller et al. 2021 ask the same of families of models). Differences of slope and height are on the transformed axis,
+those at ID scores in points of ER.
 """
 
 from __future__ import annotations

@@ -168,8 +168,12 @@ class Quantity:
         return [*self.own, *(self._part(source) for source in self.shared)]
 
     def _part(self, source: Source) -> Part:
-        left = float(np.var(self.shared[source])) * source.factor - self.twice.get(source, 0.0)
-        return Part(max(left, 0.0) if np.isfinite(left) else np.nan, source.df, source.name, source.clusters)
+        """The variance under a source less what `own` holds of it. A difference of variances is known less well: its
+        degrees of freedom shrink with the square of what is left (Satterthwaite 1946), to no less than one."""
+        whole = float(np.var(self.shared[source])) * source.factor
+        left = max(whole - self.twice.get(source, 0.0), 0.0) if np.isfinite(whole) else np.nan
+        df = max(1.0, source.df * (left / whole) ** 2) if left > 0 else source.df
+        return Part(left, df, source.name, source.clusters)
 
     @property
     def estimate(self) -> Estimate:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import Estimate, Part, Quantity
+from analysis import clustered
+from analysis.bootstrap import Estimate, Quantity
 from analysis.robustness import PP, Arm, Baseline
 
 # numbers enter as decimal logarithms, so that a slope reads "points of ER per tenfold"
@@ -220,30 +221,8 @@ class _Fit:
             left = 1 - np.einsum("ij,jk,ik->i", self.design, self.inverse, self.design)
             shared[drawn.source] = by_row @ er
             twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
-        return Quantity(float(by_row @ rows.er), (self._clustered(combination, rows.clusters),), shared, twice)
-
-    def _clustered(self, combination: np.ndarray, clusters: np.ndarray) -> Part:
-        """CR2: each cluster's residuals are divided by the root of what the fit leaves of their variance; the degrees
-        of freedom match the first two moments under independent errors."""
-        order = np.argsort(clusters, kind="stable")
-        effects, weights, pulls = [], [], []
-        for own in np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1):
-            part = self.design[own]
-            values, vectors = np.linalg.eigh(np.eye(len(own)) - part @ self.inverse @ part.T)
-            root = vectors @ ((1 / np.sqrt(np.where(values > 1e-9, values, np.inf)))[:, None] * vectors.T)
-            pull = root @ (part @ (self.inverse @ combination))
-            effects.append(pull @ self.residuals[own])
-            weights.append(pull @ pull)
-            pulls.append(part.T @ pull)
-        d, z = np.array(weights), np.array(pulls)
-        cross = z @ self.inverse  # tr(B) and tr(B^2) of B = diag(d) - Z (X'X)^-1 Z'
-        diagonal = np.einsum("ij,ij->i", cross, z)
-        small = self.inverse @ (z.T @ z)
-        trace, square = d.sum() - diagonal.sum(), (d**2).sum() - 2 * (d @ diagonal) + np.trace(small @ small)
-        df = float(trace**2 / square) if square > 1e-12 else np.nan
-        known = np.isfinite(df) and df >= LEAST_DF
-        variance = float(np.square(effects).sum())
-        return Part(variance if known else np.nan, df if known else np.nan, "trials", len(d))
+        own = clustered.part(self.design, self.residuals, combination, rows.clusters, "trials", LEAST_DF)
+        return Quantity(float(by_row @ rows.er), (own,), shared, twice)
 
 
 def _blocks(values: pd.DataFrame) -> tuple[list[_Block], list[str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap
+from analysis import bootstrap, clustered
 from analysis.bootstrap import Quantity, Source, Weights
 from analysis.groups import Resampled
 from analysis.trend import Line, Scale, fit
@@ -257,27 +257,26 @@ def _under_groups(drawn: Redrawn, inside: np.ndarray, codes: np.ndarray) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class OwnLine:
-    """The line of an arm's own points under every kind of resampling, as (slope, intercept) replicates.
+    """The line through an arm's own points, with what its trials and the task's groups do to it.
 
-    trials   of its trials, with the factor and degrees of freedom of `source`
-    groups   of the task's groups, per source
+    design     float [points, 2], one and the transformed ID score; `residuals` [points] and `clusters` int [points]
+               are those of its rows
+    groups     per source the refitted (slopes, intercepts), [replicates] each
     """
 
     arm: str
     line: Line
-    source: Source
-    trials: tuple[np.ndarray, np.ndarray]
+    design: np.ndarray
+    residuals: np.ndarray
+    clusters: np.ndarray
     groups: Mapping[Source, tuple[np.ndarray, np.ndarray]]
 
     def quantity(self, slope: float, intercept: float, value: float) -> Quantity:
         """The quantity of that value that moves by `slope` per unit of the slope, `intercept` per unit of the other."""
-
-        def moved(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            return slope * pair[0] + intercept * pair[1]
-
-        variance = float(np.var(moved(self.trials))) * self.source.factor
-        own = bootstrap.Part(variance, self.source.df, self.source.name, self.source.clusters)
-        return Quantity(value, (own,), {source: moved(pair) for source, pair in self.groups.items()})
+        combination = np.array([intercept, slope])
+        own = clustered.part(self.design, self.residuals, combination, self.clusters, f"trials of {self.arm}")
+        groups = {source: slope * slopes + intercept * heights for source, (slopes, heights) in self.groups.items()}
+        return Quantity(value, (own,), groups)
 
     @property
     def slope(self) -> Quantity:
@@ -297,13 +296,11 @@ class OwnLine:
 
 
 def own_line(arm: Arm) -> OwnLine | None:
-    """The line through an arm's points with what resampling its trials, and the task's groups, does to it; None where
+    """The line through an arm's points with what makes it uncertain, its trials and the task's groups; None where
     there is none (see `trend.fit`)."""
     x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
     line = fit(x, y)
     if line is None:
         return None
-    p = bootstrap.parameters(arm.weights.codes, x)
-    source = Source(f"trials of {arm.name}", arm.trials, *bootstrap.correction(arm.trials, p))
     groups = {drawn.source: least_squares(drawn.x, drawn.y) for drawn in arm.redrawn}
-    return OwnLine(arm.name, line, source, bootstrap.lines(arm.weights, x, y), groups)
+    return OwnLine(arm.name, line, np.column_stack([np.ones_like(x), x]), y - line.at(x), arm.weights.codes, groups)
