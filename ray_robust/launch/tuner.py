@@ -279,8 +279,8 @@ def _said_in_a_line() -> Iterator[None]:
         yield
     except away as error:
         why = textwrap.shorten(" ".join(str(error).split()), 150)
-        raise Outage(f"the Ray cluster went away ({why}); start it, then run the same command again: what is done is kept"
-                     ) from error  # fmt: skip
+        line = f"the Ray cluster went away ({why}); start it, then run the same command again: what is done is kept"
+        raise Outage(line) from error
 
 
 def _last_words(trial: Any) -> str:
