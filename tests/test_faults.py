@@ -41,7 +41,7 @@ OSError: [Errno 5] Input/output error"""
         (CUT_OFF, "node", False, "its node was lost or cut off"),
         (TERM, "left", False, "its worker was told to end (SIGTERM)"),
         (LEFT, "left", False, "pretrain: stops at step 9 of 24: its node is drained"),
-        (MEMORY, "memory", True, "out of memory: Task was killed due to the node running low on memory."),
+        (MEMORY, "memory", False, "out of memory: Task was killed due to the node running low on memory."),
         (ERROR, "error", True, "OSError: [Errno 5] Input/output error"),
         (OUTAGE, "outage", True, "runs/x/trials/t/rows.jsonl: the disk is full; free some room"),
         ("", "died", True, "its worker died: the worker ended without a word"),
@@ -115,9 +115,16 @@ def test_a_trial_that_loses_its_nodes_for_ever_is_left_alone_too(recovery):
 
 
 def test_memory_that_was_short_is_answered_by_more_parts(recovery):
-    for parts in (2, 4):
+    folder = recovery.run.trial("t")
+    for parts in (2, 4, 8, 16, 32, 64):  # the batch is 64
         recovery.broke_off("t", MEMORY)
-        assert recovery.run.trial("t").parts() == parts
+        assert folder.parts() == parts
+    recovery.broke_off("t", "MemoryError: CUDA out of memory")  # a rank of a group, which has answered it itself
+    assert (folder.parts(), recovery.counted("t")) == (64, 0)
+    for _ in range(3):
+        recovery.broke_off("t", MEMORY)
+    assert folder.parts() == 64
+    assert folder.failure()["quarantined"]
 
 
 def test_what_a_trial_said_itself_is_kept(recovery):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_robust.errors import Outage
@@ -29,6 +29,7 @@ LOSSES = 20  # faults that count for nothing, since a trial got on, after which 
 LOST_NODE = re.compile(r"its node (has )?died|node (was|is) dead|NodeDiedError|node .{0,80}(terminated|was removed)|"
                        r"ActorUnavailableError|actor is temporarily unavailable", re.I)  # fmt: skip
 SHORT = re.compile(r"OutOfMemoryError|low on memory|memory usage threshold|out of memory|MemoryError", re.I)
+KILLED = re.compile(r"low on memory|memory usage threshold", re.I)  # by Ray: the trial itself could not answer it
 DIED = re.compile(r"worker (process )?(has )?died|ActorDiedError|WorkerCrashedError|unexpectedly exit|SYSTEM_ERROR|"
                   r"ActorUnavailableError|connection error code", re.I)  # fmt: skip
 
@@ -37,7 +38,7 @@ DIED = re.compile(r"worker (process )?(has )?died|ActorDiedError|WorkerCrashedEr
 class Fault:
     """Why a trial broke off: left (told to leave its machine), node, outage (of storage), memory, hung, died or error;
     and the reason in a line. One that `counts` brings the trial nearer to quarantine; a machine that went away says
-    nothing about it."""
+    nothing about it, and short memory is answered by smaller parts until there are none."""
 
     kind: str
     reason: str
@@ -58,7 +59,7 @@ def fault_of(said: str) -> Fault:
     if LOST_NODE.search(said):
         return Fault("node", "its node was lost or cut off", False)
     if SHORT.search(said):
-        return Fault("memory", f"out of memory: {last}", True)
+        return Fault("memory", f"out of memory: {last}", False)
     if DIED.search(said) or lines == [SILENT]:
         told = next((line for line in lines if "worker process has died" in line), last)
         return Fault("died", textwrap.shorten(f"its worker died: {told}", 300), True)
@@ -90,13 +91,16 @@ class Recovery:
         """
         fault = Fault("hung", self.hung.pop(name), True) if name in self.hung else fault_of(said)
         folder = self.run.trial(name)
+        with contextlib.suppress(OSError):
+            if fault.kind == "memory" and KILLED.search(said):
+                more = more_parts(self.trials[name], folder.parts())
+                fault = replace(fault, counts=more is None)
+                folder.divide(more or folder.parts(), fault.reason)
         if self._got_on(name):
             self.faults.pop(name, None)
         self.faults.setdefault(name, []).append(fault)
         with contextlib.suppress(OSError):  # the reason stays here, and is told at the end
             folder.note_attempt({"time": time.time(), "host": host, **vars(fault)})
-            if fault.kind == "memory" and (more := more_parts(self.trials[name], folder.parts())) is not None:
-                folder.divide(more, fault.reason)
         if self.counted(name) > self.retries:
             self.give_up(name)
             if fault.kind == "outage":
