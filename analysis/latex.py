@@ -1,6 +1,6 @@
 """Sheets as LaTeX tables with booktabs, whatever users called their groups: `\\input{export/contrasts.tex}`.
 
-Owns the escaping. The files ask for nothing but `\\usepackage{booktabs}`; letters beyond Latin want XeLaTeX.
+Owns the escaping. The files ask for `\\usepackage{booktabs,graphicx}`; letters beyond Latin want XeLaTeX.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ ESCAPES = {
     "±": r"$\pm$", "²": r"\textsuperscript{2}", "“": "``", "”": "''", "’": "'", "\u202f": r"\,", "\u00a0": "~",
     "[": "{[}", "]": "{]}", "\u2068": "", "\u2069": "",
 }  # fmt: skip
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # a wide table shrinks to the text's width
 _ANY = re.compile("|".join(map(re.escape, ESCAPES)))
 _CONTROL = re.compile(r" *[\x00-\x1f\x7f\u2028\u2029][ \x00-\x1f\x7f\u2028\u2029]*")
 
@@ -34,18 +35,18 @@ def table(sheet: Sheet, label: str) -> str:
     note = [r"\par\smallskip\footnotesize " + escape(sheet.note)] if sheet.note else []
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
+            r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(sheet.caption)}}}",
             rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            FIT + rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
             *lines[1:],
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             *note,
             r"\end{table}",
             "",

@@ -214,8 +214,8 @@ def test_latex_shows_hostile_names_as_they_stand():
     assert latex.escape("line\nbreak\x00 -- −3 [x]") == "line break {-}{-} $-$3 {[}x{]}"
     text = latex.table(sheet("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
     assert text.splitlines()[3:9] == [
-        r"\caption{50 \% of \_it\_}", r"\label{tab:t}", r"\begin{tabular}{lr}", r"\toprule", r"a \& b & n \\",
-        r"\midrule",
+        r"\caption{50 \% of \_it\_}", r"\label{tab:t}", latex.FIT + r"\begin{tabular}{lr}", r"\toprule",
+        r"a \& b & n \\", r"\midrule",
     ]  # fmt: skip
     assert [slug(name) for name in ("Camera Traps/2", "שלום", "x" * 300)] == ["camera-traps-2", "", "x" * 40]
 
