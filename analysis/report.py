@@ -51,7 +51,7 @@ def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Sto
     order = [name for part in parts for name in part.analysis.groups["group"]]
     questions = [str(run.spec().get("question") or "").strip() for run in runs]
     return environment.get_template("report.html").render(
-        title=next(filter(None, questions), table.name),
+        title=" ".join(dict.fromkeys(filter(None, questions))) or table.name,
         name=table.name,
         counted=_counted(table, first.options.unit),
         question=_question(parts),

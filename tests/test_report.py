@@ -253,6 +253,7 @@ def test_several_tasks_in_one_page(tmp_path):
     assert {"trend-0", "trend-1"} <= set(Page((tmp_path / "run/report/index.html").read_text("utf-8")).ids)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(report):
     def contents() -> dict[str, bytes]:  # Altair and Vega number views and clips through the life of a process
         paths = [path for path in report.rglob("*.*") if path.suffix not in (".pdf", ".svg")]
@@ -275,6 +276,7 @@ def test_the_terminal_summary(report):
     assert text.splitlines()[-1] == "report: report/index.html"
 
 
+@pytest.mark.slow
 def test_flags_of_the_command_change_the_scale_and_say_so(report, tmp_path):
     report_on(str(report.parent), scale="logit", margin=1.0, out=str(tmp_path / "out"), quiet=True)
     verdict = json.loads((tmp_path / "out/verdict.json").read_text())
@@ -286,6 +288,7 @@ def test_flags_of_the_command_change_the_scale_and_say_so(report, tmp_path):
     assert (tmp_path / "out" / link["href"]).resolve() == report.parent.resolve() / link["text"]
 
 
+@pytest.mark.slow
 def test_runs_are_joined(tmp_path):
     points = sweep({"num_images=1000": 1.0, "num_images=4000": 3.0})
     for name, other in (("a", "num_images=4000"), ("b", "num_images=1000")):
