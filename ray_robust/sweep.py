@@ -117,7 +117,8 @@ def _run_search(
     sweep: Sweep, first: Preview, subsets: Draws, run: RunFolder, args: argparse.Namespace, out: Console
 ) -> int:
     """Run a search, or go on with it: its trials are known as they come."""
-    from ray_robust.launch.search import Search, teacher_of
+    from ray_robust.launch.search import Search
+    from ray_robust.launch.teacher import teacher_of
 
     spec, baseline = sweep.spec, sweep.plan
     search = Search(spec, Candidates(sweep), baseline, run, teacher_of(spec, run), args.limit)

@@ -9,7 +9,8 @@ import pytest
 
 from ray_robust.errors import UserError
 from ray_robust.launch.objective import Objective, lines_of
-from ray_robust.launch.search import Search, teacher_of
+from ray_robust.launch.search import Search
+from ray_robust.launch.teacher import teacher_of
 from ray_robust.plan import Configuration, Facts, Trial, make_plan
 from ray_robust.results import RunFolder
 from ray_robust.spec import Spec, load_spec

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ray_robust.errors import UserError
 from ray_robust.launch.halving import Halving
 from ray_robust.launch.objective import Objective, lines_of
+from ray_robust.launch.teacher import Candidates, Teacher
 from ray_robust.plan import Configuration, Plan, Trial, hash_of
 from ray_robust.results import RunFolder
 from ray_robust.searching import EFFECTIVE_ROBUSTNESS
@@ -23,29 +24,6 @@ from ray_robust.spec import Spec
 
 PATIENCE = 1_000  # proposals in a row that cannot be run or were there before: then the space holds no more
 LEARNS_FROM = 50  # of them Optuna's own; the others are drawn from the prior, which repeats itself less
-
-
-class Candidates(Protocol):
-    """What makes trials of values."""
-
-    def draw(self, number: int) -> dict[str, Any]: ...
-
-    def configure(self, values: Mapping[str, Any]) -> Configuration: ...
-
-
-class Teacher(Protocol):
-    """What proposes values and learns; see `learner.Learner`. None of it is needed for random draws."""
-
-    before: list[dict[str, Any]]
-
-    def propose(self, wished: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]: ...
-    def accept(self, name: str, values: Mapping[str, Any]) -> None: ...
-    def refuse(self, name: str) -> None: ...
-    def impossible(self, name: str) -> None: ...
-    def tell(self, name: str, value: float | None) -> None: ...
-    def stopped(self, name: str, value: float, milestone: int) -> None: ...
-    def accepted(self) -> Iterator[tuple[str, dict[str, Any], bool]]: ...
-    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | None: ...
 
 
 @dataclass
@@ -381,19 +359,6 @@ class Search:
         settings = [self.settings.objective, self.settings.mode, self.spec.analysis.scale, self.settings.seed]
         dimensions = [vars(one) for one in self.spec.space.dimensions]
         return hash_of([settings, dimensions, sorted(trial.key for trial in self.baseline), self.spec.seeds])
-
-
-def teacher_of(spec: Spec, run: RunFolder) -> Callable[[str], Teacher] | None:
-    """What makes the teacher that a spec's search asks for, by the name of its study; None for random draws."""
-    if spec.search.method != "optuna":
-        return None
-
-    def learner(study: str) -> Teacher:
-        from ray_robust.launch.learner import Learner  # late: it takes a second, and random draws need none
-
-        return Learner(spec.space, run.storage, study, spec.search.mode, spec.search.startup)
-
-    return learner
 
 
 def _images(trial: Trial) -> int:
