@@ -8,6 +8,7 @@ local cluster ends: Ray itself never cleans it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -15,9 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ray_robust.errors import UserError
 
+OWNED = "driver"  # in the folder of a local cluster: locked as long as its driver lives
 OBJECT_STORE = 128 << 20  # bytes; images never travel through it
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -57,7 +60,8 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; Ray's default flips between runs
     _remove_leftovers()
-    scratch = Path(tempfile.mkdtemp(prefix=f"rr-{os.getpid()}-"))
+    scratch = Path(tempfile.mkdtemp(prefix="rr-"))
+    owned = _own(scratch)
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -78,6 +82,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+        owned.close()
 
 
 @contextlib.contextmanager
@@ -97,9 +102,17 @@ def _on_loopback() -> Iterator[None]:
         del os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
 
 
+def _own(scratch: Path) -> IO[str]:
+    """A lock on the folder that goes with this process, however it ends: other drivers leave the folder alone."""
+    file = open(scratch / OWNED, "w")  # noqa: SIM115 - open as long as the process, and not in those that it starts
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
 def _remove_leftovers() -> None:
-    """Remove the temporary folders of local clusters whose driver was killed."""
-    for folder in Path(tempfile.gettempdir()).glob("rr-*-*"):
-        owner = folder.name.split("-")[1]
-        if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove the temporary folders of local clusters whose driver was killed. Asked of the lock and not of a process
+    id, which says nothing of a container's driver that shares the folder."""
+    for lock in Path(tempfile.gettempdir()).glob(f"rr-*/{OWNED}"):
+        with contextlib.suppress(OSError), open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
