@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ray_robust.errors import UserError
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str, Any]) -> None:
@@ -23,10 +26,17 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str,
 
 
 def write_table(path: Path, name: str, lines: Sequence[Sequence[str]]) -> None:
-    """Put a Markdown table (header first) between `<!-- name -->` and `<!-- /name -->` of a document."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    head, _, rest = path.read_text("utf-8").partition(begin)
-    if end not in rest:
-        raise ValueError(f"{path} has no place for {name}: {begin.strip()} and {end}")
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], ("---",) * len(lines[0]), *lines[1:]))
-    path.write_text(head + begin + rows + end + rest.partition(end)[2], "utf-8")
+    """Put a Markdown table (header first) into a document, between the marks of that name; see `filled`."""
+    rows = (f"| {' | '.join(line)} |" for line in (lines[0], ("---",) * len(lines[0]), *lines[1:]))
+    path.write_text(filled(path.read_text("utf-8"), {name: "\n".join(rows)}), "utf-8")
+
+
+def filled(text: str, pieces: Mapping[str, str]) -> str:
+    """`text` with each piece between its marks, `<!-- name -->` and `<!-- /name -->`. Raises UserError for a piece that
+    has none."""
+    for name, piece in pieces.items():
+        marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
+        if not marks.search(text):
+            raise UserError(f"the document has no place for {name}: <!-- {name} --> and <!-- /{name} -->")
+        text = marks.sub(lambda found, piece=piece: f"{found[1]}{piece}\n{found[2]}", text)
+    return text

@@ -25,7 +25,7 @@ from analysis import bootstrap, contrasts, robustness, study, surface, variances
 from analysis.power import Design, Spread, power
 from analysis.table import Options
 from analysis.trend import SCALES, fit
-from bench import show
+from bench import filled, show
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 LEVELS = ("low", "middle", "high")
@@ -173,7 +173,7 @@ def main(argv: list[str]) -> None:
             found[name] = rows = made[name](args.replicates, partial(pool.imap, chunksize=5))
             print(f"{name}: {args.replicates} replicates in {time.perf_counter() - begun:.0f} s\n{_markdown(rows)}\n")
             if args.write:
-                args.write.write_text(_filled(args.write.read_text("utf-8"), name, _markdown(rows)), "utf-8")
+                args.write.write_text(filled(args.write.read_text("utf-8"), {name: _markdown(rows)}), "utf-8")
     show([], [], {"replicates": args.replicates, **found})
 
 
@@ -188,12 +188,6 @@ def _cell(key: str, value: Any) -> str:
         return str(value)
     points = key in ("group", "pair", "provable", "behind the top")
     return f"{value:.2f}" if points else f"{value:.1%}"
-
-
-def _filled(text: str, name: str, piece: str) -> str:
-    """`text` with the piece between `<!-- NAME -->` and `<!-- /NAME -->`."""
-    head, rest = text.split(f"<!-- {name} -->\n")
-    return f"{head}<!-- {name} -->\n{piece}\n<!-- /{name} -->{rest.split(f'<!-- /{name} -->')[1]}"
 
 
 if __name__ == "__main__":

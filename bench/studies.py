@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.words import signed, span
+from bench import filled
 from ray_robust.errors import DONE, UserError, command
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
@@ -49,16 +49,6 @@ def main(argv: list[str]) -> int:
         print("\n\n".join(pieces.values()))
     print(json.dumps({"pieces": sorted(pieces)}))
     return DONE
-
-
-def filled(text: str, pieces: dict[str, str]) -> str:
-    """`text` with each piece between its marks. Raises UserError for a piece that has none."""
-    for name, piece in pieces.items():
-        marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-        if not marks.search(text):
-            raise UserError(f"the document has no place for {name}: <!-- {name} --> and <!-- /{name} -->")
-        text = marks.sub(lambda found, piece=piece: f"{found[1]}{piece}\n{found[2]}", text)
-    return text
 
 
 def measured(run: RunFolder, name: str) -> Iterator[str]:
