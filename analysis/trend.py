@@ -27,6 +27,10 @@ class Scale:
     rate: Callable[[np.ndarray], np.ndarray]
     bounded: bool  # h is infinite at 0 and 1, so scores there are clipped
 
+    def of(self, scores: np.ndarray, examples: int | None = None) -> np.ndarray:
+        """Scores on this axis, clipped by `clip` where h needs it; `examples` is the size of their split, if known."""
+        return self.h(clip(scores, examples) if self.bounded else np.asarray(scores, float))
+
 
 def _same(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, float)

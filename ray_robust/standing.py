@@ -124,19 +124,14 @@ def er_so_far(run: RunFolder) -> ErSoFar:
         return ErSoFar(why=f"no ER yet: {coming} of {len(awaited)} trials of the baseline are to come")
     points = run.results()
     points = points.loc[points["id"].notna() & points["ood"].notna()]
-    from analysis.trend import SCALES, clip, fit  # late: not every look at a run has something to fit
+    from analysis.trend import SCALES, fit  # late: not every look at a run has something to fit
 
     settings = {"scale": "probit", "min_r2": 0.8} | (spec.get("analysis") or {})
     scale = SCALES[settings["scale"]]
     means: dict[tuple[str, str], float] = {}
     why = ""
     for task, rows in points.groupby(points["task"].fillna("task").astype(str), sort=False):
-        x, y = (
-            scale.h(clip(rows[score].to_numpy(float), _examples(rows[f"{score}_images"])))
-            if scale.bounded
-            else rows[score].to_numpy(float)
-            for score in ("id", "ood")
-        )
+        x, y = (scale.of(rows[score].to_numpy(float), _examples(rows[f"{score}_images"])) for score in ("id", "ood"))
         own = (rows["group"] == baseline).to_numpy()
         line = fit(x[own], y[own])
         if line is None or line.r2 < settings["min_r2"]:

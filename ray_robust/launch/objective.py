@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.trend import SCALES, clip, fit
+from analysis.trend import SCALES, fit
 from ray_robust.errors import Problem, UserError
 from ray_robust.searching import EFFECTIVE_ROBUSTNESS
 
@@ -34,7 +34,7 @@ class ValLine:
     def er(self, id_val: float, ood_val: float) -> float:
         """How far a point lies above the line, in percentage points, also beyond its range."""
         scale = SCALES[self.scale]
-        x = scale.h(clip([id_val], None) if scale.bounded else [id_val])
+        x = scale.of([id_val])
         return PP * (ood_val - float(scale.inverse(self.intercept + self.slope * x)[0]))
 
     def covers(self, id_val: float) -> bool:
@@ -53,7 +53,7 @@ def lines_of(rows: Rows, scale: str, min_r2: float) -> dict[str, ValLine]:
     for task in dict.fromkeys(str(row["task"]) for row in rows):
         points = [(row["id_val"], row["ood_val"]) for row in rows if str(row["task"]) == task]
         x, y = ([point[i] for point in points] for i in (0, 1))
-        line = fit(h.h(clip(x, None) if h.bounded else x), h.h(clip(y, None) if h.bounded else y))
+        line = fit(h.of(x), h.of(y))
         if line is None:
             what = f"{len(points)} points, too few for a line" if len(points) < NEEDED else "one ID score alone"
             problems.append(f"the baseline has {what} on the validation splits of {task}")
