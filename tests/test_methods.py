@@ -19,7 +19,7 @@ from ray_robust.results import RunFolder
 from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
 from ray_robust.spec import load_spec
 from ray_robust.storage import Storage
-from ray_robust.train import loop
+from ray_robust.train import loop, turns
 from ray_robust.train.checkpoints import save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.evaluate import Split
@@ -332,10 +332,10 @@ def test_points_of_wise_ft_lie_between_the_probed_and_the_fine_tuned_model(monke
 
     def see(model: nn.Module, *_):
         probed.update(state_of(model))
-        yield
+        yield from ()
         return 0.0
 
-    monkeypatch.setattr("ray_robust.train.finetune.fit", loop.Stepwise(see))
+    monkeypatch.setattr("ray_robust.train.finetune.fit", turns.Stepwise(see))
     finetuned(build_model(RESNET, 0, 1), method="lp-ft", probe_epochs=5)
     assert all(torch.equal(value, probed[name]) for name, value in state_of(build_model(RESNET, 0, 1)).items())
 

@@ -15,9 +15,10 @@ from ray_robust.train.context import Context, Leaving, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
-from ray_robust.train.loop import Length, Objective, fit, learning_rate, optimise, take_turns
+from ray_robust.train.loop import Length, Objective, fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
 from ray_robust.train.points import counts, points
+from ray_robust.train.turns import take_turns
 
 MODEL = ModelSection()
 CONTEXT = Context()

@@ -41,10 +41,11 @@ from ray_robust.train.context import Context, Leaving, Stopped, TrainingFailed
 from ray_robust.train.evaluate import Split
 from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank
-from ray_robust.train.loop import Steps, take_turns
 from ray_robust.train.models import build_model
 from ray_robust.train.points import points
 from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
+from ray_robust.train.stack import Together
+from ray_robust.train.turns import Steps, take_turns
 
 
 def run_trial(trial: Trial, places: Places, context: Context) -> None:
@@ -62,7 +63,7 @@ def run_trial(trial: Trial, places: Places, context: Context) -> None:
         _come_again(trial, folder, log)
     parts: int | None = folder.parts()
     while parts is not None:
-        short = _attempt(trial, places, replace(context, alive=log.alive, parts=parts), folder, log)
+        short = _attempt(trial, places, replace(context, alive=log.alive, say=log.say, parts=parts), folder, log)
         if short is None:
             return
         parts = _divided(trial, parts, short, folder, log)
@@ -157,7 +158,7 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
             todo.append(partial(_finetune, trial, finetuning, start, places, alone, folder, log, facts))
         else:
             log.behind(finetuning.id, finetuning.images)
-    take_turns(todo, context.at_once, context.device)
+    take_turns(todo, context.at_once, context.device, Together(context.device))
     context.wait_for_all()
     if context.first:
         rows = [row for f in trial.finetunings for row in folder.finetuning(f.id) or ()]

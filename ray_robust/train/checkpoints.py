@@ -7,8 +7,11 @@ two files that are written in turn, so that one that was damaged leaves the one 
 from __future__ import annotations
 
 import json
+import threading
+import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,25 +24,27 @@ from ray_robust.storage import Storage
 Tensors = Mapping[str, torch.Tensor]
 
 
-def save_checkpoint(
-    folder: Storage,
-    name: str,
-    model: nn.Module,
-    facts: dict[str, Any],
-    optimizer: torch.optim.Optimizer | None = None,
-    kept: Tensors | None = None,
-) -> None:
-    """Write `name`.safetensors: the model's state, the optimizer's where given, `kept` tensors, `facts` as JSON."""
+def save_checkpoint(folder: Storage, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write `name`.safetensors: the model's state, and `facts` as JSON. It is on the disk when this returns."""
+    _write(folder, name, _tensors(model), facts, durable=True)
+
+
+def _tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, kept: Tensors | None = None
+) -> dict[str, torch.Tensor]:
+    """Copies of what a checkpoint holds, by name, on the CPU and contiguous."""
     tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"kept/{key}": value for key, value in (kept or {}).items()}
     if optimizer is not None:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}
+
+
+def _write(folder: Storage, name: str, tensors: Tensors, facts: dict[str, Any], durable: bool) -> None:
     said = json.dumps(facts)
-    # the optimizer's copy can be made again by running on, so only the weights wait for the disk
-    data = save(whole, {"facts": said, "crc32": _checksum(whole, said)})
-    folder.write(f"{name}.safetensors", data, durable=optimizer is None)
+    data = save(dict(tensors), {"facts": said, "crc32": _checksum(tensors, said)})
+    folder.write(f"{name}.safetensors", data, durable=durable)
 
 
 def load_checkpoint(
@@ -89,19 +94,52 @@ def weights_in(tensors: Tensors) -> dict[str, torch.Tensor]:
     return {key[6:]: value for key, value in tensors.items() if key.startswith("model/")}
 
 
-def save_state(
-    folder: Storage,
-    stage: str,
-    model: nn.Module,
-    facts: dict[str, Any],
-    optimizer: torch.optim.Optimizer,
-    kept: Tensors | None = None,
-) -> dict[str, Any]:
-    """Write the state of a training to resume from, in the place of the older of its two files; returns the facts to
-    hand in the next time."""
-    number = facts.get("number", 0) + 1
-    save_checkpoint(folder, f"{stage}.{number % 2}", model, {**facts, "number": number}, optimizer, kept)
-    return {**facts, "number": number}
+class StateWriter:
+    """Writes the state of a training to resume from, in the place of the older of its two files, behind its back.
+
+    The training waits while its tensors are copied, not for checksums and storage. A disk that is full or away costs
+    the work since the last state, not the training. `folder` None: nothing is written, since another rank does.
+    `number` is that of the state that the training began from.
+    """
+
+    def __init__(self, folder: Storage | None, stage: str, number: int) -> None:
+        self.folder, self.stage, self.number = folder, stage, number
+        self.cost = 0.0  # seconds of this process that the last state took
+        self._thread: threading.Thread | None = None
+
+    def write(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any], kept: Tensors | None
+    ) -> None:
+        """Begin to write a state"""
+        if self.folder is None:
+            return
+        self.wait()
+        begun = time.monotonic()
+        tensors = _tensors(model, optimizer, kept)
+        copied = time.monotonic() - begun
+
+        def work(folder: Storage) -> None:
+            spent, number = time.thread_time(), self.number + 1
+            with suppress(OSError):
+                # what was lost can be made again by running on, so nothing waits for the disk
+                _write(folder, f"{self.stage}.{number % 2}", tensors, {**facts, "number": number}, durable=False)
+                self.number = number
+            self.cost = copied + time.thread_time() - spent
+
+        self._thread = threading.Thread(target=work, args=(self.folder,), name="state", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()  # however the training ends, what was begun is whole
+
+    def wait(self) -> None:
+        """Until what was begun is written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
 
 def load_state(

@@ -60,6 +60,7 @@ class Context:
     """One rank.
 
     report   called about once a second while training
+    say      told a sentence for the trial's log
     alive    called within every piece of work that may take long, as a sign of life
     leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Leaving` raised
     watch    called after every step with (stage, network, steps done, steps in all); whether it used the network, which
@@ -72,6 +73,7 @@ class Context:
     rank: int = 0
     world_size: int = 1
     report: Callable[[Progress], None] = _silent
+    say: Callable[[str], None] = _silent
     alive: Callable[[], None] = _silent
     leaving: Callable[[], str] = _staying
     watch: Callable[..., bool] = _not_looked
@@ -87,6 +89,14 @@ class Context:
         """A barrier over the ranks; nothing with a single one."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    def of_first(self, number: int) -> int:
+        """The number that the first rank has; all must ask at the same step."""
+        if self.world_size == 1:
+            return number
+        told = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return int(told.item())
 
     def any_says(self, word: str) -> bool:
         """Whether any rank says something; all must ask at the same step."""

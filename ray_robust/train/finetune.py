@@ -24,9 +24,10 @@ from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
 from ray_robust.train.evaluate import Predicted, Split, predict
 from ray_robust.train.features import features_of
-from ray_robust.train.loop import Length, Objective, Steps, Stepwise, fit, optimise
+from ray_robust.train.loop import Length, Objective, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
+from ray_robust.train.turns import Steps, Stepwise
 
 TESTS = ("id_test", "ood_test")
 

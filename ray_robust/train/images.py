@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -33,6 +34,8 @@ class ImageBank:
         lengths = [len(pixels) if rows is None else len(rows) for pixels, rows in self._parts]
         self._ends = torch.tensor(lengths).cumsum(0)
         self._length = sum(lengths)
+        self._ahead: tuple[torch.Tensor, Future[torch.Tensor]] | None = None
+        self._fetcher: ThreadPoolExecutor | None = None
         if device.type == "cuda" and self._length * self.size * self.size * 3 <= RESIDENT_SHARE * _free(device):
             whole = torch.cat([self._gather(torch.arange(i, min(i + 4096, len(self))))
                                for i in range(0, len(self), 4096)])  # fmt: skip
@@ -44,10 +47,37 @@ class ImageBank:
 
     def take(self, positions: torch.Tensor) -> torch.Tensor:
         """uint8 [b, size, size, 3] on the device, for int64 positions on the CPU."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and torch.equal(ahead[0], positions):
+            return self._handed_over(ahead[1].result())
         images = self._gather(positions)
         if images.device == self.device:
             return images
         return (images.pin_memory() if self.device.type == "cuda" else images).to(self.device, non_blocking=True)
+
+    def fetch(self, positions: torch.Tensor) -> None:
+        """Begin to bring images to the GPU, which `take` will be asked for next; nothing where they lie there already.
+
+        A thread gathers and pins them while the training goes on, and a stream of its own copies them.
+        """
+        if self.device.type != "cuda" or self._parts[0][0].is_cuda:
+            return
+        if self._fetcher is None:
+            self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="images")
+            self._copies = torch.cuda.Stream(self.device)
+        self._ahead = positions, self._fetcher.submit(self._bring, positions)
+
+    def _bring(self, positions: torch.Tensor) -> torch.Tensor:
+        images = self._gather(positions).pin_memory()
+        with torch.cuda.stream(self._copies):
+            return images.to(self.device, non_blocking=True)
+
+    def _handed_over(self, images: torch.Tensor) -> torch.Tensor:
+        """Images that another stream has copied, for use in this one."""
+        here = torch.cuda.current_stream(self.device)
+        here.wait_stream(self._copies)
+        images.record_stream(here)
+        return images
 
     def _gather(self, positions: torch.Tensor) -> torch.Tensor:
         if len(self._parts) == 1:

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +20,17 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.spec import ModelSection, Training
 from ray_robust.storage import Storage
-from ray_robust.train.checkpoints import load_state, save_state
+from ray_robust.train.checkpoints import StateWriter, load_state
 from ray_robust.train.context import Context, Leaving, Progress, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.models import input_scale
+from ray_robust.train.network import NetworkChoice
+from ray_robust.train.turns import Loss, Pass, Steps, Stepwise
 
 SAVE_AT_EPOCH = 0.5  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
-SAVE_SHARE = 0.02  # of the time that checkpoints may take: the costlier, the rarer
+SAVE_SHARE = 0.01  # of the time that checkpoints may take: the costlier, the rarer
 SAVE_WITHIN = 300.0  # seconds after which one is written in the middle of an epoch
-LOOK_EVERY = 16  # steps between looks at the loss: each costs a GPU a wait
-P, T = ParamSpec("P"), TypeVar("T")
-Steps = Generator[None, None, T]  # yields after every optimizer step
+LOOK_EVERY = 16  # steps between looks at the loss
 
 
 @dataclass(frozen=True)
@@ -45,51 +41,15 @@ class Objective:
                whatever is random about them is drawn here, for the whole batch at once
     loss       (the network, possibly wrapped; those tensors, or a part of them) -> the mean over them, a scalar
     divisible  whether the loss of a batch is the mean over its images, and not a comparison among them
+    kin        what `loss` and the network hang on: trainings in which it is equal can be stacked; None: not this one
+    ahead      told, with positions that `batch` will be asked for next, so that they can be fetched meanwhile
     """
 
     batch: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    loss: Callable[..., torch.Tensor]
+    loss: Loss
     divisible: bool = True
-
-
-class Stepwise(Generic[P, T]):
-    """A training as a generator, `steps`; called like a function it goes on to the end."""
-
-    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
-        self.steps = steps
-        update_wrapper(self, steps)
-
-    def __call__(self, *args: P.args, **options: P.kwargs) -> T:
-        steps = self.steps(*args, **options)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
-
-
-def take_turns(trainings: Sequence[Callable[[], Steps[T]]], at_once: int, device: torch.device) -> list[T]:
-    """What each training ends in; `at_once` of them are under way, a step of each in turn.
-
-    On a GPU each has a stream of its own, so that kernels too small to fill it run side by side. Every step seeds what
-    it draws, so that company changes no bit of it.
-    """
-    waiting, running, ended = deque(enumerate(trainings)), deque[tuple[int, Steps[T], Any]](), dict[int, T]()
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            number, start = waiting.popleft()
-            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-            if stream is not None:
-                stream.wait_stream(torch.cuda.current_stream(device))  # the images lie there by then
-            running.append((number, start(), stream))
-        number, steps, stream = running.popleft()
-        try:
-            with torch.cuda.stream(stream) if stream is not None else nullcontext():
-                next(steps)
-            running.append((number, steps, stream))
-        except StopIteration as end:
-            ended[number] = end.value
-    return [ended[number] for number in range(len(trainings))]
+    kin: Hashable | None = None
+    ahead: Callable[[torch.Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +122,10 @@ def fit(
             scores = network(shown)
         return F.cross_entropy(scores.float(), wanted, label_smoothing=settings.label_smoothing)
 
-    return (yield from optimise.steps(model, Objective(batch, loss), settings, section, length, seed, context, stage,
-                                      checkpoints, at_epoch, kept))  # fmt: skip
+    kin = (section.name, section.precision, settings.label_smoothing)
+    objective = Objective(batch, loss, kin=kin, ahead=images.fetch)
+    return (yield from optimise.steps(model, objective, settings, section, length, seed, context, stage, checkpoints,
+                                      at_epoch, kept))  # fmt: skip
 
 
 @Stepwise
@@ -194,9 +156,10 @@ def optimise(
     optimizer = make_optimizer(model, settings)
     facts = load_state(checkpoints, stage, model, optimizer, kept) if checkpoints else None
     facts = facts or {"step": 0, "seconds": 0.0}
-    network = _distributed(model, context)
-    if section.compile:
-        network = torch.compile(network)
+    choice = NetworkChoice(
+        section, model, _distributed(model, context), objective, context, length, facts.get("run_as")
+    )
+    writer = StateWriter(checkpoints if context.first else None, stage, facts.get("number", 0))
     first, before, begun = facts["step"], facts["seconds"], time.monotonic()
 
     def now() -> float:  # seconds of this training: those of earlier processes in, those of others in this one out
@@ -206,88 +169,112 @@ def optimise(
         epochs = (step / length.per_epoch, length.steps / length.per_epoch)
         context.report(Progress(stage, *epochs, step * length.batch, pace))
 
-    tell(first, 0.0)
-    saved, told, cost, losses = now(), now(), 0.0, []
-    order = torch.empty(0, dtype=torch.int64)
-    for step in range(first, length.steps):
-        epoch, place = divmod(step, length.per_epoch)
-        if place == 0 or step == first:
-            order = torch.randperm(
-                length.images, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-            )
-        torch.manual_seed(seed_of(seed, "step", step, context.rank))
-        positions = order[place * length.batch : (place + 1) * length.batch][context.rank :: context.world_size]
-        rate = learning_rate(settings, step, length.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses.append(_step(network, objective, optimizer, positions, context.parts))
-        if context.watch(stage, model, step + 1, length.steps):
-            model.train()
+    def positions_of(step: int, order: torch.Tensor) -> torch.Tensor:
+        place = step % length.per_epoch
+        return order[place * length.batch : (place + 1) * length.batch][context.rank :: context.world_size]
 
-        last, whole = step + 1 == length.steps, (step + 1) % length.per_epoch == 0
-        looking = last or whole or len(losses) >= LOOK_EVERY
-        if looking:
-            if not torch.stack(losses).isfinite().all():
-                raise TrainingFailed(f"{stage}: the loss became {losses[-1].item():g} by step {step + 1} of "
-                                     f"{length.steps} (learning rate {settings.lr:g})")  # fmt: skip
-            losses.clear()
-            if now() - told >= 1 or last:
-                told = now()
-                tell(step + 1, (step + 1 - first) * length.batch / (told - before))
-            if at_epoch and (whole or last):
-                at_epoch(-(-(step + 1) // length.per_epoch), step + 1)
+    tell(first, 0.0)
+    saved, told, losses = now(), now(), Losses(context.device)
+    order = torch.empty(0, dtype=torch.int64)
+    with writer:
+        for step in range(first, length.steps):
+            if step % length.per_epoch == 0 or step == first:
+                epoch = step // length.per_epoch
+                order = torch.randperm(
+                    length.images, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+                )
+            last, whole = step + 1 == length.steps, (step + 1) % length.per_epoch == 0
+            seed_device(seed_of(seed, "step", step, context.rank), context.device)
+            inputs = objective.batch(positions_of(step, order))
+            if objective.ahead and not whole and not last:
+                objective.ahead(positions_of(step + 1, order))
+            rate = learning_rate(settings, step, length.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            work = Pass(model, choice.network, objective.loss, inputs, context.parts, objective.kin)
+            waits = time.monotonic()
+            yield work
+            begun += time.monotonic() - waits - work.seconds
+            optimizer.step()
+            losses.add(work.total)
+            if context.watch(stage, model, step + 1, length.steps):
                 model.train()
-        leaving = ""
-        if looking or context.world_size == 1:  # a word to one rank is heard by all, at a step that all look at
-            leaving = context.leaving()
-            if context.any_says(leaving):
-                leaving = leaving or "another worker was told to leave"
-        due = looking and now() - saved > (max(SAVE_AT_EPOCH, cost / SAVE_SHARE) if whole else SAVE_WITHIN)
-        if checkpoints and context.first and (due or leaving) and not last:
-            saved = now()
-            with suppress(OSError):  # a full disk costs the work since the last one, not the training
-                facts = save_state(checkpoints, stage, model, {**facts, "step": step + 1, "seconds": saved}, optimizer,
-                                   kept)  # fmt: skip
-            cost = now() - saved
-        if leaving and not last:
-            raise Leaving(f"{stage}: stops at step {step + 1} of {length.steps}: {leaving}")
-        paused = time.monotonic()
-        yield
-        begun += time.monotonic() - paused
+
+            looking = last or whole or losses.unseen >= LOOK_EVERY
+            if looking:
+                broken = losses.broken(at_once=last or whole)
+                if broken is not None:
+                    raise TrainingFailed(f"{stage}: the loss became {broken:g} by step {step + 1} of {length.steps} "
+                                         f"(learning rate {settings.lr:g})")  # fmt: skip
+                if now() - told >= 1 or last:
+                    told = now()
+                    tell(step + 1, (step + 1 - first) * length.batch / (told - before))
+                if at_epoch and (whole or last):
+                    at_epoch(-(-(step + 1) // length.per_epoch), step + 1)
+                    model.train()
+                choice.look(inputs, step + 1)
+            leaving = ""
+            if looking or context.world_size == 1:  # a word to one rank is heard by all, at a step that all look at
+                leaving = context.leaving()
+                if context.any_says(leaving):
+                    leaving = leaving or "another worker was told to leave"
+            due = looking and now() - saved > (max(SAVE_AT_EPOCH, writer.cost / SAVE_SHARE) if whole else SAVE_WITHIN)
+            if (due or leaving) and not last:
+                saved = now()
+                writer.write(model, optimizer, {"step": step + 1, "seconds": saved, "run_as": choice.name}, kept)
+            if leaving and not last:
+                raise Leaving(f"{stage}: stops at step {step + 1} of {length.steps}: {leaving}")
     return now()
 
 
-def _step(
-    network: nn.Module,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    positions: torch.Tensor,
-    parts: int,
-) -> torch.Tensor:
-    """One optimizer step on a batch; returns its loss, detached.
-
-    The gradients of its parts, weighted by their sizes, add up to that of the batch. What a model computes from a batch
-    as such it computes from each part: running means of batch normalisation, and the draws of dropout, differ.
-    """
-    inputs = objective.batch(positions)
-    optimizer.zero_grad(set_to_none=True)
-    pieces = list(zip(*(tensor.chunk(parts) for tensor in inputs), strict=True))
-    total = torch.zeros((), device=inputs[0].device)
-    for number, piece in enumerate(pieces):
-        with nullcontext() if number + 1 == len(pieces) else _unshared(network):
-            loss = objective.loss(network, *piece)
-            if len(pieces) > 1:
-                loss = loss * (len(piece[0]) / len(inputs[0]))
-            loss.backward()
-        total += loss.detach()
-    optimizer.step()
-    return total
+def seed_device(seed: int, device: torch.device) -> None:
+    """What torch.manual_seed does, for the generators that a training draws from. It seeds every kind of device that
+    there could be, and writes down who asked: a quarter of a millisecond, at every step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
-def _unshared(network: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients stay on this rank: they are averaged once, with those of a batch's last part."""
-    no_sync = getattr(network, "no_sync", None)
-    return no_sync() if no_sync else nullcontext()
+class Losses:
+    """Whether the losses of a training are finite, asked of a GPU without letting it run dry: a look reads what the one
+    before it asked for, unless it must know at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._new: list[torch.Tensor] = []
+        self._asked: tuple[torch.Tensor, torch.cuda.Event] | None = None
+
+    @property
+    def unseen(self) -> int:
+        """Losses that no look has been at."""
+        return len(self._new)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """The loss of a step, on the device."""
+        self._new.append(loss)
+
+    def broken(self, at_once: bool) -> float | None:
+        """A loss that is no finite number; None where all are that have been looked at."""
+        seen = torch.stack(self._new)
+        self._new.clear()
+        if self.device.type != "cuda":
+            return _unfinite(seen)
+        before, kept = self._asked, torch.empty(seen.shape, pin_memory=True)
+        kept.copy_(seen, non_blocking=True)
+        self._asked = (kept, torch.cuda.Event())
+        self._asked[1].record()
+        for asked in (before, self._asked if at_once else None):
+            if asked is not None:
+                asked[1].synchronize()
+                if (found := _unfinite(asked[0])) is not None:
+                    return found
+        return None
+
+
+def _unfinite(losses: torch.Tensor) -> float | None:
+    finite = losses.isfinite()
+    return None if bool(finite.all()) else float(losses[~finite][-1])
 
 
 def _distributed(model: nn.Module, context: Context) -> nn.Module:

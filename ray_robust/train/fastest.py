@@ -1,0 +1,84 @@
+"""Which way of doing the same thing is the fastest here: measured once per shape, device and version, and remembered.
+
+Owns `fastest.json` in the cache folder, which can be deleted at any time. Who asks again, in this process or another,
+gets the same answer, so that a sweep's trials are all run the same way.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+from ray_robust.rates import cache_folder
+from ray_robust.storage import Storage
+
+FILE = "fastest.json"
+GAIN = 1.05  # times as fast as the plain way that another must be: it costs a warm-up in every process
+ROUNDS, ROUND = 5, 0.3  # measurements of each way in turn, and their seconds, about
+
+
+def known(what: str, device: torch.device) -> str | None:
+    """The way that was the fastest for this shape on this device with these versions; None when nobody has looked."""
+    return (Storage(cache_folder()).read_json(FILE) or {}).get(_key(what, device))
+
+
+def fastest(what: str, device: torch.device, ways: Mapping[str, Callable[[], object]]) -> str:
+    """The name of the fastest of `ways`, each of which does the same once; the first is the plain one.
+
+    One that raises has lost, memory that is short included. The answer is remembered under `what`; of two processes
+    that measure at the same time, the first to write is right.
+    """
+    if (answer := known(what, device)) in ways:
+        return str(answer)
+    plain, times = next(iter(ways)), measured(device, ways)
+    best = min(times, key=times.__getitem__, default=plain)
+    answer = best if plain not in times or times[best] * GAIN < times[plain] else plain
+    cache = Storage(cache_folder())
+    remembered = cache.read_json(FILE) or {}
+    answer = remembered.setdefault(_key(what, device), answer)
+    cache.write_json(FILE, remembered)
+    return answer
+
+
+def measured(device: torch.device, ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of every way that does not fail, the median of rounds in which they take turns."""
+    counts: dict[str, int] = {}
+    for name, way in ways.items():
+        try:
+            _seconds(device, way, 3)  # kernels are chosen, code is compiled
+            counts[name] = max(1, round(ROUND / _seconds(device, way, 1)))
+        except Exception:  # what a compiler, a batching rule or an allocator may raise has no common class
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    taken: dict[str, list[float]] = {name: [] for name in counts}
+    for _ in range(ROUNDS):
+        for name, count in counts.items():
+            taken[name].append(_seconds(device, ways[name], count) / count)
+    return {name: median(each) for name, each in taken.items()}
+
+
+def _seconds(device: torch.device, way: Callable[[], object], times: int) -> float:
+    _wait(device)
+    begun = time.perf_counter()
+    for _ in range(times):
+        way()
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _key(what: str, device: torch.device) -> str:
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return f"{what}, {card}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
