@@ -7,6 +7,7 @@ two files that are written in turn, so that one that was damaged leaves the one 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import zlib
@@ -26,25 +27,52 @@ Tensors = Mapping[str, torch.Tensor]
 
 def save_checkpoint(folder: Storage, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write `name`.safetensors: the model's state, and `facts` as JSON. It is on the disk when this returns."""
-    _write(folder, name, _tensors(model), facts, durable=True)
+    whole = {key: value.cpu().contiguous() for key, value in _tensors(model).items()}
+    _write(folder, name, whole, {"facts": json.dumps(facts)}, durable=True)
 
 
 def _tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer | None = None, kept: Tensors | None = None
 ) -> dict[str, torch.Tensor]:
-    """Copies of what a checkpoint holds, by name, on the CPU and contiguous."""
+    """What a checkpoint holds, by name: the model's own memory."""
     tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"kept/{key}": value for key, value in (kept or {}).items()}
     if optimizer is not None:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    return {key: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for key, value in tensors.items()}
+    return {key: value.detach() for key, value in tensors.items()}
 
 
-def _write(folder: Storage, name: str, tensors: Tensors, facts: dict[str, Any], durable: bool) -> None:
-    said = json.dumps(facts)
-    data = save(dict(tensors), {"facts": said, "crc32": _checksum(tensors, said)})
+def _write(folder: Storage, name: str, tensors: Tensors, said: dict[str, str], durable: bool) -> None:
+    data = save(dict(tensors), {**said, "crc32": _checksum(tensors, "".join(said.values()))})
     folder.write(f"{name}.safetensors", data, durable=durable)
+
+
+def _packed(tensors: Tensors) -> tuple[dict[str, torch.Tensor], str]:
+    """Copies on the CPU as one long tensor per type, and which lie where in them, as JSON: hundreds of small ones would
+    take several times as long to copy, sum and write."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    layout: dict[str, list[tuple[str, list[int]]]] = {}
+    for key, value in tensors.items():
+        kind = str(value.dtype)
+        parts.setdefault(kind, []).append(value.reshape(-1))
+        layout.setdefault(kind, []).append((key, list(value.shape)))
+    together: dict[str, torch.Tensor] = {}
+    for kind, each in parts.items():
+        if len({value.device for value in each}) > 1:  # an optimizer counts its steps on the CPU
+            each = [value.cpu() for value in each]
+        together[kind] = torch.cat(each).cpu()
+    return together, json.dumps(layout)
+
+
+def _unpacked(packed: Tensors, layout: str) -> dict[str, torch.Tensor]:
+    """The tensors by name again."""
+    found: dict[str, torch.Tensor] = {}
+    for kind, places in json.loads(layout).items():
+        sizes = [math.prod(shape) for _, shape in places]
+        for (key, shape), part in zip(places, packed[kind].split(sizes), strict=True):
+            found[key] = part.reshape(shape)
+    return found
 
 
 def load_checkpoint(
@@ -83,10 +111,12 @@ def read_checkpoint(folder: Storage, name: str) -> tuple[dict[str, torch.Tensor]
         return None
     try:
         tensors, said = load(data), _header(data)
-        facts = json.loads(said["facts"])
+        facts, layout = json.loads(said["facts"]), said.get("layout", "")
+        if said.get("crc32", "") not in ("", _checksum(tensors, said["facts"] + layout)):
+            return None
+        return _unpacked(tensors, layout) if layout else tensors, facts
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return None if said.get("crc32", "") not in ("", _checksum(tensors, said["facts"])) else (tensors, facts)
 
 
 def weights_in(tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -115,14 +145,15 @@ class StateWriter:
             return
         self.wait()
         begun = time.monotonic()
-        tensors = _tensors(model, optimizer, kept)
+        tensors, layout = _packed(_tensors(model, optimizer, kept))
         copied = time.monotonic() - begun
 
         def work(folder: Storage) -> None:
             spent, number = time.thread_time(), self.number + 1
             with suppress(OSError):
                 # what was lost can be made again by running on, so nothing waits for the disk
-                _write(folder, f"{self.stage}.{number % 2}", tensors, {**facts, "number": number}, durable=False)
+                said = {"facts": json.dumps({**facts, "number": number}), "layout": layout}
+                _write(folder, f"{self.stage}.{number % 2}", tensors, said, durable=False)
                 self.number = number
             self.cost = copied + time.thread_time() - spent
 
@@ -191,9 +222,9 @@ def _header(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
-def _checksum(tensors: Tensors, facts: str) -> str:
-    """CRC-32 of the facts and of every tensor with its name, in the order of the names."""
-    crc = zlib.crc32(facts.encode())
+def _checksum(tensors: Tensors, said: str) -> str:
+    """CRC-32 of what is said of them and of every tensor with its name, in the order of the names."""
+    crc = zlib.crc32(said.encode())
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
         if tensors[name].numel():
