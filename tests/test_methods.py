@@ -19,10 +19,10 @@ from ray_robust.results import RunFolder
 from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
 from ray_robust.spec import load_spec
 from ray_robust.storage import Storage
-from ray_robust.train import loop, turns
+from ray_robust.train import features, loop, turns
 from ray_robust.train.checkpoints import save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
-from ray_robust.train.evaluate import Split
+from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.features import body_features
 from ray_robust.train.finetune import Finetuned, Look, finetune
 from ray_robust.train.images import ImageBank
@@ -302,6 +302,29 @@ def test_a_linear_probe_leaves_the_body_as_it_was_and_learns():
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert list(done.predictions) == [Look(30, 90)]
     assert points(done, splits(), "accuracy")[-1]["id"] > 0.5
+
+
+def test_heads_on_one_body_share_its_features(monkeypatch):
+    asked, data = [], splits()
+    made = features.features_of
+    monkeypatch.setattr(features, "features_of", lambda *a: asked.append(1) or made(*a))
+    frozen, settings = features.Frozen(), {"epochs": 2, "evaluate_every": 2, "batch_size": 32}
+
+    def probed(method: str, lr: float) -> tuple[nn.Module, Finetuned]:
+        model = build_model(RESNET, 0, 1)
+        own = Finetune(method=method, lr=lr, **settings)
+        return model, finetune(model, RESNET, own, data, 4, f"{lr}", "accuracy", Context(), None, frozen)
+
+    model, done = probed("linear", 1e-2)
+    assert len(asked) == 1 + len(TEST_SPLITS)
+    _, again = probed("linear", 3e-2)
+    probed("lp-ft", 1e-3)
+    assert len(asked) == 1 + len(TEST_SPLITS)
+    assert not equal(done, again)
+    for name in TEST_SPLITS:
+        whole, seen = predict(model, data[name].images, RESNET, Context()), done.predictions[Look(2, 6)][name]
+        assert np.array_equal(whole.classes, seen.classes)
+        assert np.allclose(whole.confidence, seen.confidence, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["linear", "lp-ft"])

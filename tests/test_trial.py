@@ -24,6 +24,7 @@ from ray_robust.results import COLUMNS, RunFolder
 from ray_robust.spec import load_spec
 from ray_robust.train import loop
 from ray_robust.train.context import Context
+from ray_robust.train.turns import Pass
 
 SPEC = """
 # Question: Does a trial run?
@@ -189,18 +190,21 @@ def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
 def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkeypatch):
     folder, trial, _ = brief
     places, sizes = places_in(folder, "short"), []
-    one = loop._step
+    run = Pass.run
 
-    def short(network, objective, *rest):
+    def short(work):
+        whole = work.loss
+
         def loss(network, *inputs):
             sizes.append(len(inputs[0]))
             if len(inputs[0]) > 40:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return objective.loss(network, *inputs)
+            return whole(network, *inputs)
 
-        return one(network, replace(objective, loss=loss), *rest)
+        work.loss = loss
+        run(work)
 
-    monkeypatch.setattr(loop, "_step", short)
+    monkeypatch.setattr(Pass, "run", short)
     run_trial(trial, places, Context())
     assert sizes[:3] == [128, 64, 32]
     done = RunFolder(places.run).trial(trial.id)
@@ -211,7 +215,7 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
         done.storage.read("log.txt").decode()
     )
     assert len(done.rows()) == 2
-    monkeypatch.setattr(loop, "_step", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(Pass, "run", lambda work: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     single = places_in(folder, "single")
     run_trial(trial, single, Context())
     reason = RunFolder(single.run).trial(trial.id).failure()["reason"]

@@ -39,6 +39,7 @@ from ray_robust.storage import Storage
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
 from ray_robust.train.context import Context, Leaving, Stopped, TrainingFailed
 from ray_robust.train.evaluate import Split
+from ray_robust.train.features import Frozen
 from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import build_model
@@ -151,11 +152,11 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     if context.first:
         folder.storage.write_json("trial.json", facts)
     log.behind("pretrain", trial.pretrain_images)
-    alone = replace(context, rank=0, world_size=1)
+    alone, frozen = replace(context, rank=0, world_size=1), Frozen()
     todo = []
     for finetuning in trial.finetunings[context.rank :: context.world_size]:
         if folder.finetuning(finetuning.id) is None:
-            todo.append(partial(_finetune, trial, finetuning, start, places, alone, folder, log, facts))
+            todo.append(partial(_finetune, trial, finetuning, start, places, alone, folder, log, facts, frozen))
         else:
             log.behind(finetuning.id, finetuning.images)
     take_turns(todo, context.at_once, context.device, Together(context.device))
@@ -253,6 +254,7 @@ def _finetune(
     folder: TrialFolder,
     log: TrialLog,
     facts: dict[str, Any],
+    frozen: Frozen,
 ) -> Steps[None]:
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
@@ -267,7 +269,7 @@ def _finetune(
     name = f"{trial.key}/{finetuning.id}"
     context = replace(context, report=log.of(finetuning.id))
     done = yield from finetune.steps(model, trial.model, finetuning.settings, splits, classes, name, task.metric,
-                                     context, resumed)  # fmt: skip
+                                     context, resumed, frozen)  # fmt: skip
     write_predictions(folder, finetuning.id, done, splits, task)
     columns = {
         **{key: facts.get(key) for key in trial.columns()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +49,28 @@ def predict(model: nn.Module, images: ImageBank, section: ModelSection, context:
     """The most likely class of every image and its probability. Leaves the model in evaluation mode."""
     model.eval()
     mean, std = input_scale(model)
+
+    def scores_of(positions: torch.Tensor) -> torch.Tensor:
+        return model(normalise(images.take(positions), mean, std))
+
+    return _predicted(scores_of, len(images), section, context)
+
+
+@torch.inference_mode()
+def predict_from(head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context) -> Predicted:
+    """The same from what the model's body has made of the images already, [n, width]."""
+    return _predicted(lambda positions: head(features[positions].to(context.device)), len(features), section, context)
+
+
+def _predicted(
+    scores_of: Callable[[torch.Tensor], torch.Tensor], count: int, section: ModelSection, context: Context
+) -> Predicted:
     classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
     size = max(1, BATCH // context.parts)
-    for start in range(0, len(images), size):
+    for positions in torch.arange(count).split(size):
         context.alive()
-        positions = torch.arange(start, min(start + size, len(images)))
         with context.autocast(section.precision):
-            scores = model(normalise(images.take(positions), mean, std))
+            scores = scores_of(positions)
         best = scores.argmax(1, keepdim=True)
         classes.append(best[:, 0].to(torch.int32))
         confidence.append(scores.float().softmax(1).gather(1, best)[:, 0])

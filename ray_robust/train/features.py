@@ -46,6 +46,19 @@ def features_of(
     return torch.cat(found)
 
 
+class Frozen:
+    """What a body that stays as it is makes of images: computed once for all heads that are trained on it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ImageBank, torch.Tensor]] = {}  # with the bank, so that its id stays its own
+
+    def of(self, model: nn.Module, bank: ImageBank, section: ModelSection, context: Context) -> torch.Tensor:
+        """`features_of` a bank; the model must have the same body every time."""
+        if id(bank) not in self._known:
+            self._known[id(bank)] = bank, features_of(model, bank, section, context)
+        return self._known[id(bank)][1]
+
+
 def nearest_mean_accuracy(
     model: nn.Module, train: Split, held_out: Split, section: ModelSection, context: Context
 ) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,8 +23,9 @@ from ray_robust.spec import Finetune, ModelSection
 from ray_robust.storage import Storage
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
-from ray_robust.train.evaluate import Predicted, Split, predict
-from ray_robust.train.features import features_of
+from ray_robust.train.evaluate import Predicted, Split, predict, predict_from
+from ray_robust.train.features import Frozen
+from ray_robust.train.images import ImageBank
 from ray_robust.train.loop import Length, Objective, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
@@ -65,12 +67,15 @@ def finetune(
     metric: str,
     context: Context,
     checkpoints: Storage | None = None,
+    frozen: Frozen | None = None,
 ) -> Steps[Finetuned]:
     """Fine-tune `model` in place on `splits["train"]`, predicting all test splits every `evaluate_every` epochs.
 
-    Every random draw is named by `key`; `metric` scores what is reported on the way. Raises
-    TrainingFailed when the loss is no finite number, Leaving when it was told to leave.
+    Every random draw is named by `key`; `metric` scores what is reported on the way. `frozen` is shared by fine-tunings
+    that start from the same weights, whose heads are trained on the same features. Raises TrainingFailed when the loss
+    is no finite number, Leaving when it was told to leave.
     """
+    frozen = frozen or Frozen()
     train, seed = splits["train"], seed_of("finetune", key)
     fresh_head(model, num_classes, seed).to(context.device)
     length = Length.of(len(train.labels), settings.batch_size, settings.epochs, None)
@@ -78,9 +83,14 @@ def finetune(
     begun = time.monotonic()
     told = _one_pass(context, settings.epochs) if settings.method == "linear" else context
 
+    def seen(images: ImageBank) -> Predicted:
+        if settings.method != "linear":
+            return predict(model, images, section, context)
+        return predict_from(_head(model), frozen.of(model, images, section, context), section, context)
+
     def look(epoch: int, step: int) -> None:
         if epoch % settings.evaluate_every == 0 or step == length.steps:
-            found = {name: predict(model, splits[name].images, section, context) for name in TEST_SPLITS}
+            found = {name: seen(splits[name].images) for name in TEST_SPLITS}
             for name, predicted in found.items():
                 for part, values in vars(predicted).items():
                     kept[f"{epoch}/{step}/{name}/{part}"] = torch.from_numpy(values)
@@ -91,13 +101,17 @@ def finetune(
     between: dict[Look, dict[str, Predicted]] = {}
     if settings.method == "linear":
         stages = (told, "finetune", checkpoints, look, kept)
-        seconds = yield from _train_head(model, train, settings, section, length, seed, *stages)
+        features = frozen.of(model, train.images, section, context)
+        seconds = yield from _train_head(model, features, train.labels, settings, section, length, seed, *stages)
     else:
-        seconds = yield from _probe(model, train, settings, section, key, context, checkpoints)
+        seconds = yield from _probe(model, train, settings, section, key, context, checkpoints, frozen)
         start = {name: value.clone() for name, value in model.state_dict().items()} if settings.wise_ft else {}
         seconds += yield from fit.steps(model, train.images, torch.from_numpy(train.labels), settings, section, length,
                                         seed, context, "finetune", checkpoints, look, kept)  # fmt: skip
         for alpha in settings.wise_ft:
+            if alpha == 1:  # the end itself, which has been looked at
+                between[Look(settings.epochs, length.steps, alpha)] = list(_looks(kept).values())[-1]
+                continue
             with _between(model, start, alpha):
                 between[Look(settings.epochs, length.steps, alpha)] = {
                     name: predict(model, splits[name].images, section, context) for name in TEST_SPLITS
@@ -123,6 +137,7 @@ def _probe(
     key: str,
     context: Context,
     checkpoints: Storage | None,
+    frozen: Frozen,
 ) -> Steps[float]:
     """With lp-ft train the head before everything; the seconds it took. Its end is kept, since WiSE starts from it."""
     if settings.method != "lp-ft":
@@ -135,7 +150,8 @@ def _probe(
     at_its_rate = settings.model_copy(update={"lr": settings.probe_lr})
     told = _one_pass(context, settings.probe_epochs)
     stages = (told, "probe", checkpoints)
-    seconds = yield from _train_head(model, train, at_its_rate, section, length, seed_of("probe", key), *stages)
+    features, seed = frozen.of(model, train.images, section, context), seed_of("probe", key)
+    seconds = yield from _train_head(model, features, train.labels, at_its_rate, section, length, seed, *stages)
     if checkpoints and context.first:
         save_checkpoint(checkpoints, "probed", head, {"seconds": seconds})
     return seconds
@@ -143,7 +159,8 @@ def _probe(
 
 def _train_head(
     model: nn.Module,
-    train: Split,
+    features: torch.Tensor,
+    classes: np.ndarray,
     settings: Finetune,
     section: ModelSection,
     length: Length,
@@ -155,8 +172,8 @@ def _train_head(
 
     `stages` is the rest of what `optimise` takes.
     """
-    head, labels = _head(model), torch.from_numpy(train.labels).to(context.device)
-    features = features_of(model, train.images, section, context).to(context.device)
+    head, labels = _head(model), torch.from_numpy(classes).to(context.device)
+    features = features.to(context.device)
 
     def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = positions.to(context.device)
