@@ -25,8 +25,8 @@ from bench import show
 
 PX = 16
 TINY: dict[str, Any] = {
-    "task": {"name": "camera-traps", "train_images": 64, "id_val_images": 32, "ood_val_images": 32,
-             "id_test_images": 32, "ood_test_images": 32},
+    "task": {"name": "camera-traps", "species": 4, "train_images": 64, "id_val_images": 64, "ood_val_images": 64,
+             "id_test_images": 64, "ood_test_images": 64},
     "model": {"name": "test_byobnet", "image_size": 32},
     "pretrain": {"sources": {"species": 1.0}, "num_images": 400, "images_seen": 128, "batch_size": 64},
     "finetune": {"epochs": 1, "lr": 1e-3, "batch_size": 32},

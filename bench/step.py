@@ -3,9 +3,12 @@
 The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
 rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
 images already in memory with the same augmentation, nothing told, checked or seeded; and timm's own recipe (ImageFolder
-of photographs, `create_loader` with the augmentation of its train.py). Decoding into the store is not in it:
-`bench.ingest` measures that, and a sweep pays it once. On a GPU the bare step runs on random tensors that lie there, as
-timm's benchmark.py does, and the card's own copy and matrix rates are measured beside it. Needs no Ray.
+of photographs, `create_loader` with the augmentation of its train.py); with `--compiled`, through `fit` once more with
+torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
+
+On a GPU the bare step is the compiled one on random tensors that lie there, and beside it stand the procedure of timm's
+benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
+trains several models at once, in turn and stacked, and compares their images per second with one alone. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,17 +32,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import show
+from bench import show, write_table
 from ray_robust.sections import ModelSection, Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.loop import Length, fit, make_optimizer
 from ray_robust.train.models import build_model, input_scale
+from ray_robust.train.stack import Together
+from ray_robust.train.turns import Pass, Turn, one_by_one, take_turns
 
 SHAPES = {
     "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],
-    "cuda": ["resnet18@64:1024", "resnet50@224:256", "resnet50@224:512", "resnet50@224:1024"],
+    "cuda": ["resnet18@64:1024", "resnet50@224:256", "resnet50@224:1024"],
 }
+TOGETHER = {"cpu": "test_byobnet@32:128", "cuda": "resnet18@64:128"}
 CLASSES = 10
 Way = Callable[[int], float]  # number of steps -> seconds
 
@@ -60,8 +67,13 @@ class Shape:
 
     @property
     def section(self) -> ModelSection:
-        """The same in a spec's words."""
-        return ModelSection(name=self.model, image_size=self.px, compile=torch.cuda.is_available())
+        """The same in a spec's words, run as written."""
+        return ModelSection(name=self.model, image_size=self.px, compile=False)
+
+    @property
+    def compiled(self) -> ModelSection:
+        """The same, compiled."""
+        return self.section.model_copy(update={"compile": True})
 
 
 def main(argv: list[str]) -> None:
@@ -71,29 +83,45 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--models", nargs="+", metavar="NAME@PX:BATCH", help="default: some for the device")
     parser.add_argument("--images", type=int, default=1024, help="photographs in memory and on disk")
     parser.add_argument("--seconds", type=float, default=3.0, help="one measurement, about")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="default: 5, on a GPU 3")
+    parser.add_argument("--compiled", action="store_true", help="on a CPU too: compiling takes up to two minutes")
+    parser.add_argument("--together", nargs="*", type=int, metavar="K", help="models trained at once, default 1 4 16")
+    parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     if device.type == "cpu":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
         torch.set_num_threads(1)
     rows, found = [], {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
-    ratios: dict[str, dict[str, float]] = {"store_over_memory": {}, "store_over_timm": {}}
+    others = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm",
+              "timm's benchmark": "store_over_timm", "store, compiled": "store_over_compiled"}  # fmt: skip
+    ratios: dict[str, dict[str, float]] = {name: {} for name in others.values()}
+    rounds = args.rounds or (3 if device.type == "cuda" else 5)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for text in args.models or SHAPES[args.device]:
             shape = Shape.read(text)
-            ways = dict(_ways(shape, device, Path(folder), args.images))
-            rates = measured(ways, shape.batch, args.seconds, args.rounds)
-            for way, other in (("memory", "bare step"), ("timm", "timm's recipe")):
-                if other in rates:
-                    ratios[f"store_over_{way}"][text] = over(rates["store"], rates[other])
+            ways = dict(_ways(shape, device, Path(folder), args.images, args.compiled))
+            rates = measured(ways, shape.batch, args.seconds, rounds)
+            for other in rates.keys() & others.keys():
+                ratios[others[other]][text] = over(rates["store"], rates[other])
             rows += [
                 (text, way, f"{median(of):,.0f}", "" if way == "store" else f"{over(rates['store'], of):.3f}")
                 for way, of in rates.items()
             ]
             if device.type == "cuda":
                 found[f"{text}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
-    show(("model @ px : batch", "way", "images/s", "store over it"), rows, {**found, **ratios})
+    header = ("model @ px : batch", "way", "images/s", "store over it")
+    if args.together is not None:
+        text = TOGETHER[args.device]
+        counts = args.together or [1, 4, 16]
+        rates = measured(dict(_several(Shape.read(text), device, counts)), Shape.read(text).batch, args.seconds, rounds)
+        alone = rates.pop("1 alone")
+        for way, of in rates.items():
+            gain = found.setdefault("together_over_alone", {})[way] = over(of, alone)
+            rows.append((text, f"{way}, all of them", f"{median(of):,.0f}", f"{1 / gain:.3f}"))
+    if args.write:
+        write_table(args.write, f"step on a {args.device}", [header, *rows])
+    show(header, rows, {**found, **{name: each for name, each in ratios.items() if each}})
 
 
 def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -114,20 +142,24 @@ def over(ours: list[float], other: list[float]) -> float:
     return round(median(a / b for a, b in zip(ours, other, strict=True)), 3)
 
 
-def _ways(shape: Shape, device: torch.device, folder: Path, images: int) -> Iterator[tuple[str, Way]]:
+def _ways(shape: Shape, device: torch.device, folder: Path, images: int, compiled: bool) -> Iterator[tuple[str, Way]]:
     settings = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch)
     context = Context(device)
     if device.type == "cuda":
         pixels = np.random.default_rng(0).integers(0, 256, (4 * shape.batch, shape.px, shape.px, 3), np.uint8)
         bank = ImageBank([(pixels, None)], device)
-        yield "store", _through_fit(shape, settings, bank, context)
-        yield "bare step", _random_tensors(shape, settings, context)
+        yield "store", _through_fit(shape, shape.compiled, settings, bank, context)
+        yield "bare step", _random_tensors(shape, settings, context, torch.compile)
+        sgd = settings.model_copy(update={"optimizer": "sgd"})
+        yield "timm's benchmark", _random_tensors(shape, sgd, context, lambda model: model)
         return
     from ray_robust.data.opened import images_of
 
     tree, store = _store(folder, shape.px, images)
     bank = ImageBank([images_of(store, np.arange(store.n))], device)
-    yield "store", _through_fit(shape, settings, bank, context)
+    yield "store", _through_fit(shape, shape.section, settings, bank, context)
+    if compiled:
+        yield "store, compiled", _through_fit(shape, shape.compiled, settings, bank, context)
     yield "bare step", _plain_loop(shape, settings, torch.from_numpy(np.array(store.pixels)), context)
     yield "timm's recipe", _timm_recipe(shape, settings, tree, context)
 
@@ -149,19 +181,55 @@ def _store(folder: Path, px: int, images: int) -> tuple[Path, Any]:
 # --- the ways
 
 
-def _through_fit(shape: Shape, settings: Training, bank: ImageBank, context: Context) -> Way:
-    model = build_model(shape.section, CLASSES, seed=0)
+def _through_fit(shape: Shape, section: ModelSection, settings: Training, bank: ImageBank, context: Context) -> Way:
+    model = build_model(section, CLASSES, seed=0)
     labels = torch.arange(len(bank)) % CLASSES
 
     def run(steps: int) -> float:
         length = Length(len(bank), shape.batch, steps)
         _wait(context.device)
         begun = time.perf_counter()
-        fit(model, bank, labels, settings, shape.section, length, 0, context, "bench")
+        fit(model, bank, labels, settings, section, length, 0, context, "bench")
         _wait(context.device)
         return time.perf_counter() - begun
 
     return run
+
+
+def _several(shape: Shape, device: torch.device, counts: list[int]) -> Iterator[tuple[str, Way]]:
+    """One training, and several at once, a step of each in turn or all stacked; seconds for a batch of any of them."""
+    settings, context = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch), Context(device)
+    pixels = np.random.default_rng(0).integers(0, 256, (8 * shape.batch, shape.px, shape.px, 3), np.uint8)
+    bank = ImageBank([(pixels, None)], device)
+    labels = torch.arange(len(bank)) % CLASSES
+
+    def way(count: int, run: Callable[[Sequence[Turn]], None]) -> Way:
+        models = [build_model(shape.section, CLASSES, seed) for seed in range(count)]
+
+        def work(steps: int) -> float:
+            length = Length(len(bank), shape.batch, steps)
+            todo = [partial(fit.steps, model, bank, labels, settings, shape.section, length, seed, context, "bench")
+                    for seed, model in enumerate(models)]  # fmt: skip
+            _wait(device)
+            begun = time.perf_counter()
+            take_turns(todo, count, device, run)
+            _wait(device)
+            return (time.perf_counter() - begun) / count
+
+        return work
+
+    yield "1 alone", way(1, one_by_one)
+    for count in counts:
+        if count > 1:
+            yield f"{count} in turn", way(count, one_by_one)
+        yield f"{count} stacked", way(count, Stacked(device))
+
+
+class Stacked(Together):
+    """Stacks whether it wins or not: that is what is to be measured."""
+
+    def _wins(self, works: list[Pass]) -> bool:
+        return True
 
 
 def _plain_loop(shape: Shape, settings: Training, images: torch.Tensor, context: Context) -> Way:
@@ -189,6 +257,7 @@ def _timm_recipe(shape: Shape, settings: Training, tree: Path, context: Context)
     loader = create_loader(
         create_dataset("", root=str(tree), is_training=True), input_size=(3, shape.px, shape.px),
         batch_size=shape.batch, is_training=True, num_workers=1, use_prefetcher=False, device=context.device,
+        persistent_workers=False,
     )  # fmt: skip
 
     def run(steps: int) -> float:
@@ -206,9 +275,9 @@ def _timm_recipe(shape: Shape, settings: Training, tree: Path, context: Context)
     return run
 
 
-def _random_tensors(shape: Shape, settings: Training, context: Context) -> Way:
+def _random_tensors(shape: Shape, settings: Training, context: Context, run_as: Callable[[nn.Module], Any]) -> Way:
     model = build_model(shape.section, CLASSES, seed=0).to(context.device)
-    network = torch.compile(model)
+    network = run_as(model)
     batch = torch.randn(shape.batch, 3, shape.px, shape.px, device=context.device)
     batch = batch.to(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (shape.batch,), device=context.device)
