@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,41 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str,
     print(json.dumps(found), flush=True)
 
 
-def write_table(path: Path, name: str, lines: Sequence[Sequence[str]]) -> None:
-    """Put a Markdown table (header first) into a document, between the marks of that name; see `filled`."""
-    rows = (f"| {' | '.join(line)} |" for line in (lines[0], ("---",) * len(lines[0]), *lines[1:]))
+def write_table(path: Path, name: str, lines: Sequence[Sequence[str]], command: str = "") -> None:
+    """Put a Markdown table (header first) into a document, between the marks of that name; see `filled`. With a
+    `command`, that made it, it is followed by that, and by when and where."""
+    rows = [f"| {' | '.join(line)} |" for line in (lines[0], ("---",) * len(lines[0]), *lines[1:])]
+    if command:
+        rows += ["", f"`python -m {command}`, {here_and_now()}"]
     path.write_text(filled(path.read_text("utf-8"), {name: "\n".join(rows)}), "utf-8")
+
+
+def command_of(module: str, argv: Sequence[str]) -> str:
+    """The command, as it is told in a document: without where it was to write."""
+    words = list(argv)
+    if "--write" in words:
+        del words[words.index("--write") : words.index("--write") + 2]
+    return shlex.join([module, *words])
+
+
+def here_and_now() -> str:
+    """The day, this machine, and the versions of what the speed hangs on, in a line."""
+    from ray_robust.provenance import processor
+
+    card = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    place = f"{processor()}, {os.cpu_count()} cores"
+    if card is not None and card.is_available():
+        place += f", {card.get_device_name()}"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "ray") if _installed(name))
+    return f"{datetime.now(UTC):%Y-%m-%d}: {place}, {versions}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def filled(text: str, pieces: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bench import show
+from bench import command_of, show, write_table
 
 PX = 16
 TINY: dict[str, Any] = {
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench.growth", description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--largest", type=float, default=1.0, help="a share: 0.1 ends every part one size earlier")
+    parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
     ways: dict[str, Callable[[int, Path], list[str]]] = {"trials": trials, "images": images, "points": points}
     rows: list[tuple[str, str, str, str]] = []
@@ -53,7 +54,11 @@ def main(argv: list[str]) -> None:
         found[f"{part}_s"] = [round(took, 1) for took in (alone, *times)]
         for size, took in zip((NOTHING[part], *sizes), (alone, *times), strict=True):
             rows.append((part, f"{size:,}", f"{took:.1f}", f"{1e3 * took / size:.2f}"))
-    show(("part", "of them", "seconds", "ms each"), rows, found)
+    header = ("part", "of them", "seconds", "ms each")
+    if args.write:
+        exponents = [(part, "exponent", f"{found[part]:.2f}", "") for part in args.parts]
+        write_table(args.write, "growth", [header, *rows, *exponents], command_of("bench.growth", argv))
+    show(header, rows, found)
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:

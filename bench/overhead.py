@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import show
+from bench import command_of, show, write_table
 from ray_robust.data.opened import open_pool, open_store
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("spec", nargs="?", default="sweeps/quantity.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--parts", nargs="+", choices=("bare", "sweep", "ray"), default=["bare", "sweep", "ray"])
+    parser.add_argument("--write", type=Path, help="put the table into this document")
     parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each cost that plain Ray runs")
     args = parser.parse_args(argv)
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
@@ -75,7 +76,12 @@ def main(argv: list[str]) -> None:
         found["bare_over_sweep"] = round(seconds["bare"] / seconds["sweep"], 3)
     if {"ray", "sweep"} <= set(seconds):
         found["plain_ray_over_sweep"] = round(seconds["ray"] / seconds["sweep"], 2)
-    show(("way", "seconds", "what is counted"), [(name, f"{value:.0f}", note) for name, value, note in rows], found)
+    header = ("way", "seconds", "over the sweep", "what is counted")
+    table = [(name, f"{value:.0f}", f"{value / seconds['sweep']:.2f}" if "sweep" in seconds else "", note)
+             for name, value, note in rows]  # fmt: skip
+    if args.write:
+        write_table(args.write, "overhead", [header, *table], command_of("bench.overhead", argv))
+    show(header, table, found)
 
 
 # --- the images, ready for all ways

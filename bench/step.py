@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import show, write_table
+from bench import command_of, show, write_table
 from ray_robust.sections import ModelSection, Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, augment, normalise
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
             gain = found.setdefault("together_over_alone", {})[way] = over(of, alone)
             rows.append((text, f"{way}, all of them", f"{median(of):,.0f}", f"{1 / gain:.3f}"))
     if args.write:
-        write_table(args.write, f"step on a {args.device}", [header, *rows])
+        write_table(args.write, f"step on a {args.device}", [header, *rows], command_of("bench.step", argv))
     show(header, rows, {**found, **{name: each for name, each in ratios.items() if each}})
 
 
