@@ -18,6 +18,12 @@ from ray_robust.errors import UserError
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str, Any]) -> None:
     """A table for people, then one JSON object in the last line."""
+    print_table(columns, rows)
+    print(json.dumps(found), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people."""
     from rich.console import Console
     from rich.table import Table
 
@@ -27,7 +33,6 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str,
     for row in rows:
         table.add_row(*row)
     Console(width=120, highlight=False).print(table)
-    print(json.dumps(found), flush=True)
 
 
 def write_table(path: Path, name: str, lines: Sequence[Sequence[str]], command: str = "") -> None:

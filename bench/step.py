@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import command_of, show, write_table
+from bench import command_of, print_table, show, write_table
 from ray_robust.sections import ModelSection, Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, augment, normalise
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     """Measure every shape and print the table and the JSON line."""
     parser = argparse.ArgumentParser("python -m bench.step", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--models", nargs="+", metavar="NAME@PX:BATCH", help="default: some for the device")
+    parser.add_argument("--models", nargs="*", metavar="NAME@PX:BATCH", help="default: some for the device")
     parser.add_argument("--images", type=int, default=1024, help="photographs in memory and on disk")
     parser.add_argument("--seconds", type=float, default=3.0, help="one measurement, about")
     parser.add_argument("--rounds", type=int, help="default: 5, on a GPU 3")
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     ratios: dict[str, dict[str, float]] = {name: {} for name in others.values()}
     rounds = args.rounds or (3 if device.type == "cuda" else 5)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for text in args.models or SHAPES[args.device]:
+        for text in SHAPES[args.device] if args.models is None else args.models:
             shape = Shape.read(text)
             ways = dict(_ways(shape, device, Path(folder), args.images, args.compiled))
             rates = measured(ways, shape.batch, args.seconds, rounds)
@@ -111,6 +111,7 @@ def main(argv: list[str]) -> None:
             if device.type == "cuda":
                 found[f"{text}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
     header = ("model @ px : batch", "way", "images/s", "store over it")
+    beside, together = ("model @ px : batch", "models", "images/s of all", "over one alone"), []
     if args.together is not None:
         text = TOGETHER[args.device]
         counts = args.together or [1, 4, 16]
@@ -118,9 +119,14 @@ def main(argv: list[str]) -> None:
         alone = rates.pop("1 alone")
         for way, of in rates.items():
             gain = found.setdefault("together_over_alone", {})[way] = over(of, alone)
-            rows.append((text, f"{way}, all of them", f"{median(of):,.0f}", f"{1 / gain:.3f}"))
+            together.append((text, way, f"{median(of):,.0f}", f"{gain:.3f}"))
     if args.write:
-        write_table(args.write, f"step on a {args.device}", [header, *rows], command_of("bench.step", argv))
+        command = command_of("bench.step", argv)
+        if rows:
+            write_table(args.write, f"step on a {args.device}", [header, *rows], command)
+        if together:
+            write_table(args.write, f"together on a {args.device}", [beside, *together], command)
+    print_table(beside, together)
     show(header, rows, {**found, **{name: each for name, each in ratios.items() if each}})
 
 

@@ -69,8 +69,10 @@ class Together:
             here.wait_stream(turn.stream)
         run()
         for turn in turns:
+            assert turn.work is not None
             turn.stream.wait_stream(here)
-            for tensor in (*turn.work.inputs, turn.work.total) if turn.work else ():
+            turn.work.total.record_stream(turn.stream)  # memory of one stream that the other still reads
+            for tensor in turn.work.inputs:
                 tensor.record_stream(here)
 
 
