@@ -44,6 +44,14 @@ def write_table(path: Path, name: str, lines: Sequence[Sequence[str]], command: 
     path.write_text(filled(path.read_text("utf-8"), {name: "\n".join(rows)}), "utf-8")
 
 
+def table_in(path: Path, name: str) -> list[list[str]]:
+    """The rows of the table between the marks of that name, header first; none where there is no table yet."""
+    inside = path.read_text("utf-8").partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    lines = [line.strip().strip("|") for line in inside.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
+    return rows[:1] + rows[2:]
+
+
 def command_of(module: str, argv: Sequence[str]) -> str:
     """The command, as it is told in a document: without where it was to write."""
     words = list(argv)

@@ -2,7 +2,7 @@
 
 Simulates sweeps whose truth is known, analyses each as a real one, and counts: how often 95 % intervals hold the truth,
 how often a test finds what is not there, how often equivalence is claimed exactly at the margin. The last line is one
-JSON object. With `--write docs/statistics.md` the table replaces what stands between its marks there.
+JSON object. With `--write docs/statistics.md` the rows of these scenarios replace theirs between its marks there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri
 from analysis.groups import Counts, scores
 from analysis.study import Analysis, analyse
 from analysis.table import Options
-from bench import show, write_table
+from bench import show, table_in, write_table
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 RATES = 6  # points of a trial: one per learning rate
@@ -284,7 +284,8 @@ def main(argv: list[str]) -> None:
         print(f"{name}: {time.perf_counter() - begun:.0f} s {found[name]}", flush=True)
     header, *lines = rows(found)
     if args.write:
-        write_table(args.write, "coverage", [header, *lines])
+        known = {row[0]: row for row in [*table_in(args.write, "coverage")[1:], *lines]}
+        write_table(args.write, "coverage", [header, *(known[name] for name in SCENARIOS if name in known)])
     show(header, lines, found)
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench import command_of, write_table
+from bench import command_of, table_in, write_table
 from bench.overhead import makespan
 from bench.profile import RAY, counted, part_of
 
@@ -20,6 +20,7 @@ def test_a_table_says_which_command_made_it_when_and_where(tmp_path):
     text = file.read_text()
     assert "| way | images/s |\n| --- | --- |\n| store | 100 |\n\n`python -m bench.step" in text
     assert re.search(r"--models 'a b'`, \d{4}-\d\d-\d\d: .+, \d+ cores, torch \S+, timm \S+, ray \S+\n<!-- /step", text)
+    assert table_in(file, "step") == [["way", "images/s"], ["store", "100"]]
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 
