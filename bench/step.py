@@ -45,6 +45,8 @@ SHAPES = {
     "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],
     "cuda": ["resnet18@64:1024", "resnet50@224:256", "resnet50@224:1024"],
 }
+OTHERS = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm", "timm's benchmark": "store_over_timm",
+          "store, compiled": "store_over_compiled"}  # fmt: skip
 TOGETHER = {"cpu": "test_byobnet@32:128", "cuda": "resnet18@64:128"}
 CLASSES = 10
 Way = Callable[[int], float]  # number of steps -> seconds
@@ -64,6 +66,9 @@ class Shape:
         name, _, numbers = text.rpartition("@")
         px, _, batch = numbers.partition(":")
         return cls(name, int(px), int(batch))
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.px}:{self.batch}"
 
     @property
     def section(self) -> ModelSection:
@@ -92,42 +97,53 @@ def main(argv: list[str]) -> None:
     if device.type == "cpu":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
         torch.set_num_threads(1)
-    rows, found = [], {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
-    others = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm",
-              "timm's benchmark": "store_over_timm", "store, compiled": "store_over_compiled"}  # fmt: skip
-    ratios: dict[str, dict[str, float]] = {name: {} for name in others.values()}
     rounds = args.rounds or (3 if device.type == "cuda" else 5)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for text in SHAPES[args.device] if args.models is None else args.models:
-            shape = Shape.read(text)
-            ways = dict(_ways(shape, device, Path(folder), args.images, args.compiled))
-            rates = measured(ways, shape.batch, args.seconds, rounds)
-            for other in rates.keys() & others.keys():
-                ratios[others[other]][text] = over(rates["store"], rates[other])
-            rows += [
-                (text, way, f"{median(of):,.0f}", "" if way == "store" else f"{over(rates['store'], of):.3f}")
-                for way, of in rates.items()
-            ]
-            if device.type == "cuda":
-                found[f"{text}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
-    header = ("model @ px : batch", "way", "images/s", "store over it")
-    beside, together = ("model @ px : batch", "models", "images/s of all", "over one alone"), []
-    if args.together is not None:
-        text = TOGETHER[args.device]
-        counts = args.together or [1, 4, 16]
-        rates = measured(dict(_several(Shape.read(text), device, counts)), Shape.read(text).batch, args.seconds, rounds)
-        alone = rates.pop("1 alone")
-        for way, of in rates.items():
-            gain = found.setdefault("together_over_alone", {})[way] = over(of, alone)
-            together.append((text, way, f"{median(of):,.0f}", f"{gain:.3f}"))
+    found: dict[str, Any] = {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
+    names = SHAPES[args.device] if args.models is None else args.models
+    rows = steps([Shape.read(name) for name in names], device, args, rounds, found)
+    beside = [] if args.together is None else together(args.together or [1, 4, 16], device, args.seconds, rounds, found)
+    header, header_beside = ("model @ px : batch", "way", "images/s", "store over it"), (
+        "model @ px : batch", "models", "images/s of all", "over one alone")  # fmt: skip
     if args.write:
         command = command_of("bench.step", argv)
         if rows:
             write_table(args.write, f"step on a {args.device}", [header, *rows], command)
-        if together:
-            write_table(args.write, f"together on a {args.device}", [beside, *together], command)
-    print_table(beside, together)
-    show(header, rows, {**found, **{name: each for name, each in ratios.items() if each}})
+        if beside:
+            write_table(args.write, f"together on a {args.device}", [header_beside, *beside], command)
+    if beside:
+        print_table(header_beside, beside)
+    show(header, rows, found)
+
+
+def steps(
+    shapes: list[Shape], device: torch.device, args: argparse.Namespace, rounds: int, found: dict[str, Any]
+) -> list[tuple[str, ...]]:
+    """A row for every way of every shape; `found` gets the ratios."""
+    rows: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for shape in shapes:
+            ways = dict(_ways(shape, device, Path(folder), args.images, args.compiled))
+            rates = measured(ways, shape.batch, args.seconds, rounds)
+            for way, of in rates.items():
+                ratio = over(rates["store"], of)
+                rows.append((str(shape), way, f"{median(of):,.0f}", "" if way == "store" else f"{ratio:.3f}"))
+                if way in OTHERS:
+                    found.setdefault(OTHERS[way], {})[str(shape)] = ratio
+            if device.type == "cuda":
+                found[f"{shape}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
+    return rows
+
+
+def together(
+    counts: list[int], device: torch.device, seconds: float, rounds: int, found: dict[str, Any]
+) -> list[tuple[str, ...]]:
+    """A row for so many models at once, in turn and stacked; `found` gets what each gains over one alone."""
+    shape = Shape.read(TOGETHER[device.type])
+    rates = measured(dict(_several(shape, device, counts)), shape.batch, seconds, rounds)
+    alone = rates.pop("1 alone")
+    gains = {way: over(of, alone) for way, of in rates.items()}
+    found["together_over_alone"] = gains
+    return [(str(shape), way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
 
 
 def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
