@@ -11,6 +11,7 @@ SPEC   ?= sweeps/quantity.yaml
 VENV   := .venv
 BIN    := $(VENV)/bin
 FAST   := not (ray or slow or data or gpu or cluster)
+QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,8 @@ quickstart: sweep
 
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
-	$(BIN)/python -m pytest -m "not ($(FAST)) and not cluster"
+	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster)"
+	$(BIN)/python -m pytest -m "ray and not cluster"
 
 cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster
@@ -42,7 +44,7 @@ audit: $(VENV)/.dev
 	@$(BIN)/python .ci/audit.py
 
 fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(FAST)"
+	$(QUICKLY) -m "$(FAST)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

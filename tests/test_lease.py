@@ -29,6 +29,13 @@ def theirs(folder: Path, host: str, **more) -> None:
     Storage(folder).write_json("lease.json", said)
 
 
+def renewed(folder: Path) -> None:
+    """Another's lease, renewed as ours is: of two who write in one moment the last is seen."""
+    for _ in range(600):
+        theirs(folder, "elsewhere")
+        threading.Event().wait(0.1)
+
+
 def test_a_lease_is_there_while_it_is_held(tmp_path):
     with held(Storage(tmp_path / "run")):
         said = json.loads((tmp_path / "run/lease.json").read_text())
@@ -85,9 +92,7 @@ def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
 def test_who_loses_the_lease_ends(tmp_path):
     with held(Storage(tmp_path)) as mine:
         with pytest.raises(KeyboardInterrupt):
-            for _ in range(600):  # it is renewed, as ours is: of two writers in one moment the last is seen
-                theirs(tmp_path, "elsewhere")
-                threading.Event().wait(0.1)
+            renewed(tmp_path)
         with pytest.raises(Outage, match=r"process 77 on elsewhere .* took over this folder while it could not be"):
             mine.check()
     assert Storage(tmp_path).read_json("lease.json")["id"] == "theirs"  # it is not ours to delete

@@ -72,6 +72,11 @@ class CutOffError(Exception):
     pass
 
 
+def slowly(*cases) -> list:
+    """Cases for the slow tier: what they show of each method, a smaller one has shown of another."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
 def cut_off(step: int, training, *args, **settings) -> None:
     """Let a training end as by a kill before its step number `step`; it saves its state after every epoch."""
     taken, rate = 0, loop.learning_rate
@@ -94,7 +99,7 @@ def cut_off(step: int, training, *args, **settings) -> None:
 # Pre-training
 
 
-@pytest.mark.parametrize(("method", "chance"), [("supervised", 0.25), ("simclr", 0.25), ("clip", 0.25)])
+@pytest.mark.parametrize(("method", "chance"), [("supervised", 0.25), *slowly(("simclr", 0.25), ("clip", 0.25))])
 def test_a_method_learns_and_hands_on_a_body(method, chance):
     settings = {"augment": "none"} if method != "simclr" else {"augment": "crop"}
     model, done = pretrain(job(method, epochs=16, **settings))
@@ -104,8 +109,10 @@ def test_a_method_learns_and_hands_on_a_body(method, chance):
     assert fresh_head(model, 7, 1)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
-@pytest.mark.parametrize("method", ["supervised", "simclr", "clip"])
+@pytest.mark.parametrize(("method", "name"), [
+    ("supervised", "test_vit"), ("simclr", "test_vit"), *slowly(("clip", "test_vit"), *(
+        (method, name) for method in ("supervised", "simclr", "clip") for name in ("test_resnet", "test_byobnet"))),
+])  # fmt: skip
 def test_a_pre_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method, name):
     model = ModelSection(name=name)
     whole, done = pretrain(job(method, model))

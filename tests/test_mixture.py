@@ -198,6 +198,7 @@ def pools() -> dict[str, list[Catalog]]:
     return {name: [catalog(counts, name) for counts in POOLS] for name in "abc"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_ten_thousand_random_mixtures(pools, part):
     """Counts sum exactly, the smaller lies inside the larger, and a source's images do not depend on the others."""

@@ -184,6 +184,7 @@ def test_a_larger_run_is_compared_by_rank(found):
     assert other.spearman[0] < 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_specs_that_load(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tests.fake_run._SPEC", _SPEC)
@@ -211,6 +212,7 @@ def test_the_command_writes_specs_that_load(tmp_path, capsys, monkeypatch):
     assert {level.section.num_images for level in load_spec(str(report / "confirm.yaml")).pretrains} == {64_000}
 
 
+@pytest.mark.slow
 def test_a_refusal_is_said_and_proposes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_folder(tmp_path / "search", searched(6))

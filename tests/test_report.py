@@ -183,6 +183,7 @@ def test_the_charts_are_valid_vega_lite(report):
         chart.to_dict(validate=True)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text(tmp_path):
     points = sweep(dict.fromkeys(HOSTILE, 1.0))
     lost = points.loc[points["group"] == HOSTILE[0], "trial"].iloc[0]
@@ -231,6 +232,7 @@ def test_a_run_with_nothing_in_it_yet(tmp_path):
     assert "There is no point to draw yet." in (tmp_path / "run/report/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_only_the_baseline_has_run(tmp_path):
     points = sweep({"num_images=1000": 0.0})
     run_folder(tmp_path / "run", points, unfinished=3)
@@ -240,6 +242,7 @@ def test_only_the_baseline_has_run(tmp_path):
     assert len((tmp_path / "run/report/contrasts.csv").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_several_tasks_in_one_page(tmp_path):
     points = sweep({"num_images=1000": 1.0})
     other = points.assign(task=HOSTILE[1], finetune="second-" + points["finetune"])

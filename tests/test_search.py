@@ -274,6 +274,7 @@ def test_a_configuration_is_stopped_as_a_whole(tmp_path):
     assert again.spent()[0] == pytest.approx(700 + 4 * 6800 + 2 * 400)
 
 
+@pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(tmp_path):
     search = make(tmp_path, "pretrain.num_images=4000", "pretrain.num_classes={choice: [20, 40, 80]}",
                   "pretrain.sources={species: 1}")  # fmt: skip

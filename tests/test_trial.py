@@ -258,6 +258,7 @@ def test_damaged_weights_are_made_again(brief):
     assert json.loads((weights.parent / "used.json").read_text())["trial"] == trial.id
 
 
+@pytest.mark.slow
 def test_fine_tunings_that_take_turns_come_out_the_same(shared):
     folder, plan, places = shared
     trial = pretrained_of(plan)
