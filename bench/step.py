@@ -3,8 +3,8 @@
 The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
 rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
 images already in memory with the same augmentation, nothing told, checked or seeded; and timm's own recipe (ImageFolder
-of photographs, `create_loader` with the augmentation of its train.py); with `--compiled`, through `fit` once more with
-torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
+of photographs, `create_loader` with the augmentation of its train.py); of the shapes in `--compiled`, through `fit` once
+more with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
 
 On a GPU the bare step is the compiled one on random tensors that lie there, and beside it stand the procedure of timm's
 benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
@@ -89,7 +89,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--images", type=int, default=1024, help="photographs in memory and on disk")
     parser.add_argument("--seconds", type=float, default=3.0, help="one measurement, about")
     parser.add_argument("--rounds", type=int, help="default: 5, on a GPU 3")
-    parser.add_argument("--compiled", action="store_true", help="on a CPU too: compiling takes up to two minutes")
+    parser.add_argument("--compiled", nargs="*", metavar="NAME@PX:BATCH", default=[],
+                        help="on a CPU these too, which takes up to two minutes each")  # fmt: skip
     parser.add_argument("--together", nargs="*", type=int, metavar="K", help="models trained at once, default 1 4 16")
     parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
@@ -122,7 +123,7 @@ def steps(
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for shape in shapes:
-            ways = dict(_ways(shape, device, Path(folder), args.images, args.compiled))
+            ways = dict(_ways(shape, device, Path(folder), args.images, str(shape) in args.compiled))
             rates = measured(ways, shape.batch, args.seconds, rounds)
             for way, of in rates.items():
                 ratio = over(rates["store"], of)
