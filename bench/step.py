@@ -3,8 +3,8 @@
 The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
 rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
 images already in memory with the same augmentation, nothing told, checked or seeded; and timm's own recipe (ImageFolder
-of photographs, `create_loader` with the augmentation of its train.py); of the shapes in `--compiled`, through `fit` once
-more with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
+of photographs, `create_loader` with the augmentation of its train.py); those named in `--compiled` through `fit` once
+more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
 
 On a GPU the bare step is the compiled one on random tensors that lie there, and beside it stand the procedure of timm's
 benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
