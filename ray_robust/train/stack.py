@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Hashable, Sequence
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -27,11 +28,15 @@ class Together:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stacks: dict[tuple[int, ...], Stack] = {}
+        self._weights: WeakKeyDictionary[nn.Module, Hashable] = WeakKeyDictionary()  # names and shapes, asked once
 
     def __call__(self, turns: Sequence[Turn]) -> None:
+        if len(turns) < 2:
+            one_by_one(turns)
+            return
         kin: dict[Hashable, list[Turn]] = {}
         for turn in turns:
-            kin.setdefault(_shape(turn), []).append(turn)
+            kin.setdefault(self._shape(turn), []).append(turn)
         wanted: dict[tuple[int, ...], Stack] = {}
         for shape, group in kin.items():
             works = [turn.work for turn in group if turn.work is not None]
@@ -42,6 +47,17 @@ class Together:
             wanted[members] = self._stacks.get(members) or Stack([work.model for work in works])
             self._in_order(group, partial(wanted[members].run, works))
         self._stacks = wanted  # a stack that somebody left is let go
+
+    def _shape(self, turn: Turn) -> Hashable | None:
+        """Equal for turns whose passes can be stacked; None for one that cannot."""
+        work = turn.work
+        if work is None or work.kin is None or work.parts > 1 or work.network is not work.model:
+            return None
+        if work.model not in self._weights:
+            state = work.model.state_dict()
+            self._weights[work.model] = tuple((name, tuple(value.shape)) for name, value in state.items())
+        inputs = tuple((tuple(tensor.shape), tensor.dtype) for tensor in work.inputs)
+        return work.kin, self._weights[work.model], inputs
 
     def _wins(self, works: list[Pass]) -> bool:
         """Whether stacking so many of these is faster than one after the other; tried on copies."""
@@ -77,15 +93,6 @@ class Together:
 
 
 _tried: dict[str, str] = {}  # what this process has asked already: once a step would be too often
-
-
-def _shape(turn: Turn) -> Hashable | None:
-    """Equal for turns whose passes can be stacked; None for one that cannot."""
-    work = turn.work
-    if work is None or work.kin is None or work.parts > 1 or work.network is not work.model:
-        return None
-    weights = tuple((name, tuple(value.shape)) for name, value in work.model.state_dict().items())
-    return work.kin, weights, tuple((tuple(tensor.shape), tensor.dtype) for tensor in work.inputs)
 
 
 class Stack:
