@@ -8,7 +8,7 @@ import pytest
 
 from bench import command_of, table_in, write_table
 from bench.overhead import makespan
-from bench.profile import RAY, counted, part_of
+from bench.profile import REST, counted, part_of
 
 
 def test_a_table_says_which_command_made_it_when_and_where(tmp_path):
@@ -36,10 +36,10 @@ def test_the_makespan_is_that_of_processes_that_take_the_next_trial():
         (["run_trial (/a/ray_robust/launch/trial.py:50)", "manual_seed (/x/torch/random.py:3)"], "seeding of steps"),
         (["optimise (/a/ray_robust/train/loop.py:3)", "_step (/a/ray_robust/train/loop.py:9)", "f (/x/torch/nn.py:1)"],
          "forward and backward passes"),
-        (["run (/a/ray_robust/train/turns.py:9)", "conv2d (/x/torch/nn.py:1)"], "forward and backward passes"),
+        (["Pass.run (/a/ray_robust/train/turns.py:9)", "conv2d (/x/torch/nn.py:1)"], "forward and backward passes"),
         (["main (/a/ray_robust/sweep.py:9)", "_find_and_load (<frozen importlib._bootstrap>:1)"], "imports"),
         (["run_trial (/a/ray_robust/launch/trial.py:50)", "draw (/a/b.py:3)"], "the rest of a trial"),
-        (["main (/x/ray/dashboard/agent.py:9)"], RAY),
+        (["main (/x/json/decoder.py:9)"], REST),
     ],
 )  # fmt: skip
 def test_a_sample_counts_for_what_was_being_done(calls, part):
