@@ -43,6 +43,11 @@ class Lease:
             raise Outage(f"{self.folder.shown}: {_named(_read(self.folder))} took over this folder while it could not "
                          f"be reached from here; that one goes on")  # fmt: skip
 
+    def interrupted(self, *_: object) -> None:
+        """What an interrupt means to a process that ignores them."""
+        if self.lost:
+            raise KeyboardInterrupt
+
     def release(self) -> None:
         """Let the next one in."""
         self._stop.set()
@@ -82,6 +87,10 @@ def held(folder: Storage, waiting: Callable[[str], None] = lambda _: None) -> It
         except OSError as error:
             raise UserError(f"--out {folder.shown}: cannot be written: {error.strerror or error}") from None
         stack.callback(lease.release)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # a job in the background of a script: Ctrl-C is not meant for it, but the loss of its lease is
+            signal.signal(signal.SIGINT, lease.interrupted)
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         yield lease
 
 

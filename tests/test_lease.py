@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -89,13 +90,25 @@ def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
     assert not (tmp_path / "lease.json").exists()
 
 
-def test_who_loses_the_lease_ends(tmp_path):
+@pytest.mark.parametrize("ignored", [False, True])  # as in the background of a script
+def test_who_loses_the_lease_ends(tmp_path, ignored):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        _loses(tmp_path, ignored)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _loses(tmp_path: Path, ignored: bool) -> None:
     with held(Storage(tmp_path)) as mine:
+        if ignored:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C, meant for another
         with pytest.raises(KeyboardInterrupt):
             renewed(tmp_path)
         with pytest.raises(Outage, match=r"process 77 on elsewhere .* took over this folder while it could not be"):
             mine.check()
     assert Storage(tmp_path).read_json("lease.json")["id"] == "theirs"  # it is not ours to delete
+    assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) == ignored
 
 
 def test_who_comes_second_in_the_same_moment_gives_way(tmp_path, monkeypatch):

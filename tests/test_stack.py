@@ -18,6 +18,7 @@ from ray_robust.train.stack import Stack, Together
 from ray_robust.train.turns import take_turns
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # which is what is looked for
 SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
 PLAIN = SETTINGS.model_copy(update={"optimizer": "sgd"})  # AdamW makes steps of rounding where a gradient is nearly 0
 
