@@ -140,7 +140,7 @@ class StateWriter:
     def write(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any], kept: Tensors | None
     ) -> None:
-        """Begin to write a state"""
+        """Begin to write a state, once the one before it is written; what is passed may change from now on."""
         if self.folder is None:
             return
         self.wait()
