@@ -27,8 +27,8 @@ from ray_robust.train.models import input_scale
 from ray_robust.train.network import NetworkChoice
 from ray_robust.train.turns import Loss, Pass, Steps, Stepwise
 
-SAVE_AT_EPOCH = 0.1  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
-SAVE_SHARE = 0.03  # of the time that checkpoints may take: the costlier, the rarer
+SAVE_AT_EPOCH = 0.05  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
+SAVE_SHARE = 0.05  # of the time that checkpoints may take: the costlier, the rarer
 SAVE_WITHIN = 300.0  # seconds after which one is written in the middle of an epoch
 LOOK_EVERY = 16  # steps between looks at the loss
 
