@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +109,60 @@ def under_way(run: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-class Losses:
-    """The work that kills cost: what was done after the last word of a trial, and one epoch of each, for comparison."""
+# sitecustomize.py of every process under fire: adds up the training images that it has processed, in a file that a kill
+# leaves whole. What a trial says of itself comes once a second, too seldom to tell what a kill has cost.
+COUNTING = """
+import importlib.abc, importlib.util, mmap, os, struct, sys, time
 
-    def __init__(self) -> None:
-        self.unsaid, self.epochs = 0.0, 0.0
+class Counting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "ray_robust.train.turns":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (load(module), count(module))
+        return spec
 
-    def note(self, hit: dict[str, dict[str, Any]]) -> None:
-        for said in hit.values():
-            self.unsaid += max(0.0, time.time() - said["time"]) * said["images_per_second"]
-            self.epochs += said["images"] / said["epoch"] if said["epoch"] else 0.0
+def count(module):
+    file = open(os.path.join(os.environ["SOAK_COUNTS"], f"{os.getpid()}-{time.time_ns()}"), "w+b")
+    file.write(bytes(8))
+    file.flush()
+    shared, run = mmap.mmap(file.fileno(), 8), module.Pass.run
+    def counted(work):
+        run(work)
+        shared[:] = struct.pack("q", struct.unpack("q", shared[:])[0] + len(work.inputs[0]))
+    module.Pass.run = counted
+
+if os.environ.get("SOAK_COUNTS"):
+    sys.meta_path.insert(0, Counting())
+"""
 
 
-def work(run: Path) -> tuple[int, int]:
-    """Training images that the plan asks for, and those that were processed, twice or more ones too."""
-    plan = RunFolder(str(run)).plan()
-    folders = [run / "trials" / name for name in plan["trial"]]
-    facts = [json.loads((folder / "progress.json").read_text()) for folder in folders]
-    done = sum(said["worked"] for said in facts)
-    needed = sum(_needed(folder) for folder in folders)
-    return needed, done
+@contextlib.contextmanager
+def counting(folder: Path) -> Iterator[Path]:
+    """A folder in which every process started meanwhile counts its images."""
+    (folder / "counts").mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(COUNTING)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["SOAK_COUNTS"] = str(folder / "counts")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
+    try:
+        yield folder / "counts"
+    finally:
+        del os.environ["SOAK_COUNTS"], os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def epochs_of(hit: Iterable[dict[str, Any]]) -> float:
+    """Images of one epoch of each of these trainings, as they say of themselves."""
+    return sum(said["images"] / said["epoch"] for said in hit if said["epoch"])
+
+
+def needed_images(run: Path) -> int:
+    """Training images that the trials of a finished run need."""
+    return sum(_needed(run / "trials" / name) for name in RunFolder(str(run)).plan()["trial"])
 
 
 def _needed(folder: Path) -> int:
@@ -183,9 +217,10 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
     """The same run with so many kills; returns the summary."""
     rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
+        counts = stack.enter_context(counting(home.with_name(f"{home.name}-counting")))
         cluster = stack.enter_context(raylets(3)) if victim in ("node", "head") else None
         war = Command(peace.spec, home, peace.settings, cluster.address if cluster else None)
-        done, losses, begun = 0, Losses(), time.monotonic()
+        done, epochs, begun = 0, 0.0, time.monotonic()
         driver = war.start()
         low = 0.02 if kills > 5 else 0.1
         for moment in sorted(rng.uniform(low, 0.9) for _ in range(kills)):
@@ -201,12 +236,12 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
             whom = rng.choice(["driver", "worker"]) if victim == "mixed" else victim
             training = under_way(war.out)
             if whom == "driver":
-                losses.note(training)
+                epochs += epochs_of(training.values())
                 os.kill(driver.pid, signal.SIGKILL)
                 driver.wait()
                 driver = war.start()
             elif whom == "head":
-                losses.note(training)
+                epochs += epochs_of(training.values())
                 cluster.head_node.all_processes["gcs_server"][0].process.kill()
                 code = driver.wait(timeout=600)
                 print(f"the command ended with {code}, its last word: {war.log().strip().splitlines()[-1]}", flush=True)
@@ -215,11 +250,11 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
                 war.address = cluster.address
                 driver = war.start()
             elif cluster is not None:
-                losses.note(dict(list(training.items())[:1]))  # one node holds one of them
+                epochs += epochs_of(list(training.values())[:1])  # one node holds one of them
                 cluster.remove_node(rng.choice(hit), allow_graceful=False)
                 cluster.add_node(num_cpus=1)
             else:
-                losses.note(dict(list(training.items())[:1]))
+                epochs += epochs_of(list(training.values())[:1])
                 with contextlib.suppress(psutil.Error):
                     rng.choice(hit).kill()
             done += 1
@@ -230,7 +265,8 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
                 code = war.start().wait()
         disturbed = time.monotonic() - begun
         same = code == 0 and peace.table()[SAME].equals(war.table()[SAME])
-        needed, worked = work(war.out) if code == 0 else (1, 1)
+        needed = needed_images(war.out) if code == 0 else 1
+        worked = sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in counts.iterdir())
         twice = done_twice(war.out)
         if not same:
             print(war.log()[-3000:])
@@ -240,8 +276,8 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
             "victim": victim, "seed": seed, "kills": done, "runs": war.runs, "exit": code, "trials": trials,
             "resumes": starts - trials, "points": len(peace.table()),
             "undisturbed_s": round(peace.seconds, 1), "disturbed_s": round(disturbed, 1),
-            "repeated_percent": round(100 * (worked + losses.unsaid - needed) / needed, 1),
-            "one_epoch_each_percent": round(100 * losses.epochs / needed, 1), "done_twice": twice, "same": same,
+            "repeated_percent": round(100 * (worked - needed) / needed, 1),
+            "one_epoch_each_percent": round(100 * epochs / needed, 1), "done_twice": twice, "same": same,
         }  # fmt: skip
 
 
