@@ -1,63 +1,33 @@
 """The figures, as Altair charts: ID against OOD with the baseline's bands, ER by group and by epoch, intervals.
 
-Owns axes, colours and shapes. A chart of scores holds no data: `frame` gives the data and the axes of one view (a
-metric on a scale), `filled` puts them in. So one chart serves every view of the page, and the exported figures are the
-same charts.
+A chart of scores holds no data: `chart_data` makes that of one view (a metric on a scale), `filled` puts it in. So one
+chart serves every view of the page, and the exported figures are the same charts.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from analysis.chart_data import records
 from analysis.findings import PER, STATES, factor_table, state
+from analysis.looks import BASELINE_COLOUR, STATE_LOOKS, Look, looks
 from analysis.study import Analysis
-from analysis.trend import SCALES, Scale
 from analysis.views import View
 from analysis.words import pair
 
-BASELINE_COLOUR = "#8a909a"
-# Paul Tol's "vibrant" set and two more: told apart by colour-blind eyes, readable on white and on near-black.
-COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33a0dd", "#ee3377", "#a97b3d", "#8f6fc9")
-RAMP = ("#5a67b8", "#2f8aa8", "#25a884", "#7dbb42", "#d6a800")  # for levels of an ordered factor, low to high
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-STATE_LOOKS = {"differs": ("#00917f", "circle"), "equivalent": ("#3b82c4", "square"), "open": ("#b08a1e", "diamond")}
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 LABEL = (
     "format(100 * (axes == 'probit' ? cumulativeNormal(datum.value) : axes == 'logit' ? 1 / (1 + exp(-datum.value)) : "
     "datum.value), '.3~g') + ' %'"
 )
-MOST_POINTS = 2_000  # drawn; more would be neither seen nor quick
 MOST_ROWS = 24  # of contrasts in their figure; the table has them all
-BASELINE_SHAPE = "circle"
 SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips leave on
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour and shape of a group, the same in every figure."""
-
-    group: str
-    colour: str
-    shape: str
-
-
-def looks(analysis: Analysis) -> list[Look]:
-    """One look per group, in the order of the report: the baseline grey, levels of an ordered factor as a ramp."""
-    names = [name for name in analysis.groups["group"] if name != analysis.options.baseline]
-    colours = _ramp(len(names)) if _ordered(analysis) else [COLOURS[i % len(COLOURS)] for i in range(len(names))]
-    # every round of colours begins one shape later, so that the ninth group is no twin of the first
-    shapes = [SHAPES[(i + 1 + i // len(COLOURS)) % len(SHAPES)] for i in range(len(names))]
-    found = [Look(*look) for look in zip(names, colours, shapes, strict=True)]
-    has_baseline = len(names) < len(analysis.groups)
-    return ([Look(analysis.options.baseline, BASELINE_COLOUR, BASELINE_SHAPE)] if has_baseline else []) + found
 
 
 def trend(
@@ -65,7 +35,7 @@ def trend(
 ) -> alt.LayerChart:
     """OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and prediction band
     (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field names of the
-    points to the columns that a tooltip names; see `frame` for the data."""
+    points to the columns that a tooltip names; see `chart_data.frame` for the data."""
     x = alt.X("x:Q", title="ID score", scale=_domain("x"), axis=_axis("x"))
 
     def y(field: str) -> alt.Y:
@@ -224,46 +194,6 @@ def of_task(
     return known | {name: chart for name, chart in rest.items() if chart is not None}
 
 
-def frame(view: View) -> dict[str, Any]:
-    """What a chart of scores needs of one view: `datasets` (band, lines, diagonal, groups, progress; the points come
-    from `marks`) and `params` (the axes)."""
-    scale, points = SCALES[view.scale], view.points
-    x, y = _limits(points["x"]), _limits(points["y"])
-    band = view.band.iloc[::2]
-    drawn = pd.DataFrame({"x": scale.h(band["id"].to_numpy())} | {
-        c: scale.h(band[c].to_numpy()) for c in band.columns if c != "id"}) if len(band) else band  # fmt: skip
-    low, high = max(x[0], y[0]), min(x[1], y[1])
-    diagonal = pd.DataFrame({"x": [low, high], "y": [low, high]} if low < high else {"x": [], "y": []})
-    return {
-        "datasets": {
-            "band": _records(drawn.replace([np.inf, -np.inf], np.nan).dropna()),
-            "lines": _records(view.lines),
-            "diagonal": _records(diagonal),
-            "groups": _records(view.groups),
-            "progress": _records(view.progress),
-        },
-        "params": {
-            "x_low": round(x[0], 4), "x_high": round(x[1], 4), "y_low": round(y[0], 4), "y_high": round(y[1], 4),
-            "x_ticks": _ticks(scale, x), "y_ticks": _ticks(scale, y), "axes": view.scale,
-        },
-    }  # fmt: skip
-
-
-def marks(points: pd.DataFrame, keys: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The points as a chart reads them, at most `MOST_POINTS`: `keys` maps safe field names to columns, because a
-    dot or a bracket in a column's name would mean something to Vega."""
-    chosen = points.iloc[:: thinning(len(points))]
-    shown = chosen[["trial", "group", "x", "y", "id", "ood", "expected_ood", "er", "extrapolated"]].copy()
-    for safe, key in keys.items():
-        shown[safe] = chosen[key]
-    return _records(shown)
-
-
-def thinning(points: int) -> int:
-    """Every how many points one is drawn, so that at most `MOST_POINTS` are."""
-    return -(-points // MOST_POINTS) or 1
-
-
 def filled(chart: alt.LayerChart, datasets: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """The chart as Vega-Lite with these data and parameters, those that it knows; without Altair's own look."""
     spec = specification(chart)
@@ -291,7 +221,7 @@ def _intervals(
     colours, shapes = ([STATE_LOOKS[kind][i] for kind in STATES] for i in (0, 1))
     colour = alt.Color("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=colours))
     shape = alt.Shape("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=shapes))
-    base = alt.Chart(alt.InlineData(_records(rows[["row", "name", "state", value, "low", "high", "p_adjusted"]])))
+    base = alt.Chart(alt.InlineData(records(rows[["row", "name", "state", value, "low", "high", "p_adjusted"]])))
     whisker = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5)
     dot = base.mark_point(filled=True, size=90, opacity=1).encode(
         x, y, colour, shape,
@@ -306,11 +236,6 @@ def _intervals(
     )  # fmt: skip
     layers = (*_strip(margin), whisker.encode(alt.X("low:Q"), y, colour, x2="high:Q"), dot)
     return alt.layer(*layers).properties(width=width, height=alt.Step(26))
-
-
-def _ordered(analysis: Analysis) -> bool:
-    """Whether the groups are levels of numbers, low to high."""
-    return any(factor.per == "tenfold" for factor in analysis.factors)
 
 
 def _params(*names: str) -> list[alt.Parameter]:
@@ -335,14 +260,6 @@ def _if(test: str, then: float, otherwise: float, second: str = "", between: flo
     return {"condition": conditions, "value": otherwise}
 
 
-def _limits(values: pd.Series) -> tuple[float, float]:
-    if values.empty:
-        return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
-    room = max(0.05 * (high - low), 0.02)
-    return low - room, high + room
-
-
 def _domain(side: str) -> alt.Scale:
     low, high = alt.ExprRef(f"{side}_low"), alt.ExprRef(f"{side}_high")
     return alt.Scale(domainMin=low, domainMax=high, nice=False, zero=False)
@@ -350,16 +267,6 @@ def _domain(side: str) -> alt.Scale:
 
 def _axis(side: str) -> alt.Axis:
     return alt.Axis(values=alt.ExprRef(f"{side}_ticks"), labelExpr=LABEL, labelOverlap="greedy", labelSeparation=8)
-
-
-def _ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
-    """Round percentages that lie within the limits, on the axis; finer ones where the axis spans little."""
-    low, high = (float(v) for v in scale.inverse(np.array(limits)))
-    ticks: Any = [t for t in TICKS if low <= t <= high]
-    if len(ticks) < 4:
-        step = next((s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1) if (high - low) / s <= 8), 0.1)
-        ticks = [t for t in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step if 0 < t < 1]
-    return [round(float(t), 5) for t in scale.h(np.array(ticks))] if len(ticks) else []
 
 
 def _points() -> alt.Axis:
@@ -383,19 +290,3 @@ def _shape(style: Sequence[Look], legend: bool) -> alt.Shape:
 
 def _legend(shown: bool) -> alt.Legend | None:
     return alt.Legend(orient="top", title=None, columns=4, labelLimit=150) if shown else None
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON's own types, numbers to five digits after the point, NaN as None."""
-    rounded = rows.copy()
-    for column in rounded.select_dtypes("number"):
-        rounded[column] = rounded[column].astype(float).round(5)
-    return rounded.astype(object).where(rounded.notna(), None).to_dict("records")
-
-
-def _ramp(count: int) -> list[str]:
-    """That many colours along `RAMP`."""
-    anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in RAMP], float)
-    at = np.linspace(0, len(RAMP) - 1, count) if count > 1 else np.array([len(RAMP) - 1.0])
-    mixed = np.column_stack([np.interp(at, np.arange(len(RAMP)), anchors[:, i]) for i in range(3)]).round().astype(int)
-    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in mixed]

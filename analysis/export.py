@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import vl_convert
 
-from analysis import charts, latex
+from analysis import chart_data, charts, latex
+from analysis.looks import looks
 from analysis.sheets import Sheet
 from analysis.study import Analysis
 from analysis.views import View, chosen
@@ -33,9 +34,9 @@ def figures(analysis: Analysis, views: Sequence[View]) -> dict[str, dict[str, by
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
     found = {}
     for name, chart in made.items():
-        frame = charts.frame(view)
-        params = frame["params"] | {"shown": [look.group for look in charts.looks(analysis)], "picked": ""}
-        data = frame["datasets"] | {"points": charts.marks(view.points, {})}
+        frame = chart_data.frame(view)
+        params = frame["params"] | {"shown": [look.group for look in looks(analysis)], "picked": ""}
+        data = frame["datasets"] | {"points": chart_data.marks(view.points, {})}
         found[name] = _drawn(charts.filled(chart, data, params) | {"config": LOOK})
     return found
 

@@ -16,9 +16,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis import charts, facts, scene
+from analysis import chart_data, charts, facts, scene
 from analysis.bundle import javascript
 from analysis.findings import STATES, Finding, findings
+from analysis.looks import STATE_LOOKS, Look, looks
 from analysis.sheets import CHECKS, Sheet, plain
 from analysis.study import Analysis
 from analysis.table import Table
@@ -70,7 +71,7 @@ def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Sto
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
         shape=_symbol,
-        states=[(charts.Look("", *charts.STATE_LOOKS[kind]), word) for kind, word in STATES.items()],
+        states=[(Look("", *STATE_LOOKS[kind]), word) for kind, word in STATES.items()],
         number=number,
     )
 
@@ -110,7 +111,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
     chosen = analysis.trends.loc[analysis.trends["scale"] == analysis.options.scale]
     counts = analysis.groups.set_index("group")["n_points"]
-    count, step = len(analysis.points), charts.thinning(len(analysis.points))
+    count, step = len(analysis.points), chart_data.thinning(len(analysis.points))
     return {
         "name": analysis.task,
         "number": index,
@@ -121,7 +122,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "trials": _trials(analysis, table, step),
         "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],
         "figures": figures,
-        "looks": [(look, int(counts[look.group])) for look in charts.looks(analysis)],
+        "looks": [(look, int(counts[look.group])) for look in looks(analysis)],
         "line": analysis.baseline.line if analysis.baseline else None,
         "fitted": analysis.baseline is not None,
         "sheets": part.sheets,
@@ -154,7 +155,7 @@ def _place(finding: Finding, task: int) -> dict[str, Any]:
     return {"place": f"{finding.table}-row-{task}-{finding.index}" if shown else "", "source": f"{finding.table}{row}"}
 
 
-def _symbol(look: charts.Look) -> Markup:
+def _symbol(look: Look) -> Markup:
     """The group's mark as a small inline picture, so that the legend shows shape as well as colour."""
     triangle = "M6 1 L11 10.5 L1 10.5 Z"
     turn = {"triangle-up": 0, "triangle-right": 90, "triangle-down": 180, "triangle-left": 270}

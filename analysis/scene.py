@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from analysis import charts
+from analysis import chart_data
 from analysis.study import Analysis
 from analysis.table import Table
 from analysis.views import View, chosen
@@ -40,7 +40,7 @@ def told(analysis: Analysis, table: Table) -> dict[str, str]:
 
 def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage) -> dict[str, Any]:
     """One task. `page` is the folder that the page will lie in: logs are linked from there."""
-    places = np.arange(len(analysis.points))[:: charts.thinning(len(analysis.points))]
+    places = np.arange(len(analysis.points))[:: chart_data.thinning(len(analysis.points))]
     points = analysis.points.iloc[places]
     names = dict.fromkeys(["trial", "group", *table.keys, *(name for name in DETAILS if name in points)])
     columns = {name: _column(points[name]) for name in names if name in points}
@@ -51,7 +51,7 @@ def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage
         own = view.points.set_index("place").reindex(places)
         scores.setdefault(view.metric, {side: _numbers(own[side]) for side in ("id", "ood")})
         by_metric[view.metric][view.scale] = {
-            **charts.frame(view),
+            **chart_data.frame(view),
             **{name: _numbers(own[name]) for name in ("x", "y", "er")},
             "extrapolated": own["extrapolated"].eq(True).astype(int).tolist(),
             "note": _note(view, analysis),

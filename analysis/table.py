@@ -142,7 +142,7 @@ def read_csv(
     """Any CSV of ID and OOD scores: columns by name, each row its own cluster unless `cluster` names a column.
 
     Several columns in `id` are several ID sets, those that `options.id_names` says; their scores become id_1, id_2, ...
-    and `id` their mean, until the baseline's plane says how they count (`study.transformed`). Rows with an empty score
+    and `id` their mean, until the baseline's plane says how they count (`placed.transformed`). Rows with an empty score
     are left out and listed; anything else that is no score raises UserError.
     """
     frame = _load(file)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis import bootstrap, contrasts, robustness, study, surface, variances
+from analysis import bootstrap, contrasts, placed, robustness, study, surface, variances
 from analysis.power import Design, Spread, power
 from analysis.table import Options
 from analysis.trend import SCALES, fit
@@ -54,7 +54,7 @@ def simulated(er: Iterable[float], trials: int, seed: int) -> pd.DataFrame:
 def analysed(points: pd.DataFrame) -> tuple[dict[str, robustness.Arm], robustness.Baseline]:
     """The steps of an analysis that contrasts need, and no other."""
     scale = SCALES[OPTIONS.scale]
-    moved = study.transformed(points, scale, OPTIONS)
+    moved = placed.transformed(points, scale, OPTIONS)
     arms = {
         str(name): robustness.Arm(str(name), own.reset_index(drop=True),
                                   bootstrap.draw(own["trial"], str(name), OPTIONS.replicates))

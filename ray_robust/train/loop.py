@@ -156,9 +156,7 @@ def optimise(
     optimizer = make_optimizer(model, settings)
     facts = load_state(checkpoints, stage, model, optimizer, kept) if checkpoints else None
     facts = facts or {"step": 0, "seconds": 0.0}
-    choice = NetworkChoice(
-        section, model, _distributed(model, context), objective, context, length, facts.get("run_as")
-    )
+    choice = NetworkChoice(section, model, objective, context, length.steps, facts.get("run_as"))
     writer = StateWriter(checkpoints if context.first else None, stage, facts.get("number", 0))
     first, before, begun = facts["step"], facts["seconds"], time.monotonic()
 
@@ -275,10 +273,3 @@ class Losses:
 def _unfinite(losses: torch.Tensor) -> float | None:
     finite = losses.isfinite()
     return None if bool(finite.all()) else float(losses[~finite][-1])
-
-
-def _distributed(model: nn.Module, context: Context) -> nn.Module:
-    if context.world_size == 1:
-        return model
-    ids = [context.device] if context.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)

@@ -1,4 +1,4 @@
-"""How a model's passes are run: as it is written, compiled, or compiled into CUDA graphs.
+"""How a model's passes are run: by one rank or several, as it is written, compiled, or compiled into CUDA graphs.
 
 `model.compile: auto` looks at a training that is long enough to pay for a compiler, once per shape, and goes on with
 what is faster; any other is run as it is written. What a training began with it goes on with after an interruption.
@@ -22,7 +22,7 @@ from ray_robust.train.fastest import fastest
 from ray_robust.train.turns import Pass
 
 if TYPE_CHECKING:
-    from ray_robust.train.loop import Length, Objective
+    from ray_robust.train.loop import Objective
 
 LONG = 900.0  # seconds that a training has left, if it is to pay for a compiler that takes up to two minutes
 
@@ -51,24 +51,30 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {"eager": lambda network: network,
                                                "graphs": _graphs}  # fmt: skip
 
 
+def _distributed(model: nn.Module, context: Context) -> nn.Module:
+    if context.world_size == 1:
+        return model
+    ids = [context.device] if context.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
 class NetworkChoice:
-    """Which way a training's network is run. `network` is what its passes call, distributed already; `before` the
-    way that an interrupted training was run in."""
+    """Which way a training of so many steps runs its network, and `network`, which its passes call: distributed where
+    there are several ranks. `before` is the way that an interrupted training was run in."""
 
     def __init__(
         self,
         section: ModelSection,
         model: nn.Module,
-        network: nn.Module,
         objective: Objective,
         context: Context,
-        length: Length,
+        steps: int,
         before: str | None,
     ) -> None:
         self.section, self.model, self.objective, self.context = section, model, objective, context
-        self.steps, self._plain = length.steps, network
+        self.steps, self._plain = steps, _distributed(model, context)
         self.name = before or ("compiled" if section.compile is True else "eager")
-        self.network = run_as(self.name, network)
+        self.network = run_as(self.name, self._plain)
         self._open = section.compile == "auto" and before is None
         self._since: tuple[int, float] | None = None  # steps and seconds at the first look: what comes before warms up
 
