@@ -176,8 +176,8 @@ def done_twice(run: Path) -> int:
     """How many stages of trials ended more than once."""
     count = 0
     for log in (file.read_text() for file in (run / "trials").glob("*/log.txt")):
-        different = {line.split("fine-tunes ")[1].split()[0] for line in log.splitlines() if "fine-tunes " in line}
-        count += max(0, log.count("fine-tuned in ") - len(different)) + max(0, log.count("pre-trained in ") - 1)
+        ended = [line.split("fine-tuned ")[1].split()[0] for line in log.splitlines() if "fine-tuned " in line]
+        count += len(ended) - len(set(ended)) + max(0, log.count("pre-trained in ") - 1)
     return count
 
 

@@ -158,7 +158,7 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
     monkeypatch.setattr(network, "LONG", 0.0)
     long = train()
     assert asked == [("a pass of test_resnet (373076 weights), 32x3x32x32 x 32, auto", ["eager", "compiled"])]
-    assert said == ["its passes are run compiled from step 10 on: that is faster for this shape here"]
+    assert said == ["passes are run compiled from step 10 on: that is faster for this shape here"]
     assert torch.equal(short, long)
     train(compile=False)
     assert len(asked) == 1

@@ -267,7 +267,7 @@ def _finetune(
     resumed = folder.storage / f"checkpoints/{finetuning.id}"
     log.say(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
-    context = replace(context, report=log.of(finetuning.id))
+    context = replace(context, report=log.of(finetuning.id), say=lambda text: log.say(f"{finetuning.id}: {text}"))
     done = yield from finetune.steps(model, trial.model, finetuning.settings, splits, classes, name, task.metric,
                                      context, resumed, frozen)  # fmt: skip
     write_predictions(folder, finetuning.id, done, splits, task)
@@ -287,7 +287,7 @@ def _finetune(
     folder.storage.delete(f"checkpoints/{finetuning.id}")
     log.behind(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
-    log.say(f"fine-tuned in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
+    log.say(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
 
 
 def _told(train: Split, finetuning: Finetuning) -> str:

@@ -93,7 +93,7 @@ class NetworkChoice:
         self.name = names[self.context.of_first(number)]
         if self.name != "eager":
             self.network = run_as(self.name, self._plain)
-            self.context.say(f"its passes are run {self.name} from step {step} on: that is faster for this shape here")
+            self.context.say(f"passes are run {self.name} from step {step} on: that is faster for this shape here")
 
     def _fastest(self, inputs: tuple[torch.Tensor, ...]) -> str:
         """Tried on copies of the model, so that nothing of the training is touched."""
