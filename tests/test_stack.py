@@ -126,6 +126,7 @@ def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
     assert fastest.fastest("it", CPU, ways) == "fast"
     assert not calls
     assert fastest.fastest("other", CPU, {"fast": ways["fast"], "slow": ways["slow"]}) == "fast"
+    assert calls.count("slow") == 4  # the first look was enough
     assert fastest.fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
     assert len(json.loads(cache.read_text())) == 3
     cache.write_text("{}")

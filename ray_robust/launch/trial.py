@@ -214,7 +214,8 @@ def _pretrain(
             drop_state(weights, "pretrain")
         for note in done.notes:
             log.say(note)
-        log.say(f"pre-trained in {done.seconds:.1f} s, upstream accuracy {done.upstream_accuracy}")
+        upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
+        log.say(f"pre-trained in {done.seconds:.1f} s{upstream}")
         context.wait_for_all()
         found = read_checkpoint(weights, "final")
         if found is None:

@@ -6,6 +6,7 @@ gets the same answer, so that a sweep's trials are all run the same way.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from ray_robust.storage import Storage
 FILE = "fastest.json"
 GAIN = 1.05  # times as fast as the plain way that another must be: it costs a warm-up in every process
 ROUNDS, ROUND = 5, 0.3  # measurements of each way in turn, and their seconds, about
+HOPELESS = 2.0  # times as slow as the plain way at the first look: not measured any further
 
 
 def known(what: str, device: torch.device) -> str | None:
@@ -45,17 +47,19 @@ def fastest(what: str, device: torch.device, ways: Mapping[str, Callable[[], obj
 
 
 def measured(device: torch.device, ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of every way that does not fail, the median of rounds in which they take turns."""
-    counts: dict[str, int] = {}
+    """Seconds of the plain way and of every other that neither fails nor is hopeless, medians of rounds in turn."""
+    plain, first = next(iter(ways)), dict[str, float]()
     for name, way in ways.items():
         try:
             _seconds(device, way, 3)  # kernels are chosen, code is compiled
-            counts[name] = max(1, round(ROUND / _seconds(device, way, 1)))
+            first[name] = _seconds(device, way, 1)
         except Exception:  # what a compiler, a batching rule or an allocator may raise has no common class
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+    slowest = HOPELESS * first.get(plain, math.inf)
+    counts = {name: max(1, round(ROUND / took)) for name, took in first.items() if took <= slowest}
     taken: dict[str, list[float]] = {name: [] for name in counts}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if len(counts) > 1 else 1):
         for name, count in counts.items():
             taken[name].append(_seconds(device, ways[name], count) / count)
     return {name: median(each) for name, each in taken.items()}
