@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -163,6 +165,16 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
     assert torch.equal(short, long)
     train(compile=False)
     assert len(asked) == 1
+
+
+def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "compile", lambda model: chosen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+    kept = str(cache.parent / "compiled")
+    for before in ("", f"{tempfile.gettempdir()}/torchinductor_me", "/mine"):  # torch names its own when it is imported
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
+        network.run_as("compiled", torch.nn.Identity())
+    assert chosen == [kept, kept, "/mine"]
 
 
 def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monkeypatch):

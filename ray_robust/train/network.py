@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,9 @@ def run_as(name: str, network: nn.Module) -> Any:
 
 
 def _compiled(network: nn.Module, **options: Any) -> Any:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # else lost with /tmp
+    where = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if not where or where.startswith(f"{tempfile.gettempdir()}/torchinductor_"):  # torch's own choice: lost with /tmp
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
     return torch.compile(network, **options)
 
 
