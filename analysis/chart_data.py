@@ -1,12 +1,11 @@
 """What the charts of scores draw of one view, as JSON's own types: data sets, axes and ticks.
 
-The charts themselves hold none (see `charts`): that of an exported figure is put in here, that of the report by the
-page's own script.
+The charts themselves hold none: `charts.filled` puts in that of an exported figure, the page's own script that of the
+report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,14 +43,10 @@ def frame(view: View) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def marks(points: pd.DataFrame, keys: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The points as a chart reads them, at most `MOST_POINTS`: `keys` maps safe field names to columns, because a
-    dot or a bracket in a column's name would mean something to Vega."""
-    chosen = points.iloc[:: thinning(len(points))]
-    shown = chosen[["trial", "group", "x", "y", "id", "ood", "expected_ood", "er", "extrapolated"]].copy()
-    for safe, key in keys.items():
-        shown[safe] = chosen[key]
-    return records(shown)
+def marks(points: pd.DataFrame) -> list[dict[str, Any]]:
+    """The points as a chart reads them, at most `MOST_POINTS`."""
+    columns = ["trial", "group", "x", "y", "id", "ood", "expected_ood", "er", "extrapolated"]
+    return records(points.iloc[:: thinning(len(points))][columns])
 
 
 def thinning(points: int) -> int:

@@ -36,7 +36,7 @@ def figures(analysis: Analysis, views: Sequence[View]) -> dict[str, dict[str, by
     for name, chart in made.items():
         frame = chart_data.frame(view)
         params = frame["params"] | {"shown": [look.group for look in looks(analysis)], "picked": ""}
-        data = frame["datasets"] | {"points": chart_data.marks(view.points, {})}
+        data = frame["datasets"] | {"points": chart_data.marks(view.points)}
         found[name] = _drawn(charts.filled(chart, data, params) | {"config": LOOK})
     return found
 

@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import psutil
@@ -144,15 +145,9 @@ def counting(folder: Path) -> Iterator[Path]:
     """A folder in which every process started meanwhile counts its images."""
     (folder / "counts").mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(COUNTING)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["SOAK_COUNTS"] = str(folder / "counts")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-    try:
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, SOAK_COUNTS=str(folder / "counts"), PYTHONPATH=path):
         yield folder / "counts"
-    finally:
-        del os.environ["SOAK_COUNTS"], os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def epochs_of(hit: Iterable[dict[str, Any]]) -> float:
