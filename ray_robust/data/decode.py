@@ -54,7 +54,7 @@ def decode_all(read: Callable[[str], bytes], keys: Sequence[str], size: int, fit
             except (MemoryError, UserError):  # says something about the machine or the place, not about the image
                 raise
             except Exception as error:  # a broken file can raise anything from a decoder
-                broken[i] = _reason(error)
+                broken[i] = reason_of(error)
     return Pixels(images, broken)
 
 
@@ -177,7 +177,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be used, in one line."""
     if isinstance(error, Undecodable):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from ray_robust.errors import UserError
+import numpy as np
+
+from ray_robust.errors import Problem, UserError
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jfif", ".jp2"), (".ppm", ".pgm", ".pbm", ".pnm")
 SUFFIXES = frozenset((*JPEG, *NETPBM, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
+
+STAMP = np.dtype([("size", "<i8"), ("changed", "<i8"), ("inode", "<i8"), ("status_changed", "<i8")])  # times in ns
+ABSENT = (-1, -1, -1, -1)  # the stamp of what is no file
+TICK = 20_000_000  # ns within which two writes can leave a file the same time: the kernel's clock, at 100 Hz, twice
+COARSE = 2_000_000_000  # where times are whole seconds (of FAT, even ones)
+TRIES = 5  # of reading a file that changes meanwhile
+
+Stamp = tuple[int, int, int, int]
 
 
 class Files(Protocol):
@@ -34,8 +45,15 @@ class Files(Protocol):
     def marks(self, keys: Iterable[str]) -> list[str]:
         """Per key what changes when the file does, cheaply: its size, or its CRC in a zip. "" where there is none."""
 
+    def stamps(self, keys: Iterable[str]) -> np.ndarray:
+        """STAMP [n]: what changes when a file does, by a look at its entry alone; ABSENT where there is no file."""
+
     def read(self, key: str) -> bytes:
         """The file's bytes."""
+
+    def read_steady(self, key: str) -> tuple[bytes, Stamp]:
+        """The file's bytes as they all were at one time, and its stamp then. Raises UserError for a file that changes
+        whenever it is read."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,21 @@ class Folder:
     def marks(self, keys: Iterable[str]) -> list[str]:
         return [_size(f"{self.where}/{key}") for key in keys]
 
+    def stamps(self, keys: Iterable[str]) -> np.ndarray:
+        return np.fromiter((_stamp_at(f"{self.where}/{key}") for key in keys), STAMP)
+
     def read(self, key: str) -> bytes:
+        return self.read_steady(key)[0]
+
+    def read_steady(self, key: str) -> tuple[bytes, Stamp]:
         try:
             with open(f"{self.where}/{key}", "rb") as file:
-                return file.read()
+
+                def read() -> bytes:
+                    file.seek(0)
+                    return file.read()
+
+                return _steadily(f"{self.where}/{key}", lambda: stamp_of(os.fstat(file.fileno())), read)
         except FileNotFoundError:
             if os.path.isdir(self.where):
                 raise
@@ -90,8 +119,17 @@ class Zip:
         known = {info.filename: f"{info.CRC:08x}" for info in self._archive().infolist() if not info.is_dir()}
         return [known.get(key, "") for key in keys]
 
+    def stamps(self, keys: Iterable[str]) -> np.ndarray:
+        sizes = {info.filename: info.file_size for info in self._archive().infolist() if not info.is_dir()}
+        _, *rest = _stamp_at(self.where)
+        return np.fromiter(((sizes[key], *rest) if key in sizes else ABSENT for key in keys), STAMP)
+
     def read(self, key: str) -> bytes:
         return self._archive().read(key)
+
+    def read_steady(self, key: str) -> tuple[bytes, Stamp]:
+        data, (_, *rest) = _steadily(self.where, lambda: _stamp_at(self.where), lambda: self.read(key))
+        return data, (len(data), *rest)
 
     def _archive(self) -> zipfile.ZipFile:
         try:
@@ -121,6 +159,36 @@ def _above(link: str) -> bool:
     """Whether this link leads to a folder that it lies in: following it would never end."""
     place = os.path.realpath(os.path.dirname(link)) + os.sep
     return place.startswith(os.path.realpath(link).rstrip(os.sep) + os.sep)
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a file in that state; ABSENT for a folder or a device."""
+    if not stat.S_ISREG(status.st_mode):
+        return ABSENT
+    return status.st_size, status.st_mtime_ns, status.st_ino & (1 << 63) - 1, status.st_ctime_ns
+
+
+def _stamp_at(path: str) -> Stamp:
+    try:
+        return stamp_of(os.stat(path))
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return ABSENT
+
+
+def _steadily(path: str, look: Callable[[], Stamp], read: Callable[[], bytes]) -> tuple[bytes, Stamp]:
+    """What `read` gives between two looks that show the same. A file that was written a moment ago is read a moment
+    later: within a tick of the clock its time would not show one more write."""
+    for _ in range(TRIES):
+        before = look()
+        written = max(before[1], before[3])
+        tick = TICK if written % 1_000_000_000 else COARSE
+        if (age := time.time_ns() - written) < tick:
+            time.sleep(min(tick, tick - age) / 1e9)
+            before = look()
+        data = read()
+        if look() == before:
+            return data, before
+    raise UserError(Problem(path, "changes while it is read; run the command again once it is written"))
 
 
 def _size(path: str) -> str:

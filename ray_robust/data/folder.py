@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,12 +20,15 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.decode import decode_all
-from ray_robust.data.files import SUFFIXES, Files, Folder, Zip, absolute
+from ray_robust.data.contents import DIGEST, Contents, digest_of
+from ray_robust.data.decode import decode_all, reason_of
+from ray_robust.data.files import STAMP, SUFFIXES, Files, Folder, Zip, absolute
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Pixels, Pool
+from ray_robust.data.store import default_root
 from ray_robust.data.table import Table, read_table, some
 from ray_robust.errors import Problem, UserError, did_you_mean
 
+READ_TOGETHER = 2048  # files whose digests are written at once
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
 Place = Annotated[str, AfterValidator(lambda path: str(absolute(path)))]
@@ -81,6 +86,32 @@ class ImageFiles(Pool):
 
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         return decode_all(self._listing.files.read, self.keys(rows), size, self.options.fit)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What is known of the files' contents."""
+        keys, files = self._listing.keys.tolist(), self._listing.files
+        contents = Contents(files.where, keys, files.stamps(keys))
+        contents.recall(default_root())
+        return contents
+
+    def digests(self, rows: np.ndarray) -> np.ndarray:
+        contents, rows = self.contents, np.asarray(rows, np.int64)
+        todo = contents.unknown(rows)
+        for part in (todo[i : i + READ_TOGETHER] for i in range(0, len(todo), READ_TOGETHER)):
+            read = []
+            for row, key in zip(part.tolist(), self.keys(part), strict=True):
+                try:
+                    data, stamp = self._listing.files.read_steady(key)
+                    read.append((row, digest_of(data), stamp))
+                except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+                    contents.unreadable[row] = reason_of(error)
+            if read:
+                known, digests, stamps = zip(*read, strict=True)
+                contents.learn(
+                    np.array(known), np.array(digests, DIGEST), np.array(list(stamps), STAMP), default_root()
+                )
+        return contents.digests[rows]
 
 
 def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False) -> Listing:

@@ -1,0 +1,110 @@
+"""What image files contain, as digests: worked out whenever a file is read, and remembered in the store's folder.
+
+Owns the file of digests of every folder, zip or address, and when a digest that is remembered still holds: as long as
+the file has the size, the times and the inode that it had. Hands on `Contents`, the digests of one listing's images.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ray_robust.data.files import STAMP
+
+DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and hashes (np.unique, pd.factorize) as it is
+UNKNOWN = bytes(16)  # in the place of the digest of a file that has not been read, or that cannot be
+RECORD = np.dtype([("key", DIGEST), ("digest", DIGEST), ("stamp", STAMP)])
+assert RECORD.itemsize == 64, "divides a disk's block, so that a record is written whole or not at all"
+
+
+def digest_of(data: bytes) -> bytes:
+    """The 16 bytes that stand for these bytes wherever images are compared: BLAKE2b (RFC 7693)."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def digests_of(texts: Iterable[str]) -> np.ndarray:
+    """DIGEST [n] of the texts themselves."""
+    return np.frombuffer(b"".join([digest_of(text.encode()) for text in texts]), DIGEST)
+
+
+def halves(digests: np.ndarray) -> np.ndarray:
+    """DIGEST [n] as uint64 [n, 2], without a copy where that can be."""
+    return np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
+
+
+class Contents:
+    """The digests of a listing's images, in its order: what is remembered of them, and what is learned by reading.
+
+    where   the folder, zip or address that the keys are in
+    keys    per image its key
+    stamps  STAMP [n], as the files were when they were listed
+    """
+
+    def __init__(self, where: str, keys: Iterable[str], stamps: np.ndarray) -> None:
+        self.where, self.stamps = where, np.array(stamps, STAMP)
+        self.keys = digests_of(keys)
+        self.digests = np.zeros(len(self.keys), DIGEST)
+        self.unreadable: dict[int, str] = {}  # rows that were tried in vain, and why; not remembered on disk
+        self.edited = np.zeros(len(self.keys), bool)  # known by other bytes, under another stamp, in the days before
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def unknown(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Those of `rows` (default: all) whose content is not known, int64; what cannot be read is not among them."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        lacking = rows[~halves(self.digests[rows]).any(axis=1)]
+        tried = np.fromiter(self.unreadable, np.int64, len(self.unreadable))
+        return lacking[~np.isin(lacking, tried)] if len(tried) else lacking
+
+    def recall(self, root: Path) -> None:
+        """Take in what is remembered below `root` of files that are as they were."""
+        todo = self.unknown()
+        if not len(todo):
+            return
+        records = _records(self._file(root))
+        if not len(records):
+            return
+        lows = halves(records["key"])[:, 0]
+        order = np.argsort(lows, kind="stable")
+        at = np.searchsorted(lows[order], halves(self.keys[todo])[:, 0], side="right") - 1  # the last word on a file
+        last = records[order[at]]
+        same = (at >= 0) & (halves(last["key"]) == halves(self.keys[todo])).all(axis=1)
+        fresh = same & (last["stamp"] == self.stamps[todo])
+        self.digests[todo[fresh]] = last["digest"][fresh]
+        self.edited[todo[same & ~fresh]] = True
+
+    def learn(self, rows: np.ndarray, digests: np.ndarray, stamps: np.ndarray, root: Path) -> None:
+        """Take in, and remember below `root`, what was read of these rows: their digests and the files' stamps then."""
+        rows = np.asarray(rows, np.int64)
+        self.digests[rows], self.stamps[rows] = digests, stamps
+        records = np.empty(len(rows), RECORD)
+        records["key"], records["digest"], records["stamp"] = self.keys[rows], digests, stamps
+        path = self._file(root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = os.fstat(file.fileno()).st_size
+            if end % RECORD.itemsize:  # somebody was killed while writing
+                file.truncate(end - end % RECORD.itemsize)
+            file.write(records.tobytes())
+            file.flush()
+            os.fdatasync(file.fileno())
+
+    def _file(self, root: Path) -> Path:
+        return root / "digests" / f"{hashlib.blake2b(self.where.encode(), digest_size=10).hexdigest()}.records"
+
+
+def _records(path: Path) -> np.ndarray:
+    """RECORD [n] of a file, in the order in which they were written; what a crash left of one at the end is not."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return np.empty(0, RECORD)
+    records = np.frombuffer(data[: len(data) - len(data) % RECORD.itemsize], RECORD)
+    return records[halves(records["digest"]).any(axis=1)]  # a crash may leave zeros
