@@ -47,7 +47,7 @@ SHAPES = {
 }
 OTHERS = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm", "timm's benchmark": "store_over_timm",
           "store, compiled": "store_over_compiled"}  # fmt: skip
-TOGETHER = {"cpu": "test_byobnet@32:128", "cuda": "resnet18@64:128"}
+TOGETHER = {"cpu": ["test_byobnet@32:128"], "cuda": ["resnet18@64:128", "convnext_atto@64:128"]}
 CLASSES = 10
 Way = Callable[[int], float]  # number of steps -> seconds
 
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--together", nargs="*", type=int, metavar="K", help="models trained at once, default 1 4 16")
     parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
-    device = torch.device(args.device)
+    device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
     if device.type == "cpu":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
         torch.set_num_threads(1)
@@ -139,24 +139,31 @@ def together(
     counts: list[int], device: torch.device, seconds: float, rounds: int, found: dict[str, Any]
 ) -> list[tuple[str, ...]]:
     """A row for so many models at once, in turn and stacked; `found` gets what each gains over one alone."""
-    shape = Shape.read(TOGETHER[device.type])
-    rates = measured(dict(_several(shape, device, counts)), shape.batch, seconds, rounds)
-    alone = rates.pop("1 alone")
-    gains = {way: over(of, alone) for way, of in rates.items()}
-    found["together_over_alone"] = gains
-    return [(str(shape), way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
+    rows: list[tuple[str, ...]] = []
+    for text in TOGETHER[device.type]:
+        shape = Shape.read(text)
+        rates = measured(dict(_several(shape, device, counts)), shape.batch, seconds, rounds)
+        alone = rates.pop("1 alone")
+        gains = {way: over(of, alone) for way, of in rates.items()}
+        found.setdefault("together_over_alone", {})[text] = gains
+        rows += [(text, way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
+    return rows
 
 
 def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
     """Images per second of every way in every round, after a first look at how long a step takes."""
     steps = {}
     for name, way in ways.items():
-        way(2)  # kernels are chosen, workers started
+        try:
+            way(2)  # kernels are chosen, workers started
+        except RuntimeError as error:  # what cannot be done here, such as an operation without a batching rule
+            print(f"{name}: cannot be run: {str(error).splitlines()[0]}", flush=True)
+            continue
         steps[name] = max(2, round(seconds / (way(4) / 4)))
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
-        for name, way in ways.items():
-            rates[name].append(steps[name] * batch / way(steps[name]))
+        for name, count in steps.items():
+            rates[name].append(count * batch / ways[name](count))
     return rates
 
 

@@ -25,7 +25,7 @@ class ImageBank:
     """
 
     def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray | None]], device: torch.device) -> None:
-        self.device = device
+        self.device = device = _numbered(device)
         self.size = parts[0][0].shape[1]
         self._parts = [
             (_tensor(pixels), None if rows is None else torch.from_numpy(np.asarray(rows, dtype=np.int64)))
@@ -89,6 +89,13 @@ class ImageBank:
             start = int(self._ends[part - 1]) if part else 0
             found[mine] = _pick(pixels, rows, positions[mine] - start)
         return found
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """The same device with its number: `cuda` alone equals no tensor's device, and has no share of memory."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _free(device: torch.device) -> float:

@@ -1,0 +1,228 @@
+"""What only a GPU runs: resident images, prefetch, bf16, CUDA graphs, streams, stacked trainings, short memory.
+
+`python -m pytest -m gpu`; skipped where there is none. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ray_robust.sections import ModelSection, Training
+from ray_robust.storage import Storage
+from ray_robust.train import fastest, images, loop, network, stack
+from ray_robust.train.context import Context
+from ray_robust.train.images import ImageBank
+from ray_robust.train.loop import Length, fit
+from ray_robust.train.models import build_model
+from ray_robust.train.stack import Stack, Together
+from ray_robust.train.turns import take_turns
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),
+]
+GPU = torch.device("cuda", 0)
+SECTION = ModelSection(name="resnet18", image_size=32, compile=False)
+SETTINGS = Training(lr=1e-3, weight_decay=0.05, batch_size=64)
+PLAIN = SETTINGS.model_copy(update={"optimizer": "sgd"})
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stack, "_tried", {})
+
+
+@pytest.fixture(autouse=True)
+def _same_kernels():
+    """cuDNN may otherwise sum in another order every time."""
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = False
+
+
+def pixels(count: int = 512) -> tuple[np.ndarray, torch.Tensor]:
+    """uint8 noise [n, 32, 32, 3], brighter by class, and the labels."""
+    labels = torch.arange(count) % 4
+    noise = np.random.default_rng(0).integers(0, 120, (count, 32, 32, 3))
+    return (noise + 40 * labels.numpy()[:, None, None, None]).astype(np.uint8), labels
+
+
+def trained(section=SECTION, settings=SETTINGS, steps=16, checkpoints=None, context=None, at_epoch=None, seed=1):
+    data, labels = pixels()
+    model = build_model(section, 4, seed)
+    bank = ImageBank([(data, None)], GPU)
+    length = Length(len(bank), settings.batch_size, steps)
+    fit(model, bank, labels, settings, section, length, seed, context or Context(GPU), "t", checkpoints, at_epoch)
+    return model
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    """Relative: norm of the difference over norm of the change is too strict for bf16, so over the norm itself."""
+    return float((weights(one) - weights(other)).norm() / weights(one).norm())
+
+
+def test_a_gpu_may_be_named_without_its_number():
+    data, _ = pixels()
+    bank = ImageBank([(data, None)], torch.device("cuda"))
+    assert bank._parts[0][0].is_cuda
+    assert bank.take(torch.arange(3)).device == GPU
+
+
+def test_what_cannot_be_stacked_is_run_in_turn(monkeypatch):
+    alone, together = several(2, 1), several(2, 2, Together(GPU))
+    assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
+
+
+def test_images_lie_on_the_gpu_where_they_fit_and_come_ahead_where_not(monkeypatch):
+    data, _ = pixels()
+    positions = torch.randperm(len(data))[:100]
+    resident = ImageBank([(data[:200], None), (data[200:], None)], GPU)
+    assert resident._parts[0][0].is_cuda
+    monkeypatch.setattr(images, "RESIDENT_SHARE", 0.0)
+    fetched = ImageBank([(data[:200], None), (data[200:], None)], GPU)
+    assert not fetched._parts[0][0].is_cuda
+    for _ in range(20):
+        positions = torch.randperm(len(data))[:100]
+        fetched.fetch(positions)
+        assert fetched._ahead is not None
+        torch.randn(2000, 2000, device=GPU).matmul(torch.randn(2000, 2000, device=GPU))  # the stream is busy meanwhile
+        got = fetched.take(positions)
+        assert got.is_cuda
+        assert torch.equal(got, resident.take(positions))
+        assert torch.equal(got.cpu(), torch.from_numpy(data[positions.numpy()]))
+    fetched.fetch(positions)
+    other = torch.randperm(len(data))[:100]
+    assert torch.equal(fetched.take(other).cpu(), torch.from_numpy(data[other.numpy()]))  # asked for something else
+
+
+def test_where_the_images_lie_changes_no_bit(monkeypatch):
+    resident = trained()
+    monkeypatch.setattr(images, "RESIDENT_SHARE", 0.0)
+    assert torch.equal(weights(resident), weights(trained()))
+
+
+def test_bf16_is_used_and_learns():
+    context = Context(GPU)
+    with context.autocast("auto"):
+        assert (torch.ones(8, 8, device=GPU) @ torch.ones(8, 8, device=GPU)).dtype == torch.bfloat16
+    with context.autocast("float32"):
+        assert (torch.ones(8, 8, device=GPU) @ torch.ones(8, 8, device=GPU)).dtype == torch.float32
+    model = trained(steps=60).eval()
+    data, labels = pixels()
+    from ray_robust.train.images import normalise
+    from ray_robust.train.models import input_scale
+
+    with torch.no_grad():
+        scores = model(normalise(torch.from_numpy(data).to(GPU), *input_scale(model)))
+    assert (scores.argmax(1).cpu() == labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("way", ["compiled", "graphs"])
+def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
+    section = SECTION.model_copy(update={"precision": "float32"})
+    eager = trained(section, PLAIN, steps=12)
+    monkeypatch.setitem(network.WAYS, "compiled", network.WAYS[way])
+    other = trained(section.model_copy(update={"compile": True}), PLAIN, steps=12)
+    assert distance(eager, other) < 1e-3
+
+
+@pytest.mark.parametrize("compile_", [False, True])
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, compile_):
+    section = SECTION.model_copy(update={"compile": compile_})
+    whole = trained(section, steps=24)
+    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+
+    class CutOffError(Exception):
+        pass
+
+    def cut(epoch: int, step: int) -> None:
+        if epoch == 2:
+            raise CutOffError
+
+    folder = Storage(tmp_path / "states")
+    with pytest.raises(CutOffError):
+        trained(section, steps=24, checkpoints=folder, at_epoch=cut)
+    resumed = trained(section, steps=24, checkpoints=folder)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def several(count: int, at_once: int, run=None, settings=PLAIN, name="resnet18"):
+    data, labels = pixels()
+    bank = ImageBank([(data, None)], GPU)
+    section = SECTION.model_copy(update={"precision": "float32", "name": name})
+    models = [build_model(section, 4, seed) for seed in range(count)]
+    length = Length(len(bank), settings.batch_size, 10)
+
+    def steps(seed: int):
+        return lambda: fit.steps(models[seed], bank, labels, settings, section, length, seed, Context(GPU), "t")
+
+    take_turns([steps(seed) for seed in range(count)], at_once, GPU, *([run] if run else []))
+    return models
+
+
+def test_company_on_other_streams_changes_no_bit():
+    alone, together = several(4, 1, settings=SETTINGS), several(4, 4, settings=SETTINGS)
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
+
+
+def test_stacked_trainings_train_alike(monkeypatch):
+    monkeypatch.setattr(stack, "fastest", lambda *_: "stacked")
+    sizes, run = [], Stack.run
+    monkeypatch.setattr(Stack, "run", lambda self, works: (sizes.append(len(works)), run(self, works))[1])
+    name = "convnext_atto"  # batch normalisation over channels_last cannot be mapped over models on a GPU
+    alone, together = several(4, 1, name=name), several(4, 4, Together(GPU), name=name)
+    assert sizes == [4] * 10
+    assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
+
+
+def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
+    section = SECTION.model_copy(update={"precision": "float32", "name": "convnext_atto"})  # no batch statistics
+
+    def run(parts: int):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        context = Context(GPU, parts=parts)
+        model = trained(section, PLAIN.model_copy(update={"batch_size": 512}), steps=4, context=context)
+        return model, torch.cuda.max_memory_allocated() - before
+
+    (whole, much), (parts, less) = run(1), run(8)
+    assert distance(whole, parts) < 1e-3
+    assert less < 0.7 * much
+
+
+def test_memory_that_is_short_is_recognised_and_given_back():
+    from ray_robust.launch.memory import free, is_out_of_memory
+
+    fraction = (torch.cuda.memory_reserved() + 2**30) / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(fraction)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as error:
+            trained(ModelSection(name="resnet50", image_size=32, compile=False), SETTINGS, context=None, steps=2,
+                    seed=hog()[0])  # fmt: skip
+        assert is_out_of_memory(error.value)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    free()
+    trained(steps=2)
+
+
+def hog() -> tuple[int, torch.Tensor]:
+    """More memory than the process is allowed."""
+    return 0, torch.empty(2**31, dtype=torch.uint8, device=GPU)
+
+
+def test_the_fastest_way_is_measured_on_the_gpu():
+    a = torch.randn(4096, 4096, device=GPU)
+    ways = {"plain": lambda: [a @ a for _ in range(4)], "one": lambda: a @ a}
+    assert fastest.fastest("four products or one", GPU, ways) == "one"
+    assert fastest.known("four products or one", GPU) == "one"
