@@ -29,6 +29,7 @@ from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
 from ray_robust.errors import DONE, UserError, command, did_you_mean
 from ray_robust.launch import ingest as launch
+from ray_robust.launch.address import check_address
 from ray_robust.launch.cluster import connect
 
 RAY_WORTH = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this command alone
@@ -37,6 +38,8 @@ RAY_WORTH = 20.0  # seconds of one core's work from which it pays to start Ray (
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _arguments(argv)
+    if args.address is not None:
+        check_address(args.address)
     pool = _open(args)
     out = Console(highlight=False, soft_wrap=True)
     if args.archive:

@@ -22,6 +22,7 @@ from ray_robust.candidates import Candidates, Preview, preview
 from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, UserError, command
+from ray_robust.launch.address import check_address
 from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
 from ray_robust.plan_text import estimate, print_composition, print_plan, print_title
@@ -44,7 +45,10 @@ def main(argv: list[str]) -> int:
     from ray_robust.launch.monitor import console
 
     out = console()
-    sweep = open_sweep(load_spec(args.spec, tuple(args.set)), args.limit, plan_only=args.plan)
+    spec = load_spec(args.spec, tuple(args.set))
+    if not args.plan:
+        check_address(args.address)  # before anything is written, and before minutes of work
+    sweep = open_sweep(spec, args.limit, plan_only=args.plan)
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
@@ -215,6 +219,8 @@ def _run_trials(
         _write_plan(sweep, run)
         _describe(sweep, run, stores)
         print_composition(out, sweep, subsets)
+        if cluster.note:
+            out.print(cluster.note, markup=False, soft_wrap=True)
         if cluster.dashboard:
             out.print(f"Ray dashboard  http://{cluster.dashboard}", markup=False)
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))

@@ -13,15 +13,24 @@ import logging
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ray_robust.errors import UserError
+from ray_robust.errors import Outage, UserError
+from ray_robust.launch.address import address_of, check_address
 
 OWNED = "driver"  # in the folder of a local cluster: locked as long as its driver lives
 OBJECT_STORE = 128 << 20  # bytes; images never travel through it
+LONGEST_SOCKET = 107  # bytes that the path of a Unix socket may have on Linux
+SOCKET = "/rr-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest
+SHORT_FOLDERS = (
+    "/tmp",
+    "/var/tmp",
+    "/dev/shm",
+)  # for its sockets, where the machine's own temporary folder is too long
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -40,45 +49,54 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""."""
+    """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""; `note` what the
+    user should know of it, or ""."""
 
     dashboard: str
     scratch: Path
     local: bool
+    note: str = ""
 
 
 @contextlib.contextmanager
 def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Cluster]:
     """A cluster for the time of a with-block: the one at `address` (or RAY_ADDRESS), else one of this machine's cores.
 
-    Raises UserError when there is no cluster at the address.
+    Raises UserError when there is no cluster at the address, or no folder for Ray's sockets; Outage when Ray does not
+    start on this machine.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS")
-    local = address in (None, "local")
+    check_address(address)
+    joined = address_of(address)
+    local = joined is None
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; Ray's default flips between runs
-    _remove_leftovers()
-    scratch = Path(tempfile.mkdtemp(prefix="rr-"))
+    base, note = _temporary_folder() if local else (Path(tempfile.gettempdir()), "")
+    _remove_leftovers(base)
+    scratch = Path(tempfile.mkdtemp(prefix="rr-", dir=base))
     owned = _own(scratch)
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
-        if local:
-            with _on_loopback():
+        if joined is None:
+            with _on_loopback(), _temporary(base):
                 info = ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(scratch / "ray"),
                                 object_store_memory=OBJECT_STORE, **quiet)  # fmt: skip
         else:
-            info = ray.init(address=address, **quiet)
-    except ConnectionError as error:
+            info = ray.init(address=joined.text, **quiet)
+    except Exception as error:  # whatever one of Ray's many parts raises
         shutil.rmtree(scratch, ignore_errors=True)
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        owned.close()
+        why = textwrap.shorten(" ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__, 250)
+        if joined is not None:
+            raise UserError(f"{joined.where}: the cluster there cannot be joined: {why}") from error
+        raise Outage(f"Ray does not start on this machine: {why}") from error
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield Cluster(info.dashboard_url or "", scratch, local)
+        yield Cluster(info.dashboard_url or "", scratch, local, note)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -102,6 +120,20 @@ def _on_loopback() -> Iterator[None]:
         del os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
 
 
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Have the processes that are started keep their temporary files, and so their sockets, in `folder`."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
 def _own(scratch: Path) -> IO[str]:
     """A lock on the folder that goes with this process, however it ends: other drivers leave the folder alone."""
     file = open(scratch / OWNED, "w")  # noqa: SIM115 - open as long as the process, and not in those that it starts
@@ -109,10 +141,30 @@ def _own(scratch: Path) -> IO[str]:
     return file
 
 
-def _remove_leftovers() -> None:
-    """Remove the temporary folders of local clusters whose driver was killed. Asked of the lock and not of a process
-    id, which says nothing of a container's driver that shares the folder."""
-    for lock in Path(tempfile.gettempdir()).glob(f"rr-*/{OWNED}"):
+def _temporary_folder() -> tuple[Path, str]:
+    """The folder for a local cluster's files, and a line on it where it is not the one asked for: the path of a Unix
+    socket must be short. RAY_TMPDIR goes before TMPDIR, as with Ray. Raises UserError."""
+    wanted = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    most = LONGEST_SOCKET - len(SOCKET)
+    for folder in (wanted, *SHORT_FOLDERS, os.environ.get("XDG_RUNTIME_DIR") or wanted):
+        path = os.path.abspath(folder)
+        if len(os.fsencode(path)) <= most and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
+            short = "" if folder == wanted else f"Ray's files lie in {path}: {_why_not(wanted, most)}"
+            return Path(path), short
+    raise UserError(f"{_why_not(wanted, most)}; set RAY_TMPDIR to a folder with a shorter path")
+
+
+def _why_not(folder: str, most: int) -> str:
+    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    if len(os.fsencode(os.path.abspath(folder))) > most:
+        return f"{name} {folder} is too long for the paths of its sockets (at most {most} bytes)"
+    return f"{name} {folder} is no folder that can be written"
+
+
+def _remove_leftovers(base: Path) -> None:
+    """Remove the temporary folders in `base` of local clusters whose driver was killed. Asked of the lock and not of a
+    process id, which says nothing of a container's driver that shares the folder."""
+    for lock in base.glob(f"rr-*/{OWNED}"):
         with contextlib.suppress(OSError), open(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
