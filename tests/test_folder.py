@@ -187,6 +187,41 @@ def test_every_problem_at_once_with_its_line(tmp_path):
     ]
 
 
+def test_absolute_paths_inside_the_folder_mean_the_same_as_relative_ones(tmp_path):
+    """Also by a symbolic link to it, or past one in it."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    (tmp_path / "elsewhere").mkdir()
+    link.symlink_to(real)
+    rows = [{"path": f"{label}/{i}.png", "label": label} for label in ("cat", "dog") for i in range(2)]
+    known = source(make.table(real / "relative.csv", rows)).catalog
+    os.replace(real / "dog/1.png", tmp_path / "elsewhere/1.png")
+    (real / "dog/1.png").symlink_to(tmp_path / "elsewhere/1.png")
+    for name, (own, other) in {"a": (real, real), "b": (real, link), "c": (link, real), "d": (link, link)}.items():
+        csv = make.table(real / f"{name}.csv", [{**row, "path": f"{own}/{row['path']}"} for row in rows], images=False)
+        found = source(other / csv.name)
+        assert found.keys(np.arange(4)) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+        assert (found.catalog.ids == known.ids).all()
+        assert found.catalog.fingerprint == known.fingerprint
+    csv = make.table(
+        real / "outside.csv", [*rows, {"path": f"{tmp_path}/elsewhere/1.png", "label": "cat"}], images=False
+    )
+    wanted = f"{csv}:6: path '{tmp_path}/elsewhere/1.png' leaves {real}; wanted: a path inside it"
+    assert mistakes(source(csv)) == [wanted]
+
+
+def test_a_backslash_in_a_path_gets_a_hint(tmp_path):
+    rows = [{"path": f"{label}/{i}.png", "label": label} for label in ("cat", "dog") for i in range(2)]
+    make.table(tmp_path / "index.csv", rows)
+    backwards = [{**row, "path": row["path"].replace("/", "\\")} for row in rows[:3]]
+    csv = make.table(tmp_path / "windows.csv", [*backwards, {"path": "C:\\img\\1.png", "label": "dog"}], images=False)
+    assert mistakes(source(csv)) == [
+        f"{csv}:2: cat\\0.png is no file in {tmp_path}; did you mean cat/0.png?",
+        f"{csv}:3: cat\\1.png is no file in {tmp_path}; did you mean cat/1.png?",
+        f"{csv}:4: dog\\0.png is no file in {tmp_path}; did you mean dog/0.png?",
+        f"{csv}:5: C:\\img\\1.png is no file in {tmp_path}; folders are parted by /, not by \\",
+    ]
+
+
 def test_many_of_one_kind_are_counted(tmp_path):
     rows = [{"path": f"{i}.jpg", "label": f"c{i % 2}"} for i in range(20)]
     lines = mistakes(source(make.table(tmp_path / "index.csv", rows, images=False)))

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -274,7 +274,7 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
         odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
         if odd.any():  # rare, so that only these pay for being taken apart
             plain = [str(PurePosixPath(os.path.normpath(key))) if key else "" for key in frame["key"][odd]]
-            frame.loc[odd, "key"] = plain
+            frame.loc[odd, "key"] = _inside(plain, table.files.where)
         out = frame["key"].str.contains(r"^/|^\.\.(?:/|$)|^\.?$").to_numpy(bool)
         problems += table.at_rows(np.flatnonzero(out), lambda i: _outside(frame["key"].iloc[i], table.files.where))
         again = frame["key"].duplicated().to_numpy(bool) & ~out
@@ -289,8 +289,34 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
     marks = pd.Series(table.files.marks(frame["key"].tolist()), dtype="str", index=frame.index)
     table = replace(table, frame=frame.assign(mark=marks))
     absent = np.flatnonzero((marks == "").to_numpy(bool))
-    problems += table.at_rows(absent, lambda i: f"{frame['key'].iloc[i]} is no file in {table.files.where}")
+    problems += table.at_rows(absent, lambda i: _absent(frame["key"].iloc[i], table.files))
     return table, problems
+
+
+def _inside(keys: list[str], where: str) -> list[str]:
+    """Absolute paths into the folder, by symbolic links too, as paths inside it; all others as they are."""
+    real = lru_cache(os.path.realpath)
+
+    def inside(key: str) -> str:
+        if key.startswith("/"):
+            folder, name = os.path.split(key)
+            for place, path in ((where, key), (real(where), f"{real(folder)}/{name}")):
+                if path.startswith(f"{place.rstrip('/')}/"):
+                    return path[len(place.rstrip("/")) + 1 :]
+        return key
+
+    return [inside(key) for key in keys]
+
+
+def _absent(key: str, files: Files) -> str:
+    """What to report of a path that leads nowhere."""
+    hint = ""
+    if "\\" in key:
+        slashed = key.replace("\\", "/")
+        hint = (
+            f"; did you mean {slashed}?" if files.marks([slashed]) != [""] else "; folders are parted by /, not by \\"
+        )
+    return f"{key} is no file in {files.where}{hint}"
 
 
 def _outside(key: str, where: str) -> str:
