@@ -166,7 +166,8 @@ def _with_proposals(found: Prediction, er: Target, seed: int) -> Prediction:
     candidates = list(dict.fromkeys([*candidates, *around.between(REFINED, seed + 1)]))
     best = _best(er, space, candidates)
     below, se, df = er.apart(space.at(candidates), space.at([best]))
-    same = tuple(m for m, near in zip(candidates, below <= stdtrit(df, TWO_SIDED) * se, strict=True) if near)
+    near = below <= stdtrit(df, TWO_SIDED) * se  # of the best itself a difference and an error of rounding alone
+    same = tuple(m for m, alike in zip(candidates, near, strict=True) if alike or m == best)
     totals = sorted(mixture.images for mixture in tried)
     reference = totals[len(totals) // 2]
     return Prediction(
