@@ -2,7 +2,8 @@
 
 Trials that only wait, run by the real scheduler into a real run folder: as a grid (all known beforehand) and as a
 random search (handed out one by one). What is left of the wall time after the waiting, per trial, is the overhead; the
-memory is the driver's own, at every tenth of a run. Beside that, how long a plan of many trials takes.
+memory is the driver's own, at every tenth of a run. Beside that, how long a plan of many trials takes, and how much
+longer for each of them than a plan of a tenth: 1 where planning grows as the trials do.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def main(argv: list[str]) -> None:
     found: dict[str, Any] = {"trials": args.trials, "work_s": args.work, "planned": args.planned}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        tenth = plans(place, args.planned // 10)
         for name, seconds in plans(place, args.planned).items():
             found[f"plan_{name}_s"] = round(seconds, 1)
+            found[f"plan_{name}_per_trial_over_tenth"] = round(seconds / tenth[name] / 10, 2)
         os.environ[WORK] = str(args.work)
         for way in ("grid", "random"):
             found |= {f"{way}_{key}": value for key, value in run(place, way, args.trials, args.work).items()}
@@ -73,6 +76,7 @@ def main(argv: list[str]) -> None:
         memory = " ".join(f"{mb:.0f}" for mb in found[f"{way}_memory_mb"])
         rows += [
             (way, f"plan of {args.planned:,} trials", f"{found[f'plan_{way}_s']:.1f} s"),
+            (way, "each of them, over one of a tenth", f"{found[f'plan_{way}_per_trial_over_tenth']:.2f}"),
             (way, f"overhead of one of {args.trials:,} trials", f"{found[f'{way}_overhead_ms']:.1f} ms"),
             (way, "of which the driver's processor time", f"{found[f'{way}_cpu_ms']:.1f} ms"),
             (way, "driver's memory by tenths", f"{memory} MB"),

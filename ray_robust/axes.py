@@ -189,8 +189,12 @@ def combinations(
     if (count := math.prod(len(axis.choices) for axis in axes)) > MOST_TRIALS:
         say((key,), f"{key}: its grids make {count:,} combinations; at most {MOST_TRIALS:,} are possible")
         return
+    bare = {key: raw}
+    for axis in axes:  # their values are put in below; copied with every combination, a long grid would cost its square
+        if axis.where != POINTS:
+            put(bare, axis.where, None)
     for chosen in itertools.product(*(axis.choices for axis in axes)):
-        tree, places = {key: copy.deepcopy(raw)}, dict(own)
+        tree, places = copy.deepcopy(bare), dict(own)
         for axis, choice in zip(axes, chosen, strict=True):
             if axis.where == POINTS:
                 tree[key].update(choice.value)
