@@ -178,7 +178,7 @@ def _ways(shape: Shape, device: torch.device, folder: Path, images: int, compile
     if device.type == "cuda":
         pixels = np.random.default_rng(0).integers(0, 256, (4 * shape.batch, shape.px, shape.px, 3), np.uint8)
         bank = ImageBank([(pixels, None)], device)
-        yield "store", _through_fit(shape, shape.compiled, settings, bank, context)
+        yield "store", through_fit(shape, shape.compiled, settings, bank, context)
         yield "bare step", _random_tensors(shape, settings, context, torch.compile)
         sgd = settings.model_copy(update={"optimizer": "sgd"})
         yield "timm's benchmark", _random_tensors(shape, sgd, context, lambda model: model)
@@ -187,9 +187,9 @@ def _ways(shape: Shape, device: torch.device, folder: Path, images: int, compile
 
     tree, store = _store(folder, shape.px, images)
     bank = ImageBank([images_of(store, np.arange(store.n))], device)
-    yield "store", _through_fit(shape, shape.section, settings, bank, context)
+    yield "store", through_fit(shape, shape.section, settings, bank, context)
     if compiled:
-        yield "store, compiled", _through_fit(shape, shape.compiled, settings, bank, context)
+        yield "store, compiled", through_fit(shape, shape.compiled, settings, bank, context)
     yield "bare step", _plain_loop(shape, settings, torch.from_numpy(np.array(store.pixels)), context)
     yield "timm's recipe", _timm_recipe(shape, settings, tree, context)
 
@@ -211,7 +211,7 @@ def _store(folder: Path, px: int, images: int) -> tuple[Path, Any]:
 # --- the ways
 
 
-def _through_fit(shape: Shape, section: ModelSection, settings: Training, bank: ImageBank, context: Context) -> Way:
+def through_fit(shape: Shape, section: ModelSection, settings: Training, bank: ImageBank, context: Context) -> Way:
     model = build_model(section, CLASSES, seed=0)
     labels = torch.arange(len(bank)) % CLASSES
 

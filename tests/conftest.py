@@ -1,10 +1,15 @@
-"""What every test shares: caches of its own, one thread, and Ray without tokens; never the user's own settings."""
+"""What every test shares: caches of its own, one thread, and Ray without tokens; never the user's own settings. An
+example of Hypothesis may take as long as it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from deadlines import HANG, wait_for
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("unshare", "ip", "ss", "rsync", "curl", "ssh", "ssh-keygen", "pgrep", "/usr/sbin/sshd")
 DASHBOARD, PROMETHEUS = "http://127.0.0.1:8265", "http://127.0.0.1:9090"
-PATIENCE = 900.0  # seconds that any one step may take
 
 
 def missing() -> str:
@@ -69,7 +69,7 @@ def run(scratch: Path, job: list[str]) -> dict:
     def step(name: str, *command: str) -> str:
         begun = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-                              timeout=PATIENCE)  # fmt: skip
+                              timeout=HANG)  # fmt: skip
         clock[name] = round(time.monotonic() - begun, 1)
         if done.returncode:
             raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -88,9 +88,7 @@ def run(scratch: Path, job: list[str]) -> dict:
         begun, log = time.monotonic(), scratch / "job.log"
         with open(log, "w") as told:
             submitted = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT)
-            while submitted.poll() is None and time.monotonic() - begun < 2 * PATIENCE:
-                metrics.look()
-                time.sleep(1)
+            wait_for(lambda: metrics.look() or submitted.poll() is not None, 1.0)
         clock["job"] = round(time.monotonic() - begun, 1)
     print(log.read_text())
     if submitted.returncode:
@@ -174,7 +172,7 @@ def configure(home: Path, scratch: Path) -> Path:
 def answer(address: str) -> int:
     """The HTTP status of a request that holds no token."""
     try:
-        with urllib.request.urlopen(address, timeout=30) as response:
+        with urllib.request.urlopen(address, timeout=HANG) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -204,7 +202,7 @@ class Metrics:
             return
 
     def _ask(self, what: str):
-        with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/{what}", timeout=10) as response:
+        with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/{what}", timeout=HANG) as response:
             return json.load(response)["data"]
 
 

@@ -31,6 +31,7 @@ from unittest import mock
 
 import pandas as pd
 import psutil
+from deadlines import HANG
 
 from ray_robust.results import RunFolder
 
@@ -238,7 +239,7 @@ def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -
             elif whom == "head":
                 epochs += epochs_of(training.values())
                 cluster.head_node.all_processes["gcs_server"][0].process.kill()
-                code = driver.wait(timeout=600)
+                code = driver.wait(timeout=HANG)
                 print(f"the command ended with {code}, its last word: {war.log().strip().splitlines()[-1]}", flush=True)
                 cluster.shutdown()
                 cluster = stack.enter_context(raylets(3))

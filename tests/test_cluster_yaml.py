@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deadlines import HANG
 
 ROOT = Path(__file__).parents[1]
 FILES = {name: ROOT / path for name, path in (("aws", "cluster.yaml"), ("gcp", "cluster/gcp.yaml"),
@@ -131,7 +132,7 @@ def minutes_until_it_ends(command: str, folder: Path, busy: int) -> int:
         (folder / name).chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), "BUSY": str(busy)}
     foreground = command.removesuffix("&")
-    subprocess.run(["bash", "-c", foreground], cwd=folder, env=environment, check=False, timeout=60)
+    subprocess.run(["bash", "-c", foreground], cwd=folder, env=environment, check=False, timeout=HANG)
     return int((folder / "ended").read_text())
 
 

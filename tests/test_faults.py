@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deadlines import HANG
 
 from ray_robust.errors import Outage
 from ray_robust.launch import memory
@@ -194,7 +195,8 @@ def test_a_head_that_does_not_answer_is_no_reason_to_leave():
     assert notice() == ""
 
 
-def test_a_process_told_to_end_waits_for_its_training_to_save():
+def test_a_process_told_to_end_waits_for_its_training_to_save(monkeypatch):
+    monkeypatch.setattr("ray_robust.launch.notice.GRACE", HANG)
     notice, saved = Notice("mine", dict), []
 
     def train() -> None:
@@ -207,7 +209,7 @@ def test_a_process_told_to_end_waits_for_its_training_to_save():
     begun = threading.Event()
     thread = threading.Thread(target=train)
     thread.start()
-    begun.wait()
+    assert begun.wait(HANG)
     notice.end()
     assert saved == ["the process was told to end"]
     thread.join()

@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
+from deadlines import wait_for
 from make_pools import open_pool
 
 from ray_robust import ingest as command
@@ -54,8 +54,7 @@ def test_what_can_be_rendered_has_a_head_start(tmp_path):
     wanted = np.arange(0, 200, 2)
     stores = [ImageStore.open(tmp_path / "store", pool, 8) for pool in (world, files)]
     with launch.head_start([(files, 8, None), (world, 8, wanted)], tmp_path / "store"):
-        while len(stores[0].missing(wanted)):
-            time.sleep(0.01)
+        wait_for(lambda: not len(stores[0].missing(wanted)), 0.01)
     assert (stores[0].missing() == np.arange(1, 200, 2)).all()
     assert len(stores[1].missing()) == 10  # files may be broken: `ingest` says which
 

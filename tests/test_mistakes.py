@@ -12,6 +12,7 @@ from pathlib import Path
 import make_images as make
 import numpy as np
 import pytest
+from deadlines import HANG
 from PIL import Image
 
 from ray_robust import preparation, sweep
@@ -300,7 +301,7 @@ def test_the_program_itself_says_mistakes_without_a_traceback(tmp_path):
     Path("y.yaml").write_text(GOOD.replace("epochs: 2", "epocs: 2").replace("1000", "-1"))
     for name, words in (("x.yaml", ["supply is 124000"]), ("y.yaml", [WHOLE + " -1", "did you mean epochs?"])):
         asked = [sys.executable, "-m", "ray_robust.sweep", name, "--out", "out"]
-        ended = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
+        ended = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=HANG)
         assert ended.returncode == 2
         assert len(ended.stderr.splitlines()) == len(words)
         assert all(word in line for word, line in zip(words, ended.stderr.splitlines(), strict=True))
@@ -473,7 +474,7 @@ def test_a_total_that_only_the_broken_images_would_fill_is_said():
 
 def run_sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
     asked = [sys.executable, "-m", "ray_robust.sweep", "x.yaml", "--out", "out", *arguments]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=300, env={**os.environ})
+    return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=HANG, env={**os.environ})
 
 
 @pytest.mark.ray

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from deadlines import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -26,7 +26,6 @@ pretrain:
 finetune: {epochs: 2, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 1}
 search: {method: optuna, trials: 5, startup: 3, objective: ood_val, where: num_images >= 5 * num_classes}
 """
-PATIENCE = 240  # seconds in which a killed driver must have come as far as it is killed at
 
 
 def command(folder: Path, *more: str) -> tuple[list[str], dict[str, str]]:
@@ -48,9 +47,7 @@ def done(folder: Path) -> set[str]:
 def test_a_search_that_is_killed_goes_on_and_repeats_nothing(tmp_path):
     said, environment = command(tmp_path)
     driver = subprocess.Popen(said, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    patient = time.monotonic() + PATIENCE
-    while len(done(tmp_path)) < 3 and driver.poll() is None and time.monotonic() < patient:
-        time.sleep(0.2)
+    wait_for(lambda: len(done(tmp_path)) >= 3 or driver.poll() is not None, 0.2)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     journal, kept = (tmp_path / "run" / "search.jsonl").read_text(), done(tmp_path)

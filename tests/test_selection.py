@@ -54,7 +54,7 @@ def test_ids_that_are_not_spread_evenly_only_cost_time():
     assert np.flatnonzero(found[:20_000]).tolist() == list(range(5_000))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some.lists(some.tuples(some.floats(0.01, 50), some.integers(0, 200)), min_size=1, max_size=5))
 def test_the_most_that_can_be_apportioned_is_the_most(parts):
     weights, supply = (np.array(part) for part in zip(*parts, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,7 +80,10 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
             assert a.stride() == b.stride()
 
 
-def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache):
+def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache, monkeypatch):
+    measured = fastest.measured
+    slower = {"in turn": 1.0, "stacked": 2.0}
+    monkeypatch.setattr(fastest, "measured", lambda *asked: measured(*asked) and slower)
     section = ModelSection()
     alone, todo = trainings(section, (2, 2))
     take_turns(todo, 1, CPU)
@@ -87,8 +91,8 @@ def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache):
     take_turns(todo, 2, CPU, Together(CPU))
     ((what, answer),) = json.loads(cache.read_text()).items()
     assert what.startswith("2 passes of ('test_resnet', 'auto', 0.1), 32x3x32x32 x 32, x86_64")
-    if answer == "in turn":
-        assert all(torch.equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
+    assert answer == "in turn"
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
 
 
 def test_dropout_draws_the_same_in_company(cache):
@@ -108,26 +112,27 @@ def test_dropout_draws_the_same_in_company(cache):
 
 
 def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
-    monkeypatch.setattr(fastest, "ROUND", 0.01)
-    calls = []
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(fastest, "time", SimpleNamespace(perf_counter=lambda: clock[0]))  # one that only work moves
 
-    def way(name: str, steps: int):
+    def way(name: str, seconds: float):
         def work() -> None:
             calls.append(name)
-            torch.ones(200, 200).pow(steps).matmul(torch.ones(200, 200 * steps))
+            clock[0] += seconds
 
         return work
 
     def fails() -> None:
         raise RuntimeError("no kernel for it")
 
-    ways = {"slow": way("slow", 40), "fast": way("fast", 1), "broken": fails}
+    ways = {"slow": way("slow", 0.19), "fast": way("fast", 0.1), "broken": fails}
     assert fastest.fastest("it", CPU, ways) == "fast"
-    assert set(calls) == {"slow", "fast"}
+    assert calls.count("slow") == 4 + 5 * 2  # of 0.3 s, five times in turn
+    assert calls.count("fast") == 4 + 5 * 3
     calls.clear()
     assert fastest.fastest("it", CPU, ways) == "fast"
     assert not calls
-    assert fastest.fastest("other", CPU, {"fast": ways["fast"], "slow": ways["slow"]}) == "fast"
+    assert fastest.fastest("other", CPU, {"fast": ways["fast"], "slow": way("slow", 0.21)}) == "fast"
     assert calls.count("slow") == 4  # the first look was enough
     assert fastest.fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
     assert len(json.loads(cache.read_text())) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import fake_run
 import numpy as np
@@ -27,6 +27,13 @@ seeds: 2
 """
 SAID = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images": 6000, "images_per_second": 2500.0, "id": 0.25,
         "ood": 0.125, "share": 0.5}  # fmt: skip
+
+NOW = 1_767_225_600.0  # when the command looks
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch):
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: NOW))
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, 
     run, plan = planned
     first, second, third, fourth, fifth, *rest = plan
     finish(run, first)
-    start(run, second, **SAID, time=time.time() - 300)
+    start(run, second, **SAID, time=NOW - 300)
     start(run, third)
     run.trial(fourth.id).fail("pretrain: the loss became nan by step 3 of 9")
     quarantine(run, fifth, "its worker died 4 times")
@@ -115,7 +122,7 @@ def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
     open_work = (first.cost + second.cost) / 2 + sum(trial.cost for trial in rest)
     assert read(run, now=1000.0).left == pytest.approx(open_work / 2500, rel=1e-4)
     assert read(run, now=2000.0).left is None
-    start(run, first, **SAID, time=time.time())
+    start(run, first, **SAID, time=NOW)
     assert re.search(r"% of the work is done, about \d+ (s|min) left\n", printed(run, capsys)[1])
 
 
@@ -157,7 +164,7 @@ def test_a_trial_that_was_stopped_early_is_work_behind(planned, capsys):
 def test_of_many_started_trials_the_latest_to_speak_are_shown(planned, capsys, monkeypatch):
     run, plan = planned
     for age, trial in enumerate(reversed(plan.trials)):
-        start(run, trial, **SAID, time=time.time() - 600 * age - 1)
+        start(run, trial, **SAID, time=NOW - 600 * age - 1)
     monkeypatch.setattr(status, "SHOWN", 2)
     text = printed(run, capsys)[1]
     last, before, *others = reversed(plan.trials)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from deadlines import wait_for
 
 from ray_robust import rates
 from ray_robust.errors import Outage, UserError
@@ -166,17 +167,16 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
         "while True:\n"
         "    for c in b'abc': Storage(sys.argv[1]).write('f', bytes([c]) * 3_000_000, durable=False)\n"
     )
-    for wait in (0.05, 0.11, 0.02):
+    for reads in (10, 25, 5):
         writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1])
-        deadline = time.monotonic() + 60
-        while not Storage(tmp_path).exists("f") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for _ in range(20):
+        wait_for(lambda: Storage(tmp_path).exists("f"), 0.01)
+        seen = Storage(tmp_path).read("f")
+        wait_for(lambda seen=seen: Storage(tmp_path).read("f") != seen, 0.0)  # it is this one that writes
+        for _ in range(reads):
             data = Storage(tmp_path).read("f")
             assert data is not None
             assert len(data) == 3_000_000
             assert len(set(data)) == 1
-        time.sleep(wait)
         writer.kill()
         writer.wait()
     assert len(Storage(tmp_path).read("f") or b"") == 3_000_000

@@ -329,20 +329,19 @@ def test_a_trial_on_a_disk_that_is_full_goes_on_once_there_is_room(brief, small_
     assert scores_of(other, trial) == scores_of(places, trial)
 
 
-def _rank(rank: int, trial: Trial, places: Places, port: int) -> None:
+def _rank(rank: int, trial: Trial, places: Places, address: str) -> None:
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     run_trial(trial, places, Context(rank=rank, world_size=2))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_agree_with_one_within_seed_noise(shared, unused_port):
+def test_two_ranks_agree_with_one_within_seed_noise(shared):
     folder, plan, places = shared
     trial = pretrained_of(plan)
     two = places_in(folder, "two")
-    processes.spawn(_rank, args=(trial, two, unused_port), nprocs=2)
+    processes.spawn(_rank, args=(trial, two, (folder / "ranks").as_uri()), nprocs=2)
     noise = []
     for seed in (2, 3, 4):  # what another seed would have made of it
         other = replace(pretrained_of(plan_of(folder, f"seeds=[{seed}]")))
@@ -354,12 +353,3 @@ def test_two_ranks_agree_with_one_within_seed_noise(shared, unused_port):
     assert [row[:2] for row in scores_of(two, trial)] == [row[:2] for row in scores_of(places, trial)]
     assert np.abs(alone - together).mean() < 3 * spread
     assert not np.array_equal(alone, together)  # another order of sums: the same bits would mean one rank did it all
-
-
-@pytest.fixture
-def unused_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
