@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from deadlines import HANG
 
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
@@ -86,22 +87,22 @@ def free_port() -> int:
 
 def test_a_head_answers():
     with speaking_grpc(HEALTH, ALIVE) as port:
-        assert probe("127.0.0.1", port, 30.0) == ""
+        assert probe("127.0.0.1", port, HANG) == ""
 
 
 def test_a_head_that_wants_a_token_is_one():
     with speaking_grpc(HEALTH, ALIVE, code=grpc.StatusCode.UNAUTHENTICATED) as port:
-        assert probe("127.0.0.1", port, 30.0) == ""
+        assert probe("127.0.0.1", port, HANG) == ""
 
 
 @pytest.mark.parametrize("methods", [(), (HEALTH,), ("/ray.rpc.RayletDriver/Init",)])
 def test_a_grpc_server_of_another_kind_is_no_head(methods):
     with speaking_grpc(*methods) as port:
-        assert probe("127.0.0.1", port, 30.0).startswith(OTHER + " (port 10001 is Ray Client's")
+        assert probe("127.0.0.1", port, HANG).startswith(OTHER + " (port 10001 is Ray Client's")
 
 
 def test_nothing_listens():
-    assert probe("127.0.0.1", free_port(), 30.0) == "connection refused"
+    assert probe("127.0.0.1", free_port(), HANG) == "connection refused"
 
 
 def test_who_accepts_and_says_nothing_is_waited_for_no_longer_than_asked():
@@ -115,7 +116,7 @@ def test_who_accepts_and_says_nothing_is_waited_for_no_longer_than_asked():
 )
 def test_a_server_of_another_kind_is_no_head(answer):
     with listening(answer) as port:
-        assert probe("127.0.0.1", port, 30.0) == OTHER
+        assert probe("127.0.0.1", port, HANG) == OTHER
 
 
 def test_a_web_server_is_no_head():
@@ -127,7 +128,7 @@ def test_a_web_server_is_no_head():
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            assert probe("127.0.0.1", server.server_address[1], 30.0) == OTHER
+            assert probe("127.0.0.1", server.server_address[1], HANG) == OTHER
         finally:
             server.shutdown()
             thread.join()
@@ -193,7 +194,8 @@ def test_what_can_be_no_address_is_refused_without_asking_anyone(monkeypatch, te
 
 @pytest.fixture
 def as_written(monkeypatch):
-    """Addresses as they are written: Ray makes another host of 127.0.0.1."""
+    """Addresses as they are written: Ray makes another host of 127.0.0.1. An answer may take its time."""
+    monkeypatch.setattr(address, "PATIENCE", HANG)
     monkeypatch.setattr(address, "_as_ray_does", lambda meant: ("127.0.0.1", int(meant.text.rpartition(":")[2])))
 
 
@@ -230,7 +232,7 @@ def test_the_program_ends_with_2_and_one_line(tmp_path):
     port = free_port()
     ended = subprocess.run(
         [sys.executable, "-m", "ray_robust.sweep", "x.yaml"], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}"}, timeout=300,
+        env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}"}, timeout=HANG,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
@@ -301,7 +303,7 @@ def test_ray_starts_with_a_temporary_folder_of_90_characters(tmp_path):
         "print(os.environ['TMPDIR'])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(long)}, capture_output=True,
-                           text=True, timeout=600)  # fmt: skip
+                           text=True, timeout=HANG)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     note, of_workers, own = ended.stdout.splitlines()
     assert note.startswith(f"Ray's files lie in {of_workers}: TMPDIR {long} is too long")
