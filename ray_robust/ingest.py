@@ -25,6 +25,8 @@ from rich.progress import (
 )
 
 from ray_robust import registry
+from ray_robust.data.duplicate_entries import summary
+from ray_robust.data.duplicates import skipped, within
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
 from ray_robust.errors import DONE, UserError, command, did_you_mean
@@ -62,6 +64,8 @@ def main(argv: list[str]) -> int:
     out.print(f"images       {present:,} in the store, {todo:,} of them new; {broken:,} broken")
     for (row, reason), _ in zip(store.broken.items(), range(launch.SHOWN), strict=False):
         out.print(f"  left out   {pool.keys(np.asarray([row]))[0]}: {reason}", markup=False)
+    if not skipped(pool):
+        out.print(f"duplicates   {_duplicates(store)}", markup=False)
     out.print(f"store        {store.folder}", markup=False)
     return DONE
 
@@ -140,6 +144,13 @@ def _told(pool: Pool) -> Iterator[str]:
     yield f"licence      {catalog.licence}"
     yield f"fingerprint  {catalog.fingerprint}"
     yield from (f"note         {note}" for note in catalog.notes)
+
+
+def _duplicates(store: ImageStore) -> str:
+    """Which images are there more than once, in one line."""
+    compared = within(store)
+    none = "none across splits or under two labels" if store.pool.catalog.split is not None else "none under two labels"
+    return "; ".join(filter(None, [summary(compared) or none, compared.note]))
 
 
 def _install(pool: Pool, archive: Path, out: Console) -> None:

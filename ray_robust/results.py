@@ -1,6 +1,6 @@
 """The run folder: the only door to it, for the sweep that writes it and for everyone who reads it.
 
-    spec.yaml  plan.csv  data.json  run.json  samples/  results.{csv,parquet}  report/
+    spec.yaml  plan.csv  data.json  run.json  samples/  duplicates/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   rows.jsonl progress.json log.txt and `done`, written last
                   failed.json why it failed; stopped.json why a search left it; attempts.json what went wrong before;

@@ -217,7 +217,7 @@ def _run_trials(
         if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
             subsets = draw_all(sweep, by_key)
         _write_plan(sweep, run)
-        _describe(sweep, run, stores)
+        _describe(sweep, run, stores, out)
         print_composition(out, sweep, subsets)
         if cluster.note:
             out.print(cluster.note, markup=False, soft_wrap=True)
@@ -236,9 +236,11 @@ def _run_trials(
         return time.monotonic() - begun
 
 
-def _describe(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -> None:
-    """data.json: the entry of every pool of the sweep; one that nothing is left to read of keeps its old entry."""
-    from ray_robust.data.samples import describe  # late: it needs Pillow
+def _describe(sweep: Sweep, run: RunFolder, stores: list[ImageStore], out: Console) -> None:
+    """data.json: the entry of every pool of the sweep, and images that are there more than once; a pool that nothing is
+    left to read of keeps its old entries."""
+    from ray_robust.data.duplicate_entries import renewed  # late: it needs Pillow, as does the next one
+    from ray_robust.data.samples import describe
 
     old = {(entry["kind"], entry["name"], entry["fingerprint"]): entry for entry in run.data().get("pools", ())}
     read = {id(store.pool): store for store in stores}
@@ -248,7 +250,15 @@ def _describe(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -> None:
             entries.append(describe(run, kind, read[id(pool)]))
         elif (known := old.get((kind, pool.name, pool.catalog.fingerprint))) is not None:
             entries.append(known)
-    run.storage.write_json("data.json", {"pools": entries})
+    tasks, sources = (
+        [store for store in stores if any(store.pool is pool for pool in pools.values())]
+        for pools in (sweep.tasks, sweep.sources)
+    )
+    duplicates = renewed(run, tasks, sources, (pool for _, pool in sweep.pools()))
+    run.storage.write_json("data.json", {"pools": entries, "duplicates": duplicates})
+    for line in (f"{entry['name']}: {entry['line']}" for entry in duplicates if entry.get("line")):
+        out.print("[yellow]duplicates[/]  ", end="")
+        out.print(f"{line}; listed in data.json, and ER is also given without them", markup=False, soft_wrap=True)
 
 
 def _finished(run: RunFolder, plan: Iterable[Trial]) -> set[str]:

@@ -130,6 +130,7 @@ def test_the_command_tells_what_it_found_and_where_it_lies(tmp_path, capsys):
         "licence      see LICENSE.txt beside the images",
         f"fingerprint  {fingerprint}",
         "images       10 in the store, 10 of them new; 0 broken",
+        "duplicates   none across splits or under two labels; near-identical images are not looked for under 16 px",
         f"store        {store}",
     ]
     assert store.name.endswith(f"-pad-8-v{VERSION}")

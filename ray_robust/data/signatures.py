@@ -1,0 +1,57 @@
+"""What each image of a store looks like, in 17 bytes: a digest of its pixels and its perceptual hash.
+
+Made once per image from the decoded pixels, by threads, and kept in the store's folder, so that a pool of a million is
+read through a single time. Hands on to `duplicates`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ray_robust.data import phash
+from ray_robust.data.store import ImageStore
+from ray_robust.storage import Storage
+
+NAME = "signatures-1.bin"  # in the store's folder; the number is that of the hash and of the layout
+UNKNOWN, HASHED, PLAIN = 0, 1, 2  # PLAIN: too little contrast, or too few pixels, for a perceptual hash
+RECORD = np.dtype([("content", "<u8"), ("look", "<u8"), ("state", "u1")])
+BLOCK_BYTES = 8 << 20  # of pixels that a thread works on
+
+
+def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
+    """The records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels, `look` is
+    the perceptual hash. Raises UserError for an image that is damaged on disk."""
+    rows = np.asarray(rows, np.int64)
+    records = _read(store)
+    missing = rows[records["state"][rows] == UNKNOWN]
+    if len(missing):
+        step = max(1, BLOCK_BYTES // store.image_bytes)
+        blocks = [missing[i : i + step] for i in range(0, len(missing), step)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for block, made in zip(blocks, threads.map(lambda block: _made(store.take(block)), blocks), strict=True):
+                records[block] = made
+        with contextlib.suppress(OSError):  # a store that cannot be written is read through again the next time
+            Storage(store.folder).write(NAME, records.tobytes(), durable=False)
+    return records[rows]
+
+
+def _made(images: np.ndarray) -> np.ndarray:
+    records = np.zeros(len(images), RECORD)
+    digests = (hashlib.blake2b(image, digest_size=8).digest() for image in images)
+    records["content"] = np.frombuffer(b"".join(digests), "<u8")
+    records["look"], contrast = phash.hashes(images)
+    records["state"] = np.where(contrast, HASHED, PLAIN)
+    return records
+
+
+def _read(store: ImageStore) -> np.ndarray:
+    with contextlib.suppress(OSError, ValueError):  # ValueError: of another length
+        records = np.fromfile(store.folder / NAME, RECORD)
+        if len(records) == store.n:
+            return records
+    return np.zeros(store.n, RECORD)
