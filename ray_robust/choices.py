@@ -75,7 +75,7 @@ def read_classes(raw: Any) -> Classes | None:
     if raw is None or raw == "all" or isinstance(raw, Classes):
         return None if raw == "all" else raw
     if isinstance(raw, str) and raw.endswith(".csv"):
-        return Classes(file=_absolute(raw))
+        return Classes(file=absolute(raw))
     if isinstance(raw, list | tuple):
         return Classes(names=_names(raw))
     if not isinstance(raw, dict):
@@ -104,7 +104,7 @@ def read_granularity(raw: Any) -> Any:
     if how == "map":
         if not value.endswith(".csv"):
             raise ValueError(f"map: must name a .csv file with the columns class and label, not {value!r}")
-        return f"map:{_absolute(value)}"
+        return f"map:{absolute(value)}"
     least = 2 if how == "random" else 1
     if not value.isdecimal() or int(value) < least:
         raise ValueError(f"{how}: must be followed by a whole number of at least {least}, not {value!r}")
@@ -135,7 +135,16 @@ def _count(how: str, raw: Any) -> int:
     return int(text)
 
 
-def _absolute(path: str) -> str:
+def read_weights(raw: Any) -> Any:
+    """`pretrain.weights` in one form: the path of a file or folder that is there is absolute, a tag stays as it is."""
+    if not isinstance(raw, str) or not raw.strip():
+        return raw
+    path = absolute(raw)
+    return path if os.path.exists(path) else raw
+
+
+def absolute(path: str) -> str:
+    """A path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
     return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ray_robust.choices import Classes, read_classes, read_granularity
+from ray_robust.choices import Classes, read_classes, read_granularity, read_weights
 from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
 
@@ -190,6 +190,7 @@ class Pretrain(Training):
 
     _classes = field_validator("classes", mode="before")(read_classes)
     _granularity = field_validator("granularity", mode="before")(read_granularity)
+    _weights = field_validator("weights", mode="before")(read_weights)
 
     @property
     def tables(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ray_robust import choices
 from ray_robust.errors import Problem, UserError
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jfif", ".jp2"), (".ppm", ".pgm", ".pbm", ".pnm")
@@ -147,8 +148,8 @@ def _open_zip(path: str, _mtime_ns: int, _size: int, _pid: int) -> zipfile.ZipFi
 
 
 def absolute(path: str) -> Path:
-    """A path as a user writes it: `~` and $VARIABLES expanded, relative to the current directory."""
-    return Path(os.path.abspath(os.path.expanduser(os.path.expandvars(path))))
+    """A path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
+    return Path(choices.absolute(path))
 
 
 def _hidden(name: str) -> bool:

@@ -35,7 +35,7 @@ Place = Annotated[str, AfterValidator(lambda path: str(absolute(path)))]
 
 
 class FolderOptions(FileOptions):
-    """Where the images are. Paths are relative to the current directory; `~` and $VARIABLES are expanded.
+    """Where the images are. Paths are relative to the working directory; `~` and $VARIABLES are expanded.
 
     path     a folder (or zip) of class folders, `<class>/**/*.jpg`, for a task `<split>/<class>/**/*.jpg`; or a CSV
              with the columns path, label[, split][, group][, ranks...]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ray_robust import registry
+from ray_robust.choices import absolute
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.plan import Ready
 from ray_robust.registry import OPEN_CLIP
@@ -36,7 +37,7 @@ def find_weights(text: str) -> Weights:
 
     Raises UserError, in one line, when it is none of them.
     """
-    path = Path(text).expanduser()
+    path = Path(absolute(text))
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ray_robust.choices import absolute
 from ray_robust.errors import Outage, UserError
 from ray_robust.launch.address import address_of, check_address
 
 OWNED = "driver"  # in the folder of a local cluster: locked as long as its driver lives
+FOLDERS = ("RAY_ROBUST_STORE", "RAY_ROBUST_CACHE")
 OBJECT_STORE = 128 << 20  # bytes; images never travel through it
 LONGEST_SOCKET = 107  # bytes that the path of a Unix socket may have on Linux
 SOCKET = "/rr-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest
@@ -67,6 +69,9 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    for name in FOLDERS:  # workers inherit them, and have other working directories
+        if folder := os.environ.get(name):
+            os.environ[name] = absolute(folder)
     check_address(address)
     joined = address_of(address)
     local = joined is None

@@ -87,8 +87,9 @@ class Diffusion(Source):
         @field_validator("classes")
         @classmethod
         def _of_a_source(cls, classes: Any) -> Any:
-            if isinstance(classes, dict):
-                _of_source(classes)
+            if isinstance(classes, dict):  # with its paths as they are meant here: a worker has another directory
+                options = _of_source(classes).options.model_dump(mode="json", exclude_unset=True)
+                classes = {"source": classes["source"], **options}
             elif not isinstance(classes, str) and len(set(classes)) < max(2, len(classes)):
                 raise ValueError("must be at least two different names")
             return classes
