@@ -80,6 +80,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         except UserError as error:
             problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
     problems += _check_tables(spec)
+    problems += _check_batches(spec, list(task_pools.values()))
     notes: list[str] = []
     if spec.fallen and not spec.space.dimensions:
         notes.append(f"where: {spec.fallen:,} of {spec.fallen + len(spec.pretrains):,} mixtures do not meet it")
@@ -134,6 +135,36 @@ def _check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
         if asked > held:
             what = f"{'.'.join(path)}.num_images: {asked:,} images, but {task.name} has {held:,} to train on"
             yield Problem(spec.place(*path, "num_images"), what)
+
+
+def _check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
+    """Trainings whose batches are single images where a model's batch normalisation needs more; torch is only loaded
+    where there is such a batch."""
+    workers = spec.resources.workers
+    lone: dict[tuple[str, ...], str] = {}
+    for level in spec.pretrains:
+        settings = level.section
+        if settings.method in ("supervised", "simclr", "clip") and settings.batch_size < workers:
+            what = f"pretrain.batch_size: {settings.batch_size} images cannot be shared out among {workers} workers"
+            yield Problem(spec.place("pretrain", "batch_size"), what)
+        elif settings.method == "supervised" and settings.batch_size // workers == 1:
+            lone["pretrain", "batch_size"] = "" if workers == 1 else f" on each of {workers} workers"
+    counts = [np.bincount(task.catalog.labels[task.catalog.rows("train")]).tolist() for task in tasks]
+    for path, levels in ((("finetune",), spec.finetunes), (("baseline", "finetune"), spec.baseline_finetunes)):
+        for settings in (level.section for level in levels):
+            trained = min((settings.training_images(count) for count in counts), default=settings.batch_size)
+            key = "batch_size" if settings.batch_size == 1 else "num_images"
+            own = path if key in spec.baseline.finetune else ("finetune",)
+            if min(settings.batch_size, trained) == 1 and settings.method != "linear":  # which trains the head alone
+                lone[*own, key] = ""
+    if not lone:
+        return
+    from ray_robust.train.models import trains_on_one
+
+    for model in {level.section.name: level.section for level in spec.models}.values():
+        for path, where in lone.items() if not trains_on_one(model) else ():
+            what = f"one image at a time{where} cannot pass the batch normalisation of {model.name} at "
+            yield Problem(spec.place(*path), f"{'.'.join(path)}: {what}{model.image_size} px; give at least 2")
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,8 @@ class Pretrain(Training):
             if not self.weights:
                 raise ValueError("method weights needs weights: a tag of timm or open_clip, or a file or folder")
             return self
+        if self.method in ("simclr", "clip") and self.batch_size == 1:
+            raise ValueError(f"method {self.method} compares the images of a batch; give batch_size at least 2")
         if self.method == "simclr" and self.augment == "none":
             raise ValueError("augment none makes the two views of method simclr the same; strong is the custom")
         if not self.sources:

@@ -1,6 +1,7 @@
 """What is made of a trial that breaks off: Ray's words, the count, the rest before the next try, watch and notice."""
 
 import threading
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from deadlines import HANG
 
 from ray_robust.errors import Outage
 from ray_robust.launch import memory
-from ray_robust.launch.faults import Fault, Recovery, Watch, fault_of, rest
+from ray_robust.launch.faults import Fault, Recovery, Watch, fault_of, line_of, recurs, rest
 from ray_robust.launch.notice import Notice
 from ray_robust.results import RunFolder
 
@@ -53,6 +54,52 @@ def test_what_ray_says_is_read(said, kind, counts, reason):
     assert (fault.kind, fault.counts) == (kind, counts)
     assert fault.reason.startswith(reason)
     assert len(fault.reason) <= 300
+
+
+SHAPES = RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x16 and 32x8)")
+PEER = RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+DEVICE = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+class Odd(Exception):
+    """An error of a kind that nobody has thought of."""
+
+
+@pytest.mark.parametrize(
+    ("error", "at_once", "the_second_time"),
+    [
+        (ValueError("Expected more than 1 value per channel when training"), True, True),
+        (KeyError("head.weight"), True, True),
+        (TypeError("forward() takes 2 arguments"), True, True),
+        (FileNotFoundError(2, "No such file or directory", "w.pth"), True, True),
+        (PermissionError(13, "Permission denied", "w.pth"), True, True),
+        (SHAPES, True, True),
+        (ImportError("No module named 'x'"), False, True),  # another node may have it
+        (Odd("what is this"), False, True),
+        (OSError(5, "Input/output error"), False, False),
+        (ConnectionResetError(104, "Connection reset by peer"), False, False),
+        (TimeoutError("timed out"), False, False),
+        (PEER, False, False),
+        (DEVICE, False, False),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp"), False, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_must_fail_again_is_told_from_what_comes_by_chance(error, at_once, the_second_time):
+    said = fault_of("".join(traceback.format_exception(error)))
+    before = {"kind": said.kind, "reason": said.reason}
+    assert recurs(error, []) is at_once
+    assert recurs(error, [before]) is the_second_time
+    assert recurs(error, [before, {"kind": "died", "reason": "its worker died"}]) is at_once
+    assert recurs(error, [{**before, "reason": "another"}]) is at_once
+
+
+def test_an_error_is_a_line():
+    assert line_of(ValueError("first\n  second")) == "ValueError: first second"
+    assert line_of(ValueError()) == "ValueError"
+    assert len(line_of(ValueError("x " * 1000))) < 330
+    told = line_of(ValueError("Expected more than 1 value per channel when training, got input size [1, 64, 1, 1]"))
+    assert told.endswith("; give batch_size at least 2, or a model without batch normalisation")
 
 
 def test_a_trial_rests_longer_each_time():

@@ -295,6 +295,52 @@ def test_a_mistake_in_set_names_the_set(values, lines, capsys):
     assert said("x.yaml", "--plan", *(word for value in values for word in ("--set", value)), capsys=capsys) == lines
 
 
+ONE = "one image at a time cannot pass the batch normalisation of test_byobnet at 32 px; give at least 2"
+ON_EACH = ONE.replace("time cannot", "time on each of 2 workers cannot")
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (["finetune.batch_size=1"], [f"--set finetune.batch_size=1: finetune.batch_size: {ONE}"]),
+        (["finetune.batch_size={grid: [1, 8]}"], [f"--set finetune.batch_size={{grid: [1, 8]}}: finetune.batch_size: {ONE}"]),
+        (["finetune.method=lp-ft", "finetune.batch_size=1"], [f"--set finetune.batch_size=1: finetune.batch_size: {ONE}"]),
+        (["finetune.num_images=1"], [f"--set finetune.num_images=1: finetune.num_images: {ONE}"]),
+        (["baseline.finetune.batch_size=1"],
+            [f"--set baseline.finetune.batch_size=1: baseline.finetune.batch_size: {ONE}"]),
+        (["pretrain.batch_size=1"], [f"--set pretrain.batch_size=1: pretrain.batch_size: {ONE}"]),
+        (["pretrain.batch_size=3", "resources.workers=2"],
+            [f"--set pretrain.batch_size=3: pretrain.batch_size: {ON_EACH}"]),
+        (["pretrain.batch_size=3", "resources.workers=4"], [
+            "--set pretrain.batch_size=3: pretrain.batch_size: 3 images cannot be shared out among 4 workers"]),
+        (["pretrain.batch_size=1", "pretrain.method=simclr"], [
+            "x.yaml:3 with --set pretrain.batch_size=1, --set pretrain.method=simclr: pretrain: method simclr compares the "
+            "images of a batch; give batch_size at least 2"]),
+    ],
+)  # fmt: skip
+def test_batches_of_one_that_cannot_be_normalised_are_refused_before_anything_runs(changes, lines, capsys):
+    Path("x.yaml").write_text(GOOD.replace("test_resnet", "test_byobnet"))
+    assert said("x.yaml", *(word for change in changes for word in ("--set", change)), capsys=capsys) == lines
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.name=test_vit", "finetune.batch_size=1", "pretrain.batch_size=1"],  # layer normalisation
+        ["model.image_size=64", "finetune.batch_size=1"],  # maps of four pixels
+        [
+            "finetune.method=linear",
+            "finetune.batch_size=1",
+            "baseline.finetune.batch_size=8",
+        ],  # the body is not trained
+        ["pretrain.batch_size=4", "resources.workers=2"],
+    ],
+)
+def test_batches_of_one_that_can_be_trained_on_are_planned(changes, capsys):
+    Path("x.yaml").write_text(GOOD.replace("test_resnet", "test_byobnet"))
+    assert sweep.main(["x.yaml", "--plan", *(word for change in changes for word in ("--set", change))]) == 0
+
+
 @pytest.mark.slow
 def test_the_program_itself_says_mistakes_without_a_traceback(tmp_path):
     Path("x.yaml").write_text(GOOD.replace("1000", "100M"))  # known only once the sources are opened

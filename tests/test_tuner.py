@@ -9,7 +9,7 @@ from ray_robust.launch import tuner
 from ray_robust.launch.cluster import connect
 from ray_robust.launch.monitor import Monitor
 from ray_robust.launch.places import Places
-from ray_robust.plan import Facts, make_plan, pool_key
+from ray_robust.plan import Facts, Plan, make_plan, pool_key
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
 
@@ -55,3 +55,26 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     assert "worker process has died" in reason
     assert len(reason) < 400
     assert RunFolder(places.run).trial(fine).failure() is None
+
+
+def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
+    """A batch of one before batch normalisation, which a plan would refuse: torch's own error."""
+    (tmp_path / "one.yaml").write_text(SPEC + "model: {name: test_byobnet}\nfinetune: {batch_size: 1, epochs: 1}\n")
+    spec = load_spec(tmp_path / "one.yaml")
+    level, task = spec.pretrains[0].section, spec.tasks[0].section
+    plan = Plan(tuple(make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
+                                {pool_key(task.name, task): Facts("t", 100, {"train": 50})}))[:1])  # fmt: skip
+    (trial,) = plan
+    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "one", metrics=False)
+    with connect(dashboard=False) as cluster:
+        tuner.run_plan(plan, places, spec.resources, cluster, monitor)
+    folder = RunFolder(places.run).trial(trial.id)
+    assert monitor.finished == {trial.id: "failed"}
+    assert folder.attempts() == []
+    failure = folder.failure()
+    assert not failure["quarantined"]
+    assert failure["reason"].startswith("ValueError: Expected more than 1 value per channel when training")
+    log = folder.storage.read("log.txt").decode()
+    assert log.count("Traceback (most recent call last)") == 1  # kept there, and shown nowhere else
+    assert "Traceback" not in "".join(capfd.readouterr())

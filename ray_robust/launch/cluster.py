@@ -100,6 +100,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         raise Outage(f"Ray does not start on this machine: {why}") from error
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, and the screen a line
     try:
         yield Cluster(info.dashboard_url or "", scratch, local, note)
     finally:

@@ -11,6 +11,7 @@ import re
 import textwrap
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,13 @@ SHORT = re.compile(r"OutOfMemoryError|low on memory|memory usage threshold|out o
 KILLED = re.compile(r"low on memory|memory usage threshold", re.I)  # by Ray: the trial itself could not answer it
 DIED = re.compile(r"worker (process )?(has )?died|ActorDiedError|WorkerCrashedError|unexpectedly exit|SYSTEM_ERROR|"
                   r"ActorUnavailableError|connection error code", re.I)  # fmt: skip
+
+
+BY_CHANCE = re.compile(r"CUDA|cuDNN|cuBLAS|CUBLAS|NCCL|HIP error|gloo|[Cc]onnection|[Tt]imed? ?out|[Ss]ocket|"
+                       r"[Rr]endezvous|[Bb]roken pipe|unspecified launch")  # fmt: skip
+SURE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError,
+        ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)  # fmt: skip
+BATCH_OF_ONE = "more than 1 value per channel"  # what torch says of batch normalisation
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,26 @@ def fault_of(said: str) -> Fault:
         told = next((line for line in lines if "worker process has died" in line), last)
         return Fault("died", textwrap.shorten(f"its worker died: {told}", 300), True)
     return Fault("error", last, True)
+
+
+def line_of(error: BaseException) -> str:
+    """An error in a line: its kind, its message, and what would help where that is known."""
+    said = " ".join(str(error).split())
+    hint = "; give batch_size at least 2, or a model without batch normalisation" if BATCH_OF_ONE in said else ""
+    return f"{type(error).__name__}: {textwrap.shorten(said, 300)}{hint}" if said else type(error).__name__
+
+
+def recurs(error: BaseException, attempts: list[dict[str, Any]]) -> bool:
+    """Whether another try would end in the same error: it is about what a trial computes, or about a file that is not
+    there; or the latest of `attempts` ended in the very same, unless that comes by chance (a device, a network)."""
+    if isinstance(error, SURE) and not isinstance(error, ConnectionError | TimeoutError):
+        return True
+    by_chance = isinstance(error, OSError) or BY_CHANCE.search(line_of(error))
+    if type(error) is RuntimeError and not by_chance:  # torch's own: shapes, types; subclasses speak of devices
+        return True
+    before = attempts[-1] if attempts else {"kind": "", "reason": ""}
+    said = fault_of("".join(traceback.format_exception_only(error)))
+    return not by_chance and (before["kind"], before["reason"]) == (said.kind, said.reason) == ("error", said.reason)
 
 
 def rest(attempts: list[dict[str, Any]], now: float) -> float:

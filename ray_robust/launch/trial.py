@@ -26,8 +26,8 @@ from ray_robust.data.opened import images_of, open_pool, open_store, usable
 from ray_robust.data.pool import SPLITS, Source, Task
 from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.training_set import training_rows
-from ray_robust.errors import UserError
-from ray_robust.launch.faults import rest
+from ray_robust.errors import Outage, UserError
+from ray_robust.launch.faults import line_of, recurs, rest
 from ray_robust.launch.memory import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.launch.places import Places
 from ray_robust.launch.tables import write_predictions, write_subset
@@ -102,9 +102,12 @@ def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder
         log.say(traceback.format_exc())
         if is_out_of_memory(error):
             return " ".join(str(error).split())[:200] or type(error).__name__
-        if not isinstance(error, TrainingFailed | UserError):
+        if isinstance(error, TrainingFailed | UserError):
+            folder.fail(str(error))
+        elif not isinstance(error, Outage) and recurs(error, folder.attempts()):
+            folder.fail(line_of(error))
+        else:
             raise
-        folder.fail(str(error))
         if context.world_size > 1:  # the other ranks would wait for this one for ever
             raise
     return None

@@ -17,6 +17,8 @@ from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec import ModelSection
 from ray_robust.train.context import TrainingFailed
 
+BATCH_OF_ONE = "more than 1 value per channel"  # what torch says of batch normalisation
+
 
 def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module:
     """A freshly initialised model for square images, on the CPU. The global random state is left as it was.
@@ -32,6 +34,21 @@ def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module
     except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {said}") from error
+
+
+def trains_on_one(section: ModelSection) -> bool:
+    """Whether a single image at a time can be trained on: not where batch normalisation sees maps of one pixel.
+
+    Tried without numbers, on the device `meta`: no weights are made. True for a model that cannot be tried so.
+    """
+    try:
+        with torch.device("meta"):
+            made(section, 2).train()(torch.zeros(1, 3, section.image_size, section.image_size))
+    except ValueError as error:
+        return BATCH_OF_ONE not in str(error)
+    except Exception:  # whatever else is wrong with a model is reported where it is built
+        return True
+    return True
 
 
 def made(section: ModelSection, num_classes: int, pretrained: bool = False) -> nn.Module:
