@@ -34,7 +34,7 @@ def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Cou
     table = pd.concat(parts, ignore_index=True)
     counts = {}
     for side, split in SPLITS.items():
-        own = _counts(table.loc[table["split"] == split], len(points))
+        own = of_rows(table.loc[table["split"] == split], len(points))
         if own is None:
             return None, [f"not all points were tested on the same images of {split}: {ONLY_THESE}"]
         counts[side] = own
@@ -60,8 +60,9 @@ def _tables(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[p
         yield (found[["point", "split", "group", "class", *CELLS]].astype({"split": str}) if whole else None), len(own)
 
 
-def _counts(rows: pd.DataFrame, points: int) -> Counts | None:
-    """The rows of one split as `Counts`; None where a point did not see the images that the others saw."""
+def of_rows(rows: pd.DataFrame, points: int) -> Counts | None:
+    """The rows of one split (columns point, group, class and `CELLS`) as `Counts`; None where a point did not see the
+    images that the others saw."""
     group, groups = pd.factorize(rows["group"].astype(str), sort=True)
     label, classes = pd.factorize(rows["class"].astype(str), sort=True)
     point, (tp, fp, fn) = rows["point"].to_numpy(), (rows[c].to_numpy(np.int64) for c in CELLS)

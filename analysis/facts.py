@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from analysis.duplicates import entries
 from analysis.sheets import Sheet, sheet
 from analysis.words import percent, said
 from ray_robust.results import RunFolder
@@ -45,6 +46,39 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
         "sheets": sheets,
         "facts": [(key, said(value)) for key, value in facts.items()],
         "broken": sheet("Broken images", "Images left out", broken),
+    }
+
+
+def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, Any] | None:
+    """What the runs' comparisons of images came to, for the checks of one task; what concerns sources alone goes to the
+    first task's. None for a plain table."""
+    if not runs:
+        return None
+    name = task.partition("[")[0]
+    kinds = ("task ", "source ") if first else ("task ",)
+    made = [
+        one for one in entries(runs)
+        if one["name"].startswith(kinds) and (one["pool"]["name"] == name or one["name"].startswith("source "))
+    ]  # fmt: skip
+    searched = [one for one in made if "skipped" not in one]
+    return {
+        "lines": [(one["name"], one["line"]) for one in searched if one["line"]],
+        "clean": [one["name"] for one in searched if not one["line"]],
+        "skipped": list(dict.fromkeys(one["skipped"] for one in made if "skipped" in one)),
+        "rules": list(dict.fromkeys(text for one in searched for text in (one["rule"], one["note"]) if text)),
+        "pairs": [_pair(one["run"], pair) for one in searched for pair in one.get("pictures", ())],
+    }
+
+
+def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture of two images side by side and what each of them is."""
+    image = run.read_bytes(pair["file"])
+    uri = "data:image/png;base64," + base64.b64encode(image).decode() if image else ""
+    return {
+        "uri": uri,
+        "kind": pair["kind"],
+        "images": [(said(pair["image"]), said(pair["label"])), (said(pair["other"]), said(pair["other_label"]))],
+        "where": f"{pair['split']} and {pair['where']}" if pair["split"] else pair["where"],
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import ancova, checks, contrasts, findings, sheets
+from analysis import ancova, checks, contrasts, duplicates, findings, sheets
 from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.table import Table
 from analysis.views import View, views
@@ -43,6 +43,7 @@ def tables(table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]]) -> di
         "influence": checks.INFLUENCE,
         "selection": checks.SELECTION,
         "views": VIEWS,
+        "duplicates": duplicates.COMPARED,
         "left_out": LEFT_OUT,
     }
     made = [_of_task(analysis, seen) for analysis, seen in parts]
@@ -79,6 +80,7 @@ def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame
         "influence": analysis.influence,
         "selection": analysis.selection,
         "views": pd.concat(compared, ignore_index=True),
+        "duplicates": duplicates.compared(analysis),
         "left_out": analysis.left_out,
     }
 

@@ -127,6 +127,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "fitted": analysis.baseline is not None,
         "sheets": part.sheets,
         "checks": CHECKS,
+        "duplicates": facts.duplicates(table.runs, analysis.task, first=index == 0),
         "contrasts_drawn": charts.MOST_ROWS,
         "clipped": int(chosen["clipped"].sum()),
         "extrapolated": int(analysis.points["extrapolated"].sum()),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.duplicates import compared
 from analysis.findings import PER, STATES, equivalence_table, factor_table, state
 from analysis.study import Analysis
 from analysis.views import View
@@ -68,10 +69,11 @@ def of_task(analysis: Analysis, views: Sequence[View]) -> dict[str, Sheet]:
         "errors": _errors(analysis),
         "influence": _influence(analysis),
         "selection": _selection(analysis),
+        "duplicates": _duplicates(analysis),
     }
 
 
-CHECKS = ("trends", "id_sets", "views", "errors", "influence", "selection")
+CHECKS = ("trends", "id_sets", "views", "errors", "influence", "selection", "duplicates")
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -142,6 +144,33 @@ def _equivalence(analysis: Analysis) -> Sheet:
             for r in _rows(equivalence_table(analysis))
         ),
     )
+
+
+def _duplicates(analysis: Analysis) -> Sheet:
+    return sheet(
+        "Without images that occur elsewhere",
+        "Mean ER by group with all test images, and without those that occur in another split, in a source or under "
+        "another label too, percentage points",
+        (
+            {
+                "group": str(r["group"]),
+                "ER": signed(r["er"]),
+                "95 % interval": group_interval(r, analysis.options.baseline),
+                "ER without": signed(r["er_without"]),
+                "95 % interval ": _interval_without(r, analysis.options.baseline),
+                "change": signed(r["change"]),
+            }
+            for r in _rows(compared(analysis))
+        ),
+        note=f"{analysis.recount.sentence}." if analysis.recount else "",
+    )
+
+
+def _interval_without(row: dict[str, Any], baseline: str) -> str:
+    return group_interval(
+        {"group": row["group"], "er": row["er_without"], "er_low": row["er_without_low"],
+         "er_high": row["er_without_high"]}, baseline,
+    )  # fmt: skip
 
 
 def _slopes(analysis: Analysis) -> Sheet:

@@ -5,20 +5,22 @@ Owns the order of the steps and the shape of the tables; every number is made in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from analysis import ancova, bootstrap, checks, contrasts, factors, gain, groups, robustness
+from analysis import ancova, bootstrap, checks, contrasts, duplicates, factors, gain, groups, robustness
+from analysis.duplicates import Recount
 from analysis.factors import Factor, Regression
 from analysis.groups import Counts, Resampled
 from analysis.placed import clips, ordered_groups, shares_of, transformed
 from analysis.robustness import Arm, Baseline, Mean, OwnLine
 from analysis.table import Options, Table
 from analysis.trend import MIN_POINTS, SCALES, Scale
+from ray_robust.results import RunFolder
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -60,6 +62,8 @@ class Analysis:
     means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
     target      one sentence: which repetition of the study the intervals speak of
+    recount     which test images occur elsewhere too (see `analysis.duplicates`); None where none does
+    without_duplicates  the same analysis without these images, where the run's predictions give it; else None
     """
 
     task: str
@@ -85,6 +89,8 @@ class Analysis:
     half_gain: pd.DataFrame = field(default_factory=_empty(gain.COLUMNS))
     means: dict[str, Mean] = field(default_factory=dict)
     id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
+    recount: Recount | None = None
+    without_duplicates: Analysis | None = None
 
 
 def analyse_all(table: Table, options: Options) -> list[Analysis]:
@@ -97,8 +103,20 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
         missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
         points = table.points.loc[own].reset_index(drop=True)
         counts, said = table.counts(points) if table.counts else (None, [])
-        found.append(analyse(task, points, options, missing, (*table.warnings, *said), counts))
+        analysis = analyse(task, points, options, missing, (*table.warnings, *said), counts)
+        found.append(_recounted(analysis, points, table.runs))
     return found
+
+
+def _recounted(analysis: Analysis, points: pd.DataFrame, runs: Sequence[RunFolder]) -> Analysis:
+    """The analysis with a second one beside it, without test images that occur elsewhere too."""
+    again = duplicates.recount(runs, points)
+    if again is None:
+        return analysis
+    without = None
+    if again.points is not None:
+        without = analyse(analysis.task, again.points, analysis.options, analysis.left_out, (), again.counts)
+    return replace(analysis, recount=again, without_duplicates=without, warnings=[*analysis.warnings, again.sentence])
 
 
 def analyse(

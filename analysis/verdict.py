@@ -48,6 +48,7 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
         },
         "selection": analysis.selection.to_dict("records"),
         "left_out": analysis.left_out.to_dict("records"),
+        **_duplicates(analysis),
         "method": {
             "interval": 0.95,
             "replicates": options.replicates,
@@ -55,6 +56,22 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
             "resampled": options.unit,
             "target": analysis.target,
         },
+    }
+
+
+def _duplicates(analysis: Analysis) -> dict[str, Any]:
+    """Test images that occur elsewhere, and every group's ER without them; nothing where there are none."""
+    if analysis.recount is None:
+        return {}
+    without = analysis.without_duplicates
+    groups = {} if without is None else without.groups.set_index("group")[["er", "er_low", "er_high"]].to_dict("index")
+    return {
+        "duplicates": {
+            "affected": analysis.recount.affected,
+            "images": {split: analysis.recount.images[split] for split in analysis.recount.affected},
+            "groups": groups,
+            "note": analysis.recount.note,
+        }
     }
 
 

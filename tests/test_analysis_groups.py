@@ -24,7 +24,7 @@ OPTIONS = Options("scratch", replicates=200)
 def counted(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> Counts:
     """The counts of one point, made as a run makes and reads them."""
     columns = pd.DataFrame(group_counts(truth, predicted, group)).assign(point=0)
-    found = run_counts._counts(columns, 1)
+    found = run_counts.of_rows(columns, 1)
     assert found is not None
     return found
 

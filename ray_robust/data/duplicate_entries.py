@@ -18,7 +18,7 @@ from ray_robust.data.store import ImageStore
 from ray_robust.results import RunFolder
 
 TESTS = ("id_test", "ood_test")
-LISTED, PICTURED = 200, 12  # rows of a table that data.json repeats, pairs that are shown
+LISTED, PICTURED = 200, 8  # rows of a table that data.json repeats, pairs that are shown
 TILE, GAP = 96, 6  # px of a picture's side, and between the two of a pair
 
 
