@@ -13,6 +13,7 @@ from ray_robust.launch import memory
 from ray_robust.launch.faults import Fault, Recovery, Watch, fault_of, line_of, recurs, rest
 from ray_robust.launch.notice import Notice
 from ray_robust.results import RunFolder
+from ray_robust.storage import Storage
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: ImplicitFunc
@@ -220,6 +221,21 @@ def test_a_trial_that_gives_no_sign_of_life_is_ended_and_counted(recovery):
     watch.started("t", lambda: ended.append("again"))
     watch.ended("t")
     watch.look(1e9)
+    assert ended == ["t"]
+
+
+def test_storage_that_is_away_is_no_silence_of_a_trial(recovery, monkeypatch):
+    watch, ended = Watch(recovery, 60), []
+    recovery.run.trial("t").storage.write_json("progress.json", {"time": 5.0})
+    watch.started("t", lambda: ended.append("t"))
+    watch.look(1000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "read_json", lambda self, name: (_ for _ in ()).throw(OSError("away")))
+        watch.look(1030.0)
+        watch.look(1500.0)
+    watch.look(1510.0)  # it is back, and the trial has not written yet
+    assert ended == []
+    watch.look(1561.0)
     assert ended == ["t"]
 
 
