@@ -383,7 +383,7 @@ def ends_in_a_spec_or_in_lines(text: str) -> None:
         assert all(line.startswith(("x.yaml:", "--set")) and "\n" not in line and len(line) < 500 for line in lines)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     some.dictionaries(
         some.sampled_from(["task", "pretrain", "finetune", "model", "baseline", "seeds", "analysis"]), trees
@@ -393,7 +393,7 @@ def test_any_tree_is_a_spec_or_said_to_be_none(tree):
     ends_in_a_spec_or_in_lines(yaml.safe_dump(tree, allow_unicode=True))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(trees, some.sampled_from(["pretrain", "finetune", "task", "model"]), words)
 def test_any_value_in_a_good_spec_is_read_or_said(value, section, key):
     tree = {"task": {"name": "camera-traps"}, "pretrain": {"sources": {"species": 1}, "epochs": 1}, "finetune": {}}
@@ -402,7 +402,7 @@ def test_any_value_in_a_good_spec_is_read_or_said(value, section, key):
     ends_in_a_spec_or_in_lines(yaml.safe_dump(tree, allow_unicode=True))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(some.text(some.characters(codec="utf-8"), max_size=60))
 def test_any_text_is_a_spec_or_said_to_be_none(text):
     ends_in_a_spec_or_in_lines(GOOD + text)

@@ -81,6 +81,7 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
 
 
 def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache, monkeypatch):
+    monkeypatch.setattr(fastest, "ROUND", 0.0)
     measured = fastest.measured
     slower = {"in turn": 1.0, "stacked": 2.0}
     monkeypatch.setattr(fastest, "measured", lambda *asked: measured(*asked) and slower)

@@ -207,7 +207,7 @@ class Watch:
         for name in running:
             try:
                 sign = (self.recovery.run.trial(name).storage.read_json("progress.json") or {}).get("time")
-            except (OSError, ValueError):  # not the trial's fault, nor can it write: its silence begins when that is over
+            except (OSError, ValueError):  # not its fault, nor can it write: its silence begins after
                 with self._lock:
                     if name in self._seen:
                         self._seen[name] = (self._seen[name][0], now)
