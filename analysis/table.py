@@ -97,7 +97,11 @@ def read_run(address: str) -> tuple[Table, Options]:
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
     points["task"] = points["task"].fillna("task").astype(str)
     points["group"] = points["group"].astype(str)
-    warnings = []
+    warnings = [
+        f"{pool['kind']} {pool['name']}: {warning}"
+        for pool in run.data().get("pools", ())
+        for warning in pool.get("warnings", ())
+    ]
     states = pd.Series(run.states(), dtype=object)
     unfinished = int(states.isin(["planned", "started"]).sum())
     if unfinished:

@@ -144,6 +144,7 @@ def _told(pool: Pool) -> Iterator[str]:
     yield f"licence      {catalog.licence}"
     yield f"fingerprint  {catalog.fingerprint}"
     yield from (f"note         {note}" for note in catalog.notes)
+    yield from (f"warning      {warning}" for warning in catalog.warnings)
 
 
 def _duplicates(store: ImageStore) -> str:

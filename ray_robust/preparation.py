@@ -32,7 +32,7 @@ class Sweep:
     sources: dict[str, Pool]  # by pool_key
     tasks: dict[str, Pool]
     plan: Plan  # of a search: its baseline
-    notes: tuple[str, ...] = ()  # on how its mixtures were matched
+    notes: tuple[str, ...] = ()  # on how its mixtures were matched, and on what may be mistakes in its data
     plan_of: Callable[[Spec], Plan] = lambda spec: Plan(())  # the trials of a spec with the same pools
 
     def pools(self) -> list[tuple[str, Pool]]:
@@ -81,7 +81,12 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
             problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
     problems += _check_tables(spec)
     problems += _check_batches(spec, list(task_pools.values()))
-    notes: list[str] = []
+    notes = [
+        f"{kind} {pool.name}: {warning}"
+        for kind, pools in (("source", source_pools), ("task", task_pools))
+        for pool in pools.values()
+        for warning in pool.catalog.warnings
+    ]
     if spec.fallen and not spec.space.dimensions:
         notes.append(f"where: {spec.fallen:,} of {spec.fallen + len(spec.pretrains):,} mixtures do not meet it")
     if not problems and not spec.space.dimensions:

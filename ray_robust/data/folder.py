@@ -10,7 +10,6 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from pydantic import AfterValidator, Field
 from ray_robust.data.contents import DIGEST, Contents, digest_of
 from ray_robust.data.decode import decode_all, reason_of
 from ray_robust.data.files import STAMP, SUFFIXES, Files, Folder, Zip, absolute
+from ray_robust.data.label_checks import check_labels, check_split_names, check_splits, label_warnings
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Pixels, Pool
 from ray_robust.data.store import default_root
 from ray_robust.data.table import Table, read_table, some
@@ -127,9 +127,8 @@ def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False)
     else:
         table = _from_csv(path, options, splits)
     table, problems = _check_files(table)
-    problems += _check_labels(table)
-    if splits:
-        problems += _check_splits(table, drop_unseen)
+    problems += check_labels(table)
+    problems += check_splits(table, drop_unseen) if splits else check_split_names(table)
     if problems:
         raise UserError(*problems)
     frame, notes = table.frame, list(table.notes)
@@ -173,6 +172,7 @@ def make_listing(
         fingerprint=digest.hexdigest(),
         licence=licence,
         notes=notes,
+        warnings=label_warnings(frame, files.where),
     )
     more: dict = {}
     if ranks:
@@ -321,68 +321,6 @@ def _absent(key: str, files: Files) -> str:
 
 def _outside(key: str, where: str) -> str:
     return f"path {key!r} leaves {where}; wanted: a path inside it" if key else "the path is empty"
-
-
-def _check_labels(table: Table) -> Iterator[Problem]:
-    frame = table.frame
-    for column, word in (
-        ("label", "label"),
-        ("group", "group"),
-        *((f"rank {r}", f"column {r!r}") for r in table.ranks),
-    ):
-        if column in frame:
-            empty = np.flatnonzero((frame[column] == "").to_numpy(bool))
-            yield from table.at_rows(empty, lambda i, word=word: f"{frame['key'].iloc[i]}: the {word} is empty")
-    names = frame["label"][frame["label"] != ""].unique()
-    if len(names) == 0 and not table.problems:
-        yield Problem(table.where, "lists no images")
-    elif len(names) == 1:
-        yield Problem(table.where, f"has a single class, {names[0]!r}: at least two are needed")
-    for rank in table.ranks:
-        pairs = frame[["label", f"rank {rank}"]].drop_duplicates()
-        twice = sorted(pairs["label"][pairs["label"].duplicated()].unique())
-        for label in twice[:3]:
-            parents = sorted(pairs[f"rank {rank}"][pairs["label"] == label])
-            more = f" (and {len(twice) - 3} more labels)" if label == twice[2:3] else ""
-            yield Problem(
-                table.where,
-                f"column {rank!r} gives label {label!r} {len(parents)} parents ({', '.join(map(repr, parents[:3]))})"
-                f"{more}: a label has one; leave the column out with `parents`",
-            )
-
-
-def _check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
-    frame = table.frame
-    counts = frame["split"].value_counts()
-    for name in sorted(set(counts.index) - set(SPLITS)):
-        row = int(np.flatnonzero((frame["split"] == name).to_numpy(bool))[0])
-        where = f"{table.where}:{table.line(frame['line'].iloc[row])}" if table.lines is not None else table.where
-        what = (
-            f"unknown split {name!r} ({counts[name]} images)" if name else f"the split is empty ({counts[name]} images)"
-        )
-        yield Problem(where, what + did_you_mean(name, SPLITS))
-    if not len(frame):
-        return
-    lacking = [name for name in SPLITS if name not in counts.index]
-    if {"ood_val", "ood_test"} <= set(lacking):
-        yield Problem(table.where, "has no OOD split: a task needs images in ood_val and ood_test")
-        lacking = [name for name in lacking if not name.startswith("ood")]
-    for name in lacking:
-        yield Problem(table.where, f"has no images in split {name}: a task needs {', '.join(SPLITS)}")
-    if drop_unseen or "train" in lacking:
-        return
-    learned = set(frame["label"][frame["split"] == "train"])
-    unseen = sorted(set(frame["label"]) - learned - {""})
-    for label in unseen[:5]:
-        of_label = frame["label"] == label
-        found = [name for name in SPLITS if (of_label & (frame["split"] == name)).any()]
-        yield Problem(
-            table.where,
-            f"label {label!r} is only in {', '.join(found)} ({of_label.sum()} images), so it cannot be learned; "
-            "give it images in train, or leave such labels out with `unseen: drop`",
-        )
-    if len(unseen) > 5:
-        yield Problem(table.where, f"and {len(unseen) - 5} more labels that train lacks")
 
 
 def _licence(path: Path) -> str:

@@ -58,6 +58,7 @@ class Catalog:
     fingerprint  changes when the images or labels do, and only then: never with paths or with the pool's name
     licence    who may use the images, in one line
     notes      what a reader of the report should know about the pool, a sentence each
+    warnings   what may be a mistake in how the images are labelled, a sentence each
     names      per class what people call it, where `classes` are codes (WordNet ids); need not be unique; else ()
     """
 
@@ -73,6 +74,7 @@ class Catalog:
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

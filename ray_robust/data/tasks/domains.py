@@ -16,8 +16,10 @@ from pydantic import Field
 
 from ray_robust.data.files import SUFFIXES, Folder
 from ray_robust.data.folder import ImageFiles, Listing, Place, key_ids, make_listing
+from ray_robust.data.label_checks import lost_to_form
 from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
 from ray_robust.data.published import counted
+from ray_robust.data.table import some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -162,6 +164,8 @@ class DomainTask(ImageFiles, Task):
         unseen = ~frame["label"].isin(frame["label"][frame["split"] == "train"])
         if not unseen.any():
             return frame, []
+        if other_form := [*lost_to_form(frame, str(base))]:
+            raise UserError(*some(len(other_form), lambda i: other_form[i]))
         names = sorted(frame["label"][unseen].unique())
         told = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         if self.options.unseen == "fail":

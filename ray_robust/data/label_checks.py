@@ -1,0 +1,207 @@
+"""What is wrong with the labels, groups and splits of a table of images, and what may be.
+
+Owns the checks of names: empty ones, splits that lack images, labels that cannot be learned, names that look alike, and
+classes that are called like splits. Hands on to `folder`; every pool of files gets `label_warnings`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.data.pool import SPLITS
+from ray_robust.data.table import Table, some
+from ray_robust.errors import Problem, did_you_mean
+
+SHOWN = 5  # sets of names of one kind that are told one by one; the rest are counted
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # soft hyphen, zero-width signs, byte order
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "?"}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
+TRAINING = ("train", "training")  # of SPLIT_NAMES, those that are trained on
+DIFFERENCES = FORM, INVISIBLES, BLANKS, CASE, NUMERALS = (
+    "Unicode form", "invisible signs", "blanks", "case", "how a number is written"
+)  # fmt: skip
+SPLIT_NAMES = frozenset(
+    (*SPLITS, *TRAINING, "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation", "holdout")
+)
+
+
+def check_labels(table: Table) -> Iterator[Problem]:
+    frame = table.frame
+    for column, word in (
+        ("label", "label"),
+        ("group", "group"),
+        *((f"rank {r}", f"column {r!r}") for r in table.ranks),
+    ):
+        if column in frame:
+            empty = np.flatnonzero((frame[column] == "").to_numpy(bool))
+            yield from table.at_rows(empty, lambda i, word=word: f"{frame['key'].iloc[i]}: the {word} is empty")
+    names = frame["label"][frame["label"] != ""].unique()
+    if len(names) == 0 and not table.problems:
+        yield Problem(table.where, "lists no images")
+    elif len(names) == 1:
+        yield Problem(table.where, f"has a single class, {names[0]!r}: at least two are needed")
+    for rank in table.ranks:
+        pairs = frame[["label", f"rank {rank}"]].drop_duplicates()
+        twice = sorted(pairs["label"][pairs["label"].duplicated()].unique())
+        for label in twice[:3]:
+            parents = sorted(pairs[f"rank {rank}"][pairs["label"] == label])
+            more = f" (and {len(twice) - 3} more labels)" if label == twice[2:3] else ""
+            yield Problem(
+                table.where,
+                f"column {rank!r} gives label {label!r} {len(parents)} parents ({', '.join(map(repr, parents[:3]))})"
+                f"{more}: a label has one; leave the column out with `parents`",
+            )
+
+
+def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
+    frame = table.frame
+    counts = frame["split"].value_counts()
+    for name in sorted(set(counts.index) - set(SPLITS)):
+        row = int(np.flatnonzero((frame["split"] == name).to_numpy(bool))[0])
+        where = f"{table.where}:{table.line(frame['line'].iloc[row])}" if table.lines is not None else table.where
+        what = (
+            f"unknown split {name!r} ({counts[name]} images)" if name else f"the split is empty ({counts[name]} images)"
+        )
+        yield Problem(where, what + did_you_mean(name, SPLITS))
+    if not len(frame):
+        return
+    lacking = [name for name in SPLITS if name not in counts.index]
+    if {"ood_val", "ood_test"} <= set(lacking):
+        yield Problem(table.where, "has no OOD split: a task needs images in ood_val and ood_test")
+        lacking = [name for name in lacking if not name.startswith("ood")]
+    for name in lacking:
+        yield Problem(table.where, f"has no images in split {name}: a task needs {', '.join(SPLITS)}")
+    if "train" in lacking:
+        return
+    other_form = [*lost_to_form(frame, table.where)]
+    yield from some(len(other_form), lambda i: other_form[i])
+    if drop_unseen or other_form:
+        return
+    learned = set(frame["label"][frame["split"] == "train"])
+    unseen = sorted(set(frame["label"]) - learned - {""})
+    for label in unseen[:5]:
+        of_label = frame["label"] == label
+        found = [name for name in SPLITS if (of_label & (frame["split"] == name)).any()]
+        yield Problem(
+            table.where,
+            f"label {label!r} is only in {', '.join(found)} ({of_label.sum()} images), so it cannot be learned; "
+            "give it images in train, or leave such labels out with `unseen: drop`",
+        )
+    if len(unseen) > 5:
+        yield Problem(table.where, f"and {len(unseen) - 5} more labels that train lacks")
+
+
+# --- names that look alike
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Sets of different names that differ only in case, Unicode form, blanks, invisible signs, or as 1, 1.0 and 01 do;
+    in the order given."""
+    sets: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        sets.setdefault(_reduced(name), []).append(name)
+    return [same for same in sets.values() if len(same) > 1]
+
+
+def _reduced(name: str, but: str = "") -> str:
+    """A name without what does not tell it from others: all of `DIFFERENCES` `but` one. Case as in NFKC_Casefold of the
+    Unicode standard, 3.13."""
+    text = name
+    for _ in range(2):  # folding case can leave what normalising changes, and the other way round
+        text = text if but == FORM else unicodedata.normalize("NFKC", text)
+        text = text if but == INVISIBLES else text.translate(INVISIBLE)
+        text = text if but == CASE else text.casefold()
+    text = text if but == BLANKS else " ".join(text.split())
+    text = text if but == FORM else unicodedata.normalize("NFKC", text)
+    return f"{float(text):.15g}" if but != NUMERALS and NUMBER.fullmatch(text) else text
+
+
+def shown(name: str) -> str:
+    """A name in quotes such that no two names look the same: with escapes where it is not plain ASCII."""
+    return repr(name) if name.isascii() else f"'{unicodedata.normalize('NFC', name)}' ({ascii(name)[1:-1]})"
+
+
+def difference(names: Sequence[str]) -> str:
+    """What names that are alike differ in, in words."""
+    words = [word for word in DIFFERENCES if len({_reduced(name, but=word) for name in names}) > 1]
+    return " and ".join(words) or "the signs they are written with"
+
+
+def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
+    """What may be a mistake in the columns label and group of the images at `where`, a sentence each."""
+    warnings: list[str] = []
+    for column, word in (("label", "labels"), ("group", "groups")):
+        if column not in frame:
+            continue
+        counts = frame[column].astype(str).value_counts(sort=False)
+        sets = alike(sorted(counts.index))
+        for same in sets[:SHOWN]:
+            listed = ", ".join(f"{shown(name)} ({_images(counts[name])})" for name in same)
+            warnings.append(f"{word} that look alike count as different: {listed}; they differ in {difference(same)}")
+        if len(sets) > SHOWN:
+            warnings.append(f"and {len(sets) - SHOWN} more sets of {word} that look alike")
+        for name in sorted(name for name in counts.index if name.strip().casefold() in MISSING):
+            warnings.append(f"the {column} {name!r} ({_images(counts[name])}) counts as a name, not as a missing value")
+    return (*warnings, *_split_name_warnings(frame, where))
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
+def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
+    """Labels that train lacks only because it writes them in another way."""
+    learned = frame["label"][frame["split"] == "train"].unique()
+    counts = frame["label"].value_counts()
+    for same in alike([*learned, *counts.index]):
+        in_train = [name for name in same if name in learned]
+        for name in [name for name in same if name not in learned] if in_train else ():
+            own = frame["split"][frame["label"] == name]
+            splits = ", ".join(split for split in SPLITS if (own == split).any())
+            other = shown(in_train[0])
+            yield Problem(
+                where,
+                f"label {shown(name)} of {splits} ({_images(counts[name])}) is {other} in train: they differ in "
+                f"{difference([in_train[0], name])}; write both the same way",
+            )
+
+
+# --- classes that are called like splits
+
+
+def check_split_names(table: Table) -> Iterator[Problem]:
+    """A source whose classes are all called like splits is the folder above them."""
+    names = sorted(table.frame["label"].unique())
+    if not names or not all(map(_like_split, names)):
+        return
+    if table.lines is not None:
+        right = "name the column of the labels with `label`"
+    else:
+        training = [name for name in names if name.strip().lower() in TRAINING] or names
+        right = f"to pre-train on one of them, give {table.where}/{training[0]}"
+    what = "its class" if len(names) == 1 else "its classes"
+    verb = "is called like a split" if len(names) == 1 else "are called like splits"
+    yield Problem(table.where, f"{what} {', '.join(names)} {verb}; {right}")
+
+
+def _split_name_warnings(frame: pd.DataFrame, where: str) -> Iterator[str]:
+    """Some classes called like splits: two or more, or one that holds half of the images or has folders in it."""
+    counts = frame["label"].value_counts()
+    names = sorted(filter(_like_split, counts.index))
+    if not names:
+        return
+    own = frame["key"][frame["label"].isin(names)]
+    nested = (own.str.partition("/")[0].isin(names) & (own.str.count("/") > 1)).all()
+    if len(names) > 1 or nested or counts[names].sum() * 2 >= len(frame):
+        what = f"class {names[0]} is" if len(names) == 1 else f"classes {', '.join(names)} are"
+        first = next((name for name in names if name.strip().lower() in TRAINING), names[0])
+        yield f"{what} called like splits: if they are, the images of one lie in {where}/{first}"
+
+
+def _like_split(name: str) -> bool:
+    return name.strip().lower().replace("-", "_").replace(" ", "_") in SPLIT_NAMES
