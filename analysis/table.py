@@ -6,6 +6,7 @@ Owns `Table` and `Options`, and every mistake a user can make in a table: all of
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,11 +107,20 @@ def read_run(address: str) -> tuple[Table, Options]:
     unfinished = int(states.isin(["planned", "started"]).sum())
     if unfinished:
         warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
+    warnings += _of_weights(run, results)
     keys = tuple(key for key in RUN_KEYS if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
     found = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(counts.read, (run,)))
     return found, replace(options, **known)
+
+
+def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
+    """What trials that began from ready-made weights have to warn of, each once with the number of its trials."""
+    names = results.loc[results["pretrain_method"] == "weights", "trial"].unique()
+    said = [warning for name in names
+            for warning in (run.trial(name).storage.read_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
+    return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(said).items()]
 
 
 def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:

@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from ray_robust.data.weights import find_weights, ready
 from ray_robust.errors import UserError
 from ray_robust.launch.places import Places
 from ray_robust.launch.trial import run_trial
@@ -20,17 +18,16 @@ from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
 from ray_robust.spec import load_spec
 from ray_robust.storage import Storage
 from ray_robust.train import features, loop, turns
-from ray_robust.train.checkpoints import save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.features import body_features
 from ray_robust.train.finetune import Finetuned, Look, finetune
 from ray_robust.train.images import ImageBank
 from ray_robust.train.methods.clip import Texts, readable
-from ray_robust.train.methods.weights import load_body, read_tensors
 from ray_robust.train.models import build_model, feature_width, fresh_head
 from ray_robust.train.points import counts, points
 from ray_robust.train.pretrain import Images, Job, pretrain
+from tests.make_weights import prefixed, same, state_of, write
 
 CPU = torch.device("cpu")
 SOURCES = {"any": SourceSection(kind="any", options=None)}
@@ -58,14 +55,6 @@ def job(method: str, model: ModelSection = RESNET, checkpoints: Storage | None =
     asked = {"sources": SOURCES, "epochs": 4, "batch_size": 32, "lr": 3e-3, "method": method, **settings}
     drawn = Images(split_of(128, 1), split_of(80, 2), LABELS)
     return Job(model, Pretrain(**asked), 1, f"some {method}", Context(), checkpoints, drawn)
-
-
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class CutOffError(Exception):
@@ -140,126 +129,6 @@ def test_texts_are_captions_or_templates_over_the_tokens_that_occur():
     ends = texts.tokens.max(1)
     assert set(ends.values.tolist()) == {texts.vocabulary - 1}  # the end of a text, where the tower reads it
     assert [readable(label) for label in ("species/red_fox", "oak")] == ["red fox", "oak"]
-
-
-# Ready-made weights
-
-
-def write(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    if path.suffix == ".safetensors":
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
-    else:
-        torch.save(tensors, path)
-    return str(path)
-
-
-def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {prefix + name: value for name, value in tensors.items()}
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
-@pytest.mark.parametrize("layout", ["plain", "ddp", "clip", "moco", "dino", "lightly"])
-def test_weights_of_a_file_give_exactly_its_body(tmp_path, layout, name):
-    section = ModelSection(name=name)
-    trained, other = state_of(build_model(section, 10, 7)), state_of(build_model(section, 0, 8))
-    tree: dict = {
-        "plain": trained,
-        "ddp": {"epoch": 3, "state_dict": prefixed("module.", trained)},
-        "clip": {**prefixed("visual.", trained), "logit_scale": torch.ones(())},
-        "moco": {"state_dict": {**prefixed("module.encoder_k.", other), **prefixed("module.encoder_q.", trained)}},
-        "dino": {"student": prefixed("module.backbone.", other), "teacher": prefixed("backbone.", trained)},
-        "lightly": {"state_dict": {**prefixed("backbone.", trained), "projection_head.weight": torch.ones(2)}},
-    }[layout]
-    file = write(tmp_path / ("w.safetensors" if layout in ("plain", "clip") else "w.pth"), tree)
-    model, done = pretrain(job("weights", section, weights=file))
-    body = state_of(build_model(section, 0, 1))
-    assert same(state_of(model), {key: trained[key] for key in body})
-    assert (done.num_labels, done.images_seen, done.upstream_accuracy) == (0, 0, None)
-    assert done.notes[0].startswith(f"loaded {len(body)} of {len(body)} tensors of {file}")
-
-
-def test_weights_of_this_projects_own_checkpoints_and_of_a_folder(tmp_path):
-    trained = build_model(RESNET, 10, 7)
-    save_checkpoint(Storage(tmp_path), "final", trained, {})
-    for named in (tmp_path, tmp_path / "final.safetensors"):
-        model, _ = pretrain(job("weights", weights=str(named)))
-        assert same(state_of(model), {key: value for key, value in state_of(trained).items() if "fc" not in key})
-
-
-def test_a_folder_of_timm_says_which_model_its_weights_are_of(tmp_path):
-    write(tmp_path / "model.safetensors", state_of(build_model(RESNET, 10, 7)))
-    config = '{"architecture": "test_resnet", "pretrained_cfg": {"tag": "r160_in1k"}}'
-    (tmp_path / "config.json").write_text(config)
-    told = ready(str(tmp_path))
-    assert told.model == "test_resnet.r160_in1k"
-    assert told.meaning == ready(str(tmp_path / "model.safetensors")).meaning
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (tmp_path / "model.safetensors").rename(elsewhere / "other.safetensors")
-    assert ready(str(elsewhere)).meaning == told.meaning  # known by its bytes, not by its path
-    assert ready("resnet50.a1_in1k").model == "resnet50.a1_in1k"
-    assert ready("ViT-B-32/openai").model == "open_clip:ViT-B-32/openai"
-
-
-def test_what_did_not_match_is_said(tmp_path):
-    trained = {key: v for key, v in state_of(build_model(RESNET, 10, 7)).items() if key != "bn1.weight"}
-    note = load_body(build_model(RESNET, 0, 1), trained, "w.pth", "test_resnet")
-    assert note.endswith("tensors of w.pth; left as they were: bn1.weight; not used: fc.weight, fc.bias")
-
-
-def failure(weights: str, model: ModelSection = RESNET) -> str:
-    with pytest.raises(TrainingFailed) as failed:
-        pretrain(job("weights", model, weights=weights))
-    assert "\n" not in str(failed.value)
-    return str(failed.value)
-
-
-def test_weights_that_cannot_be_used_say_why_in_a_line(tmp_path):
-    vit = write(tmp_path / "vit.safetensors", state_of(build_model(ModelSection(name="test_vit"), 10, 7)))
-    assert failure(vit).startswith(f"{vit}: only 0 of ")
-    assert failure(vit).endswith("name in model.name the model that they are of")
-    torn = tmp_path / "torn.safetensors"
-    torn.write_bytes(Path(vit).read_bytes()[:500])
-    assert failure(str(torn)).startswith(f"{torn}: is no readable file of weights (")
-    torch.save({"model": Path("x")}, tmp_path / "code.pth")
-    assert failure(str(tmp_path / "code.pth")).endswith(
-        "holds more than tensors, which could run code when read; save its state_dict alone"
-    )
-
-
-def test_a_download_that_fails_says_so(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    named = ModelSection(name="test_resnet.r160_in1k")
-    said = failure("test_resnet.r160_in1k", named)
-    assert said.startswith("weights test_resnet.r160_in1k are not on this machine and cannot be downloaded (")
-    assert said.endswith("fetch them elsewhere and name the file in pretrain.weights")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("resnet50.a1_in2k", "timm has no weights 'resnet50.a1_in2k'; did you mean resnet50.a1_in1k?"),
-        ("missing/body.pth", "there is no file or folder missing/body.pth"),
-        ("open_clip:ViT-B-3/x", "'open_clip:ViT-B-3/x' must read open_clip:MODEL/TAG; did you mean ViT-B-32?"),
-        ("resnet_50", "'resnet_50' is no tag of timm (resnet50.a1_in1k) or open_clip (ViT-B-32/openai), and no file "),
-    ],
-)  # fmt: skip
-def test_weights_that_are_nowhere(text, said):
-    with pytest.raises(UserError) as error:
-        find_weights(text)
-    assert str(error.value).startswith(f"pretrain.weights: {said}")
-
-
-def test_folders_that_hold_no_weights_or_several(tmp_path):
-    with pytest.raises(UserError, match="holds no weights"):
-        find_weights(str(tmp_path))
-    for name in ("a.pth", "b.pth"):
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"holds 2 files of weights \(a.pth, b.pth\); name one"):
-        find_weights(str(tmp_path))
 
 
 def test_an_image_tower_of_open_clip_is_a_model_like_others(tmp_path):
@@ -379,11 +248,6 @@ def test_a_model_from_scratch_is_trained_in_full():
 def test_a_model_that_cannot_be_built_for_a_size_says_so():
     with pytest.raises(TrainingFailed, match="model test_vit cannot be built for 12 px: "):
         build_model(ModelSection(name="test_vit", image_size=12), 4, 1)
-
-
-def test_nothing_is_read_but_tensors(tmp_path):
-    nested = {"model": {"a": torch.ones(2)}, "args": {"lr": 0.1}, "step": 3}
-    assert list(read_tensors(Path(write(tmp_path / "x.pth", nested)))) == ["model.a"]
 
 
 # The spec

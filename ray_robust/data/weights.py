@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,11 @@ from ray_robust.registry import OPEN_CLIP
 HUB = ("hf-hub:", "hf_hub:")
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 FIRST_FILES = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+
+
+POINTER = b"version https://git-lfs.github.com/spec"
+PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"<error")
+SEEN = 512  # bytes of a file's beginning that tell what it is
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ def find_weights(text: str) -> Weights:
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
+        _check_begin(path)
         return Weights("file", str(path))
     if text.startswith(HUB):
         return Weights("hub", text, text)
@@ -92,5 +99,31 @@ def _in_folder(folder: Path) -> Weights:
         base, tag = str(told.get("architecture", "")), str((told.get("pretrained_cfg") or {}).get("tag") or "")
     except (FileNotFoundError, ValueError, AttributeError):
         base, tag = "", ""
+    _check_begin((first or files)[0])
     named = f"{base}.{tag}" if f"{base}.{tag}" in registry.timm_weights() else base
     return Weights("file", str((first or files)[0]), named if base in registry.timm_models() else "")
+
+
+def _check_begin(file: Path) -> None:
+    """Raises UserError for a file that stands in the place of weights which were never fetched."""
+    try:
+        with open(file, "rb") as opened:
+            begin = opened.read(SEEN)
+    except OSError as error:
+        raise UserError(f"pretrain.weights: {file} cannot be read: {error.strerror or error}") from None
+    plain = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not begin:
+        what = "is empty: the download or copy broke off"
+    elif plain.startswith(POINTER):
+        size = re.search(rb"^size (\d+)", plain, re.MULTILINE)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        what = f"is a Git LFS pointer to a file{of}, not the file; fetch it with git lfs pull"
+    elif b"/annex/objects/" in plain[:200]:
+        what = "is a git-annex pointer, not the file; fetch it with git annex get"
+    elif plain[:20].lower().startswith(PAGES):
+        what = "is a web page, not weights: its download was answered with a page (a login, a notice, an error)"
+    elif plain.startswith(b"{") and file.suffix != ".safetensors":
+        what = "is a JSON text, not weights: an index of files, or a server's answer"
+    else:
+        return
+    raise UserError(f"pretrain.weights: {file} {what}")

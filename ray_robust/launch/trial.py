@@ -152,6 +152,8 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
             "upstream_accuracy": start.known.upstream_accuracy,
             "seconds_pretrain": round(start.known.seconds, 3),
         }
+        if start.known.warnings:
+            facts["warnings"] = list(start.known.warnings)
     if context.first:
         folder.storage.write_json("trial.json", facts)
     log.behind("pretrain", trial.pretrain_images)
@@ -215,7 +217,7 @@ def _pretrain(
         if context.first:
             save_checkpoint(weights, "final", model, asdict(done))
             drop_state(weights, "pretrain")
-        for note in done.notes:
+        for note in (*done.notes, *done.warnings):
             log.say(note)
         upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
         log.say(f"pre-trained in {done.seconds:.1f} s{upstream}")

@@ -29,6 +29,7 @@ class Pretrained:
     upstream_accuracy: float | None  # None when nothing was held out, or the method says none
     seconds: float
     notes: tuple[str, ...] = ()  # for the log, a sentence each
+    warnings: tuple[str, ...] = ()  # for the log and the report: what a reader of its scores must know
 
 
 @dataclass(frozen=True, eq=False)
