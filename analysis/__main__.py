@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from analysis.names import clean
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     warm_up()
     report_on(
         *args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
-        baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min,
+        baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min, unit=args.unit,
     )  # fmt: skip
     return DONE
 
@@ -52,6 +53,7 @@ def report_on(
     cluster: str | None = None,
     percent: bool = False,
     id_min: float | None = None,
+    unit: Sequence[str] = (),
     quiet: bool = False,
 ) -> str:
     """Analyse a run folder, several of them joined, or a CSV: write the report, print the summary; returns the address
@@ -65,21 +67,26 @@ def report_on(
     if tables and len(sources) > 1:
         raise UserError(Problem(tables[0], "a table is analysed alone; only run folders are joined"))
     if tables:
-        floor = None if id_min is None else id_min / (100 if percent else 1)
-        problems = [Problem(sources[0], f"{flag} is needed for a table") for flag, value in columns.items()
+        units, problems = _units(unit)
+        first = id if isinstance(id, str) else next(iter(id), "")
+        in_percent = units.get(first, "percent" if percent else "fraction") == "percent"
+        floor = None if id_min is None else id_min / (100 if in_percent else 1)
+        problems += [Problem(sources[0], f"{flag} is needed for a table") for flag, value in columns.items()
                     if value is None and flag != "--cluster"]  # fmt: skip
         names = () if isinstance(id, str) or len(id) < 2 else tuple(id)
         options = table.Options(
-            baseline or "", **chosen, id_min=floor, unit="cluster" if cluster else "row", id_names=names
-        )
+            clean(baseline or ""), **chosen, id_min=floor, unit="row" if cluster in (None, "none") else "cluster",
+            id_names=names,
+        )  # fmt: skip
         problems += table.check_options(options)
         if problems:
             raise UserError(*problems)
         found = table.read_csv(sources[0], id=id, ood=ood or "", group=group or "", options=options,
-                               cluster=cluster, percent=percent)  # fmt: skip
+                               cluster=cluster, percent=percent, units=units)  # fmt: skip
         target = out or f"{Path(sources[0]).stem}-analysis"
     else:
-        given = [flag for flag, value in {**columns, "--percent": percent or None, "--id-min": id_min}.items()
+        given = [flag for flag, value in {
+                    **columns, "--percent": percent or None, "--id-min": id_min, "--unit": unit or None}.items()
                  if value is not None]  # fmt: skip
         problems = [Problem(sources[0], f"{flag} is for tables; a run folder says it itself") for flag in given]
         if len(sources) > 1 and out is None:
@@ -100,6 +107,19 @@ def report_on(
 
         show(found, analyses, page)
     return page
+
+
+def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+    """Column -> unit, of what was given as COL=percent or COL=fraction."""
+    from analysis.units import UNITS
+
+    units, problems = {}, []
+    for text in declared:
+        column, _, unit = text.rpartition("=")
+        units[clean(column)] = unit
+        if not column or unit not in UNITS:
+            problems.append(Problem("", f"--unit: {text!r} is not COL=percent or COL=fraction"))
+    return units, problems
 
 
 def _told(value: object) -> str:
@@ -137,8 +157,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--ood", metavar="COL", help="table: the column of out-of-distribution scores")
     add("--group", metavar="COL", help="table: the column that names the group of a row")
     add("--baseline", metavar="VALUE", help="table: the group that the reference line is fitted on")
-    add("--cluster", metavar="COL", help="table: the column that says which rows belong together (default: none do)")
+    add("--cluster", metavar="COL", help="table: the column that says which rows belong together, or none if none do")
     add("--percent", action="store_true", help="table: scores are 0-100 rather than 0-1")
+    add("--unit", metavar="COL=percent|fraction", action="append", default=[],
+        help="table: the unit of one column, whatever its scores look like and --percent says")  # fmt: skip
     add("--id-min", type=float, metavar="SCORE", help="table: leave out rows with a lower ID score (in its own unit)")
     add("--scale", metavar="probit|logit|linear", help="axis that lines are fitted on (default: the spec's, or probit)")
     add("--margin", type=float, metavar="PP", help="points of ER that count as no effect (default: the spec's, or 2)")

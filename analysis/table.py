@@ -5,27 +5,36 @@ Owns `Table` and `Options`, and every mistake a user can make in a table: all of
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import counts, joined
+from analysis import counts, dependence, joined
+from analysis.columns import (
+    Roles,
+    check_baseline,
+    check_columns,
+    extra_columns,
+    parse_scores,
+    role_names,
+    score_columns,
+    tidy,
+)
+from analysis.copies import same_columns, same_scores, without_copies
+from analysis.csv_file import CsvFile, Remarks
 from analysis.groups import Counts
-from analysis.trend import MIN_POINTS, SCALES
+from analysis.trend import SCALES
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.results import RunFolder
 
 RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
             "granularity", "sources", "finetune", "finetune_lr", "epoch", "step", "metric")  # fmt: skip
 RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated", "group", "trial", "task", "status"}
-SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
 
 
 @dataclass(frozen=True)
@@ -152,149 +161,61 @@ def read_csv(
     options: Options,
     cluster: str | None = None,
     percent: bool = False,
+    units: Mapping[str, str] | None = None,
 ) -> Table:
     """Any CSV of ID and OOD scores: columns by name, each row its own cluster unless `cluster` names a column.
 
     Several columns in `id` are several ID sets, those that `options.id_names` says; their scores become id_1, id_2, ...
-    and `id` their mean, until the baseline's plane says how they count (`placed.transformed`). Rows with an empty score
-    are left out and listed; anything else that is no score raises UserError.
+    and `id` their mean, until the baseline's plane says how they count (`placed.transformed`). `units` declares columns
+    as "percent" or "fraction" whatever `percent` says. Rows with an empty score are left out and listed; copies count
+    once; what was read otherwise than it stands is a warning. Everything that is no score, no name, or not in its unit
+    raises UserError, all of it at once; so does a column that says which rows belong together while `cluster` is None
+    (see `analysis.dependence`; "none" says that rows are independent).
     """
-    frame = _load(file)
-    ids = [id] if isinstance(id, str) else list(id)
-    columns = [*(("--id", name) for name in ids), ("--ood", ood), ("--group", group)]
-    columns += [("--cluster", cluster)] if cluster else []
-    problems = [
-        Problem(f"{file}:1", f"{flag}: no column {name!r}{did_you_mean(name, frame.columns)}")
-        for flag, name in columns
-        if name not in frame
-    ]
-    problems += [
-        Problem(file, f"--id: {name!r} is given twice") for name in sorted({n for n in ids if ids.count(n) > 1})
-    ]
-    doubled = sorted({name for _, name in columns if list(frame.columns).count(name) > 1})
-    problems += [Problem(f"{file}:1", f"column {name!r} appears twice") for name in doubled]
-    if problems:
-        raise UserError(*problems)
-    if frame.empty:
-        raise UserError(Problem(file, "the table has a header but no rows"))
-    where = _Places(file)
-    sides = [
-        *zip(["id"] if len(ids) == 1 else [f"id_{i + 1}" for i in range(len(ids))], ids, strict=True),
-        ("ood", ood),
-    ]
-    scores = {key: _scores(frame[name], name, percent, where, problems) for key, name in sides}
-    if len(ids) > 1:
-        scores["id"] = pd.concat([scores[key] for key, _ in sides[:-1]], axis=1).mean(axis=1, skipna=False)
-    for name in {group, *([cluster] if cluster else [])}:
-        where.say(problems, frame.index[frame[name].str.strip() == ""], lambda _, name=name: f"{name}: empty")
-    problems += _baseline_problems(file, frame[group], group, scores, options)
-    if problems:
-        raise UserError(*problems)
+    roles = Roles.of(id, ood, group, None if cluster == dependence.INDEPENDENT else cluster)
+    units = dict(units or {})
+    source = CsvFile(file, [name for _, name in roles.asked])
+    remarks = Remarks(source)
+    check_columns(roles, units, remarks)
+    if source.frame.empty and not remarks.problems:
+        remarks.table("the table has a header but no rows")
+    remarks.refuse()
+    frame = without_copies(tidy(source.frame, remarks), remarks)
+    remarks.cells(source.short.intersection(frame.index), lambda _: "fewer cells than the header has columns")
+    parsed = parse_scores(frame, roles.scores, remarks)
+    names = role_names(frame, roles, options.baseline, remarks)
+    scores = score_columns(parsed, roles.scores, names["group"], percent, units, remarks)
+    same_columns(scores, roles.scores, names["group"], options.baseline, remarks)
+    check_baseline(names["group"], roles.group, scores, options.baseline, options.id_min, remarks)
 
-    keep = [
-        name for name in dict.fromkeys(frame.columns) if name not in RESERVED | {*scores, *ids, ood, group, cluster}
-    ]
-    points = frame[keep].copy()
-    points.insert(0, "trial", frame[cluster] if cluster else "row " + (frame.index + 2).astype(str))
-    points.insert(1, "group", frame[group])
-    points = points.assign(**scores, task=frame.get("task", "task"))
-    for extra in ("id_val", "ood_val"):
-        if extra in points:
-            points[extra] = pd.to_numeric(points[extra], errors="coerce") / (100 if percent else 1)
+    others = frame.drop(columns=[*roles.used, *(["task"] if "task" in frame else [])])
+    lost = [name for name in others if name in RESERVED]
+    if lost:
+        remarks.note(f"not in the report's tables, which have columns of these names: {', '.join(lost)}")
+    kept = others.drop(columns=[name for name in others if name in RESERVED | {*roles.scores}])
+    kept = extra_columns(kept, {"id_val": roles.ids[0], "ood_val": roles.ood}, percent, units, remarks)
+    points = names.join(kept).assign(**scores)
+    if len(roles.ids) > 1:
+        points["id"] = points[[key for key in roles.scores if key != "ood"]].mean(axis=1, skipna=False)
     empty = points[["id", "ood"]].isna().any(axis=1)  # `id` is empty where one of several ID scores is
     left_out = points.loc[empty, ["trial", "group", "task"]].assign(reason="no score in the table")
-    points, warnings = points.loc[~empty].reset_index(drop=True), []
-    if options.id_min is not None:
-        below = points["id"] < options.id_min
-        points = points.loc[~below].reset_index(drop=True)
-        warnings.append(
-            f"{int(below.sum())} points with an ID score under {options.id_min:.1%} were left out, as asked"
-        )
-    if percent and points[["id", "ood"]].to_numpy().max(initial=0) <= 0.01:
-        warnings.append("no score is over 1 although they were read as per cent: was --percent meant?")
-    if cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
-        warnings.append("some clusters lie in several groups; they are resampled in each group as if independent")
-    keys = ("trial", "group", *keep) if cluster else ("group", *keep)
-    return Table(Path(file).stem, points, keys, left_out, tuple(warnings))
+    points = points.loc[~empty]
+    points = points.assign(trial=same_scores(points, list(roles.scores), roles.cluster is not None, remarks))
+    dependence.ask_for_clusters(points, others.loc[points.index], cluster, remarks)
+    remarks.refuse()
+    points = _over_floor(points.reset_index(drop=True), options.id_min, remarks)
+    if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
+        remarks.note("some clusters lie in several groups; they are resampled in each group as if independent")
+    keys = ("trial", "group", *kept) if roles.cluster else ("group", *kept)
+    return Table(Path(file).stem, points, keys, left_out, tuple(remarks.notes))
 
 
-def _load(file: str) -> pd.DataFrame:
-    """The CSV as text, blank lines dropped; the index still counts lines (line = index + 2 without quoted newlines)."""
-    try:
-        frame = pd.read_csv(
-            file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", header=None
-        )
-    except FileNotFoundError:
-        raise UserError(Problem(file, "no such file")) from None
-    except IsADirectoryError:
-        raise UserError(Problem(file, "a folder, not a table")) from None
-    except pd.errors.EmptyDataError:
-        raise UserError(Problem(file, "the file is empty")) from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise UserError(Problem(file, f"not readable as a CSV table: {reason}")) from None
-    header, frame = frame.iloc[0].str.strip(), frame.iloc[1:].reset_index(drop=True)
-    frame.columns = pd.Index(header.tolist())
-    frame = frame.fillna("")
-    return frame.loc[(frame != "").any(axis=1)]
-
-
-class _Places:
-    """Line numbers in the file, looked up only when there is something to complain about."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def say(self, problems: list[Problem], rows: Iterable[int], sentence: Any) -> None:
-        """Add `sentence(row)` for the first few of these rows (frame index), and one line that counts the others."""
-        rows = list(rows)
-        if not rows:
-            return
-        lines = self._lines()
-        problems += [Problem(f"{self.file}:{lines[row]}", sentence(row)) for row in rows[:SHOWN]]
-        if len(rows) > SHOWN:
-            problems.append(Problem(self.file, f"and {len(rows) - SHOWN} more lines like these"))
-
-    def _lines(self) -> list[int]:
-        with open(self.file, encoding="utf-8-sig", newline="") as stream:
-            reader, starts, start = csv.reader(stream), [], 1
-            for _ in reader:
-                starts.append(start)
-                start = reader.line_num + 1
-        return starts[1:]  # without the header
-
-
-def _scores(cells: pd.Series, name: str, percent: bool, where: _Places, problems: list[Problem]) -> pd.Series:
-    """Scores as fractions, NaN for empty cells; what is no score is added to `problems`."""
-    text = cells.str.strip()
-    empty = text.str.lower().isin(["", "na", "nan", "null", "none"])
-    values = pd.to_numeric(text.mask(empty), errors="coerce")
-    bad = values.isna() & ~empty | np.isinf(values)
-    where.say(problems, cells.index[bad], lambda row: f"{name}: {cells[row]!r} is no number")
-    top = 100 if percent else 1
-    unit = "per cent" if percent else "a fraction; are the scores in per cent? then add --percent"
-    outside = ((values < 0) | (values > top)) & ~bad
-    where.say(problems, cells.index[outside], lambda row: f"{name}: {cells[row]} is not within 0..{top} ({unit})")
-    return values / top
-
-
-def _baseline_problems(
-    file: str, groups: pd.Series, column: str, scores: dict[str, pd.Series], options: Options
-) -> Sequence[Problem]:
-    """Whether the baseline is there, and a line can be laid through it."""
-    if options.baseline not in set(groups):
-        known = did_you_mean(options.baseline, groups.unique())
-        return [Problem(file, f"--baseline: no row has {options.baseline!r} in column {column!r}{known}")]
-    chosen = (groups == options.baseline) & scores["id"].notna() & scores["ood"].notna()
-    floor = ""
-    if options.id_min is not None:
-        chosen, floor = chosen & (scores["id"] >= options.id_min), f" at or over the ID floor of {options.id_min:.1%}"
-    if chosen.sum() < MIN_POINTS:
-        what = f"the baseline {options.baseline!r} has {chosen.sum()} rows with both scores{floor}"
-        return [Problem(file, f"{what}; a line needs {MIN_POINTS}")]
-    if np.ptp(scores["id"][chosen]) < 1e-9:
-        return [Problem(file, f"every row of the baseline {options.baseline!r} has the same ID score: no line fits")]
-    return []
+def _over_floor(points: pd.DataFrame, id_min: float | None, remarks: Remarks) -> pd.DataFrame:
+    if id_min is None:
+        return points
+    below = points["id"] < id_min
+    remarks.note(f"{int(below.sum())} points with an ID score under {id_min:.1%} were left out, as asked")
+    return points.loc[~below].reset_index(drop=True)
 
 
 def check_options(options: Options, where: str = "") -> list[Problem]:

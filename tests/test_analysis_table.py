@@ -12,7 +12,10 @@ from analysis.__main__ import main, report_on
 from analysis.table import Options, read_csv, read_run
 from ray_robust.errors import UserError
 
-GOOD = "model,kind,id,ood\n" + "".join(f"m{i},{'base' if i < 5 else 'new'},0.{50 + i},0.{30 + i}\n" for i in range(10))
+OOD = (30, 31, 32, 35, 34, 35, 37, 37, 38, 39)
+GOOD = "model,kind,id,ood\n" + "".join(
+    f"m{i},{'base' if i < 5 else 'new'},0.{50 + i},0.{ood}\n" for i, ood in enumerate(OOD)
+)
 
 
 @pytest.fixture
@@ -71,8 +74,8 @@ def test_every_mistake_at_once_with_its_line(write):
     bad = bad.replace("m9,new", "m9,")
     assert mistakes(write(bad)) == [
         "t.csv:4: id: 'high' is no number",
-        "t.csv:9: ood: -0.1 is not within 0..1 (a fraction; are the scores in per cent? then add --percent)",
         "t.csv:11: kind: empty",
+        "t.csv:9: ood: -0.1 is under 0: it is no score",
     ]
 
 
@@ -104,8 +107,8 @@ def test_the_baseline_must_be_there(write):
 
 def test_the_baseline_must_make_a_line(write):
     few = "kind,id,ood\nbase,0.5,0.4\nbase,0.6,\nnew,0.5,0.4\n"
-    assert mistakes(write(few)) == ["t.csv: the baseline 'base' has 1 rows with both scores; a line needs 3"]
-    same = "kind,id,ood\n" + "base,0.5,0.4\n" * 4
+    assert mistakes(write(few)) == ["t.csv: the baseline 'base' has 1 row with both scores; a line needs 3"]
+    same = "kind,id,ood\n" + "".join(f"base,0.5,0.4{i}\n" for i in range(4))
     assert mistakes(write(same)) == ["t.csv: every row of the baseline 'base' has the same ID score: no line fits"]
 
 

@@ -1,0 +1,143 @@
+"""Rows of one training taken as independent: what a plain table claims then, and how often it is asked about them.
+
+`python -m bench.dependence [--replicates N] [--write FILE]`. Four groups without any effect, 5 trainings each, 6 points
+a training whose distances from the line correlate by rho, written as a CSV and read as the command reads it. The last
+line is one JSON object. With `--write docs/statistics.md` the table there is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from analysis.findings import findings
+from analysis.study import Analysis, analyse_all
+from analysis.table import Options, Table, read_csv
+from bench import show, write_table
+from ray_robust.errors import UserError
+
+SLOPE, INTERCEPT = 0.76, -0.86  # of the true line, probit scale
+SD = 0.0144  # of a point's distance from it, as a fraction of OOD scores
+CORRELATIONS = (0.0, 0.05, 0.1, 0.3, 0.7)
+DRAWS = 400
+# how the column that tells trainings apart may be called: by a telling name; by another, with one value per training,
+# or with values that every group has
+COLUMNS = {"trial": "trial", "seed": "seed", "folder": "trial", "number": "seed"}
+
+
+def null_sweep(correlation: float, seed: int, levels: int = 4, each: int = 5, points: int = 6) -> pd.DataFrame:
+    """Groups without any effect; columns group, trial (a name of its own), seed (0, 1, ... in every group), rate, id,
+    ood."""
+    random = np.random.default_rng(seed)
+    group, trial, rate = (axis.ravel() for axis in np.indices((levels, each, points)))
+    x = -0.6 + 0.25 * rate + 0.08 * random.standard_normal(len(rate))
+    shared = random.standard_normal((levels, each))[group, trial]
+    away = SD * (np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * random.standard_normal(len(x)))
+    names = [f"g{number}" if number else "scratch" for number in group]
+    return pd.DataFrame(
+        {
+            "group": names,
+            "trial": [f"{name}-{number}" for name, number in zip(names, trial, strict=True)],
+            "seed": trial,
+            "rate": rate,
+            "id": ndtr(x).round(5),
+            "ood": (ndtr(INTERCEPT + SLOPE * x) + away).clip(0.001, 0.999).round(5),
+        }
+    )
+
+
+def replicate(correlation: float, seed: int) -> dict[str, Any]:
+    """One sweep: whether each name of the column is asked for, and what is claimed of its rows and of its trainings."""
+    frame = null_sweep(correlation, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        read = partial(_read, Path(folder, "t.csv"), seed)
+        said: dict[str, Any] = {
+            f"asked for {name}": read(frame[["group", "rate", "id", "ood"]].assign(**{name: frame[old]}), None) is None
+            for name, old in COLUMNS.items()
+        }
+        for what, cluster in (("rows", "none"), ("trainings", "trial")):
+            table = read(frame, cluster)
+            assert table is not None
+            found = analyse_all(table, _options(seed))[0]
+            said[what] = any(finding.kind == "differs" for finding in findings(found))
+            said[f"covered {what}"] = _covered(found)
+    return said
+
+
+def _options(seed: int) -> Options:
+    return Options("scratch", replicates=DRAWS, seed=seed)
+
+
+def _read(file: Path, seed: int, frame: pd.DataFrame, cluster: str | None) -> Table | None:
+    """The table, or None where it is refused."""
+    frame.to_csv(file, index=False)
+    try:
+        return read_csv(str(file), id="id", ood="ood", group="group", options=_options(seed), cluster=cluster)
+    except UserError:
+        return None
+
+
+def _covered(found: Analysis) -> float:
+    """The share of groups whose interval of the mean ER holds 0."""
+    groups = found.groups.loc[found.groups["group"] != "scratch"]
+    return float(((groups["er_low"] <= 0) & (groups["er_high"] >= 0)).mean())
+
+
+def run(correlation: float, replicates: int, processes: int) -> pd.DataFrame:
+    """All replicates, a row each."""
+    work, seeds = partial(replicate, correlation), range(replicates)
+    if processes == 1:
+        return pd.DataFrame([work(seed) for seed in seeds])
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return pd.DataFrame(pool.map(work, seeds, chunksize=8))
+
+
+def summary(said: pd.DataFrame) -> dict[str, float]:
+    """Shares over the replicates; "left NAME" is that of sweeps with a false claim that were not asked about."""
+    found = {key: round(float(said[key].mean()), 4) for key in said}
+    for name in COLUMNS:
+        found[f"left {name}"] = round(float((said["rows"] & ~said[f"asked for {name}"]).mean()), 4)
+    return found
+
+
+def rows(found: dict[float, dict[str, float]]) -> Iterator[tuple[str, ...]]:
+    """The table: a line per correlation."""
+    yield ("correlation", "rows: false claims", "coverage", "`--cluster`: false claims", "coverage",
+           *(f"`{name}`: asked" for name in COLUMNS), *(f"`{name}`: claims left" for name in COLUMNS))  # fmt: skip
+    keys = ("rows", "covered rows", "trainings", "covered trainings", *(f"asked for {name}" for name in COLUMNS),
+            *(f"left {name}" for name in COLUMNS))  # fmt: skip
+    for correlation, one in found.items():
+        yield (f"{correlation:g}", *(f"{100 * one[key]:.1f} %" for key in keys))
+
+
+def main(argv: list[str]) -> None:
+    """Run all correlations, print the table and the JSON line, write the document's table when asked to."""
+    parser = argparse.ArgumentParser("python -m bench.dependence", description=__doc__.splitlines()[0])
+    parser.add_argument("--replicates", type=int, default=500)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--write", type=Path, help="put the table into this document")
+    args = parser.parse_args(argv)
+    found = {}
+    for correlation in CORRELATIONS:
+        begun = time.perf_counter()
+        found[correlation] = summary(run(correlation, args.replicates, args.processes))
+        print(f"{correlation:g}: {time.perf_counter() - begun:.0f} s {found[correlation]}", flush=True)
+    lines = list(rows(found))
+    if args.write:
+        write_table(args.write, "dependence", lines)
+    show(lines[0], lines[1:], {f"{correlation:g}": one for correlation, one in found.items()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
