@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from make_pools import open_pool
 from PIL import Image
 from rich.console import Console
 
+from bench import duplicates as bench
 from ray_robust import ingest as command
 from ray_robust.data import duplicates, phash
 from ray_robust.data.duplicate_entries import PICTURED, examine, renewed, summary
@@ -331,3 +333,17 @@ def test_only_some_pairs_are_pictured_of_each_kind_one_first(tmp_path):
     }  # fmt: skip
     assert len(entry["list"]) == 13
     assert all(run.exists(one["file"]) for one in entry["pictures"])
+
+
+def test_the_bench_measures_what_is_found(tmp_path, capsys):
+    pool = tmp_path / "photos"
+    for i in range(8):
+        make.write(pool / "ab"[i % 2] / f"{i}.png", make.encoded(photo(i), "PNG"))
+    make.write(pool / "a/copy.jpg", make.encoded(photo(0), quality=80))
+    bench.main([str(pool), "--size", "32", "--many", "2000", "--queries", "100"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["recall"]["photos"]["30 % less contrast"] == 1
+    assert told["recall"]["photos"]["mirrored"] == 0
+    assert told["pairs"]["photos"] == {
+        "pairs of different photographs": 36, "near-identical ones": 1, "images in them": 2
+    }  # fmt: skip

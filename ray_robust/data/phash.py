@@ -2,8 +2,8 @@
 
 Owns the hash, the likeness that confirms a pair, and their thresholds. Two images are near-identical when their hashes
 differ in at most `RADIUS` of 64 bits and their thumbnails correlate to at least `LIKENESS`: the hash finds candidates
-among millions, the thumbnails tell a copy from another image of the same layout. docs/data.md has what both thresholds
-find and miss on photographs.
+among millions, the thumbnails tell a copy from another image of the same layout. What both thresholds find and miss on
+photographs stands in docs/report.md.
 
 The hash is that of Zauner, "Implementation and benchmarking of perceptual image hash functions" (2010), known as pHash:
 the signs, against their median, of the 8 x 8 lowest frequencies of the brightness (DCT-II). The search is multi-index
