@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,11 +295,10 @@ def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts
     log = TrialLog(trial, folder, Context())
     for kills, reason, wanted in ((3, None, 1), (3, "died", 1), (4, "node", 1), (5, "died", 2)):
         if reason:
-            folder.note_attempt({"time": time.time() - 100, "host": "", "kind": reason, "reason": "x", "counts": True})
+            folder.note_attempt({"time": 0.0, "host": "", "kind": reason, "reason": "x", "counts": True})
         monkeypatch.setattr("ray_robust.launch.trial.kills", lambda kills=kills: kills)
         _come_again(trial, folder, log)
         assert folder.parts() == wanted
-        folder.storage.write_json("worker.json", {**folder.storage.read_json("worker.json"), "time": time.time() - 200})
 
 
 @pytest.fixture

@@ -74,17 +74,19 @@ def run_trial(trial: Trial, places: Places, context: Context) -> None:
 
 
 def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
-    """Rest after a fault. A worker that the kernel killed for memory could not say so: the machine's count does."""
+    """Rest after a fault. A worker that the kernel killed for memory could not say so: the machine's count does.
+    Whether it died since it began goes by the number of attempts: driver and worker have clocks of their own."""
     attempts = folder.attempts()
     if wait := rest(attempts, time.time()):
         log.say(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
         time.sleep(wait)
-    before, here = folder.storage.read_json("worker.json"), {"host": platform.node(), "kills": kills()}
-    died = bool(attempts and before and attempts[-1]["kind"] == "died" and attempts[-1]["time"] > before["time"])
+    before = folder.storage.read_json("worker.json")
+    here = {"host": platform.node(), "kills": kills(), "attempts": len(attempts)}
+    died = bool(before and len(attempts) > before.get("attempts", len(attempts)) and attempts[-1]["kind"] == "died")
     if died and before["host"] == here["host"] and before["kills"] < here["kills"]:
         _divided(trial, folder.parts(), "the kernel ended its worker for memory", folder, log)
     with suppress(OSError):
-        folder.storage.write_json("worker.json", {**here, "time": time.time()}, durable=False)
+        folder.storage.write_json("worker.json", here, durable=False)
 
 
 def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder, log: TrialLog) -> str | None:
