@@ -6,13 +6,20 @@ The bounds are those of a binomial count at 95 % and not of luck; every draw is 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import ndtr, ndtri
 
+from analysis.findings import Finding
+from analysis.study import analyse
+from analysis.table import Options
 from bench import analysis as bench_analysis
-from bench import coverage, resampling
+from bench import claims, coverage, resampling
 from bench.coverage import SCENARIOS, Truth, simulate
+from bench.designs import Design, draw
+from bench.scenarios import BROKEN, levels
 
 REPLICATES = 25
 LEAST = 0.82  # 95 % less three standard errors of a share of 25
@@ -21,7 +28,7 @@ LEAST = 0.82  # 95 % less three standard errors of a share of 25
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["planted ER", "slope change", "camera effects, accuracy", "three trials a group"])
 def test_intervals_hold_the_truth(name):
-    found = coverage.summary(name, coverage.run(name, REPLICATES, 1))
+    found = coverage.summary(name, coverage.run(name, REPLICATES))
     assert found["no interval"] == 0
     assert all(share >= LEAST for share in found["coverage"].values()), found
     assert all(share <= 1 - LEAST for share in found["false positives"].values()), found
@@ -29,7 +36,7 @@ def test_intervals_hold_the_truth(name):
 
 @pytest.mark.slow
 def test_equivalence_is_seldom_claimed_at_the_margin():
-    found = coverage.summary("at the margin", coverage.run("at the margin", REPLICATES, 1))
+    found = coverage.summary("at the margin", coverage.run("at the margin", REPLICATES))
     assert found["equivalent at the margin"] <= 1 - LEAST
 
 
@@ -45,17 +52,128 @@ def test_the_planted_truth_is_what_many_cameras_show():
 
 def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     document = tmp_path / "d.md"
-    document.write_text("before\n<!-- coverage -->\nold\n<!-- /coverage -->\nafter\n")
+    document.write_text(
+        "before\n<!-- coverage -->\nold\n<!-- /coverage -->\nafter\n<!-- claims -->\n<!-- /claims -->\n"
+    )
     coverage.main(["--replicates", "2", "--only", "null", "--processes", "1", "--write", str(document)])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["null"]["replicates"] == 2
     lines = document.read_text().splitlines()
     assert lines[0] == "before"
-    assert lines[-1] == "after"
-    assert lines[2].startswith("| scenario | replicates |")
-    assert lines[4].startswith("| null | 2 |")
-    assert len(lines) == 7
+    assert lines[6] == "after"
+    for first in (2, 8):
+        assert lines[first].startswith("| scenario | replicates |")
+        assert lines[first + 2].startswith("| null | 2 |")
+    assert len(lines) == 12
     assert "old" not in lines
+
+
+def test_sweeps_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
+    first = coverage.run("null", 2, keep=tmp_path)
+    asked = []
+    monkeypatch.setattr(coverage, "looked_at", lambda _, seed: asked.append(seed) or first[0])
+    again = coverage.run("null", 3, keep=tmp_path)
+    assert asked == [coverage.hash_seed("null", 2)]
+    assert coverage.summary("null", again[:2]) == coverage.summary("null", first)
+    assert len((tmp_path / "null.jsonl").read_text().splitlines()) == 3
+
+
+ONE_OF_EACH = (
+    "lone trial, category of 4", "points 1 2 3 12, planted", "rise and fall 0 5 5 0", "curved line", "OOD is ID",
+    "flat line", "200 shared ID images", "longer baseline leaves the line", "seeds shared, levels -.8",
+    "3 trials against 12", "same probit shift at other ID scores", "plain table without cluster",
+    "three trials, cut by the range",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow) for name in BROKEN]
+)
+def test_every_scenario_is_simulated_analysed_and_judged(name):
+    summary = coverage.summary(name, coverage.run(name, 1))
+    assert summary["claims"]["any"] in (0.0, 1.0)
+    made = list(coverage.rows({name: summary})), list(coverage.claim_rows({name: summary}))
+    assert all(len(header) == len(row) for header, row in made)
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if not (BROKEN[name].by_epoch or BROKEN[name].by_rate)])
+def test_without_noise_every_point_lies_where_its_truth_says(name):
+    many = 10**9
+    design = replace(
+        BROKEN[name], trial_sd=0, point_sd=0, images=many, ood_images=many, same_images=False, copied=False
+    )
+    world = draw(design, 1)
+    points = world.points
+    expected = ndtr(design.line(ndtri(points["id"].to_numpy())))
+    assert 100 * (points["ood"] - expected).to_numpy() == pytest.approx(world.er, abs=0.02)
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(1, 0.8), (-1, -0.8), (0, 0.0)])
+def test_trials_of_a_seed_go_together_as_asked(sign, wanted):
+    base, a, b = levels((0.0, 0.0), trials=60)
+    design = Design((base, a, replace(b, seed=sign)), by_seed=0.8, point_sd=0, images=10**9, ood_images=10**9)
+    offsets = []
+    for seed in range(5):
+        points = draw(design, seed).points
+        off = points["ood"] - ndtr(design.line(ndtri(points["id"].to_numpy())))
+        offsets.append(off.groupby([points["group"], points["seed"]], sort=False).mean().unstack()[1:].to_numpy())
+    assert np.corrcoef(np.concatenate(offsets, axis=1))[0, 1] == pytest.approx(wanted, abs=0.15)
+
+
+def judge(monkeypatch, er, *sentences, **design):
+    """What is judged of these findings, in a sweep with that ER at its levels."""
+    world = draw(Design(levels(er), **design), 3)
+    analysis = analyse("t", world.points, Options("scratch", replicates=50))
+    analysis.ancova["slopes_differ"] = False
+    monkeypatch.setattr(claims, "findings", lambda _: [Finding(*sentence) for sentence in sentences])
+    return claims.judged(analysis, world)
+
+
+GROUP = {"a": "num_images=10000", "b": "scratch"}
+PER_TENFOLD = "Pre-training images: +2.0 points of ER per tenfold (1.0 to 3.0)."
+SLOPE = ("factors", {"factor": "num_images"})
+
+
+@pytest.mark.parametrize(
+    ("er", "finding", "false", "none"),
+    [
+        ((0, 5, 0), ("differs", "10000: +4.0 points of ER", "contrasts", GROUP), [], []),
+        ((0, 5, 0), ("differs", "10000: −4.0 points of ER", "contrasts", GROUP), ["group"], []),
+        ((0, 0, 0), ("differs", "10000: +4.0 points of ER", "contrasts", GROUP), ["group"], []),
+        ((0, 0, 0), ("open", "Not established: 10000", "contrasts", GROUP), [], []),
+        ((0, 0, 0), ("fragile", "Not robust: 10000", "contrasts", GROUP), [], []),
+        ((0, 5, 0), ("equivalent", "10000: no effect", "equivalence", GROUP), [], ["group"]),
+        ((0, 2, 0), ("equivalent", "10000: no effect", "equivalence", GROUP), [], ["group"]),
+        ((0, 1, 0), ("equivalent", "10000: no effect", "equivalence", GROUP), [], []),
+        ((0, 2, 4), ("differs", PER_TENFOLD, *SLOPE), [], []),
+        ((4, 2, 0), ("differs", PER_TENFOLD, *SLOPE), ["levels"], []),
+        ((0, 6, 6), ("differs", PER_TENFOLD, *SLOPE), ["levels"], []),
+        ((0, 6, 6), ("differs", "Pre-training images: the levels differ.", *SLOPE), [], []),
+        ((0, 0, 0), ("differs", "Pre-training images: the levels differ.", *SLOPE), ["levels"], []),
+        ((0, 5, 0), ("equivalent", "Pre-training images: no effect.", *SLOPE), [], ["levels"]),
+        ((0, 1, 0), ("equivalent", "Pre-training images: no effect.", *SLOPE), [], []),
+    ],
+)
+def test_a_claim_is_judged_by_what_it_states(monkeypatch, er, finding, false, none):
+    report = judge(monkeypatch, er, finding)
+    assert (report["false"], report["none"]) == (false, none)
+
+
+def test_a_baseline_that_makes_no_line_makes_no_claim_true(monkeypatch):
+    said = ("differs", "10000: +4.0 points of ER", "contrasts", GROUP)
+    assert judge(monkeypatch, (0, 5, 0), said, reference=False)["false"] == ["group"]
+
+
+def test_true_effects_count_as_claimed_or_not(monkeypatch):
+    report = judge(monkeypatch, (0, 5, 5), ("differs", "10000: +4.0 points of ER", "contrasts", GROUP))
+    assert report["effects"] == [("group", True), ("group", False), ("levels", False)]
+    assert claims.claim_summary([report], "")["claimed"] == {"group": 0.5, "levels": 0.0}
+
+
+def test_a_warning_counts_where_it_names_the_matter(monkeypatch):
+    report = judge(monkeypatch, (0, 0, 0), ("open", "The baseline's line is bent.", "trends", {}))
+    assert claims.claim_summary([report], "curve")["warned"] == 1.0
+    assert claims.claim_summary([report], "gap")["warned"] == 0.0
 
 
 def test_scenarios_have_seeds_of_their_own():
