@@ -123,11 +123,12 @@ def draw(design: Design, seed: int) -> World:
         share = design.by_seed * group.seed**2
         offset = np.sqrt(design.by_seed) * group.seed * shared[: group.trials] + np.sqrt(1 - share) * own
         for number in range(group.trials):
-            part = _trial(group, number, design.ordered, random)
-            part["offset"] = group.sd * design.trial_sd * offset[number]
-            parts.append(part.assign(trial=f"{value or BASELINE}-s{number}", group=name, seed=number, value=value,
-                                     planted=group.er, shift=group.shift))  # fmt: skip
-    points = pd.concat(parts, ignore_index=True)
+            own_offset = group.sd * design.trial_sd * offset[number]
+            facts = {"trial": f"{value or BASELINE}-s{number}", "group": name, "seed": number, "value": value,
+                     "planted": group.er, "shift": group.shift, "offset": own_offset}  # fmt: skip
+            columns = _trial(group, number, design.ordered, random)
+            parts.append(columns | {key: np.full(len(columns["x"]), fact) for key, fact in facts.items()})
+    points = pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     x = points["x"].to_numpy()
     away = design.by_epoch * points["epoch"] / longest + design.by_rate * points["rate"] / most
     height = design.line(x) - away.to_numpy()
@@ -142,16 +143,16 @@ def draw(design: Design, seed: int) -> World:
     }
     if design.copied:
         seen["ood"] = seen["id"]
-    columns = _columns(points, design).assign(**seen, id_images=design.images, ood_images=design.ood_images)
+    shown = _columns(points, design).assign(**seen, id_images=design.images, ood_images=design.ood_images)
     slopes = {name: np.nan if group.er else 0.0 for name, group in zip(design.names(), design.groups, strict=True)}
-    return World(columns, None, er, slopes, design.reference, any(group.shift for group in design.groups))
+    return World(shown, None, er, slopes, design.reference, any(group.shift for group in design.groups))
 
 
 def _scatter(design: Design, random: np.random.Generator, size: int) -> np.ndarray:
     return random.standard_t(3, size) / np.sqrt(3) if design.heavy else random.standard_normal(size)
 
 
-def _trial(group: Group, number: int, ordered: bool, random: np.random.Generator) -> pd.DataFrame:
+def _trial(group: Group, number: int, ordered: bool, random: np.random.Generator) -> dict[str, np.ndarray]:
     """ID scores (probit), epochs and rates of one trial, its points spread over the range of its group."""
     count = group.points[min(number, len(group.points) - 1)]
     at = np.linspace(group.low, group.high, count) if count > 1 else random.uniform(group.low, group.high, 1)
@@ -165,7 +166,7 @@ def _trial(group: Group, number: int, ordered: bool, random: np.random.Generator
     k = np.arange(count)
     epochs = np.array(group.epochs)[k % len(group.epochs)]
     rates = np.array(group.rates)[k // len(group.epochs) % len(group.rates)]
-    return pd.DataFrame({"x": x, "epoch": epochs, "rate": rates})
+    return {"x": x, "epoch": epochs, "rate": rates}
 
 
 def _moved(score: np.ndarray, noise: np.ndarray, probit: bool) -> np.ndarray:
