@@ -128,12 +128,11 @@ def _mask(frame: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> np.ndarray:
 
 def _cells(frame: pd.DataFrame, affected: np.ndarray, look: Mapping[str, Any]) -> pd.DataFrame:
     """The counts of one point, as in groups/*.parquet, of affected images and of those that are `left`, apart."""
-    group = frame["group"] if "group" in frame else pd.Series("", index=frame.index)
-    split, splits = pd.factorize(frame["split"].astype("category"))
-    group, names = pd.factorize(group.astype("category"))
-    both = pd.concat([frame["label"].astype(str), frame[look["column"]].astype(str)])
-    codes, classes = pd.factorize(both)
-    label, guess = codes.reshape(2, -1)
+    group, names = _codes(frame["group"] if "group" in frame else pd.Series("", index=frame.index))
+    split, splits = _codes(frame["split"])
+    (label, truth), (guess, guessed) = _codes(frame["label"]), _codes(frame[look["column"]])
+    classes = truth.union(guessed)
+    label, guess = classes.get_indexer(truth)[label], classes.get_indexer(guessed)[guess]
     place = ((~affected * len(splits) + split) * len(names) + group) * len(classes)
     right = label == guess
     parts = [place[right] + label[right], place[~right] + guess[~right], place[~right] + label[~right]]
@@ -150,6 +149,12 @@ def _cells(frame: pd.DataFrame, affected: np.ndarray, look: Mapping[str, Any]) -
         "class": np.asarray(classes, object)[cell_class],
         **dict(zip(CELLS, np.bincount(where * 3 + kind, minlength=3 * len(cells)).reshape(-1, 3).T, strict=True)),
     })  # fmt: skip
+
+
+def _codes(values: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """Numbers of names, and the names."""
+    category = values.astype("category").cat
+    return category.codes.to_numpy(np.int64), category.categories.astype(str)
 
 
 def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Recount) -> Recount:

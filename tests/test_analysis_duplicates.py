@@ -15,7 +15,7 @@ from PIL import Image
 from analysis import duplicates
 from analysis.__main__ import report_on
 from analysis.study import Analysis, analyse_all
-from analysis.table import read_run
+from analysis.table import read_run, read_runs
 from ray_robust.results import RunFolder
 from ray_robust.train.metrics import METRICS, tally
 from tests.fake_run import run_folder, sweep
@@ -180,6 +180,15 @@ def test_what_cannot_be_made_again_says_why(tmp_path):
     assert note() == "the predictions do not give the ood scores"
     run.trial(first["trial"]).storage.delete(f"predictions/{first['finetune']}.parquet")
     assert note() == f"predictions are missing of {first['trial']}"
+
+
+def test_joined_runs_leave_out_what_either_lists(tmp_path):
+    one, _ = write_run(tmp_path / "one")
+    other, _ = write_run(tmp_path / "other", leaks=0)
+    joined = analyse_all(*read_runs([one.storage.address, other.storage.address]))[0]
+    assert joined.recount.affected == {"ood_test": LEAKED}
+    assert len(joined.recount.points) == len(joined.points)
+    assert abs(duplicates.compared(joined).set_index("group").loc[GROUP, "er_without"]) < 1.5
 
 
 def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):

@@ -165,9 +165,9 @@ def test_copies_across_splits_and_under_two_labels(tmp_path):
     ])  # fmt: skip
     assert summary(compared) == (
         "3 of 9 id_test images are also in train (3 identical); "
-        "1 of 9 id_test images are also in ood_test (1 near-identical); "
+        "1 of 9 id_test images is also in ood_test (1 near-identical); "
         "2 of 8 ood_test images are also in train (1 identical, 1 near-identical); "
-        "1 of 8 ood_test images are also in id_test (1 near-identical); "
+        "1 of 8 ood_test images is also in id_test (1 near-identical); "
         "5 images are there under another label too (2 identical, 3 near-identical); "
         "e.g. id_test/cat/t0.png (cat) equals train/cat/0.png (cat)"
     )

@@ -115,10 +115,12 @@ def summary(compared: Duplicates) -> str:
     elsewhere = counts[counts["where"] != LABELS]
     for (split, where), own in sorted(elsewhere.groupby(["split", "where"], sort=False), key=lambda g: order[g[0][0]]):
         total = int(own["images"].sum())
-        clauses.append(f"{total:,} of {compared.images[split]:,} {split} images are also in {where} ({_kinds(own)})")
+        be = "is" if total == 1 else "are"
+        clauses.append(f"{total:,} of {compared.images[split]:,} {split} images {be} also in {where} ({_kinds(own)})")
     if len(two := counts[counts["where"] == LABELS]):
         total = int(two["images"].sum())
-        clauses.append(f"{total:,} images are there under another label too ({_kinds(two)})")
+        what = "image is" if total == 1 else "images are"
+        clauses.append(f"{total:,} {what} there under another label too ({_kinds(two)})")
     tested = table[table["split"].isin(TESTS)] if table["split"].isin(TESTS).any() else table
     first = tested.iloc[0]
     same = "equals" if first["kind"] == IDENTICAL else "is nearly"
