@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.names import clean
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
+from ray_robust.names import clean
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
 COMMANDS = {"power": "analysis.planning"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.names import MISSING, clean
+from ray_robust.names import MISSING, clean
 
 SCORE = re.compile(r"([+-]?)(\d+(?:[.,]\d*)?|[.,]\d+)(e[+-]?\d+)?( ?%)?", re.IGNORECASE)
 GROUPED = re.compile(r"[+-]?\d{1,3}([, '\u2019_])\d{3}(?:\1\d{3})*")

@@ -15,10 +15,10 @@ import pandas as pd
 
 from analysis import cells
 from analysis.csv_file import Remarks
-from analysis.names import alike, clean, counted, is_missing, shown
 from analysis.trend import MIN_POINTS
 from analysis.units import as_fractions
 from ray_robust.errors import did_you_mean
+from ray_robust.names import alike, clean, counted, is_missing, shown
 
 NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
            "id_images", "ood_images", "wise_alpha")  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.csv_file import Remarks
-from analysis.names import counted, shown
+from ray_robust.names import counted, shown
 
 EQUAL = 1e-9  # of fractions; scores are seldom given with more digits
 STRAIGHT = 1e-6  # share of the variance that a straight function of another column may leave, all of it by rounding

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.names import clean, counted
 from ray_robust.errors import Problem, UserError
+from ray_robust.names import clean, counted
 
 SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}

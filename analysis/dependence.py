@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.stats import f as f_distribution
 
 from analysis.csv_file import Remarks
-from analysis.names import counted, is_missing, shown
 from analysis.trend import MIN_POINTS, SCALES
+from ray_robust.names import counted, is_missing, shown
 
 INDEPENDENT = "none"  # `--cluster none`: every row is a training of its own
 WORDS = {"trial", "trials", "seed", "seeds", "run", "runs", "checkpoint", "checkpoints", "ckpt", "replicate", "rep",

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from analysis.cells import Numbers
 from analysis.csv_file import Remarks
-from analysis.names import counted, shown
+from ray_robust.names import counted, shown
 
 UNITS = ("percent", "fraction")
 LEAST_GROUP = 3  # a group of so many rows or more speaks for itself

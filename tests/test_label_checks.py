@@ -13,9 +13,10 @@ from make_pools import open_pool
 
 from analysis.table import read_run
 from ray_robust import ingest as command
-from ray_robust.data.label_checks import SPLIT_NAMES, alike, difference, shown
+from ray_robust.data.label_checks import SPLIT_NAMES
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
+from ray_robust.names import alike, difference, shown
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
@@ -74,6 +75,8 @@ def test_different_names_never_look_the_same(one, other):
         (("Caf\xe9", "cafe\u0301 "), "Unicode form and blanks and case"),
         (("1", "1.0", "01", "1e0"), "how a number is written"),
         (("tap", "t\u200bap"), "invisible signs"),
+        (("great dane", "great-dane", "great_dane"), "hyphens"),
+        (("cap", "c\u0430p"), "letters of other scripts"),
         (("\xc5ngstrom", "\u212bngstrom"), "the signs they are written with"),  # by form as by case
     ],
 )

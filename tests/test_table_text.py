@@ -12,10 +12,10 @@ import pytest
 from make_tables import in_percent, models, read, refused, verdict_of
 
 from analysis.cells import amounts, numbers
-from analysis.names import alike, clean, shown
 from analysis.study import analyse_all
 from analysis.table import Options
 from ray_robust.errors import UserError
+from ray_robust.names import alike, clean, shown
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

@@ -6,9 +6,7 @@ classes that are called like splits. Hands on to `folder`; every pool of files g
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,15 +14,10 @@ import pandas as pd
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.table import Table, some
 from ray_robust.errors import Problem, did_you_mean
+from ray_robust.names import alike, counted, difference, is_missing, shown
 
 SHOWN = 5  # sets of names of one kind that are told one by one; the rest are counted
-INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # soft hyphen, zero-width signs, byte order
-MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "?"}
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 TRAINING = ("train", "training")  # of SPLIT_NAMES, those that are trained on
-DIFFERENCES = FORM, INVISIBLES, BLANKS, CASE, NUMERALS = (
-    "Unicode form", "invisible signs", "blanks", "case", "how a number is written"
-)  # fmt: skip
 SPLIT_NAMES = frozenset(
     (*SPLITS, *TRAINING, "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation", "holdout")
 )
@@ -99,39 +92,6 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
 # --- names that look alike
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
-    """Sets of different names that differ only in case, Unicode form, blanks, invisible signs, or as 1, 1.0 and 01 do;
-    in the order given."""
-    sets: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        sets.setdefault(_reduced(name), []).append(name)
-    return [same for same in sets.values() if len(same) > 1]
-
-
-def _reduced(name: str, but: str = "") -> str:
-    """A name without what does not tell it from others: all of `DIFFERENCES` `but` one. Case as in NFKC_Casefold of the
-    Unicode standard, 3.13."""
-    text = name
-    for _ in range(2):  # folding case can leave what normalising changes, and the other way round
-        text = text if but == FORM else unicodedata.normalize("NFKC", text)
-        text = text if but == INVISIBLES else text.translate(INVISIBLE)
-        text = text if but == CASE else text.casefold()
-    text = text if but == BLANKS else " ".join(text.split())
-    text = text if but == FORM else unicodedata.normalize("NFKC", text)
-    return f"{float(text):.15g}" if but != NUMERALS and NUMBER.fullmatch(text) else text
-
-
-def shown(name: str) -> str:
-    """A name in quotes such that no two names look the same: with escapes where it is not plain ASCII."""
-    return repr(name) if name.isascii() else f"'{unicodedata.normalize('NFC', name)}' ({ascii(name)[1:-1]})"
-
-
-def difference(names: Sequence[str]) -> str:
-    """What names that are alike differ in, in words."""
-    words = [word for word in DIFFERENCES if len({_reduced(name, but=word) for name in names}) > 1]
-    return " and ".join(words) or "the signs they are written with"
-
-
 def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
     """What may be a mistake in the columns label and group of the images at `where`, a sentence each."""
     warnings: list[str] = []
@@ -141,17 +101,15 @@ def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
         counts = frame[column].astype(str).value_counts(sort=False)
         sets = alike(sorted(counts.index))
         for same in sets[:SHOWN]:
-            listed = ", ".join(f"{shown(name)} ({_images(counts[name])})" for name in same)
+            listed = ", ".join(f"{shown(name)} ({counted(counts[name], 'image')})" for name in same)
             warnings.append(f"{word} that look alike count as different: {listed}; they differ in {difference(same)}")
         if len(sets) > SHOWN:
             warnings.append(f"and {len(sets) - SHOWN} more sets of {word} that look alike")
-        for name in sorted(name for name in counts.index if name.strip().casefold() in MISSING):
-            warnings.append(f"the {column} {name!r} ({_images(counts[name])}) counts as a name, not as a missing value")
+        for name in sorted(name for name in counts.index if is_missing(name)):
+            warnings.append(
+                f"the {column} {name!r} ({counted(counts[name], 'image')}) counts as a name, not as a missing value"
+            )
     return (*warnings, *_split_name_warnings(frame, where))
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
@@ -163,10 +121,10 @@ def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
         for name in [name for name in same if name not in learned] if in_train else ():
             own = frame["split"][frame["label"] == name]
             splits = ", ".join(split for split in SPLITS if (own == split).any())
-            other = shown(in_train[0])
+            many, other = counted(counts[name], "image"), shown(in_train[0])
             yield Problem(
                 where,
-                f"label {shown(name)} of {splits} ({_images(counts[name])}) is {other} in train: they differ in "
+                f"label {shown(name)} of {splits} ({many}) is {other} in train: they differ in "
                 f"{difference([in_train[0], name])}; write both the same way",
             )
 
