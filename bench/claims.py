@@ -26,9 +26,9 @@ from bench.simulated import BASELINE, World
 TINY = 0.3  # points of ER: a true difference under it is none
 GROUP, PAIR, LEVELS, SLOPES = "group", "pair", "levels", "slopes"
 MATTERS = {
-    "curve": r"curv|\bbent\b|\bbend|kink|quadratic|spline|RESET",
-    "gap": r"\bgaps?\b",
-    "falling": r"\bfall|\bflat\b|not above 0|not rise|no rising",
+    "curve": r"curv|\bbent\b|(?<!whether the )baseline bends|kink|quadratic|spline|RESET",
+    "gap": r"\bgaps?\b|no point between",
+    "falling": r"\bfall|\bflat\b|not above 0|not rise|not shown to rise",
     "identical": r"identical|same column|same values|is the ID|equals? the ID|copy of|equal to ID",
     "images": r"reliab|errors? in (the )?(ID|variables)|(measurement|sampling) error|(ID|few) test images",
     "schedule": r"epoch|schedule|fine-tuned (for )?longer",
@@ -105,7 +105,9 @@ def judged(analysis: Analysis | None, world: World, said: Sequence[str] = ()) ->
     """One report: kinds of false claims and of false "no effect", true effects with whether they were claimed, matters
     that were named, and whether all was refused. No analysis means that the input was refused, as `said`."""
     if analysis is None:
-        return {"false": [], "none": [], "effects": [], "fragile": [], "named": _named(said), "refused": True}
+        er = {n: float(world.er[own].mean()) for n, own in world.points.groupby("group", sort=False).indices.items()}
+        effects = _effects(Truths(er, world.er, world), set())
+        return {"false": [], "none": [], "effects": effects, "fragile": [], "named": _named(said), "refused": True}
     every = findings(analysis)
     known = truths(analysis, world)
     wrong, none, right = [], [], set()

@@ -170,8 +170,15 @@ def test_true_effects_count_as_claimed_or_not(monkeypatch):
     assert claims.claim_summary([report], "")["claimed"] == {"group": 0.5, "levels": 0.0}
 
 
+def test_an_input_that_is_refused_claims_nothing_and_names_its_matter():
+    report = claims.judged(None, draw(Design(levels((0, 5, 5))), 3), ["models.csv: give --cluster run"])
+    assert report["effects"] == [("group", False), ("group", False), ("levels", False)]
+    summary = claims.claim_summary([report], "cluster")
+    assert (summary["any"], summary["refused"], summary["warned"]) == (0.0, 1.0, 1.0)
+
+
 def test_a_warning_counts_where_it_names_the_matter(monkeypatch):
-    report = judge(monkeypatch, (0, 0, 0), ("open", "The baseline's line is bent.", "trends", {}))
+    report = judge(monkeypatch, (0, 0, 0), ("open", "The baseline bends.", "trends", {}))
     assert claims.claim_summary([report], "curve")["warned"] == 1.0
     assert claims.claim_summary([report], "gap")["warned"] == 0.0
 
