@@ -22,7 +22,7 @@ def frame(view: View) -> dict[str, Any]:
     """What a chart of scores needs of one view: `datasets` (band, lines, diagonal, groups, progress; the points come
     from `marks`) and `params` (the axes)."""
     scale, points = SCALES[view.scale], view.points
-    x, y = _limits(points["x"]), _limits(points["y"])
+    x, y = limits(points["x"]), limits(points["y"])
     band = view.band.iloc[::2]
     drawn = pd.DataFrame({"x": scale.h(band["id"].to_numpy())} | {
         c: scale.h(band[c].to_numpy()) for c in band.columns if c != "id"}) if len(band) else band  # fmt: skip
@@ -38,7 +38,7 @@ def frame(view: View) -> dict[str, Any]:
         },
         "params": {
             "x_low": round(x[0], 4), "x_high": round(x[1], 4), "y_low": round(y[0], 4), "y_high": round(y[1], 4),
-            "x_ticks": _ticks(scale, x), "y_ticks": _ticks(scale, y), "axes": view.scale,
+            "x_ticks": ticks(scale, x), "y_ticks": ticks(scale, y), "axes": view.scale,
         },
     }  # fmt: skip
 
@@ -54,7 +54,8 @@ def thinning(points: int) -> int:
     return -(-points // MOST_POINTS) or 1
 
 
-def _limits(values: pd.Series) -> tuple[float, float]:
+def limits(values: pd.Series) -> tuple[float, float]:
+    """The ends of an axis that holds these values with some room."""
     if values.empty:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
@@ -62,7 +63,7 @@ def _limits(values: pd.Series) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
+def ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
     """Round percentages that lie within the limits, on the axis; finer ones where the axis spans little."""
     low, high = (float(v) for v in scale.inverse(np.array(limits)))
     ticks: Any = [t for t in TICKS if low <= t <= high]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import vl_convert
 
-from analysis import chart_data, charts, latex
+from analysis import chart_data, charts, latex, line_charts
+from analysis.line_checks import LineChecks
 from analysis.looks import looks
 from analysis.sheets import Sheet
 from analysis.study import Analysis
@@ -28,10 +29,12 @@ LOOK = {
 }
 
 
-def figures(analysis: Analysis, views: Sequence[View]) -> dict[str, dict[str, bytes]]:
-    """Figure -> ending -> file, of the view that the verdict is about."""
+def figures(analysis: Analysis, views: Sequence[View], line: LineChecks | None = None) -> dict[str, dict[str, bytes]]:
+    """Figure -> ending -> file, of the view that the verdict is about, and of the checks of its line."""
     view = chosen(views)
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
+    if line is not None:
+        made |= line_charts.of_line(line, analysis.points, looks(analysis), analysis.options.scale, WIDTH)
     found = {}
     for name, chart in made.items():
         frame = chart_data.frame(view)

@@ -9,15 +9,16 @@ decided elsewhere; nothing here changes an estimate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis import curvature, gaps, line_text, reliability
+from analysis import curvature, gaps, reliability
 from analysis.bootstrap import Estimate
 from analysis.contrasts import holm
 from analysis.curvature import Fit, fit
+from analysis.line_text import FAILS, Verdict, verdicts
 from analysis.table import Options
 from analysis.trend import MIN_POINTS, SCALES, Scale
 from analysis.wald import Wald
@@ -48,7 +49,7 @@ class LineChecks:
     noise        columns `NOISE`: the standard deviation of residuals by ID score, in points, on the axis, and on the
                  axis within trials (see `_within`)
     residuals    columns `RESIDUALS`, the baseline's points
-    warnings     a sentence per check that fails; notes: what could not be checked, or is as it is by design
+    verdicts     of every check whether it passes, fails or stays open, with a sentence
     """
 
     tests: pd.DataFrame
@@ -60,12 +61,20 @@ class LineChecks:
     reliability: pd.DataFrame
     noise: pd.DataFrame
     residuals: pd.DataFrame
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence per check that fails."""
+        return [one.text for one in self.verdicts if one.state == FAILS]
 
 
-def check_line(points: pd.DataFrame, options: Options) -> LineChecks | None:
+def check_line(
+    points: pd.DataFrame, options: Options, slope: tuple[float, float, float] | None = None
+) -> LineChecks | None:
     """The checks of the line through the points of `options.baseline`; None where there is no line.
+
+    `slope` is that of the line and the ends of its interval, where more than its trials is known to move it.
 
     `points` of all groups have trial, group, id, ood, x, y and the columns `options.axes` (see `placed.transformed`);
     epoch, finetune_lr, metric and, per ID set, `<set>_images` or `<set>_variance` (see `reliability`) are read where
@@ -86,7 +95,7 @@ def check_line(points: pd.DataFrame, options: Options) -> LineChecks | None:
     bent = curvature.bend(own["x"].to_numpy(float), axes, y, clusters, scale)
     steps = {name: step for name in STEPS if (step := _step(own, name)) is not None}
     tests = _tests([
-        *_slope(line, scale.inverse(fitted), options),
+        *_slope(line, scale.inverse(fitted), slope),
         *(_curvature(bent) if bent else ()),
         *(row for name, step in steps.items() for row in _moves(name, step, line, y, scale)),
         *_scatter(line, own["x"].to_numpy(float)),
@@ -103,9 +112,7 @@ def check_line(points: pd.DataFrame, options: Options) -> LineChecks | None:
         _noise(own, line, residuals),
         residuals,
     )  # fmt: skip
-    checks.warnings.extend(line_text.warnings(checks, own, line, options))
-    checks.notes.extend(line_text.notes(checks, own, options))
-    return checks
+    return replace(checks, verdicts=verdicts(checks, own, line, options))
 
 
 def _tests(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
@@ -126,9 +133,20 @@ def _joint(check: str, test: str, found: Wald) -> dict[str, object]:
     return {"check": check, "test": test, "f": found.f, "df1": found.df1, "df2": found.df2, "p": found.p}
 
 
-def _slope(line: Fit, expected: np.ndarray, options: Options) -> Iterator[dict[str, object]]:
+def _slope(line: Fit, expected: np.ndarray, slope: tuple[float, float, float] | None) -> Iterator[dict[str, object]]:
     """The sum of the slopes (of one ID set: the slope), and how far the line rises in points of the OOD score."""
-    yield _single("slope", "slope", line.single(np.array([0.0] + [1.0] * (line.design.shape[1] - 1))), "axis")
+    row = _single("slope", "slope", line.single(np.array([0.0] + [1.0] * (line.design.shape[1] - 1))), "axis")
+    if slope is not None:
+        row |= {
+            "value": slope[0],
+            "low": slope[1],
+            "high": slope[2],
+            "f": np.nan,
+            "df1": np.nan,
+            "df2": np.nan,
+            "p": np.nan,
+        }
+    yield row
     yield {"check": "slope", "test": "rise over the ID range", "value": 100 * float(np.ptp(expected)), "unit": "points"}
 
 

@@ -1,11 +1,12 @@
-"""What the checks of the line say, as plain sentences: one per check that fails, and what could not be checked.
+"""What the checks of the line say: of each whether it passes, fails or stays open, and a plain sentence.
 
 The numbers are those of `line_checks`' tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,77 +21,104 @@ from analysis.words import interval, listed, name, number, p_value, percent, sig
 if TYPE_CHECKING:
     from analysis.line_checks import LineChecks
 
-RATIO = 1.5  # of the scatter at one end of the line to that at the other, from where it is worth a sentence
+RATIO = 1.5  # of the scatter at one end of the line to that at the other, from where it is a warning
 MOST_NAMED = 4  # groups in a sentence
+PASSES, FAILS, OPEN = "passes", "fails", "open"
+QUESTIONS = {
+    "slope": "Does it rise?",
+    "curvature": "Is it straight?",
+    "reliability": "Is ID measured well?",
+    "schedule": "Do epochs and learning rate leave it alone?",
+    "scatter": "Is the scatter even?",
+    "gaps": "Are there points all along?",
+}
 SCHEDULES = {
     "epoch": ("epochs of fine-tuning move", "other_epochs", "epochs", "epochs"),
     "learning rate": ("the learning rate moves", "other_rates", "learning rates", "rates"),
 }
 
 
-def warnings(checks: LineChecks, own: pd.DataFrame, line: Fit, options: Options) -> Iterator[str]:
-    """A sentence per check that fails."""
+@dataclass(frozen=True)
+class Verdict:
+    """Of one check (a key of `QUESTIONS`) its state (`PASSES`, `FAILS`, or `OPEN`: cannot be tested, or does not tell
+    enough) and a sentence without a full stop."""
+
+    check: str
+    state: str
+    text: str
+
+
+def verdicts(checks: LineChecks, own: pd.DataFrame, line: Fit, options: Options) -> list[Verdict]:
+    """One per check that could be asked, in the order of `QUESTIONS`."""
+    found = (
+        _slope(checks, options),
+        _curvature(checks, own, options),
+        _reliability(checks.reliability, own, line, options),
+        _schedule(checks, options),
+        _scatter(checks),
+        _gaps(checks.gaps),
+    )
+    return [Verdict(check, *one) for check, one in zip(QUESTIONS, found, strict=True) if one is not None]
+
+
+def _slope(checks: LineChecks, options: Options) -> tuple[str, str]:
     tests = checks.tests.set_index("test")
     slope, rise = tests.loc["slope"], float(tests.loc["rise over the ID range", "value"])
-    if not slope["low"] > 0 and np.isfinite(slope["low"]):
-        does = "falls" if slope["high"] < 0 else "is not shown to rise"
-        ends = interval(slope["low"], slope["high"], 2)
-        yield f"the baseline line {does}: its slope is {number(slope['value'], 2)} ({ends})"
+    size = f"its slope is {number(slope['value'], 2)} ({interval(slope['low'], slope['high'], 2)})"
+    if slope["high"] < 0:
+        return FAILS, f"the baseline line falls: {size}"
+    if slope["low"] <= 0:
+        return FAILS, f"the baseline line is not shown to rise: {size}"
+    text = f"over its ID range it rises by {number(rise, 1)} points of OOD"
     if rise < options.margin:
-        yield (
-            f"the baseline line is flat: over its ID range it rises by {number(rise, 1)} points of OOD, less than the "
-            f"margin of {options.margin:g}"
-        )
-    yield from _of_curvature(checks)
-    yield from _of_gaps(checks.gaps)
-    yield from _of_reliability(checks.reliability, own, line, options)
-    yield from _of_schedule(checks)
-    scatter, spread = checks.tests.loc[checks.tests["check"] == "scatter"], ratio(checks.noise)
-    if scatter["fails"].any() and (spread >= RATIO or 0 < spread <= 1 / RATIO):
-        low, times = ("low", spread) if spread > 1 else ("high", 1 / spread)
-        yield (
-            f"baseline points scatter {number(times, 1)} times as widely at {low} ID scores as at the other end of the "
-            f"line (p = {p_value(float(scatter['p_adjusted'].min()))}): one prediction band does not fit both"
-        )
+        return FAILS, f"the baseline line is flat: {text}, less than the margin of {options.margin:g}"
+    if not np.isfinite(slope["low"]):
+        return OPEN, f"its slope is {number(slope['value'], 2)}, without an interval; {text}"
+    return PASSES, f"{size}; {text}"
 
 
-def _of_curvature(checks: LineChecks) -> Iterator[str]:
-    own = checks.tests.loc[checks.tests["check"] == "curvature"]
-    if not own["fails"].any() or checks.bend is None:
-        return
+def _curvature(checks: LineChecks, own: pd.DataFrame, options: Options) -> tuple[str, str]:
+    rows = checks.tests.loc[checks.tests["check"] == "curvature"]
+    if checks.bend is None or not rows["p"].notna().any():
+        trials = own["trial"].nunique()
+        known = f"{trials} {options.unit}{'s' * (trials != 1)} and {len(own)} points"
+        return OPEN, f"whether the baseline bends cannot be tested with {known}"
     bend, at = checks.bend
-    apart = 100 * float(checks.curve[["square", "spline"]].sub(checks.curve["line"], axis=0).abs().max(axis=None))
-    tests = listed([f"{r.test}: p = {p_value(r.p)}" for r in own.itertuples() if np.isfinite(r.p)])
-    yield (
-        f"the baseline bends ({tests}): a curve lies up to {number(apart, 1)} points of OOD from the line, a parabola "
-        f"{signed(bend.value)} ({interval(bend.low, bend.high)}) at ID {percent(at)}; a difference of that size may be "
-        "the curve's"
-    )
-
-
-def _of_gaps(table: pd.DataFrame) -> Iterator[str]:
-    for (low, high, share), own in gaps.bridged(table).groupby(["id_low", "id_high", "share"], sort=False):
-        groups = _named(list(own["group"]), [f" ({r.inside} of {r.of} points)" for r in own.itertuples()])
-        yield (
-            f"the baseline has no point between ID {percent(low)} and {percent(high)}, {percent(share, 0)} of its "
-            f"range, where points of {groups} lie: there the line is an assumption"
+    parabola = f"{signed(bend.value)} ({interval(bend.low, bend.high)}) at ID {percent(at)}"
+    if rows["fails"].any():
+        apart = 100 * float(checks.curve[["square", "spline"]].sub(checks.curve["line"], axis=0).abs().max(axis=None))
+        tests = listed([f"{r.test}: {_p(r.p)}" for r in rows.itertuples() if np.isfinite(r.p)])
+        return FAILS, (
+            f"the baseline bends ({tests}): a curve lies up to {number(apart, 1)} points of OOD from the line, a "
+            f"parabola {parabola}; a difference of that size may be the curve's"
         )
+    text = f"no bend is shown ({_p(rows['p_adjusted'].min())}): a parabola lies {parabola}"
+    most = np.nanmax(np.abs([bend.low, bend.high, 0.0]))
+    if most > options.margin:
+        return OPEN, f"{text}; {number(most, 1)} points, more than the margin of {options.margin:g}, are not excluded"
+    return PASSES, text
 
 
-def _of_reliability(table: pd.DataFrame, own: pd.DataFrame, line: Fit, options: Options) -> Iterator[str]:
-    several = len(table) > 1
+def _reliability(table: pd.DataFrame, own: pd.DataFrame, line: Fit, options: Options) -> tuple[str, str]:
+    several, low, unknown, high = len(table) > 1, [], [], []
     for row in table.itertuples():
         least = min(row.reliability, row.given_others) if several else row.reliability
-        if not least < reliability.LEAST:
-            continue
         which = f"of ID set {name(options.id_names[row.Index])} " if several else ""
+        if not np.isfinite(row.reliability):
+            unknown.append(f"how well ID scores {which}are measured is not known: {row.source}")
+            continue
         given = ", given the other sets" if several and row.given_others < row.reliability else ""
-        text = f"ID scores {which}are measured with a reliability of {number(least, 2)}{given}"
+        text = f"ID scores {which}are measured with a reliability of {number(least, 3)}{given}"
+        if least >= reliability.LEAST:
+            high.append(text)
+            continue
         flat = "" if several else (
             f": the line is too flat by about {percent(1 - least, 0)}, and a group at the top of its range seems "
             f"{number(_lift(least, own, line, options), 1)} points better than it is"
         )  # fmt: skip
-        yield f"{text}, under {reliability.LEAST:g}{flat}"
+        low.append(f"{text}, under {reliability.LEAST:g}{flat}")
+    state = FAILS if low else OPEN if unknown else PASSES
+    return state, "; ".join(low or unknown or high)
 
 
 def _lift(least: float, own: pd.DataFrame, line: Fit, options: Options) -> float:
@@ -101,18 +129,72 @@ def _lift(least: float, own: pd.DataFrame, line: Fit, options: Options) -> float
     return 100 * float(scale.inverse(steeper) - scale.inverse(height))
 
 
-def _of_schedule(checks: LineChecks) -> Iterator[str]:
+def _schedule(checks: LineChecks, options: Options) -> tuple[str, str] | None:
     own = checks.tests.loc[checks.tests["check"] == "schedule"]
-    for what, (moves, flag, *_) in SCHEDULES.items():
+    others = [_fine_tuned(checks.others, flag, what, column, options) for _, flag, what, column in SCHEDULES.values()]
+    said = "; ".join(filter(None, others))
+    if own.empty:
+        return (OPEN, said) if said else None
+    moved = []
+    for what, (moves, *_) in SCHEDULES.items():
         rows = own.loc[own["test"].str.startswith(what)]
-        if not rows["fails"].any():
-            continue
-        straight = rows.loc[rows["unit"].notna()]
-        size = [f"{signed(r.value, 2)} {r.unit} ({interval(r.low, r.high, 2)})" for r in straight.itertuples()]
-        told = ", ".join([*size, f"p = {p_value(float(rows['p_adjusted'].min()))}"])
-        groups = list(checks.others.loc[checks.others[flag], "group"])
-        others = f"; groups fine-tuned at others: {_named(groups)}" if groups else ""
-        yield f"{moves} baseline points off the line ({told}){others}"
+        if rows["fails"].any():
+            straight = rows.loc[rows["unit"].notna()]
+            size = [f"{signed(r.value, 2)} {r.unit} ({interval(r.low, r.high, 2)})" for r in straight.itertuples()]
+            least = _p(rows["p_adjusted"].min())
+            moved.append(f"{moves} baseline points off the line ({', '.join([*size, least])})")
+    if moved:
+        return FAILS, "; ".join([*moved, *filter(None, [said])])
+    if not own["p"].notna().any():
+        return OPEN, "; ".join(["too few trials to test it", *filter(None, [said])])
+    shown = f"no effect on the baseline's residuals is shown ({_p(own['p_adjusted'].min())})"
+    return (OPEN, f"{shown}, but {said}") if said else (PASSES, shown)
+
+
+def _fine_tuned(others: pd.DataFrame, flag: str, what: str, column: str, options: Options) -> str:
+    """Which groups were fine-tuned otherwise than the baseline."""
+    groups = others.loc[others[flag].astype(bool)]
+    if groups.empty:
+        return ""
+    first = others.loc[others["group"] == options.baseline, column].iloc[0]
+    return f"fine-tuned at other {what} than the baseline ({first}): {_named(list(groups['group']))}"
+
+
+def _scatter(checks: LineChecks) -> tuple[str, str] | None:
+    own, spread = checks.tests.loc[checks.tests["check"] == "scatter"], ratio(checks.noise)
+    if own.empty or not spread > 0:
+        return None
+    if not own["p"].notna().any():
+        return OPEN, "too few trials to test it"
+    low, times = ("low", spread) if spread > 1 else ("high", 1 / spread)
+    p = _p(own["p_adjusted"].min())
+    text = f"baseline points scatter {number(times, 1)} times as widely at {low} ID scores as at the other end ({p})"
+    if own["fails"].any() and times >= RATIO:
+        return FAILS, f"{text}: one prediction band does not fit both"
+    return (OPEN, f"{text}, which is not shown to be more than chance") if times >= RATIO else (PASSES, text)
+
+
+def _gaps(table: pd.DataFrame) -> tuple[str, str] | None:
+    if table.empty:
+        return None
+    held = []
+    for (low, high, share), own in gaps.bridged(table).groupby(["id_low", "id_high", "share"], sort=False):
+        groups = _named(list(own["group"]), [f" ({r.inside} of {r.of} points)" for r in own.itertuples()])
+        held.append(
+            f"the baseline has no point between ID {percent(low)} and {percent(high)}, {percent(share, 0)} of its "
+            f"range, where points of {groups} lie: there the line is an assumption"
+        )
+    first = table.iloc[0]
+    widest = (
+        f"from ID {percent(first['id_low'])} to {percent(first['id_high'])}, {percent(first['share'], 0)} of the range"
+    )
+    return (FAILS, "; ".join(held)) if held else (PASSES, f"the widest gap is {widest}")
+
+
+def _p(value: float) -> str:
+    """`p = 0.02`, `p < 0.001`."""
+    text = p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _named(groups: Sequence[str], points: Sequence[str] = ()) -> str:
@@ -120,30 +202,6 @@ def _named(groups: Sequence[str], points: Sequence[str] = ()) -> str:
     texts = [name(group) + more for group, more in zip(groups, points or [""] * len(groups), strict=True)]
     rest = [f"{len(texts) - MOST_NAMED} more"] if len(texts) > MOST_NAMED else []
     return listed([*texts[:MOST_NAMED], *rest])
-
-
-def notes(checks: LineChecks, own: pd.DataFrame, options: Options) -> Iterator[str]:
-    """What could not be checked, and where groups were fine-tuned otherwise although nothing shows that it matters."""
-    curved = checks.tests.loc[checks.tests["check"] == "curvature"]
-    if not curved["p"].notna().any():
-        trials = own["trial"].nunique()
-        yield f"whether the baseline bends cannot be tested with {trials} {options.unit}s and {len(own)} points"
-    elif checks.bend is not None and not curved["fails"].any():
-        most = max(abs(checks.bend[0].low), abs(checks.bend[0].high))
-        if most > options.margin:
-            yield (
-                f"no bend is shown, but one of up to {number(most, 1)} points of OOD cannot be excluded, more than the "
-                f"margin of {options.margin:g}"
-            )
-    for row in checks.reliability.itertuples():
-        if not np.isfinite(row.reliability):
-            which = f" of ID set {name(options.id_names[row.Index])}" if len(checks.reliability) > 1 else ""
-            yield f"how well ID scores{which} are measured is not known: {row.source}"
-    for _, flag, what, column in SCHEDULES.values():
-        other = checks.others.loc[checks.others[flag].astype(bool)]
-        if len(other):
-            first = checks.others.loc[checks.others["group"] == options.baseline, column].iloc[0]
-            yield f"fine-tuned at other {what} than the baseline ({first}): {_named(list(other['group']))}"
 
 
 def ratio(noise: pd.DataFrame) -> float:

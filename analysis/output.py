@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import ancova, checks, contrasts, duplicates, findings, sheets
+from analysis import ancova, checks, contrasts, duplicates, findings, line_sheets, reliability, sheets
+from analysis.line_checks import LineChecks, check_line
 from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.table import Table
 from analysis.views import View, views
 from ray_robust.storage import Storage
+
+if TYPE_CHECKING:
+    from analysis import report
 
 ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated")
 BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
@@ -25,8 +29,11 @@ ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even 
 FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 
 
-def tables(table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]]) -> dict[str, pd.DataFrame]:
-    """File name -> table. Several tasks stand one after the other, told apart by a `task` column at the end."""
+def tables(
+    table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]], lines: Sequence[LineChecks | None] = ()
+) -> dict[str, pd.DataFrame]:
+    """File name -> table; `lines` are the checks of each part's line. Several tasks stand one after the other, told
+    apart by a `task` column at the end."""
     columns: dict[str, tuple[str, ...]] = {
         "trends": TRENDS,
         "robustness": (*table.keys, *ROBUSTNESS),
@@ -45,8 +52,10 @@ def tables(table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]]) -> di
         "views": VIEWS,
         "duplicates": duplicates.COMPARED,
         "left_out": LEFT_OUT,
+        **line_sheets.FILES,
     }
-    made = [_of_task(analysis, seen) for analysis, seen in parts]
+    checked = [line_sheets.tables(line) for line in lines or [None] * len(parts)]
+    made = [_of_task(analysis, seen) | own for (analysis, seen), own in zip(parts, checked, strict=True)]
     several, found = len(parts) > 1, {}
     for name, wanted in columns.items():
         own = [rows[name] for rows in made]
@@ -90,9 +99,9 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     from analysis import export, report  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    parts = [report.Part(a, seen, sheets.of_task(a, seen)) for a, seen in ((a, views(a)) for a in analyses)]
-    files = tables(table, [(part.analysis, part.views) for part in parts])
-    drawn = [export.figures(part.analysis, part.views) for part in parts]
+    parts = [_part(analysis, table) for analysis in analyses]
+    files = tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+    drawn = [export.figures(part.analysis, part.views, part.line) for part in parts]
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
     papers = export.files(analyses, drawn, [part.sheets for part in parts])
     beside = [*files, "verdict.json", *images, *papers]
@@ -103,3 +112,25 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     for name, content in {**images, **papers, "index.html": page}.items():
         folder.write(name, content)
     return (folder / "index.html").shown
+
+
+def _part(analysis: Analysis, table: Table) -> report.Part:
+    from analysis import report
+
+    seen, line = views(analysis), _line(analysis, table)
+    return report.Part(analysis, seen, sheets.of_task(analysis, seen) | line_sheets.of_line(line), line)
+
+
+def _line(analysis: Analysis, table: Table) -> LineChecks | None:
+    """The checks of the baseline's line. How well its ID scores are measured is in its counts, where a run has them."""
+    points = analysis.points
+    own = points.loc[points["group"] == analysis.options.baseline]
+    counts = table.counts(own.reset_index(drop=True))[0] if table.counts and len(own) else None
+    metrics = own["metric"].unique() if counts is not None else ()
+    variance = reliability.variance_of(counts["id"], str(metrics[0])) if counts and len(metrics) == 1 else None
+    if variance is not None:
+        points = points.assign(id_variance=pd.Series(variance, own.index))
+    trends, options = analysis.trends, analysis.options
+    row = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)]
+    slope = row[["slope", "slope_low", "slope_high"]].to_numpy(float)
+    return check_line(points, options, tuple(slope[0]) if len(slope) else None)

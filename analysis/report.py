@@ -16,9 +16,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis import chart_data, charts, facts, scene
+from analysis import chart_data, charts, facts, line_charts, scene
 from analysis.bundle import javascript
 from analysis.findings import STATES, Finding, findings
+from analysis.line_checks import LineChecks
+from analysis.line_text import QUESTIONS
 from analysis.looks import STATE_LOOKS, Look, looks
 from analysis.sheets import CHECKS, Sheet, plain
 from analysis.study import Analysis
@@ -33,11 +35,12 @@ MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
 
 @dataclass(frozen=True)
 class Part:
-    """One task with all that is made of it: its analysis, its views, its tables as text."""
+    """One task with all that is made of it: its analysis, its views, its tables as text, the checks of its line."""
 
     analysis: Analysis
     views: Sequence[View]
     sheets: Mapping[str, Sheet]
+    line: LineChecks | None = None
 
 
 def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage) -> str:
@@ -106,6 +109,9 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
     analysis, views = part.analysis, part.views
     keys = scene.told(analysis, table)
     figures = charts.of_task(analysis, views, keys, "container", legend=False)
+    if part.line is not None:
+        style, scale = looks(analysis), analysis.options.scale
+        figures |= line_charts.of_line(part.line, analysis.points, style, scale, "container")
     drawn["tasks"].append(scene.scene(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
@@ -127,6 +133,11 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "fitted": analysis.baseline is not None,
         "sheets": part.sheets,
         "checks": CHECKS,
+        "verdicts": [
+            (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts
+        ]
+        if part.line
+        else [],
         "duplicates": facts.duplicates(table.runs, analysis.task, first=index == 0),
         "contrasts_drawn": charts.MOST_ROWS,
         "clipped": int(chosen["clipped"].sum()),

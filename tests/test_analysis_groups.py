@@ -4,16 +4,19 @@ do to an analysis; a run's files on the way there."""
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import ndtri
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from analysis import counts as run_counts
-from analysis import groups, study
+from analysis import groups, output, reliability, study
 from analysis.groups import Counts
 from analysis.table import Options, read_run
+from analysis.trend import SCALES
 from bench.coverage import Truth, simulate
 from ray_robust.train.metrics import group_counts
 from tests.fake_run import run_folder, sweep
@@ -224,6 +227,21 @@ def test_a_run_gives_its_counts(run):
         assert again == pytest.approx(table.points[side].to_numpy(), abs=1e-12)
     (analysis,) = study.analyse_all(table, OPTIONS)
     assert {"ID groups", "OOD groups"} <= set(analysis.errors["source"]) or analysis.refused
+
+
+def test_how_well_id_is_measured_is_read_from_the_counts(run):
+    """The report's checks of the line: each baseline point's own counts, in whatever order the points are."""
+    table, options = read_run(run.storage.address)
+    (analysis,) = study.analyse_all(table, replace(OPTIONS, min_r2=0.0))
+    checks = output._line(analysis, table)
+    own = table.points.loc[table.points["group"] == options.baseline]
+    variance = reliability.variance_of(table.counts(own.reset_index(drop=True))[0]["id"], "macro_f1")
+    x = ndtri(own["id"].to_numpy())
+    noise = (variance / SCALES["probit"].rate(x) ** 2).mean()
+    (row,) = checks.reliability.to_dict("records")
+    assert row["source"] == "counts per class"
+    assert row["reliability"] == pytest.approx(max(1 - noise / x.var(ddof=1), 0), abs=1e-9)
+    assert row["noise_sd"] == pytest.approx(noise**0.5)
 
 
 def test_missing_counts_are_told(run):
