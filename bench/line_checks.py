@@ -25,7 +25,8 @@ from analysis.placed import transformed
 from analysis.table import Options
 from analysis.trend import SCALES
 from bench import show, table_in, write_table
-from bench.coverage import INTERCEPT, SLOPE, hash_seed
+from bench.coverage import hash_seed
+from bench.simulated import INTERCEPT, SLOPE
 
 RATES, EPOCHS = (3e-4, 1e-3, 3e-3), (2, 4)  # of every trial: six points
 TRIAL_SD, POINT_SD = 0.04, 0.03  # on the probit axis; about 1.2 and 0.9 points of OOD

@@ -16,8 +16,8 @@ from analysis.placed import transformed
 from analysis.table import Options
 from analysis.trend import SCALES
 from bench import line_checks as bench
-from bench.coverage import counted
 from bench.line_checks import SCENARIOS, Truth, checked, simulate
+from bench.simulated import counted
 
 PROBIT = SCALES["probit"]
 
