@@ -18,7 +18,7 @@ from analysis.csv_file import Remarks
 from analysis.trend import MIN_POINTS
 from analysis.units import as_fractions
 from ray_robust.errors import did_you_mean
-from ray_robust.names import alike, clean, counted, is_missing, shown
+from ray_robust.names import alike, clean, counted, difference, is_missing, shown
 
 NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
            "id_images", "ood_images", "wise_alpha")  # fmt: skip
@@ -112,7 +112,10 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
             f"{shown(name)} ({counted(sizes[name], 'row')}{', the baseline' if name == baseline else ''})"
             for name in group[:4]
         ]
-        remarks.note(f"{column}: {' and '.join(told)} look alike and are taken as {len(group)} different names")
+        remarks.note(
+            f"{column}: {' and '.join(told)} look alike and are taken as {len(group)} different names; they differ in "
+            f"{difference(group)}"
+        )
     if len(pairs) > MOST_PAIRS:
         remarks.note(f"{column}: {len(pairs) - MOST_PAIRS} more sets of names look alike")
     return found

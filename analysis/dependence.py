@@ -30,8 +30,8 @@ VARIED = {"num_images", "num_classes", "images_per_class", "granularity", "seman
           "pretrain_epochs", "pretrain_images_seen", "finetune_method", "finetune_images", "finetune_lr",
           "finetune_weight_decay", "finetune", "lr", "learning_rate", "epoch", "step", "metric", "shift", "wise_alpha",
           "id_images", "ood_images", "id_groups", "ood_groups"}  # fmt: skip
-LEVEL = 0.01  # of the test, over all columns that are tried: the share of tables that are asked for nothing
-HINT = 0.1  # of the test of one column: from here on it is mentioned
+LEVEL = 0.05  # of the test, over all columns that are tried: so many tables are asked for nothing, which costs a word
+HINT = 0.25  # from here on a column is mentioned
 LEAST_ICC = 0.1
 LEAST_REPEATED = 0.8  # of a column's cells: fewer repeat by chance
 LEAST_GIVEN = 0.5  # of the rows

@@ -29,7 +29,7 @@ from ray_robust.errors import UserError
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true line, probit scale
 SD = 0.0144  # of a point's distance from it, as a fraction of OOD scores
-CORRELATIONS = (0.0, 0.05, 0.1, 0.3, 0.7)
+CORRELATIONS = (0.0, 0.1, 0.3, 0.7)
 DRAWS = 400
 # how the column that tells trainings apart may be called: by a telling name; by another, with one value per training,
 # or with values that every group has
@@ -62,10 +62,11 @@ def replicate(correlation: float, seed: int) -> dict[str, Any]:
     frame = null_sweep(correlation, seed)
     with tempfile.TemporaryDirectory() as folder:
         read = partial(_read, Path(folder, "t.csv"), seed)
-        said: dict[str, Any] = {
-            f"asked for {name}": read(frame[["group", "rate", "id", "ood"]].assign(**{name: frame[old]}), None) is None
-            for name, old in COLUMNS.items()
-        }
+        said: dict[str, Any] = {}
+        for name, old in COLUMNS.items():
+            table = read(frame[["group", "rate", "id", "ood"]].assign(**{name: frame[old]}), None)
+            said[f"asked for {name}"] = table is None
+            said[f"named {name}"] = table is None or any(repr(name) in note for note in table.warnings)
         for what, cluster in (("rows", "none"), ("trainings", "trial")):
             table = read(frame, cluster)
             assert table is not None
@@ -104,19 +105,23 @@ def run(correlation: float, replicates: int, processes: int) -> pd.DataFrame:
 
 
 def summary(said: pd.DataFrame) -> dict[str, float]:
-    """Shares over the replicates; "left NAME" is that of sweeps with a false claim that were not asked about."""
+    """Shares over the replicates; "left NAME" is that of sweeps with a false claim that were not asked about, "unmarked
+    NAME" that of those without a note either."""
     found = {key: round(float(said[key].mean()), 4) for key in said}
     for name in COLUMNS:
         found[f"left {name}"] = round(float((said["rows"] & ~said[f"asked for {name}"]).mean()), 4)
+        found[f"unmarked {name}"] = round(float((said["rows"] & ~said[f"named {name}"]).mean()), 4)
     return found
 
 
 def rows(found: dict[float, dict[str, float]]) -> Iterator[tuple[str, ...]]:
     """The table: a line per correlation."""
+    unnamed = ("folder", "number")
     yield ("correlation", "rows: false claims", "coverage", "`--cluster`: false claims", "coverage",
-           *(f"`{name}`: asked" for name in COLUMNS), *(f"`{name}`: claims left" for name in COLUMNS))  # fmt: skip
-    keys = ("rows", "covered rows", "trainings", "covered trainings", *(f"asked for {name}" for name in COLUMNS),
-            *(f"left {name}" for name in COLUMNS))  # fmt: skip
+           "`trial`, `seed`: asked", "claims left",
+           *(f"`{name}`: {what}" for name in unnamed for what in ("asked", "claims left", "unmarked")))  # fmt: skip
+    keys = ("rows", "covered rows", "trainings", "covered trainings", "asked for trial", "left trial",
+            *(f"{what} {name}" for name in unnamed for what in ("asked for", "left", "unmarked")))  # fmt: skip
     for correlation, one in found.items():
         yield (f"{correlation:g}", *(f"{100 * one[key]:.1f} %" for key in keys))
 

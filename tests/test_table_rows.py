@@ -183,10 +183,10 @@ def test_names_of_trainings():
 def test_a_weak_correlation_is_hinted_at(tmp_path):
     """Somewhere between chance and certainty the column is named in a note; the p-value is that of the F-test."""
     for seed in range(30):
-        frame = null_sweep(0.15, seed).rename(columns={"trial": "folder"})[["group", "folder", "id", "ood"]]
+        frame = null_sweep(0.1, seed).rename(columns={"trial": "folder"})[["group", "folder", "id", "ood"]]
         points = frame.assign(task="task", trial=frame.index)
         (one,) = candidates(points, frame[["folder"]])
-        if 0.01 < one.p <= 0.1 and one.icc >= 0.1:
+        if 0.05 < one.p <= 0.25 and one.icc >= 0.1:
             break
     (note,) = read(frame, tmp_path, **COLUMNS).warnings
     assert note.startswith("column 'folder' puts 120 rows into 20 sets within groups, whose rows may lie off the line")

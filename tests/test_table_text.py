@@ -162,15 +162,17 @@ def test_what_cannot_be_seen_is_no_part_of_a_name(hidden, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
-    [("Standard", "'Standard'"), ("st\u0430ndard", "'st\u0430ndard' (st\\u0430ndard)"),
-     ("\uff53tandard", "'\uff53tandard' (\\uff53tandard)")],
+    ("other", "said", "why"),
+    [("Standard", "'Standard'", "case"),
+     ("st\u0430ndard", "'st\u0430ndard' (st\\u0430ndard)", "letters of other scripts"),
+     ("\uff53tandard", "'\uff53tandard' (\\uff53tandard)", "Unicode form")],
 )  # fmt: skip
-def test_names_that_look_alike_stand_side_by_side(other, said, tmp_path):
+def test_names_that_look_alike_stand_side_by_side(other, said, why, tmp_path):
     frame = models()
     frame.loc[4:6, "type"] = other
     assert read(frame, tmp_path).warnings == (
-        f"type: 'standard' (27 rows, the baseline) and {said} (3 rows) look alike and are taken as 2 different names",
+        f"type: 'standard' (27 rows, the baseline) and {said} (3 rows) look alike and are taken as 2 different names; "
+        f"they differ in {why}",
     )
 
 
