@@ -24,6 +24,7 @@ import pandas as pd
 
 from bench import show
 from ray_robust import registry
+from ray_robust.data import files
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
 from ray_robust.spec import parse_number
@@ -89,7 +90,8 @@ def read_plainly(folder: Path) -> None:
 
 
 def opened(folder: Path, archive: str) -> Any:
-    """The task of that table and archive, not listed yet."""
+    """The task of that table and archive, not listed yet, its archive's names not read yet."""
+    files._open_zip.cache_clear()
     cls = registry.find("task", "folder")
     return cls("bench", cls.Options(path=str(folder / "index.csv"), images=str(folder / archive)))
 
