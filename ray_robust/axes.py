@@ -10,13 +10,13 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from ray_robust.errors import did_you_mean
-from ray_robust.explain import dotted, explain, one_per_key, shown, text
+from ray_robust.explain import Places, dotted, explain, in_file, one_per_key, shown, text
 from ray_robust.mixes import mixture
 from ray_robust.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section, parse_number
 from ray_robust.space import way_of
@@ -29,11 +29,13 @@ Say = Callable[[tuple, str], None]  # (where in the file, what is wrong)
 
 @dataclass(frozen=True)
 class Choice:
-    """One value of an axis, its names in tables (key and value as text), and where it stands in the file."""
+    """One value of an axis, its names in tables (key and value as text), and where it stands in the file; `inner`: what
+    of the value stands elsewhere, by its path in the value."""
 
     value: Any
     names: tuple[tuple[str, str], ...]
     place: tuple
+    inner: Places = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Combination:
-    """A section with one choice of each of its axes put in. `places` says where the chosen keys stand in the file."""
+    """A section with one choice of each of its axes put in. `places`: what of it stands elsewhere in the file."""
 
     raw: Any
     names: tuple[tuple[str, str], ...]
-    places: Mapping[str, tuple]
+    places: Places
 
 
 class _Mixes(Section):
@@ -158,7 +160,7 @@ def is_drawn(path: tuple, raw: Any) -> bool:
 
 
 def combinations(
-    key: str, raw: Any, own: Mapping[str, tuple], say: Say, drawn: Mapping[str, Any] | None = None
+    key: str, raw: Any, own: Places, say: Say, drawn: Mapping[str, Any] | None = None
 ) -> Iterator[Combination]:
     """Every combination of a section's axes, in the file's order, the last axis fastest; none when one is wrong.
 
@@ -168,9 +170,9 @@ def combinations(
     """
     axes = []
     for where, written in axes_in(raw, (key,)):
-        place = (*own[where[1]], *where[2:]) if where[1:] and where[1] in own else where
+        place = in_file(where, own)
         if dotted(where) in (drawn or {}):
-            choices = _drawn(where, written, (drawn or {})[dotted(where)])
+            choices = _drawn(where, written, (drawn or {})[dotted(where)], place)
         elif is_drawn(where, written) and "simplex" not in written:  # nothing draws here, which has been said
             return
         elif where == SOURCES:
@@ -194,15 +196,17 @@ def combinations(
         if axis.where != POINTS:
             put(bare, axis.where, None)
     for chosen in itertools.product(*(axis.choices for axis in axes)):
-        tree, places = copy.deepcopy(bare), dict(own)
+        tree: dict = copy.deepcopy(bare)
+        places: dict[tuple, tuple] = dict(own)
         for axis, choice in zip(axes, chosen, strict=True):
             if axis.where == POINTS:
                 tree[key].update(choice.value)
-                places |= {"": choice.place, **{name: (*choice.place, name) for name in choice.value}}
+                places[()] = choice.place
+                places |= {(key, name): (*choice.place, name) for name in choice.value}
             else:
                 put(tree, axis.where, choice.value)
-                whole = len(axis.where) == 1
-                places["" if whole else axis.where[1]] = choice.place if len(axis.where) < 3 else axis.where[:2]
+                places[axis.where] = choice.place
+                places |= {(*axis.where, *part): at for part, at in choice.inner.items()}
         yield Combination(tree[key], tuple(name for choice in chosen for name in choice.names), places)
 
 
@@ -232,12 +236,20 @@ def _name(where: tuple) -> str:
     return ".".join(map(str, where[2:])) if where[:2] == SOURCES and where[2:] else str(where[-1])
 
 
-def _drawn(where: tuple, written: dict, value: Any) -> tuple[Choice, ...]:
+def _drawn(where: tuple, written: dict, value: Any, place: tuple) -> tuple[Choice, ...]:
     """The one level of an axis that a search has drawn."""
     if where == SOURCES and "simplex" in written:
         value = _present(value)
-        return (_with_options(Choice(value, (("sources", text(value)),), where), written.get("options") or {}),)
-    return (Choice(value, ((_name(where), text(value)),), where),)
+        choice = Choice(value, (("sources", text(value)),), where, _names_in(written, "simplex", place))
+        return (_with_options(choice, written.get("options") or {}, place),)
+    listed = written.get("choice") or ()
+    at = [i for i, one in enumerate(listed) if type(one) is type(value) and one == value]
+    return (Choice(value, ((_name(where), text(value)),), (*place, "choice", at[0]) if at else place),)
+
+
+def _names_in(written: Mapping[str, Any], way: str, place: tuple) -> dict[tuple, tuple]:
+    """Where the sources of a lattice or simplex are named."""
+    return {(name,): (*place, way, i) for i, name in enumerate(written[way])}
 
 
 def _bad_grid(values: Any) -> str:
@@ -256,7 +268,7 @@ def _mixes(written: dict, place: tuple, say: Say) -> tuple[Choice, ...]:
     try:
         axis = _WAYS[way].model_validate(written)
     except ValidationError as error:
-        for detail in one_per_key(error):
+        for detail in one_per_key(_WAYS[way], error):
             say(*explain(_WAYS[way], detail, place, {}, False))
         return ()
     if unknown := [name for name in axis.options if name not in axis.names]:
@@ -267,30 +279,33 @@ def _mixes(written: dict, place: tuple, say: Say) -> tuple[Choice, ...]:
         choices = _grid(SOURCES, axis.grid, place, say)
     else:
         points = [_present(dict(zip(axis.names, weights, strict=True))) for weights in axis.weights()]
-        choices = tuple(Choice(point, (("sources", text(point)),), place) for point in points)
+        named = _names_in(written, way, place)
+        choices = tuple(Choice(point, (("sources", text(point)),), place, named) for point in points)
     distinct = {repr(choice.value): choice for choice in choices}  # two draws may round to one mixture
-    return tuple(_with_options(choice, axis.options) for choice in _told_apart(list(distinct.values())))
+    return tuple(_with_options(choice, axis.options, place) for choice in _told_apart(list(distinct.values())))
 
 
 def _present(mixture: dict) -> dict:
     return {name: weight for name, weight in mixture.items() if weight != 0}
 
 
-def _with_options(choice: Choice, options: Mapping[str, dict]) -> Choice:
+def _with_options(choice: Choice, options: Mapping[str, dict], place: tuple) -> Choice:
+    """A mixture with what holds for its sources in all mixtures of the axis at `place`."""
     if not options or not isinstance(choice.value, dict):
         return choice
-    value = {
-        name: {**options.get(name, {}), **(part if isinstance(part, dict) else {"weight": part})}
-        for name, part in choice.value.items()
-    }
-    return Choice(value, choice.names, choice.place)
+    value, inner = {}, dict(choice.inner)
+    for name, part in choice.value.items():
+        own = part if isinstance(part, dict) else {"weight": part}
+        value[name] = {**options.get(name, {}), **own}
+        inner |= {(name, key): (*place, "options", name, key) for key in options.get(name, {}) if key not in own}
+    return replace(choice, value=value, inner=inner)
 
 
 def _told_apart(choices: list[Choice]) -> list[Choice]:
     """Mixtures of equal weights differ in their options, so these must be in their names."""
     names = Counter(choice.names for choice in choices)
     return [
-        Choice(choice.value, (("sources", _with_details(choice.value)),), choice.place)
+        replace(choice, names=(("sources", _with_details(choice.value)),))
         if names[choice.names] > 1 and isinstance(choice.value, dict)
         else choice
         for choice in choices

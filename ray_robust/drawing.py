@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ray_robust.axes import SOURCES, axes_in, is_drawn
+from ray_robust.errors import did_you_mean
 from ray_robust.explain import dotted, explain, one_per_key
-from ray_robust.reader import DRAWN, SECTIONS, VARYING, Level, Reader
+from ray_robust.reader import DRAWN, SECTIONS, VARYING, Level, Reader, mapping
 from ray_robust.searching import Search
 from ray_robust.sections import is_whole
 from ray_robust.space import MODELS, Dimension, Space, dimension, way_of
@@ -24,13 +25,13 @@ DRAWS_TRIED = 1_000  # for one that meets all conditions
 def read_space(reader: Reader, raw: Mapping[str, Any], search: Search) -> Space:
     """What the search draws, empty where there is nothing or a mistake, which is said. Sets the reader's `drawn` to the
     first draw whose values go together."""
-    found, before = [], len(reader.problems)
+    found: list[Dimension] = []
     for key in VARYING:
         for path, axis in axes_in(raw.get(key, {}), (key,)):
             if is_drawn(path, axis):
                 found += _dimension(reader, path, axis, search)
     space = Space(tuple(found), search.seed)
-    if search.draws and not found and len(reader.problems) == before:
+    if search.draws and not found and not reader.problems:
         ways = "{uniform: [a, b]}, {loguniform: [a, b]}, {choice: [...]} or {simplex: [names]}"
         reader.say(("search",), f"search: method {search.method} draws, but no value is left open; write one as {ways}")
     if not found or reader.problems:
@@ -81,9 +82,14 @@ def _dimension(reader: Reader, path: tuple, axis: Mapping[str, Any], search: Sea
     else:
         field = SECTIONS[path[0]].model_fields.get(path[1]) if len(path) == 2 else None
         try:
-            return [dimension(path, axis, field is not None and is_whole(field))]
+            found = dimension(path, axis, field is not None and is_whole(field))
+            for name in mapping(axis.get("options")):
+                if name not in found.names:
+                    what = f"no source of the simplex{did_you_mean(name, found.names)}"
+                    reader.say((*path, "options", name), f"{key}.options.{name}: {what}")
+            return [found]
         except ValidationError as error:
-            for detail in one_per_key(error):
+            for detail in one_per_key(MODELS[way], error):
                 reader.say(*explain(MODELS[way], detail, path, {}, False))
         except ValueError as error:
             reader.say(path, f"{key}: {error}")

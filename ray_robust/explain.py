@@ -11,22 +11,37 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ray_robust.errors import did_you_mean
-from ray_robust.sections import parse_number
+from ray_robust.sections import parse_number, types_in
 
+LISTS = ("grid", "choice", "points", "lattice", "simplex", "uniform", "loguniform")  # of levels
 _SIGNS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
-def explain(
-    model: type[BaseModel], detail: Any, path: tuple, places: Mapping[str, tuple], varies: bool
-) -> tuple[tuple, str]:
+Places = Mapping[tuple, tuple]  # a path -> where it stands in the file, if not there; see `in_file`
+
+
+def in_file(path: tuple, places: Places) -> tuple:
+    """Where in the file a path of the section that was read stands: what stands elsewhere brings along what is in it.
+    Under () is the place of what is wrong with a section as a whole."""
+    if len(path) == 1 and () in places:
+        return places[()]
+    for length in range(len(path), 0, -1):
+        if path[:length] in places:
+            return (*places[path[:length]], *path[length:])
+    return path
+
+
+def explain(model: type[BaseModel], detail: Any, path: tuple, places: Places, varies: bool) -> tuple[tuple, str]:
     """(where in the file, what is wrong) of one of `model`'s pydantic errors.
 
-    path    of the section in the file
-    places  where single keys stand, if not in `path`; under "" the place of what is wrong with the section as a whole
+    path    of the section
+    places  what of it stands elsewhere in the file
     varies  whether a value of this section may be an axis: said to whoever gives a mapping for a number
     """
-    loc = _key_of(detail)
-    place = places.get(str(loc[0]) if loc else "", (*path, *loc))
+    loc = _key_of(model, detail)
+    place = in_file((*path, *loc), places)
+    if detail["type"] == "extra_forbidden" and place[-2:-1] and place[-2] in LISTS:
+        place = place[:-2]  # the key itself, not the first of its values
     key = dotted((*path, *loc) if place[:1] == path[:1] else place)
     what = _what(model, detail, loc)
     plain = detail["type"] not in ("value_error", "missing", "extra_forbidden")
@@ -35,19 +50,27 @@ def explain(
     return place, f"{key}: {what}"
 
 
-def one_per_key(error: ValidationError) -> list[Any]:
+def one_per_key(model: type[BaseModel], error: ValidationError) -> list[Any]:
     """pydantic's errors, one per key: of "a number or a word" each arm has its own, and that for words says both."""
     found: dict[tuple, Any] = {}
     for detail in error.errors():
-        key = _key_of(detail)
+        key = _key_of(model, detail)
         if key not in found or detail["type"] == "literal_error":
             found[key] = detail
     return list(found.values())
 
 
-def _key_of(detail: Any) -> tuple:
+def _key_of(model: type[BaseModel], detail: Any) -> tuple:
     """The key an error is about, without the arms of a union that pydantic went through."""
-    return tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
+    first, *others = detail["loc"] or (None,)
+    if first is None:
+        return ()
+    field = model.model_fields.get(first)
+    below = {key for part in (types_in(field.annotation) if field else ())
+             if isinstance(part, type) and issubclass(part, BaseModel) for key in part.model_fields}  # fmt: skip
+    if below and others and detail["type"] == "extra_forbidden":
+        below.add(others[-1])  # the key that is unknown
+    return (first, *(part for part in others if isinstance(part, int) or part in below))
 
 
 def _what(model: type[BaseModel], detail: Any, loc: tuple) -> str:
@@ -84,7 +107,9 @@ def _what(model: type[BaseModel], detail: Any, loc: tuple) -> str:
 def dotted(path: tuple) -> str:
     """A path as people write it, without its places in lists of levels."""
     following = (*path[1:], None)
-    kept = [part for part, after in zip(path, following, strict=True) if not isinstance(after, int)]
+    kept = [
+        part for part, after in zip(path, following, strict=True) if part not in LISTS or not isinstance(after, int)
+    ]
     return ".".join(str(part) for part in kept if not isinstance(part, int))
 
 

@@ -6,18 +6,19 @@ is told in `explain`. Hands on to `drawing`, which reads what a search draws, an
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ray_robust import registry
-from ray_robust.axes import axes_in, combinations
+from ray_robust.axes import SOURCES, axes_in, combinations
 from ray_robust.conditions import Condition, Unknown, namespace, read_condition
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.explain import dotted, explain, one_per_key, shown
+from ray_robust.explain import LISTS, Places, dotted, explain, in_file, one_per_key, shown
 from ray_robust.searching import Search
 from ray_robust.sections import (
     Analysis,
@@ -87,11 +88,11 @@ class Reader:
         found = []
         sources = _source_names(mapping(self.document.tree.get("pretrain")).get("sources"))
         known = [key for key in Pretrain.model_fields if key != "sources"]
-        for text in raw if isinstance(raw, list) else [] if raw is None else [raw]:
+        for i, text in enumerate(raw if isinstance(raw, list) else [] if raw is None else [raw]):
             try:
                 found.append(read_condition(text, known, sources))
             except ValueError as error:
-                self.say(("search", "where"), f"search.where: {error}")
+                self.say(("search", "where", i), f"search.where: {error}")
         return tuple(found)
 
     def meets(self, raw: Any) -> bool:
@@ -102,6 +103,8 @@ class Reader:
                   for name in Pretrain.model_fields if name != "sources"}  # fmt: skip
         parts = {name: part.get("weight", 1.0) if isinstance(part, dict) else part
                  for name, part in mapping(raw.get("sources")).items()}  # fmt: skip
+        if not all(isinstance(_number(part), int | float) for part in parts.values()):
+            return True  # which is reported as a mistake of its own
         weights = {name: number if _positive(number := _number(part)) else 0.0 for name, part in parts.items()}
         whole = sum(weights.values()) or 1.0
         known = namespace(values, {name: weight / whole for name, weight in weights.items()})
@@ -118,6 +121,17 @@ class Reader:
             self.problems.append(problem)
             self.paths.append(path)
 
+    def misspelt(self, raw: Mapping[str, Any]) -> None:
+        """Report `{chioce: [...]}` and the like, and read on as if it were spelt well."""
+        for key in VARYING:
+            for path, tree in _mappings(raw.get(key), (key,)):
+                for name in [name for name, value in tree.items() if isinstance(value, list)]:
+                    near = difflib.get_close_matches(str(name), LISTS, n=1, cutoff=0.75)
+                    if near and name not in LISTS and (len(tree) == 1 or path == SOURCES):
+                        what = f"{name!r} is no way to vary a value; did you mean {near[0]}?"
+                        self.say((*path, name), f"{dotted(path)}: {what}")
+                        tree[near[0]] = tree.pop(name)
+
     def fixed(self, key: str, raw: Any) -> Any:
         """A section in which nothing varies."""
         axes = list(axes_in(raw, (key,)))
@@ -127,7 +141,7 @@ class Reader:
             return None
         return self.section(key, raw, (key,))
 
-    def levels(self, key: str, raw: Any, own: Mapping[str, tuple] | None = None) -> tuple[Level, ...]:
+    def levels(self, key: str, raw: Any, own: Places | None = None) -> tuple[Level, ...]:
         """Every combination of a section's axes, checked; see `axes.combinations`."""
         if key == "pretrain" and raw == NOTHING:
             return ()
@@ -139,69 +153,74 @@ class Reader:
                 levels.append(Level(self.section(key, found.raw, (key,), found.places), found.names))
         return tuple(levels)
 
-    def section(self, key: str, raw: Any, path: tuple, places: Mapping[str, tuple] | None = None) -> Any:
-        """A validated section, or None with its problems said. `places`: where single keys stand, if not in `path`;
-        under "" the place of what is wrong with the section as a whole."""
+    def section(self, key: str, raw: Any, path: tuple, places: Places | None = None) -> Any:
+        """A validated section, or None with its problems said. `places`: what of it stands elsewhere in the file."""
         places = places or {}
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            self.say(places.get("", path), f"{'.'.join(path)}: must be a mapping (key: value), not {shown(raw)}")
+            self.say(in_file(path, places), f"{'.'.join(path)}: must be a mapping (key: value), not {shown(raw)}")
             return None
         raw = dict(raw)
         if key == "pretrain":
             if "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
-                raw["sources"] = self.sources(raw.get("sources"), places.get("sources", (*path, "sources")))
+                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), places)
         elif key == "task":
             options = {name: value for name, value in raw.items() if name != "name"}
-            raw = self.pool("task", raw.get("name"), options, places.get("", path), places)
+            raw = self.pool("task", raw.get("name"), options, path, places)
             if raw is None:
                 return None
         elif key == "model":
-            self.model_name(raw.get("name"), places.get("name", (*path, "name")))
+            self.model_name(raw.get("name"), in_file((*path, "name"), places))
         try:
             return SECTIONS[key].model_validate(raw)
         except ValidationError as error:
             self.explain(SECTIONS[key], error, path, places)
             return None
 
-    def sources(self, raw: Any, path: tuple) -> Any:
+    def sources(self, raw: Any, path: tuple, places: Places) -> Any:
         if not isinstance(raw, dict) or not raw:
-            self.say(path, "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}")
+            self.say(
+                in_file(path, places),
+                "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}",
+            )
             return {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
         found = {}
         parts = {name: dict(part) if isinstance(part, dict) else {"weight": part} for name, part in raw.items()}
         weights = {name: _number(part.pop("weight", 1.0)) for name, part in parts.items()}
         some = any(_positive(weight) for weight in weights.values())
         for name, options in parts.items():
-            pool = self.pool("source", name, options, (*path, name))
+            pool = self.pool("source", name, options, (*path, name), places)
             if pool is None or (some and weights[name] == 0):  # a source of weight 0 is absent from a mixture
                 continue
             if not _positive(weights[name]):
                 what = f"the weight must be a number above 0, not {shown(weights[name])}"
-                self.say((*path, name, "weight"), f"pretrain.sources.{name}: {what}")
+                self.say(in_file((*path, name, "weight"), places), f"pretrain.sources.{name}: {what}")
                 continue
             found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
         return found or {"": SourceSection(kind="", options=None)}
 
-    def pool(
-        self, kind: str, name: Any, options: dict, path: tuple, places: Mapping[str, tuple] | None = None
-    ) -> dict | None:
+    def pool(self, kind: str, name: Any, options: dict, path: tuple, places: Places) -> dict | None:
         """The parts of a PoolSection; the options are checked by the registered class."""
         if not isinstance(name, str) or not name:
-            missing = f"{dotted(path)}.name: {'missing; ' if name is None else ''}must name a {kind}"
-            self.say((places or {}).get("name", (*path, "name")), missing + did_you_mean("", registry.KINDS[kind]))
+            meant = difflib.get_close_matches("name", options, n=1) if name is None else []
+            missing = f"missing ({meant[0]} is no key of it); " if meant else "missing; " if name is None else ""
+            place = in_file((*path, meant[0] if meant else "name"), places)
+            known = did_you_mean("", registry.KINDS[kind])
+            self.say(place, f"{dotted(path)}.name: {missing}must name a {kind}{known}")
             return None
         given = "kind" if "kind" in options else "name"
         registered = options.pop("kind", name)
         if not isinstance(registered, str):
-            self.say((*path, "kind"), f"{dotted(path)}.kind: must be text, not {shown(registered)}")
+            self.say(in_file((*path, "kind"), places), f"{dotted(path)}.kind: must be text, not {shown(registered)}")
             return None
         try:
             cls = registry.find(kind, registered)
         except UserError as error:
             here = path if kind == "source" and given == "name" else (*path, given)
-            self.say((places or {}).get(given, here), f"{dotted(here)}: {error.problems[0].what}")
+            meant = difflib.get_close_matches("kind", options, n=1) if given == "name" else []
+            hint = f"; is {meant[0]} meant as kind?" if meant else ""
+            self.say(in_file(here, places), f"{dotted(here)}: {error.problems[0].what}{hint}")
             return None
         try:
             return {
@@ -210,7 +229,7 @@ class Reader:
                 "options": cls.Options.model_validate(_numbers(cls, options)),
             }
         except ValidationError as error:
-            self.explain(cls.Options, error, path, places or {})
+            self.explain(cls.Options, error, path, places)
             return None
 
     def model_name(self, name: Any, path: tuple) -> None:
@@ -223,15 +242,23 @@ class Reader:
         elif isinstance(name, str) and known and base not in known and not name.startswith(("hf_hub:", "hf-hub:")):
             self.say(path, f"model.name: timm has no model {name!r}{did_you_mean(base, known)}")
 
-    def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Mapping[str, tuple]) -> None:
+    def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Places) -> None:
         """pydantic's errors, a line each."""
-        for detail in one_per_key(error):
+        for detail in one_per_key(model, error):
             self.say(*explain(model, detail, path, places, path[0] in VARYING))
 
 
 def mapping(raw: Any) -> dict:
     """The value where it is a mapping, else an empty one."""
     return raw if isinstance(raw, dict) else {}
+
+
+def _mappings(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
+    """Every mapping within, with its path; not those in lists."""
+    if isinstance(raw, dict):
+        yield path, raw
+        for key, value in list(raw.items()):
+            yield from _mappings(value, (*path, key))
 
 
 def _source_names(raw: Any) -> list[str]:

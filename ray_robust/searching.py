@@ -43,7 +43,7 @@ class Stop(Section):
     @classmethod
     def _rise(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
         if any(late <= early for early, late in itertools.pairwise(milestones)):
-            raise ValueError("milestones must rise, as shares of a pre-training: [0.1, 0.3]")
+            raise ValueError("must rise, as shares of a pre-training: [0.1, 0.3]")
         return milestones
 
 

@@ -62,7 +62,7 @@ def number_for(field: Any, value: Any) -> Any:
     """`value` as the number that `field` wants, where its text is one; anything else is left for pydantic to judge."""
     if field is None:
         return value
-    wanted = _types_in(field.annotation)
+    wanted = types_in(field.annotation)
     if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
         return str(value).lower()  # pydantic would take true for 1
     if not isinstance(value, str) or not wanted & {int, float}:
@@ -73,13 +73,14 @@ def number_for(field: Any, value: Any) -> Any:
 
 def is_whole(field: Any) -> bool:
     """Whether a field's numbers are whole ones."""
-    wanted = _types_in(field.annotation)
+    wanted = types_in(field.annotation)
     return int in wanted and float not in wanted
 
 
-def _types_in(annotation: Any) -> set[Any]:
+def types_in(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
     parts = typing.get_args(annotation)
-    return set().union(*map(_types_in, parts)) if parts else {annotation}
+    return set().union(*map(types_in, parts)) if parts else {annotation}
 
 
 def parse_number(text: str) -> int | float | None:
@@ -314,7 +315,9 @@ class Resources(Section):
         if not isinstance(workers, dict):
             return raw
         if set(workers) != {"min", "max"} or "min_workers" in raw:
-            raise ValueError("workers is a number, or {min: 1, max: 4}")
+            raise ValueError(
+                f"workers is a number, or {{min: 1, max: 4}}, not a mapping of {', '.join(map(str, workers))}"
+            )
         return {**raw, "workers": workers["max"], "min_workers": workers["min"]}
 
     _disk = field_validator("disk", mode="before")(read_size)

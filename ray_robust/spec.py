@@ -126,6 +126,7 @@ class _Reader(Reader):
         for key in ("task", "pretrain"):
             if key not in raw:
                 self.say((), f"{key}: missing; a sweep needs it")
+        self.misspelt(raw)
         given = self.fixed("search", raw.get("search", {}))
         if given is None and mapping(raw.get("search")).get("method") in ("random", "optuna"):
             raise UserError(*self.problems)  # how to read what is left open is not known
@@ -133,6 +134,8 @@ class _Reader(Reader):
         self.conditions = self.where(mapping(raw.get("search")).get("where"))
         space = NO_SPACE if given is None else read_space(self, raw, search)
         if self.problems and search.draws:
+            for key in DRAWN:
+                self.unknown_keys((key,), mapping(raw.get(key)), key)
             raise UserError(*self.problems)  # what is drawn is not known, and neither is what follows
         levels = {
             key: self.levels(key, raw.get(key, {})) for key in VARYING if key in raw or key in ("model", "finetune")
@@ -148,7 +151,8 @@ class _Reader(Reader):
         baseline_finetunes: tuple = ()
         if baseline is not None:
             merged = {**mapping(raw.get("finetune")), **baseline.finetune}
-            own = {name: ("baseline", "finetune", name) for name in baseline.finetune}
+            self.unknown_keys(("baseline", "finetune"), baseline.finetune, "finetune")
+            own = {("finetune", name): ("baseline", "finetune", name) for name in baseline.finetune}
             if open_ := [path for path, axis in axes_in(merged, ("finetune",)) if is_drawn(path, axis)]:
                 if baseline.name == "scratch":
                     what = "is drawn; say in baseline.finetune what the baseline takes"
@@ -199,6 +203,13 @@ class _Reader(Reader):
             fallen=self.fallen,
         )
 
+    def unknown_keys(self, path: tuple, raw: Mapping[str, Any], section: str) -> None:
+        """Report keys that a section does not have, where it may not come to be read."""
+        known = SECTIONS[section].model_fields
+        for name in raw:
+            if name not in known and name not in ("points", "grid"):
+                self.say((*path, name), f"{dotted((*path, name))}: unknown key{did_you_mean(name, known)}")
+
     def unused(self, key: str, raw: Any, sections: list[Any]) -> None:
         """Say which written keys belong to methods that no level of the section has."""
         if None in sections or not sections:
@@ -217,7 +228,11 @@ class _Reader(Reader):
         if isinstance(value, list) and value and good and len(set(value)) == len(value):
             return tuple(value)
         told = repr(raw)[:60] if isinstance(raw, list) else shown(raw)
-        self.say(("seeds",), f"seeds: must be how many, at least 1, or a list of different whole numbers, not {told}")
+        odd = [i for i, v in enumerate(value) if type(v) is not int] if isinstance(value, list) else []
+        self.say(
+            ("seeds", *odd[:1]),
+            f"seeds: must be how many, at least 1, or a list of different whole numbers, not {told}",
+        )
         return ()
 
     def track(self, raw: Any) -> tuple[str, ...]:
@@ -226,9 +241,9 @@ class _Reader(Reader):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             self.say(("track",), f"track: must be a list of logs, e.g. [csv, tensorboard], not {shown(raw)}")
             return ()
-        for name in names:
+        for i, name in enumerate(names):
             if name not in registry.LOGS:
-                self.say(("track",), f"track: {name!r} is no known log{did_you_mean(name, registry.LOGS)}")
+                self.say(("track", i), f"track: {name!r} is no known log{did_you_mean(name, registry.LOGS)}")
         return tuple(dict.fromkeys(names))
 
 

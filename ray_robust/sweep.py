@@ -18,10 +18,10 @@ import yaml
 from rich.console import Console
 
 from ray_robust import provenance
-from ray_robust.candidates import Candidates, Preview, preview
+from ray_robust.candidates import Candidates, Preview, check_choices, preview
 from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Problem, UserError, command
 from ray_robust.launch.address import check_address
 from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
     drawn = bool(sweep.spec.space.dimensions)
-    first = preview(sweep, _draws(sweep.spec, args.plan)) if drawn else None
+    first = _first_draws(sweep, args.plan) if drawn else None
     if args.plan:
         subsets = draw_all(sweep, {}, DRAWN_FOR_A_PLAN)
         if first is not None:
@@ -73,8 +73,6 @@ def main(argv: list[str]) -> int:
     subsets = draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
     if first is not None:
         subsets.add(first.subsets)
-        if not first.configurations:
-            raise UserError(f"{sweep.spec.place('search')}: search: no draw can be run; see --plan")
     with held(run.storage, lambda who: out.print(f"{who} was here: waiting to see whether it still runs ...")) as lease:
         try:
             if first is not None:
@@ -115,6 +113,18 @@ def _draws(spec: Spec, plan_only: bool) -> int:
     """How many configurations are drawn beforehand: all of them for a plan, else those that a search begins with."""
     begin = min(spec.search.startup, spec.search.trials or spec.search.startup)
     return (spec.search.trials or begin) if plan_only else begin
+
+
+def _first_draws(sweep: Sweep, plan_only: bool) -> Preview:
+    """The draws that a search begins with. Raises UserError where a choice has a value that no draw can have, or where
+    no draw can be run."""
+    if not sweep.absent():
+        check_choices(sweep)
+    first = preview(sweep, _draws(sweep.spec, plan_only))
+    if not first.configurations:
+        what = f"search: none of the first {first.left_out:,} draws can be run"
+        raise UserError(Problem(sweep.spec.place("search"), what), *first.reasons)
+    return first
 
 
 def _run_search(

@@ -137,7 +137,7 @@ def test_classes_come_from_a_table_or_from_another_source(model, tmp_path):
         ({"classes": ["cat", "cat"]}, "must be at least two different names"),
         ({"classes": {"root": "x"}}, "must say whose classes it takes, e.g. {source: imagenet, root: ...}"),
         ({"classes": {"source": "imagnet"}}, "'imagnet' is no known source; did you mean imagenet?"),
-        ({"classes": {"source": "imagenet"}}, "imagenet: root: field required"),
+        ({"classes": {"source": "imagenet"}}, "imagenet.root: missing"),
     ],
 )
 def test_options_are_checked(options, what, tmp_path):

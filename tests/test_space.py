@@ -118,7 +118,7 @@ def test_grids_beside_draws_are_levels_of_every_draw():
         (["search.budget={image: 3}"], "search.budget: image is no key of it; did you mean images?"),
         (["search.budget={}"], "search.budget: give images or device_hours, or both"),
         (["search.stop={milestones: [0.3, 0.1]}"],
-         "search.stop: milestones must rise, as shares of a pre-training: [0.1, 0.3]"),
+         "search.stop.milestones: must rise, as shares of a pre-training: [0.1, 0.3]"),
         (["search.stop=asha", "search.objective=upstream_accuracy"],
          "search: stop needs mode max and an objective that a probe can tell: effective_robustness, id_val, ood_val"),
         (["search.startup=3"], "search: startup belongs to method optuna; random draws do not learn"),

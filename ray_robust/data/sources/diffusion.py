@@ -28,6 +28,7 @@ from ray_robust.data.pool import Catalog, Options, Pixels, Pool, Source, mix_bit
 from ray_robust.data.published import counted
 from ray_robust.data.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.explain import explain
 
 RECIPE, MANIFEST = "recipe.json", "manifest.parquet"
 SUFFIX = {"webp": "webp", "png": "png", "jpeg": "jpg"}
@@ -309,15 +310,15 @@ def _of_source(told: dict[str, Any]) -> Pool:
     options = dict(told)
     name = options.pop("source", None)
     if not isinstance(name, str):
-        raise ValueError("must say whose classes it takes, e.g. {source: imagenet, root: ...}")
+        raise ValueError("must say whose classes it takes, e.g. {source: imagenet, root: ...}, not a mapping of "
+                         f"{', '.join(map(str, told)) or 'nothing'}")  # fmt: skip
     try:
         cls = registry.find("source", name)
         return cls(name, cls.Options.model_validate(options))
     except UserError as error:
         raise ValueError(str(error)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+        raise ValueError(explain(cls.Options, error.errors()[0], (name,), {}, False)[1]) from None
 
 
 def _write(path: Path, write: Any) -> None:
