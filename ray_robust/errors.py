@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import tempfile
+import textwrap
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -72,7 +75,8 @@ class Arguments(argparse.ArgumentParser):
 
 
 def command(main: Callable[[list[str]], int]) -> None:
-    """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130."""
+    """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130. What nobody has
+    foreseen is a line as well, with the file that has its traceback."""
     try:
         code = main(sys.argv[1:])
     except UserError as error:
@@ -83,7 +87,27 @@ def command(main: Callable[[list[str]], int]) -> None:
         print(outage, file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # `... | head` closed the pipe: not worth a traceback
         code = DONE
+    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        print(unforeseen(error), file=sys.stderr)
+        code = MISTAKE
+    except Exception as error:
+        print(unforeseen(error), file=sys.stderr)
+        code = FAILED
     sys.exit(code)
+
+
+def unforeseen(error: BaseException) -> str:
+    """An error in a line, which ends with the name of a new file that holds its traceback."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror and error.filename else str(error)
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else f"{type(error).__name__}: "
+    line = redact(textwrap.shorten(f"{where}{said}", 300))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="ray_robust-", suffix=".txt", delete=False) as file:
+            file.write(redact("".join(traceback.format_exception(error))))
+    except OSError:  # nowhere to write
+        return line
+    return f"{line} (traceback: {file.name})"

@@ -29,7 +29,7 @@ from ray_robust.data.duplicate_entries import summary
 from ray_robust.data.duplicates import skipped, within
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
-from ray_robust.errors import DONE, UserError, command, did_you_mean
+from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch import ingest as launch
 from ray_robust.launch.address import check_address
 from ray_robust.launch.cluster import connect
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m ray_robust.ingest", description=__doc__.splitlines()[0])
+    parser = Arguments("python -m ray_robust.ingest", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="a source or task: folder, species, wilds:iwildcam, ...")
     parser.add_argument("--root", help="where its images are: a folder, a zip or a CSV")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="first check and unpack this download to --root")
@@ -87,6 +87,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.size < 1:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 or more")
+    if args.limit < 0:
+        raise UserError(f"--limit: must be at least 0, not {args.limit}")
     return args
 
 
@@ -113,7 +115,10 @@ def _open(args: argparse.Namespace) -> Pool:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--set {pair}: wanted KEY=VALUE")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {pair}: no valid YAML: {' '.join(str(error).split())[:120]}") from None
     try:
         return cls(args.source, cls.Options.model_validate(given))
     except ValidationError as error:

@@ -73,6 +73,8 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
         draws = first.left_out + len(first.configurations)
         out.print(f"left out  {first.left_out:,} of the first {draws:,} draws: they do not go together, do not meet a "
                   "condition, ask for more than there is, or repeat another")  # fmt: skip
+        for problem in first.reasons:
+            out.print(f"  e.g.  {problem}", markup=False, soft_wrap=True)
 
 
 def print_found(out: Console, spec: Spec, ranked: Sequence[Outcome], outcomes: Sequence[Outcome], why: str) -> None:

@@ -6,14 +6,13 @@ printed; what is known comes from `standing`.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 
 from rich.console import Console
 from rich.table import Table
 
-from ray_robust.errors import DONE, FAILED, command
+from ray_robust.errors import DONE, FAILED, Arguments, command
 from ray_robust.results import RunFolder
 from ray_robust.standing import STATES, Status, read_status
 
@@ -23,9 +22,7 @@ STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 
 def main(argv: list[str]) -> int:
     """Print the status. Exit code 1 when a trial failed, else 0, be the sweep finished or not. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        "python -m ray_robust.status", description="How far a sweep is, from its folder alone."
-    )
+    parser = Arguments("python -m ray_robust.status", description="How far a sweep is, from its folder alone.")
     parser.add_argument("run", metavar="RUN_DIR", help="a run folder, a path or a URI")
     run = RunFolder(parser.parse_args(argv).run)
     now = time.time()

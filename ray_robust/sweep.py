@@ -21,7 +21,7 @@ from ray_robust import provenance
 from ray_robust.candidates import Candidates, Preview, check_choices, preview
 from ray_robust.data.opened import usable
 from ray_robust.data.store import ImageStore, default_root
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Problem, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Problem, UserError, command, unforeseen
 from ray_robust.launch.address import check_address
 from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
@@ -192,7 +192,7 @@ def _run(
         out.print(f"report   {run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
     if outage is not None:
         raise outage
-    return FAILED if failed else DONE
+    return FAILED if failed or reported is None else DONE
 
 
 def _run_trials(
@@ -294,8 +294,9 @@ def _kept(sweep: Sweep, run: RunFolder) -> Callable[[Plan], None]:
     return keep
 
 
-def _report(run: RunFolder, out: Console) -> bool:
-    """Analyse the run and say what came out; False when there is nothing to analyse yet."""
+def _report(run: RunFolder, out: Console) -> bool | None:
+    """Analyse the run and show the result; False when there is nothing to analyse yet, None when the analysis broke
+    down: what was trained is complete all the same."""
     from analysis.__main__ import report_on
 
     try:
@@ -304,6 +305,9 @@ def _report(run: RunFolder, out: Console) -> bool:
         for problem in error.problems:
             out.print(f"no report: {problem}", markup=False, soft_wrap=True)
         return False
+    except Exception as error:
+        out.print(f"no report: {unforeseen(error)}", markup=False, soft_wrap=True)
+        return None
     return True
 
 

@@ -1,0 +1,127 @@
+"""What a command ends with: 0, 1, 2 or 130, and never a traceback on the screen, whatever goes wrong."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from analysis import __main__ as analysis
+from ray_robust import ingest, status, sweep
+from ray_robust.errors import Outage, UserError, command
+from ray_robust.preparation import open_sweep
+from ray_robust.results import RunFolder
+from ray_robust.spec import load_spec
+
+COMMANDS = {"sweep": sweep.main, "ingest": ingest.main, "status": status.main, "analysis": analysis.main,
+            "power": lambda argv: analysis.main(["power", *argv])}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def ended(main, capsys) -> tuple[int, list[str]]:
+    """The exit code of a program, and its lines on standard error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        command(main)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    return exit_.value.code, printed.err.splitlines()
+
+
+def raising(error: BaseException):
+    def main(argv: list[str]) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("x.yaml: is wrong"), 2, "x.yaml: is wrong"),
+        (Outage("the disk is full"), 1, "the disk is full"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+    ids=repr,
+)
+def test_what_is_foreseen_has_its_code(error, code, line, capsys):
+    assert ended(raising(error), capsys) == (code, [line])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyError("x"), 1, "KeyError: 'x'"),
+        (ValueError("a\nb"), 1, "ValueError: a b"),
+        (RuntimeError(), 1, "RuntimeError:"),
+        (OSError(5, "Input/output error", "store/x"), 1, "store/x: Input/output error"),
+        (PermissionError(13, "Permission denied", "runs/x"), 2, "runs/x: Permission denied"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), 2, "a.csv: No such file or directory"),
+    ],
+    ids=repr,
+)
+def test_what_nobody_has_foreseen_is_a_line_and_its_traceback_a_file(error, code, line, capsys):
+    got, (said,) = ended(raising(error), capsys)
+    assert got == code
+    match = re.fullmatch(rf"{re.escape(line)} \(traceback: (\S+)\)", said)
+    assert match, said
+    assert "in main\n    raise error" in Path(match[1]).read_text()
+
+
+def test_a_traceback_that_cannot_be_kept_leaves_the_line(monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/self/fdinfo")
+    assert ended(raising(KeyError("x")), capsys) == (1, ["KeyError: 'x'"])
+
+
+WRONG = {
+    "sweep": [[], ["--nope"], ["absent.yaml"], ["x.yaml", "--limit", "x"], ["x.yaml", "--address", "nowhere"]],
+    "ingest": [[], ["--nope"], ["specie"], ["species", "--size", "x"], ["species", "--size", "0"], ["folder"],
+               ["species", "--set", "seed"], ["species", "--set", "seed=[1"], ["species", "--set", "sed=1"],
+               ["species", "--limit", "-1"], ["species", "--address", "http://127.0.0.1:8265"],
+               ["folder", "--root", "absent"], ["species", "--fit", "round"]],
+    "status": [[], ["--nope"], ["absent"], ["."]],
+    "analysis": [[], ["--nope"], ["absent"],
+                 ["absent.csv", "--id", "a", "--ood", "b", "--group", "c", "--baseline", "d"]],
+    "power": [["--nope"], ["--spec", "absent.yaml"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "argv"), [(name, argv) for name in WRONG for argv in WRONG[name]], ids=str)
+def test_a_mistake_in_the_arguments_of_any_command_is_a_line_and_2(name, argv, monkeypatch, capsys):
+    Path("x.yaml").write_text("task: {name: camera-traps}\npretrain: none\n")
+    monkeypatch.setattr(sys, "argv", [name, *argv])
+    code, lines = ended(COMMANDS[name], capsys)
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert not lines[0].startswith("usage")
+
+
+def test_a_report_that_breaks_down_leaves_what_was_trained_and_says_so(monkeypatch, capsys, tmp_path):
+    def broken(*_: object) -> None:
+        raise KeyError("id")
+
+    monkeypatch.setattr(analysis, "report_on", broken)
+    assert sweep._report(RunFolder(tmp_path), Console(width=300)) is None
+    said = capsys.readouterr().out
+    assert said.startswith("no report: KeyError: 'id' (traceback: ")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("works", "code"), [(True, 0), (False, 1)])
+def test_a_sweep_whose_report_broke_down_does_not_end_with_0(works, code, monkeypatch, capsys):
+    """All of its trials are done: nothing is run, and no Ray started."""
+    Path("x.yaml").write_text("task: {name: camera-traps}\npretrain: none\n")
+    for trial in open_sweep(load_spec("x.yaml")).plan:
+        rows = [{**trial.columns(), "finetune": f.id, "epoch": 1} for f in trial.finetunings]
+        RunFolder("run").trial(trial.id).finish(rows, {})
+    monkeypatch.setattr(analysis, "report_on", lambda *_: "page" if works else {}["id"])
+    assert sweep.main(["x.yaml", "--out", "run"]) == code
+    assert ("no report: KeyError: 'id' (traceback: " in capsys.readouterr().out) is not works
