@@ -163,7 +163,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
     }
 
 
-def wait(config: dict[str, Any], places: Any, resources: Any) -> None:
+def wait(config: dict[str, Any], places: Any, resources: Any, pools: Any) -> None:
     """A trial that only waits."""
     from ray import tune
 

@@ -27,8 +27,10 @@ from rich.progress import (
 from ray_robust import registry
 from ray_robust.data.duplicate_entries import summary
 from ray_robust.data.duplicates import skipped, within
+from ray_robust.data.file_pool import READ_TOGETHER, FilePool
+from ray_robust.data.pack import BROKEN, PRESENT
 from ray_robust.data.pool import SPLITS, Pool
-from ray_robust.data.store import BROKEN, PRESENT, ImageStore, default_root
+from ray_robust.data.store import ImageStore, default_root, outdated
 from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch import ingest as launch
 from ray_robust.launch.address import check_address
@@ -46,20 +48,21 @@ def main(argv: list[str]) -> int:
     out = Console(highlight=False, soft_wrap=True)
     if args.archive:
         _install(pool, args.archive, out)
-    catalog = pool.catalog
     for line in _told(pool):
         out.print(line, markup=False)
     store = ImageStore.open(args.out, pool, args.size)
+    for line in _outdated(args.out):
+        out.print(line, markup=False)
     if args.verify:
-        damaged = store.verify()
-        out.print(f"checksums    {len(damaged)} images damaged{', to be decoded again' if len(damaged) else ''}")
-        store.fill(np.asarray(list(store.broken), np.int64), again=True)  # what could not be read may be mended by now
-    rows = np.arange(min(args.limit, len(catalog))) if args.limit and pool.rendered else None
+        for line in _verified(store, out):
+            out.print(line, markup=False)
+    rows = np.arange(min(args.limit, store.n)) if args.limit and pool.rendered else None
     jobs: list[launch.Job] = [(pool, args.size, rows)]
     todo = sum(len(rows) for _, rows in launch.missing(jobs, [store]))
     if todo:
         with _ray(args.address, launch.estimate(jobs, [store])), _bar(out, todo) as progress:
             launch.ingest(jobs, args.out, progress)
+    out.print(f"fingerprint  {pool.catalog.fingerprint}")
     present, broken = (int((store.state == state).sum()) for state in (PRESENT, BROKEN))
     out.print(f"images       {present:,} in the store, {todo:,} of them new; {broken:,} broken")
     for (row, reason), _ in zip(store.broken.items(), range(launch.SHOWN), strict=False):
@@ -82,7 +85,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any further option")
     parser.add_argument("--limit", type=int, default=0, help="of a rendered source, only the first so many images")
     parser.add_argument("--out", type=Path, default=default_root(), help="the store's root (default: %(default)s)")
-    parser.add_argument("--verify", action="store_true", help="first check checksums; mend what is damaged")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="first compare it with the files, and check its checksums; mend what is wrong",
+    )
     parser.add_argument("--address", help="a Ray cluster to use instead of this machine's cores")
     args = parser.parse_args(argv)
     if args.size < 1:
@@ -147,7 +154,6 @@ def _told(pool: Pool) -> Iterator[str]:
     if catalog.split is not None:
         yield "splits       " + ", ".join(f"{split} {len(catalog.rows(split)):,}" for split in SPLITS)
     yield f"licence      {catalog.licence}"
-    yield f"fingerprint  {catalog.fingerprint}"
     yield from (f"note         {note}" for note in catalog.notes)
     yield from (f"warning      {warning}" for warning in catalog.warnings)
 
@@ -157,6 +163,33 @@ def _duplicates(store: ImageStore) -> str:
     compared = within(store)
     none = "none across splits or under two labels" if store.pool.catalog.split is not None else "none under two labels"
     return "; ".join(filter(None, [summary(compared) or none, compared.note]))
+
+
+def _outdated(root: Path) -> Iterator[str]:
+    """What to do with the stores of earlier versions."""
+    if folders := outdated(root):
+        names = f"{folders[0].name}{', ...' if len(folders) > 1 else ''}"
+        yield (
+            f"old stores   {len(folders)} folders of an earlier version ({names}), which told images apart by the "
+            "sizes of their files, are not read any more; delete them"
+        )
+
+
+def _verified(store: ImageStore, out: Console) -> Iterator[str]:
+    """Compare a store with the files that it was made from, and with its checksums; what is wrong is missing then."""
+    pool = store.pool
+    if isinstance(pool, FilePool):
+        rows, edited = np.arange(store.n), []
+        with _bar(out, store.n, "reading") as progress:
+            for part in (rows[i : i + READ_TOGETHER] for i in range(0, store.n, READ_TOGETHER)):
+                edited += pool.keys(pool.reread(part, store.root))
+                if progress:
+                    progress(int(part[-1]) + 1, store.n)
+        named = f" ({', '.join(edited[:3])}{', ...' if len(edited) > 3 else ''})" if edited else ""
+        yield f"sources      {store.n:,} files read again; {len(edited)} hold other bytes than before{named}"
+    damaged = store.verify()
+    yield f"checksums    {len(damaged)} images damaged{', to be decoded again' if len(damaged) else ''}"
+    store.fill(np.asarray(list(store.broken), np.int64), again=True)  # what could not be read may be mended by now
 
 
 def _install(pool: Pool, archive: Path, out: Console) -> None:

@@ -42,6 +42,11 @@ class Sweep:
             *(("task", pool) for pool in self.tasks.values()),
         ]
 
+    def unread(self) -> list[Pool]:
+        """The pools with files that have not been read yet: their fingerprints, and so the ids of trials, are
+        provisional."""
+        return [pool for _, pool in self.pools() if len(pool.unread())]
+
     def absent(self) -> list[StandIn]:
         """The pools whose data is not there: published counts stand in for them, and only a plan can be made."""
         return [pool for _, pool in self.pools() if isinstance(pool, StandIn)]

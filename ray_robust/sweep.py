@@ -12,14 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 
 from ray_robust import provenance
 from ray_robust.candidates import Candidates, Preview, check_choices, preview
-from ray_robust.data.opened import usable
+from ray_robust.data.opened import forget_pools, usable
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Problem, UserError, command, unforeseen
 from ray_robust.launch.address import check_address
@@ -33,9 +33,11 @@ from ray_robust.search_text import print_found, print_space, write_found
 from ray_robust.spec import Spec, load_spec
 
 if TYPE_CHECKING:
+    from ray_robust.launch.cluster import Cluster
     from ray_robust.launch.search import Search
 
 PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
+READING_WORTH_RAY = 20.0  # seconds of one core's work from which Ray is started before the trials are planned
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
 
@@ -48,46 +50,97 @@ def main(argv: list[str]) -> int:
     spec = load_spec(args.spec, tuple(args.set))
     if not args.plan:
         check_address(args.address)  # before anything is written, and before minutes of work
+    forget_pools()  # of an earlier call in this process
     sweep = open_sweep(spec, args.limit, plan_only=args.plan)
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
-    drawn = bool(sweep.spec.space.dimensions)
-    first = _first_draws(sweep, args.plan) if drawn else None
+    subsets, first = _drawn(sweep, args.plan)
     if args.plan:
-        subsets = draw_all(sweep, {}, DRAWN_FOR_A_PLAN)
-        if first is not None:
-            print_space(out, sweep.spec, first, sweep.plan)
-            subsets.add(first.subsets)
-            sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
-        if args.out:
-            with _sayable(run):
-                run.write_plan(sweep.plan.rows())
-        print_plan(out, sweep, subsets)
-        if args.out:
-            out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
-        return DONE
+        return _plan(sweep, subsets, first, run, args, out)
     from ray_robust.launch.track import check
 
     check(sweep.spec.track, sweep.spec.place("track"), remote=folder is None)
-    subsets = draw_all(sweep, {})  # before anything is written: an impossible mixture leaves no folder
-    if first is not None:
-        subsets.add(first.subsets)
-    with held(run.storage, lambda who: out.print(f"{who} was here: waiting to see whether it still runs ...")) as lease:
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = None
+            if sweep.unread():  # what the files contain is part of what every trial means
+                cluster = _read_files(sweep, args.address, out, stack)
+                sweep = open_sweep(spec, args.limit)
+                subsets, first = _drawn(sweep)
+            lease = stack.enter_context(held(run.storage, lambda who: _waiting(out, who)))
+        except KeyboardInterrupt:
+            out.print(f"\nInterrupted. What was decoded is kept; this continues:\n  {_again(argv)}", markup=False,
+                      soft_wrap=True)  # fmt: skip
+            return INTERRUPTED
         try:
             if first is not None:
-                return _run_search(sweep, first, subsets, run, args, out)
-            return _run(sweep, subsets, run, args.address, out)
+                return _run_search(sweep, first, subsets, run, args, out, cluster)
+            return _run(sweep, subsets, run, args.address, out, cluster=cluster)
         except KeyboardInterrupt:
             lease.check()
             kept = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
             if kept:
                 run.write_results()
                 _report(run, out)
-            again = redact(shlex.join(["python", "-m", "ray_robust.sweep", *argv]))
             out.print(f"\nInterrupted. {kept} finished trials and all checkpoints are kept in {run.storage.shown}; "
-                      f"this continues:\n  {again}", markup=False, soft_wrap=True)  # fmt: skip
+                      f"this continues:\n  {_again(argv)}", markup=False, soft_wrap=True)  # fmt: skip
             return INTERRUPTED
+
+
+def _waiting(out: Console, who: str) -> None:
+    out.print(f"{who} was here: waiting to see whether it still runs ...")
+
+
+def _again(argv: list[str]) -> str:
+    """The command that continues."""
+    return redact(shlex.join(["python", "-m", "ray_robust.sweep", *argv]))
+
+
+def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Draws, Preview | None]:
+    """The images of every trial (of some, for a plan), and of a search what it begins with. Raises UserError for what
+    cannot be drawn, before anything is written: an impossible mixture leaves no folder."""
+    first = _first_draws(sweep, plan_only) if sweep.spec.space.dimensions else None
+    subsets = draw_all(sweep, {}, DRAWN_FOR_A_PLAN if plan_only else None)
+    if first is not None:
+        subsets.add(first.subsets)
+    return subsets, first
+
+
+def _plan(
+    sweep: Sweep, subsets: Draws, first: Preview | None, run: RunFolder, args: argparse.Namespace, out: Console
+) -> int:
+    """What --plan prints and writes."""
+    if first is not None:
+        print_space(out, sweep.spec, first, sweep.plan)
+        sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
+    if args.out:
+        with _sayable(run):
+            run.write_plan(sweep.plan.rows())
+    print_plan(out, sweep, subsets)
+    if args.out:
+        out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
+    return DONE
+
+
+def _read_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
+    """Read, hash and decode the files of every pool that has unread ones; returns the cluster that did it, if any."""
+    from ray_robust.launch.cluster import connect
+    from ray_robust.launch.ingest import estimate, ingest
+
+    root, pools = default_root(), {id(pool): pool for pool in sweep.unread()}.values()
+    for pool in pools:
+        out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
+                  "touched since", markup=False, soft_wrap=True)  # fmt: skip
+    sizes = sorted({level.section.image_size for level in sweep.spec.models})
+    jobs: list[Any] = [(pool, size, None) for pool in pools for size in sizes]
+    stores = [ImageStore.open(root, pool, size) for pool, size, _ in jobs]
+    cluster = None
+    if estimate(jobs, stores) > READING_WORTH_RAY:
+        cluster = stack.enter_context(connect(address))
+    with out.status("Reading and decoding images ...") if out.is_terminal else contextlib.nullcontext():
+        ingest(jobs, root)
+    return cluster
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -128,7 +181,13 @@ def _first_draws(sweep: Sweep, plan_only: bool) -> Preview:
 
 
 def _run_search(
-    sweep: Sweep, first: Preview, subsets: Draws, run: RunFolder, args: argparse.Namespace, out: Console
+    sweep: Sweep,
+    first: Preview,
+    subsets: Draws,
+    run: RunFolder,
+    args: argparse.Namespace,
+    out: Console,
+    cluster: Cluster | None = None,
 ) -> int:
     """Run a search, or go on with it: its trials are known as they come."""
     from ray_robust.launch.search import Search
@@ -139,7 +198,7 @@ def _run_search(
     known = {trial.id: trial for trial in (*search.plan, *first.plan)}
     begins = replace(sweep, plan=Plan(tuple(known.values())))
     try:
-        code = _run(begins, subsets, run, args.address, out, search)
+        code = _run(begins, subsets, run, args.address, out, search, cluster)
     except UserError:  # it cannot be steered: what there is is told all the same
         run.write_plan(search.plan.rows())
         run.write_results()
@@ -152,7 +211,13 @@ def _run_search(
 
 
 def _run(
-    sweep: Sweep, subsets: Draws, run: RunFolder, address: str | None, out: Console, search: Search | None = None
+    sweep: Sweep,
+    subsets: Draws,
+    run: RunFolder,
+    address: str | None,
+    out: Console,
+    search: Search | None = None,
+    cluster: Cluster | None = None,
 ) -> int:
     begun = time.monotonic()
     before = _finished(run, sweep.plan)
@@ -164,7 +229,7 @@ def _run(
     outage: Outage | None = None
     if len(todo) if search is None else not search.complete:
         try:
-            seconds = _run_trials(sweep, subsets, run, todo, address, out, search)
+            seconds = _run_trials(sweep, subsets, run, todo, address, out, search, cluster)
             if search is not None:
                 todo = Plan(tuple(trial for trial in search.plan if trial.id not in before))
             provenance.keep_rate(run, todo, sweep.spec)
@@ -203,6 +268,7 @@ def _run_trials(
     address: str | None,
     out: Console,
     search: Search | None = None,
+    cluster: Cluster | None = None,
 ) -> float:
     """Fill the stores, run the trials, of a search those that it gives; returns the seconds that they took."""
     import analysis.__main__ as analysis
@@ -217,8 +283,9 @@ def _run_trials(
     root = default_root()
     jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}
     with contextlib.ExitStack() as stack:
-        with head_start(list(jobs.values()), root):
-            cluster = stack.enter_context(connect(address))
+        if cluster is None:
+            with head_start(list(jobs.values()), root):
+                cluster = stack.enter_context(connect(address))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a notice to end is heard as Ctrl-C is
         slots_now(sweep.spec.resources)
         with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():

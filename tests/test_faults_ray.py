@@ -65,7 +65,7 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
     began = tmp_path / "began"
     began.mkdir()
 
-    def run(config, places, resources):
+    def run(config, places, resources, pools):
         from ray import tune
 
         from ray_robust.launch.notice import notice

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from make_pools import open_pool
 
+from ray_robust.data import pack as pack_module
 from ray_robust.data import store as store_module
+from ray_robust.data.contents import DIGEST
+from ray_robust.data.pack import BROKEN, MISSING, PRESENT, RECORD, Pack
 from ray_robust.data.pool import Catalog, Options, Pixels, Pool
-from ray_robust.data.store import BROKEN, MISSING, PRESENT, VERSION, ImageStore, default_root
+from ray_robust.data.store import VERSION, ImageStore, default_root, outdated
 from ray_robust.errors import UserError
 from tests import make_images as make
 
@@ -45,7 +48,7 @@ class Drawn(Pool):
 
 def damage(store: ImageStore, row: int) -> None:
     with open(store.folder / "pixels.u8", "r+b") as file:
-        file.seek(row * store.image_bytes + 5)
+        file.seek(int(store.mapped([row])[1][0]) * store.image_bytes + 5)
         file.write(b"\xee")
 
 
@@ -58,8 +61,9 @@ def test_only_what_is_asked_for_is_filled_and_once(tmp_path):
     assert store.missing(rows).tolist() == []
     assert len(store.missing()) == 46
     assert (store.take(rows)[:, 0, 0, 0] == rows).all()
-    assert (store.pixels[40] == 40).all()
-    assert not store.pixels.flags.writeable
+    pixels, slots = store.mapped(rows)
+    assert (pixels[slots] == store.take(rows)).all()
+    assert not pixels.flags.writeable
     again = ImageStore.open(tmp_path, Drawn(), 4)
     again.fill(rows)
     assert again.pool.reads == []
@@ -67,20 +71,22 @@ def test_only_what_is_asked_for_is_filled_and_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_size_and_meaning_have_stores_of_their_own(tmp_path):
+def test_ways_to_decode_have_packs_of_their_own_and_what_is_rendered_one_per_pool(tmp_path):
     tree = make.tree(tmp_path / "tree", {"cat": 1, "dog": 1})
     pools = [open_pool("source", "folder", {"path": str(tree), "fit": fit}) for fit in ("crop", "pad")]
-    folders = {ImageStore.open(tmp_path / "store", pool, size).folder.name for pool in pools for size in (8, 16)}
-    assert len(folders) == 4
-    assert any(name.endswith(f"-pad-16-v{VERSION}") for name in folders)
+    pools += [Drawn(3), Drawn(4)]
+    stores = [ImageStore.open(tmp_path / "store", pool, size) for pool in pools for size in (8, 16)]
+    folders = sorted({store.folder.name for store in stores})
+    ways = ("drawn3-crop", "drawn4-crop", "images-crop", "images-pad")
+    assert folders == sorted(f"{way}-{size}-v{VERSION}" for way in ways for size in (8, 16))
 
 
-def test_files_are_sparse_until_written(tmp_path):
+def test_a_store_takes_the_room_of_what_is_in_it(tmp_path):
     store = ImageStore.open(tmp_path, Drawn(2000), 64)
     store.fill(np.arange(3))
-    status = (store.folder / "pixels.u8").stat()
-    assert status.st_size == 2000 * 64 * 64 * 3
-    assert status.st_blocks * 512 < 200_000
+    assert (store.folder / "pixels.u8").stat().st_size == 3 * 64 * 64 * 3
+    store.fill(np.arange(2, 5))
+    assert (store.folder / "pixels.u8").stat().st_size == 5 * 64 * 64 * 3
 
 
 def test_broken_images_are_kept_with_their_reasons(tmp_path):
@@ -89,7 +95,8 @@ def test_broken_images_are_kept_with_their_reasons(tmp_path):
     store.fill(np.arange(12))
     assert store.broken == {7: "row 7 is bad", 9: "row 9 is bad"}
     assert store.state[:13].tolist() == [PRESENT] * 7 + [BROKEN, PRESENT, BROKEN] + [PRESENT] * 2 + [MISSING]
-    assert (store.pixels[7] == 0).all()
+    with pytest.raises(UserError, match="1 images are not in the store"):
+        store.mapped(np.array([7]))
     assert store.missing(np.arange(12)).tolist() == []
     assert store.missing(np.arange(12), again=True).tolist() == [7, 9]
     pool.bad = (9,)
@@ -133,16 +140,31 @@ def test_a_checksum_is_verified_once_per_process(tmp_path):
         ImageStore.open(tmp_path, Drawn(), 4).take(np.arange(5))
 
 
-def test_a_file_of_the_wrong_length_is_said(tmp_path):
+def test_files_that_do_not_go_together_are_said(tmp_path):
     store = ImageStore.open(tmp_path, Drawn(), 4)
+    store.fill(np.arange(50))
     os.truncate(store.folder / "pixels.u8", 100)
-    with pytest.raises(UserError, match=r"pixels.u8 is not 2,400 bytes long; delete this folder"):
+    with pytest.raises(UserError, match=r"pixels.u8 is shorter than the log says; delete this folder"):
+        ImageStore.open(tmp_path, Drawn(), 4).take(np.arange(50))
+    assert len(store.missing()) == 0
+    os.truncate(store.folder / "log.records", 5 * RECORD.itemsize)
+    with pytest.raises(UserError, match=r"log.records has become shorter; delete this folder"):
+        store.missing()
+    (store.folder / "pixels.u8").unlink()
+    with pytest.raises(UserError, match=r"pixels.u8 is not there; delete this folder"):
         ImageStore.open(tmp_path, Drawn(), 4)
+
+
+def test_the_stores_of_earlier_versions_are_not_read(tmp_path):
+    for name in (f"0123456789abcdef-crop-32-v{VERSION - 1}", f"images-crop-32-v{VERSION}", "digests", "x-8-v1"):
+        (tmp_path / "store" / name).mkdir(parents=True)
+    assert [folder.name for folder in outdated(tmp_path / "store")] == ["0123456789abcdef-crop-32-v2", "x-8-v1"]
+    assert outdated(tmp_path / "none") == []
 
 
 def test_a_full_disk_is_said_before_and_during(tmp_path, monkeypatch):
     store = ImageStore.open(tmp_path, Drawn(), 4)
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(pack_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(UserError, match=r"50 images at 4 px need 0.00 GB, the disk has 0.00 GB free; free some or"):
         store.fill(np.arange(50))
     monkeypatch.undo()
@@ -150,7 +172,7 @@ def test_a_full_disk_is_said_before_and_during(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "pwrite", full)
+    monkeypatch.setattr(pack_module.os, "pwrite", full)
     with pytest.raises(UserError, match=r"the disk is full; free some room or name another folder in RAY_ROBUST_STORE"):
         store.fill(np.arange(50))
     monkeypatch.undo()
@@ -169,15 +191,19 @@ def fill_some(root, first, kill_after):
     pool = Drawn(200)
     store = ImageStore.open(root, pool, 4)
     if kill_after:
-        write, calls = store._write, []
+        calls = []
 
-        def dies(*args):
-            calls.append(args)
-            if len(calls) == kill_after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            write(*args)
+        def dying(write):
+            def dies(*args):
+                calls.append(args)
+                if len(calls) == kill_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return write(*args)
 
-        store._write = dies
+            return dies
+
+        for name in ("_reserve", "_write_pixels", "_append"):
+            setattr(store.pack, name, dying(getattr(store.pack, name)))
     store.fill(np.arange(first, 200))
 
 
@@ -191,6 +217,8 @@ def test_killed_at_any_write_it_can_be_filled_on(tmp_path, monkeypatch, kill_aft
     store = ImageStore.open(tmp_path, Drawn(200), 4)
     assert len(store.missing()) == 200 - 64 * ((kill_after - 1) // 3)
     assert store.verify().tolist() == []
+    with open(store.folder / "log.records", "ab") as file:
+        file.write(b"half a record"[: kill_after * 2])
     store.fill(np.arange(200))
     assert (store.take(np.arange(200))[:, 0, 0, 0] == np.arange(200)).all()
 
@@ -212,7 +240,7 @@ def test_several_processes_fill_one_store(tmp_path, monkeypatch):
 def test_it_travels_as_a_place(tmp_path):
     store = ImageStore.open(tmp_path, Drawn(5000), 32)
     store.fill(np.arange(5000))
-    _ = store.pixels, store.state
+    _ = store.mapped(np.array([3])), store.state
     sent = pickle.dumps(store)
     assert len(sent) < 200_000
     assert (pickle.loads(sent).take(np.array([3])) == 3).all()
@@ -227,3 +255,78 @@ def test_the_default_root(monkeypatch):
     monkeypatch.delenv("RAY_ROBUST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/.cache")
     assert str(default_root()) == "/home/me/.cache/ray_robust/store"
+
+
+# --- the pack
+
+
+def addressed(*numbers: int) -> np.ndarray:
+    return np.array([n.to_bytes(16, "little") for n in numbers], DIGEST)
+
+
+def filled(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+@pytest.fixture(params=[0, 4096], ids=["sorted at once", "looked up one by one"])
+def pack(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_module, "TAIL", request.param)
+    pack = Pack(tmp_path / "pack", 2)
+    pack.create({})
+    return pack
+
+
+def test_a_pack_keeps_each_address_once(pack):
+    pack.add(addressed(1, 2, 1), filled(10, 20, 10), {})
+    pack.add(addressed(2, 3), filled(20, 30), {})
+    found = pack.look_up(addressed(3, 9, 1, 2))
+    assert found["state"].tolist() == [PRESENT, MISSING, PRESENT, PRESENT]
+    assert (pack.folder / "pixels.u8").stat().st_size == 3 * pack.image_bytes
+    assert pack.pixels(2)[found["slot"][[0, 2, 3]], 0, 0, 0].tolist() == [30, 10, 20]
+    assert len(pack) == len(Pack(pack.folder, 2)) == 3
+
+
+def test_addresses_with_the_same_first_half_are_told_apart(pack):
+    same = [(high << 64) + 7 for high in range(1, 6)]
+    pack.add(addressed(*same[:4]), filled(1, 2, 3, 4), {})
+    found = pack.look_up(addressed(*reversed(same)))
+    assert found["state"].tolist() == [MISSING] + [PRESENT] * 4
+    assert pack.pixels(3)[found["slot"][1:], 0, 0, 0].tolist() == [4, 3, 2, 1]
+
+
+def test_the_last_word_on_an_address_holds(pack):
+    pack.add(addressed(1, 2), filled(0, 20), {0: "is empty"})
+    assert pack.look_up(addressed(1, 2))["state"].tolist() == [BROKEN, PRESENT]
+    pack.add(addressed(1), filled(0), {0: "is empty"})
+    assert (pack.folder / "broken.jsonl").read_text().count("is empty") == 1
+    pack.add(addressed(1), filled(10), {})
+    pack.forget(addressed(2))
+    assert pack.look_up(addressed(1, 2))["state"].tolist() == [PRESENT, MISSING]
+    pack.add(addressed(2), filled(21), {})
+    for one in (pack, Pack(pack.folder, 2)):
+        found = one.look_up(addressed(1, 2))
+        assert one.pixels(int(found["slot"].max()))[found["slot"], 0, 0, 0].tolist() == [10, 21]
+
+
+def test_what_a_crash_leaves_of_a_log_says_nothing(pack):
+    pack.add(addressed(1), filled(10), {})
+    with open(pack.folder / "log.records", "ab") as file:
+        file.write(bytes(RECORD.itemsize) + b"half")
+    with open(pack.folder / "broken.jsonl", "a") as file:
+        file.write('["00')
+    pack.add(addressed(2, 3), filled(20, 0), {1: "is empty"})
+    again = Pack(pack.folder, 2)
+    assert again.look_up(addressed(1, 2, 3))["state"].tolist() == [PRESENT, PRESENT, BROKEN]
+    assert list(again.reasons().values()) == ["is empty"]
+    assert (pack.folder / "log.records").stat().st_size == 4 * RECORD.itemsize
+    assert again.pixels(1)[again.look_up(addressed(2))["slot"], 0, 0, 0].tolist() == [20]
+
+
+def test_thousands_of_records_in_any_order(tmp_path):
+    pack, order = Pack(tmp_path / "pack", 1), np.random.default_rng(0).permutation(20_000) + 1
+    pack.create({})
+    for part in np.array_split(order, 7):
+        pack.add(addressed(*part.tolist()), np.repeat(np.uint8(part % 251), 3).reshape(-1, 1, 1, 3), {})
+    found = pack.look_up(addressed(*range(1, 20_001)))
+    assert (found["state"] == PRESENT).all()
+    assert (pack.pixels(19_999)[found["slot"], 0, 0, 2] == np.arange(1, 20_001) % 251).all()

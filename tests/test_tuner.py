@@ -31,7 +31,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     doomed, fine = (trial.id for trial in plan)
     places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
 
-    def run(config, places, resources):
+    def run(config, places, resources, pools):
         from ray import tune
 
         trial = config["trial"].trial

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,15 @@ class Contents:
         self.keys = digests_of(keys)
         self.digests = np.zeros(len(self.keys), DIGEST)
         self.unreadable: dict[int, str] = {}  # rows that were tried in vain, and why; not remembered on disk
-        self.edited = np.zeros(len(self.keys), bool)  # known by other bytes, under another stamp, in the days before
+        self.version = 0  # counts what was learned
+        self._taken_in: dict[Path, int] = {}  # bytes of what is remembered
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self.digests, self.stamps = self.digests.copy(), self.stamps.copy()  # Ray gives arrays that none may write
 
     def unknown(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Those of `rows` (default: all) whose content is not known, int64; what cannot be read is not among them."""
@@ -63,26 +69,41 @@ class Contents:
         return lacking[~np.isin(lacking, tried)] if len(tried) else lacking
 
     def recall(self, root: Path) -> None:
-        """Take in what is remembered below `root` of files that are as they were."""
-        todo = self.unknown()
-        if not len(todo):
+        """Take in what has been remembered below `root`, since the last time, of files that are as they were."""
+        path = self._file(root)
+        records, self._taken_in[path] = _records(path, self._taken_in.get(path, 0))
+        if not len(records) or not len(self):
             return
-        records = _records(self._file(root))
-        if not len(records):
-            return
-        lows = halves(records["key"])[:, 0]
-        order = np.argsort(lows, kind="stable")
-        at = np.searchsorted(lows[order], halves(self.keys[todo])[:, 0], side="right") - 1  # the last word on a file
-        last = records[order[at]]
-        same = (at >= 0) & (halves(last["key"]) == halves(self.keys[todo])).all(axis=1)
-        fresh = same & (last["stamp"] == self.stamps[todo])
-        self.digests[todo[fresh]] = last["digest"][fresh]
-        self.edited[todo[same & ~fresh]] = True
+        lows = halves(self.keys)[self._order, 0]
+        at = np.minimum(np.searchsorted(lows, halves(records["key"])[:, 0]), len(lows) - 1)
+        rows = self._order[at]
+        same = (halves(records["key"]) == halves(self.keys[rows])).all(axis=1)
+        same &= (records["stamp"] == self.stamps[rows]) & ~halves(self.digests[rows]).any(axis=1)
+        if same.any():
+            self.digests[rows[same]] = records["digest"][same]  # of several the last
+            self.version += 1
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(halves(self.keys)[:, 0], kind="stable")
+
+    def give_up(self, reasons: dict[int, str]) -> None:
+        """Note rows that cannot be read, and why."""
+        self.unreadable |= reasons
+        self.version += 1
 
     def learn(self, rows: np.ndarray, digests: np.ndarray, stamps: np.ndarray, root: Path) -> None:
         """Take in, and remember below `root`, what was read of these rows: their digests and the files' stamps then."""
-        rows = np.asarray(rows, np.int64)
         self.digests[rows], self.stamps[rows] = digests, stamps
+        for row in self.unreadable.keys() & rows.tolist():
+            del self.unreadable[row]
+        self.version += 1
+        self.remember(rows, digests, stamps, root)
+
+    def remember(self, rows: np.ndarray, digests: np.ndarray, stamps: np.ndarray, root: Path) -> None:
+        """Write what was read of these rows below `root`, for those who list them next."""
+        if not len(rows):
+            return
         records = np.empty(len(rows), RECORD)
         records["key"], records["digest"], records["stamp"] = self.keys[rows], digests, stamps
         path = self._file(root)
@@ -100,11 +121,15 @@ class Contents:
         return root / "digests" / f"{hashlib.blake2b(self.where.encode(), digest_size=10).hexdigest()}.records"
 
 
-def _records(path: Path) -> np.ndarray:
-    """RECORD [n] of a file, in the order in which they were written; what a crash left of one at the end is not."""
+def _records(path: Path, start: int) -> tuple[np.ndarray, int]:
+    """RECORD [n] of a file from byte `start` on, as they were written, and where they end; what a crash left of one at
+    the end is none."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read()
     except FileNotFoundError:
-        return np.empty(0, RECORD)
-    records = np.frombuffer(data[: len(data) - len(data) % RECORD.itemsize], RECORD)
-    return records[halves(records["digest"]).any(axis=1)]  # a crash may leave zeros
+        return np.empty(0, RECORD), 0
+    data = data[: len(data) - len(data) % RECORD.itemsize]
+    records = np.frombuffer(data, RECORD)
+    return records[halves(records["digest"]).any(axis=1)], start + len(data)  # a crash may leave zeros

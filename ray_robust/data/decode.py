@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -38,10 +39,10 @@ class Undecodable(ValueError):
     """These bytes are no image that can be used; the text is the reason, in one line."""
 
 
-def decode_all(read: Callable[[str], bytes], keys: Sequence[str], size: int, fit: str) -> Pixels:
+def decode_all(read: Callable[[Any], bytes | None], keys: Sequence[Any], size: int, fit: str) -> Pixels:
     """Read and decode the images of these keys at size x size; what fails is listed in `broken`, never raised.
 
-    read  key -> the file's bytes; may raise anything
+    read  key -> the file's bytes, None for one that need not be decoded; may raise anything
     fit   crop: centre square of the short side; squash: both sides to `size`; pad: letterbox on BACKGROUND
     """
     images = np.zeros((len(keys), size, size, 3), np.uint8)
@@ -50,7 +51,8 @@ def decode_all(read: Callable[[str], bytes], keys: Sequence[str], size: int, fit
         warnings.simplefilter("ignore")
         for i, key in enumerate(keys):
             try:
-                images[i] = decode(read(key), size, fit)
+                if (data := read(key)) is not None:
+                    images[i] = decode(data, size, fit)
             except (MemoryError, UserError):  # says something about the machine or the place, not about the image
                 raise
             except Exception as error:  # a broken file can raise anything from a decoder

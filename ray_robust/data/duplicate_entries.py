@@ -138,7 +138,7 @@ def _pictures(
     """Pairs side by side, of each kind and place in turn."""
     turn = table.groupby(["split", "where", "kind"], sort=False).cumcount()
     shown = table.assign(turn=turn, test=~table["split"].isin(TESTS)).sort_values(["turn", "test"], kind="stable")
-    other = ImageStore.open(store.folder.parent, compared.among, store.size)
+    other = ImageStore.open(store.root, compared.among, store.size)
     for number, place in enumerate(shown.index[:PICTURED], 1):
         rows = compared.table.loc[place]
         pair = np.concatenate([store.take(np.array([rows["image"]])), other.take(np.array([rows["other"]]))])

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ray_robust.data import phash
+from ray_robust.data.pack import PRESENT
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.signatures import HASHED, signatures
 from ray_robust.data.sources.diffusion import Diffusion
-from ray_robust.data.store import PRESENT, ImageStore
+from ray_robust.data.store import ImageStore
 
 IDENTICAL, NEAR = "identical", "near-identical"
 LABELS = "another label"  # in the column `where`: the partner is in the same pool and has another label

@@ -43,9 +43,6 @@ class Files(Protocol):
     def walk(self) -> tuple[list[str], list[str]]:
         """Keys of all files, and all folders, hidden ones left out; in no particular order."""
 
-    def marks(self, keys: Iterable[str]) -> list[str]:
-        """Per key what changes when the file does, cheaply: its size, or its CRC in a zip. "" where there is none."""
-
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
         """STAMP [n]: what changes when a file does, by a look at its entry alone; ABSENT where there is no file."""
 
@@ -82,11 +79,8 @@ class Folder:
                     stack.append(f"{below}{entry.name}/")
         return files, folders
 
-    def marks(self, keys: Iterable[str]) -> list[str]:
-        return [_size(f"{self.where}/{key}") for key in keys]
-
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
-        return np.fromiter((_stamp_at(f"{self.where}/{key}") for key in keys), STAMP)
+        return np.fromiter((stamp_at(f"{self.where}/{key}") for key in keys), STAMP)
 
     def read(self, key: str) -> bytes:
         return self.read_steady(key)[0]
@@ -116,20 +110,16 @@ class Zip:
         names = [n for n in self._archive().namelist() if not any(map(_hidden, n.rstrip("/").split("/")))]
         return [n for n in names if n[-1] != "/"], [n[:-1] for n in names if n[-1] == "/"]
 
-    def marks(self, keys: Iterable[str]) -> list[str]:
-        known = {info.filename: f"{info.CRC:08x}" for info in self._archive().infolist() if not info.is_dir()}
-        return [known.get(key, "") for key in keys]
-
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
         sizes = {info.filename: info.file_size for info in self._archive().infolist() if not info.is_dir()}
-        _, *rest = _stamp_at(self.where)
+        _, *rest = stamp_at(self.where)
         return np.fromiter(((sizes[key], *rest) if key in sizes else ABSENT for key in keys), STAMP)
 
     def read(self, key: str) -> bytes:
         return self._archive().read(key)
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
-        data, (_, *rest) = _steadily(self.where, lambda: _stamp_at(self.where), lambda: self.read(key))
+        data, (_, *rest) = _steadily(self.where, lambda: stamp_at(self.where), lambda: self.read(key))
         return data, (len(data), *rest)
 
     def _archive(self) -> zipfile.ZipFile:
@@ -169,32 +159,31 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ino & (1 << 63) - 1, status.st_ctime_ns
 
 
-def _stamp_at(path: str) -> Stamp:
+def stamp_at(path: str) -> Stamp:
+    """The stamp of the file at a path; ABSENT where there is none."""
     try:
         return stamp_of(os.stat(path))
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return ABSENT
 
 
+def settled(look: Callable[[], Stamp]) -> Stamp:
+    """The stamp that `look` gives, of a file that was written a moment ago a moment later: within a tick of the clock
+    its time would not show one more write."""
+    stamp = look()
+    written = max(stamp[1], stamp[3])
+    tick = TICK if written % 1_000_000_000 else COARSE
+    if (age := time.time_ns() - written) < tick:
+        time.sleep(min(tick, tick - age) / 1e9)
+        return look()
+    return stamp
+
+
 def _steadily(path: str, look: Callable[[], Stamp], read: Callable[[], bytes]) -> tuple[bytes, Stamp]:
-    """What `read` gives between two looks that show the same. A file that was written a moment ago is read a moment
-    later: within a tick of the clock its time would not show one more write."""
+    """What `read` gives between two looks that show the same."""
     for _ in range(TRIES):
-        before = look()
-        written = max(before[1], before[3])
-        tick = TICK if written % 1_000_000_000 else COARSE
-        if (age := time.time_ns() - written) < tick:
-            time.sleep(min(tick, tick - age) / 1e9)
-            before = look()
+        before = settled(look)
         data = read()
         if look() == before:
             return data, before
     raise UserError(Problem(path, "changes while it is read; run the command again once it is written"))
-
-
-def _size(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a zero byte in the name
-        return ""
-    return str(status.st_size) if stat.S_ISREG(status.st_mode) else ""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-import zlib
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -19,16 +18,13 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.contents import DIGEST, Contents, digest_of
-from ray_robust.data.decode import decode_all, reason_of
-from ray_robust.data.files import STAMP, SUFFIXES, Files, Folder, Zip, absolute
+from ray_robust.data.file_pool import FilePool, Listing
+from ray_robust.data.files import STAMP, SUFFIXES, Files, Folder, Stamp, Zip, absolute
 from ray_robust.data.label_checks import check_labels, check_split_names, check_splits, label_warnings
-from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Pixels, Pool
-from ray_robust.data.store import default_root
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.table import Table, read_table, some
 from ray_robust.errors import Problem, UserError, did_you_mean
 
-READ_TOGETHER = 2048  # files whose digests are written at once
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
 Place = Annotated[str, AfterValidator(lambda path: str(absolute(path)))]
@@ -53,65 +49,12 @@ class FolderOptions(FileOptions):
     group: str | None = Field(default=None, min_length=1)
 
 
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """A catalog, the key of each of its rows, and where the files are."""
+class ImageFiles(FilePool):
+    """A pool whose images are files below a folder or in a zip. A subclass says what they are in `make_listing`."""
 
-    catalog: Catalog
-    keys: pd.Series
-    files: Files
-
-
-class ImageFiles(Pool):
-    """A pool whose images are files. A subclass says what they are in `make_listing`."""
-
-    def make_listing(self) -> Listing:
-        """List the images. Raises UserError with everything that is wrong."""
-        raise NotImplementedError
-
-    @cached_property
-    def _listing(self) -> Listing:
-        return self.make_listing()
-
-    @property
-    def where(self) -> str:
-        """The folder or zip that keys are paths in, for messages."""
-        return self._listing.files.where
-
-    def list_images(self) -> Catalog:
-        return self._listing.catalog
-
-    def keys(self, rows: np.ndarray) -> list[str]:
-        return self._listing.keys.take(rows).tolist()
-
-    def read(self, rows: np.ndarray, size: int) -> Pixels:
-        return decode_all(self._listing.files.read, self.keys(rows), size, self.options.fit)
-
-    @cached_property
-    def contents(self) -> Contents:
-        """What is known of the files' contents."""
-        keys, files = self._listing.keys.tolist(), self._listing.files
-        contents = Contents(files.where, keys, files.stamps(keys))
-        contents.recall(default_root())
-        return contents
-
-    def digests(self, rows: np.ndarray) -> np.ndarray:
-        contents, rows = self.contents, np.asarray(rows, np.int64)
-        todo = contents.unknown(rows)
-        for part in (todo[i : i + READ_TOGETHER] for i in range(0, len(todo), READ_TOGETHER)):
-            read = []
-            for row, key in zip(part.tolist(), self.keys(part), strict=True):
-                try:
-                    data, stamp = self._listing.files.read_steady(key)
-                    read.append((row, digest_of(data), stamp))
-                except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-                    contents.unreadable[row] = reason_of(error)
-            if read:
-                known, digests, stamps = zip(*read, strict=True)
-                contents.learn(
-                    np.array(known), np.array(digests, DIGEST), np.array(list(stamps), STAMP), default_root()
-                )
-        return contents.digests[rows]
+    def opened(self, rows: np.ndarray) -> Callable[[int], tuple[bytes, Stamp]]:
+        keys, files = self.keys(rows), self._listing.files
+        return lambda at: files.read_steady(keys[at])
 
 
 def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False) -> Listing:
@@ -153,16 +96,19 @@ def make_listing(
     label: str = "label",
     classes: tuple[str, ...] | None = None,
 ) -> Listing:
-    """The listing of a checked table: columns key, label, mark[, split][, group] and `rank <name>` for each of `ranks`.
+    """The listing of a checked table: columns key, label[, split][, group] and `rank <name>` for each of `ranks`; those
+    of `with_stamps` too where the files were looked at already.
 
-    Rows are sorted by key, classes are in the order given, else of their names. The fingerprint hashes every cell,
-    hence neither paths nor the order of rows nor the names of columns. Ranks go from coarse to fine; the hierarchy's
-    last column is the label itself, under the name `label`.
+    Rows are sorted by key, classes are in the order given, else of their names. The fingerprint, of what is listed
+    alone, hashes every cell, hence neither paths nor the order of rows nor the names of columns. Ranks go from coarse
+    to fine; the hierarchy's last column is the label itself, under the name `label`.
     """
     columns = [f"rank {rank}" for rank in ranks]
+    if STAMP.names[0] not in frame:
+        frame = with_stamps(frame, files)
     frame = frame.sort_values("key", ignore_index=True)
-    told = [c for c in ("key", "label", "split", "group", *columns, "mark") if c in frame]
-    digest = hashlib.blake2b(digest_size=8)
+    told = [c for c in ("key", "label", "split", "group", *columns) if c in frame]
+    digest = hashlib.blake2b(digest_size=16)
     digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in told), strict=True))).encode())
     classes = classes or tuple(sorted(frame["label"].unique()))
     catalog = Catalog(
@@ -173,6 +119,7 @@ def make_listing(
         licence=licence,
         notes=notes,
         warnings=label_warnings(frame, files.where),
+        provisional=True,
     )
     more: dict = {}
     if ranks:
@@ -183,7 +130,16 @@ def make_listing(
     if "group" in frame:
         codes, names = pd.factorize(frame["group"], sort=True)
         more |= {"group": codes.astype(np.int32), "groups": tuple(map(str, names))}
-    return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files)
+    stamps = np.empty(len(frame), STAMP)
+    for name in STAMP.names:
+        stamps[name] = frame[name]
+    return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files, stamps)
+
+
+def with_stamps(frame: pd.DataFrame, files: Files) -> pd.DataFrame:
+    """The table with the columns of files.STAMP; in `size` -1 where there is no file of that key."""
+    stamps = files.stamps(frame["key"].tolist())
+    return frame.assign(**{name: stamps[name] for name in STAMP.names})
 
 
 def key_ids(keys: pd.Series) -> np.ndarray:
@@ -267,8 +223,8 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
 
 
 def _check_files(table: Table) -> tuple[Table, list[Problem]]:
-    """The table with keys in normal form and a column mark; and the paths that leave the folder, come twice, or lead
-    nowhere. Rows of the first two kinds are left out."""
+    """The table with keys in normal form and the files' stamps; and the paths that leave the folder, come twice, or
+    lead nowhere. Rows of the first two kinds are left out."""
     frame, problems = table.frame, list(table.problems)
     if table.lines is not None:
         odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
@@ -286,9 +242,9 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
                 lambda i: f"{frame['key'].iloc[i]} is already on line {table.line(earlier.iloc[i])}",
             )
         frame = frame[~(out | again)].reset_index(drop=True)
-    marks = pd.Series(table.files.marks(frame["key"].tolist()), dtype="str", index=frame.index)
-    table = replace(table, frame=frame.assign(mark=marks))
-    absent = np.flatnonzero((marks == "").to_numpy(bool))
+    frame = with_stamps(frame, table.files)
+    table = replace(table, frame=frame)
+    absent = np.flatnonzero((frame["size"] < 0).to_numpy(bool))
     problems += table.at_rows(absent, lambda i: _absent(frame["key"].iloc[i], table.files))
     return table, problems
 
@@ -313,9 +269,8 @@ def _absent(key: str, files: Files) -> str:
     hint = ""
     if "\\" in key:
         slashed = key.replace("\\", "/")
-        hint = (
-            f"; did you mean {slashed}?" if files.marks([slashed]) != [""] else "; folders are parted by /, not by \\"
-        )
+        there = files.stamps([slashed])["size"][0] >= 0
+        hint = f"; did you mean {slashed}?" if there else "; folders are parted by /, not by \\"
     return f"{key} is no file in {files.where}{hint}"
 
 

@@ -5,14 +5,16 @@ Owns the caches that let trials which share a process share what they read; hand
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ray_robust import registry
+from ray_robust.data.pack import PRESENT
 from ray_robust.data.pool import Pool
-from ray_robust.data.store import PRESENT, ImageStore
+from ray_robust.data.store import ImageStore
 from ray_robust.spec import PoolSection
 
 IN_MEMORY = 1 << 30  # bytes of one training's or split's images that are copied, checked, into memory; else mapped
@@ -26,6 +28,23 @@ def open_pool(kind: str, name: str, section: PoolSection) -> Pool:
     if key not in _pools:
         _pools[key] = registry.find(kind, section.kind)(name, section.options)
     return _pools[key]
+
+
+def forget_pools() -> None:
+    """Look at all files afresh when pools are opened next."""
+    _pools.clear()
+
+
+def listed() -> dict[str, Pool]:
+    """The pools of files that this process has opened, for `adopt` in another one."""
+    return {key: pool for key, pool in _pools.items() if not pool.rendered}
+
+
+def adopt(pools: Mapping[str, Pool]) -> None:
+    """Take pools from the process that planned with them. Files that change or go away from now on change nothing: what
+    a trial means was decided there, and the store holds the pixels."""
+    for key, pool in pools.items():
+        _pools.setdefault(key, pool)
 
 
 @lru_cache(maxsize=16)
@@ -50,4 +69,4 @@ def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     store.fill(store.missing(rows))
     if len(rows) * store.image_bytes <= IN_MEMORY:
         return store.take(rows), None
-    return store.pixels, rows
+    return store.mapped(rows)

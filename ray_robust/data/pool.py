@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
+
+from ray_robust.data.contents import DIGEST
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
 Metric = Literal["macro_f1", "accuracy", "class_accuracy", "worst_group"]
@@ -48,7 +51,7 @@ class Catalog:
 
     labels     int32 [n], index into `classes`
     classes    the class names, in a fixed order
-    ids        uint64 [n], one per image, from its key alone: what random choices hash (see `mix_bits`)
+    ids        uint64 [n], one per image, from its key and what it contains: what random choices hash (see `mix_bits`)
     hierarchy  one row per class (index: class names, in the order of `classes`), one column per rank from coarse to
                fine, each value the name of the class's ancestor (or the class itself) at that rank; None without one
     below      by each name of every node: the classes (indices, ascending) under it, where the ranks do not say it all
@@ -60,6 +63,7 @@ class Catalog:
     notes      what a reader of the report should know about the pool, a sentence each
     warnings   what may be a mistake in how the images are labelled, a sentence each
     names      per class what people call it, where `classes` are codes (WordNet ids); need not be unique; else ()
+    provisional  files of it have not been read yet, so that ids and fingerprint are of names and sizes: to plan with
     """
 
     labels: np.ndarray
@@ -75,6 +79,7 @@ class Catalog:
     notes: tuple[str, ...] = field(default=())
     names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    provisional: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,10 +94,18 @@ class Catalog:
 @dataclass(frozen=True)
 class Pixels:
     """Some images, decoded: `images` uint8 [n, size, size, 3]; `broken` maps a position in it (not a catalog row) to
-    the reason why that image could not be read (its pixels are zeros)."""
+    the reason why that image could not be read (its pixels are zeros).
+
+    skipped  positions of images that were not decoded since the store holds them
+    digests  of files: contents.DIGEST [n], what was read (zeros where a file could not be)
+    stamps   of files: files.STAMP [n], how they were then
+    """
 
     images: np.ndarray
     broken: dict[int, str]
+    skipped: tuple[int, ...] = ()
+    digests: np.ndarray | None = None
+    stamps: np.ndarray | None = None
 
 
 class Options(BaseModel):
@@ -154,6 +167,37 @@ class Pool(ABC):
     @abstractmethod
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         """Decode or render these images at size x size."""
+
+    # --- what the store asks; other answers are those of `file_pool.FilePool`
+
+    def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
+        """As `read`; an image whose address is `stored` need not be decoded."""
+        return self.read(rows, size)
+
+    @property
+    def pack(self) -> str:
+        """What names the pack of decoded images that this pool's are in."""
+        return self.meaning
+
+    def addresses(self, rows: np.ndarray) -> np.ndarray:
+        """contents.DIGEST [n]: where these images are in it; zeros where that is not known."""
+        halves = [mix_bits(self.catalog.ids[rows], seed_of("store", self.meaning, half)) for half in (0, 1)]
+        return np.ascontiguousarray(np.stack(halves, axis=1), "<u8").view(DIGEST)[:, 0]
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """Rows whose files cannot be read, and why."""
+        return {}
+
+    def unread(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Those of `rows` (default: all) whose files have not been read yet, as far as is known here."""
+        return np.empty(0, np.int64)
+
+    def recall(self, root: Path) -> None:  # noqa: B027
+        """Take in what is remembered of the files below a store's `root`."""
+
+    def learn(self, rows: np.ndarray, read: Pixels, root: Path) -> None:  # noqa: B027
+        """Take in what was read of the files, and remember it below a store's `root`."""
 
     def digests(self, rows: np.ndarray) -> np.ndarray | None:
         """What these images contain, one `contents.DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the

@@ -7,12 +7,14 @@ order in which they lie. Hands on to `sources/shards.py`.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import io
 import itertools
 import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,21 +25,22 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
-from ray_robust.data.files import SUFFIXES, absolute
+from ray_robust.data.files import SUFFIXES, Stamp, absolute, settled, stamp_at
 from ray_robust.data.table import some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
+AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
 BUFFER = 1 << 20  # bytes asked of a file system at a time: small images come many to a request
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its path in the file system, its name (without what all have in common, and the suffix), its state."""
+    """One file: its path in the file system, its name (without what all have in common, and the suffix), and its state:
+    of a local file as `files` has it, of an object in a store its size and its ETag."""
 
     path: str
     name: str
-    size: int
-    changed: int  # ns
+    stamp: Stamp
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,29 @@ def find_shards(address: str, suffix: str) -> Shards:
     while not all(PurePosixPath(info.path).is_relative_to(above) for info in found):
         above = above.parent
     names = [str(PurePosixPath(info.path).relative_to(above).with_suffix("")) for info in found]
-    shards = [Shard(i.path, name, i.size, i.mtime_ns or 0) for i, name in zip(found, names, strict=True)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        stamps = list(threads.map(lambda info: _stamp(filesystem, info), found))
+    shards = [Shard(info.path, name, stamp) for info, name, stamp in zip(found, names, stamps, strict=True)]
     return Shards(address, filesystem, tuple(shards))
+
+
+def _stamp(filesystem: Any, info: Any) -> Stamp:
+    """How a shard is now. An ETag changes with the content alone; where a store has none, the time stands for it."""
+    if isinstance(filesystem, arrow_fs.LocalFileSystem):
+        return settled(lambda: stamp_at(info.path))
+    try:
+        with filesystem.open_input_file(info.path) as file:
+            tag = _tag(file)
+    except (OSError, pa.ArrowException):  # reported when the shard is listed
+        tag = 0
+    return (info.size, 0, tag, 0) if tag else (info.size, info.mtime_ns or 0, 0, 0)
+
+
+def _tag(file: Any) -> int:
+    """The ETag of an object as a number; 0 where its store has none."""
+    facts = {str(key, "utf-8").lower(): value for key, value in (file.metadata() or {}).items()}
+    tag = facts.get("etag", b"")
+    return int.from_bytes(hashlib.blake2b(tag, digest_size=8).digest(), "little") >> 1 if tag else 0
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
@@ -279,11 +303,25 @@ def open_shard(shards: Shards, number: int) -> Any:
     """A shard, opened for reading at any place. Raises UserError when it is gone."""
     path = shards.shards[number].path
     try:
-        return io.BufferedReader(shards.filesystem.open_input_file(path), BUFFER)
+        file = shards.filesystem.open_input_file(path)
+        check_shard(shards, number, file)
+        return io.BufferedReader(file, BUFFER)
     except FileNotFoundError:
         raise UserError(Problem(path, "the shard is gone since it was listed")) from None
     except OSError as error:
         raise UserError(Problem(path, f"the shard cannot be read: {error}")) from None
+
+
+def check_shard(shards: Shards, number: int, file: Any = None) -> None:
+    """Raise UserError unless a shard, at an object store the one that was opened as `file`, is as it was when it was
+    found: where its images lie is no longer certain."""
+    shard = shards.shards[number]
+    if isinstance(shards.filesystem, arrow_fs.LocalFileSystem):
+        same = stamp_at(shard.path) == shard.stamp
+    else:
+        same = file is None or (file.size() == shard.stamp[0] and _tag(file) == shard.stamp[2])
+    if not same:
+        raise UserError(Problem(shard.path, "has changed since it was listed; run the same command again"))
 
 
 def unlisted(problems: Sequence[tuple[str, str]]) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """What each image of a store looks like, in 17 bytes: a digest of its pixels and its perceptual hash.
 
-Made once per image from the decoded pixels, by threads, and kept in the store's folder, so that a pool of a million is
-read through a single time. Hands on to `duplicates`.
+Made once per image from the decoded pixels, by threads, and kept beside them, slot by slot, so that a pool of a million
+is read through a single time, and what it shares with another pool not even then. Hands on to `duplicates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_robust.data import phash
 from ray_robust.data.store import ImageStore
 from ray_robust.storage import Storage
 
-NAME = "signatures-1.bin"  # in the store's folder; the number is that of the hash and of the layout
+NAME = "signatures-1.bin"  # in the pack's folder, by slot; the number is that of the hash and of the layout
 UNKNOWN, HASHED, PLAIN = 0, 1, 2  # PLAIN: too little contrast, or too few pixels, for a perceptual hash
 RECORD = np.dtype([("content", "<u8"), ("look", "<u8"), ("state", "u1")])
 BLOCK_BYTES = 8 << 20  # of pixels that a thread works on
@@ -27,17 +27,20 @@ def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
     """The records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels, `look` is
     the perceptual hash. Raises UserError for an image that is damaged on disk."""
     rows = np.asarray(rows, np.int64)
-    records = _read(store)
-    missing = rows[records["state"][rows] == UNKNOWN]
+    slots = store.mapped(rows)[1]
+    records = _read(store, int(slots.max(initial=-1)) + 1)
+    unknown = np.flatnonzero(records["state"][slots] == UNKNOWN)
+    unknown = unknown[np.unique(slots[unknown], return_index=True)[1]]  # of rows that share a slot one
+    missing, places = rows[unknown], slots[unknown]
     if len(missing):
         step = max(1, BLOCK_BYTES // store.image_bytes)
         blocks = [missing[i : i + step] for i in range(0, len(missing), step)]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for block, made in zip(blocks, threads.map(lambda block: _made(store.take(block)), blocks), strict=True):
-                records[block] = made
+            made = threads.map(lambda block: _made(store.take(block)), blocks)
+            records[places] = np.concatenate(list(made))
         with contextlib.suppress(OSError):  # a store that cannot be written is read through again the next time
             Storage(store.folder).write(NAME, records.tobytes(), durable=False)
-    return records[rows]
+    return records[slots]
 
 
 def _made(images: np.ndarray) -> np.ndarray:
@@ -49,9 +52,9 @@ def _made(images: np.ndarray) -> np.ndarray:
     return records
 
 
-def _read(store: ImageStore) -> np.ndarray:
-    with contextlib.suppress(OSError, ValueError):  # ValueError: of another length
-        records = np.fromfile(store.folder / NAME, RECORD)
-        if len(records) == store.n:
-            return records
-    return np.zeros(store.n, RECORD)
+def _read(store: ImageStore, slots: int) -> np.ndarray:
+    """The records of that many slots, or of more."""
+    known = np.empty(0, RECORD)
+    with contextlib.suppress(OSError):
+        known = np.fromfile(store.folder / NAME, RECORD)
+    return np.concatenate([known, np.zeros(max(0, slots - len(known)), RECORD)])

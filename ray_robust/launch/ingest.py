@@ -62,6 +62,10 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
     else:
         for store, rows in work:
             store.fill(rows, more, again=_again(store.pool))
+    for store in stores:
+        store.settle()
+        if not store.pool.rendered:  # of files that changed between two readings the last one counts
+            store.fill(store.missing())
     _refuse_broken(stores)
     return stores
 
@@ -130,6 +134,10 @@ def _fill_on_ray(work: list[tuple[ImageStore, np.ndarray]], done: Callable[[int]
         for store, rows in work:
             store.fill(rows, done, again=_again(store.pool))
     for node in nodes:
+        if node != here and any(len(store.pool.unread()) for store, _ in work):
+            for store, _ in work:  # what the files contain is decided here, by what was read first
+                store.settle()
+            sent = [(ray.put(store), rows, _again(store.pool)) for store, rows in work]
         try:
             _fill_node(node, int(cpus[node]), work, sent, node == here, done)
         except ray.exceptions.RayError as error:
@@ -199,16 +207,6 @@ def _blocks(rows: np.ndarray, cpus: int) -> list[np.ndarray]:
 _sent: dict[str, ImageStore] = {}  # the last store that this worker was sent: unpacking a million keys takes a while
 
 
-def _store(refs: list) -> ImageStore:
-    import ray
-
-    key = refs[0].hex()
-    if key not in _sent:
-        _sent.clear()
-        _sent[key] = ray.get(refs[0])
-    return _sent[key]
-
-
 def _fill(refs: list, rows: np.ndarray, again: bool) -> int:
     _open(refs).fill(rows, again=again)
     return len(rows)
@@ -219,13 +217,19 @@ def _missing(refs: list, rows: np.ndarray) -> np.ndarray:
 
 
 def _open(refs: list) -> ImageStore:
-    store = _store(refs)
-    return ImageStore.open(store.folder.parent, store.pool, store.size)
+    import ray
+
+    key = refs[0].hex()
+    if key not in _sent:
+        _sent.clear()
+        store = ray.get(refs[0])
+        _sent[key] = ImageStore.open(store.root, store.pool, store.size)
+    return _sent[key]
 
 
 def _refuse_broken(stores: Sequence[ImageStore]) -> None:
     problems: list[Problem] = []
-    for store in {store.folder: store for store in stores}.values():
+    for store in {(id(store.pool), store.size): store for store in stores}.values():
         pool, broken = store.pool, store.broken
         where = getattr(pool, "where", pool.name)
         if broken and _again(pool):

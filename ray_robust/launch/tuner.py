@@ -26,6 +26,7 @@ from ray.train import RunConfig as GroupRun
 from ray.train import ScalingConfig
 from ray.tune.search import BasicVariantGenerator
 
+from ray_robust.data.opened import adopt, listed
 from ray_robust.errors import Outage
 from ray_robust.launch.cluster import Cluster
 from ray_robust.launch.faults import Recovery, Watch
@@ -114,7 +115,8 @@ def _fit(
 ) -> None:
     """Hand trials to Tune, in the order that it takes from `order`, and wait for all of them."""
     function = _drive_group if resources.together else _train_here
-    trainable = tune.with_parameters(function, places=places, resources=resources)
+    pools = [ray.put(listed())]  # in a list: not every trial of a worker needs them sent again
+    trainable = tune.with_parameters(function, places=places, resources=resources, pools=pools)
     tuner = tune.Tuner(
         tune.with_resources(trainable, trial_needs(resources)),
         param_space=space,
@@ -136,8 +138,19 @@ def _fit(
     tuner.fit()
 
 
-def _train_here(config: dict[str, Any], places: Places, resources: Resources) -> None:
+_adopted: set[str] = set()
+
+
+def _adopt(pools: list) -> None:
+    """Take the driver's pools of files, once per process."""
+    if pools[0].hex() not in _adopted:
+        adopt(ray.get(pools[0]))
+        _adopted.add(pools[0].hex())
+
+
+def _train_here(config: dict[str, Any], places: Places, resources: Resources, pools: list) -> None:
     """A trial inside the Tune actor."""
+    _adopt(pools)
     from ray_robust.launch.notice import notice
     from ray_robust.launch.trial import run_trial
     from ray_robust.train.context import Context
@@ -150,14 +163,14 @@ def _train_here(config: dict[str, Any], places: Places, resources: Resources) ->
     tune.report({"ended": 1})
 
 
-def _drive_group(config: dict[str, Any], places: Places, resources: Resources) -> None:
+def _drive_group(config: dict[str, Any], places: Places, resources: Resources, pools: list) -> None:
     """A trial as a Ray Train worker group, driven from here."""
     from ray.train.torch import TorchTrainer
 
     sent: Sent = config["trial"]
     trainer = TorchTrainer(
         _train_rank,
-        train_loop_config={"trial": sent, "places": places, "resources": resources},
+        train_loop_config={"trial": sent, "places": places, "resources": resources, "pools": pools},
         scaling_config=ScalingConfig(
             num_workers=(resources.fewest_workers, resources.workers) if resources.elastic else resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -179,6 +192,7 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources) -
 
 def _train_rank(config: dict[str, Any]) -> None:
     """One rank of a trial's worker group."""
+    _adopt(config["pools"])
     from ray.train import get_context
     from ray.train.torch import get_device
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_robust.data.folder import FolderOptions, ImageFiles, Listing, list_folder
+from ray_robust.data.file_pool import Listing
+from ray_robust.data.folder import FolderOptions, ImageFiles, list_folder
 from ray_robust.data.pool import Source
 from ray_robust.data.wordnet import HierarchyOption
 

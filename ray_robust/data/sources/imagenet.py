@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ray_robust.data.file_pool import Listing
 from ray_robust.data.files import SUFFIXES, Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing, unexpanded
+from ray_robust.data.folder import ImageFiles, Place, make_listing, unexpanded
 from ray_robust.data.hierarchy import place
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
@@ -91,7 +92,6 @@ class ImageNet(ImageFiles, Source):
             problems.append(Problem(str(folder), "holds images of fewer than two classes"))
         if problems:
             raise UserError(*problems)
-        frame["mark"] = files.marks(frame["key"])
         other = len(paths) - len(images)
         notes = [f"Not the official images: {what}." for what in short]
         notes += [f"{other} files that are no images of a class were ignored."] if other else []

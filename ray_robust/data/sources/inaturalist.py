@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BeforeValidator
 
+from ray_robust.data.file_pool import Listing
 from ray_robust.data.files import Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing, unexpanded
+from ray_robust.data.folder import ImageFiles, Place, make_listing, unexpanded, with_stamps
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
 from ray_robust.data.table import SHOWN, some
@@ -81,8 +82,8 @@ class INaturalist(ImageFiles, Source):
         species = _by_folder(folder, categories, release, root)
         frame = pd.DataFrame({"key": keys, "label": folder.map(species)})
         files = Folder(str(root))
-        frame["mark"] = files.marks(frame["key"])
-        there = (frame["mark"] != "").to_numpy(bool)
+        frame = with_stamps(frame, files)
+        there = (frame["size"] >= 0).to_numpy(bool)
         notes = []
         if not there.all():
             problems = _absent(frame[~there], folder[~there], frame[there], root, release)

@@ -19,15 +19,17 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.decode import decode_all
-from ray_robust.data.files import Folder, absolute
+from ray_robust.data.file_pool import FilePool, Listing
+from ray_robust.data.files import STAMP, Folder, Stamp, absolute
 from ray_robust.data.folder import Place, make_listing
-from ray_robust.data.pool import Catalog, FileOptions, Pixels, Source
+from ray_robust.data.pool import FileOptions, Source
 from ray_robust.data.shards import (
+    AT_ONCE,
     Columns,
     Reader,
     Shards,
     Unlistable,
+    check_shard,
     find_shards,
     list_parquet,
     list_tar,
@@ -37,8 +39,7 @@ from ray_robust.data.shards import (
 from ray_robust.data.store import default_root
 from ray_robust.errors import Problem, UserError
 
-LISTING = 1  # raised when the index of a shard changes
-AT_ONCE = 8  # shards listed side by side: what takes the time is waiting for a distant store
+LISTING = 2  # raised when the index of a shard changes
 
 Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else str(absolute(text)))]
 
@@ -59,7 +60,7 @@ class ShardOptions(FileOptions):
     licence: str = "not stated beside the images"
 
 
-class ShardSource(Source):
+class ShardSource(FilePool, Source):
     """What the two have in common."""
 
     Options = ShardOptions
@@ -86,20 +87,22 @@ class ShardSource(Source):
                 ) from None
         return Columns(o.image, o.label, o.caption, names)
 
-    def list_images(self) -> Catalog:
+    def make_listing(self) -> Listing:
         index = self._index
         if index["label"].nunique() < 2 and self.options.label is not None:
             raise UserError(
                 Problem(self.where, f"has a single class, {index['label'].iloc[0]!r}: at least two are needed")
             )
-        frame = pd.DataFrame({"key": index["key"], "label": index["label"], "mark": index["mark"]})
-        return make_listing(frame, Folder(self.where), self.options.licence).catalog
+        stamps = np.array([shard.stamp for shard in self.shards.shards], STAMP)[self._shard]
+        frame = pd.DataFrame({"key": index["key"], "label": index["label"]})
+        frame = frame.assign(**{name: stamps[name] for name in STAMP.names})
+        return make_listing(frame, Folder(self.where), self.options.licence)
 
     @cached_property
     def _index(self) -> pd.DataFrame:
-        """A row per image, by key: key, label, caption, mark, and where it lies: shard, at, size."""
+        """A row per image, by key: key, label, caption, and where it lies: shard, at, size."""
         shards, columns = self.shards, self.columns
-        told = [LISTING, self.suffix, repr(columns), [(s.path, s.size, s.changed) for s in shards.shards]]
+        told = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
         name = hashlib.blake2b(json.dumps(told).encode(), digest_size=10).hexdigest()
         file = default_root() / "indices" / f"{name}.parquet"
         if file.exists():
@@ -132,26 +135,25 @@ class ShardSource(Source):
         except UserError as error:
             return shard.path, error.problems[0].what
         found["key"] = f"{shard.name}/" + found["key"]
-        found["mark"] = found["size"].astype(str).where(found["size"] > 0, str(shard.size))
         return found.assign(shard=number)
-
-    def keys(self, rows: np.ndarray) -> list[str]:
-        return self._index["key"].take(rows).tolist()
 
     def captions(self, rows: np.ndarray) -> list[str | None] | None:
         if self.options.caption is None:
             return None
         return [None if pd.isna(text) else text for text in self._index["caption"].take(rows)]
 
-    def read(self, rows: np.ndarray, size: int) -> Pixels:
-        rows = np.asarray(rows)
-        order = np.lexsort((self._at[rows], self._shard[rows]))
-        image = self.options.image
-        fetch = self.fetch(Reader(self.shards, image))
-        found = decode_all(fetch, rows[order].tolist(), size, self.options.fit)
-        images = np.empty_like(found.images)
-        images[order] = found.images
-        return Pixels(images, {int(order[at]): reason for at, reason in found.broken.items()})
+    def in_order(self, rows: np.ndarray) -> list[int]:
+        return np.lexsort((self._at[rows], self._shard[rows])).tolist()
+
+    def opened(self, rows: np.ndarray) -> Callable[[int], tuple[bytes, Stamp]]:
+        fetch, of = self.fetch(Reader(self.shards, self.options.image)), self._shard[rows].tolist()
+
+        def read(at: int) -> tuple[bytes, Stamp]:
+            data = fetch(int(rows[at]))
+            check_shard(self.shards, of[at])  # it was read while the shard was as it is in the index
+            return data, self.shards.shards[of[at]].stamp
+
+        return read
 
     def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
         """A function from a row to the bytes of its image."""

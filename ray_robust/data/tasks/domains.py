@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from ray_robust.data.file_pool import Listing
 from ray_robust.data.files import SUFFIXES, Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, key_ids, make_listing
+from ray_robust.data.folder import ImageFiles, Place, key_ids, make_listing, with_stamps
 from ray_robust.data.label_checks import lost_to_form
 from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
 from ray_robust.data.published import counted
@@ -69,11 +70,11 @@ class DomainTask(ImageFiles, Task):
         frame = pd.concat(frames, ignore_index=True)
         if (again := frame["key"][frame["key"].duplicated()]).size:
             raise UserError(Problem(str(base), f"{again.iloc[0]} is listed twice, as {again.size:,} images are"))
-        marks = pd.Series(Folder(str(base)).marks(frame["key"].tolist()), dtype="str")
-        if (lost := frame["key"][marks == ""]).size:
+        frame = with_stamps(frame, Folder(str(base)))
+        if (lost := frame["key"][frame["size"] < 0]).size:
             what = f"{len(lost):,} of {len(frame):,} listed images are missing ({lost.iloc[0]}): is it half a copy?"
             raise UserError(Problem(str(base), what))
-        frame = frame.assign(mark=marks, split=self._split(frame, train, ood_val))
+        frame = frame.assign(split=self._split(frame, train, ood_val))
         frame, notes = self._learnable(frame, base)
         counts = frame["split"].value_counts()
         if empty := [s for s in ("train", "id_val", "id_test", "ood_val", "ood_test") if s not in counts]:

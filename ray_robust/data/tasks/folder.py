@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ray_robust.data.folder import FolderOptions, ImageFiles, Listing, list_folder
+from ray_robust.data.file_pool import Listing
+from ray_robust.data.folder import FolderOptions, ImageFiles, list_folder
 from ray_robust.data.pool import Task, TaskOptions
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ray_robust.data.file_pool import Listing
 from ray_robust.data.files import Folder
-from ray_robust.data.folder import ImageFiles, Listing, Place, make_listing
+from ray_robust.data.folder import ImageFiles, Place, make_listing
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Metric, Task, TaskOptions
 from ray_robust.data.published import counted
 from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
@@ -88,7 +89,7 @@ class WildsTask(ImageFiles, Task):
             Image.MAX_IMAGE_PIXELS = limit  # importing fmow lifts it for the whole process
         names = {number: OUR_SPLIT[name] for name, number in wilds.split_dict.items()}
         split = pd.Series(np.asarray(wilds.split_array).astype(int)).map(names)  # -1, in no split: not a number here
-        frame = frame.assign(split=split, mark="")[split.notna().to_numpy()]
+        frame = frame.assign(split=split)[split.notna().to_numpy()]
         if official.divide is not None:
             frame["split"] = official.divide(frame)
         counts = frame["split"].value_counts().reindex(list(SPLITS), fill_value=0)
@@ -99,15 +100,16 @@ class WildsTask(ImageFiles, Task):
         self.found = {name: int((counted_as == wilds.split_dict[name]).sum()) for name in official.sizes}
         if told := official.differs(self.found):
             notes.append(f"These are not the official images of {self.dataset} v{official.version}: {told}.")
-        frame = frame[["key", "label", "group", "split", "mark"]]
+        frame = frame[["key", "label", "group", "split"]]
         return make_listing(frame, Folder(str(folder)), official.licence, tuple(notes), classes=classes)
 
     def _by_package(self) -> Any:
         return _wilds().get_dataset(dataset=self.dataset, root_dir=self.options.root, download=False)
 
-    def marks(self, keys: list[str]) -> list[str]:
-        """The size of every one of these files, "" where there is none."""
-        return Folder(str(self.folder)).marks(keys)
+    def absent(self) -> list[str]:
+        """The keys of images that are not there."""
+        lost = np.flatnonzero(self._listing.stamps["size"] < 0)
+        return self.keys(lost)
 
     def _check(self, folder: Path, official: Official) -> None:
         """Look before the package does: it makes empty folders where it finds nothing."""

@@ -1,0 +1,188 @@
+"""Pools of files: the same for the same names, labels and bytes, wherever the files lie and whenever they were touched.
+
+Owns the catalog before and after the files have been read: its ids and its fingerprint are of the contents, hence
+provisional until every file has been read, which is while it is decoded into the store. Hands on to `folder` and to
+`sources/shards.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.data.contents import DIGEST, UNKNOWN, Contents, digest_of, halves
+from ray_robust.data.decode import decode_all
+from ray_robust.data.files import STAMP, Files, Stamp
+from ray_robust.data.pool import Catalog, Pixels, Pool, mix_bits, seed_of
+from ray_robust.data.store import default_root
+from ray_robust.errors import Problem, UserError
+
+READ_TOGETHER = 2048  # files whose digests are written at once
+PROVISIONAL = "provisional-"  # begins the fingerprint of a pool whose files have not been read
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a listing says of the files, without a look inside.
+
+    catalog  its fingerprint is of what is listed: keys, labels, splits, groups, ranks; its ids are of keys
+    keys     of its rows
+    files    where they are
+    stamps   files.STAMP [n]
+    """
+
+    catalog: Catalog
+    keys: pd.Series
+    files: Files
+    stamps: np.ndarray
+
+
+class FilePool(Pool):
+    """A pool whose images are files. A subclass says what they are in `make_listing`, how to read them in `opened`."""
+
+    @abstractmethod
+    def make_listing(self) -> Listing:
+        """List the images. Raises UserError with everything that is wrong."""
+
+    @abstractmethod
+    def opened(self, rows: np.ndarray) -> Callable[[int], tuple[bytes, Stamp]]:
+        """A function from a position in `rows` to that file's bytes, all of one time, and its stamp then."""
+
+    def in_order(self, rows: np.ndarray) -> Sequence[int]:
+        """The positions in `rows`, in the order in which reading is fastest."""
+        return range(len(rows))
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return self.make_listing()
+
+    @property
+    def where(self) -> str:
+        """The folder, zip or address that keys are paths in, for messages."""
+        return self._listing.files.where
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        return self._listing.keys.take(rows).tolist()
+
+    # --- identity
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What is known of the files' contents."""
+        contents = Contents(self.where, self._listing.keys.tolist(), self._listing.stamps)
+        contents.recall(default_root())
+        return contents
+
+    def list_images(self) -> Catalog:
+        return self._listing.catalog
+
+    @property
+    def catalog(self) -> Catalog:  # type: ignore[override]  # it becomes another one when the files have been read
+        """The pool's images; `provisional` as long as there are files that were not read."""
+        kept = self.__dict__.get("_kept")
+        if kept is None or kept[0] != self.contents.version:
+            kept = self.__dict__["_kept"] = self.contents.version, self._catalog_now()
+        return kept[1]
+
+    def _catalog_now(self) -> Catalog:
+        listed, contents = self.list_images(), self.contents
+        digest = hashlib.blake2b(listed.fingerprint.encode(), digest_size=8)
+        if len(contents.unknown()):
+            digest.update(contents.stamps["size"].tobytes())
+            return replace(listed, fingerprint=PROVISIONAL + digest.hexdigest(), provisional=True)
+        digest.update(contents.digests.tobytes())
+        of_both = halves(contents.keys)[:, 0] ^ halves(contents.digests)[:, 0]
+        ids = mix_bits(of_both, seed_of("key and content"))
+        return replace(listed, ids=ids, fingerprint=digest.hexdigest(), provisional=False)
+
+    @property
+    def pack(self) -> str:
+        return f"images-{self.options.fit}"
+
+    def addresses(self, rows: np.ndarray) -> np.ndarray:
+        return self.contents.digests[rows]
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        return self.contents.unreadable
+
+    def unread(self, rows: np.ndarray | None = None) -> np.ndarray:
+        return self.contents.unknown(rows)
+
+    def recall(self, root: Path) -> None:
+        self.contents.recall(root)
+
+    def learn(self, rows: np.ndarray, read: Pixels, root: Path) -> None:
+        assert read.digests is not None
+        assert read.stamps is not None
+        known = halves(read.digests).any(axis=1)
+        self.contents.learn(rows[known], read.digests[known], read.stamps[known], root)
+        self.contents.give_up({int(rows[i]): read.broken[int(i)] for i in np.flatnonzero(~known)})
+
+    def digests(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, np.int64)
+        todo = self.unread(rows)
+        for part in (todo[i : i + READ_TOGETHER] for i in range(0, len(todo), READ_TOGETHER)):
+            self.learn(part, self._read(part, 1, lambda digest: True), default_root())
+        return self.contents.digests[rows]
+
+    def reread(self, rows: np.ndarray, root: Path) -> np.ndarray:
+        """Read these files whatever is known of them; the rows whose bytes were other ones when they were read last."""
+        before = self.contents.digests[rows]
+        read = self._read(rows, 1, lambda digest: True, again=True)
+        self.learn(rows, read, root)
+        assert read.digests is not None
+        return rows[(halves(read.digests) != halves(before)).any(axis=1) & halves(before).any(axis=1)]
+
+    # --- reading
+
+    def read(self, rows: np.ndarray, size: int) -> Pixels:
+        return self._read(np.asarray(rows, np.int64), size, lambda digest: False)
+
+    def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
+        return self._read(rows, size, stored)
+
+    def _read(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool], again: bool = False) -> Pixels:
+        """Read these files, and decode those whose digest is not `stored`. Raises UserError for a file that is not what
+        it was when it was listed, unless it is read `again` for just that."""
+        fetch, order = self.opened(rows), list(self.in_order(rows))
+        known = self.contents.digests[rows]
+        digests, stamps = np.zeros(len(rows), DIGEST), np.zeros(len(rows), STAMP)
+        skipped: list[int] = []
+
+        def data_of(at: int) -> bytes | None:
+            listed = not again and bytes(known[at]) != UNKNOWN
+            try:
+                data, stamps[at] = fetch(at)
+            except OSError as error:
+                if listed:
+                    raise self._changed(rows[at], f"cannot be read any more: {error.strerror or error}") from None
+                raise
+            digest = digest_of(data)
+            digests[at] = digest
+            if listed and digest != bytes(known[at]):  # remembered for those who list it next: here it stays as it was
+                self.contents.remember(rows[[at]], digests[[at]], stamps[[at]], default_root())
+                raise self._changed(rows[at], "has changed since it was listed")
+            if stored(digest):
+                skipped.append(at)
+                return None
+            return data
+
+        found = decode_all(data_of, order, size, self.options.fit)
+        images = found.images
+        if order != list(range(len(rows))):
+            images = np.empty_like(found.images)
+            images[order] = found.images
+        broken = {order[at]: reason for at, reason in found.broken.items()}
+        return Pixels(images, broken, tuple(skipped), digests, stamps)
+
+    def _changed(self, row: int, what: str) -> UserError:
+        where = f"{self.where}/{self.keys(np.array([row]))[0]}"
+        return UserError(Problem(where, f"{what}; run the same command again"))

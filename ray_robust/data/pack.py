@@ -1,0 +1,243 @@
+"""Decoded images in a file that only grows, each addressed by 16 bytes, and a log that says where it lies.
+
+Owns the files of one way to decode (size, fit, decoder): `pixels.u8`, an image to a slot; `log.records`, whose last
+record of an address holds; `broken.jsonl`, why an address has no image. Pixels reach the disk before the record that
+speaks of them: a crash at any instant leaves images missing, never wrong. Any number of processes may read and add.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ray_robust.data.contents import DIGEST, halves
+from ray_robust.errors import Problem, UserError
+
+MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
+RECORD = np.dtype([("address", DIGEST), ("slot", "<i8"), ("crc", "<u4"), ("state", "<u4")])
+assert RECORD.itemsize == 32, "divides a disk's block, so that a record is written whole or not at all"
+TAIL = 4096  # records that are looked up one by one before they are sorted in among the others, at least
+
+
+class Pack:
+    """The images of `size` px below `folder`, uint8 [size, size, 3] each."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self.image_bytes = size * size * 3
+        self._read = 0  # bytes of the log
+        self._sorted = np.empty(0, RECORD)  # by address; the last record of each
+        self._lows = np.empty(0, np.uint64)  # the first halves of their addresses
+        self._tail: dict[bytes, np.void] = {}
+        self._pixels = np.empty((0, size, size, 3), np.uint8)
+        self._looking = threading.Lock()  # a thread adds while another reads
+
+    def create(self, facts: Mapping[str, object]) -> None:
+        """Make the files, empty, where they are not there. Raises UserError for a folder that cannot be written or that
+        is not whole."""
+        with self.reporting():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            meta = self.folder / "meta.json"
+            if not meta.exists():
+                with self._locked():
+                    for name in ("pixels.u8", "log.records"):
+                        (self.folder / name).touch()
+                    draft = self.folder / f"meta.json.{os.getpid()}"
+                    draft.write_text(json.dumps({**facts, "size": self.size}, indent=1) + "\n", "utf-8")
+                    draft.replace(meta)  # last: what follows may rely on the files
+            for name in ("pixels.u8", "log.records"):
+                if not (self.folder / name).exists():
+                    raise UserError(Problem(str(self.folder), f"{name} is not there; {REMEDY}"))
+
+    # --- reading
+
+    def look_up(self, addresses: np.ndarray) -> np.ndarray:
+        """RECORD [n]: the last record of each address; of state MISSING where there is none."""
+        records = np.zeros(len(addresses), RECORD)
+        with self._looking:
+            self._refresh()
+            if len(self._sorted) and len(addresses):
+                self._find_sorted(addresses, records)
+            if self._tail:
+                for i, address in enumerate(addresses.tolist()):
+                    if (record := self._tail.get(address)) is not None:
+                        records[i] = record
+        return records
+
+    def _find_sorted(self, addresses: np.ndarray, records: np.ndarray) -> None:
+        wanted = halves(addresses)
+        at = np.searchsorted(self._lows, wanted[:, 0])
+        todo = np.arange(len(addresses))
+        while len(todo := todo[at[todo] < len(self._lows)]):
+            here = halves(self._sorted["address"][at[todo]])
+            same = (here == wanted[todo]).all(axis=1)
+            records[todo[same]] = self._sorted[at[todo[same]]]
+            todo = todo[~same & (here[:, 0] == wanted[todo, 0])]  # another address with the same first half
+            at[todo] += 1
+
+    def _refresh(self) -> None:
+        """Take in what any process has added to the log."""
+        path = self.folder / "log.records"
+        size = os.stat(path).st_size
+        size -= size % RECORD.itemsize
+        if size < self._read:
+            raise UserError(Problem(str(self.folder), f"log.records has become shorter; {REMEDY}"))
+        if size == self._read:
+            return
+        with open(path, "rb") as file:
+            file.seek(self._read)
+            fresh = np.frombuffer(file.read(size - self._read), RECORD)
+        self._read += len(fresh) * RECORD.itemsize
+        fresh = fresh[halves(fresh["address"]).any(axis=1)]  # a crash may leave zeros
+        if len(self._tail) + len(fresh) <= max(TAIL, len(self._sorted) // 8):
+            self._tail |= {bytes(record["address"]): record for record in fresh}
+            return
+        tail = np.array(list(self._tail.values()), RECORD)
+        records = np.concatenate([self._sorted, tail, fresh])
+        self._tail = {}
+        lows, highs = halves(records["address"]).T
+        records = records[np.lexsort((np.arange(len(records)), highs, lows))]
+        ends = np.append((np.diff(halves(records["address"]), axis=0) != 0).any(axis=1), True)
+        self._sorted = records[ends]
+        self._lows = halves(self._sorted["address"])[:, 0].copy()
+
+    def pixels(self, most: int) -> np.ndarray:
+        """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
+        if most >= len(self._pixels):
+            path = self.folder / "pixels.u8"
+            slots = path.stat().st_size // self.image_bytes
+            if most >= slots:
+                raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {REMEDY}"))
+            self._pixels = np.memmap(path, np.uint8, "r", shape=(slots, self.size, self.size, 3))
+        return self._pixels
+
+    def reasons(self) -> dict[bytes, str]:
+        """Why an address is broken; the last word on each."""
+        path = self.folder / "broken.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        reasons = {}
+        for line in lines:
+            try:
+                address, reason = json.loads(line)
+            except ValueError:  # half a line, of a process that was killed: its record was not written either
+                continue
+            reasons[bytes.fromhex(address)] = reason
+        return reasons
+
+    # --- writing
+
+    def add(self, addresses: np.ndarray, images: np.ndarray, broken: Mapping[int, str]) -> None:
+        """Keep images[i] under addresses[i], or of a position in `broken` the reason why there is none.
+
+        What is there already, and a second image of one address, is left out. Raises UserError when the disk is full.
+        """
+        states = np.full(len(addresses), PRESENT, np.uint32)
+        states[list(broken)] = BROKEN
+        with self.reporting():
+            with self._locked():
+                first = np.zeros(len(addresses), bool)
+                first[np.unique(addresses, return_index=True)[1]] = True
+                todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
+                kept = todo[states[todo] == PRESENT]
+                start = self._reserve(len(kept)) if len(kept) else 0
+            if len(kept):
+                self._write_pixels(start, images[kept])
+            records = np.zeros(len(todo), RECORD)
+            records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
+            records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
+            records["crc"][states[todo] == PRESENT] = checksums(images[kept])
+            reasons = "".join(json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo if i in broken)
+            if len(todo):
+                with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
+                    if reasons:
+                        self._append("broken.jsonl", b"\n" + reasons.encode(), 1)  # apart from half a line
+                    self._append("log.records", records.tobytes(), RECORD.itemsize)
+
+    def forget(self, addresses: np.ndarray) -> None:
+        """Have these images decoded again: their pixels are wrong."""
+        records = np.zeros(len(addresses), RECORD)
+        records["address"], records["slot"] = addresses, -1
+        with self.reporting(), self._locked():
+            self._append("log.records", records.tobytes(), RECORD.itemsize)
+
+    def _reserve(self, count: int) -> int:
+        """The first of `count` slots that nobody else has: at the end of the file, sparse until they are written."""
+        with open(self.folder / "pixels.u8", "r+b") as file:
+            slots = -(-os.fstat(file.fileno()).st_size // self.image_bytes)
+            file.truncate((slots + count) * self.image_bytes)
+        return slots
+
+    def _write_pixels(self, start: int, images: np.ndarray) -> None:
+        """Write images from slot `start` on and wait until the disk has them.
+
+        By pwrite and not through a memory map: on a full disk that is an error to handle, where a map is a SIGBUS.
+        """
+        data, at = memoryview(np.ascontiguousarray(images)).cast("B"), start * self.image_bytes
+        file = os.open(self.folder / "pixels.u8", os.O_WRONLY)
+        try:
+            while data:
+                written = os.pwrite(file, data, at)
+                at, data = at + written, data[written:]
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+
+    def _append(self, name: str, data: bytes, unit: int) -> None:
+        with open(self.folder / name, "ab") as file:
+            end = os.fstat(file.fileno()).st_size
+            if end % unit:  # somebody was killed while writing
+                file.truncate(end - end % unit)
+            file.write(data)
+            file.flush()
+            os.fdatasync(file.fileno())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self.folder / "lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, also by a crash
+            yield
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Turn what the disk refuses into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
+            raise UserError(
+                Problem(str(self.folder), f"{what}; free some room or name another folder in RAY_ROBUST_STORE")
+            ) from None
+
+    def check_space(self, images: int) -> None:
+        """Raise UserError unless the disk has room for so many images more."""
+        need, free = images * self.image_bytes, shutil.disk_usage(self.folder).free
+        if need > free:
+            what = (
+                f"{images:,} images at {self.size} px need {need / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+            )
+            raise UserError(Problem(str(self.folder), f"{what}; free some or name another folder in RAY_ROBUST_STORE"))
+
+    def __len__(self) -> int:
+        """How many addresses there are records of."""
+        with self._looking:
+            self._refresh()
+        return len(self._sorted) + len(self._tail)
+
+
+REMEDY = "delete this folder, or run ray_robust.ingest with --verify, which decodes again what is damaged"
+
+
+def checksums(images: np.ndarray) -> np.ndarray:
+    """uint32 [n], the CRC-32 of each image."""
+    return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
