@@ -1,8 +1,8 @@
 """What is in a table more than once: rows, rows under other names, columns.
 
 Owns `without_copies` (rows that are equal in every column count once), `same_scores` (rows that only other columns tell
-apart are one cluster, so that copies never narrow an interval) and `same_columns` (ID and OOD scores that are one
-another's copies). Copies are counted and reported, never dropped in silence.
+apart are one cluster, so that copies never narrow an interval), `across_groups` and `same_columns` (ID and OOD scores
+that are one another's copies). Copies are counted and reported, never dropped in silence.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ray_robust.names import counted, shown
 EQUAL = 1e-9  # of fractions; scores are seldom given with more digits
 STRAIGHT = 1e-6  # share of the variance that a straight function of another column may leave, all of it by rounding
 MOST_DIGITS = 9
+CHANCE = 0.1  # of rows that score as another of their group
+MOST_GROUPS = 20  # with one score between them, beyond which it says nothing
 LEAST_EQUAL, SHARE_EQUAL = 3, 0.2  # of a group's rows, where ID and OOD are the same, this is worth a note
 
 
@@ -70,6 +72,33 @@ def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, re
     merged = contents.set_index([*where, "trial"])["first"]
     found = merged.reindex(pd.MultiIndex.from_frame(points[[*where, "trial"]])).to_numpy()
     return pd.Series(found, index=points.index)
+
+
+def across_groups(points: pd.DataFrame, scores: Sequence[str], remarks: Remarks) -> None:
+    """Notes about groups of which a good part has the very scores of rows of another group."""
+    each = points.drop_duplicates(["task", "group", *scores])
+    shared = each.loc[each.duplicated(["task", *scores], keep=False)]
+    if len(each) < (1 - CHANCE) * len(points):  # scores of so few digits meet by chance
+        return
+    shared = shared.loc[shared.groupby(["task", *scores])["group"].transform("size") <= MOST_GROUPS]
+    if shared.empty:
+        return
+    pairs = shared.merge(shared, on=["task", *scores], suffixes=("", "_other"))
+    pairs = pairs.loc[pairs["group"] < pairs["group_other"], ["group", "group_other"]]
+    sizes = each["group"].value_counts()
+    counts = pairs.value_counts()
+    found = [
+        (group, other, count)
+        for (group, other), count in counts.items()
+        if count >= LEAST_EQUAL and count >= SHARE_EQUAL * min(sizes[group], sizes[other])
+    ]
+    for group, other, count in found[:LEAST_EQUAL]:
+        remarks.note(
+            f"{shown(group)} and {shown(other)} have {counted(count, 'row')} with the very same scores, of "
+            f"{sizes[group]:,} and {sizes[other]:,}: were they copied? Groups are compared as if they were independent"
+        )
+    if len(found) > LEAST_EQUAL:
+        remarks.note(f"{counted(len(found) - LEAST_EQUAL, 'more pair')} of groups share scores like these")
 
 
 def same_columns(

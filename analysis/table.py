@@ -25,7 +25,7 @@ from analysis.columns import (
     score_columns,
     tidy,
 )
-from analysis.copies import same_columns, same_scores, without_copies
+from analysis.copies import across_groups, same_columns, same_scores, without_copies
 from analysis.csv_file import CsvFile, Remarks
 from analysis.groups import Counts
 from analysis.trend import SCALES
@@ -201,6 +201,7 @@ def read_csv(
     left_out = points.loc[empty, ["trial", "group", "task"]].assign(reason="no score in the table")
     points = points.loc[~empty]
     points = points.assign(trial=same_scores(points, list(roles.scores), roles.cluster is not None, remarks))
+    across_groups(points, list(roles.scores), remarks)
     dependence.ask_for_clusters(points, others.loc[points.index], cluster, remarks)
     remarks.refuse()
     points = _over_floor(points.reset_index(drop=True), options.id_min, remarks)

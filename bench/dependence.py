@@ -1,8 +1,8 @@
 """Rows of one training taken as independent: what a plain table claims then, and how often it is asked about them.
 
-`python -m bench.dependence [--replicates N] [--write FILE]`. Four groups without any effect, 5 trainings each, 6 points
-a training whose distances from the line correlate by rho, written as a CSV and read as the command reads it. The last
-line is one JSON object. With `--write docs/statistics.md` the table there is replaced.
+`python -m bench.dependence [--replicates N] [--only RHO] [--write FILE]`. Four groups without any effect, 5 trainings
+each, 6 points a training whose distances from the line correlate by rho, written as a CSV and read as the command reads
+it. The last line is one JSON object. With `--write docs/statistics.md` the rows of these correlations replace theirs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.special import ndtr
 from analysis.findings import findings
 from analysis.study import Analysis, analyse_all
 from analysis.table import Options, Table, read_csv
-from bench import show, write_table
+from bench import show, table_in, write_table
 from ray_robust.errors import UserError
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true line, probit scale
@@ -107,7 +107,7 @@ def run(correlation: float, replicates: int, processes: int) -> pd.DataFrame:
 def summary(said: pd.DataFrame) -> dict[str, float]:
     """Shares over the replicates; "left NAME" is that of sweeps with a false claim that were not asked about, "unmarked
     NAME" that of those without a note either."""
-    found = {key: round(float(said[key].mean()), 4) for key in said}
+    found = {"sweeps": len(said), **{key: round(float(said[key].mean()), 4) for key in said}}
     for name in COLUMNS:
         found[f"left {name}"] = round(float((said["rows"] & ~said[f"asked for {name}"]).mean()), 4)
         found[f"unmarked {name}"] = round(float((said["rows"] & ~said[f"named {name}"]).mean()), 4)
@@ -117,30 +117,32 @@ def summary(said: pd.DataFrame) -> dict[str, float]:
 def rows(found: dict[float, dict[str, float]]) -> Iterator[tuple[str, ...]]:
     """The table: a line per correlation."""
     unnamed = ("folder", "number")
-    yield ("correlation", "rows: false claims", "coverage", "`--cluster`: false claims", "coverage",
+    yield ("correlation", "sweeps", "rows: false claims", "coverage", "`--cluster`: false claims", "coverage",
            "`trial`, `seed`: asked", "claims left",
            *(f"`{name}`: {what}" for name in unnamed for what in ("asked", "claims left", "unmarked")))  # fmt: skip
     keys = ("rows", "covered rows", "trainings", "covered trainings", "asked for trial", "left trial",
             *(f"{what} {name}" for name in unnamed for what in ("asked for", "left", "unmarked")))  # fmt: skip
     for correlation, one in found.items():
-        yield (f"{correlation:g}", *(f"{100 * one[key]:.1f} %" for key in keys))
+        yield (f"{correlation:g}", f"{one['sweeps']:.0f}", *(f"{100 * one[key]:.1f} %" for key in keys))
 
 
 def main(argv: list[str]) -> None:
     """Run all correlations, print the table and the JSON line, write the document's table when asked to."""
     parser = argparse.ArgumentParser("python -m bench.dependence", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=500)
+    parser.add_argument("--only", type=float, action="append", choices=CORRELATIONS, help="these correlations")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
     found = {}
-    for correlation in CORRELATIONS:
+    for correlation in args.only or CORRELATIONS:
         begun = time.perf_counter()
         found[correlation] = summary(run(correlation, args.replicates, args.processes))
         print(f"{correlation:g}: {time.perf_counter() - begun:.0f} s {found[correlation]}", flush=True)
     lines = list(rows(found))
     if args.write:
-        write_table(args.write, "dependence", lines)
+        known = {row[0]: row for row in [*table_in(args.write, "dependence")[1:], *lines[1:]]}
+        write_table(args.write, "dependence", [lines[0], *(known[key] for key in sorted(known, key=float))])
     show(lines[0], lines[1:], {f"{correlation:g}": one for correlation, one in found.items()})
 
 

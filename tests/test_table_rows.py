@@ -55,6 +55,16 @@ def test_clusters_under_other_names_count_once(tmp_path):
     )
 
 
+def test_a_group_that_is_a_copy_of_another_is_reported(tmp_path):
+    frame = models()
+    copied = frame[:12].assign(type="copied", model="c")
+    assert read(pd.concat([frame, copied]), tmp_path).warnings == (
+        "'copied' and 'standard' have 12 rows with the very same scores, of 12 and 30: were they copied? Groups are "
+        "compared as if they were independent",
+    )
+    assert read(pd.concat([frame, copied[:2]]), tmp_path).warnings == ()
+
+
 def test_a_row_that_scores_as_another_is_reported(tmp_path):
     frame = models()
     frame.loc[5, ["val", "v2"]] = frame.loc[4, ["val", "v2"]]
