@@ -15,7 +15,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from deadlines import HANG
+from deadlines import HANG, wait_for
+from soak import raylets
 
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
@@ -225,6 +226,34 @@ def test_a_machine_that_is_no_node_is_told_so(monkeypatch, as_written):
         f"--address 127.0.0.1:{port}: this machine is no node of that cluster; run the command on one that is, or "
         "submit it with ray job submit"
     )
+
+
+def test_an_automatic_address_that_is_left_over_is_probed_as_well(monkeypatch):
+    """Ray remembers the latest cluster on disk, also when it was killed."""
+    port = free_port()
+    monkeypatch.setattr(address, "_as_ray_does", lambda meant: ("127.0.0.1", port))
+    with pytest.raises(UserError) as refused:
+        check_address("auto")
+    wanted = f"--address auto: no Ray cluster answers there (127.0.0.1:{port}): connection refused"
+    assert str(refused.value) == wanted
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_joined_and_one_without_nodes_here_is_not(monkeypatch):
+    for name, value in cluster.SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    with raylets(1) as there:
+        with cluster.connect(there.address) as joined:
+            assert not joined.local
+        check_address(there.address)
+        for node in list(there.worker_nodes):
+            there.remove_node(node)
+        there.head_node.kill_raylet()  # what is left is a head that answers, and no node
+        monkeypatch.setattr(address, "NODE_PATIENCE", 2)
+        wait_for(lambda: not address._is_node(there.address))
+        with pytest.raises(UserError, match="this machine is no node of that cluster"):
+            check_address(there.address)
 
 
 def test_the_program_ends_with_2_and_one_line(tmp_path):
