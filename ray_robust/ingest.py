@@ -155,7 +155,7 @@ def _told(pool: Pool) -> Iterator[str]:
         yield "splits       " + ", ".join(f"{split} {len(catalog.rows(split)):,}" for split in SPLITS)
     yield f"licence      {catalog.licence}"
     yield from (f"note         {note}" for note in catalog.notes)
-    yield from (f"warning      {warning}" for warning in catalog.warnings)
+    yield from (f"warning      {warning}" for warning in pool.warnings)
 
 
 def _duplicates(store: ImageStore) -> str:

@@ -90,7 +90,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         f"{kind} {pool.name}: {warning}"
         for kind, pools in (("source", source_pools), ("task", task_pools))
         for pool in pools.values()
-        for warning in pool.catalog.warnings
+        for warning in pool.warnings
     ]
     if spec.fallen and not spec.space.dimensions:
         notes.append(f"where: {spec.fallen:,} of {spec.fallen + len(spec.pretrains):,} mixtures do not meet it")

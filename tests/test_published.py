@@ -99,6 +99,23 @@ def test_official_splits_of_wilds_are_known(tmp_path):
     assert len(known.rows("id_val")) + len(known.rows("id_test")) == 33_560
 
 
+def test_a_task_whose_line_is_in_doubt_says_so_with_the_reference(tmp_path, capsys):
+    """In a plan, here without the data, and in the summary of what is ingested."""
+    spec = SPEC.replace("wilds:iwildcam", "{task}")
+    for task, reference in {
+        "wilds:camelyon17": "2504.00186", "wilds:waterbirds": "2305.02995", "wilds:celebA": "2305.02995",
+    }.items():  # fmt: skip
+        file = tmp_path / "x.yaml"
+        file.write_text(
+            spec.format(root=tmp_path, task=task, sources=IMAGENET.format(root=tmp_path), keys="num_images: all")
+        )
+        assert sweep.main([str(file), "--plan"]) == 0
+        (said,) = [line for line in capsys.readouterr().out.splitlines() if "may make no line here" in line]
+        assert said.startswith(f"task {task}: ID and OOD ")
+        assert f"arXiv {reference})" in said
+    assert "may make no line" not in planned(tmp_path, capsys, "num_images: all")
+
+
 def test_totals_stay_when_names_are_left_out():
     told = {"sources": {"x": {"kind": "imagenet", "options": None}}, "epochs": 1}
     mixture = Pretrain.model_validate({**told, "granularity": "family", "num_classes": 250, "images_per_class": 1200})

@@ -10,8 +10,11 @@ import pytest
 from make_pools import open_pool
 
 from ray_robust.data.pool import SPLITS
+from ray_robust.data.samples import describe
+from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
+from ray_robust.results import RunFolder
 from ray_robust.train.metrics import accuracy, class_accuracy, macro_f1, tally, worst_group
 from tests import make_images as make
 from tests import make_tasks
@@ -108,6 +111,17 @@ def test_camelyon17_divides_id_val_by_a_hash(tmp_path):
         "hospital 2, slide 05",
     }
     assert "half of its id_val" in seen.notes[0]
+
+
+def test_the_doubt_about_a_line_goes_into_the_report(tmp_path):
+    """The entry of data.json, which the report's warnings are read from."""
+    pool = task("waterbirds", make_tasks.waterbirds(tmp_path))
+    store = ImageStore.open(tmp_path / "store", pool, 8)
+    entry = describe(RunFolder(tmp_path / "run"), "task", store)
+    (said,) = [warning for warning in entry["warnings"] if "may make no line here" in warning]
+    assert "with a spurious attribute" in said
+    assert "all but uncorrelated" in said
+    assert task("fmow", make.fmow(tmp_path)).line_caveat == ""
 
 
 def test_rxrx1_divides_id_test_by_a_hash(tmp_path):

@@ -139,6 +139,7 @@ class Pool(ABC):
 
     Options: ClassVar[type[Options]] = Options
     rendered: ClassVar[bool] = False
+    line_caveat: str = ""  # of a task: why its ID and OOD scores may make no straight line, with the reference
 
     def __init__(self, name: str, options: Options) -> None:
         self.name, self.options = name, options
@@ -209,6 +210,11 @@ class Pool(ABC):
     def unmade(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` whose images must be made by `launch.generate` before they can be read."""
         return rows[:0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a plan, the start of a sweep and the report warn of, a sentence each."""
+        return (*self.catalog.warnings, *filter(None, [self.line_caveat]))
 
     @property
     def meaning(self) -> str:

@@ -38,7 +38,7 @@ class StandIn(Pool):
     def __init__(self, pool: Pool, catalog: Catalog, absent: DataAbsent) -> None:
         super().__init__(pool.name, pool.options)
         self.rendered = pool.rendered  # type: ignore[misc]  # of this pool, as it is of the one it stands for
-        self._catalog, self.absent = catalog, absent
+        self._catalog, self.absent, self.line_caveat = catalog, absent, pool.line_caveat
 
     def list_images(self) -> Catalog:
         return self._catalog

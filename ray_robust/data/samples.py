@@ -37,7 +37,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
         "fingerprint": catalog.fingerprint,
         "licence": catalog.licence,
         "notes": list(catalog.notes),
-        "warnings": list(catalog.warnings),
+        "warnings": list(pool.warnings),
         "images": len(catalog),
         "classes": len(catalog.classes),
         "groups": len(catalog.groups),

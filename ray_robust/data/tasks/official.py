@@ -33,6 +33,7 @@ class Official:
     divided  images per split after it
     load     reads the folder where the package does not
     aside    groups that the official worst group leaves out
+    line_caveat  why ID and OOD scores may make no straight line, with the reference
     archive  the download, where its hash is known
     """
 
@@ -49,6 +50,7 @@ class Official:
     divided: Mapping[str, int] = field(default_factory=dict)
     load: Callable[[Path], Any] | None = None
     aside: tuple[str, ...] = ()
+    line_caveat: str = ""
     archive: Known | None = None
 
     def differs(self, found: Mapping[str, int]) -> str:
@@ -145,6 +147,10 @@ def _pairs(classes: tuple[str, str], field: str, names: tuple[str, str], below: 
 
 _BY_PACKAGE = "Obtain it: python wilds/download_datasets.py --root_dir ROOT --datasets {} (github.com/p-lambda/wilds)"
 IWILDCAM = Known(11_957_415_473, "05c872f46eee44315f79bc90f4098c69ae3799a2b95116db02292ea1b4e370d2")
+_BENT = (
+    "ID and OOD scores may make no line here: with a spurious attribute, accuracy on the minority is a bent curve of "
+    "that on the majority (Liang et al. 2023, arXiv 2305.02995)"
+)
 _AGAINST = (
     "It has no OOD split: pairs of label and {} that go together in training are the ID half of val and test, the "
     "others, for which it misleads, the OOD half; training holds both."
@@ -187,6 +193,9 @@ KNOWN = {
         read=_camelyon17,
         divide=_halve("camelyon17", "id_val", "id_test"),
         divided={"train": 302_436, "id_val": 16_780, "id_test": 16_780, "ood_val": 34_904, "ood_test": 85_054},
+        line_caveat="ID and OOD accuracy may make no line here: they correlate less than on other data sets (Miller et "
+        "al. 2021, arXiv 2107.04649), and among the more accurate models the line is lost (Salaudeen et al. 2025, "
+        "arXiv 2504.00186)",
         notes=(
             "camelyon17 has no ID test split: half of its id_val, drawn by a hash of the path, is used as id_test.",
         ),
@@ -218,6 +227,8 @@ KNOWN = {
         read=_pairs(("landbird", "waterbird"), "background", ("on land", "on water")),
         divide=_with_and_against,
         divided={"train": 4_795, "id_val": 600, "id_test": 2_897, "ood_val": 599, "ood_test": 2_897},
+        line_caveat=f"{_BENT}; on Waterbirds accuracy in the pair that training lacks is all but uncorrelated with ID "
+        "accuracy (Salaudeen et al. 2025, arXiv 2504.00186)",
         notes=(_AGAINST.format("background"),),
     ),
     "celebA": Official(
@@ -231,6 +242,7 @@ KNOWN = {
         read=_pairs(("not blond", "blond"), "male", ("female", "male"), "img_align_celeba/"),
         divide=_with_and_against,
         divided={"train": 162_770, "id_val": 11_150, "id_test": 10_015, "ood_val": 8_717, "ood_test": 9_947},
+        line_caveat=_BENT,
         notes=(_AGAINST.format("sex"),),
     ),
 }

@@ -51,6 +51,10 @@ class WildsTask(ImageFiles, Task):
         return KNOWN[self.dataset].metric
 
     @property
+    def line_caveat(self) -> str:  # type: ignore[override]
+        return KNOWN[self.dataset].line_caveat
+
+    @property
     def aside(self) -> tuple[str, ...]:
         return KNOWN[self.dataset].aside
 
