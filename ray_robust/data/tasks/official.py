@@ -227,8 +227,8 @@ KNOWN = {
         read=_pairs(("landbird", "waterbird"), "background", ("on land", "on water")),
         divide=_with_and_against,
         divided={"train": 4_795, "id_val": 600, "id_test": 2_897, "ood_val": 599, "ood_test": 2_897},
-        line_caveat=f"{_BENT}; on Waterbirds accuracy in the pair that training lacks is all but uncorrelated with ID "
-        "accuracy (Salaudeen et al. 2025, arXiv 2504.00186)",
+        line_caveat=f"{_BENT}; on Waterbirds accuracy in one pair of label and background is all but "
+        "uncorrelated with ID accuracy (Salaudeen et al. 2025, arXiv 2504.00186)",
         notes=(_AGAINST.format("background"),),
     ),
     "celebA": Official(
