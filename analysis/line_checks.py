@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import curvature, gaps, reliability
-from analysis.bootstrap import Estimate
+from analysis.bootstrap import MOST_CLUSTERS, Estimate
 from analysis.contrasts import holm
 from analysis.curvature import Fit, fit
 from analysis.line_text import FAILS, Verdict, verdicts
@@ -84,7 +84,7 @@ def check_line(
     scale, axes = SCALES[options.scale], own[list(options.axes)].to_numpy(float)
     if len(own) < MIN_POINTS:
         return None
-    clusters, y = pd.factorize(own["trial"])[0], own["y"].to_numpy(float)
+    clusters, y = _clusters(own["trial"]), own["y"].to_numpy(float)
     line = fit(np.column_stack([np.ones(len(own)), axes]), y, clusters)
     if line is None:
         return None
@@ -204,11 +204,21 @@ def _scatter(line: Fit, x: np.ndarray) -> Iterator[dict[str, object]]:
 def _within(line: Fit) -> np.ndarray:
     """Residuals around each trial's own height where trials have several points: what a trial adds to all of its points
     would hide how they scatter. Else those of the line."""
-    own = line.clusters[:, None] == np.arange(line.clusters.max() + 1)
-    if own.shape[1] > len(own) / 3:
+    size = np.bincount(line.clusters)
+    if len(size) > len(line.clusters) / 3:
         return line.residuals
-    inside = fit(np.column_stack([own, line.design[:, 1:]]).astype(float), line.residuals, line.clusters)
-    return line.residuals if inside is None else inside.residuals
+    both = np.column_stack([line.design[:, 1:], line.residuals])
+    means = np.column_stack([np.bincount(line.clusters, column) / size for column in both.T])
+    inside = both - means[line.clusters]
+    return inside[:, -1] - inside[:, :-1] @ np.linalg.lstsq(inside[:, :-1], inside[:, -1], rcond=None)[0]
+
+
+def _clusters(trials: pd.Series) -> np.ndarray:
+    """The number of every point's trial, int [points]; very many are dealt at random into blocks, as in `bootstrap`."""
+    codes, labels = pd.factorize(trials)
+    if len(labels) > MOST_CLUSTERS:
+        codes = (np.random.default_rng(0).permutation(len(labels)) % MOST_CLUSTERS)[codes]
+    return codes
 
 
 def _by_step(name: str, step: np.ndarray, residuals: pd.DataFrame, clusters: np.ndarray) -> pd.DataFrame:

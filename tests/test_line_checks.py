@@ -4,6 +4,7 @@ independent ways to the same."""
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -280,6 +281,32 @@ def test_every_row_its_own_trial():
     found = check(points.assign(trial=[f"row {i}" for i in range(len(points))]))
     assert "the baseline bends" in told(found, "curvature", "fails")
     assert named(found, "square of ID")["df2"] > 12
+
+
+def test_scatter_within_trials_is_that_beside_an_intercept_of_each():
+    found = simulate(Truth(fan=5.0), 3).query("group == 'scratch'")
+    codes, x, y = pd.factorize(found["trial"])[0], ndtri(found["id"]), ndtri(found["ood"])
+    design = np.column_stack([codes[:, None] == np.arange(5), x]).astype(float)
+    expected = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    own = check(simulate(Truth(fan=5.0), 3))
+    order = np.argsort(x.to_numpy(), kind="stable")
+    parts = np.array_split(expected.to_numpy()[order] ** 2, len(own.noise))
+    assert own.noise["within"].to_numpy() == pytest.approx([part.mean() ** 0.5 for part in parts])
+
+
+def test_a_large_table_needs_no_matrix_of_rows_by_trials():
+    """60,000 rows of as many clusters, and of 15,000: megabytes, and the bend is seen."""
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, 60_000)
+    points = pd.DataFrame({"group": "scratch", "id": ndtr(x)})
+    points["ood"] = ndtr(-0.8 + 0.7 * x + 0.02 * x**2 + 0.05 * random.standard_normal(len(x)))
+    for trials in (60_000, 15_000):
+        tracemalloc.start()
+        found = check(points.assign(trial=np.arange(len(x)) % trials))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 200e6
+        assert named(found, "square of ID")["fails"]
 
 
 @pytest.mark.parametrize("scale", ["linear", "logit"])
