@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.duplicates import entries
 from analysis.sheets import Sheet, sheet
+from analysis.table import identity_of
 from analysis.words import percent, said
 from ray_robust.results import RunFolder
 
@@ -38,6 +39,7 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
             uri = "data:image/png;base64," + base64.b64encode(image).decode()
             sheets.append((split, splits.get(split), uri))
     facts = {k: pool[k] for k in ("images", "classes", "groups", "licence", "fingerprint") if pool.get(k)}
+    facts["identity"] = f"by {identity_of(pool)}"
     broken = ({str(k): said(v) for k, v in image.items()} for image in pool.get("broken") or [])
     return {
         "kind": str(pool.get("kind", "pool")),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     warnings = [
         f"{pool['kind']} {pool['name']}: {warning}"
         for pool in run.data().get("pools", ())
-        for warning in pool.get("warnings", ())
+        for warning in (*pool.get("warnings", ()), *_of_identity(pool))
     ]
     states = pd.Series(run.states(), dtype=object)
     unfinished = int(states.isin(["planned", "started"]).sum())
@@ -122,6 +123,20 @@ def read_run(address: str) -> tuple[Table, Options]:
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
     found = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(counts.read, (run,)))
     return found, replace(options, **known)
+
+
+def identity_of(pool: Mapping[str, Any]) -> str:
+    """What the ids of a pool's images in data.json are of: `recipe`, `content`, or of file pools of a run that was made
+    before contents were looked at, `names and sizes`."""
+    made = str(pool.get("licence", "")).startswith(("rendered by this project", "made by "))
+    return str(pool.get("identity") or ("recipe" if made else "names and sizes"))
+
+
+def _of_identity(pool: Mapping[str, Any]) -> list[str]:
+    if identity_of(pool) != "names and sizes":
+        return []
+    return ["its images were told apart by their names and sizes, not by what they contain, in this run of an earlier "
+            "version: other images with the same names and sizes would have passed for them"]  # fmt: skip
 
 
 def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:

@@ -36,8 +36,6 @@ from ray_robust.launch import ingest as launch
 from ray_robust.launch.address import check_address
 from ray_robust.launch.cluster import connect
 
-RAY_WORTH = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this command alone
-
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
@@ -212,7 +210,7 @@ def _install(pool: Pool, archive: Path, out: Console) -> None:
 @contextmanager
 def _ray(address: str | None, seconds: float) -> Iterator[None]:
     """Ray for the time of the work: the cluster at `address`, else this machine where the work is worth the start."""
-    if address is None and (seconds < RAY_WORTH or (os.cpu_count() or 1) == 1):
+    if address is None and (seconds < launch.WORTH_RAY or (os.cpu_count() or 1) == 1):
         yield
         return
     with connect(address, dashboard=False):

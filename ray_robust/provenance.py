@@ -7,12 +7,14 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ray_robust import __version__, rates
+from ray_robust.data.pool import Pool
 from ray_robust.plan import Plan
 from ray_robust.results import RunFolder
 from ray_robust.spec import Spec
@@ -61,6 +63,18 @@ def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -
         "trials_run": trials,
     })  # fmt: skip
     run.storage.write_json("run.json", known)
+
+
+def told_apart_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Iterator[str]:
+    """Why trials of a run folder do not count any more: it is from before contents were looked at. `pools` are those of
+    the sweep, each with its kind."""
+    old = {(entry["kind"], entry["name"]) for entry in run.data().get("pools", ()) if "identity" not in entry}
+    for kind, pool in pools:
+        if pool.identity == "content" and (kind, pool.name) in old:
+            yield (
+                f"{pool.name}: an earlier version told its images apart by names and sizes; trials that it ran here "
+                "stay in their folders, and are run again under ids of what the files contain"
+            )
 
 
 def processor() -> str:

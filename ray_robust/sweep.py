@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ray_robust.launch.search import Search
 
 PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
-READING_WORTH_RAY = 20.0  # seconds of one core's work from which Ray is started before the trials are planned
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
 
@@ -114,33 +113,28 @@ def _plan(
     if first is not None:
         print_space(out, sweep.spec, first, sweep.plan)
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
-    if args.out:
+    kept = bool(args.out) and bool(sweep.unread() or sweep.absent()) and run.exists("plan.csv")
+    if args.out and not kept:
         with _sayable(run):
             run.write_plan(sweep.plan.rows())
     print_plan(out, sweep, subsets)
     if args.out:
-        out.print(f"plan  {run.storage.shown}/plan.csv", markup=False)
+        why = ": left as it is, since these ids are provisional" if kept else ""
+        out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)
     return DONE
 
 
 def _read_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
     """Read, hash and decode the files of every pool that has unread ones; returns the cluster that did it, if any."""
-    from ray_robust.launch.cluster import connect
-    from ray_robust.launch.ingest import estimate, ingest
+    from ray_robust.launch.ingest import read_files
 
-    root, pools = default_root(), {id(pool): pool for pool in sweep.unread()}.values()
+    pools = list({id(pool): pool for pool in sweep.unread()}.values())
     for pool in pools:
         out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
                   "touched since", markup=False, soft_wrap=True)  # fmt: skip
     sizes = sorted({level.section.image_size for level in sweep.spec.models})
-    jobs: list[Any] = [(pool, size, None) for pool in pools for size in sizes]
-    stores = [ImageStore.open(root, pool, size) for pool, size, _ in jobs]
-    cluster = None
-    if estimate(jobs, stores) > READING_WORTH_RAY:
-        cluster = stack.enter_context(connect(address))
     with out.status("Reading and decoding images ...") if out.is_terminal else contextlib.nullcontext():
-        ingest(jobs, root)
-    return cluster
+        return read_files([(pool, size, None) for pool in pools for size in sizes], address, stack)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -226,6 +220,8 @@ def _run(
     whole = len(sweep.plan) if search is None else max(search.expected, len(sweep.plan))
     expected = f"   {estimate(todo, sweep.spec)}" if search is None else ""
     out.print(f"{len(before)} of {whole} trials are done, {whole - len(before)} to run{expected}")
+    for line in provenance.told_apart_by_size(run, sweep.pools()):
+        out.print(line, markup=False, soft_wrap=True)
     outage: Outage | None = None
     if len(todo) if search is None else not search.complete:
         try:

@@ -115,7 +115,8 @@ def _pool(run: RunFolder, kind: str, name: str) -> dict:
         samples[split] = f"samples/{kind}-{name}-{split}.png"
         run.write(samples[split], buffer.getvalue())
     return {
-        "kind": kind, "name": name, "fingerprint": "4f1c99d02ab7", "licence": "rendered by this project, Apache-2.0",
+        "kind": kind, "name": name, "fingerprint": "4f1c99d02ab7", "identity": "recipe",
+        "licence": "rendered by this project, Apache-2.0",
         "notes": ["A rendered world: every image is drawn by the project itself."], "images": sum(shown.values()),
         "classes": 200 if kind == "source" else 16, "groups": 48 if kind == "task" else 0,
         "splits": splits if kind == "task" else {}, "samples": samples,

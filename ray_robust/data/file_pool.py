@@ -47,6 +47,8 @@ class Listing:
 class FilePool(Pool):
     """A pool whose images are files. A subclass says what they are in `make_listing`, how to read them in `opened`."""
 
+    identity = "content"
+
     @abstractmethod
     def make_listing(self) -> Listing:
         """List the images. Raises UserError with everything that is wrong."""

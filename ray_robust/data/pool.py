@@ -140,6 +140,7 @@ class Pool(ABC):
     Options: ClassVar[type[Options]] = Options
     rendered: ClassVar[bool] = False
     line_caveat: str = ""  # of a task: why its ID and OOD scores may make no straight line, with the reference
+    identity: ClassVar[str] = "recipe"  # what ids and fingerprint are of: how images are made, or what files contain
 
     def __init__(self, name: str, options: Options) -> None:
         self.name, self.options = name, options

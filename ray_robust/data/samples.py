@@ -35,6 +35,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
         "kind": kind,
         "name": pool.name,
         "fingerprint": catalog.fingerprint,
+        "identity": pool.identity,
         "licence": catalog.licence,
         "notes": list(catalog.notes),
         "warnings": list(pool.warnings),

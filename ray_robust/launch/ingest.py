@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ray_robust.data.sources.diffusion import Diffusion
 from ray_robust.data.sources.shards import ShardSource
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import Problem, UserError
+from ray_robust.launch.cluster import Cluster, connect
 from ray_robust.launch.generate import generate
 from ray_robust.launch.shards import fill_from_shards
 
@@ -30,6 +31,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 SECONDS = {True: 1e-4, False: 1e-3}  # rough cost of one image by `Pool.rendered`, only to weigh Ray's start against it
 MAKING = 1.0  # seconds in which a diffusion model makes an image, as roughly
+WORTH_RAY = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this alone
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
 HEAD_START = "head start"
 SHOWN = 20  # broken images that are named; the rest are counted
@@ -68,6 +70,18 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
             store.fill(store.missing())
     _refuse_broken(stores)
     return stores
+
+
+def read_files(jobs: Sequence[Job], address: str | None, stack: ExitStack) -> Cluster | None:
+    """Fill the stores of pools whose files have not been read, so that a plan can go by what they contain.
+
+    In this process, or where that takes long on a cluster, which is left running until `stack` is closed and returned.
+    """
+    stores, cluster = [ImageStore.open(default_root(), pool, size) for pool, size, _ in jobs], None
+    if estimate(jobs, stores) > WORTH_RAY:
+        cluster = stack.enter_context(connect(address))
+    ingest(jobs)
+    return cluster
 
 
 @contextmanager
