@@ -290,6 +290,8 @@ def test_addresses_with_the_same_first_half_are_told_apart(pack):
     same = [(high << 64) + 7 for high in range(1, 6)]
     pack.add(addressed(*same[:4]), filled(1, 2, 3, 4), {})
     found = pack.look_up(addressed(*reversed(same)))
+    assert [pack.holds(number.to_bytes(16, "little"), (PRESENT,)) for number in (*same, 1)] == [True] * 4 + [False] * 2
+    assert not pack.holds(same[0].to_bytes(16, "little"), (BROKEN,))
     assert found["state"].tolist() == [MISSING] + [PRESENT] * 4
     assert pack.pixels(3)[found["slot"][1:], 0, 0, 0].tolist() == [4, 3, 2, 1]
 

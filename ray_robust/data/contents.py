@@ -113,9 +113,7 @@ class Contents:
             end = os.fstat(file.fileno()).st_size
             if end % RECORD.itemsize:  # somebody was killed while writing
                 file.truncate(end - end % RECORD.itemsize)
-            file.write(records.tobytes())
-            file.flush()
-            os.fdatasync(file.fileno())
+            file.write(records.tobytes())  # not waited for: what a crash of the machine loses is read again
 
     def _file(self, root: Path) -> Path:
         return root / "digests" / f"{hashlib.blake2b(self.where.encode(), digest_size=10).hexdigest()}.records"

@@ -74,6 +74,19 @@ class Pack:
                         records[i] = record
         return records
 
+    def holds(self, address: bytes, states: tuple[int, ...]) -> bool:
+        """Whether an address was in one of these states when this process looked last: quickly, for one image."""
+        with self._looking:
+            record = self._tail.get(address)
+            if record is None and len(self._lows):
+                low = np.frombuffer(address, "<u8", 1)
+                at = int(np.searchsorted(self._lows, low[0]))
+                if at < len(self._lows) and self._lows[at] == low[0]:
+                    found = np.zeros(1, RECORD)
+                    self._find_sorted(np.frombuffer(address, DIGEST), found)
+                    record = found[0]
+        return record is not None and int(record["state"]) in states
+
     def _find_sorted(self, addresses: np.ndarray, records: np.ndarray) -> None:
         wanted = halves(addresses)
         at = np.searchsorted(self._lows, wanted[:, 0])
@@ -150,12 +163,13 @@ class Pack:
                 todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
                 kept = todo[states[todo] == PRESENT]
                 start = self._reserve(len(kept)) if len(kept) else 0
+            own = images if len(kept) == len(images) else images[kept]  # a copy costs what writing it does
             if len(kept):
-                self._write_pixels(start, images[kept])
+                self._write_pixels(start, own)
             records = np.zeros(len(todo), RECORD)
             records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
             records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
-            records["crc"][states[todo] == PRESENT] = checksums(images[kept])
+            records["crc"][states[todo] == PRESENT] = checksums(own)
             reasons = "".join(json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo if i in broken)
             if len(todo):
                 with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing

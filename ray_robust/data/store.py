@@ -176,7 +176,7 @@ class ImageStore:
     def _holds(self, again: bool) -> Callable[[bytes], bool]:
         """Whether the image of an address need not be decoded."""
         enough = (PRESENT,) if again else (PRESENT, BROKEN)
-        return lambda address: int(self.pack.look_up(np.array([address], "V16"))["state"][0]) in enough
+        return lambda address: self.pack.holds(address, enough)
 
     def _commit(self, rows: np.ndarray, decoded: Pixels) -> None:
         with self.pack.reporting():
@@ -187,7 +187,7 @@ class ImageStore:
         at = np.flatnonzero(done)
         place = {int(i): j for j, i in enumerate(at)}
         broken = {place[i]: reason for i, reason in decoded.broken.items() if i in place}
-        self.pack.add(addresses[at], decoded.images[at], broken)
+        self.pack.add(addresses[at], decoded.images if done.all() else decoded.images[at], broken)
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         step = int(np.clip(BATCH_BYTES // self.image_bytes, 1, BATCH_IMAGES))
