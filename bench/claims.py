@@ -24,6 +24,7 @@ from bench.scenarios import MARGIN
 from bench.simulated import BASELINE, World
 
 TINY = 0.3  # points of ER: a true difference under it is none
+SMALL = "smaller than the margin"  # of an effect that differs from 0: no less a claim of equivalence
 GROUP, PAIR, LEVELS, SLOPES = "group", "pair", "levels", "slopes"
 MATTERS = {
     "curve": r"curv|\bbent\b|(?<!whether the )baseline bends|kink|quadratic|spline|RESET",
@@ -114,10 +115,12 @@ def judged(analysis: Analysis | None, world: World, said: Sequence[str] = ()) ->
     for finding in every:
         for kind, what, claimed in _statements(finding, analysis):
             true = _true(kind, what, analysis, known)
-            if finding.kind == "equivalent":
+            if finding.kind == "equivalent" or SMALL in finding.text:
                 reach = known.reach if kind == LEVELS and "a" not in what else abs(true)
                 none += [kind] if not world.reference or reach >= MARGIN - 1e-9 else []
-            elif _holds(kind, what, true, claimed, finding.text, known):
+            if finding.kind == "equivalent":
+                continue
+            if _holds(kind, what, true, claimed, finding.text, known):
                 right.add((kind, what.get("a"), what.get("b")))
             else:
                 wrong.append(kind)

@@ -140,6 +140,7 @@ SLOPE = ("factors", {"factor": "num_images"})
         ((0, 5, 0), ("differs", "10000: +4.0 points of ER", "contrasts", GROUP), [], []),
         ((0, 5, 0), ("differs", "10000: −4.0 points of ER", "contrasts", GROUP), ["group"], []),
         ((0, 0, 0), ("differs", "10000: +4.0 points of ER", "contrasts", GROUP), ["group"], []),
+        ((0, 2, 0), ("differs", "+1.0 points of ER, smaller than the margin of 2", "contrasts", GROUP), [], ["group"]),
         ((0, 0, 0), ("open", "Not established: 10000", "contrasts", GROUP), [], []),
         ((0, 0, 0), ("fragile", "Not robust: 10000", "contrasts", GROUP), [], []),
         ((0, 5, 0), ("equivalent", "10000: no effect", "equivalence", GROUP), [], ["group"]),
