@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, contrasts, robustness
-from analysis.bootstrap import Estimate
+from analysis import contrasts, robustness, uncertainty
 from analysis.contrasts import Pair
 from analysis.robustness import Arm, Baseline, OwnLine
 from analysis.trend import clip
+from analysis.uncertainty import Estimate
 
 COLUMNS = (
     "a", "b", "slope_difference", "slope_low", "slope_high", "slope_p", "slope_p_adjusted", "slopes_differ",
@@ -24,7 +24,8 @@ COLUMNS = (
 )  # fmt: skip
 AT_ID = (
     "a", "b", "id", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable",
-    "low90", "high90", "se", "df", "family",
+    "low90", "high90", "se", "df", "family", "p_equivalent",
+    "without_low", "without_high", "survived", "not_robust_to",
 )  # fmt: skip
 SHARES = (0.25, 0.5, 0.75)  # of the shared ID range, on the transformed axis: where lines of unequal slope are compared
 LEVEL = 0.05
@@ -51,9 +52,7 @@ def compare(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> tuple
         table[f"{what}s_differ"] = table[f"{what}_p_adjusted"] <= LEVEL
     differ = [each for each, shown in zip(known, table["slopes_differ"], strict=True) if shown]
     rows = [row for pair, _, lines in differ for row in _at_ids(pair, lines, baseline, margin)]
-    at_ids = pd.DataFrame(rows, columns=list(AT_ID))
-    contrasts.by_family(at_ids, "p", "p_adjusted")
-    return table, at_ids
+    return table, contrasts.adjust(pd.DataFrame(rows, columns=list(AT_ID)))
 
 
 def _differences(near: list[Arm], lines: tuple[OwnLine, OwnLine]) -> tuple[Estimate, Estimate]:
@@ -63,11 +62,11 @@ def _differences(near: list[Arm], lines: tuple[OwnLine, OwnLine]) -> tuple[Estim
     w_b x_a + w_a x_b (x the mean ID scores, w the shares of the sums of squares): the same number, and it stays defined
     where slopes differ.
     """
-    slope = bootstrap.weighted([lines[0].slope, lines[1].slope], [1.0, -1.0])
+    slope = uncertainty.weighted([lines[0].slope, lines[1].slope], [1.0, -1.0])
     x = [arm.points["x"].to_numpy() for arm in near]
     squares = [float(((own - own.mean()) ** 2).sum()) for own in x]
     at = (squares[1] * x[0].mean() + squares[0] * x[1].mean()) / sum(squares)
-    height = bootstrap.weighted([own.quantity(at, 1.0, float(own.line.at(at))) for own in lines], [1.0, -1.0])
+    height = uncertainty.weighted([own.quantity(at, 1.0, float(own.line.at(at))) for own in lines], [1.0, -1.0])
     return slope.estimate, height.estimate
 
 
@@ -85,11 +84,11 @@ def _at_ids(
     ends = baseline.scale.h(clip(np.array([pair.low, pair.high]), None))
     for share in SHARES:
         x = float(ends[0] + share * (ends[1] - ends[0]))
-        found = bootstrap.weighted([own.score_at(x, baseline.scale) for own in lines], [1.0, -1.0]).estimate
+        apart = uncertainty.weighted([own.score_at(x, baseline.scale) for own in lines], [1.0, -1.0])
         at = {
             "a": pair.a.name,
             "b": pair.b.name,
             "family": pair.family,
             "id": float(baseline.scale.inverse(np.array(x))),
         }
-        yield {**at, **contrasts.told(found, margin)}
+        yield {**at, **contrasts.row(apart, margin)}

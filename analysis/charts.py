@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.chart_data import records
-from analysis.findings import PER, STATES, factor_table, state
+from analysis.contrasts import state
+from analysis.findings import PER, STATES
 from analysis.looks import BASELINE_COLOUR, STATE_LOOKS, Look, looks
 from analysis.study import Analysis
 from analysis.views import View
@@ -166,7 +167,7 @@ def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> a
 
 def factors(analysis: Analysis, width: int | str = 640) -> alt.LayerChart | None:
     """The slope of every factor with its 95 % interval; the shaded strip is the margin. None where there are none."""
-    table = factor_table(analysis)
+    table = analysis.factor_table
     if analysis.refused or table.empty:
         return None
     rows = table.to_dict("records")

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap
-from analysis.bootstrap import combine
 from analysis.robustness import PP, Arm, Baseline
+from analysis.uncertainty import Part, combine
 
 INFLUENCE = ("trial", "group", "moves", "change", "slope_without", "cook")
 SELECTION = (
@@ -105,7 +104,7 @@ def selection(arms: Mapping[str, Arm]) -> pd.DataFrame:
         by = {key: inside.loc[inside.groupby("trial", sort=False)[key].idxmax()] for key in ("id_val", "ood_val")}
         er = {key: chosen["er"].mean() for key, chosen in by.items()}
         moved = by["ood_val"]["er"].to_numpy() - by["id_val"]["er"].to_numpy()
-        spread = bootstrap.Part(float(moved.var(ddof=1)) / len(moved), len(moved) - 1) if len(moved) > 1 else None
+        spread = Part(float(moved.var(ddof=1)) / len(moved), len(moved) - 1) if len(moved) > 1 else None
         change = combine(er["ood_val"] - er["id_val"], [spread] if spread else [])
         rows.append(
             {

@@ -9,21 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, robustness
-from analysis.bootstrap import Estimate, Quantity
+from analysis import robustness, uncertainty
 from analysis.robustness import Arm, Baseline
+from analysis.uncertainty import Estimate, Quantity
 
 COLUMNS = (
     "a", "b", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable", "id_low",
     "id_high",
 )  # fmt: skip
-MORE = ("low90", "high90", "se", "df", "family")
+MORE = ("low90", "high90", "se", "df", "family", "p_equivalent", "without_low", "without_high",
+        "survived", "not_robust_to")  # fmt: skip
+LEVEL = 0.05
 MOST_GROUPS = 25  # beyond it (300 pairs) only the contrasts with the baseline are made: nobody reads more
 NOT_KNOWN = Estimate(np.nan, np.nan, np.nan)
+UNKNOWN = Quantity(np.nan)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -38,10 +42,21 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 def by_family(table: pd.DataFrame, p: str, adjusted: str) -> None:
     """Fill the column `adjusted` with Holm's adjustment of `p` within each family of the table, in place."""
+    values = table[p].to_numpy(float)
     table[adjusted] = np.nan
     for family in table["family"].unique():
-        member = table["family"] == family
-        table.loc[member, adjusted] = holm(table.loc[member, p])
+        member = (table["family"] == family).to_numpy()
+        table.loc[member, adjusted] = holm(values[member])
+
+
+def adjust(table: pd.DataFrame) -> pd.DataFrame:
+    """Holm's adjustment per family of both questions that a table of differences asks: whether they differ from 0
+    (`p_adjusted`) and whether they lie beyond the margin (`p_equivalent`, which decides `equivalent`). Of twenty groups
+    at the margin one would else be called equal by chance."""
+    by_family(table, "p", "p_adjusted")
+    by_family(table, "p_equivalent", "p_equivalent")
+    table["equivalent"] = table["p_equivalent"] <= LEVEL
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +97,7 @@ def contrast(arms: Mapping[str, Arm], baseline: Baseline, margin: float, refused
     adjustment. Where nothing is shared, or ER is `refused`, the numbers are empty.
     """
     rows = [_row(pair, baseline, margin, refused) for pair in pairs(arms, baseline)]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
-    by_family(table, "p", "p_adjusted")
-    return table
+    return adjust(pd.DataFrame(rows, columns=[*COLUMNS, *MORE]))
 
 
 def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
@@ -92,11 +105,12 @@ def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
     compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
     means = [robustness.mean_of(arm, baseline, pair.low, pair.high) for arm in compared]
     known = [mean.quantity for mean in means if mean is not None]
-    return bootstrap.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
+    return uncertainty.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
 
 
-def told(estimate: Estimate, margin: float) -> dict[str, object]:
-    """What a table of differences in percentage points says of one."""
+def row(quantity: Quantity, margin: float) -> dict[str, object]:
+    """What a table of differences in percentage points says of one, before `adjust`."""
+    estimate, without = quantity.estimate, quantity.without_one
     return {
         "delta_er": estimate.value,
         "low": estimate.low,
@@ -104,13 +118,33 @@ def told(estimate: Estimate, margin: float) -> dict[str, object]:
         "p": estimate.p,
         "p_adjusted": np.nan,
         "margin": margin,
-        "equivalent": estimate.equivalent(margin),
+        "equivalent": False,
         "smallest_detectable": estimate.smallest_detectable,
         "low90": estimate.inner[0],
         "high90": estimate.inner[1],
         "se": estimate.se,
         "df": estimate.df,
+        "p_equivalent": estimate.p_outside(margin),
+        "without_low": without[0],
+        "without_high": without[1],
+        "survived": "",
+        "not_robust_to": "",
     }
+
+
+def state(row: Mapping[str, Any]) -> str:
+    """What a row with low, high, p_adjusted and equivalent shows: `differs` where its 95 % interval excludes 0 and p
+    after Holm's correction is at most 5 %, else `equivalent` (no effect within the margin), or `open`; `fragile` where
+    either does not hold in some check (column `not_robust_to`)."""
+    kind = claimed(row)
+    return "fragile" if kind != "open" and row.get("not_robust_to") else kind
+
+
+def claimed(row: Mapping[str, Any]) -> str:
+    """The same whatever the checks say."""
+    if (row["low"] > 0 or row["high"] < 0) and row["p_adjusted"] <= LEVEL:
+        return "differs"
+    return "equivalent" if row["equivalent"] else "open"
 
 
 def _row(pair: Pair, baseline: Baseline, margin: float, refused: bool) -> dict[str, object]:
@@ -119,7 +153,7 @@ def _row(pair: Pair, baseline: Baseline, margin: float, refused: bool) -> dict[s
     return {
         "a": pair.a.name,
         "b": pair.b.name,
-        **told(NOT_KNOWN if found is None else found.estimate, margin),
+        **row(UNKNOWN if found is None else found, margin),
         "id_low": pair.low if shared else np.nan,
         "id_high": pair.high if shared else np.nan,
         "family": pair.family,

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import clustered
-from analysis.bootstrap import Estimate, combine
 from analysis.trend import Scale
+from analysis.uncertainty import Estimate, combine
 from analysis.wald import Wald, wald
 
 KNOTS = {4: (0.05, 0.35, 0.65, 0.95), 3: (0.1, 0.5, 0.9)}  # quantiles of ID (Harrell 2015, section 2.4.6)

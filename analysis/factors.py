@@ -1,40 +1,34 @@
 """Which property matters: the mean ER of every trial regressed on what the sweep varies, one row per trial.
 
-Owns the choice of the factors, their coding, and the regression: slopes with intervals clustered by pre-training run,
+Owns the regression: slopes with intervals clustered by pre-training run,
 partial R^2, standardised slopes, the condition number, and the refusal of factors that were never varied apart.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from analysis import clustered
-from analysis.bootstrap import Estimate, Quantity
+from analysis import clustered, contrasts, robustness, uncertainty
+from analysis.factor_coding import (
+    CATEGORIES,
+    FACTORS,
+    MOST_LEVELS,
+    WORST_CONDITION,
+    Block,
+    blocks_of,
+    without_followers,
+)
 from analysis.robustness import PP, Arm, Baseline
+from analysis.uncertainty import Estimate, Quantity
 
-# numbers enter as decimal logarithms, so that a slope reads "points of ER per tenfold"
-FACTORS = {
-    "num_images": "pre-training images",
-    "num_classes": "classes",
-    "finetune_images": "fine-tuning images",
-    "pretrain_images_seen": "pre-training images processed",
-}
-FOLLOWS = ("pretrain_images_seen",)  # is left out where it only follows from the others, as at a fixed number of epochs
-CATEGORIES = {
-    "granularity": "labels",
-    "semantics": "choice of classes",
-    "pretrain_method": "method of pre-training",
-    "model": "model",
-    "finetune_method": "method of fine-tuning",
-}
-WORST_CONDITION = 30.0  # Belsley, Kuh and Welsch (1980): beyond it two factors cannot be told apart
 WITHIN_TRIALS = ("finetune_images", "finetune_method")  # may differ between the fine-tunings of one trial
-MOST_LEVELS = 12  # of a category: more is no factor but a name, as is the column `model` of a table of models
+MOST_BENDS = 4  # kinds of bend that a line is tested against
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
 APART = 1e-6
 
@@ -52,6 +46,10 @@ class Factor:
     standardised  the slope in standard deviations of ER per standard deviation of the factor, over trials
     partial_r2    share of the variance between trials that the whole factor (all its levels) explains beyond the others
     levels        how many different values it has
+    straight_p    of a number of three levels or more: p of "ER is straight in its logarithm", else NaN
+    without       the lowest and highest slope without any one trial
+    inner         the 90 % interval that "no effect" rests on, percentage points: of the slope, or, of a number, the
+                  widest ends over all pairs of its levels; `p_equivalent` is the largest p over them (Berger 1982)
     """
 
     name: str
@@ -62,12 +60,29 @@ class Factor:
     per: str = "tenfold"
     against: str = ""
     standardised: float = float("nan")
+    straight_p: float = float("nan")
+    inner: tuple[float, float] = (float("nan"), float("nan"))
+    p_equivalent: float = float("nan")
+    without: tuple[float, float] = (float("nan"), float("nan"))
+
+
+LEVELS = (
+    "factor", "a", "b", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable",
+    "low90", "high90", "se", "df", "family", "p_equivalent", "without_low", "without_high",
+    "survived", "not_robust_to",
+)  # fmt: skip
+
+
+def _no_levels() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(LEVELS))
 
 
 @dataclass(frozen=True)
 class Regression:
     """All factors of one regression: rows (trials, or trial x fine-tuning set), R^2, and the condition number of the
-    standardised factors (1 is best). `notes` are sentences on what had to be left out."""
+    standardised factors (1 is best). `levels` has, of every number with three levels or more, the difference of each
+    level to the one below it, the other factors held: columns `LEVELS`, Holm within a factor. `notes` are sentences on
+    what had to be left out."""
 
     factors: list[Factor] = field(default_factory=list)
     rows: int = 0
@@ -75,44 +90,60 @@ class Regression:
     r2: float = float("nan")
     condition: float = float("nan")
     notes: list[str] = field(default_factory=list)
+    levels: pd.DataFrame = field(default_factory=_no_levels)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The columns that code one factor."""
-
-    factor: str
-    columns: np.ndarray  # float [rows, k]
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
-    per: str
-    against: str
-    levels: int
+FACTOR_TABLE = (
+    "factor", "label", "per", "against", "slope", "low", "high", "p", "p_adjusted", "margin", "equivalent", "low90",
+    "high90", "standardised", "partial_r2", "levels", "straight_p", "p_equivalent", "without_low", "without_high",
+    "survived", "not_robust_to",
+)  # fmt: skip
 
 
-def factors(arms: Mapping[str, Arm], baseline: Baseline) -> Regression:
+def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
+    """Every factor's slope with its tests, columns `FACTOR_TABLE`: ER in percentage points, p adjusted by Holm over the
+    factors of the regression. `equivalent`: between any two levels (of a category, to its first; of a source, from none
+    to all) ER differs by less than the margin, Holm likewise."""
+    rows = [
+        {
+            "factor": f.name, "label": f.label, "per": f.per, "against": f.against, "slope": f.slope.value,
+            "low": f.slope.low, "high": f.slope.high, "p": f.slope.p, "margin": margin, "low90": f.inner[0],
+            "high90": f.inner[1], "standardised": f.standardised, "partial_r2": f.partial_r2, "levels": f.levels,
+            "straight_p": f.straight_p, "p_equivalent": f.p_equivalent, "without_low": f.without[0],
+            "without_high": f.without[1], "survived": "", "not_robust_to": "",
+        }
+        for f in regression.factors
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(FACTOR_TABLE))
+    p = contrasts.holm(table["p_equivalent"].to_numpy(float))
+    return table.assign(
+        p_adjusted=contrasts.holm(table["p"].to_numpy(float)), p_equivalent=p, equivalent=p <= contrasts.LEVEL
+    )
+
+
+def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> Regression:
     """The regression over the trials of all arms but the baseline's, each with its mean ER inside the baseline's range.
 
-    Ordinary least squares; the error of a slope is that of the trials (clusters' residuals, bias-reduced: "CR2" of Bell
-    and McCaffrey 2002, with their degrees of freedom, which hold for few and uneven clusters), of the baseline's line
-    and of the task's groups, which all trials share. A slope over an ordered factor is one test of a trend in place of
-    all pairs.
+    Ordinary least squares. Where every combination of factors was trained several times, a slope is a weighted sum of
+    the means of these combinations and has their errors: over each one's own trials (Welch), the baseline's line and
+    the task's groups. Else the error over trials is that of the residuals ("CR2" of Bell and McCaffrey 2002, with their
+    degrees of freedom, which hold for few and uneven clusters). A slope over an ordered factor is one test of a trend
+    in place of all pairs, and means something where ER is straight: see `Factor.straight_p`.
     """
     rows = _Rows.of([arm for arm in arms.values() if arm.name != baseline.name and not _between_weights(arm.points)])
     if rows is None:
         return Regression()
-    blocks, notes = _blocks(rows.values)
+    blocks, notes = blocks_of(rows.values)
     if not blocks:
         return Regression(notes=notes)
-    blocks, more = _without_followers(blocks)
+    blocks, more = without_followers(blocks)
     notes += more
     x = np.column_stack([block.columns for block in blocks])
     owner = [i for i, block in enumerate(blocks) for _ in block.names]
-    if len(rows.er) < x.shape[1] + 2 or len(rows.patterns(x)) < 2:
-        told = " and ".join(block.factor for block in blocks)
-        return Regression(
-            rows=len(rows.er), notes=[*notes, f"{len(rows.er)} trials are too few for a trend over {told}"]
-        )
+    if len(rows.er) < x.shape[1] + 2 or len(np.unique(np.round(x, 9), axis=0)) < 2:
+        named = " and ".join(block.factor for block in blocks)
+        few = f"{len(rows.er)} trials are too few for a trend over {named}"
+        return Regression(rows=len(rows.er), notes=[*notes, few])
     deviation = x.std(0)
     z = (x - x.mean(0)) / deviation
     _, sizes, directions = np.linalg.svd(z, full_matrices=False)
@@ -128,42 +159,50 @@ def factors(arms: Mapping[str, Arm], baseline: Baseline) -> Regression:
         )
     kept = directions[sizes >= sizes[0] / WORST_CONDITION]
     design = np.column_stack([np.ones(len(z)), z @ kept.T])  # the confounded stay in it, unnamed, for the others' sake
-    fit = _Fit.of(design, rows)
-    found = []
+    fit = _Fit(design, rows, baseline)
+    made, tables = [], []
     for j in np.setdiff1d(np.arange(x.shape[1]), confounded):
         block = blocks[owner[j]]
-        combination = np.concatenate([[0.0], kept[:, j]]) / deviation[j]
         own = [k for k in range(x.shape[1]) if owner[k] == owner[j]]
         at = own.index(j)
-        slope = fit.slope(combination, rows, baseline)
-        others = np.delete(z, own, axis=1)
-        found.append(
+        quantity = fit.quantity(np.concatenate([[0.0], kept[:, j]]) / deviation[j])
+        slope = quantity.estimate
+        shape = _shape(block, [b for b in blocks if b is not block], rows, baseline, slope, margin)
+        tables.append(shape.levels)
+        notes += shape.notes
+        others = np.column_stack([np.ones(len(z)), np.delete(z, own, axis=1)])
+        made.append(
             Factor(
                 name=block.names[at],
-                slope=slope.estimate,
-                partial_r2=_partial_r2(np.column_stack([np.ones(len(z)), others]), fit.sse, rows.er),
+                slope=slope,
+                partial_r2=_partial_r2(others, fit.sse, rows.er),
                 levels=block.levels,
                 label=block.labels[at],
                 per=block.per,
                 against=block.against,
                 standardised=slope.value * deviation[j] / rows.er.std() if rows.er.std() > 0 else np.nan,
+                straight_p=shape.straight_p,
+                inner=shape.inner,
+                p_equivalent=shape.p_equivalent,
+                without=quantity.without_one,
             )
         )
-        if not np.isfinite(slope.estimate.se):
+        if not np.isfinite(slope.se):
             notes.append(f"{block.names[at]}: too few trials for an interval of its slope")
     total = float(((rows.er - rows.er.mean()) ** 2).sum())
     r2 = 1 - fit.sse / total if total > 0 else np.nan
-    return Regression(found, len(rows.er), len(np.unique(rows.clusters)), r2, condition, notes)
+    levels = pd.concat(tables, ignore_index=True) if any(len(t) for t in tables) else _no_levels()
+    return Regression(made, len(rows.er), rows.trials, r2, condition, notes, levels)
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """One row per trial (and per value of what varies inside a trial): mean ER, its cluster, and which points it is
-    the mean of."""
+    """One row per trial (and per value of what varies inside a trial): mean ER, and which points it is the mean of."""
 
     values: pd.DataFrame  # the factors' columns
     er: np.ndarray  # [rows]
-    clusters: np.ndarray  # int [rows]
+    clusters: np.ndarray  # int [rows]: trials, or seeds where arms are paired by them
+    unit: str
     arms: list[tuple[Arm, np.ndarray]]  # every arm with its points inside (int), in the order of `codes`
     codes: np.ndarray  # int [points], the row of each
 
@@ -171,7 +210,7 @@ class _Rows:
     def of(arms: Sequence[Arm]) -> _Rows | None:
         keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in arm.points for arm in arms)]
         chosen = [(arm, np.flatnonzero(~arm.points["extrapolated"].to_numpy())) for arm in arms]
-        parts = [arm.points.iloc[rows].reindex(columns=["trial", "er", *keys]).assign(arm=i)
+        parts = [arm.points.iloc[rows].reindex(columns=["trial", "er", *keys]).assign(arm=i, cluster=arm.codes[rows])
                  for i, (arm, rows) in enumerate(chosen)]  # fmt: skip
         points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         keys = [key for key in keys if len(points[key].unique()) > 1]
@@ -180,8 +219,16 @@ class _Rows:
         inner = [key for key in WITHIN_TRIALS if key in keys]
         by = points.groupby(["arm", "trial", *inner], sort=False, dropna=False)
         codes = by.ngroup().to_numpy()
-        values = by[[key for key in keys if key not in inner]].first().reset_index()
-        return _Rows(values, by["er"].mean().to_numpy(), pd.factorize(values["trial"].astype(str))[0], chosen, codes)
+        values = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
+        units = {arm.unit for arm in arms}
+        paired = len(units) == 1 and len(arms) > 1
+        clusters = values["cluster"].to_numpy() if paired else pd.factorize(values["trial"].astype(str))[0]
+        return _Rows(values, by["er"].mean().to_numpy(), clusters, units.pop() if paired else "trials", chosen, codes)
+
+    @property
+    def trials(self) -> int:
+        """Different ones."""
+        return int(self.values["trial"].nunique())
 
     def means(self, per_point: np.ndarray) -> np.ndarray:
         """The mean over each row's points: [points, k] -> [rows, k]."""
@@ -189,109 +236,142 @@ class _Rows:
         np.add.at(sums, self.codes, per_point)
         return sums / np.bincount(self.codes)[:, None]
 
-    def patterns(self, x: np.ndarray) -> np.ndarray:
-        """The different rows of a design."""
-        return np.unique(np.round(x, 9), axis=0)
+
+class _Fit:
+    """Least squares of the rows' ER on a design: any combination of its coefficients with its error."""
+
+    def __init__(self, design: np.ndarray, rows: _Rows, baseline: Baseline) -> None:
+        self.design, self.rows, self.baseline = design, rows, baseline
+        self.inverse = np.linalg.pinv(design)  # [k, rows]
+        self.residuals = rows.er - design @ (self.inverse @ rows.er)
+        self.sse = float(self.residuals @ self.residuals)
+        self._patterns = np.unique(np.round(design, 9), axis=0, return_inverse=True)[1].ravel()
+        own = pd.Series(list(zip(self._patterns, rows.values["arm"], strict=True)))
+        self._cells = pd.factorize(own)[0]  # rows that were trained on the same
+        self.repeated = bool((np.bincount(self._cells) >= 2).all())
+
+    def estimable(self, combination: np.ndarray) -> bool:
+        """Whether the design determines it."""
+        return bool(np.abs(combination - self.inverse @ (self.design @ combination)).max() < 1e-7)
+
+    def quantity(self, combination: np.ndarray) -> Quantity:
+        """`combination` [k] @ coefficients: from the means of what was trained several times, else from residuals."""
+        by_row = combination @ self.inverse  # it is by_row @ er
+        return self._of_means(by_row) if self.repeated else self._of_residuals(by_row, combination)
+
+    def _of_means(self, by_row: np.ndarray) -> Quantity:
+        return uncertainty.weighted(self._means, np.bincount(self._cells, by_row).tolist())
+
+    @cached_property
+    def _means(self) -> list[Quantity]:
+        """The mean ER of every cell."""
+        row_of_point, quantities = np.split(self.rows.codes, self._ends), []
+        for cell in range(int(self._cells.max()) + 1):
+            member = self._cells == cell
+            number = int(self.rows.values["arm"].to_numpy()[member][0])
+            arm, points = self.rows.arms[number]
+            chosen = np.zeros(len(arm.points), bool)
+            chosen[points[member[row_of_point[number]]]] = True
+            mean = robustness.mean_of(arm, self.baseline, -np.inf, np.inf, chosen)
+            assert mean is not None  # a row has points
+            quantities.append(mean.quantity)
+        return quantities
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(points) for _, points in self.rows.arms])[:-1]
+
+    def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
+        rows, baseline = self.rows, self.baseline
+        gradients = np.concatenate([baseline.gradient(arm.points.iloc[points]) for arm, points in rows.arms])
+        line = -PP * (by_row @ rows.means(gradients))
+        left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
+        groups, twice = {}, {}
+        for i, drawn in enumerate(rows.arms[0][0].redrawn):
+            er = rows.means(np.concatenate([arm.redrawn[i].er[points] for arm, points in rows.arms]))
+            apart = np.var(er - self.design @ (self.inverse @ er), axis=1)
+            groups[drawn.source] = by_row @ er
+            twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
+        count = max(int(rows.clusters.max()) + 1, max(arm.count for arm, _ in rows.arms))
+        own = clustered.robust(self.design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
+        return Quantity(float(by_row @ rows.er), {own: combination, baseline.errors: line}, groups, twice)
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
-    """Least squares of the rows' ER on a design of full rank: its projection, and the error of any combination."""
+class _Shape:
+    """What a straight line does not say of a factor, and what "no effect" rests on; see `Factor`."""
 
-    design: np.ndarray
-    inverse: np.ndarray  # (X'X)^-1
-    residuals: np.ndarray
-    sse: float
-
-    @staticmethod
-    def of(design: np.ndarray, rows: _Rows) -> _Fit:
-        inverse = np.linalg.inv(design.T @ design)
-        residuals = rows.er - design @ (inverse @ (design.T @ rows.er))
-        return _Fit(design, inverse, residuals, float(residuals @ residuals))
-
-    def slope(self, combination: np.ndarray, rows: _Rows, baseline: Baseline) -> Quantity:
-        """The combination of coefficients as a quantity: its trials, the baseline's line and the task's groups."""
-        by_row = self.design @ (self.inverse @ combination)  # the slope is by_row @ er
-        gradients = np.concatenate([baseline.gradient(arm.points.iloc[points]) for arm, points in rows.arms])
-        shared = {baseline.source: -PP * (baseline.changes @ (by_row @ rows.means(gradients)))}
-        twice = {}
-        for i, drawn in enumerate(rows.arms[0][0].redrawn):
-            er = rows.means(np.concatenate([arm.redrawn[i].er[points] for arm, points in rows.arms]))
-            apart = np.var(er - self.design @ (self.inverse @ (self.design.T @ er)), axis=1)
-            left = 1 - np.einsum("ij,jk,ik->i", self.design, self.inverse, self.design)
-            shared[drawn.source] = by_row @ er
-            twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
-        own = clustered.part(self.design, self.residuals, combination, rows.clusters, "trials", LEAST_DF)
-        return Quantity(float(by_row @ rows.er), (own,), shared, twice)
+    inner: tuple[float, float]
+    p_equivalent: float
+    straight_p: float = float("nan")
+    levels: pd.DataFrame = field(default_factory=_no_levels)
+    notes: list[str] = field(default_factory=list)
 
 
-def _blocks(values: pd.DataFrame) -> tuple[list[_Block], list[str]]:
-    """The factors that vary, coded; and what varies but cannot be one, as sentences."""
-    blocks, notes = [], []
-    for factor, label in FACTORS.items():
-        if factor not in values:
-            continue
-        numbers = pd.to_numeric(values[factor], errors="coerce").astype("float64").to_numpy()
-        known = numbers[np.isfinite(numbers)]
-        if len(np.unique(known)) < 2:
-            continue
-        if len(known) < len(numbers) or (known <= 0).any():
-            notes.append(f"{factor} has no single value in some groups: no trend is fitted over it")
-            continue
-        logs = np.log10(numbers)[:, None]
-        blocks.append(_Block(factor, logs, (factor,), (label,), "tenfold", "", len(np.unique(known))))
-    for factor, label in CATEGORIES.items():
-        if factor not in values:
-            continue
-        text = values[factor].fillna("").astype(str)
-        levels = list(dict.fromkeys(text))
-        if not 2 <= len(levels) <= min(MOST_LEVELS, len(text) // 2):
-            continue
-        first, *rest = levels
-        columns = np.column_stack([(text == level).to_numpy(float) for level in rest])
-        names, labels = tuple(f"{factor}={v}" for v in rest), tuple(f"{label} {v} against {first}" for v in rest)
-        blocks.append(_Block(factor, columns, names, labels, "level", first, len(levels)))
-    mixed = _sources(values)
-    return blocks + ([mixed] if mixed else []), notes
+def _shape(
+    block: Block, others: Sequence[Block], rows: _Rows, baseline: Baseline, slope: Estimate, margin: float
+) -> _Shape:
+    """Of a number: whether ER is straight in it, the differences between neighbouring levels, and the equivalence of
+    all pairs of levels (a margin per tenfold would be none over three decades). Of another factor: of its slope."""
+    if block.per != "tenfold":
+        return _Shape(slope.inner, slope.p_outside(margin))
+    values, at = np.unique(np.round(block.columns[:, 0], 9), return_inverse=True)
+    rest = np.column_stack([np.ones(len(rows.er)), *(b.columns for b in others)])
+    if len(values) > MOST_LEVELS:
+        return _continuous(block, rest, rows, baseline, slope, margin)
+    count = rest.shape[1]
+    fit = _Fit(np.column_stack([rest, at[:, None] == np.arange(1, len(values))]), rows, baseline)
+
+    def difference(weights: np.ndarray) -> Quantity | None:
+        combination = np.concatenate([np.zeros(count), weights[1:]])
+        return fit.quantity(combination) if fit.estimable(combination) else None
+
+    unit = np.eye(len(values))
+    every = {(i, j): difference(unit[j] - unit[i]) for i, j in combinations(range(len(values)), 2)}
+    pairs = {levels: quantity for levels, quantity in every.items() if quantity is not None}
+    if len(pairs) < len(every) or len(rows.er) <= fit.design.shape[1]:
+        return _Shape(slope.inner, np.nan)
+    estimates = [quantity.estimate for quantity in pairs.values()]
+    ends = np.array([estimate.inner for estimate in estimates])
+    p = np.array([estimate.p_outside(margin) for estimate in estimates])
+    hull = (float(ends[:, 0].min()), float(ends[:, 1].max()))
+    if len(values) < 3:
+        return _Shape(hull, float(p.max()))
+    bends = [difference(weights) for weights in _polynomials(values)]
+    straight = contrasts.holm([bend.estimate.p for bend in bends if bend is not None])
+    known = straight[np.isfinite(straight)]
+    names = [f"{block.factor}={_amount(10**value)}" for value in values]
+    table = pd.DataFrame(
+        [{"factor": block.factor, "a": names[i + 1], "b": names[i], "family": block.factor,
+          **contrasts.row(pairs[i, i + 1], margin)} for i in range(len(values) - 1)],
+        columns=list(LEVELS),
+    )  # fmt: skip
+    return _Shape(hull, float(p.max()), float(known.min()) if len(known) else np.nan, contrasts.adjust(table))
 
 
-def _sources(values: pd.DataFrame) -> _Block | None:
-    """Every source's share, but for the one that is most of all: what takes its place is what a slope compares with."""
-    if "sources" not in values:
-        return None
-    weights = [json.loads(text) if isinstance(text, str) and text else {} for text in values["sources"]]
-    names = list(dict.fromkeys(name for w in weights for name in w))
-    table = np.array([[w.get(name, 0.0) for name in names] for w in weights]).reshape(len(weights), len(names))
-    table = table / np.maximum(table.sum(1, keepdims=True), 1e-300)
-    varied = [j for j in range(len(names)) if np.ptp(table[:, j]) > 1e-9]
-    if not varied:
-        return None
-    first = max(varied, key=lambda j: table[:, j].sum())
-    rest = [j for j in varied if j != first]
-    labels = tuple(f"{names[j]} in place of {names[first]}" for j in rest)
-    levels = len(np.unique(table.round(6), axis=0))
-    tags = tuple(f"sources={names[j]}" for j in rest)
-    return _Block("sources", table[:, rest], tags, labels, "all of it", names[first], levels)
+def _amount(value: float) -> str:
+    """A level as groups are named by it: whole where it is but for rounding."""
+    return str(round(value)) if abs(value - round(value)) < 1e-6 * value else f"{value:.7g}"
 
 
-def _without_followers(blocks: list[_Block]) -> tuple[list[_Block], list[str]]:
-    """Leave out what only follows from the other factors, saying so: it was not varied, it came along."""
-    kept = [block for block in blocks if block.factor not in FOLLOWS]
-    notes = []
-    for block in blocks:
-        if block.factor not in FOLLOWS:
-            continue
-        if not kept:
-            kept.append(block)
-            continue
-        others = np.column_stack([np.ones(len(block.columns)), *(b.columns for b in kept)])
-        y = block.columns[:, 0]
-        left = y - others @ np.linalg.lstsq(others, y, rcond=None)[0]
-        if left @ left > ((y - y.mean()) ** 2).sum() / WORST_CONDITION**2:
-            kept.append(block)
-        else:
-            notes.append(f"{block.factor} follows from {' and '.join(b.factor for b in kept)}: effects may be either's")
-    return kept, notes
+def _continuous(
+    block: Block, rest: np.ndarray, rows: _Rows, baseline: Baseline, slope: Estimate, margin: float
+) -> _Shape:
+    """Of a number with too many values for levels: its square tells whether ER is straight, and its slope over the
+    whole range what "no effect" is."""
+    x = block.columns[:, 0]
+    whole = Estimate(slope.value * float(np.ptp(x)), slope.se * float(np.ptp(x)), slope.df)
+    fit = _Fit(np.column_stack([rest, x, (x - x.mean()) ** 2]), rows, baseline)
+    combination = np.eye(fit.design.shape[1])[-1]
+    bend = fit.quantity(combination).estimate.p if fit.estimable(combination) else np.nan
+    return _Shape(whole.inner, whole.p_outside(margin), bend)
+
+
+def _polynomials(x: np.ndarray) -> list[np.ndarray]:
+    """Orthogonal polynomials of degree 2 and over at the levels x, float [levels] each, at most `MOST_BENDS`: contrasts
+    that a straight line has none of."""
+    basis = np.linalg.qr(np.vander((x - x.mean()) / np.ptp(x), len(x), increasing=True))[0]
+    return [basis[:, degree] for degree in range(2, min(len(x), 2 + MOST_BENDS))]
 
 
 def _between_weights(points: pd.DataFrame) -> bool:

@@ -1,8 +1,9 @@
 """The findings: sentences that follow from intervals and tests alone, each tied to the row of a table that it reads.
 
 A claim is made only where a 95 % interval excludes 0 and survives Holm's correction, "no effect" only where the
-equivalence test passes (Schuirmann 1987: the 90 % interval lies inside the margin); everything else reads "not
-established". Owns the sentences and `factor_table`, which they and the report read the factors from.
+equivalence test passes (Schuirmann 1987: the 90 % interval lies inside the margin; Holm likewise), and either only
+where it holds in every check of `sensitivity`: else it reads "not robust to ...". All else reads "not established".
+A slope over a number is claimed where ER is straight in it; where it is not, neighbouring levels are compared.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import holm
+from analysis.contrasts import claimed, state
 from analysis.study import Analysis
 from analysis.words import listed, name, number, percent, signed, span
 
 MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline and pairs told in words; the table has them all
-STATES = {"differs": "differs", "equivalent": "no effect in margin", "open": "not established"}
-FACTORS = (
-    "factor", "label", "per", "against", "slope", "low", "high", "p", "p_adjusted", "margin", "equivalent", "low90",
-    "high90", "standardised", "partial_r2", "levels",
-)  # fmt: skip
+STATES = {
+    "differs": "differs",
+    "equivalent": "no effect in margin",
+    "fragile": "not robust",
+    "open": "not established",
+}
+STRAIGHT = 0.05  # p under which ER is taken not to be straight in a number: no slope is claimed then
 EQUIVALENCE = ("a", "b", "delta_er", "low90", "high90", "margin", "equivalent", "smallest_provable")
 PER = {"tenfold": " per tenfold", "all of it": " from none of it to all", "level": ""}
 
@@ -33,10 +36,12 @@ PER = {"tenfold": " per tenfold", "all of it": " from none of it to all", "level
 class Finding:
     """One sentence and what it rests on.
 
-    kind    `differs`, `equivalent` (no effect within the margin), or `open` (not established)
+    kind    `differs`, `equivalent` (no effect within the margin), `fragile` (one of the two, which does not hold in
+            some check), or `open` (not established)
     table   the table that it reads, by the name of its file without .csv
     row     the columns that single out one row of that task's table; empty where the whole table is meant
     index   the number of that row there, or None
+    survived, not_robust_to   names of the checks that the claim holds in, and of those that it does not hold in
     """
 
     kind: str
@@ -44,6 +49,8 @@ class Finding:
     table: str
     row: Mapping[str, Any]
     index: int | None = None
+    survived: tuple[str, ...] = ()
+    not_robust_to: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -57,31 +64,11 @@ def findings(analysis: Analysis) -> list[Finding]:
         text = "Not established: effective robustness, because no baseline line can be fitted."
         return [Finding("open", text, "trends", line if index is not None else {}, index)]
     if analysis.refused:
-        r2, floor = analysis.baseline.line.r2, analysis.options.min_r2
-        text = (
-            f"Not established: effective robustness, because the baseline line explains too little (R^2 {r2:.2f}, "
-            f"floor {floor:g})."
-        )
+        text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
         return [Finding("open", text, "trends", line, index)]
-    factors = [_factor(i, row) for i, row in enumerate(_rows(factor_table(analysis)))]
+    factors = [finding for i, row in enumerate(_rows(analysis.factor_table)) for finding in _factor(analysis, i, row)]
     order = list(STATES)
     return sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
-
-
-def factor_table(analysis: Analysis) -> pd.DataFrame:
-    """Every factor's slope with its tests, columns `FACTORS`: ER in percentage points, p adjusted by Holm over the
-    factors of the regression, equivalence within the spec's margin (per tenfold, per level, or from none to all)."""
-    rows = [
-        {
-            "factor": f.name, "label": f.label, "per": f.per, "against": f.against, "slope": f.slope.value,
-            "low": f.slope.low, "high": f.slope.high, "p": f.slope.p, "margin": analysis.options.margin,
-            "equivalent": f.slope.equivalent(analysis.options.margin), "low90": f.slope.inner[0],
-            "high90": f.slope.inner[1], "standardised": f.standardised, "partial_r2": f.partial_r2, "levels": f.levels,
-        }
-        for f in analysis.regression.factors
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=list(FACTORS))
-    return table.assign(p_adjusted=holm(table["p"].to_numpy(float)))
 
 
 def equivalence_table(analysis: Analysis) -> pd.DataFrame:
@@ -91,28 +78,46 @@ def equivalence_table(analysis: Analysis) -> pd.DataFrame:
     return table.assign(smallest_provable=table[["low90", "high90"]].abs().max(axis=1, skipna=False))
 
 
-def state(row: Mapping[str, Any]) -> str:
-    """What a row with low, high, p_adjusted and equivalent shows, as a key of `STATES`."""
-    if _established(row):
-        return "differs"
-    return "equivalent" if row["equivalent"] else "open"
-
-
-def _established(row: Mapping[str, Any]) -> bool:
-    return bool((row["low"] > 0 or row["high"] < 0) and row["p_adjusted"] <= 0.05)
-
-
-def _factor(index: int, row: Mapping[str, Any]) -> Finding:
+def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[Finding]:
     kind, label, per = state(row), name(row["label"]), PER[row["per"]]
     effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
-    if kind == "differs":
+    where = "factors", {"factor": row["factor"]}, index
+    if row["straight_p"] <= STRAIGHT and claimed(row) != "equivalent":
+        text = (
+            f"Not established: one slope of ER over {label}, which is not straight in its logarithm "
+            f"(p = {row['straight_p']:.3f}); neighbouring levels are compared instead."
+        )
+        yield Finding("open", text, *where)
+        yield from _levels(analysis, row)
+        return
+    if claimed(row) == "differs":
         levels = f", over {row['levels']} levels" if row["per"] == "tenfold" else ""
         text = f"{_capital(label)}: {effect}{_small(row)}{levels}."
-    elif kind == "equivalent":
-        text = f"{_capital(label)}: {_none(row)}{per}, {signed(row['slope'])} {_inner(row)}."
+    elif claimed(row) == "equivalent":
+        between = " between any two levels" if row["per"] == "tenfold" else per
+        text = f"{_capital(label)}: {_none(row)}{between} {_inner(row)}."
     else:
         text = f"Not established{_holm(row)}: an effect of {label} on ER: {effect}{_holm_p(row)}."
-    return Finding(kind, text, "factors", {"factor": row["factor"]}, index)
+    yield _finding(kind, text, row, *where)
+
+
+def _finding(
+    kind: str, text: str, row: Mapping[str, Any], table: str, key: Mapping[str, Any], index: int | None
+) -> Finding:
+    survived, failed = (tuple(filter(None, row[c].split("; "))) for c in ("survived", "not_robust_to"))
+    if kind == "fragile":
+        text = f"Not robust to {listed(list(failed))}: {text}"
+    return Finding(kind, text, table, key, index, survived, failed)
+
+
+def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
+    """Each level of a number against the one below it."""
+    table = analysis.regression.levels
+    for index, row in enumerate(_rows(table)):
+        if row["factor"] == factor["factor"]:
+            text = _difference_text(claimed(row), row, "", "")
+            key = {"factor": row["factor"], "a": row["a"], "b": row["b"]}
+            yield _finding(state(row), text, row, "levels", key, index)
 
 
 def _contrasts(analysis: Analysis) -> Iterator[Finding]:
@@ -126,26 +131,25 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
         own = [(i, row) for i, row in rows if row["family"] == family]
         yield from (_contrast(analysis, i, row, trials, unit) for i, row in own[:most])
         if len(own) > most:
-            sure = sum(_established(row) for _, row in own)
+            sure = sum(state(row) == "differs" for _, row in own)
             text = f"Of {len(own)} {what} {sure}{do} after Holm's correction; all are in contrasts.csv."
             yield Finding("differs" if sure else "open", text, "contrasts", {})
 
 
 def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Mapping[str, int], unit: str) -> Finding:
-    kind = state(row)
-    text = _contrast_text(kind, row, trials, unit, _by_id(analysis.at_ids, row))
-    table = "equivalence" if kind == "equivalent" else "contrasts"  # where the interval is that it rests on
-    return Finding(kind, text, table, {"a": row["a"], "b": row["b"]}, index)
-
-
-def _contrast_text(kind: str, row: Mapping[str, Any], trials: Mapping[str, int], unit: str, by_id: str) -> str:
-    a, b = name(row["a"]), name(row["b"])
     count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
+    text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
+    table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on
+    return _finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index)
+
+
+def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, unit: str = "trial") -> str:
+    a, b = name(row["a"]), name(row["b"])
     if not math.isfinite(row["delta_er"]):
         return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
     effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
     if kind == "differs":
-        return f"{a} against {b}: {effect}{_small(row)}, from {count}{by_id}."
+        return f"{a} against {b}: {effect}{_small(row)}{count}{by_id}."
     if kind == "equivalent":
         return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {_inner(row)}{by_id}."
     if not math.isfinite(row["low"]):

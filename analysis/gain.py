@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap
-from analysis.bootstrap import Estimate
-from analysis.factors import FACTORS
+from analysis import uncertainty
+from analysis.factor_coding import FACTORS
 from analysis.robustness import Arm, Baseline, Mean
+from analysis.uncertainty import Estimate
 
 COLUMNS = ("factor", "gain", "gain_low", "gain_high", "half_at", "half_low", "half_high")
 LEAST_LEVELS = 3
@@ -49,7 +49,7 @@ def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Base
         """ER at `at` less half the gain."""
         weights = [float(np.interp(at, x, row)) for row in np.eye(len(x))]
         weights[-1] -= 0.5
-        return bootstrap.weighted(quantities, weights).estimate
+        return uncertainty.weighted(quantities, weights).estimate
 
     grid = np.linspace(x[0], x[-1], STEPS)
     found = [above_half(at) for at in grid]

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import curvature, gaps, reliability
-from analysis.bootstrap import MOST_CLUSTERS, Estimate
 from analysis.contrasts import holm
 from analysis.curvature import Fit, fit
 from analysis.line_text import FAILS, Verdict, verdicts
 from analysis.table import Options
 from analysis.trend import MIN_POINTS, SCALES, Scale
+from analysis.uncertainty import Estimate
 from analysis.wald import Wald
 
 LEVEL = 0.05
@@ -31,6 +31,7 @@ NOISE = ("id_low", "id_high", "points", "sd", "sd_axis", "within")
 RESIDUALS = ("trial", "id", "ood", "residual", "epoch", "finetune_lr")
 STEPS = {"epoch": "epoch", "finetune_lr": "learning rate"}
 MOST_STEPS = 16  # epochs or rates with a row of their own; more are put together
+MOST_CLUSTERS = 2_000  # trials that are tested one by one; more go in so many blocks
 MOST_TESTED = 6  # steps that are tested as categories; more cost more trials than there are
 BINS = 6  # of ID scores, for the scatter
 

@@ -13,7 +13,12 @@ BASELINE_COLOUR = "#8a909a"
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33a0dd", "#ee3377", "#a97b3d", "#8f6fc9")
 RAMP = ("#5a67b8", "#2f8aa8", "#25a884", "#7dbb42", "#d6a800")  # for levels of an ordered factor, low to high
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-STATE_LOOKS = {"differs": ("#00917f", "circle"), "equivalent": ("#3b82c4", "square"), "open": ("#b08a1e", "diamond")}
+STATE_LOOKS = {
+    "differs": ("#00917f", "circle"),
+    "equivalent": ("#3b82c4", "square"),
+    "fragile": ("#b5537a", "triangle-down"),
+    "open": ("#b08a1e", "diamond"),
+}
 BASELINE_SHAPE = "circle"
 
 

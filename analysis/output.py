@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import ancova, checks, contrasts, duplicates, findings, line_sheets, reliability, sheets
-from analysis.line_checks import LineChecks, check_line
+from analysis import ancova, checks, contrasts, duplicates, findings, line_sheets, sensitivity, sheets
+from analysis.factors import FACTOR_TABLE, LEVELS
+from analysis.line_checks import LineChecks
 from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.table import Table
 from analysis.views import View, views
@@ -37,10 +38,12 @@ def tables(
     columns: dict[str, tuple[str, ...]] = {
         "trends": TRENDS,
         "robustness": (*table.keys, *ROBUSTNESS),
-        "contrasts": contrasts.COLUMNS,
+        "contrasts": (*contrasts.COLUMNS, "survived", "not_robust_to"),
         "equivalence": findings.EQUIVALENCE,
         "groups": GROUPS,
-        "factors": findings.FACTORS,
+        "factors": FACTOR_TABLE,
+        "levels": LEVELS,
+        "survival": sensitivity.COLUMNS,
         "slopes": ancova.COLUMNS,
         "at_id": ancova.AT_ID,
         "trend_line": BAND,
@@ -79,7 +82,9 @@ def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame
         "contrasts": analysis.contrasts,
         "equivalence": findings.equivalence_table(analysis),
         "groups": analysis.groups,
-        "factors": findings.factor_table(analysis),
+        "factors": analysis.factor_table,
+        "levels": analysis.regression.levels,
+        "survival": analysis.survival,
         "slopes": analysis.ancova,
         "at_id": analysis.at_ids,
         "trend_line": analysis.band,
@@ -99,7 +104,7 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     from analysis import export, report  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    parts = [_part(analysis, table) for analysis in analyses]
+    parts = [_part(analysis) for analysis in analyses]
     files = tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
     drawn = [export.figures(part.analysis, part.views, part.line) for part in parts]
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
@@ -114,23 +119,9 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     return (folder / "index.html").shown
 
 
-def _part(analysis: Analysis, table: Table) -> report.Part:
+def _part(analysis: Analysis) -> report.Part:
     from analysis import report
 
-    seen, line = views(analysis), _line(analysis, table)
-    return report.Part(analysis, seen, sheets.of_task(analysis, seen) | line_sheets.of_line(line), line)
-
-
-def _line(analysis: Analysis, table: Table) -> LineChecks | None:
-    """The checks of the baseline's line. How well its ID scores are measured is in its counts, where a run has them."""
-    points = analysis.points
-    own = points.loc[points["group"] == analysis.options.baseline]
-    counts = table.counts(own.reset_index(drop=True))[0] if table.counts and len(own) else None
-    metrics = own["metric"].unique() if counts is not None else ()
-    variance = reliability.variance_of(counts["id"], str(metrics[0])) if counts and len(metrics) == 1 else None
-    if variance is not None:
-        points = points.assign(id_variance=pd.Series(variance, own.index))
-    trends, options = analysis.trends, analysis.options
-    row = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)]
-    slope = row[["slope", "slope_low", "slope_high"]].to_numpy(float)
-    return check_line(points, options, tuple(slope[0]) if len(slope) else None)
+    seen = views(analysis)
+    made = sheets.of_task(analysis, seen) | line_sheets.of_line(analysis.line)
+    return report.Part(analysis, seen, made, analysis.line)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import groups
-from analysis.factors import FACTORS
+from analysis.factor_coding import FACTORS
 from analysis.table import Options
 from analysis.trend import Scale, clip, shares
 

@@ -5,7 +5,7 @@ Owns `Design` (what a spec plans), `Spread` (how much ER varies, from an earlier
 `Power`, one row per kind of contrast. Light enough for a plan: numpy and scipy's special functions.
 
 The analysis makes a contrast's error of independent parts, each with a variance and degrees of freedom, and tests it
-by Student's t with Welch and Satterthwaite's degrees of freedom (`bootstrap.combine`). The power is that of this very
+by Student's t with Welch and Satterthwaite's degrees of freedom (`uncertainty.combine`). The power is that of this very
 procedure: an error e and the parts' estimated variances are drawn `DRAWS` times (normal; chi-squared over its degrees
 of freedom), with the standard error s that follows. A true difference D is found when D + e > t(97.5 %) s, so the
 smallest one found in 80 % of sweeps is the 80 % quantile of t s - e. That a true difference of 0 lies within M is
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.bootstrap import LEVEL, POWER, TWO_SIDED, Part
 from analysis.factors import LEAST_DF
+from analysis.uncertainty import LEVEL, POWER, TWO_SIDED, Part
 
 DRAWS = 20_000  # the share of sweeps that a quantile stands for is then exact to 0.3 %
 SEEDS = (1, 2, 3, 5, 10, 20, 50)  # what the table over seeds shows
@@ -250,7 +250,7 @@ def chance(kind: Kind, design: Design, spread: Spread, difference: float) -> flo
 
 
 def parts(kind: Kind, design: Design, spread: Spread) -> list[Part]:
-    """What the contrast's error is made of, as the analysis would find it (see `bootstrap.Quantity`)."""
+    """What the contrast's error is made of, as the analysis would find it (see `uncertainty.Quantity`)."""
     variance = spread.of_trial(design.finetunings)
     found = [Part(factor * variance, df if df >= 0.5 else np.nan, "trials") for factor, df in kind.own]
     shared = [("baseline line", spread.of_line(design.baseline_finetunings), design.baseline)]

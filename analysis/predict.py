@@ -15,12 +15,12 @@ import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import kendalltau, spearmanr
 
-from analysis.bootstrap import TWO_SIDED, Quantity
 from analysis.mixtures import Mixture, Space, mixtures_of
-from analysis.robustness import PP
+from analysis.robustness import LINE, PP
 from analysis.study import Analysis
 from analysis.surface import SPARE, Check, Surface, cross_validate, fit, rank
 from analysis.table import Table
+from analysis.uncertainty import TWO_SIDED, Quantity
 
 TARGETS = {"er": "ER", "id": "ID score", "ood": "OOD score"}
 CANDIDATES = 1_500  # mixtures between the tried ones that are looked at
@@ -69,11 +69,15 @@ class Target:
         return there.value - here.value, *_joined([np.maximum(own, 0.0), *variances], [here.df, *dfs])
 
     def _moved(self, smoother: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-        named = dict.fromkeys(source for quantity in self.shared for source in quantity.shared)
+        named = dict.fromkeys(source for quantity in self.shared for source in quantity.groups)
         sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
+        for line in {line for quantity in self.shared for line in quantity.trials if line.name == LINE}:
+            pulls = np.array([quantity.trials[line] for quantity in self.shared])  # of the line's coefficients
+            variances.append((((smoother @ pulls) @ line.effects.T) ** 2).sum(1))
+            dfs.append(line.df(pulls.mean(0)))
         for source in sources:
-            drawn = np.array([quantity.shared[source] for quantity in self.shared])
+            drawn = np.array([quantity.groups[source] for quantity in self.shared])
             twice = np.array([quantity.twice.get(source, 0.0) for quantity in self.shared])
             left = np.var(smoother @ drawn, axis=1) * source.factor - smoother**2 @ twice
             variances.append(np.maximum(left, 0.0))

@@ -1,38 +1,42 @@
 """Effective robustness: how far a point lies above what the baseline trend expects at its ID score.
 
-Owns `Baseline` (the reference line with its replicates), `Arm` (a group's points with their resampling), ER
+Owns `Baseline` (the reference line with its error), `Arm` (a group's points with what they can be repeated over), ER
 per point, and the numbers that contrasts are made of: the mean ER of an arm, and its own line. ER is in percentage
-points everywhere.
+points everywhere. Which curve the line may be is in `line_models`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap, clustered
-from analysis.bootstrap import Quantity, Source, Weights
+from analysis import clustered, uncertainty
+from analysis.clustered import Robust
 from analysis.groups import Resampled
+from analysis.line_models import LineModel, coefficients, solve
 from analysis.trend import Line, Scale, fit
+from analysis.uncertainty import Quantity, Source
 
 KNOTS = 129  # the bands of the line are drawn through so many ID scores
+LINE = "baseline line"  # the name of its error, beside those of trials and groups
 PP = 100.0  # scores are fractions, ER is percentage points
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """The reference trend: its line on the transformed axes, its ID range, and what resampling its trials does to it.
+    """The reference trend: its curve on the transformed axes, its ID range, and how sure it is.
 
     name      the group it was fitted on
+    line      the straight line through its points, whatever the model
     low, high the lowest and highest ID score it was fitted on; outside them there is no ER, only extrapolation
     ids       its ranges, one per ID set: (column, lowest, highest), transformed; a point outside of one is outside
     shares    float [sets], how the ID sets make the axis (see `trend.shares`)
-    changes   float [replicates, 1 + sets], the refitted coefficients less the fitted ones
-    source    the line as a source of error
-    p         the parameters that its trials pay for (see `bootstrap`)
+    model     what the expectation is made of; `coefficients` float [k] are those of its columns
+    errors    of the coefficients, over the baseline's trials
+    on_axis   ER is measured along the transformed axis, as if a unit of it were one point everywhere
     """
 
     name: str
@@ -42,27 +46,35 @@ class Baseline:
     high: float
     ids: tuple[tuple[str, float, float], ...]
     shares: np.ndarray
-    changes: np.ndarray
-    source: Source
-    weights: Weights
-    p: float
+    model: LineModel
+    coefficients: np.ndarray
+    errors: Robust
+    on_axis: bool = False
+
+    def height(self, points: pd.DataFrame) -> np.ndarray:
+        """The transformed OOD score that is expected of each point: float [points]."""
+        return self.model.design(points["x"].to_numpy(), points) @ self.coefficients
 
     def gradient(self, points: pd.DataFrame) -> np.ndarray:
-        """What one unit of every coefficient does to the expected OOD score of each point: float [points, 1 + sets].
+        """What one unit of every coefficient does to the expected OOD score of each point: float [points, k].
 
-        The refitted lines enter errors through it, to first order: a replicate then costs the same for ten points and
-        for a million, and any number of ID sets goes the same way.
+        The line's error enters through it, to first order: its cost does not grow with what rests on it.
         """
-        rate = self.scale.rate(self.line.at(points["x"].to_numpy()))
-        columns = [points[name].to_numpy() for name, _, _ in self.ids]
-        return rate[:, None] * np.column_stack([np.ones(len(points)), *columns])
+        design = self.model.design(points["x"].to_numpy(), points)
+        return design if self.on_axis else self.scale.rate(design @ self.coefficients)[:, None] * design
+
+    def er(self, ood: np.ndarray, height: np.ndarray) -> np.ndarray:
+        """ER in percentage points: OOD - h^-1(height) (Taori et al. 2020). Along the axis: h(OOD) - height."""
+        if self.on_axis:
+            return PP * (self.scale.h(np.clip(ood, 1e-9, 1 - 1e-9)) - height)
+        return PP * (ood - self.scale.inverse(height))
 
     def outside(self, points: pd.DataFrame) -> np.ndarray:
         """Which points lie beyond the scores that the line was fitted on, on any ID set: bool [points]."""
-        found = np.zeros(len(points), bool)
+        beyond = np.zeros(len(points), bool)
         for name, low, high in self.ids:
-            found |= ((points[name] < low) | (points[name] > high)).to_numpy()
-        return found
+            beyond |= ((points[name] < low) | (points[name] > high)).to_numpy()
+        return beyond
 
     def band(self, arm: Arm) -> pd.DataFrame:
         """The line with its mean band (where the line itself is) and its prediction band (where a new baseline point
@@ -70,22 +82,19 @@ class Baseline:
 
         `arm` is the baseline's own. With several ID sets each moves along with the axis as it does in the baseline.
         """
-        points = arm.points
-        x = points["x"].to_numpy()
-        knots = np.linspace(x.min(), x.max(), KNOTS)
-        height, variance, spread = self.line.at(knots), np.zeros(KNOTS), x - x.mean()
-        columns = [
-            points[name].mean() + (knots - x.mean()) * (spread @ points[name].to_numpy()) / (spread @ spread)
-            for name, _, _ in self.ids
-        ]
-        at = np.column_stack([np.ones(KNOTS), *columns])
-        parts = [(self.source, self.changes @ at.T)]
-        parts += [(r.source, r.lines[1][:, None] + r.lines[0][:, None] * knots) for r in arm.redrawn]
-        each = [np.var(heights, axis=0) * source.factor for source, heights in parts]
-        variance = np.sum(each, axis=0)
+        points, x = arm.points, arm.points["x"].to_numpy()
+        knots, spread = np.linspace(x.min(), x.max(), KNOTS), x - x.mean()
+        along = {name: points[name].mean() + (knots - x.mean()) * (spread @ points[name].to_numpy()) / (spread @ spread)
+                 for name, _, _ in self.ids}  # fmt: skip
+        at = self.model.design(knots, pd.DataFrame({**along, "x": knots}))
+        height = at @ self.coefficients
+        parts = [(((self.errors.effects @ at.T) ** 2).sum(0), self._df(at))]
+        for r in arm.redrawn:
+            parts.append((np.var(r.coefficients @ at.T, axis=0) * r.source.factor, np.full(KNOTS, r.source.df)))
+        variance = np.sum([v for v, _ in parts], axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            df = variance**2 / np.sum([v**2 / s.df for v, (s, _) in zip(each, parts, strict=True)], axis=0)
-        t = np.array([bootstrap.quantile(bootstrap.TWO_SIDED, d) for d in df])
+            df = variance**2 / np.sum([v**2 / d for v, d in parts], axis=0)
+        t = uncertainty.quantiles(uncertainty.TWO_SIDED, df)
         reach, wide = t * np.sqrt(variance), t * np.sqrt(variance + self.line.variance)
         back = self.scale.inverse
         return pd.DataFrame(
@@ -99,71 +108,159 @@ class Baseline:
             }
         )
 
+    def _df(self, designs: np.ndarray) -> np.ndarray:
+        return np.array([self.errors.df(row) for row in designs])
 
-def baseline_of(arm: Arm, scale: Scale, line: Line, axes: Sequence[str], shares: np.ndarray) -> Baseline:
-    """The baseline from its arm (columns id, x, y and the transformed ID sets `axes`) and the line through it."""
-    points, weights = arm.points, arm.weights
-    columns, x, y = points[list(axes)].to_numpy(float), points["x"].to_numpy(), points["y"].to_numpy()
-    line = replace(line, variance=line.variance * (line.n - 2) / max(line.n - 1 - len(axes), 1))
-    fitted = np.array([line.intercept, *(line.slope * shares)])
-    changes = bootstrap.planes(weights, columns, y) - fitted
-    p = bootstrap.parameters(weights.codes, x)
-    source = Source("baseline line", weights.clusters, *bootstrap.correction(weights.clusters, p))
-    ranges = tuple((str(c), float(points[c].min()), float(points[c].max())) for c in axes)
-    low, high = float(points["id"].min()), float(points["id"].max())
-    return Baseline(arm.name, scale, line, low, high, ranges, shares, changes, source, weights, p)
-
-
-def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
-    """`points` with expected_ood (a fraction), er, er_low, er_high (percentage points) and extrapolated.
-
-    ER = OOD - h^-1(a + b h(ID)) (Taori et al. 2020). Its interval here carries the uncertainty of the baseline line
-    only: how one fine-tuned model would come out again is not known from one model. Outside the baseline's ID range the
-    expectation is an extrapolation, the point is marked and its interval left empty.
-    """
-    expected = baseline.scale.inverse(baseline.line.at(points["x"].to_numpy()))
-    er = PP * (points["ood"].to_numpy() - expected)
-    outside, gradient = baseline.outside(points), baseline.gradient(points)
-    covariance = np.atleast_2d(np.cov(baseline.changes, rowvar=False, bias=True)) * baseline.source.factor
-    error = np.sqrt(np.einsum("ij,jk,ik->i", gradient, covariance, gradient))
-    reach = PP * bootstrap.quantile(bootstrap.TWO_SIDED, baseline.source.df) * np.where(outside, np.nan, error)
-    return points.assign(expected_ood=expected, er=er, er_low=er - reach, er_high=er + reach, extrapolated=outside)
+    def errors_of(self, points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Standard error (percentage points) and degrees of freedom of every point's expectation, [points] each; the
+        latter read between some knots, since they change slowly along the line."""
+        gradient = self.gradient(points)
+        error = PP * np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.errors.effects.T @ self.errors.effects, gradient))
+        order = np.argsort(points["x"].to_numpy(), kind="stable")
+        some = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), 33)).astype(int))]
+        x = points["x"].to_numpy()
+        return error, np.interp(x, x[some], self._df(gradient[some]))
 
 
 @dataclass(frozen=True, eq=False)
 class Redrawn:
-    """Points without each of the task's groups in turn, the baseline's line refitted every time.
+    """Points without each of the task's groups in turn, the baseline's curve refitted every time.
 
-    x, y    float [points, replicates] or [points, 1] where the groups are not of that side, transformed scores
-    er      float [points, replicates], percentage points
-    lines   the baseline's slopes and intercepts, float [replicates] each
+    x, y, ood  float [points, replicates], or [points, 1] where the groups are not of that side; x and y transformed
+    er         float [points, replicates], percentage points; `coefficients` float [replicates, k] are the baseline's.
+               Both are empty until there is a baseline (see `with_baseline`)
     """
 
     source: Source
     x: np.ndarray
     y: np.ndarray
-    er: np.ndarray
-    lines: tuple[np.ndarray, np.ndarray]
+    ood: np.ndarray
+    er: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    coefficients: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     def of(self, rows: np.ndarray) -> Redrawn:
         """The same for some of the points."""
-        return replace(self, x=self.x[rows], y=self.y[rows], er=self.er[rows])
+        er = self.er[rows] if len(self.er) else self.er
+        return replace(self, x=self.x[rows], y=self.y[rows], ood=self.ood[rows], er=er)
 
 
-def redraw(points: pd.DataFrame, resampled: Resampled, baseline: str, scale: Scale, clip: Mapping) -> Redrawn:
-    """Transformed scores and ER of all points in every replicate of `resampled` (rows aligned with `points`), the
-    baseline's line refitted to the scores of the same replicate. `clip` moves scores off 0 and 1, by column."""
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """The points of one group: columns trial, group, id, ood, x, y (transformed), then er, extrapolated.
+
+    unit, codes, count   what its error over trials rests on: int [points], which cluster of the unit a point is of
+    redrawn              the points without each of the task's groups, per set of them
+    """
+
+    name: str
+    points: pd.DataFrame
+    unit: str
+    codes: np.ndarray
+    count: int
+    redrawn: tuple[Redrawn, ...] = ()
+
+    @property
+    def trials(self) -> int:
+        """How many trials it has."""
+        return int(self.points["trial"].nunique())
+
+    def of(self, rows: np.ndarray) -> Arm:
+        """The same with some of its points (int)."""
+        points = self.points.iloc[rows].reset_index(drop=True)
+        return replace(self, points=points, codes=self.codes[rows], redrawn=tuple(r.of(rows) for r in self.redrawn))
+
+    def between(self, low: float, high: float) -> Arm:
+        """The arm's points whose ID score lies in low..high."""
+        return self.of(np.flatnonzero(self.points["id"].between(low, high)))
+
+
+def baseline_of(
+    arm: Arm,
+    scale: Scale,
+    line: Line,
+    model: LineModel,
+    axes: tuple[str, ...],
+    shares: np.ndarray,
+    on_axis: bool = False,
+) -> Baseline | None:
+    """The baseline from its arm (columns id, x, y and the transformed ID sets `axes`) and the straight line through it;
+    None where its points do not determine the model."""
+    points, y = arm.points, arm.points["y"].to_numpy()
+    design = model.design(points["x"].to_numpy(), points)
+    fitted = solve(design, y, model.weights(points), model.noise(points), arm.codes, arm.count, arm.unit, LINE)
+    if fitted is None:
+        return None
+    coefficients, errors = fitted
+    line = replace(line, variance=line.variance * (line.n - 2) / max(line.n - 1 - len(axes), 1))
+    weights = model.weights(points)
+    used = points if weights is None else points.loc[weights > 0]
+    ranges = tuple((str(c), float(used[c].min()), float(used[c].max())) for c in axes)
+    low, high = float(used["id"].min()), float(used["id"].max())
+    return Baseline(arm.name, scale, line, low, high, ranges, shares, model, coefficients, errors, on_axis)
+
+
+def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
+    """`points` with expected_ood (a fraction), er (percentage points) and extrapolated: outside the baseline's ID range
+    the expectation is an extrapolation, and the point is marked."""
+    height = baseline.height(points)
+    er = baseline.er(points["ood"].to_numpy(float), height)
+    return points.assign(expected_ood=baseline.scale.inverse(height), er=er, extrapolated=baseline.outside(points))
+
+
+def with_intervals(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
+    """The same with er_low and er_high, which carry the uncertainty of the baseline line only: how one fine-tuned model
+    would come out again is not known from one model. Empty where the expectation is an extrapolation."""
+    error, df = baseline.errors_of(points)
+    outside, er = points["extrapolated"].to_numpy(), points["er"]
+    reach = uncertainty.quantiles(uncertainty.TWO_SIDED, df) * np.where(outside, np.nan, error)
+    return points.assign(er_low=er - reach, er_high=er + reach)
+
+
+def redraw(points: pd.DataFrame, resampled: Resampled, scale: Scale, clip: Mapping) -> Redrawn:
+    """The transformed scores of all points in every replicate of `resampled` (rows aligned with `points`). `clip` moves
+    scores off 0 and 1, by column."""
     given = {"id": resampled.id, "ood": resampled.ood}
-    moved = {
-        side: clip[side](points[side].to_numpy(float)[:, None] if scores is None else scores)
-        for side, scores in given.items()
+    scores = {side: points[side].to_numpy(float)[:, None] if own is None else own for side, own in given.items()}
+    x, y = (scale.h(clip[side](scores[side])) for side in ("id", "ood"))
+    return Redrawn(resampled.source, x, y, scores["ood"])
+
+
+def with_baseline(arms: Mapping[str, Arm], baseline: Baseline) -> dict[str, Arm]:
+    """The arms with ER per point, and in every replicate under the curve refitted to the scores of that replicate."""
+    reference = arms[baseline.name]
+    lines = [_refitted(drawn, reference, baseline) for drawn in reference.redrawn]
+    return {
+        name: replace(
+            arm,
+            points=per_point(arm.points, baseline),
+            redrawn=tuple(_against(drawn, arm, baseline, own) for drawn, own in zip(arm.redrawn, lines, strict=True)),
+        )
+        for name, arm in arms.items()
     }
-    x, y = scale.h(moved["id"]), scale.h(moved["ood"])
-    own = (points["group"] == baseline).to_numpy()
-    slopes, intercepts = least_squares(x[own], y[own])
-    ood = points["ood"].to_numpy(float)[:, None] if resampled.ood is None else resampled.ood
-    er = PP * (ood - scale.inverse(intercepts + slopes * x))
-    return Redrawn(resampled.source, x, y, er, (slopes, intercepts))
+
+
+def _refitted(drawn: Redrawn, reference: Arm, baseline: Baseline) -> np.ndarray:
+    """The baseline's coefficients in every replicate, float [replicates, k]; NaN where they are not determined."""
+    points, model = reference.points, baseline.model
+    weights, noise = model.weights(points), model.noise(points)
+    many = max(drawn.x.shape[1], drawn.y.shape[1])
+    refitted = np.full((many, len(baseline.coefficients)), np.nan)
+    for first in range(drawn.x.shape[1]):
+        rows = slice(first, first + 1) if drawn.x.shape[1] > 1 else slice(None)
+        y = drawn.y[:, rows] if drawn.y.shape[1] > 1 else drawn.y
+        fitted = coefficients(model.design(drawn.x[:, first], points), y, weights, noise)
+        if fitted is not None:
+            refitted[rows] = fitted[0].T
+    return refitted
+
+
+def _against(drawn: Redrawn, arm: Arm, baseline: Baseline, lines: np.ndarray) -> Redrawn:
+    if drawn.x.shape[1] == 1:
+        heights = baseline.model.design(drawn.x[:, 0], arm.points) @ lines.T
+    else:
+        designs = (baseline.model.design(x, arm.points) @ line for x, line in zip(drawn.x.T, lines, strict=True))
+        heights = np.column_stack(list(designs))
+    return replace(drawn, er=baseline.er(drawn.ood, heights), coefficients=lines)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,27 +273,6 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
-    """A group of the study: its points (with x, y, er, extrapolated), the weights of its trials, and its points without
-    each of the task's groups. Rows of all three are aligned."""
-
-    name: str
-    points: pd.DataFrame
-    weights: Weights
-    redrawn: tuple[Redrawn, ...] = ()
-
-    @property
-    def trials(self) -> int:
-        return self.weights.clusters
-
-    def between(self, low: float, high: float) -> Arm:
-        """The arm's points whose ID score lies in low..high."""
-        rows = np.flatnonzero(self.points["id"].between(low, high))
-        points = self.points.iloc[rows].reset_index(drop=True)
-        return Arm(self.name, points, self.weights.of(rows), tuple(drawn.of(rows) for drawn in self.redrawn))
-
-
-@dataclass(frozen=True, eq=False)
 class Mean:
     """The mean ER of some points of one group, of so many points and trials."""
 
@@ -206,14 +282,15 @@ class Mean:
 
     @property
     def value(self) -> float:
+        """In percentage points."""
         return self.quantity.value
 
 
 def mean_of(arm: Arm, baseline: Baseline, low: float, high: float, chosen: np.ndarray | None = None) -> Mean | None:
     """Mean ER of those points of an arm whose ID score lies in low..high (inside the baseline's range), or None.
 
-    `chosen` bool [points] restricts it further. The mean is over points; its error is over trials, the baseline's line
-    and the task's groups. For the baseline itself the first two are one and the same draw, and are taken together.
+    `chosen` bool [points] restricts it further. It is the mean over trials of each trial's mean: a trial with many
+    points is still one pre-training. Its error is over trials, the baseline's line and the task's groups.
     """
     points = arm.points
     inside = (points["id"].between(low, high) & ~points["extrapolated"]).to_numpy()
@@ -221,62 +298,56 @@ def mean_of(arm: Arm, baseline: Baseline, low: float, high: float, chosen: np.nd
         inside = inside & chosen
     if not inside.any():
         return None
-    codes, count = arm.weights.codes, int(inside.sum())
-    er = np.where(inside, points["er"].to_numpy(), 0.0)
-    trials = len(np.unique(codes[inside]))
-    replicates = arm.weights.sums(er) / arm.weights.sums(inside.astype(float))
-    by_line = -PP * (baseline.changes @ baseline.gradient(points.loc[inside]).mean(0))
-    shared, twice = {}, {}
+    used, codes = np.unique(arm.codes[inside], return_inverse=True)
+    by_trial = _means(points["er"].to_numpy()[inside, None], codes)[:, 0]
+    own = clustered.mean(by_trial, used, arm.unit, f"trials of {arm.name}", arm.count)
+    line = -PP * _means(baseline.gradient(points.loc[inside]), codes).mean(0)
+    groups, twice = {}, {}
     for drawn in arm.redrawn:
-        shared[drawn.source], twice[drawn.source] = _under_groups(drawn, inside, codes)
-    name = f"trials of {arm.name}"
-    if arm.name == baseline.name:
-        own = bootstrap.part(replicates + by_line, trials, baseline.p, name)
-    else:
-        own, shared[baseline.source] = bootstrap.part(replicates, trials, name=name), by_line
-    return Mean(Quantity(float(er.sum() / count), (own,), shared, twice), count, trials)
+        groups[drawn.source], twice[drawn.source] = _under_groups(drawn, _means(drawn.er[inside], codes))
+    quantity = Quantity(float(by_trial.mean()), {own: np.ones(1), baseline.errors: line}, groups, twice)
+    return Mean(quantity, int(inside.sum()), len(used))
 
 
-def _under_groups(drawn: Redrawn, inside: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
+def _means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Means by code: [points, k] -> [codes, k]."""
+    sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums / np.bincount(codes)[:, None]
+
+
+def _under_groups(drawn: Redrawn, by_trial: np.ndarray) -> tuple[np.ndarray, float]:
     """The mean ER without each group, float [replicates], and the variance in it that the spread between trials holds
-    too: how differently trials of one arm take to one group (the interaction of trial and group).
+    too: how differently trials of one arm take to one group (the interaction of trial and group). by_trial is each
+    trial's mean, float [trials, replicates].
 
     The spread between trials is seen on one set of groups and so contains that interaction; what leaving groups out
     shows contains it again. It is taken off once, as two-way clustering does (Cameron, Gelbach and Miller 2011).
     """
-    er, codes = drawn.er[inside], np.unique(codes[inside], return_inverse=True)[1]
-    size = np.bincount(codes)
-    by_trial = np.zeros((len(size), er.shape[1]))
-    np.add.at(by_trial, codes, er)
-    mean, share = er.mean(0), size / size.sum()
-    if len(size) < 2:
+    mean, trials = by_trial.mean(0), len(by_trial)
+    if trials < 2:
         return mean, 0.0
-    apart = np.var(by_trial / size[:, None] - mean, axis=1)
-    return mean, float((share**2) @ apart) * len(size) / (len(size) - 1) * drawn.source.factor
+    apart = np.var(by_trial - mean, axis=1)
+    return mean, float(apart.sum()) / trials**2 * trials / (trials - 1) * drawn.source.factor
 
 
 @dataclass(frozen=True, eq=False)
 class OwnLine:
     """The line through an arm's own points, with what its trials and the task's groups do to it.
 
-    design     float [points, 2], one and the transformed ID score; `residuals` [points] and `clusters` int [points]
-               are those of its rows
-    groups     per source the refitted (slopes, intercepts), [replicates] each
+    errors  of intercept and slope, in this order, over the arm's trials
+    groups  per source the refitted (slopes, intercepts), [replicates] each
     """
 
     arm: str
     line: Line
-    design: np.ndarray
-    residuals: np.ndarray
-    clusters: np.ndarray
+    errors: Robust
     groups: Mapping[Source, tuple[np.ndarray, np.ndarray]]
 
     def quantity(self, slope: float, intercept: float, value: float) -> Quantity:
         """The quantity of that value that moves by `slope` per unit of the slope, `intercept` per unit of the other."""
-        combination = np.array([intercept, slope])
-        own = clustered.part(self.design, self.residuals, combination, self.clusters, f"trials of {self.arm}")
         groups = {source: slope * slopes + intercept * heights for source, (slopes, heights) in self.groups.items()}
-        return Quantity(value, (own,), groups)
+        return Quantity(value, {self.errors: np.array([intercept, slope])}, groups)
 
     @property
     def slope(self) -> Quantity:
@@ -303,4 +374,7 @@ def own_line(arm: Arm) -> OwnLine | None:
     if line is None:
         return None
     groups = {drawn.source: least_squares(drawn.x, drawn.y) for drawn in arm.redrawn}
-    return OwnLine(arm.name, line, np.column_stack([np.ones_like(x), x]), y - line.at(x), arm.weights.codes, groups)
+    design = np.column_stack([np.ones_like(x), x])
+    name = f"trials of {arm.name}"
+    errors = clustered.robust(design, y - line.at(x), arm.codes, arm.unit, name, count=arm.count)
+    return OwnLine(arm.name, line, errors, groups)

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.contrasts import state
 from analysis.duplicates import compared
-from analysis.findings import PER, STATES, equivalence_table, factor_table, state
+from analysis.findings import PER, STATES, equivalence_table
 from analysis.study import Analysis
 from analysis.views import View
 from analysis.words import UNKNOWN, interval, number, p_value, pair, percent, scores, signed
@@ -240,7 +241,7 @@ def _factors(analysis: Analysis) -> Sheet:
                 "partial R²": number(r["partial_r2"], 2),
                 "levels": str(r["levels"]),
             }
-            for r in _rows(factor_table(analysis))
+            for r in _rows(analysis.factor_table)
         ),
         note=note,
     )

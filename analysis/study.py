@@ -5,22 +5,25 @@ Owns the order of the steps and the shape of the tables; every number is made in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from analysis import ancova, bootstrap, checks, contrasts, duplicates, factors, gain, groups, robustness
+from analysis import ancova, checks, contrasts, duplicates, gain, groups, reliability, robustness, sensitivity
+from analysis.arms import Compared, Material
 from analysis.duplicates import Recount
-from analysis.factors import Factor, Regression
+from analysis.factors import FACTOR_TABLE, Factor, Regression, factor_table
 from analysis.groups import Counts, Resampled
-from analysis.placed import clips, ordered_groups, shares_of, transformed
-from analysis.robustness import Arm, Baseline, Mean, OwnLine
+from analysis.line_checks import LineChecks, check_line
+from analysis.notes import count_notes, few_trials
+from analysis.placed import transformed
+from analysis.robustness import Arm, Baseline, Mean
 from analysis.table import Options, Table
 from analysis.trend import MIN_POINTS, SCALES, Scale
-from ray_robust.results import RunFolder
+from analysis.uncertainty import combine
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -61,6 +64,10 @@ class Analysis:
     half_gain   the amount of the varied number at which half of the gain is reached: see `analysis.gain`
     means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
+    factor_table  the slopes of `regression` with their tests: see `analysis.factors.factor_table`
+    refusals    why there is no ER although there is a line, a sentence each
+    line        whether the baseline's points lie on a line: see `analysis.line_checks`; None where nobody asked
+    survival    which claims hold without the assumptions they were made under: see `analysis.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
     recount     which test images occur elsewhere too (see `analysis.duplicates`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
@@ -91,6 +98,15 @@ class Analysis:
     id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
     recount: Recount | None = None
     without_duplicates: Analysis | None = None
+    survival: pd.DataFrame = field(default_factory=_empty(sensitivity.COLUMNS))
+    factor_table: pd.DataFrame = field(default_factory=_empty(FACTOR_TABLE))
+    refusals: tuple[str, ...] = ()
+    line: LineChecks | None = None
+
+    @property
+    def claims(self) -> sensitivity.Claims:
+        """Every row that could claim something."""
+        return sensitivity.claims_of(self.contrasts, self.factor_table, self.regression.levels)
 
 
 def analyse_all(table: Table, options: Options) -> list[Analysis]:
@@ -102,21 +118,15 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
         # a trial that failed before it could name its task is missing from every one of them
         missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
         points = table.points.loc[own].reset_index(drop=True)
-        counts, said = table.counts(points) if table.counts else (None, [])
-        analysis = analyse(task, points, options, missing, (*table.warnings, *said), counts)
-        found.append(_recounted(analysis, points, table.runs))
+        counts, notes = table.counts(points) if table.counts else (None, [])
+        again, without = duplicates.recount(table.runs, points), None
+        if again is not None:
+            notes = [*notes, again.sentence]
+            if again.points is not None:
+                without = analyse(task, again.points, options, missing, (), again.counts, checked=False)
+        analysis = analyse(task, points, options, missing, (*table.warnings, *notes), counts, without)
+        found.append(replace(analysis, recount=again))
     return found
-
-
-def _recounted(analysis: Analysis, points: pd.DataFrame, runs: Sequence[RunFolder]) -> Analysis:
-    """The analysis with a second one beside it, without test images that occur elsewhere too."""
-    again = duplicates.recount(runs, points)
-    if again is None:
-        return analysis
-    without = None
-    if again.points is not None:
-        without = analyse(analysis.task, again.points, analysis.options, analysis.left_out, (), again.counts)
-    return replace(analysis, recount=again, without_duplicates=without, warnings=[*analysis.warnings, again.sentence])
 
 
 def analyse(
@@ -126,74 +136,70 @@ def analyse(
     left_out: pd.DataFrame | None = None,
     warnings: tuple[str, ...] = (),
     counts: Mapping[str, Counts] | None = None,
+    without_duplicates: Analysis | None = None,
+    checked: bool = True,
 ) -> Analysis:
     """The analysis of one task. `points` has trial, group, id, ood (see `analysis.table.Table`); `counts`, where they
     are kept, what each point predicted per group of the task, for "id" and "ood", rows aligned with `points`.
+    `without_duplicates` is the same without test images that occur elsewhere. Not `checked`: nothing is asked of the
+    line, nor what claims survive (see `sensitivity`).
 
     Never raises for lack of points: what cannot be known is NaN, and a warning says why.
     """
     left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
-    notes = list(warnings)
-    resampled, said = _resampled(points, counts, options)
-    notes += said
-    names = ordered_groups(points, options.baseline)
-    rows = {name: np.flatnonzero(points["group"] == name) for name in names}
-    weights = {
-        name: bootstrap.draw(points["trial"].iloc[own], f"{task}/{name}", options.replicates, options.seed)
-        for name, own in rows.items()
-    }
-
-    def arms_on(scale: Scale) -> dict[str, Arm]:
-        moved = transformed(points, scale, options)
-        redrawn = [robustness.redraw(moved, r, options.baseline, scale, clips(points, scale)) for r in resampled]
-        return {
-            name: Arm(name, moved.iloc[own].reset_index(drop=True), weights[name], tuple(r.of(own) for r in redrawn))
-            for name, own in rows.items()
-        }
-
-    trends = []
-    for name, scale in SCALES.items():
-        arms = arms_on(scale)
-        lines = {arm.name: line for arm in arms.values() if (line := robustness.own_line(arm)) is not None}
-        trends.append(_trends(arms, lines, scale))
-        if name == options.scale:
-            chosen = arms, lines
-    arms, lines = chosen
+    resampled, notes = _resampled(points, counts, options)
+    notes = [*warnings, *notes]
+    material = Material.of(_with_variances(points, counts), options, resampled)
+    arms_on = {name: material.on(scale) for name, scale in SCALES.items()}
+    trends = pd.concat([_trends(arms, SCALES[name]) for name, arms in arms_on.items()], ignore_index=True)
+    arms = arms_on[options.scale]
     parts = [arm.points for arm in arms.values()]
-    points = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
-    known = Analysis(task, options, points, pd.concat(trends, ignore_index=True), _group_rows(arms, {}), left_out,
-                     _target(options, resampled))  # fmt: skip
-    share = shares_of(arms[options.baseline].points, options) if options.baseline in lines else None
-    if share is None:
-        return _without_line(known, arms, notes)
+    placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
+    bare = Analysis(task, options, placed, trends, _group_rows(arms, {}), left_out, _target(material))
+    compared = material.compare(SCALES[options.scale], arms=arms)
+    if compared is None:
+        return _without_line(bare, arms, notes)
+    refusals = refusals_of(compared, options, trends)
+    bare = replace(bare, without_duplicates=without_duplicates)
+    if checked:
+        own = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
+        slope = own[["slope", "slope_low", "slope_high"]].astype(float)
+        bare = replace(bare, line=check_line(placed, options, tuple(slope)))
+        notes += bare.line.warnings if bare.line else []
+    return _with_line(bare, compared, material, refusals, refusals + notes, checked)
 
-    reference, line = arms[options.baseline], lines[options.baseline].line
-    baseline = robustness.baseline_of(reference, SCALES[options.scale], line, options.axes, share)
-    refused = not baseline.line.r2 >= options.min_r2
-    if refused:
-        notes.append(
-            f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: no verdict on "
-            "effective robustness is given"
-        )
-    arms = {name: replace(arm, points=robustness.per_point(arm.points, baseline)) for name, arm in arms.items()}
-    arms[options.baseline] = reference = replace(
-        arms[options.baseline],
-        points=arms[options.baseline].points.assign(cook=checks.cook(reference.points, baseline)),
-    )
+
+def _with_line(
+    bare: Analysis, compared: Compared, material: Material, refusals: list[str], notes: list[str], checked: bool
+) -> Analysis:
+    """Everything that there is to say once the baseline has a line; no ER where it is refused."""
+    options, baseline, arms = bare.options, compared.baseline, dict(compared.arms)
+    refused, reference = bool(refusals), arms[options.baseline]
+    arms = {name: replace(arm, points=robustness.with_intervals(arm.points, baseline)) for name, arm in arms.items()}
+    own = arms[options.baseline].points
+    arms[options.baseline] = replace(reference, points=own.assign(cook=checks.cook(own, baseline)))
     points = pd.concat([arm.points for arm in arms.values()], ignore_index=True)
     means = {} if refused else {
         name: mean for name, arm in arms.items()
         if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
     }  # fmt: skip
-    regression = Regression() if refused else factors.factors(arms, baseline)
-    compared, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
-    notes += regression.notes + _count_notes(points, left_out, baseline) + _few_trials(arms, options.unit)
+    without = bare.without_duplicates
+    cleaned = None if without is None or without.refused else without.claims
+    survived = bare.survival if refused or not checked else sensitivity.survival(material, compared, cleaned)
+    regression = Regression() if refused else compared.regression
+    levels = sensitivity.annotated(regression.levels, "levels", survived)
+    regression = replace(regression, levels=levels)
+    slopes = factor_table(regression, options.margin)
+    table = contrasts.contrast(arms, baseline, options.margin, refused) if refused else compared.contrasts
+    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
+    notes = notes + regression.notes + count_notes(points, bare.left_out, baseline) + few_trials(arms, options.unit)
     return replace(
-        known,
+        bare,
         points=points,
         groups=_group_rows(arms, means),
         warnings=notes,
-        contrasts=contrasts.contrast(arms, baseline, options.margin, refused),
+        contrasts=sensitivity.annotated(table, "contrasts", survived),
+        factor_table=sensitivity.annotated(slopes, "factors", survived),
         factors=[factor for factor in regression.factors if factor.per == "tenfold"],
         influence=checks.influence(arms, baseline),
         selection=checks.selection(arms),
@@ -201,14 +207,60 @@ def analyse(
         band=baseline.band(reference),
         baseline=baseline,
         refused=refused,
+        refusals=tuple(refusals),
         errors=_errors(means),
-        ancova=compared,
+        ancova=lines,
         at_ids=at_ids,
         regression=regression,
         half_gain=gain.half_gain(arms, means, baseline),
         means=means,
         id_sets=_id_sets(reference.points, baseline, options),
+        survival=survived,
     )
+
+
+def refusals_of(compared: Compared, options: Options, trends: pd.DataFrame) -> list[str]:
+    """Why the baseline's line is none that ER could be measured from, a sentence each; empty where it is one.
+
+    It must explain the baseline (R^2), rise for certain, and rise by more than the margin over the baseline's range: on
+    a level line every expectation is the same, and ER only the OOD score under another name.
+    """
+    baseline, points = compared.baseline, compared.arms[options.baseline].points
+    if (points["id"] == points["ood"]).all():
+        return [
+            f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
+        ]
+    why, none = [], "no verdict on effective robustness is given"
+    if not baseline.line.r2 >= options.min_r2:
+        why.append(f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: {none}")
+    chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
+    if baseline.line.slope <= 0 or chosen["slope_low"] <= 0:
+        span_ = (
+            f" ({chosen['slope_low']:.2f} to {chosen['slope_high']:.2f})" if np.isfinite(chosen["slope_low"]) else ""
+        )
+        falls = "falls" if baseline.line.slope <= 0 and not chosen["slope_high"] > 0 else "is not shown to rise"
+        why.append(
+            f"the baseline line {falls}, slope {baseline.line.slope:.2f}{span_}: a better ID score does not make a "
+            f"better OOD score, so nothing can be expected from one; {none}"
+        )
+    else:
+        ends = baseline.scale.inverse(baseline.line.at(np.array([points["x"].min(), points["x"].max()])))
+        rise = robustness.PP * float(ends[1] - ends[0])
+        if rise < options.margin:
+            why.append(
+                f"the baseline line rises by {rise:.1f} points of OOD score over all of its ID scores, less than the "
+                f"margin of {options.margin:g}: it is level, and ER the OOD score under another name; {none}"
+            )
+    return why
+
+
+def _with_variances(points: pd.DataFrame, counts: Mapping[str, Counts] | None) -> pd.DataFrame:
+    """`points` with `id_variance`, the sampling variance of the ID score, where counts give it."""
+    metrics = points["metric"].dropna().unique() if "metric" in points else ()
+    if counts is None or len(metrics) != 1:
+        return points
+    variance = reliability.variance_of(counts["id"], str(metrics[0]))
+    return points if variance is None else points.assign(id_variance=variance)
 
 
 def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) -> Analysis:
@@ -228,7 +280,7 @@ def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) ->
     empty = known.points.assign(
         expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
     )
-    return replace(known, points=empty, warnings=notes + _count_notes(empty, known.left_out, None))
+    return replace(known, points=empty, warnings=notes + count_notes(empty, known.left_out, None))
 
 
 def _resampled(
@@ -251,21 +303,24 @@ def _resampled(
     return groups.resample(counts, metric)
 
 
-def _target(options: Options, resampled: list[Resampled]) -> str:
+def _target(material: Material) -> str:
+    options, resampled = material.options, material.resampled
     drawn = {
         "ID groups": "test groups in distribution",
         "OOD groups": "test groups under shift",
         "groups": "test groups",
     }
-    others = [f"other {options.unit}s", *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
+    seeds = material.pairing.seeds
+    trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
+    others = [trials, *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
     same = "" if len(resampled) else " and the same test images"
     return f"Intervals speak of the study repeated with {', '.join(others)}{same}."
 
 
-def _trends(arms: Mapping[str, Arm], lines: Mapping[str, OwnLine], scale: Scale) -> pd.DataFrame:
+def _trends(arms: Mapping[str, Arm], scale: Scale) -> pd.DataFrame:
     rows = []
     for name, arm in arms.items():
-        p, own = arm.points, lines.get(name)
+        p, own = arm.points, robustness.own_line(arm)
         slope = own.slope.estimate if own else contrasts.NOT_KNOWN
         intercept = own.intercept.estimate if own else contrasts.NOT_KNOWN
         rows.append(
@@ -324,42 +379,9 @@ def _id_sets(reference: pd.DataFrame, baseline: Baseline, options: Options) -> p
         return pd.DataFrame(columns=list(ID_SETS))
     rows = []
     for i, name in enumerate(options.ids):
-        own = bootstrap.part(baseline.changes[:, 1 + i], baseline.weights.clusters, baseline.p)
-        slope = bootstrap.combine(baseline.line.slope * float(baseline.shares[i]), [own])
+        own = baseline.errors.part(np.eye(len(baseline.coefficients))[1 + i])
+        slope = combine(baseline.line.slope * float(baseline.shares[i]), [own])
         scores = reference[name].astype(float)
         said = options.id_names[i] if options.id_names else name
         rows.append((said, baseline.shares[i], slope.value, slope.low, slope.high, scores.min(), scores.max()))
     return pd.DataFrame(rows, columns=list(ID_SETS))
-
-
-def _count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
-    notes = []
-    if len(left_out):
-        notes.append(f"{len(left_out)} failed or empty rows are left out of every mean and line; they are listed")
-    outside = points.loc[points["extrapolated"]]
-    if len(outside) and baseline is not None:
-        where = ", ".join(f"{name} {count}" for name, count in outside["group"].value_counts(sort=False).items())
-        notes.append(
-            f"{len(outside)} of {len(points)} points lie outside the baseline's ID range of {baseline.low:.1%} to "
-            f"{baseline.high:.1%}: they are marked extrapolated and enter no mean ({where})"
-        )
-    clipped = int(points["clipped"].sum())
-    if clipped:
-        notes.append(f"{clipped} points have a score of 0 or 1 and were moved off it by half an example of their split")
-    for name, group in points.groupby("group", sort=False):
-        if baseline is not None and group["extrapolated"].all():
-            notes.append(f"{name}: no point lies in the baseline's ID range, so nothing is said about this group")
-    return notes
-
-
-def _few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
-    """What one or two trials cannot say."""
-    one, two = ([name for name, arm in arms.items() if arm.trials == count] for count in (1, 2))
-    notes = []
-    if one:
-        notes.append(
-            f"{', '.join(one)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"
-        )
-    if two:
-        notes.append(f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that")
-    return notes

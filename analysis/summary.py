@@ -18,7 +18,7 @@ from analysis.study import Analysis
 from analysis.table import Table
 from analysis.words import interval, name, number, signed
 
-MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "open": "[yellow]?[/]"}
+MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "fragile": "[yellow]~[/]", "open": "[yellow]?[/]"}
 DRAWING = 33  # characters; odd, so that there is a middle
 NAME = 36
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.bootstrap import TWO_SIDED
+from analysis.uncertainty import TWO_SIDED
 
 LENGTHS = (0.3, 0.5, 0.8, 1.3)  # in units of the tried range
 RATIOS = (0.0, *np.geomspace(1.0, 1_000.0, 7).tolist())

@@ -1,6 +1,6 @@
 """The axes and the lines: scales, the clipping rule, ordinary least squares of h(OOD) on h(ID), on one ID set or more.
 
-Owns `SCALES`, `clip`, `Line`, `fit` and `shares`. What a line's uncertainty is comes from `bootstrap`; nothing here
+Owns `SCALES`, `clip`, `Line`, `fit` and `shares`. What a line's uncertainty is comes from `uncertainty`; nothing here
 resamples.
 """
 

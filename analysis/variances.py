@@ -12,13 +12,11 @@ import pandas as pd
 from scipy.special import chdtri
 
 from analysis import study
-from analysis.bootstrap import TWO_SIDED, Source
 from analysis.power import Cause, Spread
-from analysis.robustness import Mean
+from analysis.robustness import LINE, Mean
 from analysis.table import read_run
+from analysis.uncertainty import TWO_SIDED
 from ray_robust.errors import Problem, UserError
-
-LINE = "baseline line"
 
 
 def of_run(address: str) -> Spread:
@@ -80,22 +78,29 @@ def _noise(each: pd.DataFrame) -> float:
 
 def _shared(means: Sequence[Mean]) -> dict[str, Cause]:
     """Every source of error that groups share, per unit: averages over groups, and over pairs of groups."""
-    sources = dict.fromkeys(source for mean in means for source in mean.quantity.shared)
-    known = [source for source in sources if np.isfinite(source.df)]  # of very uneven test groups nothing is
-    return {source.name: _cause(source, [m for m in means if source in m.quantity.shared]) for source in known}
+    quantities = [mean.quantity for mean in means]
+    causes = {}
+    for line in {line for quantity in quantities for line in quantity.trials if line.name == LINE}:
+        pulls = np.array([quantity.trials[line] for quantity in quantities])
+        drawn = pulls @ line.effects.T
+        df = line.df(pulls.mean(0))
+        if np.isfinite(df):
+            causes[LINE] = _cause(drawn @ drawn.T, 0.0, line.used, line.used - df, 1.0)
+    sources = dict.fromkeys(source for quantity in quantities for source in quantity.groups)
+    for source in sources:
+        if np.isfinite(source.df):  # else nothing is known, of very uneven test groups
+            drawn = np.array([quantity.groups[source] for quantity in quantities])
+            twice = float(np.mean([quantity.twice.get(source, 0.0) for quantity in quantities]))
+            covariance = np.atleast_2d(np.cov(drawn, bias=True)) * source.factor
+            causes[source.name] = _cause(covariance, twice, source.clusters, 1.0, (source.df + 1) / source.clusters)
+    return causes
 
 
-def _cause(source: Source, means: Sequence[Mean]) -> Cause:
-    drawn = np.array([mean.quantity.shared[source] for mean in means])
-    covariance = np.atleast_2d(np.cov(drawn, bias=True)) * source.factor
-    twice = float(np.mean([mean.quantity.twice.get(source, 0.0) for mean in means]))
-    alone, count = float(np.mean(np.diag(covariance))) - twice, len(means)
+def _cause(covariance: np.ndarray, twice: float, units: int, spent: float, even: float) -> Cause:
+    """From the covariance of groups' means, float [groups, groups]: averages over groups, and over pairs of groups."""
+    count = len(covariance)
+    alone = max(float(np.mean(np.diag(covariance))) - twice, 0.0)
     apart = (covariance.sum() - np.trace(covariance)) / (count * (count - 1)) if count > 1 else 0.0
-    alone = max(alone, 0.0)
-    trials = source.name == LINE
-    even = 1.0 if trials else (source.df + 1) / source.clusters
-    spent = source.clusters - source.df if trials else 1.0
-    units = source.clusters
     return Cause(alone * units, float(np.clip(apart, -alone, alone)) * units, spent, even)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.findings import factor_table, findings
+from analysis.findings import findings
 from analysis.study import Analysis
 
 GROUP = ("n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated")
@@ -34,9 +34,18 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
         "scale": options.scale,
         "baseline": line,
         "groups": analysis.groups.set_index("group")[list(GROUP)].to_dict("index"),
-        "factors": factor_table(analysis).set_index("factor")[list(FACTOR)].to_dict("index"),
-        "findings": [finding.text for finding in found],
-        "evidence": [{"kind": f.kind, "table": f"{f.table}.csv", "row": dict(f.row)} for f in found],
+        "factors": analysis.factor_table.set_index("factor")[list(FACTOR)].to_dict("index"),
+        "findings": [
+            {
+                "text": f.text,
+                "table": f"{f.table}.csv",
+                "row": dict(f.row),
+                "kind": f.kind,
+                "survived": list(f.survived),
+                "not_robust_to": list(f.not_robust_to),
+            }
+            for f in found
+        ],
         "warnings": analysis.warnings,
         "refused": analysis.refused,
         "min_r2": options.min_r2,
@@ -51,8 +60,6 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
         **_duplicates(analysis),
         "method": {
             "interval": 0.95,
-            "replicates": options.replicates,
-            "seed": options.seed,
             "resampled": options.unit,
             "target": analysis.target,
         },

@@ -63,8 +63,7 @@ def views(analysis: Analysis) -> list[View]:
         for scale in SCALES:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
-            asked = replace(options, scale=scale, replicates=min(REPLICATES, options.replicates))
-            other = analyse(analysis.task, scored, asked)
+            other = analyse(analysis.task, scored, replace(options, scale=scale), checked=False)
             found.append(_view(other, other.points, metric, chosen=False).ordered(order))
     return found
 

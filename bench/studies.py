@@ -76,7 +76,8 @@ def measured(run: RunFolder, name: str) -> Iterator[str]:
             f"| {best['ood'].mean():.1%} | {interval(row)} |"
         )
     yield ""
-    yield from (f"- {sentence}" for sentence in [*verdict["findings"], *(f"Note: {w}" for w in verdict["warnings"])])
+    texts = [finding["text"] for finding in verdict["findings"]]
+    yield from (f"- {sentence}" for sentence in [*texts, *(f"Note: {w}" for w in verdict["warnings"])])
 
 
 def hardware(facts: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ def test_a_gain_that_is_all_leakage_is_gone_without_it(analysis):
     without = analysis.without_duplicates
     row = without.contrasts.set_index(["a", "b"]).loc[(GROUP, "scratch")]
     assert row["low"] < 0 < row["high"]
-    assert analysis.warnings[-1] == (
+    assert analysis.warnings[0] == (
         "80 of 400 ood_test images occur in another split, in a source or under another label too; "
         "the checks have ER without them"
     )
@@ -200,7 +200,7 @@ def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
     run.storage.write_json("data.json", {"duplicates": [clean, others]})
     assert analysed(run).recount is None
     run.storage.write_json("data.json", {"duplicates": [others]})
-    assert analysed(run).warnings[-1] == (
+    assert analysed(run).warnings[0] == (
         "images that occur more than once are listed, but of other test images than the predictions have: ER without "
         "them is not known"
     )

@@ -22,7 +22,7 @@ def study(levels: dict[str, dict], trials: int = 3, seed: int = 0, **more) -> pd
     for column in next(iter(levels.values())):
         if column != "er":
             points[column] = points["group"].map({name: level[column] for name, level in levels.items()})
-    return points
+    return points.drop(columns="seed")  # else groups are paired by it
 
 
 def trial_means(found) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def test_where_every_level_has_its_own_mean_the_error_is_that_of_two_samples():
     slope = found.factors[0].slope
     assert slope.value == pytest.approx(b.mean() - a.mean())
     assert slope.se**2 == pytest.approx(a.var() / 4 + b.var() / 4, rel=0.05)  # the line cancels but for its curvature
-    assert (own**2).sum() == pytest.approx(a.var() / 4 + b.var() / 4, rel=0.25)  # by drawing, 300 times
+    assert (own**2).sum() == pytest.approx(a.var() / 4 + b.var() / 4)
 
 
 def test_shares_of_sources_are_factors_against_the_commonest():

@@ -533,10 +533,10 @@ def test_a_real_sweep_refuses_broken_images_or_leaves_them_out_and_lists_them():
     ended = run_sweep()
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines() == [
-        f"{Path.cwd()}/task/train/cat1.png: is empty (0 bytes)",
-        f"{Path.cwd()}/task: 1 of 40 images are broken; mend or remove them, or say `broken: drop`",
         f"{Path.cwd()}/pets/cat/003.jpg: is no image that Pillow can read (begins with b'no image')",
         f"{Path.cwd()}/pets: 1 of 24 images are broken; mend or remove them, or say `broken: drop`",
+        f"{Path.cwd()}/task/train/cat1.png: is empty (0 bytes)",
+        f"{Path.cwd()}/task: 1 of 40 images are broken; mend or remove them, or say `broken: drop`",
     ]
     assert not Path("out").exists()
 

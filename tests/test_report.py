@@ -23,7 +23,9 @@ from ray_robust.results import RunFolder
 from tests.fake_run import run_folder, sweep
 
 TRENDS = "group,scale,n,slope,slope_low,slope_high,intercept,intercept_low,intercept_high,r2,id_min,id_max,clipped"
-CONTRASTS = "a,b,delta_er,low,high,p,p_adjusted,margin,equivalent,smallest_detectable,id_low,id_high"
+CONTRASTS = (
+    "a,b,delta_er,low,high,p,p_adjusted,margin,equivalent,smallest_detectable,id_low,id_high,survived,not_robust_to"
+)
 HOSTILE = ["<script>alert(1)</script>", "</script><b>", "\"quoted\" & 'so'", "x" * 300, "שלום עולם", "a.b[c]\\d\ne"]
 
 
@@ -137,8 +139,8 @@ def test_every_finding_points_to_its_row(report):
     text = (report / "index.html").read_text("utf-8")
     page, verdict = Page(text), json.loads((report / "verdict.json").read_text())
     links = re.findall(r'class="source" href="#([^"]+)">([^<]+)</a>', text)
-    assert len(links) == len(verdict["findings"]) == len(verdict["evidence"])
-    for (place, said), evidence in zip(links, verdict["evidence"], strict=True):
+    assert len(links) == len(verdict["findings"])
+    for (place, said), evidence in zip(links, verdict["findings"], strict=True):
         assert place in page.ids
         name, row = said.split(", row ")
         rows = pd.read_csv(report / f"{name}.csv")
@@ -228,7 +230,8 @@ def test_a_run_with_nothing_in_it_yet(tmp_path):
         run.storage.delete(name)
     report_on(str(tmp_path / "run"), quiet=True)
     verdict = json.loads((tmp_path / "run/report/verdict.json").read_text())
-    assert verdict["findings"] == ["Not established: effective robustness, because no baseline line can be fitted."]
+    (finding,) = verdict["findings"]
+    assert finding["text"] == "Not established: effective robustness, because no baseline line can be fitted."
     assert "6 of 6 trials have not finished yet: this is a partial run" in verdict["warnings"]
     assert "There is no point to draw yet." in (tmp_path / "run/report/index.html").read_text()
 

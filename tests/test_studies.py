@@ -37,7 +37,7 @@ def test_a_run_is_told_by_its_own_report(tmp_path, capsys):
     assert len(rows) == 1
     assert rows[0][1:3] == ["3", "36"]
     assert float(rows[0][-1].split()[0]) == pytest.approx(6, abs=2)
-    findings = json.loads(run.read_bytes("report/verdict.json"))["findings"]
+    findings = [one["text"] for one in json.loads(run.read_bytes("report/verdict.json"))["findings"]]
     assert findings
     assert [line[2:] for line in lines if line.startswith("- ")][: len(findings)] == findings
 

@@ -1,0 +1,42 @@
+"""What an analysis has to say about its points and trials, a sentence each, whatever it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from analysis.robustness import Arm, Baseline
+
+
+def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
+    notes = []
+    if len(left_out):
+        notes.append(f"{len(left_out)} failed or empty rows are left out of every mean and line; they are listed")
+    outside = points.loc[points["extrapolated"]]
+    if len(outside) and baseline is not None:
+        where = ", ".join(f"{name} {count}" for name, count in outside["group"].value_counts(sort=False).items())
+        notes.append(
+            f"{len(outside)} of {len(points)} points lie outside the baseline's ID range of {baseline.low:.1%} to "
+            f"{baseline.high:.1%}: they are marked extrapolated and enter no mean ({where})"
+        )
+    clipped = int(points["clipped"].sum())
+    if clipped:
+        notes.append(f"{clipped} points have a score of 0 or 1 and were moved off it by half an example of their split")
+    for name, group in points.groupby("group", sort=False):
+        if baseline is not None and group["extrapolated"].all():
+            notes.append(f"{name}: no point lies in the baseline's ID range, so nothing is said about this group")
+    return notes
+
+
+def few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
+    """What one or two trials cannot say."""
+    one, two = ([name for name, arm in arms.items() if arm.trials == count] for count in (1, 2))
+    notes = []
+    if one:
+        notes.append(
+            f"{', '.join(one)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"
+        )
+    if two:
+        notes.append(f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that")
+    return notes

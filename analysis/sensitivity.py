@@ -1,0 +1,242 @@
+"""Which claims hold without the assumptions they were made under: the same comparisons under other lines and scales.
+
+Owns the checks, in the order of `CHECKS`, and the table of what each claim survived. A check that cannot be made (no
+sizes of test sets, one learning rate) is not in the table. A claim that does not hold in a check is not made: it is
+"not robust to" it (`findings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import line_models
+from analysis.arms import NOISE, Compared, Material
+from analysis.contrasts import claimed
+from analysis.factors import factor_table
+from analysis.line_models import LineModel
+from analysis.robustness import Arm
+from analysis.trend import SCALES, Scale
+from analysis.uncertainty import combine
+
+# name of the check: what is done instead
+CHECKS = {
+    "a curve": "the baseline's line is a parabola, and a natural cubic spline with four knots",
+    "errors in ID": "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
+    "the schedule": "epoch and learning rate enter the line, where they move the baseline off it",
+    "unequal noise": "baseline points are weighted by a noise that changes along the line",
+    "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
+    "any one trial": "every trial is left out in turn: the sign stays, and at least half of the size",
+    "duplicates": "test images that also occur elsewhere are left out",
+}
+COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
+MOVES = 0.10  # p under which epoch or rate is taken to move the baseline off its line
+BENDS = 0.05  # p under which a scale is taken not to give a straight line
+MOST_RATES = 6  # learning rates that enter one by one; of more, their logarithm
+LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
+Key = tuple[str, str, str, str]  # table, a, b, factor
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row that could claim something: what it shows (`differs`, `equivalent` or `open`), and its numbers."""
+
+    kind: str
+    row: Mapping[str, Any]
+
+
+Claims = Mapping[Key, Claim]
+
+
+def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFrame) -> Claims:
+    """Everything that a comparison could claim, by its key."""
+    claims = {}
+    for table, rows in (("contrasts", contrasts), ("factors", factors), ("levels", levels)):
+        for row in rows.to_dict("records"):
+            if table == "factors":
+                row["delta_er"] = row["slope"]
+            key = (table, row.get("a", ""), row.get("b", ""), row.get("factor", ""))
+            claims[key] = Claim(claimed(row), row)
+    return claims
+
+
+def _of(compared: Compared, margin: float) -> Claims:
+    table = factor_table(compared.regression, margin)
+    return claims_of(compared.contrasts, table, compared.regression.levels)
+
+
+def survival(material: Material, compared: Compared, cleaned: Claims | None = None) -> pd.DataFrame:
+    """Columns `COLUMNS`: for every claim and every check that could be made, whether the claim holds in it, and what
+    the number is there. `how` tells the variants of a check apart; a claim holds in a check where it does in each.
+
+    material   the task's points; `cleaned` what is claimed without test images that occur elsewhere
+    """
+    margin = material.options.margin
+    made = {key: claim for key, claim in _of(compared, margin).items() if claim.kind != "open"}
+    if not made:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = [_without_one(key, claim) for key, claim in made.items()]
+    for check, how, other in _variants(material, compared):
+        # the margin of equivalence is in points, and says nothing along the axis
+        kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
+        rows += _held(made, _of(other, margin), check, how, kinds)
+    if cleaned is not None:
+        rows += _held(made, cleaned, "duplicates", "", ("differs", "equivalent"))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.DataFrame:
+    """The table of that name with the columns `survived` and `not_robust_to`: names of checks, separated by "; "."""
+    if table.empty:
+        return table
+    own = survived.loc[survived["table"] == name]
+    keys = [key for key in ("a", "b", "factor") if key in table]
+    by_key = own.groupby([*keys, "check"], sort=False)["holds"].all()
+    texts = {}
+    for (*key, check), holds in by_key.items():
+        texts.setdefault(tuple(key), {True: [], False: []})[bool(holds)].append(check)
+    mine = [texts.get(tuple(key), {True: [], False: []}) for key in table[keys].itertuples(index=False)]
+    return table.assign(survived=["; ".join(m[True]) for m in mine], not_robust_to=["; ".join(m[False]) for m in mine])
+
+
+def _held(made: Claims, others: Claims, check: str, how: str, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Whether each claim is made again. One without an interval there could not be checked."""
+    rows = []
+    for key, claim in made.items():
+        other = others.get(key)
+        if claim.kind not in kinds or other is None or not np.isfinite(other.row["low"]):
+            continue
+        row = other.row
+        same = other.kind == "differs" and np.sign(row["delta_er"]) == np.sign(claim.row["delta_er"])
+        holds = same if claim.kind == "differs" else bool(row["equivalent"])
+        rows.append(_row(key, claim, check, how, row["delta_er"], row["low"], row["high"], row["p_adjusted"], holds))
+    return rows
+
+
+def _without_one(key: Key, claim: Claim) -> dict[str, Any]:
+    value, low, high = claim.row["delta_er"], claim.row["without_low"], claim.row["without_high"]
+    nearest = low if value > 0 else high
+    if claim.kind == "differs":
+        holds = bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
+    else:  # what is equivalent of a factor is no one number, but every pair of its levels
+        margin = claim.row["margin"]
+        holds = bool(-margin < low and high < margin) or key[0] == "factors"
+    return _row(key, claim, "any one trial", "", nearest, low, high, np.nan, holds)
+
+
+def _row(
+    key: Key, claim: Claim, check: str, how: str, value: float, low: float, high: float, p: float, holds: bool
+) -> dict[str, Any]:
+    table, a, b, factor = key
+    return {"table": table, "a": a, "b": b, "factor": factor, "claim": claim.kind, "check": check, "how": how,
+            "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
+
+
+def _variants(material: Material, compared: Compared) -> Iterator[tuple[str, str, Compared]]:
+    """Every check that compares anew, with what it makes of the study."""
+    options, scale = material.options, SCALES[material.options.scale]
+    bare = material.on(scale)
+    x = compared.arms[options.baseline].points["x"].to_numpy()
+    tried: list[tuple[str, str, LineModel | None]] = []
+    if len(x) >= LEAST_POINTS:
+        tried.append(("a curve", "parabola", line_models.parabola(options.axes, x)))
+        tried.append(("a curve", "spline", line_models.spline(options.axes, x)))
+    noisy = [f"{NOISE}{axis}" for axis in options.axes]
+    if all(name in arm.points for arm in bare.values() for name in noisy):
+        tried.append(("errors in ID", "", line_models.noisy(options.axes, noisy)))
+    tried += [("the schedule", how, model) for how, model in _schedules(material, compared)]
+    reference = compared.arms[options.baseline].points
+    residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
+    tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
+    for check, how, model in tried:
+        other = material.compare(scale, lambda _, model=model: model, arms=bare) if model is not None else None
+        if other is not None:
+            yield check, how, other
+    if scale.name != "linear":
+        along = material.compare(scale, on_axis=True, arms=bare)
+        if along is not None:
+            yield "other scales", f"along the {scale.name} axis", along
+    for name, another in SCALES.items():
+        if name != scale.name and _straight_on(material, another):
+            other = material.compare(another)
+            if other is not None:
+                yield "other scales", name, other
+
+
+def _straight_on(material: Material, scale: Scale) -> bool:
+    """Whether the baseline lies on a straight line on this scale: R^2 above the floor, and no parabola fits better."""
+    arm = material.on(scale)[material.options.baseline]
+    axes = material.options.axes
+    x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
+    plain = line_models.straight(axes)
+    design = plain.design(x, arm.points)
+    fitted = line_models.coefficients(design, y)
+    if fitted is None:
+        return False
+    left = y - design @ fitted[0]
+    if not 1 - left @ left / max(float(((y - y.mean()) ** 2).sum()), 1e-300) >= material.options.min_r2:
+        return False
+    return not moved_by(line_models.parabola(axes, x), arm, [-1], BENDS)
+
+
+def moved_by(model: LineModel, arm: Arm, columns: list[int], p: float) -> bool:
+    """Whether any of these columns of a model moves the baseline's points off the straight line, at this p."""
+    points = arm.points
+    design = model.design(points["x"].to_numpy(), points)
+    solved = line_models.solve(design, points["y"].to_numpy(), None, None, arm.codes, arm.count, arm.unit)
+    if solved is None:
+        return False
+    values, errors = solved
+    tests = [combine(values[j], [errors.part(np.eye(len(values))[j])]).p for j in columns]
+    return any(np.isfinite(test) and test <= p for test in tests)
+
+
+def _schedules(material: Material, compared: Compared) -> Iterator[tuple[str, LineModel]]:
+    """The line with epoch and learning rate, where they move the baseline off it; and through baseline points of the
+    other groups' epochs alone, where the baseline has others too."""
+    options, arms = material.options, compared.arms
+    reference, others = arms[options.baseline], [a for name, a in arms.items() if name != options.baseline]
+    if not others:
+        return
+    columns = []
+    for name in ("epoch", "finetune_lr"):
+        if name in reference.points and len(_values(reference.points, name)) > 1:
+            columns += _columns(name, reference, others)
+    if columns:
+        model = line_models.with_columns(options.axes, columns, "with epoch and rate")
+        first = 1 + len(options.axes)
+        if moved_by(model, reference, list(range(first, first + len(columns))), MOVES):
+            yield "with epoch and rate", model
+    if "epoch" in reference.points:
+        theirs = set().union(*(_values(arm.points, "epoch") for arm in others))
+        own = _values(reference.points, "epoch")
+        if own - theirs and own & theirs:
+            yield (
+                "equal epochs",
+                LineModel(
+                    "equal epochs",
+                    line_models.straight(options.axes).design,
+                    weights=lambda points: points["epoch"].isin(theirs).to_numpy(float),
+                ),
+            )
+
+
+def _columns(name: str, reference: Arm, others: list[Arm]) -> list[Any]:
+    """How epoch or rate enters a line: rates that all groups have one by one, else the logarithm."""
+    levels = sorted(_values(reference.points, name))
+    shared = all(_values(arm.points, name) <= set(levels) for arm in others)
+    if name == "finetune_lr" and shared and len(levels) <= MOST_RATES:
+        return [lambda points, level=level: (points[name] == level).to_numpy(float) for level in levels[1:]]
+    if min(levels) <= 0:
+        return []
+    return [lambda points: np.log10(points[name].to_numpy(float))] if name == "finetune_lr" else [
+        lambda points: points[name].to_numpy(float) / max(levels)
+    ]  # fmt: skip
+
+
+def _values(points: pd.DataFrame, name: str) -> set[float]:
+    return set(pd.to_numeric(points[name], errors="coerce").dropna().astype(float)) if name in points else set()
