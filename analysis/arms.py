@@ -6,7 +6,7 @@ since what a seed does to one (its subset, its initial weights, its order of ima
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,20 +119,20 @@ class Material:
     def compare(
         self,
         scale: Scale,
-        model: Callable[[Arm], LineModel | None] | None = None,
+        model: LineModel | None = None,
         on_axis: bool = False,
         arms: Mapping[str, Arm] | None = None,
     ) -> Compared | None:
-        """The comparisons on a scale under a model of the line, made from the baseline's arm (default: the straight
-        line); None where there is no such line. `arms` are those of `on`, if they are there already."""
+        """The comparisons on a scale under a model of the line (default: the straight line); None where the baseline
+        makes no such line. `arms` are those of `on`, if they are there already."""
         options, arms = self.options, arms or self.on(scale)
         reference = arms.get(options.baseline)
         if reference is None:
             return None
         line = fit(reference.points["x"].to_numpy(), reference.points["y"].to_numpy())
         share = shares_of(reference.points, options)
-        chosen = straight(options.axes) if model is None else model(reference)
-        if line is None or share is None or chosen is None:
+        chosen = straight(options.axes) if model is None else model
+        if line is None or share is None:
             return None
         baseline = robustness.baseline_of(reference, scale, line, chosen, options.axes, share, on_axis)
         if baseline is None:

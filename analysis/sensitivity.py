@@ -20,7 +20,8 @@ from analysis.contrasts import claimed
 from analysis.factors import factor_table
 from analysis.line_models import LineModel
 from analysis.robustness import Arm
-from analysis.trend import SCALES, Scale
+from analysis.table import Options
+from analysis.trend import SCALES, fit
 from analysis.uncertainty import combine
 
 # name of the check: what is done instead
@@ -139,48 +140,42 @@ def _row(
 def _variants(material: Material, compared: Compared) -> Iterator[tuple[str, str, Compared]]:
     """Every check that compares anew, with what it makes of the study."""
     options, scale = material.options, SCALES[material.options.scale]
-    bare = material.on(scale)
     x = compared.arms[options.baseline].points["x"].to_numpy()
     tried: list[tuple[str, str, LineModel | None]] = []
     if len(x) >= LEAST_POINTS:
         tried.append(("a curve", "parabola", line_models.parabola(options.axes, x)))
         tried.append(("a curve", "spline", line_models.spline(options.axes, x)))
     noisy = [f"{NOISE}{axis}" for axis in options.axes]
-    if all(name in arm.points for arm in bare.values() for name in noisy):
+    if all(name in arm.points for arm in compared.arms.values() for name in noisy):
         tried.append(("errors in ID", "", line_models.noisy(options.axes, noisy)))
     tried += [("the schedule", how, model) for how, model in _schedules(material, compared)]
     reference = compared.arms[options.baseline].points
     residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
     tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
     for check, how, model in tried:
-        other = material.compare(scale, lambda _, model=model: model, arms=bare) if model is not None else None
+        other = material.compare(scale, model, arms=compared.arms) if model is not None else None
         if other is not None:
             yield check, how, other
     if scale.name != "linear":
-        along = material.compare(scale, on_axis=True, arms=bare)
+        along = material.compare(scale, on_axis=True, arms=compared.arms)
         if along is not None:
             yield "other scales", f"along the {scale.name} axis", along
     for name, another in SCALES.items():
-        if name != scale.name and _straight_on(material, another):
-            other = material.compare(another)
-            if other is not None:
-                yield "other scales", name, other
+        if name == scale.name:
+            continue
+        arms = material.on(another)
+        other = material.compare(another, arms=arms) if _straight(arms[options.baseline], options) else None
+        if other is not None:
+            yield "other scales", name, other
 
 
-def _straight_on(material: Material, scale: Scale) -> bool:
-    """Whether the baseline lies on a straight line on this scale: R^2 above the floor, and no parabola fits better."""
-    arm = material.on(scale)[material.options.baseline]
-    axes = material.options.axes
-    x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
-    plain = line_models.straight(axes)
-    design = plain.design(x, arm.points)
-    fitted = line_models.coefficients(design, y)
-    if fitted is None:
+def _straight(arm: Arm, options: Options) -> bool:
+    """Whether the baseline lies on a straight line here: R^2 above the floor, and no parabola fits better."""
+    x = arm.points["x"].to_numpy()
+    line = fit(x, arm.points["y"].to_numpy())
+    if line is None or not line.r2 >= options.min_r2:
         return False
-    left = y - design @ fitted[0]
-    if not 1 - left @ left / max(float(((y - y.mean()) ** 2).sum()), 1e-300) >= material.options.min_r2:
-        return False
-    return not moved_by(line_models.parabola(axes, x), arm, [-1], BENDS)
+    return not moved_by(line_models.parabola(options.axes, x), arm, [-1], BENDS)
 
 
 def moved_by(model: LineModel, arm: Arm, columns: list[int], p: float) -> bool:

@@ -50,8 +50,6 @@ class Options:
     min_r2: float = 0.8
     id_min: float | None = None
     unit: str = "trial"
-    replicates: int = 2_000
-    seed: int = 0
     id_names: tuple[str, ...] = ()
 
     @property

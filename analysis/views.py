@@ -17,7 +17,6 @@ from analysis.trend import SCALES
 
 METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>
 SCORE = "score"  # what the metric of a table is called that does not name it
-REPLICATES = 500  # of a view that only compares
 MOST_POINTS = 50_000  # of a table that is looked at in other views too
 NEEDED = ("trial", "group", "task", "epoch", "id_images", "ood_images", "place")  # besides the scores: less is quicker
 

@@ -36,13 +36,12 @@ from bench.simulated import BASELINE, FACTOR, Truth, World, counted, shares, sim
 from ray_robust.errors import UserError
 
 __all__ = ["MARGIN", "SCENARIOS", "Truth", "World", "counted", "shares", "simulate"]
-DRAWS = 400  # replicates of the bootstrap inside each simulated analysis
 
 
 def looked_at(scenario: Truth | Design, seed: int) -> dict[str, Any]:
     """What one simulated analysis reported, beside what is true: estimates with their ends, tests, and claims."""
     world = simulate(scenario, seed) if isinstance(scenario, Truth) else draw(scenario, seed)
-    options = Options(BASELINE, margin=MARGIN, replicates=DRAWS, seed=seed)
+    options = Options(BASELINE, margin=MARGIN)
     analysis, sentences = _analysed(world, options, isinstance(scenario, Design) and scenario.without_cluster)
     numbers = _numbers(analysis, world) if analysis else {"intervals": [], "tests": [], "equivalent": []}
     return {**numbers, "claims": judged(analysis, world, sentences)}

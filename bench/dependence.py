@@ -29,8 +29,8 @@ from ray_robust.errors import UserError
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true line, probit scale
 SD = 0.0144  # of a point's distance from it, as a fraction of OOD scores
+OPTIONS = Options("scratch")
 CORRELATIONS = (0.0, 0.1, 0.3, 0.7)
-DRAWS = 400
 # how the column that tells trainings apart may be called: by a telling name; by another, with one value per training,
 # or with values that every group has
 COLUMNS = {"trial": "trial", "seed": "seed", "folder": "trial", "number": "seed"}
@@ -61,7 +61,7 @@ def replicate(correlation: float, seed: int) -> dict[str, Any]:
     """One sweep: whether each name of the column is asked for, and what is claimed of its rows and of its trainings."""
     frame = null_sweep(correlation, seed)
     with tempfile.TemporaryDirectory() as folder:
-        read = partial(_read, Path(folder, "t.csv"), seed)
+        read = partial(_read, Path(folder, "t.csv"))
         said: dict[str, Any] = {}
         for name, old in COLUMNS.items():
             table = read(frame[["group", "rate", "id", "ood"]].assign(**{name: frame[old]}), None)
@@ -70,21 +70,17 @@ def replicate(correlation: float, seed: int) -> dict[str, Any]:
         for what, cluster in (("rows", "none"), ("trainings", "trial")):
             table = read(frame, cluster)
             assert table is not None
-            found = analyse_all(table, _options(seed))[0]
+            found = analyse_all(table, OPTIONS)[0]
             said[what] = any(finding.kind == "differs" for finding in findings(found))
             said[f"covered {what}"] = _covered(found)
     return said
 
 
-def _options(seed: int) -> Options:
-    return Options("scratch", replicates=DRAWS, seed=seed)
-
-
-def _read(file: Path, seed: int, frame: pd.DataFrame, cluster: str | None) -> Table | None:
+def _read(file: Path, frame: pd.DataFrame, cluster: str | None) -> Table | None:
     """The table, or None where it is refused."""
     frame.to_csv(file, index=False)
     try:
-        return read_csv(str(file), id="id", ood="ood", group="group", options=_options(seed), cluster=cluster)
+        return read_csv(str(file), id="id", ood="ood", group="group", options=OPTIONS, cluster=cluster)
     except UserError:
         return None
 

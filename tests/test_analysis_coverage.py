@@ -123,7 +123,7 @@ def test_trials_of_a_seed_go_together_as_asked(sign, wanted):
 def judge(monkeypatch, er, *sentences, **design):
     """What is judged of these findings, in a sweep with that ER at its levels."""
     world = draw(Design(levels(er), **design), 3)
-    analysis = analyse("t", world.points, Options("scratch", replicates=50))
+    analysis = analyse("t", world.points, Options("scratch"))
     analysis.ancova["slopes_differ"] = False
     monkeypatch.setattr(claims, "findings", lambda _: [Finding(*sentence) for sentence in sentences])
     return claims.judged(analysis, world)

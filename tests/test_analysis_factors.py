@@ -13,7 +13,7 @@ from analysis.study import analyse
 from analysis.table import Options
 from tests.fake_run import sweep
 
-OPTIONS = Options("scratch", replicates=300)
+OPTIONS = Options("scratch")
 
 
 def study(levels: dict[str, dict], trials: int = 3, seed: int = 0, **more) -> pd.DataFrame:

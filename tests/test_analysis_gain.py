@@ -9,7 +9,7 @@ from analysis.study import analyse
 from analysis.table import Options
 from tests.fake_run import sweep
 
-OPTIONS = Options("scratch", replicates=300)
+OPTIONS = Options("scratch")
 QUIET = {"trial_sd": 0.002, "noise_sd": 0.002}
 
 

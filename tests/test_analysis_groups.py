@@ -21,7 +21,7 @@ from bench.coverage import Truth, simulate
 from ray_robust.train.metrics import group_counts
 from tests.fake_run import run_folder, sweep
 
-OPTIONS = Options("scratch", replicates=200)
+OPTIONS = Options("scratch")
 
 
 def counted(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> Counts:

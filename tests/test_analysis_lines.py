@@ -16,7 +16,7 @@ from bench.coverage import Truth, simulate
 from ray_robust.errors import UserError
 from tests.fake_run import sweep
 
-OPTIONS = Options("scratch", replicates=300)
+OPTIONS = Options("scratch")
 QUIET = {"trial_sd": 0.002, "point_sd": 0.002}
 
 
@@ -79,7 +79,7 @@ def two_sets(rows: int = 40) -> pd.DataFrame:
 @pytest.fixture
 def several(tmp_path):
     two_sets().to_csv(tmp_path / "t.csv", index=False)
-    options = Options("base", id_names=("a", "b"), replicates=300, unit="row")
+    options = Options("base", id_names=("a", "b"), unit="row")
     table = read_csv(str(tmp_path / "t.csv"), id=["a", "b"], ood="ood", group="kind", options=options)
     return table, analyse("task", table.points, options)
 
@@ -107,14 +107,14 @@ def test_several_id_sets_are_one_plane(several):
 
 def test_what_one_id_set_says_is_not_what_two_say(several, tmp_path):
     table, found = several
-    one = Options("base", replicates=50)
+    one = Options("base")
     alone = analyse("task", table.points.assign(id=table.points["id_1"]), one)
     assert alone.baseline.line.r2 < found.baseline.line.r2
 
 
 def test_copies_of_an_id_set_make_no_plane(several):
     table, _ = several
-    options = Options("base", id_names=("a", "b"), replicates=50)
+    options = Options("base", id_names=("a", "b"))
     found = analyse("task", table.points.assign(id_2=table.points["id_1"], id=table.points["id_1"]), options)
     assert found.baseline is None
     assert "no effective robustness: the ID sets of the baseline 'base' cannot be told apart, or its plane falls: no " \

@@ -107,7 +107,7 @@ def test_degrees_of_freedom_of_a_trend_are_those_of_textbook_regression_for_a_ba
 def test_variances_of_a_run_are_those_that_were_planted():
     points = simulated(LEVELS, trials=60, trial_sd=0.02, noise_sd=0.03, seed=1)
     trials, finetunings, df, count = variances.between(
-        analyse("task", points, Options("scratch", replicates=50)).points.query("group != 'scratch'")
+        analyse("task", points, Options("scratch")).points.query("group != 'scratch'")
     )
     assert trials == pytest.approx(2.0, rel=0.12)
     assert finetunings == pytest.approx(3.0 / np.sqrt(4), rel=0.12)  # the mean over four looks
@@ -183,6 +183,6 @@ def test_predicted_power_is_the_real_one():
 
 def test_parts_have_the_names_of_the_analysis():
     planned = design(test_groups={"OOD groups": 5})
-    found = analyse("task", simulated(LEVELS), Options("scratch", replicates=50))
+    found = analyse("task", simulated(LEVELS), Options("scratch"))
     names = {name.split(" of ")[0] for name in found.errors["source"]}
     assert names <= {part.name for part in parts(kinds(planned)[0], planned, published(planned))}

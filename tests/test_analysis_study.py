@@ -16,7 +16,7 @@ from analysis.table import Options, Table, read_run
 from analysis.verdict import verdict
 from tests.fake_run import run_folder, sweep
 
-OPTIONS = Options("scratch", replicates=300)
+OPTIONS = Options("scratch")
 QUIET = {"trial_sd": 0.002, "noise_sd": 0.002}
 
 

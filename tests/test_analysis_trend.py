@@ -62,7 +62,7 @@ def _references() -> list[dict[str, str]]:
 @pytest.mark.parametrize("row", _references(), ids=lambda r: f"{r['id']}-{r['ood']}-{r['scale']}")
 def test_published_fits_are_reproduced(row):
     floor = None if "eighth" in row["id"] else 0.55
-    options = Options("standard", row["scale"], id_min=floor, replicates=50)
+    options = Options("standard", row["scale"], id_min=floor)
     table = read_csv(
         str(TESTBED / "table.csv"), id=row["id"], ood=row["ood"], group="type", options=options, percent=True
     )

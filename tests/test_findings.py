@@ -25,7 +25,7 @@ from analysis.words import interval, listed, name, p_value, pair, said, signed, 
 from tests.fake_run import sweep
 
 SCHEMA = json.loads((Path(analysis.__file__).parent / "verdict.schema.json").read_text("utf-8"))
-OPTIONS = Options("scratch", replicates=400)
+OPTIONS = Options("scratch")
 SURE = {"trial_sd": 0.001, "noise_sd": 0.002}  # trials that hardly differ
 
 

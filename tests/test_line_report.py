@@ -19,7 +19,7 @@ from tests.test_report import HOSTILE, Page
 
 
 def made(points: pd.DataFrame, **chosen):
-    options = Options("scratch", replicates=50, **chosen)
+    options = Options("scratch", **chosen)
     analysis = analyse("simulated", points, options)
     checks = check_line(analysis.points, options)
     assert checks is not None

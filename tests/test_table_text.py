@@ -206,7 +206,7 @@ def test_other_columns_are_checked_where_they_are_used(tmp_path):
     assert table.points["epoch"].isna().sum() == 21
     assert not {"sources", "id_val", "wise_alpha"} & set(table.points)
     assert [note.partition(":")[0] for note in table.warnings] == ["id_val", "sources"]
-    (found,) = analyse_all(table, Options("standard", replicates=50))
+    (found,) = analyse_all(table, Options("standard"))
     assert not found.refused
     assert refused(frame.assign(num_images="1.000"), tmp_path)[0] == (
         "t.csv: num_images: 1.000 may mean 1 or 1000; write numbers without dots between thousands"
