@@ -1,26 +1,31 @@
 """Do two groups lie on one line? Slopes are compared first, then heights; where slopes differ, at three ID scores.
 
 Owns the tables of analysis of covariance, h(OOD) ~ h(ID) * group over the ID scores that both have, clustered by trial
-(Miller et al. 2021 ask the same of families of models). Differences of slope and height are on the transformed axis,
-those at ID scores in points of ER.
+(Miller et al. 2021 ask the same of families of models), and the checks that a difference of slopes must hold in.
+Differences of slope and height are on the transformed axis, those at ID scores in points of ER.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from analysis import contrasts, robustness, uncertainty
+from analysis import clustered, contrasts, line_models, robustness, schedules, uncertainty
+from analysis.arms import NOISE
 from analysis.contrasts import Pair
+from analysis.line_models import LineModel
 from analysis.robustness import Arm, Baseline, OwnLine
 from analysis.trend import clip
-from analysis.uncertainty import Estimate
+from analysis.uncertainty import Estimate, Quantity
 
 COLUMNS = (
     "a", "b", "slope_difference", "slope_low", "slope_high", "slope_p", "slope_p_adjusted", "slopes_differ",
     "height_difference", "height_low", "height_high", "height_p", "height_p_adjusted", "heights_differ", "family",
+    "survived", "not_robust_to",
 )  # fmt: skip
 AT_ID = (
     "a", "b", "id", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable",
@@ -29,50 +34,150 @@ AT_ID = (
 )  # fmt: skip
 SHARES = (0.25, 0.5, 0.75)  # of the shared ID range, on the transformed axis: where lines of unequal slope are compared
 LEVEL = 0.05
+# what a difference of slopes must hold in: the lines corrected for the known sampling error of their ID scores, which
+# flattens the line over the narrower range more (Fuller 1987); epoch and learning rate beside the ID score, where they
+# move the baseline off its line; and the mean of the slopes that single trials have, which owes nothing to trials that
+# lie above others and at other ID scores
+ERRORS, SCHEDULE, WITHIN = "errors in ID", "the schedule", "within trials"
+LEAST_POINTS = 3  # of a trial, for a slope of its own
 
 
-def compare(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare(
+    arms: Mapping[str, Arm], baseline: Baseline, margin: float, moving: Sequence[str] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables `COLUMNS`, one row per pair whose arms both have a line over the ID scores that they share, and
     `AT_ID`, for pairs whose slopes differ.
 
     First the difference of the slopes, then of the heights given a common slope (the weighted mean of both slopes),
-    each with 95 % interval, p, and Holm's p in its family; `slopes_differ` and `heights_differ` are that p at 5 %.
-    Where slopes differ, the distance of the two lines in percentage points at a quarter, half and three quarters of
-    the shared range, with Holm's p over these rows per family.
+    each with 95 % interval and p. `slope_p_adjusted` is Holm's over the whole table, since "do these lines have one
+    slope?" is one question; `height_p_adjusted` is Holm's per family, as for the contrasts that it goes with.
+    `slopes_differ` where the first is at most 5 % and the same holds, with the same sign, in the checks (`survived`,
+    `not_robust_to`); `heights_differ` where the second is. Where slopes differ, the distance of the two lines in
+    percentage points at a quarter, half and three quarters of the shared range, with Holm's p over these rows per
+    family. `moving`: which of epoch and learning rate move the baseline off its line.
     """
-    known = []
+    compared = []
     for pair in contrasts.pairs(arms, baseline):
         near = [arm.between(pair.low, pair.high) for arm in (pair.a, pair.b)]
         lines = [robustness.own_line(arm) for arm in near if len(arm.points)]
         if len(lines) == 2 and lines[0] is not None and lines[1] is not None:
-            known.append((pair, near, (lines[0], lines[1])))
-    table = pd.DataFrame([_row(pair, *_differences(near, lines)) for pair, near, lines in known], columns=list(COLUMNS))
-    for what in ("slope", "height"):
-        contrasts.by_family(table, f"{what}_p", f"{what}_p_adjusted")
-        table[f"{what}s_differ"] = table[f"{what}_p_adjusted"] <= LEVEL
-    differ = [each for each, shown in zip(known, table["slopes_differ"], strict=True) if shown]
-    rows = [row for pair, _, lines in differ for row in _at_ids(pair, lines, baseline, margin)]
+            compared.append(_Lines(pair, near, (lines[0], lines[1])))
+    table = pd.DataFrame([_row(each) for each in compared], columns=list(COLUMNS))
+    table["slope_p_adjusted"] = contrasts.holm(table["slope_p"].to_numpy(float))
+    contrasts.by_family(table, "height_p", "height_p_adjusted")
+    table["heights_differ"] = table["height_p_adjusted"] <= LEVEL
+    table["slopes_differ"] = _checked(table, compared, moving)
+    differ = [each for each, shown in zip(compared, table["slopes_differ"], strict=True) if shown]
+    rows = [row for each in differ for row in _at_ids(each.pair, each.own, baseline, margin)]
     return table, contrasts.adjust(pd.DataFrame(rows, columns=list(AT_ID)))
 
 
-def _differences(near: list[Arm], lines: tuple[OwnLine, OwnLine]) -> tuple[Estimate, Estimate]:
-    """The difference of slopes, and of heights given a common slope.
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Two arms inside the ID scores that they share, and the line of each."""
 
-    With one slope for both, the adjusted difference of means is the vertical distance of the two own lines at
-    w_b x_a + w_a x_b (x the mean ID scores, w the shares of the sums of squares): the same number, and it stays defined
-    where slopes differ.
-    """
-    slope = uncertainty.weighted([lines[0].slope, lines[1].slope], [1.0, -1.0])
-    x = [arm.points["x"].to_numpy() for arm in near]
-    squares = [float(((own - own.mean()) ** 2).sum()) for own in x]
-    at = (squares[1] * x[0].mean() + squares[0] * x[1].mean()) / sum(squares)
-    height = uncertainty.weighted([own.quantity(at, 1.0, float(own.line.at(at))) for own in lines], [1.0, -1.0])
-    return slope.estimate, height.estimate
+    pair: Pair
+    near: Sequence[Arm]
+    own: tuple[OwnLine, OwnLine]
+
+    @property
+    def slope(self) -> Estimate:
+        """The difference of slopes."""
+        return _less([own.slope for own in self.own])
+
+    @property
+    def height(self) -> Estimate:
+        """The difference of heights given a common slope.
+
+        With one slope for both, the adjusted difference of means is the vertical distance of the two own lines at
+        w_b x_a + w_a x_b (x the mean ID scores, w the shares of the sums of squares): the same number, and it stays
+        defined where slopes differ.
+        """
+        x = [arm.points["x"].to_numpy() for arm in self.near]
+        squares = [float(((own - own.mean()) ** 2).sum()) for own in x]
+        at = (squares[1] * x[0].mean() + squares[0] * x[1].mean()) / sum(squares)
+        return _less([own.quantity(at, 1.0, float(own.line.at(at))) for own in self.own])
+
+    def check(self, slope: Callable[[Arm, OwnLine], Quantity | None]) -> Estimate | None:
+        """The difference of slopes that are found in another way; None where it cannot be."""
+        every = [slope(arm, own) for arm, own in zip(self.near, self.own, strict=True)]
+        known = [slope for slope in every if slope is not None]
+        return _less(known) if len(known) == len(every) else None
 
 
-def _row(pair: Pair, slope: Estimate, height: Estimate) -> dict[str, object]:
+def _less(pair: Sequence[Quantity]) -> Estimate:
+    return uncertainty.weighted(pair, [1.0, -1.0]).estimate
+
+
+def _checked(table: pd.DataFrame, compared: Sequence[_Lines], moving: Sequence[str]) -> np.ndarray:
+    """Which slopes differ, bool [rows]; fills `survived` and `not_robust_to` of those that would without the checks. A
+    check without an interval, where the sampling error is most of what is seen, is not passed."""
+    differ = (table["slope_p_adjusted"] <= LEVEL).to_numpy()
+    passed: list[list[str]] = [[] for _ in compared]
+    failed: list[list[str]] = [[] for _ in compared]
+    checks = {ERRORS: _corrected, SCHEDULE: partial(_scheduled, moving=moving), WITHIN: _within}
+    for check, slope in checks.items() if differ.any() else ():
+        again = [each.check(slope) for each in compared]
+        adjusted = contrasts.holm([np.nan if one is None else one.p for one in again])
+        for i in np.flatnonzero(differ):
+            one = again[i]
+            if one is not None:
+                holds = adjusted[i] <= LEVEL and np.sign(one.value) == np.sign(table["slope_difference"].iloc[i])
+                (passed if holds else failed)[i].append(check)
+    table["survived"], table["not_robust_to"] = ["; ".join(one) for one in passed], ["; ".join(one) for one in failed]
+    return differ & np.array([not one for one in failed], bool)
+
+
+def _corrected(arm: Arm, own: OwnLine) -> Quantity | None:
+    """The slope without the sampling error of the ID scores; NaN where that is most of what they show. None where it is
+    not known, and with several ID sets."""
+    points, noise = arm.points, f"{NOISE}x"
+    if noise not in points:
+        return None
+    return _slope_of(line_models.noisy(("x",), (noise,)), arm, own)
+
+
+def _scheduled(arm: Arm, own: OwnLine, moving: Sequence[str]) -> Quantity | None:
+    """The slope at equal epochs and rates, of those that move the baseline; NaN where they cannot be told from ID."""
+    if not moving:
+        return None
+    varied = [name for name in moving if len(schedules.values(arm, name)) > 1]
+    columns = [column for name in varied for column in schedules.columns(name, arm)]
+    return _slope_of(line_models.with_columns(("x",), columns, "with the schedule"), arm, own)
+
+
+def _slope_of(model: LineModel, arm: Arm, own: OwnLine) -> Quantity:
+    """The coefficient of the ID score in a model of an arm's points; NaN where they do not determine it."""
+    points = arm.points
+    design, y = model.design(points["x"].to_numpy(), points), points["y"].to_numpy()
+    fitted = line_models.solve(design, y, None, model.noise(points), arm.codes, arm.count, arm.unit, own.errors.name)
+    if fitted is None:
+        return contrasts.UNKNOWN
+    coefficients, errors = fitted
+    combination = np.zeros(len(coefficients))
+    combination[1] = 1.0
+    return Quantity(float(coefficients[1]), {errors: combination}, own.slope.groups)
+
+
+def _within(arm: Arm, own: OwnLine) -> Quantity | None:
+    """The mean of the slopes of single trials; None where fewer than two trials have one."""
+    x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
+    trials, slopes = [], []
+    for trial in np.unique(arm.codes):
+        rows = arm.codes == trial
+        if rows.sum() >= LEAST_POINTS and np.ptp(x[rows]) > 0:
+            trials.append(trial)
+            slopes.append(float(robustness.least_squares(x[rows], y[rows])[0]))
+    if len(trials) < 2:
+        return None
+    errors = clustered.mean(np.array(slopes), np.array(trials), arm.unit, own.errors.name, arm.count)
+    return Quantity(float(np.mean(slopes)), {errors: np.ones(1)}, own.slope.groups)
+
+
+def _row(lines: _Lines) -> dict[str, object]:
+    pair = lines.pair
     row: dict[str, object] = {"a": pair.a.name, "b": pair.b.name, "family": pair.family}
-    for what, found in (("slope", slope), ("height", height)):
+    for what, found in (("slope", lines.slope), ("height", lines.height)):
         row |= {f"{what}_difference": found.value, f"{what}_low": found.low, f"{what}_high": found.high}
         row[f"{what}_p"] = found.p
     return row

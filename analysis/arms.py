@@ -122,9 +122,11 @@ class Material:
         model: LineModel | None = None,
         on_axis: bool = False,
         arms: Mapping[str, Arm] | None = None,
+        of_factors: bool = True,
     ) -> Compared | None:
         """The comparisons on a scale under a model of the line (default: the straight line); None where the baseline
-        makes no such line. `arms` are those of `on`, if they are there already."""
+        makes no such line. `arms` are those of `on`, if they are there already. Not `of_factors`: their
+        regression is left out."""
         options, arms = self.options, arms or self.on(scale)
         reference = arms.get(options.baseline)
         if reference is None:
@@ -139,4 +141,5 @@ class Material:
             return None
         arms = robustness.with_baseline(arms, baseline)
         table = contrasts.contrast(arms, baseline, options.margin)
-        return Compared(arms, baseline, table, factors.factors(arms, baseline, options.margin))
+        regression = factors.factors(arms, baseline, options.margin) if of_factors else Regression()
+        return Compared(arms, baseline, table, regression)

@@ -47,7 +47,8 @@ class Factor:
     partial_r2    share of the variance between trials that the whole factor (all its levels) explains beyond the others
     levels        how many different values it has
     straight_p    of a number of three levels or more: p of "ER is straight in its logarithm", else NaN
-    without       the lowest and highest slope without any one trial
+    without       the lowest and highest slope without any one trial; `without_level` of a number of three levels or
+                  more, without any one level
     inner         the 90 % interval that "no effect" rests on, percentage points: of the slope, or, of a number, the
                   widest ends over all pairs of its levels; `p_equivalent` is the largest p over them (Berger 1982)
     """
@@ -64,6 +65,7 @@ class Factor:
     inner: tuple[float, float] = (float("nan"), float("nan"))
     p_equivalent: float = float("nan")
     without: tuple[float, float] = (float("nan"), float("nan"))
+    without_level: tuple[float, float] = (float("nan"), float("nan"))
 
 
 LEVELS = (
@@ -96,7 +98,7 @@ class Regression:
 FACTOR_TABLE = (
     "factor", "label", "per", "against", "slope", "low", "high", "p", "p_adjusted", "margin", "equivalent", "low90",
     "high90", "standardised", "partial_r2", "levels", "straight_p", "p_equivalent", "without_low", "without_high",
-    "survived", "not_robust_to",
+    "without_level_low", "without_level_high", "survived", "not_robust_to",
 )  # fmt: skip
 
 
@@ -110,7 +112,8 @@ def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
             "low": f.slope.low, "high": f.slope.high, "p": f.slope.p, "margin": margin, "low90": f.inner[0],
             "high90": f.inner[1], "standardised": f.standardised, "partial_r2": f.partial_r2, "levels": f.levels,
             "straight_p": f.straight_p, "p_equivalent": f.p_equivalent, "without_low": f.without[0],
-            "without_high": f.without[1], "survived": "", "not_robust_to": "",
+            "without_high": f.without[1], "without_level_low": f.without_level[0],
+            "without_level_high": f.without_level[1], "survived": "", "not_robust_to": "",
         }
         for f in regression.factors
     ]  # fmt: skip
@@ -185,6 +188,7 @@ def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> Regre
                 inner=shape.inner,
                 p_equivalent=shape.p_equivalent,
                 without=quantity.without_one,
+                without_level=shape.without_level,
             )
         )
         if not np.isfinite(slope.se):
@@ -229,6 +233,11 @@ class _Rows:
     def trials(self) -> int:
         """Different ones."""
         return int(self.values["trial"].nunique())
+
+    @cached_property
+    def gradients(self) -> np.ndarray:
+        """What one unit of every coefficient of the line does to the mean expectation of each row: float [rows, k]."""
+        return self.means(np.concatenate([arm.gradient[points] for arm, points in self.arms]))
 
     def means(self, per_point: np.ndarray) -> np.ndarray:
         """The mean over each row's points: [points, k] -> [rows, k]."""
@@ -283,8 +292,7 @@ class _Fit:
 
     def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
         rows, baseline = self.rows, self.baseline
-        gradients = np.concatenate([baseline.gradient(arm.points.iloc[points]) for arm, points in rows.arms])
-        line = -PP * (by_row @ rows.means(gradients))
+        line = -PP * (by_row @ rows.gradients)
         left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
         groups, twice = {}, {}
         for i, drawn in enumerate(rows.arms[0][0].redrawn):
@@ -292,9 +300,14 @@ class _Fit:
             apart = np.var(er - self.design @ (self.inverse @ er), axis=1)
             groups[drawn.source] = by_row @ er
             twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
+        return Quantity(float(by_row @ rows.er), {self._errors: combination, baseline.errors: line}, groups, twice)
+
+    @cached_property
+    def _errors(self) -> clustered.Robust:
+        """Of the coefficients, from the residuals."""
+        rows = self.rows
         count = max(int(rows.clusters.max()) + 1, max(arm.count for arm, _ in rows.arms))
-        own = clustered.robust(self.design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
-        return Quantity(float(by_row @ rows.er), {own: combination, baseline.errors: line}, groups, twice)
+        return clustered.robust(self.design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +319,7 @@ class _Shape:
     straight_p: float = float("nan")
     levels: pd.DataFrame = field(default_factory=_no_levels)
     notes: list[str] = field(default_factory=list)
+    without_level: tuple[float, float] = (float("nan"), float("nan"))
 
 
 def _shape(
@@ -332,9 +346,9 @@ def _shape(
     if len(pairs) < len(every) or len(rows.er) <= fit.design.shape[1]:
         return _Shape(slope.inner, np.nan)
     estimates = [quantity.estimate for quantity in pairs.values()]
-    ends = np.array([estimate.inner for estimate in estimates])
+    inner = np.array([estimate.inner for estimate in estimates])
     p = np.array([estimate.p_outside(margin) for estimate in estimates])
-    hull = (float(ends[:, 0].min()), float(ends[:, 1].max()))
+    hull = (float(inner[:, 0].min()), float(inner[:, 1].max()))
     if len(values) < 3:
         return _Shape(hull, float(p.max()))
     bends = [difference(weights) for weights in _polynomials(values)]
@@ -346,7 +360,17 @@ def _shape(
           **contrasts.row(pairs[i, i + 1], margin)} for i in range(len(values) - 1)],
         columns=list(LEVELS),
     )  # fmt: skip
-    return _Shape(hull, float(p.max()), float(known.min()) if len(known) else np.nan, contrasts.adjust(table))
+    straight_p = float(known.min()) if len(known) else np.nan
+    kept = [at != i for i in range(len(values))]
+    slopes = np.array([_slope(block.columns[chosen, 0], rest[chosen], rows.er[chosen]) for chosen in kept])
+    ends = (float(slopes.min()), float(slopes.max()))  # NaN where one level alone makes it known
+    return _Shape(hull, float(p.max()), straight_p, contrasts.adjust(table), without_level=ends)
+
+
+def _slope(x: np.ndarray, rest: np.ndarray, y: np.ndarray) -> float:
+    """The slope of y on x given the columns `rest`; NaN where they determine x."""
+    left = x - rest @ np.linalg.lstsq(rest, x, rcond=None)[0]
+    return float(left @ y / (left @ left)) if left @ left > 1e-9 * len(x) else np.nan
 
 
 def _amount(value: float) -> str:

@@ -72,6 +72,12 @@ def spline(axes: Sequence[str], x: np.ndarray) -> LineModel | None:
     return LineModel("spline", _beside(tuple(axes), lambda here, _: list(curvature.spline(here, at).T)))
 
 
+def broken(axes: Sequence[str], x: np.ndarray) -> LineModel:
+    """A line that may change its slope at each quartile of the baseline's points `x`."""
+    at = np.quantile(x, (0.25, 0.5, 0.75))
+    return LineModel("broken line", _beside(tuple(axes), lambda here, _: [np.maximum(here - q, 0.0) for q in at]))
+
+
 def with_columns(axes: Sequence[str], columns: Sequence[Callable[[pd.DataFrame], np.ndarray]], name: str) -> LineModel:
     """The line and further properties of the points, such as their epoch."""
     return LineModel(name, _beside(tuple(axes), lambda _, points: [column(points) for column in columns]))

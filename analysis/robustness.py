@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,8 @@ class Arm:
 
     unit, codes, count   what its error over trials rests on: int [points], which cluster of the unit a point is of
     redrawn              the points without each of the task's groups, per set of them
+    gradient             of what the baseline expects of each point, by its coefficients: float [points, k] (see
+                         `Baseline.gradient`); empty until there is a baseline
     """
 
     name: str
@@ -158,20 +161,37 @@ class Arm:
     codes: np.ndarray
     count: int
     redrawn: tuple[Redrawn, ...] = ()
+    gradient: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def trials(self) -> int:
         """How many trials it has."""
         return int(self.points["trial"].nunique())
 
+    @cached_property
+    def id(self) -> np.ndarray:
+        """ID scores, float [points]."""
+        return self.points["id"].to_numpy(float)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """Which points lie in the baseline's range, bool [points]."""
+        return ~self.points["extrapolated"].to_numpy(bool)
+
+    def within(self, low: float, high: float) -> np.ndarray:
+        """Which points have an ID score in low..high, bool [points]."""
+        return (self.id >= low) & (self.id <= high)
+
     def of(self, rows: np.ndarray) -> Arm:
         """The same with some of its points (int)."""
         points = self.points.iloc[rows].reset_index(drop=True)
-        return replace(self, points=points, codes=self.codes[rows], redrawn=tuple(r.of(rows) for r in self.redrawn))
+        gradient = self.gradient[rows] if len(self.gradient) else self.gradient
+        redrawn = tuple(r.of(rows) for r in self.redrawn)
+        return replace(self, points=points, codes=self.codes[rows], redrawn=redrawn, gradient=gradient)
 
     def between(self, low: float, high: float) -> Arm:
         """The arm's points whose ID score lies in low..high."""
-        return self.of(np.flatnonzero(self.points["id"].between(low, high)))
+        return self.of(np.flatnonzero(self.within(low, high)))
 
 
 def baseline_of(
@@ -233,6 +253,7 @@ def with_baseline(arms: Mapping[str, Arm], baseline: Baseline) -> dict[str, Arm]
         name: replace(
             arm,
             points=per_point(arm.points, baseline),
+            gradient=baseline.gradient(arm.points),
             redrawn=tuple(_against(drawn, arm, baseline, own) for drawn, own in zip(arm.redrawn, lines, strict=True)),
         )
         for name, arm in arms.items()
@@ -292,16 +313,15 @@ def mean_of(arm: Arm, baseline: Baseline, low: float, high: float, chosen: np.nd
     `chosen` bool [points] restricts it further. It is the mean over trials of each trial's mean: a trial with many
     points is still one pre-training. Its error is over trials, the baseline's line and the task's groups.
     """
-    points = arm.points
-    inside = (points["id"].between(low, high) & ~points["extrapolated"]).to_numpy()
+    inside = arm.within(low, high) & arm.inside
     if chosen is not None:
         inside = inside & chosen
     if not inside.any():
         return None
     used, codes = np.unique(arm.codes[inside], return_inverse=True)
-    by_trial = _means(points["er"].to_numpy()[inside, None], codes)[:, 0]
+    by_trial = _means(arm.points["er"].to_numpy()[inside, None], codes)[:, 0]
     own = clustered.mean(by_trial, used, arm.unit, f"trials of {arm.name}", arm.count)
-    line = -PP * _means(baseline.gradient(points.loc[inside]), codes).mean(0)
+    line = -PP * _means(arm.gradient[inside], codes).mean(0)
     groups, twice = {}, {}
     for drawn in arm.redrawn:
         groups[drawn.source], twice[drawn.source] = _under_groups(drawn, _means(drawn.er[inside], codes))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import line_models
+from analysis import line_models, schedules
 from analysis.arms import NOISE, Compared, Material
 from analysis.contrasts import claimed
 from analysis.factors import factor_table
@@ -22,22 +22,20 @@ from analysis.line_models import LineModel
 from analysis.robustness import Arm
 from analysis.table import Options
 from analysis.trend import SCALES, fit
-from analysis.uncertainty import combine
 
 # name of the check: what is done instead
 CHECKS = {
-    "a curve": "the baseline's line is a parabola, and a natural cubic spline with four knots",
+    "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
     "errors in ID": "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
     "the schedule": "epoch and learning rate enter the line, where they move the baseline off it",
     "unequal noise": "baseline points are weighted by a noise that changes along the line",
     "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
     "any one trial": "every trial is left out in turn: the sign stays, and at least half of the size",
+    "any one level": "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
     "duplicates": "test images that also occur elsewhere are left out",
 }
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
-MOVES = 0.10  # p under which epoch or rate is taken to move the baseline off its line
 BENDS = 0.05  # p under which a scale is taken not to give a straight line
-MOST_RATES = 6  # learning rates that enter one by one; of more, their logarithm
 LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
 Key = tuple[str, str, str, str]  # table, a, b, factor
 
@@ -80,8 +78,10 @@ def survival(material: Material, compared: Compared, cleaned: Claims | None = No
     made = {key: claim for key, claim in _of(compared, margin).items() if claim.kind != "open"}
     if not made:
         return pd.DataFrame(columns=list(COLUMNS))
-    rows = [_without_one(key, claim) for key, claim in made.items()]
-    for check, how, other in _variants(material, compared):
+    rows = [_without_trial(key, claim) for key, claim in made.items()]
+    rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
+    of_factors = any(table != "contrasts" for table, *_ in made)
+    for check, how, other in _variants(material, compared, of_factors):
         # the margin of equivalence is in points, and says nothing along the axis
         kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
         rows += _held(made, _of(other, margin), check, how, kinds)
@@ -118,15 +118,31 @@ def _held(made: Claims, others: Claims, check: str, how: str, kinds: tuple[str, 
     return rows
 
 
-def _without_one(key: Key, claim: Claim) -> dict[str, Any]:
-    value, low, high = claim.row["delta_er"], claim.row["without_low"], claim.row["without_high"]
-    nearest = low if value > 0 else high
+def _without_trial(key: Key, claim: Claim) -> dict[str, Any]:
+    low, high = claim.row["without_low"], claim.row["without_high"]
     if claim.kind == "differs":
-        holds = bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
-    else:  # what is equivalent of a factor is no one number, but every pair of its levels
-        margin = claim.row["margin"]
-        holds = bool(-margin < low and high < margin) or key[0] == "factors"
+        return _left_out(key, claim, "any one trial", low, high)
+    # what is equivalent of a factor is no one number, but every pair of its levels
+    margin = claim.row["margin"]
+    holds = bool(-margin < low and high < margin) or key[0] == "factors"
+    nearest = low if claim.row["delta_er"] > 0 else high
     return _row(key, claim, "any one trial", "", nearest, low, high, np.nan, holds)
+
+
+def _has_levels(key: Key, claim: Claim) -> bool:
+    return key[0] == "factors" and claim.kind == "differs" and bool(np.isfinite(claim.row["without_level_low"]))
+
+
+def _without_level(key: Key, claim: Claim) -> dict[str, Any]:
+    return _left_out(key, claim, "any one level", claim.row["without_level_low"], claim.row["without_level_high"])
+
+
+def _left_out(key: Key, claim: Claim, check: str, low: float, high: float) -> dict[str, Any]:
+    """A difference holds where the value nearest to 0 keeps its sign and half of its size."""
+    value = claim.row["delta_er"]
+    nearest = low if value > 0 else high
+    holds = bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
+    return _row(key, claim, check, "", nearest, low, high, np.nan, holds)
 
 
 def _row(
@@ -137,34 +153,41 @@ def _row(
             "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
 
 
-def _variants(material: Material, compared: Compared) -> Iterator[tuple[str, str, Compared]]:
-    """Every check that compares anew, with what it makes of the study."""
+def _variants(material: Material, compared: Compared, of_factors: bool) -> Iterator[tuple[str, str, Compared]]:
+    """Every check that compares anew, with what it makes of the study; `of_factors`: of its factors too."""
     options, scale = material.options, SCALES[material.options.scale]
     x = compared.arms[options.baseline].points["x"].to_numpy()
     tried: list[tuple[str, str, LineModel | None]] = []
     if len(x) >= LEAST_POINTS:
         tried.append(("a curve", "parabola", line_models.parabola(options.axes, x)))
         tried.append(("a curve", "spline", line_models.spline(options.axes, x)))
+        tried.append(("a curve", "broken line", line_models.broken(options.axes, x)))
     noisy = [f"{NOISE}{axis}" for axis in options.axes]
     if all(name in arm.points for arm in compared.arms.values() for name in noisy):
         tried.append(("errors in ID", "", line_models.noisy(options.axes, noisy)))
-    tried += [("the schedule", how, model) for how, model in _schedules(material, compared)]
+    own = compared.arms[options.baseline]
+    others = [arm for name, arm in compared.arms.items() if name != options.baseline]
+    tried += [("the schedule", model.name, model) for model in schedules.models(own, others, options.axes)]
     reference = compared.arms[options.baseline].points
     residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
     tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
     for check, how, model in tried:
-        other = material.compare(scale, model, arms=compared.arms) if model is not None else None
+        other = material.compare(scale, model, arms=compared.arms, of_factors=of_factors) if model is not None else None
         if other is not None:
             yield check, how, other
     if scale.name != "linear":
-        along = material.compare(scale, on_axis=True, arms=compared.arms)
+        along = material.compare(scale, on_axis=True, arms=compared.arms, of_factors=of_factors)
         if along is not None:
             yield "other scales", f"along the {scale.name} axis", along
     for name, another in SCALES.items():
         if name == scale.name:
             continue
         arms = material.on(another)
-        other = material.compare(another, arms=arms) if _straight(arms[options.baseline], options) else None
+        other = (
+            material.compare(another, arms=arms, of_factors=of_factors)
+            if _straight(arms[options.baseline], options)
+            else None
+        )
         if other is not None:
             yield "other scales", name, other
 
@@ -175,63 +198,4 @@ def _straight(arm: Arm, options: Options) -> bool:
     line = fit(x, arm.points["y"].to_numpy())
     if line is None or not line.r2 >= options.min_r2:
         return False
-    return not moved_by(line_models.parabola(options.axes, x), arm, [-1], BENDS)
-
-
-def moved_by(model: LineModel, arm: Arm, columns: list[int], p: float) -> bool:
-    """Whether any of these columns of a model moves the baseline's points off the straight line, at this p."""
-    points = arm.points
-    design = model.design(points["x"].to_numpy(), points)
-    solved = line_models.solve(design, points["y"].to_numpy(), None, None, arm.codes, arm.count, arm.unit)
-    if solved is None:
-        return False
-    values, errors = solved
-    tests = [combine(values[j], [errors.part(np.eye(len(values))[j])]).p for j in columns]
-    return any(np.isfinite(test) and test <= p for test in tests)
-
-
-def _schedules(material: Material, compared: Compared) -> Iterator[tuple[str, LineModel]]:
-    """The line with epoch and learning rate, where they move the baseline off it; and through baseline points of the
-    other groups' epochs alone, where the baseline has others too."""
-    options, arms = material.options, compared.arms
-    reference, others = arms[options.baseline], [a for name, a in arms.items() if name != options.baseline]
-    if not others:
-        return
-    columns = []
-    for name in ("epoch", "finetune_lr"):
-        if name in reference.points and len(_values(reference.points, name)) > 1:
-            columns += _columns(name, reference, others)
-    if columns:
-        model = line_models.with_columns(options.axes, columns, "with epoch and rate")
-        first = 1 + len(options.axes)
-        if moved_by(model, reference, list(range(first, first + len(columns))), MOVES):
-            yield "with epoch and rate", model
-    if "epoch" in reference.points:
-        theirs = set().union(*(_values(arm.points, "epoch") for arm in others))
-        own = _values(reference.points, "epoch")
-        if own - theirs and own & theirs:
-            yield (
-                "equal epochs",
-                LineModel(
-                    "equal epochs",
-                    line_models.straight(options.axes).design,
-                    weights=lambda points: points["epoch"].isin(theirs).to_numpy(float),
-                ),
-            )
-
-
-def _columns(name: str, reference: Arm, others: list[Arm]) -> list[Any]:
-    """How epoch or rate enters a line: rates that all groups have one by one, else the logarithm."""
-    levels = sorted(_values(reference.points, name))
-    shared = all(_values(arm.points, name) <= set(levels) for arm in others)
-    if name == "finetune_lr" and shared and len(levels) <= MOST_RATES:
-        return [lambda points, level=level: (points[name] == level).to_numpy(float) for level in levels[1:]]
-    if min(levels) <= 0:
-        return []
-    return [lambda points: np.log10(points[name].to_numpy(float))] if name == "finetune_lr" else [
-        lambda points: points[name].to_numpy(float) / max(levels)
-    ]  # fmt: skip
-
-
-def _values(points: pd.DataFrame, name: str) -> set[float]:
-    return set(pd.to_numeric(points[name], errors="coerce").dropna().astype(float)) if name in points else set()
+    return not schedules.moves(line_models.parabola(options.axes, x), arm, [-1], BENDS)

@@ -17,7 +17,7 @@ from analysis.duplicates import compared
 from analysis.findings import PER, STATES, equivalence_table
 from analysis.study import Analysis
 from analysis.views import View
-from analysis.words import UNKNOWN, interval, number, p_value, pair, percent, scores, signed
+from analysis.words import UNKNOWN, interval, listed, number, p_value, pair, percent, scores, signed
 
 SHORT = 24  # characters; a longer cell may wrap
 
@@ -191,13 +191,16 @@ def _slopes(analysis: Analysis) -> Sheet:
             }
             for r in _rows(analysis.ancova)
         ),
-        note="Analysis of covariance, h(OOD) ~ h(ID) × group: slopes first; heights are compared at one common slope.",
+        note="Analysis of covariance, h(OOD) ~ h(ID) × group: slopes first; heights are compared at one common slope. "
+        "Holm's correction is over all slopes, and per family over heights.",
     )
 
 
 def _lines_show(row: dict[str, Any]) -> str:
     if row["slopes_differ"]:
         return "slopes differ"
+    if row["not_robust_to"]:
+        return f"slopes: not robust to {listed(row['not_robust_to'].split('; '))}"
     return "heights differ" if row["heights_differ"] else "not told apart"
 
 

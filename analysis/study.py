@@ -12,7 +12,18 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis import ancova, checks, contrasts, duplicates, gain, groups, reliability, robustness, sensitivity
+from analysis import (
+    ancova,
+    checks,
+    contrasts,
+    duplicates,
+    gain,
+    groups,
+    reliability,
+    robustness,
+    schedules,
+    sensitivity,
+)  # fmt: skip
 from analysis.arms import Compared, Material
 from analysis.duplicates import Recount
 from analysis.factors import FACTOR_TABLE, Factor, Regression, factor_table
@@ -191,7 +202,9 @@ def _with_line(
     regression = replace(regression, levels=levels)
     slopes = factor_table(regression, options.margin)
     table = contrasts.contrast(arms, baseline, options.margin, refused) if refused else compared.contrasts
-    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
+    others = [arm for name, arm in arms.items() if name != options.baseline]
+    moving = schedules.moving(reference, others, options.axes)
+    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin, moving)
     notes = notes + regression.notes + count_notes(points, bare.left_out, baseline) + few_trials(arms, options.unit)
     return replace(
         bare,

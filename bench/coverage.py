@@ -18,7 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,27 @@ def run(
     name: str, replicates: int, mapped: Callable[..., Iterable[dict[str, Any]]] = map, keep: Path | None = None
 ) -> list[dict[str, Any]]:
     """All replicates of a scenario, by that `map`; those in the folder `keep` are read, the others added to it."""
+    seeds = [hash_seed(name, i) for i in range(replicates)]
     file = keep / f"{name.replace(' ', '_')}.jsonl" if keep else None
-    lines = file.read_text("utf-8").splitlines()[:replicates] if file and file.exists() else []
-    seeds = [hash_seed(name, i) for i in range(len(lines), replicates)]
-    reports = list(mapped(partial(looked_at, SCENARIOS[name]), seeds))
-    if file and reports:
+    reports = _kept(file) if file and file.exists() else {}
+    missing = [seed for seed in seeds if seed not in reports]
+    new = dict(zip(missing, mapped(partial(looked_at, SCENARIOS[name]), missing), strict=True))
+    if file and new:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(one) + "\n" for one in reports)
-    return [*map(json.loads, lines), *reports]
+            stream.writelines(json.dumps({"seed": seed, **report}) + "\n" for seed, report in new.items())
+    return [(reports | new)[seed] for seed in seeds]
+
+
+def _kept(file: Path) -> dict[int, dict[str, Any]]:
+    """The sweeps of a file by their seed. Two runs at once may have written some twice, and one that was ended may have
+    left a piece of a line."""
+    reports = {}
+    for line in file.read_text("utf-8").splitlines():
+        with suppress(ValueError):
+            report = json.loads(line)
+            reports[report.pop("seed")] = report
+    return reports
 
 
 def hash_seed(name: str, number: int) -> int:
