@@ -113,6 +113,8 @@ def show(design: Design, spread: Spread, seeds: Iterable[int], console: Console 
 def said_of(design: Design, spread: Spread) -> list[str]:
     """What the spread's numbers are, and what they leave out."""
     said = []
+    if design.paired:
+        said.append(f"all groups have the same {design.trials} seeds and are compared seed by seed")
     if spread.df:
         from analysis.variances import reach
 

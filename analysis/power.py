@@ -23,10 +23,13 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from analysis.arms import LEAST_SEEDS
 from analysis.factors import LEAST_DF
-from analysis.uncertainty import LEVEL, POWER, TWO_SIDED, Part
+from analysis.robustness import LINE
+from analysis.uncertainty import LEVEL, POWER, TWO_SIDED, Part, combine
 
 DRAWS = 20_000  # the share of sweeps that a quantile stands for is then exact to 0.3 %
+TRIALS = "trials"  # name of that cause of error; the line's is `LINE`
 SEEDS = (1, 2, 3, 5, 10, 20, 50)  # what the table over seeds shows
 MOST_SEEDS = 2_000
 FACTORS = ("num_images", "num_classes")
@@ -39,6 +42,7 @@ class Design:
     groups       trials of every group but the baseline, in the plan's order
     factors      of each number that the groups vary: its decimal logarithm in each group
     test_groups  how many groups (cameras, hospitals) each source of error named after them has
+    same_seeds   whether every group, the baseline too, has the same seeds, one trial of each
     """
 
     groups: Mapping[str, int]
@@ -48,6 +52,12 @@ class Design:
     factors: Mapping[str, tuple[float, ...]]
     test_groups: Mapping[str, int] = field(default_factory=dict)
     margin: float = 2.0
+    same_seeds: bool = False
+
+    @property
+    def paired(self) -> bool:
+        """Whether the analysis will pair groups by seed (see `arms.pairing`)."""
+        return self.same_seeds and self.trials >= LEAST_SEEDS
 
     def with_seeds(self, seeds: int) -> Design:
         """The same with so many trials in every group; the baseline keeps its ratio to them."""
@@ -66,8 +76,10 @@ def design_of(
     """The design behind the rows of a plan (see `Plan.rows`): how many trials and fine-tunings each group has."""
     trials, finetunings = dict[str, int](), dict[str, int]()
     levels: dict[str, dict[str, set]] = {}
+    seeds: dict[str, list[Any]] = {}
     for row in rows:
         group = str(row["group"])
+        seeds.setdefault(group, []).append(row.get("seed"))
         trials[group] = trials.get(group, 0) + 1
         tasks = list(json.loads(row["finetunes"]).values())
         finetunings[group] = max(tasks.count(task) for task in tasks) if tasks else 0
@@ -81,8 +93,10 @@ def design_of(
             logs = tuple(log10(float(next(iter(level)))) for level in known)
             if len(set(logs)) > 1:
                 factors[factor] = logs
+    each = {tuple(sorted(map(str, own))) for own in seeds.values()}
+    same = len(each) == 1 and None not in seeds[group] and len(set(seeds[group])) == len(seeds[group])
     return Design(own, trials.get(baseline, 0), max((finetunings[g] for g in own), default=0),
-                  finetunings.get(baseline, 0), factors, test_groups or {}, margin)  # fmt: skip
+                  finetunings.get(baseline, 0), factors, test_groups or {}, margin, same)  # fmt: skip
 
 
 def _positive(value: Any) -> bool:
@@ -245,17 +259,28 @@ def power(design: Design, spread: Spread) -> list[Power]:
 
 def chance(kind: Kind, design: Design, spread: Spread, difference: float) -> float:
     """The share of sweeps that would find a true difference, in percentage points, with a two-sided 5 % test."""
-    e, s, df = _drawn(parts(kind, design, spread))
+    e, s, df = _drawn(by_seed(parts(kind, design, spread), design))
     return float(np.mean(np.abs(difference + e) > _t(df, TWO_SIDED) * s))
 
 
 def parts(kind: Kind, design: Design, spread: Spread) -> list[Part]:
     """What the contrast's error is made of, as the analysis would find it (see `uncertainty.Quantity`)."""
     variance = spread.of_trial(design.finetunings)
-    found = [Part(factor * variance, df if df >= 0.5 else np.nan, "trials") for factor, df in kind.own]
-    shared = [("baseline line", spread.of_line(design.baseline_finetunings), design.baseline)]
+    found = [Part(factor * variance, df if df >= 0.5 else np.nan, TRIALS) for factor, df in kind.own]
+    shared = [(LINE, spread.of_line(design.baseline_finetunings), design.baseline)]
     shared += [(name, cause, design.test_groups.get(name, 0)) for name, cause in spread.test_groups.items()]
     return found + [cause.part(kind.weights, units, name) for name, cause, units in shared if units]
+
+
+def by_seed(parts: Sequence[Part], design: Design) -> list[Part]:
+    """The parts as the test takes them: where groups are paired by seed, trials and the line are one, since a seed's
+    contributions to both are added before they are squared, with one degree of freedom less than there are seeds."""
+    own = [part for part in parts if part.name in (TRIALS, LINE)]
+    if not design.paired or not own:
+        return list(parts)
+    whole = combine(0.0, own)
+    one = Part(whole.se**2, min(whole.df, design.trials - 1.0), TRIALS)
+    return [one, *(part for part in parts if part not in own)]
 
 
 def seeds_for(value: float, kind: int, design: Design, spread: Spread, of: Callable[[Power], float]) -> int | None:
@@ -286,7 +311,7 @@ def _power(kind: Kind, design: Design, spread: Spread) -> Power:
     shares: dict[str, float] = {}
     for part in found:
         shares[part.name] = shares.get(part.name, 0.0) + float(part.variance / total)
-    e, s, df = _drawn(found)
+    e, s, df = _drawn(by_seed(found, design))
     inner = np.abs(e) + _t(df, LEVEL) * s
     return Power(
         kind=kind.name,

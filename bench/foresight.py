@@ -13,6 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ MARGIN = 2.0
 # --- power
 
 
-def simulated(er: Iterable[float], trials: int, seed: int) -> pd.DataFrame:
-    """Points of a sweep with the baseline and `LEVELS`, each with its true ER in percentage points."""
+def simulated(er: Iterable[float], trials: int, seed: int, paired: bool = False) -> pd.DataFrame:
+    """Points of a sweep with the baseline and `LEVELS`, each with its true ER in percentage points; `paired`: with the
+    seeds of its trials, which all groups share."""
     random, rows = np.random.default_rng(seed), []
     for group, effect in zip(("scratch", *LEVELS), (0.0, *er), strict=True):
         for trial in range(trials):
@@ -47,6 +49,7 @@ def simulated(er: Iterable[float], trials: int, seed: int) -> pd.DataFrame:
             x = np.linspace(-0.8, 1.0, POINTS) + 0.08 * random.standard_normal(POINTS)
             ood = ndtr(INTERCEPT + SLOPE * x) + offset + POINT_SD * random.standard_normal(POINTS)
             columns = {"trial": f"{group}-{trial}", "group": group, "finetune": [f"lr{i}" for i in range(POINTS)]}
+            columns |= {"seed": trial} if paired else {}
             rows.append(pd.DataFrame({**columns, "id": ndtr(x), "ood": np.clip(ood, 0.001, 0.999)}))
     return pd.concat(rows, ignore_index=True)
 
@@ -63,9 +66,9 @@ def spread() -> Spread:
     return variances.spread_of(study.analyse("task", simulated((0, 0, 0), REFERENCE, 1), OPTIONS), "a simulated run")
 
 
-def found(seed: int, trials: int, group: float, pair: float, provable: float) -> list[bool]:
+def found(seed: int, trials: int, paired: bool, group: float, pair: float, provable: float) -> list[bool]:
     """One sweep: is the group's effect found, the pair's, none where there is none, and equivalence proved?"""
-    compared = analysed(simulated((0.0, group, pair), trials, 1_000 + seed))
+    compared = analysed(simulated((0.0, group, pair), trials, 1_000 + seed, paired))
     rows = contrasts.contrast(compared.arms, compared.baseline, provable).set_index(["a", "b"])
     null = rows.loc[("low", "scratch")]
     proved = max(abs(null.low90), abs(null.high90)) < provable  # by itself, before Holm's correction
@@ -75,13 +78,16 @@ def found(seed: int, trials: int, group: float, pair: float, provable: float) ->
 def power_rows(replicates: int, each: Callable[..., Any], trials: Iterable[int] = (3, 5, 10)) -> list[dict[str, Any]]:
     """Predicted and simulated power of designs with so many trials a group."""
     told, known = [], spread()
-    for count in trials:
-        design = Design(dict.fromkeys(LEVELS, count), count, POINTS, POINTS, {}, margin=MARGIN)
+    for count, paired in product(trials, (True, False)):
+        design = Design(dict.fromkeys(LEVELS, count), count, POINTS, POINTS, {}, margin=MARGIN, same_seeds=paired)
         group, pair = power(design, known)
-        job = partial(found, trials=count, group=group.detectable, pair=pair.detectable, provable=group.provable)
+        job = partial(
+            found, trials=count, paired=paired, group=group.detectable, pair=pair.detectable, provable=group.provable
+        )
         shares = np.mean(list(each(job, range(replicates))), axis=0)
         keys = ("group found", "pair found", "found where none is", "proved")
-        predicted = {"trials": count, "group": group.detectable, "pair": pair.detectable, "provable": group.provable}
+        predicted = {"trials": count, "seeds": "the same" if paired else "others", "group": group.detectable,
+                     "pair": pair.detectable, "provable": group.provable}  # fmt: skip
         told.append({**predicted, **dict(zip(keys, shares.tolist(), strict=True))})
     return told
 

@@ -12,7 +12,19 @@ import pytest
 
 import analysis.__main__ as analysis_command
 from analysis import planning, variances
-from analysis.power import PUBLISHED_SD, Cause, Design, chance, design_of, kinds, parts, power, published, seeds_for
+from analysis.power import (
+    PUBLISHED_SD,
+    Cause,
+    Design,
+    by_seed,
+    chance,
+    design_of,
+    kinds,
+    parts,
+    power,
+    published,
+    seeds_for,
+)
 from analysis.study import analyse
 from analysis.table import Options
 from bench import foresight
@@ -25,15 +37,17 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {"num_images=1000": 0.0, "num_images=4000": 0.0, "num_images=16000": 0.0}
 
 
-def design(seeds: int = 3, **more) -> Design:
-    return design_of(rows(seeds), "scratch", 2.0, **more)
+def design(seeds: int = 3, same: bool = False, **more) -> Design:
+    return design_of(rows(seeds, same), "scratch", 2.0, **more)
 
 
-def rows(seeds: int) -> list[dict]:
+def rows(seeds: int, same: bool = False) -> list[dict]:
+    """The rows of a plan; not the `same` seeds: every group has its own."""
     finetunes = json.dumps({"a": "camera-traps", "b": "camera-traps", "c": "camera-traps"})
     images = {"scratch": 0, **{name: int(name.partition("=")[2]) for name in LEVELS}}
-    return [{"group": group, "num_images": count, "num_classes": None, "finetunes": finetunes}
-            for group, count in images.items() for _ in range(seeds)]  # fmt: skip
+    return [{"group": group, "num_images": count, "num_classes": None, "finetunes": finetunes,
+             "seed": seed if same else f"{group}-{seed}"}
+            for group, count in images.items() for seed in range(seeds)]  # fmt: skip
 
 
 def without_line(design: Design):
@@ -62,6 +76,19 @@ def test_published_seed_spread_asks_for_the_known_numbers_of_models():
     proved = [seeds_for(margin, 1, planned, spread, lambda row: row.provable) for margin in (2.0, 1.0)]
     assert found == pytest.approx([11.5, 41.5], abs=0.5)
     assert proved == pytest.approx([12, 44.5], abs=0.5)
+
+
+def test_groups_of_the_same_seeds_are_paired_and_have_fewer_degrees_of_freedom():
+    """As a paired t-test: n = 2 (z.975 + z.80)^2 sd^2 / d^2 with n - 1 degrees of freedom in place of 2 n - 2."""
+    apart, same = design(), design(same=True)
+    assert (apart.paired, same.paired, same.with_seeds(2).paired) == (False, True, False)
+    spread = without_line(same)
+    (pair,) = [kind for kind in kinds(same) if kind.name == "two groups"]
+    (part,) = by_seed([part for part in parts(pair, same, spread) if part.name == "trials"], same)
+    assert (part.variance, part.df) == (pytest.approx(2 * PUBLISHED_SD**2 / 3), 2.0)
+    assert part.df < sum(one.df for one in parts(pair, apart, spread) if one.name == "trials")
+    for few, more in zip(power(same, published(same)), power(apart, published(apart)), strict=True):
+        assert (few.se, few.detectable > more.detectable) == (pytest.approx(more.se), True)
 
 
 def test_a_part_shrinks_with_its_units_and_what_groups_share_cancels_in_a_pair():
@@ -175,10 +202,10 @@ def test_a_plan_says_what_it_could_see(monkeypatch, capsys):
 def test_predicted_power_is_the_real_one():
     """Differences of the predicted size are found in 80 % of simulated sweeps; `bench.foresight` in small."""
     replicates = 150
-    (row,) = foresight.power_rows(replicates, map, (4,))
-    for share in ("group found", "pair found", "proved"):
-        assert row[share] == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / replicates)), row
-    assert row["found where none is"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / replicates), row
+    for row in foresight.power_rows(replicates, map, (4,)):
+        for share in ("group found", "pair found", "proved"):
+            assert row[share] == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / replicates)), row
+        assert row["found where none is"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / replicates), row
 
 
 def test_parts_have_the_names_of_the_analysis():
