@@ -42,11 +42,11 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 def by_family(table: pd.DataFrame, p: str, adjusted: str) -> None:
     """Fill the column `adjusted` with Holm's adjustment of `p` within each family of the table, in place."""
-    values = table[p].to_numpy(float)
-    table[adjusted] = np.nan
-    for family in table["family"].unique():
-        member = (table["family"] == family).to_numpy()
-        table.loc[member, adjusted] = holm(values[member])
+    values, families = table[p].to_numpy(float), table["family"].to_numpy(object)
+    result = np.full(len(table), np.nan)
+    for family in dict.fromkeys(families):
+        result[families == family] = holm(values[families == family])
+    table[adjusted] = result
 
 
 def adjust(table: pd.DataFrame) -> pd.DataFrame:

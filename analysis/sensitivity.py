@@ -37,6 +37,8 @@ CHECKS = {
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
 BENDS = 0.05  # p under which a scale is taken not to give a straight line
 LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
+USED = ("a", "b", "factor", "delta_er", "low", "high", "p_adjusted", "margin", "equivalent", "without_low",
+        "without_high", "without_level_low", "without_level_high")  # columns of what is compared  # fmt: skip
 Key = tuple[str, str, str, str]  # table, a, b, factor
 
 
@@ -55,9 +57,8 @@ def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFra
     """Everything that a comparison could claim, by its key."""
     claims = {}
     for table, rows in (("contrasts", contrasts), ("factors", factors), ("levels", levels)):
-        for row in rows.to_dict("records"):
-            if table == "factors":
-                row["delta_er"] = row["slope"]
+        used = rows.rename(columns={"slope": "delta_er"}) if table == "factors" else rows
+        for row in used[used.columns.intersection(USED)].to_dict("records"):
             key = (table, row.get("a", ""), row.get("b", ""), row.get("factor", ""))
             claims[key] = Claim(claimed(row), row)
     return claims
