@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import contrasts, factors, robustness
-from analysis.factors import Regression
+from analysis.factors import Layout, Regression
 from analysis.groups import Resampled
 from analysis.line_models import LineModel, straight
 from analysis.placed import clips, ordered_groups, shares_of, transformed
@@ -62,12 +62,14 @@ def _shared_seeds(points: pd.DataFrame) -> pd.Series | None:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What a study says under one model of the line: its arms with ER, the contrasts and the factors."""
+    """What a study says under one model of the line: its arms with ER, the contrasts and the factors, with the layout
+    of their regression, which another line shares."""
 
     arms: Mapping[str, Arm]
     baseline: Baseline
     contrasts: pd.DataFrame
     regression: Regression
+    layout: Layout | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +124,12 @@ class Material:
         model: LineModel | None = None,
         on_axis: bool = False,
         arms: Mapping[str, Arm] | None = None,
+        layout: Layout | None = None,
         of_factors: bool = True,
     ) -> Compared | None:
         """The comparisons on a scale under a model of the line (default: the straight line); None where the baseline
-        makes no such line. `arms` are those of `on`, if they are there already. Not `of_factors`: their
-        regression is left out."""
+        makes no such line. `arms` are those of `on`, `layout` that of the regression, if they are there already.
+        Not `of_factors`: the regression is left out."""
         options, arms = self.options, arms or self.on(scale)
         reference = arms.get(options.baseline)
         if reference is None:
@@ -141,5 +144,8 @@ class Material:
             return None
         arms = robustness.with_baseline(arms, baseline)
         table = contrasts.contrast(arms, baseline, options.margin)
-        regression = factors.factors(arms, baseline, options.margin) if of_factors else Regression()
-        return Compared(arms, baseline, table, regression)
+        if not of_factors:
+            return Compared(arms, baseline, table, Regression(), layout)
+        layout = layout or Layout.of(factors.varied(arms, baseline.name))
+        regression = factors.factors(arms, baseline, options.margin, layout)
+        return Compared(arms, baseline, table, regression, layout)

@@ -124,7 +124,7 @@ def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
     )
 
 
-def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> Regression:
+def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float, layout: Layout | None = None) -> Regression:
     """The regression over the trials of all arms but the baseline's, each with its mean ER inside the baseline's range.
 
     Ordinary least squares. Where every combination of factors was trained several times, a slope is a weighted sum of
@@ -132,8 +132,10 @@ def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> Regre
     the task's groups. Else the error over trials is that of the residuals ("CR2" of Bell and McCaffrey 2002, with their
     degrees of freedom, which hold for few and uneven clusters). A slope over an ordered factor is one test of a trend
     in place of all pairs, and means something where ER is straight: see `Factor.straight_p`.
+    `layout` is that of `varied` arms, if it is there already.
     """
-    rows = _Rows.of([arm for arm in arms.values() if arm.name != baseline.name and not _between_weights(arm.points)])
+    own = varied(arms, baseline.name)
+    rows = _Rows.of(own, layout or Layout.of(own))
     if rows is None:
         return Regression()
     blocks, notes = blocks_of(rows.values)
@@ -200,8 +202,43 @@ def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> Regre
 
 
 @dataclass(frozen=True, eq=False)
+class Layout:
+    """Which points make one row of a regression: the same whatever line ER is measured from.
+
+    cells   a row per trial (and per value of what varies inside a trial): arm (its number), trial, cluster and the
+            factors' columns
+    codes   int [points of all arms], the cell of each
+    unit    what `cluster` counts: trials, or seeds where arms are paired by them
+    """
+
+    cells: pd.DataFrame
+    codes: np.ndarray
+    unit: str
+
+    @staticmethod
+    def of(arms: Sequence[Arm]) -> Layout | None:
+        """None where the arms have no factor's column."""
+        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in arm.points for arm in arms)]
+        parts = [arm.points.reindex(columns=["trial", *keys]).assign(arm=i, cluster=arm.codes)
+                 for i, arm in enumerate(arms)]  # fmt: skip
+        points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if points.empty or not keys:
+            return None
+        inner = [key for key in WITHIN_TRIALS if key in keys]
+        by = points.groupby(["arm", "trial", *inner], sort=False, dropna=False)
+        cells = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
+        units = {arm.unit for arm in arms}
+        return Layout(cells, by.ngroup().to_numpy(), units.pop() if len(units) == 1 and len(arms) > 1 else "")
+
+
+def varied(arms: Mapping[str, Arm], baseline: str) -> list[Arm]:
+    """The arms whose trials enter the regression: all but the baseline's, and but points between weights."""
+    return [arm for arm in arms.values() if arm.name != baseline and not _between_weights(arm.points)]
+
+
+@dataclass(frozen=True, eq=False)
 class _Rows:
-    """One row per trial (and per value of what varies inside a trial): mean ER, and which points it is the mean of."""
+    """One row per cell with a point inside the baseline's range: mean ER, and which points it is the mean of."""
 
     values: pd.DataFrame  # the factors' columns
     er: np.ndarray  # [rows]
@@ -211,23 +248,25 @@ class _Rows:
     codes: np.ndarray  # int [points], the row of each
 
     @staticmethod
-    def of(arms: Sequence[Arm]) -> _Rows | None:
-        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in arm.points for arm in arms)]
-        chosen = [(arm, np.flatnonzero(~arm.points["extrapolated"].to_numpy())) for arm in arms]
-        parts = [arm.points.iloc[rows].reindex(columns=["trial", "er", *keys]).assign(arm=i, cluster=arm.codes[rows])
-                 for i, (arm, rows) in enumerate(chosen)]  # fmt: skip
-        points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        keys = [key for key in keys if len(points[key].unique()) > 1]
-        if points.empty or not keys:
+    def of(arms: Sequence[Arm], layout: Layout | None) -> _Rows | None:
+        chosen = [(arm, np.flatnonzero(arm.inside)) for arm in arms]
+        if layout is None or not sum(len(rows) for _, rows in chosen):
             return None
-        inner = [key for key in WITHIN_TRIALS if key in keys]
-        by = points.groupby(["arm", "trial", *inner], sort=False, dropna=False)
-        codes = by.ngroup().to_numpy()
-        values = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
-        units = {arm.unit for arm in arms}
-        paired = len(units) == 1 and len(arms) > 1
+        cells = layout.codes[np.concatenate([arm.inside for arm in arms])]
+        used, first, codes = np.unique(cells, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as they come
+        values = layout.cells.iloc[used[order]].reset_index(drop=True)
+        keys = [key for key in values if key not in ("arm", "trial", "cluster")]
+        same = [key for key in keys if len(values[key].unique()) < 2]
+        if len(same) == len(keys):
+            return None
+        codes = np.argsort(order)[codes]
+        er = np.concatenate([arm.points["er"].to_numpy(float)[rows] for arm, rows in chosen])
+        paired = bool(layout.unit)
         clusters = values["cluster"].to_numpy() if paired else pd.factorize(values["trial"].astype(str))[0]
-        return _Rows(values, by["er"].mean().to_numpy(), clusters, units.pop() if paired else "trials", chosen, codes)
+        means = np.bincount(codes, er) / np.bincount(codes)
+        unit = layout.unit if paired else "trials"
+        return _Rows(values.drop(columns=same), means, clusters, unit, chosen, codes)
 
     @property
     def trials(self) -> int:

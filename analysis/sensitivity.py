@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ CHECKS = {
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
 BENDS = 0.05  # p under which a scale is taken not to give a straight line
 LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
-USED = ("a", "b", "factor", "delta_er", "low", "high", "p_adjusted", "margin", "equivalent", "without_low",
+USED = ("a", "b", "factor", "delta_er", "slope", "low", "high", "p_adjusted", "margin", "equivalent", "without_low",
         "without_high", "without_level_low", "without_level_high")  # columns of what is compared  # fmt: skip
 Key = tuple[str, str, str, str]  # table, a, b, factor
 
@@ -57,8 +58,11 @@ def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFra
     """Everything that a comparison could claim, by its key."""
     claims = {}
     for table, rows in (("contrasts", contrasts), ("factors", factors), ("levels", levels)):
-        used = rows.rename(columns={"slope": "delta_er"}) if table == "factors" else rows
-        for row in used[used.columns.intersection(USED)].to_dict("records"):
+        columns = [column for column in USED if column in rows]
+        for values in zip(*(rows[column].tolist() for column in columns), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            if table == "factors":
+                row["delta_er"] = row["slope"]
             key = (table, row.get("a", ""), row.get("b", ""), row.get("factor", ""))
             claims[key] = Claim(claimed(row), row)
     return claims
@@ -172,23 +176,20 @@ def _variants(material: Material, compared: Compared, of_factors: bool) -> Itera
     reference = compared.arms[options.baseline].points
     residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
     tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
+    again = partial(material.compare, layout=compared.layout, of_factors=of_factors)
     for check, how, model in tried:
-        other = material.compare(scale, model, arms=compared.arms, of_factors=of_factors) if model is not None else None
+        other = again(scale, model, arms=compared.arms) if model is not None else None
         if other is not None:
             yield check, how, other
     if scale.name != "linear":
-        along = material.compare(scale, on_axis=True, arms=compared.arms, of_factors=of_factors)
+        along = again(scale, on_axis=True, arms=compared.arms)
         if along is not None:
             yield "other scales", f"along the {scale.name} axis", along
     for name, another in SCALES.items():
         if name == scale.name:
             continue
         arms = material.on(another)
-        other = (
-            material.compare(another, arms=arms, of_factors=of_factors)
-            if _straight(arms[options.baseline], options)
-            else None
-        )
+        other = again(another, arms=arms) if _straight(arms[options.baseline], options) else None
         if other is not None:
             yield "other scales", name, other
 
