@@ -116,7 +116,7 @@ def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
     """The prediction from one task of a run."""
     points, baseline = analysis.points, analysis.options.baseline
     if analysis.baseline is None or analysis.refused:
-        return Prediction(analysis.task, None, refused=f"there is no ER to predict: {analysis.warnings[-1]}")
+        return Prediction(analysis.task, None, refused=f"there is no ER to predict: {'; '.join(analysis.refusals)}")
     own = points.loc[points["group"] != baseline]
     if "wise_alpha" in own:
         own = own.loc[own["wise_alpha"].isna()]
@@ -285,7 +285,7 @@ def confirm(small: Prediction, table: Table, large: Analysis) -> Confirmation | 
     if space is None or er is None or er.surface is None:
         return "the smaller run predicts no ER, so there is nothing to confirm"
     if large.baseline is None or large.refused:
-        return f"the larger run has no ER: {large.warnings[-1]}"
+        return f"the larger run has no ER: {'; '.join(large.refusals)}"
     own = large.points.loc[large.points["group"] != large.options.baseline]
     of_trial, rows = mixtures_of(table, own), []
     for group, points in own.groupby("group", sort=False):

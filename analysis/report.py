@@ -62,7 +62,7 @@ def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Sto
         unit=first.options.unit,
         targets=list(dict.fromkeys(part.analysis.target for part in parts)),
         tasks=tasks,
-        warnings=list(dict.fromkeys(w for part in parts for w in part.analysis.warnings)),
+        warnings=list(dict.fromkeys(w for part in parts for w in part.analysis.notes)),
         left_out=plain("Left out", "Left out of every mean and line", table.left_out[["trial", "group", "reason"]]),
         samples=facts.samples(runs),
         composition=facts.compositions(runs, order) if runs else None,

@@ -76,7 +76,7 @@ class Analysis:
     means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
     factor_table  the slopes of `regression` with their tests: see `analysis.factors.factor_table`
-    refusals    why there is no ER although there is a line, a sentence each
+    refusals    why there is no ER, a sentence each
     line        whether the baseline's points lie on a line: see `analysis.line_checks`; None where nobody asked
     survival    which claims hold without the assumptions they were made under: see `analysis.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
@@ -113,6 +113,11 @@ class Analysis:
     factor_table: pd.DataFrame = field(default_factory=_empty(FACTOR_TABLE))
     refusals: tuple[str, ...] = ()
     line: LineChecks | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """The warnings but for the refusals, which the finding says."""
+        return [warning for warning in self.warnings if warning not in self.refusals]
 
     @property
     def claims(self) -> sensitivity.Claims:
@@ -176,7 +181,8 @@ def analyse(
         own = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
         slope = own[["slope", "slope_low", "slope_high"]].astype(float)
         bare = replace(bare, line=check_line(placed, options, tuple(slope)))
-        notes += bare.line.warnings if bare.line else []
+        rises = ("slope",) if refusals else ()  # a line that does not rise is refused, which says it already
+        notes += bare.line.failed(*rises) if bare.line else []
     return _with_line(bare, compared, material, refusals, refusals + notes, checked)
 
 
@@ -293,7 +299,7 @@ def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) ->
     empty = known.points.assign(
         expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
     )
-    return replace(known, points=empty, warnings=notes + count_notes(empty, known.left_out, None))
+    return replace(known, points=empty, warnings=notes + count_notes(empty, known.left_out, None), refusals=(why,))
 
 
 def _resampled(

@@ -36,7 +36,7 @@ def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console
             console.print(_groups(analysis))
         for finding in findings(analysis):
             console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
-        for sentence in analysis.warnings:
+        for sentence in analysis.notes:
             console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
         console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)

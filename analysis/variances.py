@@ -24,7 +24,7 @@ def of_run(address: str) -> Spread:
     table, options = read_run(address)
     found = study.analyse_all(table, options)[0]
     if found.baseline is None or found.refused:
-        raise UserError(Problem(address, f"says nothing about the spread of ER: {found.warnings[-1]}"))
+        raise UserError(Problem(address, f"says nothing about the spread of ER: {'; '.join(found.refusals)}"))
     spread = spread_of(found, table.name)
     if not spread.df:
         what = f"no group but {options.baseline} has two trials with ER: the spread between trials is not known from it"

@@ -157,6 +157,16 @@ def test_a_run_that_says_nothing_of_the_spread_is_refused(tmp_path):
         variances.of_run(str(tmp_path / "run"))
 
 
+def test_a_run_without_a_line_is_refused_for_that_reason(tmp_path):
+    points = simulated(LEVELS, seed=3)
+    own = points["group"] != "scratch"
+    points["ood"] = 1 - points["ood"]
+    points.loc[own, "id"] = points.loc[own, "id"] * 0.5  # outside the baseline's range, which is another note
+    run_folder(tmp_path / "run", points)
+    with pytest.raises(UserError, match="says nothing about the spread of ER: the baseline line falls"):
+        variances.of_run(str(tmp_path / "run"))
+
+
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     run_folder(tmp_path / "run", simulated(LEVELS))
