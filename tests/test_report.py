@@ -140,6 +140,9 @@ def test_every_finding_points_to_its_row(report):
     page, verdict = Page(text), json.loads((report / "verdict.json").read_text())
     links = re.findall(r'class="source" href="#([^"]+)">([^<]+)</a>', text)
     assert len(links) == len(verdict["findings"])
+    robust_to = [", ".join(one["survived"]) for one in verdict["findings"] if one["survived"]]
+    assert robust_to
+    assert re.findall(r"<small>robust to: ([^<]+)</small>", text) == robust_to
     for (place, said), evidence in zip(links, verdict["findings"], strict=True):
         assert place in page.ids
         name, row = said.split(", row ")
