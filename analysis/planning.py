@@ -26,7 +26,8 @@ EXPLAINED = (
     "Points of ER, per tenfold for a trend. detectable: found in four sweeps of five by a two-sided 5 % test; after "
     "Holm: where it must pass the first step of the correction in its family; provable: the smallest margin that a "
     "true difference of 0 is proved to lie within in four of five; chance at the margin: how often that is "
-    "the spec's."
+    "the spec's. From three seeds on that all groups have, they are compared seed by seed, with one degree of freedom "
+    "less than there are seeds: three may find less than two."
 )
 
 

@@ -241,13 +241,18 @@ def _run(
     states = run.states()
     stopped = sum(states.get(trial.id) == "stopped" for trial in sweep.plan) if search is not None else 0
     failed = [trial for trial in sweep.plan if states.get(trial.id) not in ("done", *(["stopped"] if stopped else []))]
+    unrun = 0
     for trial in failed:
-        failure = run.trial(trial.id).failure() or {"reason": "did not run", "log": ""}
+        failure = run.trial(trial.id).failure()
+        if failure is None:
+            unrun += 1
+            continue
         out.print(f"[red]failed[/]  {trial.id}: ", end="")
         out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
     took = time.monotonic() - begun
-    told = f"{len(failed)} failed" + (f", {stopped} stopped" if stopped else "")
-    out.print(f"{len(sweep.plan) - len(failed) - stopped} trials done, {told}, in {took:.0f} s", markup=False)
+    others = {"failed": len(failed) - unrun, "stopped": stopped, "not run": unrun}
+    told = "".join(f", {count} {what}" for what, count in others.items() if count or what == "failed")
+    out.print(f"{len(sweep.plan) - len(failed) - stopped} trials done{told}, in {took:.0f} s", markup=False)
     out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
     if reported:
         out.print(f"report   {run.storage.shown}/report/index.html", markup=False, soft_wrap=True)

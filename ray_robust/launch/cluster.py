@@ -13,11 +13,10 @@ import logging
 import os
 import shutil
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ray_robust.choices import absolute
 from ray_robust.errors import Outage, UserError
@@ -33,6 +32,8 @@ SHORT_FOLDERS = (
     "/var/tmp",
     "/dev/shm",
 )  # for its sockets, where the machine's own temporary folder is too long
+LONGEST_CAUSE = 250  # characters
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -83,21 +84,19 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     owned = _own(scratch)
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if joined is None:
-            with _on_loopback(), _temporary(base):
-                info = ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(scratch / "ray"),
-                                object_store_memory=OBJECT_STORE, **quiet)  # fmt: skip
+            info, more = _start(base, scratch, dashboard)
+            note = "; ".join(filter(None, (note, more)))
         else:
-            info = ray.init(address=joined.text, **quiet)
+            info = ray.init(address=joined.text, **QUIET)
     except Exception as error:  # whatever one of Ray's many parts raises
+        ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         owned.close()
-        why = textwrap.shorten(" ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__, 250)
         if joined is not None:
-            raise UserError(f"{joined.where}: the cluster there cannot be joined: {why}") from error
-        raise Outage(f"Ray does not start on this machine: {why}") from error
+            raise UserError(f"{joined.where}: the cluster there cannot be joined: {_cause(error)}") from error
+        raise Outage(f"Ray does not start on this machine: {_cause(error)}") from error
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, and the screen a line
@@ -107,6 +106,32 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         owned.close()
+
+
+def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
+    """A cluster on this machine, and a line where it has to do without the dashboard that it should have: on a busy
+    machine that part may not answer in the time that Ray gives it, and no sweep needs it."""
+    import ray
+
+    for shown in (True, False) if dashboard else (False,):
+        try:
+            with _on_loopback(), _temporary(base):
+                info = ray.init(address="local", include_dashboard=shown, _temp_dir=str(scratch / ("ray" if shown == dashboard else "two")),
+                                object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
+        except Exception as error:
+            ray.shutdown()  # what had started would stay
+            if not shown:
+                raise
+            why = _cause(error)
+        else:
+            return info, "" if shown == dashboard else f"Ray's dashboard does not start, and is left out: {why}"
+    raise AssertionError("the last try returns or raises")
+
+
+def _cause(error: Exception) -> str:
+    """One line: the end of what Ray says, where the cause stands; it begins with pages of logs."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+    return text if len(text) <= LONGEST_CAUSE else "... " + text[-LONGEST_CAUSE:].partition(" ")[2]
 
 
 @contextlib.contextmanager
