@@ -114,9 +114,10 @@ def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
     import ray
 
     for shown in (True, False) if dashboard else (False,):
+        folder = scratch / ("ray" if shown == dashboard else "two")  # no longer: sockets lie below it
         try:
             with _on_loopback(), _temporary(base):
-                info = ray.init(address="local", include_dashboard=shown, _temp_dir=str(scratch / ("ray" if shown == dashboard else "two")),
+                info = ray.init(address="local", include_dashboard=shown, _temp_dir=str(folder),
                                 object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
         except Exception as error:
             ray.shutdown()  # what had started would stay
