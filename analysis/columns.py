@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis import cells
 from analysis.csv_file import Remarks
+from analysis.named_columns import RATE, is_mixture, without_bad_sizes
 from analysis.trend import MIN_POINTS
 from analysis.units import as_fractions
 from ray_robust.errors import did_you_mean
@@ -67,6 +68,9 @@ def check_columns(roles: Roles, units: Mapping[str, str], remarks: Remarks) -> N
         remarks.table(f"--id: {name!r} is given twice")
     if roles.ood in roles.ids:
         remarks.table(f"--id and --ood name the same column {roles.ood!r}: there is no shift to measure")
+    for flag, name in roles.asked[len(roles.scores) :]:
+        if name in roles.scores.values():
+            remarks.table(f"{flag}: {name!r} holds scores; name the column of the {flag.strip('-')} names")
     for name in sorted({name for name in roles.used if columns.count(name) > 1}):
         remarks.column(f"column {name!r} appears twice")
 
@@ -126,7 +130,7 @@ def role_names(frame: pd.DataFrame, roles: Roles, baseline: str, remarks: Remark
     rows = "row " + (frame.index + remarks.source.first_row).astype(str)
     groups = names_of(frame[roles.group], roles.group, baseline, remarks)
     trials = names_of(frame[roles.cluster], roles.cluster, None, remarks) if roles.cluster else rows
-    tasks = frame["task"].map(clean) if "task" in frame else "task"
+    tasks = frame["task"].map(clean) if "task" in frame and "task" not in roles.used else "task"
     return pd.DataFrame({"trial": trials, "group": groups, "task": tasks}, index=frame.index)
 
 
@@ -209,10 +213,25 @@ def extra_columns(
             two = f"{cell.split('.')[0]} or {cell.replace('.', '')}"
             remarks.table(f"{name}: {cell} may mean {two}; write numbers without dots between thousands")
         points = points.drop(columns=name) if len(rows) or read.isna().all() else points.assign(**{name: read})
+    points = without_bad_sizes(_with_rates(points, remarks), remarks)
+    if "seed" in points:  # where none is given no trial shares it
+        points = points.assign(seed=points["seed"].mask(points["seed"].map(is_missing)))
     if "sources" in points and not _are_mixtures(points["sources"]):
-        remarks.note("sources: not JSON from names to weights: the column is not used")
+        remarks.note("sources: not JSON from names to weights of 0 and more: the column is not used")
         points = points.drop(columns="sources")
     return points
+
+
+def _with_rates(points: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
+    """`points` with learning rates as numbers; without the column where some are none, which a note says."""
+    if RATE not in points:
+        return points
+    rates = cells.numbers(points[RATE])
+    bad = points.index[rates.bad | rates.signed | (rates.values <= 0)]
+    if len(bad):
+        remarks.note(f"{RATE}: {points[RATE][bad[0]]!r} is no learning rate: the column is not used", bad)
+    usable = len(bad) == 0 and not rates.missing.all()
+    return points.assign(**{RATE: rates.values}) if usable else points.drop(columns=RATE)
 
 
 def _validation(text: pd.Series, name: str, unit: str, remarks: Remarks) -> pd.Series | None:
@@ -236,6 +255,6 @@ def _are_mixtures(text: pd.Series) -> bool:
             mixture = json.loads(cell)
         except ValueError:
             return False
-        if not isinstance(mixture, dict) or not all(isinstance(w, int | float) for w in mixture.values()):
+        if not isinstance(mixture, dict) or not is_mixture(mixture):
             return False
     return True

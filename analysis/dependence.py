@@ -130,13 +130,28 @@ def candidates(points: pd.DataFrame, columns: pd.DataFrame) -> list[Candidate]:
         if not is_named(name) and name.casefold() in VARIED:
             continue
         cells = columns[name].to_numpy()
-        if len(by_unit) < len(points) and not _constant_within(cells, units):
+        if len(by_unit) == len(points) or _constant_within(cells, units):
+            one = _candidate(name, cells[firsts], places[firsts], by_unit)
+        elif _constant_within(units, _within_groups(cells, places)):
             continue  # finer than the clusters
-        one = _candidate(name, cells[firsts], places[firsts], by_unit)
+        else:
+            one = _across_clusters(_candidate(name, cells, places, residual))
         found += [one] if one else []
     tried = len(found)
     found = [replace(one, p=min(1.0, one.p * tried), alone=one.alone * tried) for one in found]
     return sorted(found, key=lambda one: (not one.named, -one.icc))
+
+
+def _within_groups(cells: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The number of every row's value in its group."""
+    codes, values = pd.factorize(cells)
+    return pd.factorize(places.astype(np.int64) * max(len(values), 1) + codes)[0]
+
+
+def _across_clusters(one: Candidate | None) -> Candidate | None:
+    """A column whose values lie in several clusters each, where it is called like a training and its rows lie off the
+    line together: then clusters are not the trainings."""
+    return one if one is not None and one.named and one.telling and not one.setting else None
 
 
 def is_named(column: str) -> bool:

@@ -13,6 +13,14 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
     notes = []
     if len(left_out):
         notes.append(f"{len(left_out)} failed or empty rows are left out of every mean and line; they are listed")
+    groups = list(dict.fromkeys(points["group"]))
+    gone = [str(name) for name in dict.fromkeys(left_out["group"].dropna()) if name not in groups]
+    if gone:
+        notes.append(
+            f"{', '.join(gone)}: no row with scores, so nothing is said about {'it' if len(gone) == 1 else 'them'}"
+        )
+    if len(groups) == 1:
+        notes.append(f"there is no other group than {groups[0]}: nothing is compared")
     outside = points.loc[points["extrapolated"]]
     if len(outside) and baseline is not None:
         where = ", ".join(f"{name} {count}" for name, count in outside["group"].value_counts(sort=False).items())
@@ -22,7 +30,10 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
         )
     clipped = int(points["clipped"].sum())
     if clipped:
-        notes.append(f"{clipped} points have a score of 0 or 1 and were moved off it by half an example of their split")
+        notes.append(
+            f"{clipped} points have a score of 0 or 1, or so near to it, and were moved off it by half an example of "
+            "their split"
+        )
     for name, group in points.groupby("group", sort=False):
         if baseline is not None and group["extrapolated"].all():
             notes.append(f"{name}: no point lies in the baseline's ID range, so nothing is said about this group")

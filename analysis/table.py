@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import counts, dependence, joined
+from analysis import counts, dependence, joined, named_columns
 from analysis.columns import (
     Roles,
     check_baseline,
@@ -31,6 +31,7 @@ from analysis.csv_file import CsvFile, Remarks
 from analysis.groups import Counts
 from analysis.trend import SCALES
 from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.names import shown
 from ray_robust.results import RunFolder
 
 RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
@@ -200,8 +201,9 @@ def read_csv(
     scores = score_columns(parsed, roles.scores, names["group"], percent, units, remarks)
     same_columns(scores, roles.scores, names["group"], options.baseline, remarks)
     check_baseline(names["group"], roles.group, scores, options.baseline, options.id_min, remarks)
+    named_columns.check(frame, names, roles, options.baseline, remarks)
 
-    others = frame.drop(columns=[*roles.used, *(["task"] if "task" in frame else [])])
+    others = frame.drop(columns=list(dict.fromkeys([*roles.used, *(["task"] if "task" in frame else [])])))
     lost = [name for name in others if name in RESERVED]
     if lost:
         remarks.note(f"not in the report's tables, which have columns of these names: {', '.join(lost)}")
@@ -229,6 +231,9 @@ def _over_floor(points: pd.DataFrame, id_min: float | None, remarks: Remarks) ->
         return points
     below = points["id"] < id_min
     remarks.note(f"{int(below.sum())} points with an ID score under {id_min:.1%} were left out, as asked")
+    gone = [name for name in points["group"].unique() if below[points["group"] == name].all()]
+    if gone:
+        remarks.note(f"{', '.join(map(shown, gone))}: no point is left")
     return points.loc[~below].reset_index(drop=True)
 
 

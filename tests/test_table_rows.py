@@ -144,7 +144,8 @@ def test_settings_are_no_trainings(tmp_path):
     assert len(notes) == 1
     assert "in every group alike: a setting that moves points off the line" in notes[0]
     known = frame.rename(columns={"rate": "lr"})[["group", "lr", "id", "ood"]]
-    assert read(known, tmp_path, **COLUMNS).warnings == ()
+    (note,) = read(known, tmp_path, **COLUMNS).warnings
+    assert "'lr' is not called finetune_lr" in note  # nothing about trainings
 
 
 def test_columns_that_say_nothing_are_left_alone(tmp_path):

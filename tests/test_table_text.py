@@ -205,7 +205,7 @@ def test_other_columns_are_checked_where_they_are_used(tmp_path):
     assert pd.to_numeric(table.points["num_images"]).unique().tolist() == [1000, 64000]
     assert table.points["epoch"].isna().sum() == 21
     assert not {"sources", "id_val", "wise_alpha"} & set(table.points)
-    assert [note.partition(":")[0] for note in table.warnings] == ["id_val", "sources"]
+    assert [note.partition(":")[0] for note in table.warnings] == ["epoch", "id_val", "sources"]
     (found,) = analyse_all(table, Options("standard"))
     assert not found.refused
     assert refused(frame.assign(num_images="1.000"), tmp_path)[0] == (
