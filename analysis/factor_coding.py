@@ -25,6 +25,9 @@ CATEGORIES = {
     "finetune_method": "method of fine-tuning",
 }
 MOST_LEVELS = 12  # of a category: more is no factor but a name, as is the column `model` of a table of models
+LEAST_RANGE = (
+    0.05  # decades (a factor of 1.12) that a number must span: a slope per tenfold is read twenty times off it
+)
 WORST_CONDITION = 30.0  # Belsley, Kuh and Welsch (1980): beyond it two factors cannot be told apart
 
 
@@ -52,9 +55,13 @@ def blocks_of(values: pd.DataFrame) -> tuple[list[Block], list[str]]:
         if len(np.unique(known)) < 2:
             continue
         if len(known) < len(numbers) or (known <= 0).any():
-            notes.append(f"{factor} has no single value in some groups: no trend is fitted over it")
+            notes.append(f"{factor} has no single value above 0 in some groups: no trend is fitted over it")
             continue
         logs = np.log10(numbers)[:, None]
+        if np.ptp(logs) < LEAST_RANGE:
+            span = f"{known.min():g} to {known.max():g}"
+            notes.append(f"{factor} hardly varies ({span}): no slope per tenfold is fitted over it")
+            continue
         blocks.append(Block(factor, logs, (factor,), (label,), "tenfold", "", len(np.unique(known))))
     for factor, label in CATEGORIES.items():
         if factor not in values:

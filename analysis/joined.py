@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import counts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MEANING = ("model", "num_images", "num_classes", "images_per_class", "granularity", "semantics", "sources",
            "pretrain_method", "pretrain_images_seen", "wise_alpha")  # fmt: skip
 POINT = ("key", "task", "finetune", "epoch", "wise_alpha")
+SAME_SCORE = 1e-9  # by which a score may differ and be the same
 PLACES = {"root", "path", "images", "archive"}  # where data lies is no part of what a task means
 
 
@@ -47,13 +49,14 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
             group=table.points["group"].map(renamed), run=number, key=table.points["trial"].map(_key)
         )
         frames.append(points)
-    points = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
-    keys = [column for column in POINT if column in points]
-    again = points.duplicated(keys)
-    points = points.loc[~again].reset_index(drop=True)
+    every = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    keys = [column for column in POINT if column in every]
+    again = every.duplicated(keys)
+    points = every.loc[~again].reset_index(drop=True)
     points["trial"] = points["key"].map(points.drop_duplicates("key").set_index("key")["trial"])
     if again.any():
         warnings.append(f"{int(again.sum())} points are in more than one run and count once")
+        warnings += _other_scores(every, keys)
     warnings += _about_baselines(names, frames, options)
     warnings += [
         f"{what} is {value:g}, the strictest of the runs"
@@ -135,6 +138,19 @@ def _renamed(points: pd.DataFrame, run: str, baseline: str, known: dict[tuple, s
 def _text(rows: pd.DataFrame) -> pd.DataFrame:
     """Cells as text, empty where nothing is known, whatever the columns' types."""
     return rows.astype(object).where(rows.notna(), "").astype(str)
+
+
+def _other_scores(points: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """A sentence where the same point scores otherwise in another run: one of them is not what its trial says, or was
+    trained on another machine."""
+    apart = points.groupby(list(keys), sort=False, dropna=False)[["id", "ood"]].agg(np.ptp).max(axis=1)
+    other = apart > SAME_SCORE
+    if not other.any():
+        return []
+    return [
+        f"{int(other.sum())} of them score otherwise in another run, by up to {100 * apart.max():.1f} points, although "
+        "their trials mean the same: the scores of the run named first are used"
+    ]
 
 
 def _about_baselines(names: Sequence[str], frames: Sequence[pd.DataFrame], options: Options) -> list[str]:

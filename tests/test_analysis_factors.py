@@ -11,6 +11,7 @@ import statsmodels.formula.api as smf
 
 from analysis.study import analyse
 from analysis.table import Options
+from bench.simulated import Truth, simulate
 from tests.fake_run import sweep
 
 OPTIONS = Options("scratch")
@@ -145,3 +146,12 @@ def test_a_table_of_models_has_no_factors():
     points = sweep({"num_images=1000": 0.0}).assign(num_images=0)
     points["model"] = [f"m{i}" for i in range(len(points))]
     assert analyse("task", points, OPTIONS).regression.factors == []
+
+
+def test_a_number_that_hardly_varies_has_no_slope_per_tenfold():
+    points = simulate(Truth(er=(0.0, 3.0, 6.0)), 1).points
+    levels = sorted(points["num_images"].unique())
+    points["num_images"] = points["num_images"].map(dict(zip(levels, (0, 1000, 1000.001, 1000.002), strict=True)))
+    study = analyse("t", points, Options("scratch"))
+    assert study.factors == []
+    assert any(note.startswith("num_images hardly varies (1000 to 1000") for note in study.warnings)

@@ -57,6 +57,19 @@ def test_the_same_trial_counts_once_and_equal_groups_are_one(runs):
     assert [run.storage.address for run in joined.runs] == [RunFolder(address).storage.address for address in runs]
 
 
+def test_a_point_that_scores_otherwise_in_another_run_is_told(runs, tmp_path):
+    assert not any("score otherwise" in warning for warning in table.read_runs(runs)[0].warnings)
+    points = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
+    own = points.loc[points["group"] == "num_images=4000"].copy()
+    own["ood"] += 0.05
+    run_folder(tmp_path / "other", pd.concat([points.loc[points["group"] == "scratch"], own]))
+    joined, _ = table.read_runs([runs[0], str(tmp_path / "other")])
+    (told,) = [warning for warning in joined.warnings if "score otherwise" in warning]
+    assert told.startswith("36 of them score otherwise in another run, by up to 5.0 points")
+    first = table.read_run(runs[0])[0].points
+    assert joined.points["ood"].to_numpy() == pytest.approx(first["ood"].to_numpy())
+
+
 def test_the_joined_analysis_is_that_of_all_trials_in_one_run(runs, tmp_path):
     whole = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
     run_folder(tmp_path / "whole", whole)
