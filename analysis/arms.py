@@ -7,13 +7,14 @@ since what a seed does to one (its subset, its initial weights, its order of ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis import contrasts, factors, robustness
-from analysis.factors import Layout, Regression
+from analysis.factor_rows import Layout, varied
+from analysis.factors import Regression
 from analysis.groups import Resampled
 from analysis.line_models import LineModel, straight
 from analysis.placed import clips, ordered_groups, shares_of, transformed
@@ -91,17 +92,6 @@ class Material:
         names = tuple(ordered_groups(points, options.baseline))
         return Material(points, options, tuple(resampled), pairing(points, options.unit), names)
 
-    def without(self, rows: np.ndarray) -> Material:
-        """The same without some points (bool [points]); groups that have none left are gone."""
-        kept = np.flatnonzero(~rows)
-        points = self.points.iloc[kept].reset_index(drop=True)
-        resampled = tuple(
-            replace(r, **{side: own[kept] for side in ("id", "ood") if (own := getattr(r, side)) is not None})
-            for r in self.resampled
-        )
-        names = tuple(name for name in self.names if (points["group"] == name).any())
-        return Material(points, self.options, resampled, replace(self.pairing, codes=self.pairing.codes[kept]), names)
-
     def on(self, scale: Scale) -> dict[str, Arm]:
         """Every group's points on a scale, without ER."""
         moved = transformed(self.points, scale, self.options)
@@ -146,6 +136,6 @@ class Material:
         table = contrasts.contrast(arms, baseline, options.margin)
         if not of_factors:
             return Compared(arms, baseline, table, Regression(), layout)
-        layout = layout or Layout.of(factors.varied(arms, baseline.name))
+        layout = layout or Layout.of(varied(arms, baseline.name))
         regression = factors.factors(arms, baseline, options.margin, layout)
         return Compared(arms, baseline, table, regression, layout)

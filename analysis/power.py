@@ -24,7 +24,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.arms import LEAST_SEEDS
-from analysis.factors import LEAST_DF
+from analysis.factor_rows import LEAST_DF
 from analysis.robustness import LINE
 from analysis.uncertainty import LEVEL, POWER, TWO_SIDED, Part, combine
 

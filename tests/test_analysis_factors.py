@@ -135,6 +135,26 @@ def test_a_confounded_pair_leaves_the_third_factor_its_slope():
     assert factor.slope.low < 2 < factor.slope.high
 
 
+@pytest.mark.parametrize("trials", [1, 3])
+def test_a_confounded_pair_leaves_the_third_factor_its_levels_where_a_trial_is_lost(trials):
+    """Not every combination was trained twice: the error is that of residuals, on a design that is short of rank."""
+    cells = [(n, g) for n in (1_000, 10_000, 100_000) for g in ("order", "species")]
+    levels = {f"{n}/{g}": {"er": np.log10(n), "num_images": n, "num_classes": 50 if g == "order" else 200,
+                           "granularity": g} for n, g in cells}  # fmt: skip
+    points = study(levels, trials=trials)
+    lost = points.loc[points["group"] == "1000/order", "trial"].unique()[1:]
+    points = points.loc[~points["trial"].isin(lost)].reset_index(drop=True)
+    found = analyse("task", points, OPTIONS).regression
+    alone = analyse("task", points.drop(columns="num_classes"), OPTIONS).regression
+    assert "num_classes and granularity were never varied apart: their effects cannot be told from each other" \
+        in found.notes  # fmt: skip
+    assert [f.name for f in found.factors] == ["num_images"]
+    numbers = ["delta_er", "se", "df", "p", "low90", "high90"]
+    assert len(found.levels) == 2
+    np.testing.assert_allclose(found.levels[numbers].astype(float), alone.levels[numbers].astype(float), rtol=1e-6)
+    assert np.isfinite(found.levels["se"]).all() == (trials > 1)
+
+
 def test_points_between_weights_enter_no_regression():
     points = sweep({"num_images=1000": 0.0, "num_images=4000": 1.0, "num_images=16000": 2.0})
     between = points.loc[points["group"] == "num_images=4000"].assign(wise_alpha=0.5, group="num_images=4000, wise_ft")
