@@ -83,7 +83,7 @@ def survival(material: Material, compared: Compared, cleaned: Claims | None = No
     made = {key: claim for key, claim in _of(compared, margin).items() if claim.kind != "open"}
     if not made:
         return pd.DataFrame(columns=list(COLUMNS))
-    rows = [_without_trial(key, claim) for key, claim in made.items()]
+    rows = [_without_trial(key, claim) for key, claim in made.items() if _is_one_number(key, claim)]
     rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
     of_factors = any(table != "contrasts" for table, *_ in made)
     for check, how, other in _variants(material, compared, of_factors):
@@ -127,11 +127,16 @@ def _without_trial(key: Key, claim: Claim) -> dict[str, Any]:
     low, high = claim.row["without_low"], claim.row["without_high"]
     if claim.kind == "differs":
         return _left_out(key, claim, "any one trial", low, high)
-    # what is equivalent of a factor is no one number, but every pair of its levels
     margin = claim.row["margin"]
-    holds = bool(-margin < low and high < margin) or key[0] == "factors"
+    holds = bool(-margin < low and high < margin)
     nearest = low if claim.row["delta_er"] > 0 else high
     return _row(key, claim, "any one trial", "", nearest, low, high, np.nan, holds)
+
+
+def _is_one_number(key: Key, claim: Claim) -> bool:
+    """Whether a claim is of the number in its row. "No effect" of a factor is of every pair of its levels, of which the
+    row does not say what they are without a trial: there the check cannot be made."""
+    return key[0] != "factors" or claim.kind == "differs"
 
 
 def _has_levels(key: Key, claim: Claim) -> bool:

@@ -37,6 +37,15 @@ def test_a_true_effect_survives_every_check_that_can_be_made():
     assert slope["not_robust_to"] == ""
 
 
+def test_no_effect_of_a_number_is_not_said_to_hold_without_a_trial():
+    """It rests on every pair of levels; the row has the slope's ends without a trial, which are another number."""
+    study = analysed(Design(levels((0, 0, 0)), **QUIET))
+    assert study.factor_table["equivalent"].all()
+    checked = study.survival.loc[study.survival["check"] == "any one trial"]
+    assert set(checked["table"]) == {"contrasts", "levels"}
+    assert "any one trial" not in study.factor_table.iloc[0]["survived"]
+
+
 @pytest.mark.parametrize("er", [(0, 6, 6, 6), (0, 0, 0, 6)])
 def test_the_slope_of_a_step_does_not_survive_without_the_level_that_makes_it(er):
     study = analysed(Design(levels(er, Group(trials=3), trials=3), trial_sd=0.012, point_sd=0.008))
