@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import counts, groups
 from analysis.groups import Counts
+from ray_robust.names import counted
 from ray_robust.results import RunFolder
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 COMPARED = ("group", "er", "er_low", "er_high", "er_without", "er_without_low", "er_without_high", "change")
 CELLS = ("tp", "fp", "fn")
+SHOWN = 3  # trials that are named in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,8 @@ def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
-    """The points of one task without affected test images; None where no test image is affected. `points` as in
+    """The points of one task without affected test images; None where no test image is affected. Without any
+    predictions that is not known, which the note says. `points` as in
     `analysis.table.Table` of a run."""
     if points.empty or "finetune" not in points:
         return None
@@ -74,10 +77,10 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     tables = [(one["images"], _table(one)) for one in own if "images" in one]
     if not any(len(table) for _, table in tables):
         return None
-    affected, images, parts, note = {}, {}, [], ""
+    affected, images, parts, lost = {}, {}, [], []
     for frame, looks in _predictions(runs, points):
         if frame is None:
-            note = f"{note or 'predictions are missing of'} {looks['trial'].iloc[0]}"
+            lost.append(str(looks["trial"].iloc[0]))
             continue
         images = {split: int((frame["split"] == split).sum()) for split in counts.SPLITS.values()}
         fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
@@ -87,11 +90,18 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
         affected = {split: int(mask[frame["split"] == split].sum()) for split in images}
         parts += [_cells(frame, mask, look) for look in looks.to_dict("records")]
     affected = {split: count for split, count in affected.items() if count}
-    if not affected:  # of this task, where its options vary
-        return None
+    note = _missing(list(dict.fromkeys(lost)))
+    if not affected:  # of this task, where its options vary; or nothing was left to see it by
+        return Recount({}, {}, note=note) if note and not images else None
     if not note:
         note = next((f"all of {split} is affected" for split in affected if affected[split] == images[split]), "")
     return Recount(affected, images, note=note) if note else _recounted(points, parts, Recount(affected, images))
+
+
+def _missing(trials: Sequence[str]) -> str:
+    """Whose predictions are missing, or ""."""
+    more = f" and {counted(len(trials) - SHOWN, 'more trial')}" if len(trials) > SHOWN else ""
+    return f"predictions are missing of {', '.join(trials[:SHOWN])}{more}" if trials else ""
 
 
 def _table(one: Mapping[str, Any]) -> pd.DataFrame:

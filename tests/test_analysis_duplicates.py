@@ -180,6 +180,10 @@ def test_what_cannot_be_made_again_says_why(tmp_path):
     assert note() == "the predictions do not give the ood scores"
     run.trial(first["trial"]).storage.delete(f"predictions/{first['finetune']}.parquet")
     assert note() == f"predictions are missing of {first['trial']}"
+    for trial in read_run(run.storage.address)[0].points["trial"].unique():
+        for name in run.trial(trial).storage.names("predictions"):
+            run.trial(trial).storage.delete(f"predictions/{name}")
+    assert re.fullmatch(r"predictions are missing of \S+, \S+, \S+ and \d+ more trials", note())
 
 
 def test_joined_runs_leave_out_what_either_lists(tmp_path):
