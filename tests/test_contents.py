@@ -94,6 +94,23 @@ def test_a_copy_and_a_zip_have_the_same_digests(tmp_path, store):
     assert digests(tmp_path / "b") == digests(tmp_path / "c.zip") == digests(tmp_path / "c.zip") == first
 
 
+def test_a_zip_in_the_place_of_another_of_its_size_and_time_is_read(tmp_path, store):
+    path = tmp_path / "a.zip"
+
+    def write(to, byte: bytes) -> None:
+        with zipfile.ZipFile(to, "w", zipfile.ZIP_STORED) as archive:
+            for name in ("cat/0.jpg", "dog/0.jpg"):
+                archive.writestr(zipfile.ZipInfo(name), byte * 40)
+
+    write(path, b"a")
+    first, before = digests(path), path.stat()
+    write(tmp_path / "b.zip", b"b")
+    os.utime(tmp_path / "b.zip", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(tmp_path / "b.zip", path)
+    assert path.stat().st_size == before.st_size
+    assert digests(path) == [digest_of(b"b" * 40)] * 2 != first
+
+
 def test_what_cannot_be_read_is_zeros_and_tried_again(tmp_path, store):
     root = make.tree(tmp_path / "a", {"cat": 2, "dog": 2})
     listed = pool(root)

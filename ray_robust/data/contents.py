@@ -65,7 +65,7 @@ class Contents:
         """Those of `rows` (default: all) whose content is not known, int64; what cannot be read is not among them."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
         lacking = rows[~halves(self.digests[rows]).any(axis=1)]
-        tried = np.fromiter(self.unreadable, np.int64, len(self.unreadable))
+        tried = np.array(list(self.unreadable), np.int64)  # at one instant: another thread may be learning
         return lacking[~np.isin(lacking, tried)] if len(tried) else lacking
 
     def recall(self, root: Path) -> None:

@@ -124,8 +124,7 @@ class Zip:
 
     def _archive(self) -> zipfile.ZipFile:
         try:
-            status = os.stat(self.where)
-            return _open_zip(self.where, status.st_mtime_ns, status.st_size, os.getpid())
+            return _open_zip(self.where, stamp_of(os.stat(self.where)), os.getpid())
         except zipfile.BadZipFile as error:
             raise UserError(f"{self.where}: is no zip, or an incomplete one ({error})") from None
         except OSError as error:
@@ -133,7 +132,7 @@ class Zip:
 
 
 @lru_cache(maxsize=4)
-def _open_zip(path: str, _mtime_ns: int, _size: int, _pid: int) -> zipfile.ZipFile:
+def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 

@@ -126,13 +126,14 @@ class Pack:
 
     def pixels(self, most: int) -> np.ndarray:
         """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
-        if most >= len(self._pixels):
+        pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
+        if most >= len(pixels):
             path = self.folder / "pixels.u8"
             slots = path.stat().st_size // self.image_bytes
             if most >= slots:
                 raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {REMEDY}"))
-            self._pixels = np.memmap(path, np.uint8, "r", shape=(slots, self.size, self.size, 3))
-        return self._pixels
+            pixels = self._pixels = np.memmap(path, np.uint8, "r", shape=(slots, self.size, self.size, 3))
+        return pixels
 
     def reasons(self) -> dict[bytes, str]:
         """Why an address is broken; the last word on each."""
