@@ -219,7 +219,7 @@ def _within(line: Fit) -> np.ndarray:
 
 
 def _clusters(trials: pd.Series) -> np.ndarray:
-    """The number of every point's trial, int [points]; very many are dealt at random into blocks, as in `bootstrap`."""
+    """The number of every point's trial, int [points]; very many are dealt at random into blocks."""
     codes, labels = pd.factorize(trials)
     if len(labels) > MOST_CLUSTERS:
         codes = (np.random.default_rng(0).permutation(len(labels)) % MOST_CLUSTERS)[codes]

@@ -359,7 +359,6 @@ class OwnLine:
     groups  per source the refitted (slopes, intercepts), [replicates] each
     """
 
-    arm: str
     line: Line
     errors: Robust
     groups: Mapping[Source, tuple[np.ndarray, np.ndarray]]
@@ -397,4 +396,4 @@ def own_line(arm: Arm) -> OwnLine | None:
     design = np.column_stack([np.ones_like(x), x])
     name = f"trials of {arm.name}"
     errors = clustered.robust(design, y - line.at(x), arm.codes, arm.unit, name, count=arm.count)
-    return OwnLine(arm.name, line, errors, groups)
+    return OwnLine(line, errors, groups)

@@ -68,7 +68,8 @@ class Analysis:
     band        the baseline line with both bands (see `Baseline.band`), empty without a line
     baseline    None where no line can be fitted; `refused` says that its R^2 is under the floor
     errors      what the interval of each group's mean ER is made of, columns `ERRORS`: a row per source of error
-                ("trials of GROUP", "baseline line", "ID groups", "OOD groups"), se in percentage points
+                ("trials of GROUP", "baseline line", "ID groups", "OOD groups"; where groups are paired by seed the
+                first two are one), se in percentage points
     ancova      slopes, then heights, of the lines of every pair: see `analysis.ancova.COLUMNS`
     at_ids      where slopes differ, the contrast at three ID scores: see `analysis.ancova.AT_ID`
     regression  every factor of the sweep together: see `analysis.factors.Regression`

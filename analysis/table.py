@@ -221,7 +221,7 @@ def read_csv(
     remarks.refuse()
     points = _over_floor(points.reset_index(drop=True), options.id_min, remarks)
     if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
-        remarks.note("some clusters lie in several groups; they are resampled in each group as if independent")
+        remarks.note("some clusters lie in several groups; they count in each group as if independent")
     keys = ("trial", "group", *kept) if roles.cluster else ("group", *kept)
     return Table(Path(file).stem, points, keys, left_out, tuple(remarks.notes))
 

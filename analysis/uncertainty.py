@@ -165,10 +165,6 @@ class Estimate:
             return np.nan
         return float(stdtr(self.df, (abs(self.value) - margin) / self.se))
 
-    def equivalent(self, margin: float) -> bool:
-        """Two one-sided tests at 5 % (Schuirmann 1987): the 90 % interval lies inside -margin .. +margin."""
-        return bool(self.inner[0] > -margin and self.inner[1] < margin)
-
     @property
     def smallest_detectable(self) -> float:
         """The true effect that a two-sided 5 % test of this precision would find with 80 % power."""

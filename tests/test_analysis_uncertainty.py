@@ -28,7 +28,7 @@ def mean_of(values: np.ndarray, unit: str = "trials", clusters: np.ndarray | Non
 def test_a_single_cluster_has_no_interval():
     estimate = mean_of(np.array([1.0])).estimate
     assert np.isnan([estimate.low, estimate.high, estimate.p, estimate.smallest_detectable]).all()
-    assert not estimate.equivalent(100.0)
+    assert np.isnan(estimate.p_outside(100.0))
 
 
 def test_two_groups_are_welchs_test_and_paired_ones_the_paired_test():
@@ -60,11 +60,14 @@ def test_parts_add_up_by_welch_satterthwaite():
 
 def test_equivalence_is_two_one_sided_tests():
     inside, outside = Estimate(0.5, 0.5, 10.0), Estimate(1.2, 0.5, 10.0)
-    assert inside.equivalent(2.0)
-    assert not outside.equivalent(2.0)
     assert inside.p_outside(2.0) == pytest.approx(stats.t.sf((2.0 - 0.5) / 0.5, 10))
-    # the larger of the two one-sided p-values decides
-    assert stats.t.sf((2.0 - 0.5) / 0.5, 10) < 0.05 < stats.t.sf((2.0 - 1.2) / 0.5, 10)
+    assert outside.p_outside(2.0) == pytest.approx(stats.t.sf((2.0 - 1.2) / 0.5, 10))  # the larger of both decides
+    assert Estimate(-1.2, 0.5, 10.0).p_outside(2.0) == outside.p_outside(2.0)
+    # at 5 % it is the 90 % interval inside the margin
+    assert inside.p_outside(2.0) < 0.05
+    assert -2.0 < inside.inner[0] < inside.inner[1] < 2.0
+    assert outside.p_outside(2.0) > 0.05
+    assert outside.inner[1] > 2.0
 
 
 def test_smallest_detectable_has_eighty_per_cent_power():
