@@ -24,6 +24,7 @@ CATEGORIES = {
     "model": "model",
     "finetune_method": "method of fine-tuning",
 }
+WITHIN_TRIALS = ("finetune_images", "finetune_method")  # may differ between the fine-tunings of one trial
 MOST_LEVELS = 12  # of a category: more is no factor but a name, as is the column `model` of a table of models
 LEAST_RANGE = (
     0.05  # decades (a factor of 1.12) that a number must span: a slope per tenfold is read twenty times off it

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import clustered, robustness, uncertainty
-from analysis.factor_coding import CATEGORIES, FACTORS
+from analysis.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
 from analysis.robustness import PP, Arm, Baseline
 from analysis.uncertainty import Quantity
 
-WITHIN_TRIALS = ("finetune_images", "finetune_method")  # may differ between the fine-tunings of one trial
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
 RANK = 1e-10  # singular values of a design, as a share of the largest, that are rounding
 

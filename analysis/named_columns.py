@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.csv_file import Remarks
-from analysis.factor_coding import CATEGORIES, FACTORS
+from analysis.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
 from ray_robust.names import alike, clean, counted, difference, is_missing, shown
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 RATE = "finetune_lr"
 SIZES = ("id_images", "ood_images")  # numbers of images: whole and above 0
-WITHIN = ("finetune_images", "finetune_method")  # may differ inside a training
 KNOWN = ("task", "metric", "seed", "sources", "epoch", RATE, *SIZES, "id_val", "ood_val", "wise_alpha",
          *FACTORS, *CATEGORIES)  # fmt: skip
 OTHER_NAMES = {
@@ -147,7 +146,7 @@ def _nearly_known(others: pd.DataFrame, frame: pd.DataFrame, remarks: Remarks) -
 
 def _inside_clusters(others: pd.DataFrame, names: pd.DataFrame, remarks: Remarks) -> None:
     """Factors that differ inside a cluster: the regression takes one value of each."""
-    factors = [name for name in (*FACTORS, *CATEGORIES, "sources") if name in others and name not in WITHIN]
+    factors = [name for name in (*FACTORS, *CATEGORIES, "sources") if name in others and name not in WITHIN_TRIALS]
     if not factors or names["trial"].is_unique:
         return
     cluster = names.groupby(["task", "group", "trial"], sort=False).ngroup()
