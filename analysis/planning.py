@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 
 from analysis.power import MOST_SEEDS, SEEDS, Design, Power, Spread, design_of, kinds, power, published, seeds_for
 from ray_robust.errors import DONE, Arguments, Problem, UserError
+from ray_robust.screen import Screen
 
 COMMAND = "power"
 SIDES = {"ID groups": "id_test", "OOD groups": "ood_test"}
@@ -190,8 +191,8 @@ def _grid(first: str, *names: str) -> Grid:
 
 
 def _console() -> Console:
-    wide = Console(highlight=False)
-    return wide if wide.is_terminal else Console(highlight=False, width=130)
+    wide = Screen(highlight=False)
+    return wide if wide.is_terminal else Screen(highlight=False, width=130)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from analysis.predict import TARGETS, Confirmation, Prediction, Target, confirm,
 from analysis.table import Table, check_options, read_run
 from ray_robust.errors import DONE, Problem, UserError
 from ray_robust.results import RunFolder
+from ray_robust.screen import Screen
 
 
 def main(source: str, out: str | None, at: int | None, larger: str | None) -> int:
@@ -173,7 +174,7 @@ def show(
     console: Console | None = None,
 ) -> None:  # fmt: skip
     """The summary for a terminal."""
-    out = console or Console(highlight=False)
+    out = console or Screen(highlight=False)
 
     def say(text: str) -> None:
         out.print(escape(text), soft_wrap=True)

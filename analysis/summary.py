@@ -17,6 +17,7 @@ from analysis.sheets import group_interval
 from analysis.study import Analysis
 from analysis.table import Table
 from analysis.words import interval, name, number, signed
+from ray_robust.screen import Screen
 
 MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "fragile": "[yellow]~[/]", "open": "[yellow]?[/]"}
 DRAWING = 33  # characters; odd, so that there is a middle
@@ -26,8 +27,8 @@ NAME = 36
 def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console | None = None) -> None:
     """Print the summary of every task, then where the report is."""
     if console is None:
-        wide = Console(highlight=False)
-        console = wide if wide.is_terminal else Console(highlight=False, width=120)
+        wide = Screen(highlight=False)
+        console = wide if wide.is_terminal else Screen(highlight=False, width=120)
     for analysis in analyses:
         title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))

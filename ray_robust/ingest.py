@@ -35,6 +35,7 @@ from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch import ingest as launch
 from ray_robust.launch.address import check_address
 from ray_robust.launch.cluster import connect
+from ray_robust.screen import Screen
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     if args.address is not None:
         check_address(args.address)
     pool = _open(args)
-    out = Console(highlight=False, soft_wrap=True)
+    out = Screen(highlight=False, soft_wrap=True)
     if args.archive:
         _install(pool, args.archive, out)
     for line in _told(pool):

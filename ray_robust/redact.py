@@ -1,51 +1,316 @@
-"""No secret in a file or a message: `redact(text)` puts REDACTED where a text holds a credential.
+"""No secret leaves the program: the one home of everything that puts REDACTED in the place of a credential.
 
-Owns what counts as one: the user and password of an address, a signed query, a value that stands behind a key such as
-`password` or `api_key`, the shapes of well-known tokens, and the values of this process's own secret environment
-variables. `storage.Storage` passes every text through it that it writes, `errors.Problem` every line that it says.
+Owns three ways in, by what is at hand: `redacted(value)` for a tree of values that is about to be serialised, so that
+JSON, YAML and CSV stay valid and a value is judged by the key above it; `redact(text)` for lines that people read, as
+in logs, messages and tracebacks; `redact_file(name, text)` for a file whose name says which of the two it is.
+`storage.Storage` passes all that it writes through the first and the last, `errors` every line that it reports,
+`screen.Screen` what is printed, `launch.track` what other tools get. What counts is said in `ray_robust.credentials`.
+
+The time is linear in the length of the text: lines that hold no mark of a credential are never looked at again, every
+quantifier is possessive, and what a rule has read it uses up.
 """
 
 from __future__ import annotations
 
-import os
+import csv
+import io
+import json
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
-HIDDEN = "REDACTED"  # plain text in JSON, YAML and addresses alike
-_NAMES = r"secret|passw(?:or)?d|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?"
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s\"'@]+(?=@)")
-_IN_QUERY = re.compile(r"([?&](?:sig|key|x-amz-[\w-]+|\w*(?:signature|" + _NAMES + r"))=)[^&\s\"']+", re.IGNORECASE)
-# `db_password: abc`, `"api_key": "abc"`, `AWS_SECRET_ACCESS_KEY=abc`; a bare number is a count, not a secret
-_NAMED = re.compile(
-    r"((?:" + _NAMES + r")(?:[_-][a-z]+)*\\?[\"']?\s*[:=]\s*\\?[\"']?)(?!\d+(?:\.\d+)?\b)[^\s\"',}&\\]{6,}",
-    re.IGNORECASE,
+import yaml
+
+from ray_robust.credentials import (
+    HIDDEN,
+    IN_QUERY,
+    MARKS,
+    PROSE,
+    SHAPES,
+    Kind,
+    hides,
+    is_basic,
+    is_random,
+    kind_of,
+    own_secrets,
 )
-_SHAPES = re.compile(
-    r"\b(?:A(?:KIA|SIA)[0-9A-Z]{16}|gh[opsu]_\w{30,}|github_pat_\w{30,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}"
-    r"|sk-[\w-]{20,}|xox[abp]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
-)
-_BEARER = re.compile(r"(?<=Bearer )[\w.~+/=-]{16,}")
-_PRIVATE_KEY = re.compile(r"(?<=PRIVATE KEY-----).*?(?=-----END)", re.DOTALL)
-_SECRET_VARIABLE = re.compile(r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|CREDENTIALS?)(?:_|$)")
-SHORTEST = 12  # characters of an environment variable's value that is hidden wherever it stands: less may be a word
+
+__all__ = ["HIDDEN", "redact", "redact_file", "redacted"]
+
+LONGEST = 512  # characters of a value that is judged; a longer one behind such a name is hidden
+STRUCTURES = ("{", "[", "(", "<")  # a mapping or a list whose parts have names of their own; `<your key>`
+DEEPEST = 8  # JSON inside of a text inside of JSON ...: deeper is read as a line
 
 
 def redact(text: str) -> str:
-    """`text` with REDACTED in the place of every credential; the rest, JSON and YAML around it too, stays as it was."""
-    text = _IN_ADDRESS.sub(HIDDEN, text)
-    text = _IN_QUERY.sub(rf"\g<1>{HIDDEN}", text)
-    text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
-    for pattern in (_SHAPES, _BEARER, _PRIVATE_KEY):
-        text = pattern.sub(HIDDEN, text)
-    for value in _own_secrets():
-        text = text.replace(value, HIDDEN)
-    return text
+    """Return `text` with REDACTED in the place of every credential. For lines that are read, not parsed."""
+    return _redact(text, own_secrets())
 
 
-def _own_secrets() -> list[str]:
-    """The values of secret environment variables, the longest first. A path to a secret is none."""
-    found = {
-        value
-        for name, value in os.environ.items()
-        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= SHORTEST and value[0] not in "/~."
-    }
-    return sorted(found, key=len, reverse=True)
+def redacted(value: Any) -> Any:
+    """Return a tree of dicts, lists and texts, as JSON or YAML can hold, without credentials; numbers stay numbers.
+
+    A text below a key such as `password` is judged by that key, any other is read as a line. A text that is JSON itself
+    stays JSON. What holds no credential is returned equal.
+    """
+    return _redacted(value, own_secrets(), None, 0)
+
+
+def redact_file(name: str, text: str) -> str:
+    """Return the text of a file without credentials, still what its suffix says. Unchanged where there is nothing to
+    hide; a page is made of texts that were read back from such files and is left alone, as scripts do not bear it."""
+    suffix = name.rpartition("/")[2].rpartition(".")[2].lower()
+    if suffix in ("html", "svg"):
+        return text
+    secrets = own_secrets()
+    if suffix in _FORMATS and (suffix in ("yaml", "yml") or _suspicious(text, secrets)):
+        try:
+            return _FORMATS[suffix](text, secrets)
+        except (ValueError, yaml.YAMLError, csv.Error, RecursionError):  # not what its name says
+            pass
+    return _redact(text, secrets)
+
+
+# --- values
+
+
+def _redacted(value: Any, secrets: list[str], kind: Kind | None, depth: int) -> Any:
+    """`kind` is that of the nearest key above."""
+    if isinstance(value, str):
+        return _redacted_text(value, secrets, kind, depth)
+    if isinstance(value, dict):
+        return _redacted_dict(value, secrets, depth)
+    if isinstance(value, list | tuple):
+        return [_redacted(item, secrets, kind, depth + 1) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and kind is Kind.PASSWORD and hides(kind, str(value)):
+        return HIDDEN
+    return value
+
+
+def _redacted_dict(tree: dict, secrets: list[str], depth: int) -> dict:
+    clean: dict[Any, Any] = {}
+    for key, value in tree.items():
+        name = _redact(key, secrets) if isinstance(key, str) else key
+        while name in clean:  # two keys that were told apart by what is hidden now
+            name = f"{name}'"
+        kind = kind_of(key) if isinstance(key, str) else None
+        clean[name] = _redacted(value, secrets, kind, depth + 1)
+    return clean
+
+
+def _redacted_text(text: str, secrets: list[str], kind: Kind | None, depth: int) -> str:
+    if kind is Kind.HEADER:
+        scheme, _, rest = text.strip().partition(" ")
+        return f"{scheme} {HIDDEN}" if rest and scheme.isalpha() else HIDDEN if text else text
+    if kind is not None and hides(kind, text):
+        return HIDDEN
+    if text[:1] in ("{", "[") and depth < DEEPEST:
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError):
+            tree = None
+        if isinstance(tree, dict | list):
+            clean = _redacted(tree, secrets, None, depth + 1)
+            return text if clean == tree else json.dumps(clean)
+    return _redact(text, secrets)
+
+
+# --- files
+
+
+def _json(text: str, secrets: list[str]) -> str:
+    tree = json.loads(text)
+    clean = _redacted(tree, secrets, None, 0)
+    return text if clean == tree else json.dumps(clean, indent=1, ensure_ascii=False) + "\n"
+
+
+def _json_lines(text: str, secrets: list[str]) -> str:
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if line.strip():
+            tree = json.loads(line)
+            clean = _redacted(tree, secrets, None, 0)
+            lines[number] = line if clean == tree else json.dumps(clean)
+    return "\n".join(lines)
+
+
+def _yaml(text: str, secrets: list[str]) -> str:
+    """Comments are lines of the text, not values: a file that has some goes through both."""
+    tree = yaml.safe_load(text)
+    clean = _redacted(tree, secrets, None, 0)
+    if clean != tree:
+        return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=120)
+    return "".join(map(_without(secrets), text.splitlines(keepends=True))) if "#" in text else text
+
+
+def _without(secrets: list[str]) -> Callable[[str], str]:
+    def clean(line: str) -> str:
+        before, mark, comment = line.partition("#")
+        return before + mark + _redact(comment, secrets)
+
+    return clean
+
+
+def _csv(text: str, secrets: list[str]) -> str:
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    kinds = [kind_of(name) for name in rows[0]] if rows else []
+    clean = [[_redact(name, secrets) for name in row] for row in rows[:1]]
+    for row in rows[1:]:
+        known = [*kinds, *[None] * (len(row) - len(kinds))]
+        clean.append([_redacted_text(cell, secrets, kind, 0) for cell, kind in zip(row, known, strict=False)])
+    if clean == rows:
+        return text
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\r\n" if "\r\n" in text else "\n").writerows(clean)
+    return buffer.getvalue()
+
+
+_FORMATS: dict[str, Callable[[str, list[str]], str]] = {
+    "json": _json, "jsonl": _json_lines, "yaml": _yaml, "yml": _yaml, "csv": _csv,
+}  # fmt: skip
+
+
+# --- lines
+
+_PRIVATE_KEY = re.compile(
+    r"(?<=PRIVATE KEY-----)(?:[^-]*+(?:-(?!----)[^-]*+)*+(?=-----END)|(?:(?:\s|\\[nr])*+[A-Za-z0-9+/]{16,}+=*+)++)"
+)
+_ADDRESS = re.compile(
+    r"://(?!git@|\[)(?:[^\s/\"'`<>]*@"  # up to the last @ of the authority; or a key with slashes behind the first :
+    r"|[^\s/:@\"'`<>]*+:(?:(?<=A[KS]IA[A-Z0-9]{16}:)|(?!\d{1,5}[/?#]))"  # not a port
+    r"(?:[^\s\"'`<>@:]|:(?!//))*+@(?:[^\s/\"'`<>@]*@)*)"
+)
+_KEY = re.compile(
+    r"(?<![\w.-])(?:(?P<name>[\w.-]++)(?:\\{0,3}[\"'`])?+[\])]?+[ \t]*+(?:=>|:=|==?|:)[ \t]*+"
+    r"|(?P<option>--[\w-]++)[ \t]++(?!-)"
+    r"|login[ \t]++\S++[ \t]++(?P<netrc>password)[ \t]++"
+    r"|(?P<pair>(?:-u|--user|--proxy-user)[ \t=]++[\"']?+[^\s:\"'/]++:))"
+)
+_LABEL = re.compile(r"(\w+)[ \t]$")  # `API key: ...`
+_QUOTE = re.compile(r"\\{0,3}[\"'`]")
+_QUOTED = {sign: re.compile(rf"(?:[^{sign}\\]|\\.)*+(?={sign})", re.DOTALL) for sign in "\"'`"}
+_WORD = re.compile(r"[A-Za-z]{1,12}+(?=[.,;:]?+(?:\s|$))")
+_BARE = re.compile(  # up to a space, a quote that ends something, the next `name=`, or an escape of the text around it
+    r"(?:[^\s\"'`,;&\\]|[\"'`](?![\s,;:)}\]\\\"'`]|$)|[,;&](?![ \t]*+(?:[\w.-]++[ \t]*+[=:]|$))|\\(?![nrt\"'`\\]|$))*+"
+)
+_IN_QUERY_VALUE = re.compile(r"[^&\s\"'`#;<>\\]*+")
+_TO_THE_END = re.compile(r"(?:[^\"`\\]|\\(?![nrt\"'`\\]|$))*+")
+_SCHEME = re.compile(r"[A-Za-z][\w-]*+[ \t]++(?=\S)")
+_BEARER = re.compile(r"\b((?i:bearer)[ \t]++)([\w.~+/=-]{16,}+)")
+_BASIC = re.compile(r"\b((?i:basic)[ \t]++)([A-Za-z0-9+/_-]{4,}+={0,2}+)")
+
+
+def _suspicious(text: str, secrets: list[str]) -> bool:
+    """Whether anything in a text may be a credential. Serialised values keep the marks, which are plain letters."""
+    low = text.lower()
+    return bool(secrets) or any(mark in low for mark in MARKS)
+
+
+def _redact(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    if "PRIVATE KEY-----" in text:
+        text = _PRIVATE_KEY.sub(HIDDEN, text)
+    low = text.lower()
+    if not any(mark in low for mark in MARKS):
+        return text
+    if "\n" not in text or len(low) != len(text):  # a letter that grows when it is made small shifts all others
+        return "\n".join(map(_redact_line, text.split("\n")))
+    parts, end = [], 0
+    for start, stop in _marked_lines(low):
+        parts += [text[end:start], _redact_line(text[start:stop])]
+        end = stop
+    return "".join([*parts, text[end:]])
+
+
+def _marked_lines(low: str) -> list[tuple[int, int]]:
+    """Return where the lines begin and end that hold a mark, in order."""
+    lines = set()
+    for mark in MARKS:
+        at = low.find(mark)
+        while at >= 0:
+            stop = low.find("\n", at)
+            stop = len(low) if stop < 0 else stop
+            lines.add((low.rfind("\n", 0, at) + 1, stop))
+            at = low.find(mark, stop)
+    return sorted(lines)
+
+
+def _redact_line(line: str) -> str:
+    if "://" in line:
+        line = _ADDRESS.sub(f"://{HIDDEN}@", line)
+    line = "".join(_named(line))
+    line = _BEARER.sub(lambda found: found[1] + (HIDDEN if _any_sign(found[2]) else found[2]), line)
+    line = _BASIC.sub(lambda found: found[1] + (HIDDEN if is_basic(found[2]) else found[2]), line)
+    return SHAPES.sub(HIDDEN, line)
+
+
+def _any_sign(value: str) -> bool:
+    """Whether what stands behind `Bearer` is more than a word."""
+    return not value.isalpha() or is_random(value)
+
+
+def _named(line: str) -> Iterator[str]:
+    """The parts of a line, with REDACTED for the value of every `password: ...`, `"api_key": "..."`, `--token ...`."""
+    done = at = 0
+    while (found := _KEY.search(line, at)) is not None:
+        at = found.end()
+        query = found["name"] is not None and found.start() > 0 and line[found.start() - 1] in "?&"
+        kind = _kind(line, found, query)
+        if kind is None:
+            continue
+        for start, stop in _values(line, at, kind, query, ":" in line[found.start() : at]):
+            yield line[done:start]
+            yield HIDDEN
+            done = at = stop
+    yield line[done:]
+
+
+def _kind(line: str, found: re.Match[str], query: bool) -> Kind | None:
+    if found["netrc"] or found["pair"]:
+        return Kind.SECRET
+    name = found["name"] or found["option"]
+    if query and IN_QUERY.fullmatch(name):
+        return Kind.SECRET
+    if name.lower() in ("key", "phrase") and (label := _LABEL.search(line[max(0, found.start() - 16) : found.start()])):
+        name = f"{label[1]}_{name}"
+    return kind_of(name)
+
+
+def _values(line: str, at: int, kind: Kind, query: bool, colon: bool) -> Iterator[tuple[int, int]]:
+    """Where the value that begins at `at` is to be hidden, if so. What is read in vain is at most a few times the
+    line: an opening quote that nothing closes comes once of each kind."""
+    if (mark := _QUOTE.match(line, at)) is not None and not query:
+        start = mark.end()
+        if len(mark[0]) == 1:
+            closed = _QUOTED[mark[0]].match(line, start)
+            stop = closed.end() if closed else len(line)
+        else:
+            stop = line.find(mark[0], start)
+            stop = len(line) if stop < 0 else stop
+        if kind is Kind.HEADER and (scheme := _SCHEME.match(line, start, stop)):
+            start = scheme.end()
+        if kind is Kind.HEADER or _hides(kind, line[start:stop], True):
+            yield start, stop
+        return
+    if line[at : at + 1] in STRUCTURES or (colon and not query and _is_prose(line, at)):
+        return
+    pattern = _IN_QUERY_VALUE if query else _TO_THE_END if kind in (Kind.PHRASE, Kind.HEADER) else _BARE
+    whole = pattern.match(line, at)
+    value = whole[0].rstrip() if whole else ""
+    if not query:
+        value = value.rstrip(",;:.)}]>" if kind is not Kind.HEADER else "'")
+    if kind is Kind.HEADER and (scheme := _SCHEME.match(value)):
+        yield at + scheme.end(), at + len(value)
+    elif value and (query or kind is Kind.HEADER or _hides(kind, value, False)):
+        yield at, at + len(value)
+
+
+def _hides(kind: Kind, value: str, quoted: bool) -> bool:
+    """A value that is not hidden is read again, since it may hold others; so what is too long to be judged is."""
+    return len(value) > LONGEST or hides(kind, value, quoted)
+
+
+def _is_prose(line: str, at: int) -> bool:
+    """Whether a sentence goes on there: `password: must be given`."""
+    return (word := _WORD.match(line, at)) is not None and word[0].lower() in PROSE

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from ray_robust.errors import Outage, UserError
-from ray_robust.redact import redact
+from ray_robust.redact import redact_file, redacted
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
@@ -103,8 +103,8 @@ class Storage:
 
         `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
         """
-        if isinstance(data, str):  # no text holds a secret; pages are made of texts that were read back from here
-            data = (data if name.endswith((".html", ".svg")) else redact(data)).encode()
+        if isinstance(data, str):  # no text holds a secret
+            data = redact_file(name, data).encode()
         self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
 
     def _write(self, name: str, data: bytes, durable: bool) -> None:
@@ -134,7 +134,8 @@ class Storage:
 
     def write_json(self, name: str, value: Any, durable: bool = True) -> None:
         """Replace the file by this value as readable JSON."""
-        self.write(name, json.dumps(value, indent=1, allow_nan=False) + "\n", durable)
+        text = json.dumps(redacted(value), indent=1, allow_nan=False) + "\n"
+        self.write(name, text.encode(), durable)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file or folder."""

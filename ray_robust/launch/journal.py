@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
+from ray_robust.redact import redacted
 from ray_robust.storage import Storage
 
 FILE = "search.jsonl"
@@ -32,6 +33,7 @@ class Journal(BaseJournalBackend):
         return self.logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        logs = redacted(logs)  # what is remembered here is what the next command reads
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self.logs += [json.loads(line) for line in lines.splitlines()]
         path = self.folder.local(FILE)

@@ -18,6 +18,7 @@ from ray_robust.data.pool import seed_of
 from ray_robust.explain import text
 from ray_robust.launch.journal import Journal
 from ray_robust.mixes import in_thousandths
+from ray_robust.redact import redact, redacted
 from ray_robust.space import Dimension, Space
 from ray_robust.storage import Storage
 
@@ -87,7 +88,15 @@ class Learner(OptunaSearch):
         """(name, values, whether it is still open) of every proposal that was accepted, in order."""
         for trial in self._trials():
             if VALUES in trial.user_attrs:
-                yield str(trial.number), trial.user_attrs[VALUES], trial.state == TrialState.RUNNING
+                yield str(trial.number), self._whole(trial.user_attrs[VALUES]), trial.state == TrialState.RUNNING
+
+    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as the spec has them: the journal keeps no credential that a choice may hold."""
+        choices = {one.key: one.choices for one in self.space.dimensions if one.way == "choice"}
+        return {
+            key: next((choice for choice in choices.get(key, ()) if redacted(choice) == value), value)
+            for key, value in values.items()
+        }
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """What Optuna calls these values; None when they lie outside the space."""
@@ -103,7 +112,7 @@ class Learner(OptunaSearch):
             elif one.way == "choice":
                 if text(value) not in map(text, one.choices):
                     return None
-                found[one.key] = text(value)
+                found[one.key] = redact(text(value))
             elif not one.low <= value <= one.high:
                 return None
             else:
@@ -138,7 +147,7 @@ def _suggest(trial: Any, one: Dimension) -> Any:
             left -= weights[-1]
         return in_thousandths(one.names, [*weights, max(left, 0.0)])
     if one.way == "choice":
-        told = [text(value) for value in one.choices]
+        told = [redact(text(value)) for value in one.choices]  # as the journal has them
         return one.choices[told.index(trial.suggest_categorical(one.key, told))]
     if one.whole:
         return trial.suggest_int(one.key, int(one.low), int(one.high), log=one.log)

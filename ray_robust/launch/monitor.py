@@ -23,6 +23,7 @@ from ray_robust.launch.gauges import Gauges
 from ray_robust.launch.track import Logs
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder, TrialFolder
+from ray_robust.screen import Screen
 from ray_robust.standing import ErSoFar, er_so_far
 
 POLL = 1.0  # seconds between two looks at the run folder
@@ -259,4 +260,4 @@ def _clock(seconds: float) -> str:
 def console() -> Console:
     """Where a sweep speaks to: standard output, no colours or cursor games when it is no terminal."""
     wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
-    return Console(file=sys.stdout, highlight=False, width=wide)
+    return Screen(file=sys.stdout, highlight=False, width=wide)

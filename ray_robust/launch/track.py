@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError
 from ray_robust.plan import Plan, Trial
-from ray_robust.redact import redact
+from ray_robust.redact import redact, redacted
 from ray_robust.results import RunFolder
 from ray_robust.spec import Spec
 from ray_robust.standing import ErSoFar
@@ -72,7 +72,7 @@ def open_logs(spec: Spec, run: RunFolder, plan: Plan, scratch: Path, say: Callab
 
 
 def _facts(trial: Trial) -> Facts:
-    return {key: value for key, value in trial.columns().items() if value is not None}
+    return redacted({key: value for key, value in trial.columns().items() if value is not None})
 
 
 class Logs:
@@ -227,7 +227,7 @@ class Mlflow:
             there = self.client.search_runs([self.experiment], f"tags.trial = '{trial}'", max_results=1)
             tags = {"trial": trial, "mlflow.runName": trial}
             self.open[trial] = (there[0] if there else self.client.create_run(self.experiment, tags=tags)).info.run_id
-            params = [self._param(k, redact(str(v))[:500]) for k, v in self.facts.get(trial, {}).items()]
+            params = [self._param(k, str(v)[:500]) for k, v in self.facts.get(trial, {}).items()]
             self.client.log_batch(self.open[trial], params=params)
         return self.open[trial]
 
@@ -265,8 +265,7 @@ class Wandb:
 
     def _of(self, trial: str) -> Any:
         if trial not in self.open:
-            config = {key: redact(value) if isinstance(value, str) else value
-                      for key, value in self.facts.get(trial, {}).items()}  # fmt: skip
+            config = dict(self.facts.get(trial, {}))
             self.open[trial] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or self.sweep, name=trial, group=self.sweep, config=config,
                 id=trial.rpartition("-")[2], resume="allow", dir=str(self.folder), mode=_wandb_mode(),
