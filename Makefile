@@ -3,7 +3,9 @@
 #   make quickstart   the same in small
 #   make test         lint, types and every test but those of a cluster
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
-#   make audit        known vulnerabilities of what is installed; says when the index cannot be reached
+#   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
+#   make lock         requirements.lock anew: the newest releases that the bounds allow, with their hashes
+#   LOCKED=1 make ... to install exactly the tested releases, each file checked against its hash
 #   PYTHON=python3.12 make ...   to build .venv with another Python (3.11 or newer)
 
 PYTHON ?= python3
@@ -15,7 +17,7 @@ QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart test cluster audit lint fast clean
+.PHONY: help sweep quickstart test cluster audit lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,7 +43,14 @@ cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster
 
 audit: $(VENV)/.dev
-	@$(BIN)/python .ci/audit.py
+	@$(BIN)/python .ci/audit.py $(if $(RELEASE),--release)
+
+# uv lives in an environment of its own: nothing of the project's is touched, and no setting of the machine's is written.
+lock:
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q 'uv>=0.9'; }
+	$(VENV)-lock/bin/uv pip compile requirements.txt --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -o requirements.lock
 
 fast: $(VENV)/.dev
 	$(QUICKLY) -m "$(FAST)"
@@ -61,10 +70,13 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.project: $(VENV)/.made requirements.txt pyproject.toml
+# Hashes are checked of the packages alone: the checkout itself has none, and is installed without looking for others.
+$(VENV)/.project: $(VENV)/.made requirements.txt requirements.lock pyproject.toml
 	@echo "Installing into $(VENV): some minutes and several GB the first time, most of it PyTorch."
 	@[ -t 1 ] && quiet= || quiet=--quiet; \
-	  $(BIN)/python -m pip install $$quiet --disable-pip-version-check -r requirements.txt -e .
+	  pip="$(BIN)/python -m pip install $$quiet --disable-pip-version-check"; \
+	  if [ -n "$(LOCKED)" ]; then $$pip --require-hashes -r requirements.lock && $$pip --no-deps -e .; \
+	  else $$pip -r requirements.txt -e .; fi
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.project requirements-dev.txt

@@ -197,21 +197,23 @@ def test_rays_aws_provider_takes_it(monkeypatch, tmp_path):
 
 # --- Kubernetes
 
-POD = {"containers", "volumes", "restartPolicy"}
-CONTAINER = {"name", "image", "env", "ports", "resources", "volumeMounts"}
+CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+POD = {"containers", "volumes", "restartPolicy", "securityContext", "automountServiceAccountToken"}
+CONTAINER = {"name", "image", "env", "ports", "resources", "volumeMounts", "securityContext"}
 GROUP = {"rayStartParams", "template", "serviceType"}
 SPEC = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec",
         "workerGroupSpecs"}  # fmt: skip
 
 
 def test_kuberay_has_the_shape_of_the_custom_resource():
-    (resource,) = yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text())
+    resource, _policy = yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text())
     assert (resource["apiVersion"], resource["kind"]) == ("ray.io/v1", "RayCluster")
     spec = resource["spec"]
     assert set(spec) <= SPEC
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["enableInTreeAutoscaling"] is True
-    assert spec["autoscalerOptions"] == {"version": "v2", "idleTimeoutSeconds": 600}
+    options = {"version": "v2", "idleTimeoutSeconds": 600, "securityContext": CONFINED}
+    assert spec["autoscalerOptions"] == options
     head, (worker,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
     assert set(head) <= GROUP
     assert head["serviceType"] == "ClusterIP"
@@ -224,14 +226,36 @@ def test_kuberay_has_the_shape_of_the_custom_resource():
         volumes = {volume["name"] for volume in pod["volumes"]}
         (container,) = pod["containers"]
         assert set(container) <= CONTAINER
+        assert container["securityContext"] == CONFINED
+        assert pod["securityContext"]["runAsNonRoot"] is True
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
         assert all(isinstance(entry["value"], str) for entry in container["env"])
         assert container["resources"]["limits"] == container["resources"]["requests"]
     assert "nvidia.com/gpu" in worker["template"]["spec"]["containers"][0]["resources"]["limits"]
 
 
+def test_only_the_pods_of_a_cluster_reach_each_other():
+    resource, policy = yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text())
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    own = {"matchLabels": {"ray.io/cluster": resource["metadata"]["name"]}}  # a label that the operator gives each pod
+    ingress = [{"from": [{"podSelector": own}]}]
+    assert policy["spec"] == {"podSelector": own, "policyTypes": ["Ingress"], "ingress": ingress}
+
+
+def test_the_image_runs_as_the_user_that_its_pods_ask_for():
+    lines = (ROOT / "cluster/Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    (made,) = (line for line in lines if "useradd" in line)
+    resource, _policy = yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text())
+    pod = resource["spec"]["headGroupSpec"]["template"]["spec"]["securityContext"]
+    assert users[-1] == made.split()[-2] != "root"
+    assert f"--uid {pod['runAsUser']} " in made
+    assert "--require-hashes" in lines[-1]
+
+
 def test_the_ray_of_the_image_is_one_that_the_project_takes():
-    version = yaml.safe_load((ROOT / "cluster/kuberay.yaml").read_text())["spec"]["rayVersion"]
+    version = next(yaml.safe_load_all((ROOT / "cluster/kuberay.yaml").read_text()))["spec"]["rayVersion"]
+    assert f"\nray=={version} " in (ROOT / "requirements.lock").read_text()
     assert f"rayproject/ray:{version}-py3" in (ROOT / "cluster/Dockerfile").read_text()
     (bound,) = re.findall(r"^ray\[.*\]>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert tuple(map(int, version.split("."))) >= tuple(map(int, bound.split(".")))

@@ -141,7 +141,7 @@ def audit():
 
 def test_the_audit_says_when_it_could_not_check():
     lines, code = audit().told("", "Traceback ...\nConnectionError: Max retries exceeded\n")
-    assert (code, lines) == (0, ["audit: nothing was checked, the index of vulnerabilities cannot be reached: "
+    assert (code, lines) == (0, ["audit: NOT CHECKED, the index of vulnerabilities could not be asked: "
                                  "ConnectionError: Max retries exceeded"])  # fmt: skip
 
 
@@ -149,7 +149,14 @@ def test_an_index_that_knows_no_package_is_none():
     report = '{"dependencies": [{"name": "a", "skip_reason": "a not found (1.0)"}, {"name": "b", "skip_reason": "b"}]}'
     lines, code = audit().told(report, "No known vulnerabilities found")
     assert code == 0
-    assert lines == ["audit: nothing was checked, the index of vulnerabilities cannot be reached: a not found (1.0)"]
+    assert lines == ["audit: NOT CHECKED, the index of vulnerabilities could not be asked: a not found (1.0)"]
+
+
+@pytest.mark.parametrize("report", ["", '{"dependencies": [{"name": "a", "skip_reason": "a not found (1.0)"}]}'])
+def test_what_nobody_could_check_is_not_released(report):
+    lines, code = audit().told(report, "", release=True)
+    assert code == 2
+    assert lines[0].startswith("audit: NOT CHECKED")
 
 
 def test_the_audit_fails_for_what_an_update_mends_alone():
