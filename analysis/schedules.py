@@ -91,8 +91,6 @@ def columns(name: str, reference: Arm, others: Sequence[Arm] = ()) -> list[Any]:
         return [
             lambda points, level=level: (points[name].astype(float) == level).to_numpy(float) for level in levels[1:]
         ]
-    if min(levels) <= 0:
-        return []
-    return [lambda points: np.log10(points[name].to_numpy(float))] if name == "finetune_lr" else [
-        lambda points: points[name].to_numpy(float) / max(levels)
-    ]  # fmt: skip
+    if name == "epoch":  # zero is one: before any fine-tuning
+        return [lambda points: points[name].to_numpy(float) / max(levels)]
+    return [lambda points: np.log10(points[name].to_numpy(float))] if min(levels) > 0 else []

@@ -25,9 +25,10 @@ from analysis.table import Options
 from analysis.trend import SCALES, fit
 
 # name of the check: what is done instead
+ERRORS = "errors in ID"
 CHECKS = {
     "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
-    "errors in ID": "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
+    ERRORS: "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
     "the schedule": "epoch and learning rate enter the line, where they move the baseline off it",
     "unequal noise": "baseline points are weighted by a noise that changes along the line",
     "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
@@ -87,11 +88,13 @@ def survival(material: Material, compared: Compared, cleaned: Claims | None = No
     rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
     of_factors = any(table != "contrasts" for table, *_ in made)
     for check, how, other in _variants(material, compared, of_factors):
-        # the margin of equivalence is in points, and says nothing along the axis
-        kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
-        rows += _held(made, _of(other, margin), check, how, kinds)
+        if other is None:  # hardly anything but error is left of the ID scores: what is claimed of them rests on it
+            rows += _held(made, {}, check, how, needed=True)
+        else:  # the margin of equivalence is in points, and says nothing along the axis
+            kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
+            rows += _held(made, _of(other, margin), check, how, kinds)
     if cleaned is not None:
-        rows += _held(made, cleaned, "duplicates", "", ("differs", "equivalent"))
+        rows += _held(made, cleaned, "duplicates", "", needed=True)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -109,12 +112,23 @@ def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.Data
     return table.assign(survived=["; ".join(m[True]) for m in mine], not_robust_to=["; ".join(m[False]) for m in mine])
 
 
-def _held(made: Claims, others: Claims, check: str, how: str, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Whether each claim is made again. One without an interval there could not be checked."""
+def _held(
+    made: Claims,
+    others: Claims,
+    check: str,
+    how: str,
+    kinds: tuple[str, ...] = ("differs", "equivalent"),
+    needed: bool = False,
+) -> list[dict[str, Any]]:
+    """Whether each claim is made again. One without an interval there could not be checked, and does not hold where
+    that is `needed`."""
     rows = []
     for key, claim in made.items():
         other = others.get(key)
-        if claim.kind not in kinds or other is None or not np.isfinite(other.row["low"]):
+        if claim.kind not in kinds:
+            continue
+        if other is None or not np.isfinite(other.row["low"]):
+            rows += [_row(key, claim, check, how, np.nan, np.nan, np.nan, np.nan, False)] if needed else []
             continue
         row = other.row
         same = other.kind == "differs" and np.sign(row["delta_er"]) == np.sign(claim.row["delta_er"])
@@ -163,8 +177,9 @@ def _row(
             "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
 
 
-def _variants(material: Material, compared: Compared, of_factors: bool) -> Iterator[tuple[str, str, Compared]]:
-    """Every check that compares anew, with what it makes of the study; `of_factors`: of its factors too."""
+def _variants(material: Material, compared: Compared, of_factors: bool) -> Iterator[tuple[str, str, Compared | None]]:
+    """Every check that compares anew, with what it makes of the study (None where it must be made and cannot);
+    `of_factors`: of its factors too."""
     options, scale = material.options, SCALES[material.options.scale]
     x = compared.arms[options.baseline].points["x"].to_numpy()
     tried: list[tuple[str, str, LineModel | None]] = []
@@ -174,7 +189,7 @@ def _variants(material: Material, compared: Compared, of_factors: bool) -> Itera
         tried.append(("a curve", "broken line", line_models.broken(options.axes, x)))
     noisy = [f"{NOISE}{axis}" for axis in options.axes]
     if all(name in arm.points for arm in compared.arms.values() for name in noisy):
-        tried.append(("errors in ID", "", line_models.noisy(options.axes, noisy)))
+        tried.append((ERRORS, "", line_models.noisy(options.axes, noisy)))
     own = compared.arms[options.baseline]
     others = [arm for name, arm in compared.arms.items() if name != options.baseline]
     tried += [("the schedule", model.name, model) for model in schedules.models(own, others, options.axes)]
@@ -184,7 +199,7 @@ def _variants(material: Material, compared: Compared, of_factors: bool) -> Itera
     again = partial(material.compare, layout=compared.layout, of_factors=of_factors)
     for check, how, model in tried:
         other = again(scale, model, arms=compared.arms) if model is not None else None
-        if other is not None:
+        if other is not None or check == ERRORS:
             yield check, how, other
     if scale.name != "linear":
         along = again(scale, on_axis=True, arms=compared.arms)

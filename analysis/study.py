@@ -202,7 +202,7 @@ def _with_line(
         if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
     }  # fmt: skip
     without = bare.without_duplicates
-    cleaned = None if without is None or without.refused else without.claims
+    cleaned = None if without is None else {} if without.refused else without.claims  # no line: nothing holds
     survived = bare.survival if refused or not checked else sensitivity.survival(material, compared, cleaned)
     regression = Regression() if refused else compared.regression
     levels = sensitivity.annotated(regression.levels, "levels", survived)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,37 @@ def test_epoch_is_seen_to_move_the_baseline_where_the_rate_rises_along_the_line_
     claims = [one for one in findings(study) if one.table == "contrasts" and one.row.get("b") == "scratch"]
     assert not any(one.kind == "differs" for one in claims)
     assert any("the schedule" in one.not_robust_to for one in claims)
+
+
+def test_no_claim_holds_where_id_scores_are_mostly_error():
+    """A narrow baseline on few images: the correction itself cannot be made."""
+    design = Design(placed((8, 8, 8), Group(low=-0.05, high=0.1), ((-0.05, 0.1),) * 3), images=150, **QUIET)
+    study = analyse("t", draw(design, 3).points, Options("scratch", min_r2=0.0))
+    if study.refused:  # its slope is hardly known: take the sweep whose line is not refused
+        study = next(s for seed in range(40) if not (s := analyse("t", draw(design, seed).points,
+                     Options("scratch", min_r2=0.0))).refused)  # fmt: skip
+    rows = study.survival.loc[study.survival["check"] == "errors in ID"]
+    assert len(rows)
+    assert not rows["holds"].any()
+    assert not any(one.kind in ("differs", "equivalent") for one in findings(study))
+
+
+def test_no_claim_holds_where_there_is_no_line_without_duplicates():
+    study = analysed(Design(levels((0, 5, 10)), **QUIET))
+    without = replace(study, refused=True)
+    points = draw(Design(levels((0, 5, 10)), **QUIET), 3).points
+    again = analyse("t", points, Options("scratch"), without_duplicates=without)
+    rows = again.survival.loc[again.survival["check"] == "duplicates"]
+    assert len(rows)
+    assert not rows["holds"].any()
+    kept = analyse("t", points, Options("scratch"), without_duplicates=study)
+    assert kept.survival.loc[kept.survival["check"] == "duplicates", "holds"].all()
+
+
+def test_a_baseline_before_any_fine_tuning_still_has_its_epochs_asked():
+    long = Group(epochs=(0, 8, 12))
+    study = analysed(Design(levels((0, 0, 0), long, epochs=(1, 2, 3)), by_epoch=0.3, **QUIET))
+    assert "with epoch" in set(study.survival.loc[study.survival["check"] == "the schedule", "how"])
 
 
 def test_a_kink_is_followed_by_a_broken_line():
