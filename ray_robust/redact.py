@@ -39,6 +39,7 @@ __all__ = ["HIDDEN", "redact", "redact_file", "redacted"]
 
 LONGEST = 512  # characters of a value that is judged; a longer one behind such a name is hidden
 STRUCTURES = ("{", "[", "(", "<")  # a mapping or a list whose parts have names of their own; `<your key>`
+MOST_PASSES = 8  # over a line in which something is hidden; two nearly always
 DEEPEST = 8  # JSON inside of a text inside of JSON ...: deeper is read as a line
 
 
@@ -237,6 +238,16 @@ def _marked_lines(low: str) -> list[tuple[int, int]]:
 
 
 def _redact_line(line: str) -> str:
+    """Until nothing changes: what stands beside a REDACTED may be read otherwise than before it was put there."""
+    for _ in range(MOST_PASSES):
+        clean = _redact_once(line)
+        if clean == line:
+            break
+        line = clean
+    return line
+
+
+def _redact_once(line: str) -> str:
     if "://" in line:
         line = _ADDRESS.sub(f"://{HIDDEN}@", line)
     line = "".join(_named(line))

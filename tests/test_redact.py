@@ -286,6 +286,7 @@ def test_any_tree_stays_json_and_yaml_and_is_redacted_once(tree):
 @given(TEXTS | st.text())
 @example("token=REDACTED,token=REDACTED")
 @example("passphrase: is password: abc")
+@example("://://://@")
 @settings(deadline=None, max_examples=200)
 def test_a_line_is_redacted_once(text):
     assert redact(redact(text)) == redact(text)
