@@ -19,8 +19,9 @@ from analysis.arms import NOISE
 from analysis.contrasts import Pair
 from analysis.line_models import LineModel
 from analysis.robustness import Arm, Baseline, OwnLine
+from analysis.sensitivity import ERRORS, ONE, SCHEDULE
 from analysis.trend import clip
-from analysis.uncertainty import Estimate, Quantity
+from analysis.uncertainty import Estimate, Quantity, keeps_half
 
 COLUMNS = (
     "a", "b", "slope_difference", "slope_low", "slope_high", "slope_p", "slope_p_adjusted", "slopes_differ",
@@ -36,16 +37,13 @@ SHARES = (0.25, 0.5, 0.75)  # of the shared ID range, on the transformed axis: w
 LEVEL = 0.05
 # what a difference of slopes must hold in: the lines corrected for the known sampling error of their ID scores, which
 # flattens the line over the narrower range more (Fuller 1987); epoch and learning rate beside the ID score, where they
-# move the baseline off its line; and the mean of the slopes that single trials have, which owes nothing to trials that
-# lie above others and at other ID scores
-ERRORS, SCHEDULE, WITHIN = "errors in ID", "the schedule", "within trials"
-ONE = "any one trial"  # and every trial left out in turn: the sign stays, and at least half of the difference
+# move the baseline off its line; the mean of the slopes that single trials have (`WITHIN`), which owes nothing to
+# trials that lie above others and at other ID scores; and every trial left out in turn: the sign and half of it stay
+WITHIN = "within trials"
 LEAST_POINTS = 3  # of a trial, for a slope of its own
 
 
-def compare(
-    arms: Mapping[str, Arm], baseline: Baseline, margin: float, moving: Sequence[str] = ()
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables `COLUMNS`, one row per pair whose arms both have a line over the ID scores that they share, and
     `AT_ID`, for pairs whose slopes differ.
 
@@ -55,7 +53,7 @@ def compare(
     `slopes_differ` where the first is at most 5 % and the same holds, with the same sign, in the checks (`survived`,
     `not_robust_to`); `heights_differ` where the second is. Where slopes differ, the distance of the two lines in
     percentage points at a quarter, half and three quarters of the shared range, with Holm's p over these rows per
-    family. `moving`: which of epoch and learning rate move the baseline off its line.
+    family.
     """
     compared = []
     for pair in contrasts.pairs(arms, baseline):
@@ -67,7 +65,7 @@ def compare(
     table["slope_p_adjusted"] = contrasts.holm(table["slope_p"].to_numpy(float))
     contrasts.by_family(table, "height_p", "height_p_adjusted")
     table["heights_differ"] = table["height_p_adjusted"] <= LEVEL
-    table["slopes_differ"] = _checked(table, compared, moving)
+    table["slopes_differ"] = _checked(table, compared, arms, baseline)
     differ = [each for each, shown in zip(compared, table["slopes_differ"], strict=True) if shown]
     rows = [row for each in differ for row in _at_ids(each.pair, each.own, baseline, margin)]
     return table, contrasts.adjust(pd.DataFrame(rows, columns=list(AT_ID)))
@@ -82,23 +80,12 @@ class _Lines:
     own: tuple[OwnLine, OwnLine]
 
     @property
-    def slope(self) -> Estimate:
+    def slope(self) -> Quantity:
         """The difference of slopes."""
-        return self._slopes.estimate
+        return _less([own.slope for own in self.own])
 
     @property
-    def rests_on_one(self) -> bool:
-        """Whether some single trial makes more than half of that difference."""
-        value, ends = self._slopes.value, self._slopes.without_one
-        nearest = min(ends) if value > 0 else max(ends)
-        return bool(np.sign(nearest) != np.sign(value) or abs(nearest) < abs(value) / 2)
-
-    @property
-    def _slopes(self) -> Quantity:
-        return uncertainty.weighted([own.slope for own in self.own], [1.0, -1.0])
-
-    @property
-    def height(self) -> Estimate:
+    def height(self) -> Quantity:
         """The difference of heights given a common slope.
 
         With one slope for both, the adjusted difference of means is the vertical distance of the two own lines at
@@ -112,25 +99,32 @@ class _Lines:
 
     def check(self, slope: Callable[[Arm, OwnLine], Quantity | None]) -> Estimate | None:
         """The difference of slopes that are found in another way; None where it cannot be."""
-        every = [slope(arm, own) for arm, own in zip(self.near, self.own, strict=True)]
-        known = [slope for slope in every if slope is not None]
-        return _less(known) if len(known) == len(every) else None
+        a, b = (slope(arm, own) for arm, own in zip(self.near, self.own, strict=True))
+        return None if a is None or b is None else _less([a, b]).estimate
 
 
-def _less(pair: Sequence[Quantity]) -> Estimate:
-    return uncertainty.weighted(pair, [1.0, -1.0]).estimate
+def _less(pair: Sequence[Quantity]) -> Quantity:
+    return uncertainty.weighted(pair, [1.0, -1.0])
 
 
-def _checked(table: pd.DataFrame, compared: Sequence[_Lines], moving: Sequence[str]) -> np.ndarray:
+def _checked(
+    table: pd.DataFrame, compared: Sequence[_Lines], arms: Mapping[str, Arm], baseline: Baseline
+) -> np.ndarray:
     """Which slopes differ, bool [rows]; fills `survived` and `not_robust_to` of those that would without the checks. A
     check without an interval, where the sampling error is most of what is seen, is not passed."""
     differ = (table["slope_p_adjusted"] <= LEVEL).to_numpy()
     passed: list[list[str]] = [[] for _ in compared]
     failed: list[list[str]] = [[] for _ in compared]
+    table["survived"] = table["not_robust_to"] = ""
+    if not differ.any():
+        return differ
     for i in np.flatnonzero(differ):
-        (failed if compared[i].rests_on_one else passed)[i].append(ONE)
+        difference = compared[i].slope
+        (passed if keeps_half(difference.value, *difference.without_one) else failed)[i].append(ONE)
+    others = [arm for name, arm in arms.items() if name != baseline.name]
+    moving = schedules.moving(arms[baseline.name], others, tuple(axis for axis, _, _ in baseline.ids))
     checks = {ERRORS: _corrected, SCHEDULE: partial(_scheduled, moving=moving), WITHIN: _within}
-    for check, slope in checks.items() if differ.any() else ():
+    for check, slope in checks.items():
         again = [each.check(slope) for each in compared]
         adjusted = contrasts.holm([np.nan if one is None else one.p for one in again])
         for i in np.flatnonzero(differ):
@@ -191,7 +185,7 @@ def _within(arm: Arm, own: OwnLine) -> Quantity | None:
 def _row(lines: _Lines) -> dict[str, object]:
     pair = lines.pair
     row: dict[str, object] = {"a": pair.a.name, "b": pair.b.name, "family": pair.family}
-    for what, found in (("slope", lines.slope), ("height", lines.height)):
+    for what, found in (("slope", lines.slope.estimate), ("height", lines.height.estimate)):
         row |= {f"{what}_difference": found.value, f"{what}_low": found.low, f"{what}_high": found.high}
         row[f"{what}_p"] = found.p
     return row

@@ -115,7 +115,7 @@ def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
     )
 
 
-def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float, layout: Layout | None = None) -> Regression:
+def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float, layout: Layout | None) -> Regression:
     """The regression over the trials of all arms but the baseline's, each with its mean ER inside the baseline's range.
 
     Ordinary least squares. Where every combination of factors was trained several times, a slope is a weighted sum of
@@ -123,10 +123,10 @@ def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float, layout: 
     the task's groups. Else the error over trials is that of the residuals ("CR2" of Bell and McCaffrey 2002, with their
     degrees of freedom, which hold for few and uneven clusters). A slope over an ordered factor is one test of a trend
     in place of all pairs, and means something where ER is straight: see `Factor.straight_p`.
-    `layout` is that of `varied` arms, if it is there already.
+    `layout` is that of the `varied` arms.
     """
     own = varied(arms, baseline.name)
-    rows = Rows.of(own, layout or Layout.of(own))
+    rows = Rows.of(own, layout)
     if rows is None:
         return Regression()
     blocks, notes = blocks_of(rows.values)

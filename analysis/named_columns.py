@@ -77,9 +77,9 @@ def _one_metric(frame: pd.DataFrame, tasks: pd.Series, remarks: Remarks) -> None
         given = own[own != ""]
         sizes = given.value_counts(sort=False)
         if len(sizes) > 1:
-            told = ", ".join(f"{shown(name)} in {counted(count, 'row')}" for name, count in sizes.items())
+            shares = ", ".join(f"{shown(name)} in {counted(count, 'row')}" for name, count in sizes.items())
             remarks.column(
-                f"metric: {told}{_of(task, tasks)}: scores of different metrics make no one line; keep one of them"
+                f"metric: {shares}{_of(task, tasks)}: scores of different metrics make no one line; keep one of them"
             )
 
 
@@ -130,8 +130,8 @@ def _of(task: object, tasks: pd.Series) -> str:
 def _note_alike(column: str, cells: pd.Series, remarks: Remarks) -> None:
     sizes = cells[cells != ""].value_counts(sort=False)
     for group in alike(map(str, sizes.index)):
-        told = " and ".join(f"{shown(name)} ({counted(int(sizes[name]), 'row')})" for name in group)
-        remarks.note(f"{column}: {told} look alike and are taken as different; they differ in {difference(group)}")
+        named = " and ".join(f"{shown(name)} ({counted(int(sizes[name]), 'row')})" for name in group)
+        remarks.note(f"{column}: {named} look alike and are taken as different; they differ in {difference(group)}")
 
 
 def _nearly_known(others: pd.DataFrame, frame: pd.DataFrame, remarks: Remarks) -> None:

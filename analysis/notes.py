@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from analysis.arms import Material
 from analysis.robustness import Arm, Baseline
 
 
@@ -51,3 +52,18 @@ def few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
     if two:
         notes.append(f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that")
     return notes
+
+
+def target(material: Material) -> str:
+    """Which repetition of the study the intervals speak of."""
+    options, resampled = material.options, material.resampled
+    drawn = {
+        "ID groups": "test groups in distribution",
+        "OOD groups": "test groups under shift",
+        "groups": "test groups",
+    }
+    seeds = material.pairing.seeds
+    trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
+    others = [trials, *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
+    same = "" if len(resampled) else " and the same test images"
+    return f"Intervals speak of the study repeated with {', '.join(others)}{same}."

@@ -23,16 +23,17 @@ from analysis.line_models import LineModel
 from analysis.robustness import Arm
 from analysis.table import Options
 from analysis.trend import SCALES, fit
+from analysis.uncertainty import keeps_half
 
 # name of the check: what is done instead
-ERRORS = "errors in ID"
+ERRORS, SCHEDULE, ONE = "errors in ID", "the schedule", "any one trial"
 CHECKS = {
     "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
     ERRORS: "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
-    "the schedule": "epoch and learning rate enter the line, where they move the baseline off it",
+    SCHEDULE: "epoch and learning rate enter the line, where they move the baseline off it",
     "unequal noise": "baseline points are weighted by a noise that changes along the line",
     "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
-    "any one trial": "every trial is left out in turn: the sign stays, and at least half of the size",
+    ONE: "every trial is left out in turn: the sign stays, and at least half of the size",
     "any one level": "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
     "duplicates": "test images that also occur elsewhere are left out",
 }
@@ -140,11 +141,11 @@ def _held(
 def _without_trial(key: Key, claim: Claim) -> dict[str, Any]:
     low, high = claim.row["without_low"], claim.row["without_high"]
     if claim.kind == "differs":
-        return _left_out(key, claim, "any one trial", low, high)
+        return _left_out(key, claim, ONE, low, high)
     margin = claim.row["margin"]
     holds = bool(-margin < low and high < margin)
     nearest = low if claim.row["delta_er"] > 0 else high
-    return _row(key, claim, "any one trial", "", nearest, low, high, np.nan, holds)
+    return _row(key, claim, ONE, "", nearest, low, high, np.nan, holds)
 
 
 def _is_one_number(key: Key, claim: Claim) -> bool:
@@ -165,8 +166,7 @@ def _left_out(key: Key, claim: Claim, check: str, low: float, high: float) -> di
     """A difference holds where the value nearest to 0 keeps its sign and half of its size."""
     value = claim.row["delta_er"]
     nearest = low if value > 0 else high
-    holds = bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
-    return _row(key, claim, check, "", nearest, low, high, np.nan, holds)
+    return _row(key, claim, check, "", nearest, low, high, np.nan, keeps_half(value, low, high))
 
 
 def _row(
@@ -192,7 +192,7 @@ def _variants(material: Material, compared: Compared, of_factors: bool) -> Itera
         tried.append((ERRORS, "", line_models.noisy(options.axes, noisy)))
     own = compared.arms[options.baseline]
     others = [arm for name, arm in compared.arms.items() if name != options.baseline]
-    tried += [("the schedule", model.name, model) for model in schedules.models(own, others, options.axes)]
+    tried += [(SCHEDULE, model.name, model) for model in schedules.models(own, others, options.axes)]
     reference = compared.arms[options.baseline].points
     residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
     tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))

@@ -21,7 +21,6 @@ from analysis import (
     groups,
     reliability,
     robustness,
-    schedules,
     sensitivity,
 )  # fmt: skip
 from analysis.arms import Compared, Material
@@ -29,7 +28,7 @@ from analysis.duplicates import Recount
 from analysis.factors import FACTOR_TABLE, Factor, Regression, factor_table
 from analysis.groups import Counts, Resampled
 from analysis.line_checks import LineChecks, check_line
-from analysis.notes import count_notes, few_trials
+from analysis.notes import count_notes, few_trials, target
 from analysis.placed import transformed
 from analysis.robustness import Arm, Baseline, Mean
 from analysis.table import Options, Table
@@ -172,7 +171,7 @@ def analyse(
     arms = arms_on[options.scale]
     parts = [arm.points for arm in arms.values()]
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
-    bare = Analysis(task, options, placed, trends, _group_rows(arms, {}), left_out, _target(material))
+    bare = Analysis(task, options, placed, trends, _group_rows(arms, {}), left_out, target(material))
     compared = material.compare(SCALES[options.scale], arms=arms)
     if compared is None:
         return _without_line(bare, arms, notes)
@@ -209,9 +208,7 @@ def _with_line(
     regression = replace(regression, levels=levels)
     slopes = factor_table(regression, options.margin)
     table = contrasts.contrast(arms, baseline, options.margin, refused) if refused else compared.contrasts
-    others = [arm for name, arm in arms.items() if name != options.baseline]
-    moving = schedules.moving(reference, others, options.axes)
-    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin, moving)
+    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
     notes = notes + regression.notes + count_notes(points, bare.left_out, baseline) + few_trials(arms, options.unit)
     return replace(
         bare,
@@ -321,20 +318,6 @@ def _resampled(
     if metric in groups.EXTREMES:
         return [], [f"{metric} is no mean over groups, of which leaving some out would tell: {only}"]
     return groups.resample(counts, metric)
-
-
-def _target(material: Material) -> str:
-    options, resampled = material.options, material.resampled
-    drawn = {
-        "ID groups": "test groups in distribution",
-        "OOD groups": "test groups under shift",
-        "groups": "test groups",
-    }
-    seeds = material.pairing.seeds
-    trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
-    others = [trials, *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
-    same = "" if len(resampled) else " and the same test images"
-    return f"Intervals speak of the study repeated with {', '.join(others)}{same}."
 
 
 def _trends(arms: Mapping[str, Arm], scale: Scale) -> pd.DataFrame:

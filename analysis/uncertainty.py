@@ -114,6 +114,12 @@ def _of_unit(members: Sequence[tuple[Robust, np.ndarray]]) -> Part:
     return Part(variance, min(whole.df, used - 1.0), name, used)
 
 
+def keeps_half(value: float, low: float, high: float) -> bool:
+    """Whether what a number is without each of some parts, from low to high, keeps its sign and half of its size."""
+    nearest = low if value > 0 else high
+    return bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
+
+
 def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quantity:
     """The sum of weights * quantities: what they share adds up or cancels."""
     pairs = [(q, w) for q, w in zip(quantities, weights, strict=True) if w]

@@ -157,8 +157,8 @@ def _csv(text: str, secrets: list[str]) -> str:
     kinds = [kind_of(name) for name in rows[0]] if rows else []
     clean = [[_redact(name, secrets) for name in row] for row in rows[:1]]
     for row in rows[1:]:
-        known = [*kinds, *[None] * (len(row) - len(kinds))]
-        clean.append([_redacted_text(cell, secrets, kind, 0) for cell, kind in zip(row, known, strict=False)])
+        by_cell = [*kinds, *[None] * (len(row) - len(kinds))]
+        clean.append([_redacted_text(cell, secrets, kind, 0) for cell, kind in zip(row, by_cell, strict=False)])
     if clean == rows:
         return text
     buffer = io.StringIO(newline="")

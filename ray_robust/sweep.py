@@ -241,16 +241,12 @@ def _run(
     states = run.states()
     stopped = sum(states.get(trial.id) == "stopped" for trial in sweep.plan) if search is not None else 0
     failed = [trial for trial in sweep.plan if states.get(trial.id) not in ("done", *(["stopped"] if stopped else []))]
-    unrun = 0
-    for trial in failed:
-        failure = run.trial(trial.id).failure()
-        if failure is None:
-            unrun += 1
-            continue
-        out.print(f"[red]failed[/]  {trial.id}: ", end="")
+    failures = {trial.id: failure for trial in failed if (failure := run.trial(trial.id).failure()) is not None}
+    for name, failure in failures.items():
+        out.print(f"[red]failed[/]  {name}: ", end="")
         out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
     took = time.monotonic() - begun
-    others = {"failed": len(failed) - unrun, "stopped": stopped, "not run": unrun}
+    others = {"failed": len(failures), "stopped": stopped, "not run": len(failed) - len(failures)}
     told = "".join(f", {count} {what}" for what, count in others.items() if count or what == "failed")
     out.print(f"{len(sweep.plan) - len(failed) - stopped} trials done{told}, in {took:.0f} s", markup=False)
     out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)

@@ -113,20 +113,23 @@ def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
     machine that part may not answer in the time that Ray gives it, and no sweep needs it."""
     import ray
 
-    for shown in (True, False) if dashboard else (False,):
-        folder = scratch / ("ray" if shown == dashboard else "two")  # no longer: sockets lie below it
-        try:
-            with _on_loopback(), _temporary(base):
-                info = ray.init(address="local", include_dashboard=shown, _temp_dir=str(folder),
-                                object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
-        except Exception as error:
-            ray.shutdown()  # what had started would stay
-            if not shown:
-                raise
-            why = _cause(error)
-        else:
-            return info, "" if shown == dashboard else f"Ray's dashboard does not start, and is left out: {why}"
-    raise AssertionError("the last try returns or raises")
+    try:
+        return _init(base, scratch / "ray", dashboard), ""
+    except Exception as error:
+        if not dashboard:
+            raise
+        why = _cause(error)
+    ray.shutdown()  # what had started would stay
+    # the second folder's name is no longer than the first's: sockets lie below it
+    return _init(base, scratch / "two", False), f"Ray's dashboard does not start, and is left out: {why}"
+
+
+def _init(base: Path, folder: Path, dashboard: bool) -> Any:
+    import ray
+
+    with _on_loopback(), _temporary(base):
+        return ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(folder),
+                        object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
 
 
 def _cause(error: Exception) -> str:
