@@ -74,7 +74,7 @@ def test_every_broken_image_is_named_until_it_is_mended(tmp_path):
     make.write(root / "dog" / "000.jpg", b"")
     pool = folder(root)
     lines = said(lambda: launch.ingest([(pool, 8, None)], tmp_path / "store"))
-    assert lines[0] == f"{root}/cat/000.jpg: is no image that Pillow can read (begins with b'text')"
+    assert lines[0] == f"{root}/cat/000.jpg: is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image"
     assert lines[-1] == f"{root}: 26 of 60 images are broken; mend or remove them, or say `broken: drop`"
     assert len(lines) == launch.SHOWN + 1
     for i in range(25):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # a module may import from the rows above its own, and from its own
 LAYERS = (
     ("credentials",),
-    ("redact",),
+    ("redact", "reading"),
     ("screen",),
     ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
     ("explain", "searching", "lease"),

@@ -6,27 +6,48 @@ else. Hands on a folder; that it is complete is for the caller to mark.
 
 from __future__ import annotations
 
-import errno
+import bz2
 import gzip
 import hashlib
-import io
 import json
 import lzma
+import os
+import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from ray_robust.data.files import member_parts
+from ray_robust.data.tar import members
+from ray_robust.data.target import Target
 from ray_robust.errors import Problem, UserError
+from ray_robust.reading import kind_of, without_content
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 CHUNK = 8 << 20
 CHECKED = ".archive.json"  # in the folder: which archive was found to be right, so that it is not read twice
-BROKEN = (tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+BROKEN = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    struct.error,
+    IndexError,
+    RuntimeError,
+)  # the last: encrypted, an unknown method, headers without end
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+MOST_TIMES, ALLOWANCE = 100, 1 << 30  # an archive may unpack to so many times its size and so many bytes: images hardly
+# compress, tables by 10; deflate reaches 1,000, bzip2 and sparse files millions
+LARGEST_WINDOW = 256 << 20  # bytes that unpacking an xz may take; its largest preset takes 65 MiB
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ def check(archive: Path, known: Known | None, folder: Path, progress: Progress) 
         status = archive.stat()
     except OSError as error:
         raise UserError(Problem(str(archive), f"cannot be read: {error.strerror}")) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(Problem(str(archive), f"is {kind_of(status.st_mode)}, not an archive"))
     if known and status.st_size != known.size:
         short = known.size - status.st_size
         how = f"{short:,} bytes short: a half copy; go on with the download" if short > 0 else "another archive"
@@ -56,9 +79,8 @@ def check(archive: Path, known: Known | None, folder: Path, progress: Progress) 
     if known and digest != known.sha256:
         what = f"has the sha256 {digest}, not {known.sha256}: it is damaged, or another archive; copy it again"
         raise UserError(Problem(str(archive), what))
-    with _said(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CHECKED).write_text(json.dumps({**facts, "sha256": digest}), "utf-8")
+    with Target(folder) as target:
+        target.write(PurePosixPath(CHECKED), [json.dumps({**facts, "sha256": digest}).encode()])
     return digest
 
 
@@ -67,64 +89,99 @@ def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -
 
     `without` names a file of `folder` that is left out: the mark of a finished folder, which must not come early. A
     first folder that is named as `folder` is left out of paths. A file is written under another name and then renamed,
-    so that one which has the right size is whole. Links are left out. Raises UserError for a path that leads elsewhere
-    and for an archive that breaks off.
+    so that one which has the right size is whole. Links are left out, and none that lies in `folder` is followed.
+    Raises UserError for a path that leads elsewhere, for an archive that breaks off, and for one that holds far more
+    than its size allows (see MOST_TIMES).
     """
-    written = kept = 0
-    made: set[Path] = set()
-    total = archive.stat().st_size
+    written = kept = total = 0
+    size = archive.stat().st_size
+    most = MOST_TIMES * size + ALLOWANCE
     try:
-        for name, size, read, place in _entries(archive):
-            target = folder / _inside(name, folder.name, archive)
-            progress(place, total)
-            if target == folder / without:
-                continue
-            if target.is_file() and target.stat().st_size == size:
-                kept += 1
-                continue
-            data = read()
-            with _said(folder):
-                if target.parent not in made:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(target.parent)
-                draft = target.with_name(f".{target.name}.part")
-                draft.write_bytes(data)
-                draft.replace(target)
-            written += 1
+        with Target(folder) as target:
+            for entry in _entries(archive):
+                path = _inside(entry.name, folder.name, archive)
+                progress(entry.at, size)
+                total += entry.size
+                if total > most:
+                    raise UserError(Problem(str(archive), _too_much(entry.name, size)))
+                if str(path) == without:
+                    continue
+                if target.size(path) == entry.size:
+                    kept += 1
+                    continue
+                if target.write(path, entry.parts()) != entry.size:
+                    raise EOFError(f"{entry.name} is shorter than it should be")
+                written += 1
     except BROKEN as error:
-        what = f"breaks off or is damaged after {written + kept:,} files ({error}); copy it again"
+        what = (
+            f"breaks off or is damaged after {written + kept:,} files ({without_content(error)[:120]}); copy it again"
+        )
         raise UserError(Problem(str(archive), what)) from None
+    except OSError as error:  # of the disk that the archive is on; bz2 has no class of its own for damage
+        reason = error.strerror or f"is damaged ({error}); copy it again"
+        raise UserError(Problem(str(archive), f"cannot be read: {reason}")) from None
     (folder / CHECKED).unlink(missing_ok=True)
     return written, kept
 
 
-def _entries(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes], int]]:
-    """(name, bytes, how to read it, how far into the archive it is) of every regular file, in the archive's order."""
+@dataclass(frozen=True)
+class _Entry:
+    """A regular file of an archive: its path, its bytes, how far into the archive it is, and its content in parts."""
+
+    name: str
+    size: int
+    at: int
+    parts: Callable[[], Iterator[bytes]]
+
+
+def _entries(archive: Path) -> Iterator[_Entry]:
+    """Every regular file of an archive, in its order."""
     with open(archive, "rb") as raw:
-        if zipfile.is_zipfile(raw):
-            with zipfile.ZipFile(raw) as file:
-                for info in file.infolist():
-                    if not info.is_dir() and info.external_attr >> 28 != 0o12:  # a symbolic link
-                        yield info.filename, info.file_size, partial(file.read, info), info.header_offset
-            return
+        magic = raw.read(6)
         raw.seek(0)
-        with tarfile.open(fileobj=raw, mode="r:*") as tar:
-            for member in tar:
-                if member.isreg():
-                    yield member.name, member.size, partial(_contents, tar, member), raw.tell()
-                tar.members = []  # type: ignore[attr-defined]  # it would keep every member that it has seen
+        if magic.startswith(b"PK"):
+            with zipfile.ZipFile(raw) as file:
+                yield from _zipped(archive, file)
+            return
+        opener = next((how for start, how in COMPRESSED.items() if magic.startswith(start)), None)
+        if opener is lzma.open:
+            _check_window(raw)
+        for file, member in members(raw if opener is None else opener(raw, "rb")):
+            if member.issparse():
+                what = f"{member.name!r} has holes: it claims {member.size:,} bytes that are not in the archive"
+                raise UserError(Problem(str(archive), f"{what}; pack it without --sparse"))
+            if member.isreg():
+                yield _Entry(member.name, member.size, raw.tell(), partial(file.parts, member))
 
 
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with tar.extractfile(member) or io.BytesIO() as file:  # None only for what is no regular file
-        return file.read()
+def _zipped(archive: Path, file: zipfile.ZipFile) -> Iterator[_Entry]:
+    infos = [info for info in file.infolist() if not info.is_dir() and info.external_attr >> 28 != 0o12]  # no links
+    size = archive.stat().st_size
+    if sum(info.file_size for info in infos) > MOST_TIMES * size + ALLOWANCE:  # seen before anything is written
+        largest = max(infos, key=lambda info: info.file_size)
+        raise UserError(Problem(str(archive), _too_much(largest.filename, size)))
+    for info in infos:
+        yield _Entry(info.filename, info.file_size, info.header_offset, partial(member_parts, file, info))
 
 
-def _inside(name: str, own: str, archive: Path) -> Path:
+def _check_window(raw: Any) -> None:
+    """Refuse an xz that asks for more memory than any preset does. Raises lzma.LZMAError."""
+    lzma.LZMADecompressor(memlimit=LARGEST_WINDOW).decompress(raw.read(1024), max_length=1)
+    raw.seek(0)
+
+
+def _too_much(name: str, size: int) -> str:
+    return (
+        f"unpacks to more than {MOST_TIMES} times its {size:,} bytes (at {name!r}): a decompression bomb, or damaged; "
+        "get it again from where it is published"
+    )
+
+
+def _inside(name: str, own: str, archive: Path) -> PurePosixPath:
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "."]
     if not parts or ".." in parts or parts[0] == "/" or (len(parts[0]) == 2 and parts[0][1] == ":"):
         raise UserError(Problem(str(archive), f"holds {name!r}, a path that leads out of the folder: do not use it"))
-    return Path(*(parts[1:] if parts[0] == own and len(parts) > 1 else parts))
+    return PurePosixPath(*(parts[1:] if parts[0] == own and len(parts) > 1 else parts))
 
 
 def _sha256(archive: Path, size: int, progress: Progress) -> str:
@@ -139,17 +196,8 @@ def _sha256(archive: Path, size: int, progress: Progress) -> str:
 
 def _remembered(folder: Path) -> dict:
     try:
+        if not stat.S_ISREG(os.lstat(folder / CHECKED).st_mode):  # no link, and no FIFO that would never end
+            return {}
         return dict(json.loads((folder / CHECKED).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-@contextmanager
-def _said(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full; free some room and run this again, it goes on from here" if full else error.strerror
-        raise UserError(Problem(str(folder), f"cannot be written: {what}")) from None

@@ -7,6 +7,7 @@ oblong becomes a square. Hands on arrays to `Pool.read` and so to the store; not
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,13 +16,27 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from ray_robust.data.files import FORMATS
 from ray_robust.data.pool import Pixels
 from ray_robust.errors import UserError
+from ray_robust.reading import Unreadable, without_content
 
 BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-grey, so that no frame is learned
 MAX_PIXELS = 178_956_970  # a larger header is a decompression bomb or no photograph (Pillow's own limit for an error)
+BUDGET = 3 << 29  # bytes, 1.5 GiB: what one image may take while it is decoded, its file included
+# bytes per pixel while an image is decoded and resized, measured with Pillow 13: of its mode, and of its format besides
+_BY_MODE = {"1": 2, "L": 1, "RGB": 4, "CMYK": 4, "RGBA": 8, "P": 9, "I": 9, "F": 9, "I;16": 5, "I;16B": 5, "I;16L": 5}
+_OTHER_MODE = 12
+_BY_FORMAT = {"JPEG": 8, "MPO": 8, "JPEG2000": 16, "WEBP": 12, "AVIF": 8, "TIFF": 4, "PPM": 2}  # JPEG: progressive
+_DECODERS = tuple(dict.fromkeys(FORMATS.values()))
+_LOOKS = {  # what people find under the name of an image: told by its kind, since a link may lead to a secret
+    b"<": "a web page or XML", b"version https://git-lfs": "a pointer of Git LFS", b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript", b"%PDF": "a PDF", b"PK\x03\x04": "a zip", b"\x1f\x8b": "gzip",
+    b"8BPS": "Photoshop's format", b"\0\0\0": "HEIC, a video or zeros",
+}  # fmt: skip
 SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left; 1.0 differs from
 # decoding in full by 33-44 dB on photographs and is up to twice as fast, 2.0 by 41-49 dB
+BAND = 1 << 20  # pixels of deep greyscale that are scaled at a time
 VECTORISED = 128  # px from which torch resizes: Pillow's filter to within a step of 255, in a third of the time. Below,
 # the resize is cheap and importing torch, which takes seconds, is not
 _TURNS = {  # EXIF orientation -> what undoes it
@@ -35,7 +50,7 @@ _TURNS = {  # EXIF orientation -> what undoes it
 }
 
 
-class Undecodable(ValueError):
+class Undecodable(Unreadable):
     """These bytes are no image that can be used; the text is the reason, in one line."""
 
 
@@ -68,18 +83,37 @@ def decode(data: bytes, size: int, fit: str) -> np.ndarray:
     if not data:
         raise Undecodable("is empty (0 bytes)")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_DECODERS)
     except Image.UnidentifiedImageError:
-        raise Undecodable(f"is no image that Pillow can read (begins with {data[:12]!r})") from None
-    if image.width * image.height > MAX_PIXELS:
+        looks = next((f"; it begins as {what} does" for start, what in _LOOKS.items() if data.startswith(start)), "")
+        raise Undecodable(f"is no {', '.join(_DECODERS[:-1])} or {_DECODERS[-1]} image{looks}") from None
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
         raise Undecodable(f"claims {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}")
     if image.format == "JPEG":  # the decoder itself can leave out what the small image would not show
         scale = size * SHARP / (min(image.size) if fit != "pad" else max(image.size))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+    _check_budget(image, pixels, len(data))
     square = _square(_load(image, data), size, fit)
     turn = _TURNS.get(_orientation(image))
     # turning the small square is the same as cutting a square from the turned image, and far cheaper
     return square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))
+
+
+def _check_budget(image: Image.Image, pixels: int, file: int) -> None:
+    """Refuse what would take more than BUDGET while it is decoded: a header of a few bytes can ask for gigabytes.
+
+    pixels  of the whole image, of which a JPEG's decoder may have been told to leave out some
+    file    bytes of the encoded image
+    """
+    need = file + image.width * image.height * _BY_MODE.get(image.mode, _OTHER_MODE)
+    need += pixels * _BY_FORMAT.get(image.format or "", 0)
+    if image.format == "TIFF":  # a tile may be larger than the image
+        sides = [image.tag_v2.get(side, 0) for side in (322, 323)]  # type: ignore[attr-defined]  # TileWidth, TileLength
+        need += math.prod(side if isinstance(side, int) else 0 for side in sides) * 2 * _OTHER_MODE
+    if need > BUDGET:
+        size = f"{image.width} x {image.height} pixels ({image.format}, {image.mode})"
+        raise Undecodable(f"{size} take {need / 1e9:.1f} GB to decode, more than the limit of {BUDGET / 1e9:.1f} GB")
 
 
 def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
@@ -101,6 +135,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """The image in a mode that resizes well: L, RGB, CMYK or RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.mode == "RGBA":
+        return image
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB", "CMYK"):
@@ -114,10 +150,17 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     16-bit: divided by 257. 32-bit and float: as it is where it fits 0-255 (0-1 for float: times 255), divided by 257
     where it fits 0-65535, otherwise stretched from its lowest to its highest value.
     """
-    values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
         raise Undecodable("holds pixels that are not finite numbers")
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, BAND // max(1, values.shape[1]))
+    for top in range(0, len(values), rows):  # as float64 the whole image would take 8 times its bytes
+        scaled[top : top + rows] = _scaled(values[top : top + rows].astype(np.float64), mode, low, high)
+    return scaled
+
+
+def _scaled(values: np.ndarray, mode: str, low: float, high: float) -> np.ndarray:
     if mode.startswith("I;16"):
         values /= 257
     elif mode == "F" and low >= 0 and high <= 1:
@@ -181,8 +224,8 @@ def _orientation(image: Image.Image) -> int:
 
 def reason_of(error: Exception) -> str:
     """Why an image cannot be used, in one line."""
-    if isinstance(error, Undecodable):
+    if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
-    return " ".join(f"cannot be decoded: {str(error) or type(error).__name__}".split())
+    return f"cannot be decoded: {without_content(error)}"

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +20,18 @@ import numpy as np
 
 from ray_robust import choices
 from ray_robust.errors import Problem, UserError
+from ray_robust.reading import Unreadable, check_size, kind_of, open_file
 
-JPEG, NETPBM = (".jpg", ".jpeg", ".jfif", ".jp2"), (".ppm", ".pgm", ".pbm", ".pnm")
-SUFFIXES = frozenset((*JPEG, *NETPBM, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
+# what an image file may be called, and the decoder of Pillow's that this asks for; no other decoder is ever asked
+FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".jp2": "JPEG2000", ".webp": "WEBP",
+    ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF",
+    ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM",
+}  # fmt: skip
+SUFFIXES = frozenset(FORMATS)
+LARGEST_FILE = 1 << 30  # bytes of an image file, which is read as a whole
+PART = 1 << 20  # bytes of a zip's member, or of an archive's file, that are unpacked at a time
+MOST_LINKS = 100_000  # links to folders that a walk follows: a few that point to each other can make billions of paths
 
 STAMP = np.dtype([("size", "<i8"), ("changed", "<i8"), ("inode", "<i8"), ("status_changed", "<i8")])  # times in ns
 ABSENT = (-1, -1, -1, -1)  # the stamp of what is no file
@@ -63,7 +72,7 @@ class Folder:
     def walk(self) -> tuple[list[str], list[str]]:
         files: list[str] = []
         folders: list[str] = []
-        stack = [""]
+        stack, links = [""], 0
         while stack:
             below = stack.pop()
             try:
@@ -72,11 +81,18 @@ class Folder:
             except OSError as error:
                 raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
             for entry in found:
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     files.append(below + entry.name)
-                elif not (entry.is_symlink() and _above(entry.path)):
-                    folders.append(below + entry.name)
-                    stack.append(f"{below}{entry.name}/")
+                    continue
+                if entry.is_symlink():
+                    links += 1
+                    if links > MOST_LINKS:
+                        what = f"links to folders lead to more than {MOST_LINKS:,} folders; remove those in a circle"
+                        raise UserError(Problem(self.where, what))
+                    if _circular(self.where, below, entry.path):
+                        continue
+                folders.append(below + entry.name)
+                stack.append(f"{below}{entry.name}/")
         return files, folders
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
@@ -87,13 +103,18 @@ class Folder:
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
         try:
-            with open(f"{self.where}/{key}", "rb") as file:
+            with open_file(f"{self.where}/{key}") as file:
 
                 def read() -> bytes:
+                    size = os.fstat(file.fileno()).st_size
+                    check_size(size, LARGEST_FILE)
                     file.seek(0)
-                    return file.read()
+                    return file.read(size + 1)  # of a file without a size, as those of /proc, no more than a byte
 
-                return _steadily(f"{self.where}/{key}", lambda: stamp_of(os.fstat(file.fileno())), read)
+                data, stamp = _steadily(f"{self.where}/{key}", lambda: stamp_of(os.fstat(file.fileno())), read)
+                if len(data) != stamp[0]:
+                    raise Unreadable(f"is {stamp[0]:,} bytes long by its entry, but holds others")
+                return data, stamp
         except FileNotFoundError:
             if os.path.isdir(self.where):
                 raise
@@ -116,7 +137,10 @@ class Zip:
         return np.fromiter(((sizes[key], *rest) if key in sizes else ABSENT for key in keys), STAMP)
 
     def read(self, key: str) -> bytes:
-        return self._archive().read(key)
+        archive = self._archive()
+        info = archive.getinfo(key)
+        check_size(info.file_size, LARGEST_FILE)
+        return b"".join(member_parts(archive, info))
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
         data, (_, *rest) = _steadily(self.where, lambda: stamp_at(self.where), lambda: self.read(key))
@@ -124,7 +148,10 @@ class Zip:
 
     def _archive(self) -> zipfile.ZipFile:
         try:
-            return _open_zip(self.where, stamp_of(os.stat(self.where)), os.getpid())
+            status = os.stat(self.where)
+            if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait
+                raise UserError(Problem(self.where, f"is {kind_of(status.st_mode)}, not a zip"))
+            return _open_zip(self.where, stamp_of(status), os.getpid())
         except zipfile.BadZipFile as error:
             raise UserError(f"{self.where}: is no zip, or an incomplete one ({error})") from None
         except OSError as error:
@@ -145,10 +172,29 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def _above(link: str) -> bool:
-    """Whether this link leads to a folder that it lies in: following it would never end."""
-    place = os.path.realpath(os.path.dirname(link)) + os.sep
-    return place.startswith(os.path.realpath(link).rstrip(os.sep) + os.sep)
+def member_parts(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The bytes of a member as they are unpacked, never more than it claims: in `ZipFile.read` one that lies about its
+    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong."""
+    # zipfile unpacks all of what it reads by bzip2 or LZMA at once: of these it gets 4 kB at a time
+    step = PART if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
+    with archive.open(info) as file:
+        while part := file.read(step):
+            yield part
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what may not be looked at: a file that is not there
+        return False
+
+
+def _circular(where: str, below: str, link: str) -> bool:
+    """Whether a link leads to a folder that the walk has come through, or to one above it: it would never end."""
+    target = os.path.realpath(link).rstrip(os.sep) + os.sep
+    parts = below.split("/")[:-1]
+    passed = ("/".join([where, *parts[:depth]]) for depth in range(len(parts) + 1))
+    return any((os.path.realpath(folder) + os.sep).startswith(target) for folder in passed)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

@@ -24,6 +24,7 @@ from ray_robust.data.label_checks import check_labels, check_split_names, check_
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.table import Table, read_table, some
 from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.reading import kind_at
 
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
@@ -271,6 +272,8 @@ def _absent(key: str, files: Files) -> str:
         slashed = key.replace("\\", "/")
         there = files.stamps([slashed])["size"][0] >= 0
         hint = f"; did you mean {slashed}?" if there else "; folders are parted by /, not by \\"
+    elif kind := kind_at(f"{files.where}/{key}") if isinstance(files, Folder) else "":
+        return f"{key} is {kind}, not a file"
     return f"{key} is no file in {files.where}{hint}"
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,14 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
-from ray_robust.data.files import SUFFIXES, Stamp, absolute, settled, stamp_at
+from ray_robust.data.files import LARGEST_FILE, SUFFIXES, Stamp, absolute, settled, stamp_at
 from ray_robust.data.table import some
+from ray_robust.data.tar import members
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
+LARGEST_TEXT = 16 << 20  # bytes of a member with a label or a caption
+MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
 BUFFER = 1 << 20  # bytes asked of a file system at a time: small images come many to a request
 
 
@@ -138,6 +142,12 @@ def _filesystem(address: str) -> tuple[Any, str]:
 def _braces(path: str) -> list[str]:
     """`a-{08..10}.tar` written out: a-08.tar, a-09.tar, a-10.tar."""
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", path)
+    digits = [len(number) for i, number in enumerate(parts) if i % 3]
+    if max(digits, default=0) > 12 or (count := math.prod(
+        max(0, int(high) - int(low) + 1) for low, high in zip(parts[1::3], parts[2::3], strict=True)
+    )) > MOST_SHARDS:  # fmt: skip
+        many = "far more" if max(digits) > 12 else f"{count:,}"
+        raise UserError(Problem(path, f"stands for {many} shards; at most {MOST_SHARDS:,} are possible"))
     runs = [[f"{n:0{len(low)}d}" for n in range(int(low), int(high) + 1)]
             for low, high in zip(parts[1::3], parts[2::3], strict=True)]  # fmt: skip
     texts = parts[::3]
@@ -178,16 +188,18 @@ def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
     samples: dict[str, dict[str, Any]] = {}
     wanted = {text.partition(".")[0] for text in (columns.label, columns.caption) if text}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                above, slash, name = member.name.rpartition("/")
-                stem, _, kind = name.partition(".")
-                sample = samples.setdefault(above + slash + stem, {}) if member.isfile() else {}
-                if kind == columns.image or (columns.image is None and f".{kind.lower()}" in SUFFIXES):
-                    sample |= {"at": member.offset_data, "size": member.size}
-                elif kind in wanted and (part := archive.extractfile(member)):
-                    sample[kind] = part.read()
-    except tarfile.TarError as error:
+        for archive, member in members(file):
+            above, slash, name = member.name.rpartition("/")
+            stem, _, kind = name.partition(".")
+            sample = samples.setdefault(above + slash + stem, {}) if member.isfile() else {}
+            image = kind == columns.image or (columns.image is None and f".{kind.lower()}" in SUFFIXES)
+            if member.isfile() and (image or kind in wanted):
+                _check_member(member, LARGEST_FILE if image else LARGEST_TEXT)
+            if image:
+                sample |= {"at": member.offset_data, "size": member.size}
+            elif kind in wanted and member.isfile():
+                sample[kind] = b"".join(archive.parts(member))
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise Unlistable(f"is no tar file, or a damaged one ({error})") from None
     images = {key: sample for key, sample in samples.items() if "at" in sample}
     if not images:
@@ -199,6 +211,13 @@ def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["key", "at", "size", "label", "caption"])
     frame["label"] = _named(frame["label"].tolist(), columns)
     return frame
+
+
+def _check_member(member: tarfile.TarInfo, most: int) -> None:
+    if member.issparse():
+        raise Unlistable(f"{member.name}: has holes: its bytes are not all in the tar; pack it without --sparse")
+    if member.size > most:
+        raise Unlistable(f"{member.name}: holds {member.size:,} bytes, more than the limit of {most:,}")
 
 
 def _part(sample: dict[str, Any], text: str | None, key: str, needed: bool) -> str | None:

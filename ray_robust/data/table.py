@@ -6,6 +6,9 @@ Owns reading the CSV and saying where in it something is wrong. Hands on to `fol
 from __future__ import annotations
 
 import csv
+import io
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +17,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
 from ray_robust.data.files import Files
 from ray_robust.errors import Problem, UserError
+from ray_robust.reading import Unreadable, check_size, open_file, without_content
 
+LARGEST_TABLE = 1 << 30  # bytes of a CSV: ten million images and more
+LONGEST_CELL = 131_072  # bytes, the limit of Python's csv; of the header's line as well
+MOST_COLUMNS = 10_000
 SHOWN = 5  # mistakes of one kind that are told one by one; the rest are counted
 
 
@@ -78,10 +86,13 @@ def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
     Raises UserError for a file that is not one.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
+        header = _header(path)
         if not header:
             raise UserError(Problem(str(path), "is empty; wanted: a header and a line for each image"))
+        if len(header) > MOST_COLUMNS:
+            raise UserError(
+                Problem(f"{path}:1", f"has {len(header):,} columns, more than the limit of {MOST_COLUMNS:,}")
+            )
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise UserError(Problem(f"{path}:1", f"has the column {twice[0]!r} more than once"))
         table = arrow_csv.read_csv(
@@ -94,8 +105,34 @@ def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
         )
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is no text in UTF-8; wanted: a CSV file")) from None
-    except pa.ArrowInvalid as error:
-        raise UserError(Problem(str(path), f"is no proper CSV: {error}")) from None
+    except pa.ArrowInvalid as error:  # ends with the row, which is nobody's business where the path is a link
+        what = re.sub(r"(Expected \d+ columns, got \d+): .*", r"\1", without_content(error))
+        raise UserError(Problem(str(path), f"is no proper CSV: {what}")) from None
     except OSError as error:
         raise UserError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    except (Unreadable, csv.Error) as error:
+        wanted = "; wanted: a CSV file" if str(error).startswith("is ") else ""
+        raise UserError(Problem(str(path), f"{error}{wanted}")) from None
+    _check_cells(table, path)
     return table.to_pandas(), Lines(path)
+
+
+def _header(path: Path) -> list[str]:
+    """The names of the columns. Raises Unreadable for what is no table, however large, having read little of it."""
+    with open_file(path) as raw:
+        check_size(os.fstat(raw.fileno()).st_size, LARGEST_TABLE)
+        with io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
+            start = file.read(LONGEST_CELL + 1)
+    if "\n" not in start and "\r" not in start and len(start) > LONGEST_CELL:
+        raise Unreadable(f"has a first line of more than {LONGEST_CELL:,} characters; wanted: a header")
+    return [name.strip() for name in next(csv.reader(io.StringIO(start, newline="")), [])]
+
+
+def _check_cells(table: pa.Table, path: Path) -> None:
+    """Refuse cells that are no paths or labels, but whole files. Raises UserError."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        lengths = compute.binary_length(column)
+        if (longest := compute.max(lengths).as_py() or 0) > LONGEST_CELL:
+            row = compute.index(lengths, longest).as_py() + 1
+            what = f"{name}: the cell of row {row:,} holds {longest:,} bytes, more than the limit of {LONGEST_CELL:,}"
+            raise UserError(Problem(str(path), what))

@@ -86,7 +86,7 @@ def _pairs(file: str) -> IsA:
         if not line.strip():
             continue
         if len(pair) != 2:
-            problems.append(Problem(f"{file}:{number}", f"wanted: parent and child (a tab between them), not {line!r}"))
+            problems.append(Problem(f"{file}:{number}", "wanted: parent and child, a tab or blank between them"))
             continue
         parents.setdefault(pair[0], [])
         parents.setdefault(pair[1], []).append(pair[0])

@@ -140,7 +140,7 @@ def _class_list(root: Path, images: Path) -> ClassList:
                 except UserError:
                     raise
                 except Exception as error:  # of torch, scipy or tarfile, on a file that is cut short or another's
-                    what = f"is no list of ImageNet's classes that can be read ({type(error).__name__}: {error})"
+                    what = f"is no list of ImageNet's classes that can be read ({type(error).__name__})"
                     raise UserError(Problem(str(file), what)) from None
     what = (
         "has no list of its classes: put LOC_synset_mapping.txt (or synset_words.txt, words.txt, meta.bin, "
@@ -162,7 +162,7 @@ def _lines(file: Path, between: str, wanted: str) -> dict[str, str]:
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         wnid, _, words = line.partition(between)
         if not _is_id(wnid) or not words.strip():
-            raise UserError(Problem(f"{file}:{number}", f"{line[:60]!r} is no line like {wanted!r}"))
+            raise UserError(Problem(f"{file}:{number}", f"is no line like {wanted!r}"))
         names[wnid] = words.split(",")[0].strip()
     return dict(sorted(names.items()))
 

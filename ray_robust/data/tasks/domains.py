@@ -233,7 +233,7 @@ def _read_list(file: Path, domain: str) -> pd.DataFrame:
             key = line.strip().rpartition(" ")[0]
             parts = key.split("/")
             if len(parts) < 3 or parts[0] != domain or ".." in parts:
-                what = f"{line.strip()!r} is no line of a list; wanted: {domain}/<class>/<file> <number>"
+                what = f"is no line of a list; wanted: {domain}/<class>/<file> <number>"
                 raise UserError(Problem(f"{file}:{number}", what))
             yield key, parts[1]
 

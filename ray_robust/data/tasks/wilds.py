@@ -22,6 +22,7 @@ from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Metric, Task, Tas
 from ray_robust.data.published import counted
 from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.reading import without_content
 
 OUR_SPLIT = {"train": "train", "id_val": "id_val", "id_test": "id_test", "val": "ood_val", "test": "ood_test"}
 
@@ -87,7 +88,8 @@ class WildsTask(ImageFiles, Task):
         except UserError:
             raise
         except Exception as error:  # the package asserts, and trusts its files otherwise
-            what = f"the wilds package cannot read it ({type(error).__name__}: {error}); is the folder complete?"
+            why = f"{type(error).__name__}: {without_content(error)}"
+            what = f"the wilds package cannot read it ({why}); is the folder complete?"
             raise UserError(Problem(str(folder), what)) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit  # importing fmow lifts it for the whole process
