@@ -13,9 +13,9 @@ import io
 import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,27 @@ import pandas as pd
 
 from ray_robust.errors import Problem, UserError
 from ray_robust.names import clean, counted
+from ray_robust.reading import Unreadable, read_file
 
 SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-PACKED: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ": lzma.decompress,
-}
+PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+LARGEST = 256 << 20  # bytes of a table, unpacked: scores of a million models and more
+LONGEST = 1_000_000  # characters of a line
+PART = 1 << 12  # zipfile unpacks what it reads by bzip2 or LZMA all at once
+PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # what a shell calls `<(command)`: read though it is no file
 WORKBOOK = "an Excel workbook, not a CSV: export the sheet as CSV"
+
+
+def _at_most(file: Any) -> bytes:
+    """What an opened file holds, read in parts of which each unpacks to little. Raises Unreadable past LARGEST."""
+    parts, size = [], 0
+    while part := file.read(PART):
+        size += len(part)
+        if size > LARGEST:
+            raise Unreadable(f"it unpacks to more than {LARGEST:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 class CsvFile:
@@ -63,10 +75,13 @@ class CsvFile:
         """The first line and the number of cells of every row, read only when there is something to complain about."""
         reader = csv.reader(self._stream(), delimiter=self.separator)
         starts, widths, start = [], [], self._skipped + 1
-        for cells in reader:
-            starts.append(start)
-            widths.append(len(cells))
-            start = self._skipped + reader.line_num + 1
+        try:
+            for cells in reader:
+                starts.append(start)
+                widths.append(len(cells))
+                start = self._skipped + reader.line_num + 1
+        except csv.Error as error:  # a cell of more than 131,072 characters
+            raise UserError(Problem(f"{self.file}:{start}", f"not readable as a CSV table: {error}")) from None
         return np.array(starts[1:], int), np.array(widths[1:], int)  # without the header
 
     def _stream(self) -> io.StringIO:
@@ -88,9 +103,9 @@ class CsvFile:
     def _read(self) -> tuple[str, int]:
         """The text, and how many lines lie before the header."""
         try:
-            data = Path(self.file).read_bytes()
-            for magic, unpack in PACKED.items():
-                data = unpack(data) if data.startswith(magic) else data
+            data = self._bytes()
+            for magic, opened in PACKED.items():
+                data = _at_most(opened(io.BytesIO(data))) if data.startswith(magic) else data
             data = self._unzipped(data) if data.startswith(b"PK\x03\x04") else data
             if data.startswith((b"\xff\xfe", b"\xfe\xff")):
                 text = data.decode("utf-16")
@@ -103,15 +118,25 @@ class CsvFile:
             raise UserError(Problem(self.file, "a folder, not a table")) from None
         except UnicodeDecodeError as error:
             raise self._unreadable(f"{error}; save it as UTF-8") from None
-        except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, Unreadable) as error:
             raise self._unreadable(str(error)) from None
         if "\0" in text:
             raise self._unreadable("it holds NUL characters")
+        for number, line in enumerate(io.StringIO(text, newline=""), 1):
+            if len(line) > LONGEST:
+                what = f"a line of {len(line):,} characters; a table's have {LONGEST:,} at most"
+                raise UserError(Problem(f"{self.file}:{number}", what))
         before = re.match(r"(?:[ \t;,|]*\r?\n)*(?:sep=.\r?\n)?(?:[ \t;,|]*\r?\n)*", text, re.IGNORECASE)
         start = before.end() if before else 0
         if not text[start:].strip():
             raise UserError(Problem(self.file, "the file is empty"))
         return text, text.count("\n", 0, start)
+
+    def _bytes(self) -> bytes:
+        if not self.file.startswith(PIPES):
+            return read_file(self.file, LARGEST)
+        with open(self.file, "rb") as file:
+            return _at_most(file)
 
     def _unzipped(self, data: bytes) -> bytes:
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -120,7 +145,8 @@ class CsvFile:
             raise UserError(Problem(self.file, WORKBOOK))
         if len(names) != 1:
             raise UserError(Problem(self.file, f"an archive of {len(names)} files, not a table"))
-        return archive.read(names[0])
+        with archive.open(names[0]) as file:
+            return _at_most(file)
 
     def _separator(self, wanted: Sequence[str]) -> str:
         stream = self._stream()
@@ -128,7 +154,10 @@ class CsvFile:
         hits = {}
         for separator in SEPARATORS:
             stream.seek(start)
-            header = {clean(name) for name in next(csv.reader(stream, delimiter=separator), [])}
+            try:
+                header = {clean(name) for name in next(csv.reader(stream, delimiter=separator), [])}
+            except csv.Error as error:
+                raise self._unreadable(f"its header has a {error}") from None
             hits[separator] = (sum(name in header for name in wanted), len(header) > 1)
         best = max(hits, key=lambda separator: hits[separator])  # of equals the first, the comma
         if best != ",":

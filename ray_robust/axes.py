@@ -22,6 +22,8 @@ from ray_robust.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Secti
 from ray_robust.space import way_of
 
 POINTS = ("pretrain", "points")  # the axis of combinations that are no product
+MOST_WEIGHTS = 10_000_000  # of all mixtures together
+MOST_SOURCES = 1_000  # of a lattice, simplex or grid of mixtures
 SOURCES = ("pretrain", "sources")  # may vary as a whole in more ways than a grid
 
 Say = Callable[[tuple, str], None]  # (where in the file, what is wrong)
@@ -72,10 +74,16 @@ class _Mixes(Section):
 
     @model_validator(mode="after")
     def _names_are_different(self) -> _Mixes:
-        if twice := [name for i, name in enumerate(self.names) if name in self.names[:i]]:
-            raise ValueError(f"{twice[0]!r} stands there twice")
-        if self.count > MOST_TRIALS:
-            raise ValueError(f"makes {self.count:,} mixtures; at most {MOST_TRIALS:,} are possible")
+        names = self.names
+        if twice := next((name for name, times in Counter(names).items() if times > 1), None):
+            raise ValueError(f"{twice!r} stands there twice")
+        if len(names) > MOST_SOURCES:
+            raise ValueError(f"names {len(names):,} sources; at most {MOST_SOURCES:,} are possible")
+        if (count := self.count) > MOST_TRIALS:
+            many = f"{count:,}" if count < 10**18 else "far too many"
+            raise ValueError(f"makes {many} mixtures; at most {MOST_TRIALS:,} are possible")
+        if count * len(names) > MOST_WEIGHTS:
+            raise ValueError(f"makes {count:,} mixtures of {len(names):,} sources; give fewer of either")
         return self
 
 
@@ -258,8 +266,9 @@ def _bad_grid(values: Any) -> str:
         return "must be a list with at least one value"
     seen = [repr(parse_number(value) if isinstance(value, str) else value) for value in values]
     seen = [repr(values[i]) if same == "None" else same for i, same in enumerate(seen)]
-    twice = [values[i] for i, same in enumerate(seen) if same in seen[:i]]
-    return f"{shown(twice[0])} stands there twice" if twice else ""
+    first = {same: i for i, same in reversed(list(enumerate(seen)))}
+    twice = next((values[i] for i, same in enumerate(seen) if first[same] != i), None)
+    return f"{shown(twice)} stands there twice" if len(first) < len(seen) else ""
 
 
 def _mixes(written: dict, place: tuple, say: Say) -> tuple[Choice, ...]:
@@ -322,14 +331,25 @@ def _with_details(mixture: dict) -> str:
     return "+".join(parts)
 
 
+def _canonical(value: Any) -> str:
+    """A text that is the same for equal values: keys in any order, 1 and 1.0 and true as Python compares them."""
+    if isinstance(value, dict):
+        return "{" + ",".join(sorted(f"{key!r}:{_canonical(part)}" for key, part in value.items())) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    return repr(float(value)) if isinstance(value, int) and abs(value) < 1 << 53 else repr(value)
+
+
 def _points(points: Any, varying: set[tuple], say: Say) -> tuple[Choice, ...]:
     """`pretrain.points`; `varying` are the keys that are axes already."""
     if not isinstance(points, list) or not points or not all(isinstance(p, dict) and p for p in points):
         say(POINTS, "pretrain.points: must be a list of mappings, e.g. - {num_classes: 250}")
         return ()
+    before: set[str] = set()
     for i, point in enumerate(points):
-        if point in points[:i]:
+        if (same := _canonical(point)) in before:
             say((*POINTS, i), "pretrain.points: the same point stands there twice")
+        before.add(same)
         for name in point:
             if ("pretrain", name) in varying:
                 say((*POINTS, i, name), f"pretrain.points: {name} is also a grid; vary it in one place")

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
@@ -36,6 +35,8 @@ from ray_robust.launch import ingest as launch
 from ray_robust.launch.address import check_address
 from ray_robust.launch.cluster import connect
 from ray_robust.screen import Screen
+from ray_robust.sections import LARGEST_SIZE
+from ray_robust.yaml_lines import read_value
 
 
 def main(argv: list[str]) -> int:
@@ -91,8 +92,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--address", help="a Ray cluster to use instead of this machine's cores")
     args = parser.parse_args(argv)
-    if args.size < 1:
-        raise UserError(f"--size: {args.size} px is no size; wanted: 1 or more")
+    if not 1 <= args.size <= LARGEST_SIZE:
+        raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")
     if args.limit < 0:
         raise UserError(f"--limit: must be at least 0, not {args.limit}")
     return args
@@ -121,10 +122,7 @@ def _open(args: argparse.Namespace) -> Pool:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--set {pair}: wanted KEY=VALUE")
-        try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {pair}: no valid YAML: {' '.join(str(error).split())[:120]}") from None
+        given[key] = read_value(value, f"--set {pair[:80]}")
     try:
         return cls(args.source, cls.Options.model_validate(given))
     except ValidationError as error:

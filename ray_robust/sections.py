@@ -24,6 +24,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Augmentation = Literal["none", "flip", "crop", "strong"]
 Optimizer = Literal["adamw", "sgd"]
 LARGEST_SEED = 2**32
+LARGEST_SIZE = 2048  # px of an image: a square of 12 MB
 MOST_TRIALS = 1_000_000  # of a sweep: more is a slip of the pen, and would fill the memory before anyone saw it
 
 
@@ -122,7 +123,7 @@ class ModelSection(Section):
     """The network: any name of timm, or open_clip:NAME for the image tower of one of open_clip; images are square."""
 
     name: str = "test_resnet"
-    image_size: Annotated[int, Field(ge=8, le=2048)] = 32
+    image_size: Annotated[int, Field(ge=8, le=LARGEST_SIZE)] = 32
     precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: bf16 where the processor or GPU computes in it
     compile: bool | Literal["auto"] = "auto"  # torch.compile; auto: in long trainings, where it was measured to win
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ray_robust.errors import Problem, UserError
+from ray_robust.reading import Unreadable, read_file, without_content
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,6 +41,8 @@ def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
+MOST_BYTES = 8_000_000  # of a file: a sweep needs a few thousand
+LONGEST = 100_000  # characters of one value
 DEEPEST = 30  # levels of nesting: a sweep needs six
 MOST_NODES = 200_000  # values with every alias written out: a few hundred bytes of aliases can stand for billions
 
@@ -73,10 +76,7 @@ class Document:
         path = tuple(part.strip() for part in dotted.split("."))
         if not equals or not all(path):
             raise UserError(Problem(_flag(text), "must be KEY=VALUE, e.g. pretrain.epochs=2"))
-        try:
-            wanted = _read(value, "", {})
-        except UserError as error:
-            raise UserError(*(Problem(_flag(text), problem.what) for problem in error.problems)) from None
+        wanted = read_value(value, _flag(text))
         tree = self.tree
         for key in path[:-1]:
             below = tree.get(key)
@@ -88,6 +88,14 @@ class Document:
         self.lines = {known: line for known, line in self.lines.items() if known[: len(path)] != path}
         self.overridden = {known: old for known, old in self.overridden.items() if known[: len(path)] != path}
         self.overridden[path] = text
+
+
+def read_value(text: str, where: str) -> Any:
+    """The value of a YAML text on the command line. Raises UserError, at `where`, for what is none or far too much."""
+    try:
+        return _read(text, "", {})
+    except UserError as error:
+        raise UserError(*(Problem(where, problem.what) for problem in error.problems)) from None
 
 
 def _flag(text: str) -> str:
@@ -102,11 +110,13 @@ def parse(file: Path) -> Document:
     """Read a sweep's file. Raises UserError: absent, not text, no YAML, no mapping, or keys that stand twice."""
     shown = str(file)
     try:
-        data = file.read_bytes()
+        data = read_file(file, MOST_BYTES)
     except FileNotFoundError:
         raise UserError(Problem(shown, "no such file")) from None
     except IsADirectoryError:
         raise UserError(Problem(shown, "is a folder; give a sweep's YAML file")) from None
+    except Unreadable as error:
+        raise UserError(Problem(shown, f"{error}; wanted: a sweep's YAML file")) from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(Problem(shown, f"cannot be read: {getattr(error, 'strerror', None) or error}")) from None
     try:
@@ -143,8 +153,10 @@ def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise UserError(_invalid(file, text, error)) from None
-    except ValueError as error:  # a tag such as !!float before a text that is none
-        raise UserError(Problem(file, f"no valid YAML: {error}")) from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # !!float, !!bool, !!timestamp before a text
+        # that is none: PyYAML trusts whoever writes a tag
+        what = without_content(error) if isinstance(error, ValueError) else "a tag (!!...) before a value that is none"
+        raise UserError(Problem(file, f"no valid YAML: {what}")) from None
 
 
 def _check_size(top: yaml.Node, file: str) -> None:
@@ -160,6 +172,10 @@ def _check_size(top: yaml.Node, file: str) -> None:
             raise UserError(Problem(place, f"is nested more than {DEEPEST} levels deep"))
         if count > MOST_NODES:
             raise UserError(Problem(file, f"holds more than {MOST_NODES:,} values once its aliases are written out"))
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST:
+            raise UserError(
+                Problem(place, f"a value of {len(node.value):,} characters; at most {LONGEST:,} are possible")
+            )
         if isinstance(node, yaml.CollectionNode):
             pairs = isinstance(node, yaml.MappingNode)
             below = itertools.chain.from_iterable(node.value) if pairs else node.value
