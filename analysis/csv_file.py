@@ -145,6 +145,8 @@ class CsvFile:
             raise UserError(Problem(self.file, WORKBOOK))
         if len(names) != 1:
             raise UserError(Problem(self.file, f"an archive of {len(names)} files, not a table"))
+        if archive.infolist()[0].compress_type == zipfile.ZIP_BZIP2:  # zipfile unpacks it all at once
+            raise Unreadable("the zip is compressed by bzip2; zip it by deflate")
         with archive.open(names[0]) as file:
             return _at_most(file)
 

@@ -176,7 +176,7 @@ def test_a_rendered_source_can_be_filled_in_part(tmp_path, capsys):
         (["folder", "--root", "{root}", "--set", "label"], "--set label: wanted KEY=VALUE"),
         (["species", "--root", "{root}"], "--root: species is rendered, so there is nothing to read"),
         (["folder", "--root", "{root}", "--limit", "5"], "--limit: folder is decoded as a whole; only a rendered"),
-        (["folder", "--root", "{root}", "--size", "0"], "--size: 0 px is no size; wanted: 1 or more"),
+        (["folder", "--root", "{root}", "--size", "0"], "--size: 0 px is no size; wanted: 1 to 2048"),
         (["folder", "--root", "{root}/none"], "{root}/none: no such file or folder"),
         (["wilds:iwildcam", "--root", "{root}"], "{root}/iwildcam_v2.0: has no metadata.csv, train. Obtain it: "),
     ],

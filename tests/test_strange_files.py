@@ -63,10 +63,10 @@ def test_a_format_may_stand_under_the_suffix_of_another():
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.ppm", "a.tif", "a.avif"])
 def test_no_message_shows_what_a_linked_file_holds(tmp_path, name):
-    tree = make.tree(tmp_path / "tree", {"cat": 1})
+    tree = make.tree(tmp_path / "tree", {"cat": 1, "dog": 1})
     (tmp_path / "passwd").write_text(SECRET * 10)
     (tree / "cat" / name).symlink_to(tmp_path / "passwd")
-    (reason,) = source(tree).read(np.arange(2), 8).broken.values()
+    (reason,) = source(tree).read(np.arange(3), 8).broken.values()
     assert "root" not in reason
     assert "secret" not in reason
 
@@ -102,23 +102,28 @@ def strange(folder):
 
 
 def test_what_is_no_file_is_refused_in_a_line_each(tmp_path):
-    tree = make.tree(tmp_path / "tree", {"cat": 1})
+    tree = make.tree(tmp_path / "tree", {"cat": 1, "dog": 1})
     kinds = strange(tree / "cat")
-    assert mistakes(source(tree)) == [f"{tree}: cat/{name} is {kind}, not a file" for name, kind in kinds.items()]
+    wanted = [f"{tree}: cat/{name} is {kind}, not a file" for name, kind in kinds.items()]
+    assert sorted(mistakes(source(tree))) == wanted
 
 
 def test_what_becomes_a_fifo_after_it_was_listed_is_not_waited_for(tmp_path):
-    tree = make.tree(tmp_path / "tree", {"cat": 6})
+    tree = make.tree(tmp_path / "tree", {"cat": 6, "dog": 1})
     pool = source(tree)
-    assert len(pool.catalog) == 6
+    assert pool.keys(np.arange(6))[5] == "cat/005.jpg"
     for path in (tree / "cat").iterdir():
         path.unlink()
     kinds = strange(tree / "cat")
     for (name, _), path in zip(kinds.items(), (tree / "cat" / f"{i:03d}.jpg" for i in range(5)), strict=True):
         (tree / "cat" / name).rename(path)
-    assert set(pool.read(np.arange(6), 8).broken.values()) == {
-        "is a device, not a file", "is a FIFO, not a file", "is a socket, not a file",
-        "cannot be read: No such file or directory"} | {pool.read(np.arange(6), 8).broken[3]}  # fmt: skip
+    assert list(pool.read(np.arange(6), 8).broken.values()) == [
+        "is a device, not a file",
+        "is a FIFO, not a file",
+        *["cannot be read: No such file or directory"] * 2,
+        "is a socket, not a file",
+        "cannot be read: No such file or directory",
+    ]
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.csv"])

@@ -157,6 +157,9 @@ def _entries(archive: Path) -> Iterator[_Entry]:
 def _zipped(archive: Path, file: zipfile.ZipFile) -> Iterator[_Entry]:
     infos = [info for info in file.infolist() if not info.is_dir() and info.external_attr >> 28 != 0o12]  # no links
     size = archive.stat().st_size
+    if slow := next((info for info in infos if info.compress_type == zipfile.ZIP_BZIP2), None):
+        what = f"{slow.filename!r} is compressed by bzip2, which cannot be unpacked in parts; zip it by deflate"
+        raise UserError(Problem(str(archive), what))
     if sum(info.file_size for info in infos) > MOST_TIMES * size + ALLOWANCE:  # seen before anything is written
         largest = max(infos, key=lambda info: info.file_size)
         raise UserError(Problem(str(archive), _too_much(largest.filename, size)))

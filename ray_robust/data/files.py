@@ -174,9 +174,11 @@ def _hidden(name: str) -> bool:
 
 def member_parts(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of a member as they are unpacked, never more than it claims: in `ZipFile.read` one that lies about its
-    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong."""
-    # zipfile unpacks all of what it reads by bzip2 or LZMA at once: of these it gets 4 kB at a time
-    step = PART if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
+    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong, Unreadable for one that is
+    compressed by bzip2: zipfile unpacks what it reads at once, and 4 kB can be gigabytes."""
+    if info.compress_type == zipfile.ZIP_BZIP2:
+        raise Unreadable("is compressed by bzip2, which cannot be unpacked in parts; zip it by deflate")
+    step = PART if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12  # LZMA: 7,000 times
     with archive.open(info) as file:
         while part := file.read(step):
             yield part

@@ -107,6 +107,10 @@ def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
         raise UserError(Problem(str(path), "is no text in UTF-8; wanted: a CSV file")) from None
     except pa.ArrowInvalid as error:  # ends with the row, which is nobody's business where the path is a link
         what = re.sub(r"(Expected \d+ columns, got \d+): .*", r"\1", without_content(error))
+        if "straddl" in what:  # a row that is longer than what Arrow reads at a time
+            raise UserError(
+                Problem(str(path), "has a row of more than 1,048,576 bytes; wanted: a path and a label")
+            ) from None
         raise UserError(Problem(str(path), f"is no proper CSV: {what}")) from None
     except OSError as error:
         raise UserError(Problem(str(path), f"cannot be read: {error.strerror}")) from None

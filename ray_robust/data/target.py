@@ -61,13 +61,13 @@ class Target:
             self._remove(draft, above)  # of a run that was killed, or planted
             handle = os.open(draft, _DRAFT, 0o666, dir_fd=above)
         try:
-            with open(handle, "wb") as file:
+            try:
                 for part in data:  # what goes wrong in reading is no matter of this folder's
                     with self._reporting():
-                        file.write(part)
+                        _write(handle, part)
                     written += len(part)
-                with self._reporting():
-                    file.flush()
+            finally:
+                os.close(handle)
             with self._reporting():
                 os.replace(draft, path.name, src_dir_fd=above, dst_dir_fd=above)
         except BaseException:
@@ -121,3 +121,10 @@ class Target:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 what = "the disk is full; free some room and run this again, it goes on from here"
             raise UserError(Problem(str(self.folder), f"cannot be written: {what}")) from None
+
+
+def _write(handle: int, data: bytes) -> None:
+    """All of it; a file object would try once more, and fail once more, when it is closed."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ray_robust.data.archive import Progress, check, unpack
+from ray_robust.data.target import Target
 from ray_robust.data.tasks.official import KNOWN
 from ray_robust.data.tasks.wilds import WildsTask
 from ray_robust.errors import Problem, UserError
@@ -37,7 +38,8 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
     with bar("unpacking") as progress:
         written, kept = unpack(archive, task.folder, progress, without=task.release.name)
     yield f"unpacked     {written + kept:,} files to {task.folder}, {kept:,} of them there before"
-    task.release.touch()
+    with Target(task.folder) as target:  # a link of that name is not followed
+        target.write(PurePosixPath(task.release.name), [])
     if (problem := _wrong(task)) is not None:
         task.release.unlink()
         raise UserError(problem)
