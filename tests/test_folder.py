@@ -271,7 +271,7 @@ BROKEN_SOURCES = {
         lambda root: make.table(
             make.tree(root, {"a.jpg": 1}) / "index.csv", [{"path": "a.jpg", "label": "b"}], images=False
         ),
-        "index.csv:2: a.jpg is no file in {root}",
+        "index.csv:2: a.jpg is a folder, not a file",
     ),
     "two parents": (
         lambda root: make.table(
