@@ -450,7 +450,10 @@ def test_broken_data_are_said_before_anything_runs(name, capsys):
 
 JPEG = make.encoded(make.picture())
 BROKEN = {
-    "text": (b"<html>not found</html>", "is no image that Pillow can read (begins with b'<html>not fo')"),
+    "text": (
+        b"<html>not found</html>",
+        "is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image; it begins as a web page or XML does",
+    ),
     "nothing": (b"", "is empty (0 bytes)"),
     "truncated": (JPEG[:-100], "cannot be decoded: image file is truncated"),
     "only a header": (JPEG[:30], "cannot be decoded: Truncated File Read"),
@@ -533,7 +536,7 @@ def test_a_real_sweep_refuses_broken_images_or_leaves_them_out_and_lists_them():
     ended = run_sweep()
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines() == [
-        f"{Path.cwd()}/pets/cat/003.jpg: is no image that Pillow can read (begins with b'no image')",
+        f"{Path.cwd()}/pets/cat/003.jpg: is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image",
         f"{Path.cwd()}/pets: 1 of 24 images are broken; mend or remove them, or say `broken: drop`",
         f"{Path.cwd()}/task/train/cat1.png: is empty (0 bytes)",
         f"{Path.cwd()}/task: 1 of 40 images are broken; mend or remove them, or say `broken: drop`",
@@ -547,7 +550,9 @@ def test_a_real_sweep_refuses_broken_images_or_leaves_them_out_and_lists_them():
     run = RunFolder("out")
     broken = {pool["kind"]: pool["broken"] for pool in run.data()["pools"]}
     assert broken == {
-        "source": [{"key": "cat/003.jpg", "reason": "is no image that Pillow can read (begins with b'no image')"}],
+        "source": [
+            {"key": "cat/003.jpg", "reason": "is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image"}
+        ],
         "task": [{"key": "train/cat1.png", "reason": "is empty (0 bytes)"}],
     }
     assert set(run.states().values()) == {"done"}
