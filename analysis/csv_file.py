@@ -30,7 +30,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 LARGEST = 256 << 20  # bytes of a table, unpacked: scores of a million models and more
 LONGEST = 1_000_000  # characters of a line
-PART = 1 << 12  # zipfile unpacks what it reads by bzip2 or LZMA all at once
+PART = 1 << 16
 PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # what a shell calls `<(command)`: read though it is no file
 WORKBOOK = "an Excel workbook, not a CSV: export the sheet as CSV"
 
@@ -145,8 +145,8 @@ class CsvFile:
             raise UserError(Problem(self.file, WORKBOOK))
         if len(names) != 1:
             raise UserError(Problem(self.file, f"an archive of {len(names)} files, not a table"))
-        if archive.infolist()[0].compress_type == zipfile.ZIP_BZIP2:  # zipfile unpacks it all at once
-            raise Unreadable("the zip is compressed by bzip2; zip it by deflate")
+        if archive.infolist()[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Unreadable("its zip is of bzip2, LZMA or the like, not to be unpacked in parts; zip it by deflate")
         with archive.open(names[0]) as file:
             return _at_most(file)
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ray_robust.data.files import member_parts
+from ray_robust.data.files import NO_METHOD, member_parts
 from ray_robust.data.tar import members
 from ray_robust.data.target import Target
 from ray_robust.errors import Problem, UserError
@@ -157,9 +157,8 @@ def _entries(archive: Path) -> Iterator[_Entry]:
 def _zipped(archive: Path, file: zipfile.ZipFile) -> Iterator[_Entry]:
     infos = [info for info in file.infolist() if not info.is_dir() and info.external_attr >> 28 != 0o12]  # no links
     size = archive.stat().st_size
-    if slow := next((info for info in infos if info.compress_type == zipfile.ZIP_BZIP2), None):
-        what = f"{slow.filename!r} is compressed by bzip2, which cannot be unpacked in parts; zip it by deflate"
-        raise UserError(Problem(str(archive), what))
+    if odd := next((i for i in infos if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), None):
+        raise UserError(Problem(str(archive), f"{odd.filename!r} {NO_METHOD}"))
     if sum(info.file_size for info in infos) > MOST_TIMES * size + ALLOWANCE:  # seen before anything is written
         largest = max(infos, key=lambda info: info.file_size)
         raise UserError(Problem(str(archive), _too_much(largest.filename, size)))

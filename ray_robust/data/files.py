@@ -31,6 +31,7 @@ FORMATS = {
 SUFFIXES = frozenset(FORMATS)
 LARGEST_FILE = 1 << 30  # bytes of an image file, which is read as a whole
 PART = 1 << 20  # bytes of a zip's member, or of an archive's file, that are unpacked at a time
+NO_METHOD = "is compressed by bzip2, LZMA or the like, which cannot be unpacked in parts; zip it by deflate"
 MOST_LINKS = 100_000  # links to folders that a walk follows: a few that point to each other can make billions of paths
 
 STAMP = np.dtype([("size", "<i8"), ("changed", "<i8"), ("inode", "<i8"), ("status_changed", "<i8")])  # times in ns
@@ -174,13 +175,12 @@ def _hidden(name: str) -> bool:
 
 def member_parts(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of a member as they are unpacked, never more than it claims: in `ZipFile.read` one that lies about its
-    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong, Unreadable for one that is
-    compressed by bzip2: zipfile unpacks what it reads at once, and 4 kB can be gigabytes."""
-    if info.compress_type == zipfile.ZIP_BZIP2:
-        raise Unreadable("is compressed by bzip2, which cannot be unpacked in parts; zip it by deflate")
-    step = PART if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12  # LZMA: 7,000 times
+    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong, Unreadable for a method of
+    which zipfile unpacks all that it reads at once: 4 kB of bzip2 or LZMA can be a great deal."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Unreadable(NO_METHOD)
     with archive.open(info) as file:
-        while part := file.read(step):
+        while part := file.read(PART):
             yield part
 
 
