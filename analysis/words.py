@@ -7,8 +7,10 @@ numbers themselves.
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from typing import Any
+
+from ray_robust.names import isolated, visible
 
 THIN = "\u202f"  # narrow no-break space, between thousands
 UNKNOWN = "–"
@@ -71,19 +73,13 @@ def said(value: Any) -> str:
 def pair(a: str, b: str) -> str:
     """A difference by name; what both names begin with, up to the first `=`, is said once: `num_images=64 − 32`."""
     shared = a[: a.find("=") + 1]
-    return f"{isolated(a)} − {isolated(b.removeprefix(shared) if shared else b)}"
+    return f"{isolated(visible(a))} − {isolated(visible(b.removeprefix(shared) if shared else b))}"
 
 
 def name(text: object, most: int = 60) -> str:
     """A user's name inside a sentence: on one line, and of a long one both ends."""
-    line = " ".join(str(text).split())
+    line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip())))
     return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
-
-
-def isolated(text: str) -> str:
-    """A name written from right to left turns round what stands beside it, unless it is set apart (Unicode UAX #9)."""
-    turns = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in text)
-    return f"\u2068{text}\u2069" if turns else text
 
 
 def listed(items: list[str]) -> str:

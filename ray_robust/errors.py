@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from ray_robust.names import printable
 from ray_robust.redact import redact
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
@@ -32,7 +33,7 @@ class Problem:
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
-        return redact(" ".join(line.split()))
+        return redact(" ".join(printable(line).split()))
 
 
 class UserError(Exception):
@@ -55,7 +56,7 @@ class Outage(OSError):
     was finished before is kept, and the same command again goes on from there."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(redact(line))
+        super().__init__(redact(printable(line)))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -104,7 +105,7 @@ def unforeseen(error: BaseException) -> str:
     """An error in a line, which ends with the name of a new file that holds its traceback."""
     said = error.strerror if isinstance(error, OSError) and error.strerror and error.filename else str(error)
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else f"{type(error).__name__}: "
-    line = redact(textwrap.shorten(f"{where}{said}", 300))
+    line = redact(textwrap.shorten(printable(f"{where}{said}"), 300))
     try:
         with tempfile.NamedTemporaryFile("w", prefix="ray_robust-", suffix=".txt", delete=False) as file:
             file.write(redact("".join(traceback.format_exception(error))))

@@ -1,21 +1,35 @@
 """Names that people give to labels, groups, columns and models: which are the same, and which only look the same.
 
 Owns `clean` (what cannot be seen is no part of a name), `alike` (names that a reader would take for one), `difference`
-(what such names differ in) and `shown`, which writes a name so that the difference is visible.
+(what such names differ in) and `shown`, which writes a name so that the difference is visible. Owns also which
+characters nothing shows as they are: `visible` (a name) and `printable` (lines) write them as escapes, `\\x1b` or
+`\\u202e`. Only what is shown goes through these: ids, folders and results keep a name as it was given.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # zero-width blanks, byte-order marks, soft hyphens
 ENDS = "\u200c\u200d"  # joiners: part of a word in some scripts, of nothing at its ends
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", "\u2013", "\u2014", "\u2212", "?", ".", "missing"}
 # Latin letters beside the Cyrillic and Greek ones that are printed alike (Unicode TR 39, the commonest)
 LOOK = str.maketrans("асеорхуіјѕһԁԛԝвкмнтαοερυικντχ", "aceopxyijshdqwbkmhtaoepuikvtx")
-
+# What a terminal obeys, what no XML or UTF-8 can hold, what turns the direction of a line, and what nobody sees. The
+# two joiners (U+200C, U+200D) are part of words and emoji and stay.
+UNSAFE = (
+    "\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+    + "".join(map(chr, (plane << 16 | end for plane in range(1, 17) for end in (0xFFFE, 0xFFFF))))
+)
+FIRST_STRONG, POP = "\u2068", "\u2069"  # around a name that is written from right to left (Unicode UAX #9)
+_UNSAFE = re.compile(f"[{UNSAFE}]")
+# of lines: their ends and tabs stay, and so do the isolates that stand in pairs
+_UNPRINTABLE = re.compile(f"(?P<safe>{FIRST_STRONG}[^{UNSAFE}]*{POP}|[\\n\\t])|[{UNSAFE}]")
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 DIFFERENCES = FORM, INVISIBLES, BLANKS, CASE, HYPHENS, SCRIPTS, NUMERALS = (
     "Unicode form", "invisible signs", "blanks", "case", "hyphens", "letters of other scripts",
@@ -29,6 +43,41 @@ def clean(text: str) -> str:
         return text.strip()
     text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
     return re.sub(r"[^\S\n]", " ", text).strip().strip(ENDS)
+
+
+def visible(name: str) -> str:
+    """A name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
+    character, in whatever script, stay as they are; what is visible already stays too."""
+    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: _escape(found[0]), name)
+
+
+def printable(text: str) -> str:
+    """Lines of text that hold names: like `visible`, but lines end, and names set apart by `isolated` stay so."""
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n")
+    return _UNPRINTABLE.sub(lambda found: found["safe"] or _escape(found[0]), text)
+
+
+def isolated(name: str) -> str:
+    """A name written from right to left turns round what stands beside it, unless it is set apart (Unicode UAX #9)."""
+    turns = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in name)
+    return f"{FIRST_STRONG}{name}{POP}" if turns else name
+
+
+def printable_in(value: Any) -> Any:
+    """JSON's own types with every text in them `printable`, keys too."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable_in(key): printable_in(inner) for key, inner in value.items()}
+    return [printable_in(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    wide = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return _SHORT.get(sign) or (f"\\x{code:02x}" if code < 0x100 else wide)
 
 
 def is_missing(text: str) -> bool:

@@ -38,7 +38,7 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
                       f"{subset.images:,}" if subset else "0" if not trial.draws else "",
                       f"{subset.leaf_classes:,}" if subset else "",
                       f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
-    out.print(table)
+    out.print(table, markup=False)
     if len(plan) > SHOWN_IN_A_PLAN:
         out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
     print_composition(out, sweep, subsets)
@@ -92,7 +92,7 @@ def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
             shown.add(tuple(row))
             table.add_row(*row)
     if shown:
-        out.print(table)
+        out.print(table, markup=False)
     for note in sweep.notes:
         out.print(note, markup=False, soft_wrap=True)
 

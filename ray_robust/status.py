@@ -41,9 +41,9 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
     left = "" if status.left is None else f", about {_duration(status.left)} left"
     out.print(f"{len(status.states)} trials: {told}; {status.behind:.0%} of the work is done{left}", markup=False)
-    out.print(_groups(status))
+    out.print(_groups(status), markup=False)
     if status.progress:
-        out.print(_started(status, now))
+        out.print(_started(status, now), markup=False)
         if len(status.progress) > SHOWN:
             out.print(f"... and {len(status.progress) - SHOWN:,} more started", markup=False)
     for name, failure in status.failures.items():

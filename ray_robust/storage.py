@@ -104,7 +104,7 @@ class Storage:
         `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
         """
         if isinstance(data, str):  # no text holds a secret
-            data = redact_file(name, data).encode()
+            data = redact_file(name, data).encode(errors="backslashreplace")
         self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
 
     def _write(self, name: str, data: bytes, durable: bool) -> None:

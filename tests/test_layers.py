@@ -15,9 +15,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("credentials",),
     ("redact", "reading"),
-    ("screen",),
     ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
-    ("explain", "searching", "lease"),
+    ("explain", "searching", "lease", "screen"),
     ("space", "axes"),
     ("reader", "drawing"),
     ("spec",),

@@ -15,12 +15,14 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ray_robust.launch.gauges import Gauges
 from ray_robust.launch.track import Logs
+from ray_robust.names import printable
 from ray_robust.plan import Plan, Trial
 from ray_robust.results import RunFolder, TrialFolder
 from ray_robust.screen import Screen
@@ -210,7 +212,7 @@ class Monitor:
         speed = sum(p.get("images_per_second", 0) for p in running.values())
         bad = "".join(f", {counts[state]} {state}" for state in ENDED[1:] if counts[state])
         head = Text.assemble(
-            (self.title, "bold"), "  ",
+            (printable(self.title), "bold"), "  ",
             f"{counts['done']} of {self.total} trials done, {len(running)} running",
             (bad, "red"),
             f"   {speed:,.0f} images/s   {_clock(time.monotonic() - self.begun)} so far",
@@ -222,7 +224,7 @@ class Monitor:
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for name, progress in running.items():
             table.add_row(
-                name,
+                escape(name),
                 {"pretrain": "pre-training", "finetune": "fine-tuning"}.get(progress.get("stage", ""), "starting"),
                 f"{progress['epoch']:.1f}/{progress['epochs']:.0f}" if progress else "",
                 f"{progress['images_per_second']:,.0f}" if progress else "",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ray_robust.names import printable
 from ray_robust.plan import Trial
 from ray_robust.results import TrialFolder
 from ray_robust.train.context import Context, Progress
@@ -39,7 +40,7 @@ class TrialLog:
     def say(self, line: str) -> None:
         """A line with its time."""
         if self.writes:
-            self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}")
+            self.lines.append(printable(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}"))
             with suppress(OSError):
                 self.folder.storage.write("log.txt", "\n".join(self.lines) + "\n", durable=False)
 
