@@ -101,11 +101,11 @@ def report_on(
         found, options = replace(found, warnings=(*found.warnings, *said)), replace(options, **chosen)
         target = out or (found.runs[0].storage / "report").address
     analyses = study.analyse_all(found, options)
-    page = output.write(target, found, analyses, verdict(analyses))
+    page, lost = output.write(target, found, analyses, verdict(analyses))
     if not quiet:
         from analysis.summary import show
 
-        show(found, analyses, page)
+        show(found, analyses, page, lost)
     return page
 
 
@@ -141,9 +141,12 @@ def warm_up() -> None:
 
 
 def _load() -> None:
-    """Make the page's JavaScript while the other modules load: it takes two seconds, outside Python's lock."""
+    """Start the process that draws and make the page's JavaScript while the other modules load: that takes two seconds,
+    outside Python's lock."""
     from analysis.bundle import javascript
+    from analysis.drawing import warm_up as start_drawing
 
+    start_drawing()
     javascript()
 
 

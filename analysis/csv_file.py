@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ray_robust.csv_text import MARK, value
 from ray_robust.errors import Problem, UserError
-from ray_robust.names import clean, counted
+from ray_robust.names import clean, counted, shown
 from ray_robust.reading import Unreadable, read_file
 
 SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
@@ -157,7 +158,7 @@ class CsvFile:
         for separator in SEPARATORS:
             stream.seek(start)
             try:
-                header = {clean(name) for name in next(csv.reader(stream, delimiter=separator), [])}
+                header = {clean(value(name)) for name in next(csv.reader(stream, delimiter=separator), [])}
             except csv.Error as error:
                 raise self._unreadable(f"its header has a {error}") from None
             hits[separator] = (sum(name in header for name in wanted), len(header) > 1)
@@ -179,6 +180,8 @@ class CsvFile:
         frame = frame.iloc[1:].reset_index(drop=True)
         frame.columns = pd.Index(header)
         frame = frame.fillna("")
+        for i in range(frame.shape[1]) if MARK in self._text else ():
+            frame.isetitem(i, self._unmarked(frame.iloc[:, i]))
         frame = frame.loc[(frame != "").any(axis=1)]
         ends = frame.index[frame.iloc[:, -1] == ""]  # of these pandas does not say whether the cell is there
         self.short = ends[self._scanned[1][ends] < len(header)] if len(ends) else ends
@@ -194,7 +197,21 @@ class CsvFile:
 
     def _names(self, cells: pd.Series) -> list[str]:
         raw = ["" if pd.isna(cell) else str(cell) for cell in cells]
-        return [clean(name) for name in raw]
+        return [clean(value(name)) for name in raw]
+
+    def _unmarked(self, cells: pd.Series) -> pd.Series:
+        """Texts that are marked so that no spreadsheet computes them, as they were before (see `csv_text`); a column
+        in which two names would become one stays as it is."""
+        texts = cells.unique()
+        before = {text: value(text) for text in texts if text.startswith(MARK)}
+        changed = {text for text, plain in before.items() if plain != text}
+        if not changed or len({before.get(text, text) for text in texts}) < len(texts):
+            return cells
+        self.notes.append(
+            f"column {shown(str(cells.name))}: {counted(int(cells.isin(changed).sum()), 'cell')} begin with an "
+            "apostrophe that keeps spreadsheets from computing them, and are read without it"
+        )
+        return cells.map(lambda text: before.get(text, text))
 
     def _decimal_commas(self, reason: str) -> str:
         """A hint where the line that pandas stumbled over has nothing but decimal commas."""

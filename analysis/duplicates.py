@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import counts, groups
 from analysis.groups import Counts
+from ray_robust import csv_text
 from ray_robust.names import counted
 from ray_robust.results import RunFolder
 
@@ -109,7 +110,7 @@ def _table(one: Mapping[str, Any]) -> pd.DataFrame:
     data = one["run"].read_bytes(one["file"]) if one.get("file") else None
     if data is None:
         return pd.DataFrame(columns=["split", "image"])
-    rows = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, usecols=["split", "image"])
+    rows = csv_text.frame_of(data, ["split", "image"])
     return rows[rows["split"].isin(list(counts.SPLITS.values()))].drop_duplicates()
 
 

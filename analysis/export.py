@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import vl_convert
-
 from analysis import chart_data, charts, latex, line_charts
+from analysis.drawing import NotDrawn, draw
 from analysis.line_checks import LineChecks
 from analysis.looks import looks
 from analysis.sheets import Sheet
@@ -29,24 +28,25 @@ LOOK = {
 }
 
 
-def figures(analysis: Analysis, views: Sequence[View], line: LineChecks | None = None) -> dict[str, dict[str, bytes]]:
-    """Figure -> ending -> file, of the view that the verdict is about, and of the checks of its line."""
+def figures(
+    analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
+) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Figure -> ending -> file, of the view that the verdict is about, and of the checks of its line; and why those
+    that could not be drawn could not."""
     view = chosen(views)
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
     if line is not None:
         made |= line_charts.of_line(line, analysis.points, looks(analysis), analysis.options.scale, WIDTH)
-    found = {}
+    found, lost = {}, {}
     for name, chart in made.items():
         frame = chart_data.frame(view)
         params = frame["params"] | {"shown": [look.group for look in looks(analysis)], "picked": ""}
         data = frame["datasets"] | {"points": chart_data.marks(view.points)}
-        found[name] = _drawn(charts.filled(chart, data, params) | {"config": LOOK})
-    return found
-
-
-def _drawn(spec: Mapping[str, object]) -> dict[str, bytes]:
-    svg = vl_convert.vegalite_to_svg(dict(spec))
-    return {"svg": svg.encode(), "pdf": vl_convert.svg_to_pdf(svg), "png": vl_convert.svg_to_png(svg, scale=2)}
+        try:
+            found[name] = draw(charts.filled(chart, data, params) | {"config": LOOK})
+        except NotDrawn as error:
+            lost[name] = str(error)
+    return found, lost
 
 
 def files(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from analysis.sheets import Sheet
+from ray_robust.names import printable
 
 # one pass over the text, so that what one replacement writes is not replaced by another
 ESCAPES = {
@@ -19,13 +20,13 @@ ESCAPES = {
 }  # fmt: skip
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # a wide table shrinks to the text's width
 _ANY = re.compile("|".join(map(re.escape, ESCAPES)))
-_CONTROL = re.compile(r" *[\x00-\x1f\x7f\u2028\u2029][ \x00-\x1f\x7f\u2028\u2029]*")
+_BREAK = re.compile(r" *[\n\t][ \n\t]*")
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX shows as it stands. Line breaks and control characters become a space; a hyphen stays one (two of
-    them would be a dash), a bracket cannot open an option."""
-    return _ANY.sub(lambda found: ESCAPES[found[0]], _CONTROL.sub(" ", text))
+    """Text that LaTeX shows as it stands. A line break becomes a space, what cannot be printed its escape; a hyphen
+    stays one (two of them would be a dash), a bracket cannot open an option."""
+    return _ANY.sub(lambda found: ESCAPES[found[0]], _BREAK.sub(" ", printable(text)))
 
 
 def table(sheet: Sheet, label: str) -> str:

@@ -17,6 +17,7 @@ from analysis.line_checks import LineChecks
 from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.table import Table
 from analysis.views import View, views
+from ray_robust import csv_text
 from ray_robust.storage import Storage
 
 if TYPE_CHECKING:
@@ -99,24 +100,35 @@ def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame
     }
 
 
-def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> str:
-    """Write everything into the folder `target`; returns the address of the page."""
+def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> tuple[str, list[str]]:
+    """Write everything into the folder `target`; returns the address of the page, and a sentence for every figure that
+    could not be drawn."""
     from analysis import export, report  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
     parts = [_part(analysis) for analysis in analyses]
     files = tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
-    drawn = [export.figures(part.analysis, part.views, part.line) for part in parts]
+    made = [export.figures(part.analysis, part.views, part.line) for part in parts]
+    drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
     papers = export.files(analyses, drawn, [part.sheets for part in parts])
     beside = [*files, "verdict.json", *images, *papers]
-    page = report.page(table, parts, beside, folder)  # everything is made before anything is written
+    page = report.page(table, parts, beside, folder, lost)  # everything is made before anything is written
     for name, rows in files.items():
-        folder.write(name, rows.to_csv(index=False))
+        folder.write(name, csv_text.text_of(rows))
     folder.write("verdict.json", json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     for name, content in {**images, **papers, "index.html": page}.items():
         folder.write(name, content)
-    return (folder / "index.html").shown
+    return (folder / "index.html").shown, lost
+
+
+def _lost(analyses: Sequence[Analysis], reasons: Sequence[dict[str, str]]) -> list[str]:
+    """A sentence for every figure that is missing."""
+    return [
+        f"the figure {name}{f' of {analysis.task}' if len(analyses) > 1 else ''} could not be drawn for export: {why}"
+        for analysis, own in zip(analyses, reasons, strict=True)
+        for name, why in own.items()
+    ]
 
 
 def _part(analysis: Analysis) -> report.Part:

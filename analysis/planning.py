@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from analysis.power import MOST_SEEDS, SEEDS, Design, Power, Spread, design_of, kinds, power, published, seeds_for
+from ray_robust import csv_text
 from ray_robust.errors import DONE, Arguments, Problem, UserError
 from ray_robust.screen import Screen
 
@@ -144,7 +145,7 @@ def table(design: Design, spread: Spread, seeds: Iterable[int]) -> str:
             plain = asdict(row)
             shares = {f"share of {name}": share for name, share in plain.pop("shares").items()}
             rows.append({"seeds": count, "margin": design.margin, **plain, **shares})
-    return str(pd.DataFrame(rows).to_csv(index=False))
+    return csv_text.text_of(pd.DataFrame(rows))
 
 
 def _rows(rows: Sequence[Power]) -> Grid:

@@ -20,6 +20,7 @@ from analysis import study
 from analysis.mixtures import Mixture, Space, spec_with
 from analysis.predict import TARGETS, Confirmation, Prediction, Target, confirm, predict
 from analysis.table import Table, check_options, read_run
+from ray_robust import csv_text
 from ray_robust.errors import DONE, Problem, UserError
 from ray_robust.results import RunFolder
 from ray_robust.screen import Screen
@@ -36,8 +37,8 @@ def main(source: str, out: str | None, at: int | None, larger: str | None) -> in
     found = predict(table, study.analyse_all(table, options)[0])
     compared = _compared(found, larger) if larger is not None else None
     folder = RunFolder(out or (table.run.storage / "report").address)
-    written = write(folder, table, found, at, compared)
-    show(table, found, compared, folder, written)
+    written, lost = write(folder, table, found, at, compared)
+    show(table, found, compared, folder, written, lost)
     return DONE
 
 
@@ -54,13 +55,15 @@ def _compared(found: Prediction, larger: str) -> Confirmation | str:
 
 def write(
     folder: RunFolder, table: Table, found: Prediction, at: int | None, compared: Confirmation | str | None
-) -> list[str]:
-    """Write what there is to say; returns the names of the files."""
+) -> tuple[list[str], list[str]]:
+    """Write what there is to say; returns the names of the files, and a sentence where the figure failed."""
+    lost: list[str] = []
     files: dict[str, str | bytes] = {
-        "prediction.csv": rows(found).to_csv(index=False),
+        "prediction.csv": csv_text.text_of(rows(found)),
         "prediction.json": json.dumps(facts(found, compared), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     }
     if found.best is not None and found.space is not None and table.run is not None:
+        from analysis.drawing import NotDrawn
         from analysis.traces import exported
 
         spec, name = table.run.spec(), table.name
@@ -71,12 +74,15 @@ def write(
         asked = f"Does the order of mixtures that {name} predicts hold at {at:,} images?" if at else ""
         if larger and (text := spec_with(spec, found.space, larger, asked)):
             files["confirm.yaml"] = text
-        files |= exported(found, compared if isinstance(compared, Confirmation) else None)
+        try:
+            files |= exported(found, compared if isinstance(compared, Confirmation) else None)
+        except NotDrawn as error:
+            lost.append(f"the figure prediction could not be drawn: {error}")
     if isinstance(compared, Confirmation):
-        files["confirmation.csv"] = compared.table.to_csv(index=False)
+        files["confirmation.csv"] = csv_text.text_of(compared.table)
     for file, content in files.items():
         folder.write(file, content)
-    return list(files)
+    return list(files), lost
 
 
 def rows(found: Prediction) -> pd.DataFrame:
@@ -171,7 +177,7 @@ def _plain(values: Sequence[float]) -> list[float | None]:
 
 def show(
     table: Table, found: Prediction, compared: Confirmation | str | None, folder: RunFolder, written: Sequence[str],
-    console: Console | None = None,
+    lost: Sequence[str] = (), console: Console | None = None,
 ) -> None:  # fmt: skip
     """The summary for a terminal."""
     out = console or Screen(highlight=False)
@@ -192,6 +198,8 @@ def show(
     if isinstance(compared, Confirmation):
         out.print(_confirmation(compared))
     for sentence in _of_confirmation(compared):
+        say(sentence)
+    for sentence in lost:
         say(sentence)
     say(f"written to {folder.storage.shown}: {', '.join(written)}")
 

@@ -27,6 +27,7 @@ from analysis.study import Analysis
 from analysis.table import Table
 from analysis.views import View, metric_of
 from analysis.words import listed, number
+from ray_robust.names import printable, printable_in
 from ray_robust.storage import Storage
 
 TEMPLATES = Path(__file__).parent / "template"
@@ -43,11 +44,12 @@ class Part:
     line: LineChecks | None = None
 
 
-def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage) -> str:
-    """The whole page as text. `beside` are the files that lie beside it, `target` is the folder it goes to."""
+def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage, notes: Sequence[str] = ()) -> str:
+    """The whole page as text. `beside` are the files that lie beside it, `target` is the folder it goes to, `notes` are
+    said besides what the analyses have to say."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined, finalize=_text,
     )  # fmt: skip
     first, runs = parts[0].analysis, table.runs
     drawn: dict[str, Any] = {"tasks": [], "charts": {}}
@@ -62,7 +64,7 @@ def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Sto
         unit=first.options.unit,
         targets=list(dict.fromkeys(part.analysis.target for part in parts)),
         tasks=tasks,
-        warnings=list(dict.fromkeys(w for part in parts for w in part.analysis.notes)),
+        warnings=list(dict.fromkeys([w for part in parts for w in part.analysis.notes] + [*notes])),
         left_out=plain("Left out", "Left out of every mean and line", table.left_out[["trial", "group", "reason"]]),
         samples=facts.samples(runs),
         composition=facts.compositions(runs, order) if runs else None,
@@ -184,9 +186,14 @@ def _symbol(look: Look) -> Markup:
     )
 
 
+def _text(value: Any) -> Any:
+    """What the template writes: names cleaned, as `_json` has them; what is markup already stays."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _json(value: Any) -> Markup:
     """JSON that cannot close the element it stands in: every <, > and & is written as its code."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(printable_in(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)

@@ -106,7 +106,7 @@ def _logs(table: Table, trials: Sequence[str], page: Storage) -> dict[str, dict[
             if not folder.exists("log.txt"):
                 continue
             log, here = folder.local("log.txt"), page.local()
-            link = None if log is None or here is None else quote(os.path.relpath(log, here))
+            link = None if log is None or here is None else quote(os.fsencode(os.path.relpath(log, here)))
             name = folder.address.rstrip("/").rpartition("/")[2]
             found[str(trial)] = {"text": f"trials/{name}/log.txt", "href": link}
             break

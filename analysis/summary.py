@@ -24,8 +24,10 @@ DRAWING = 33  # characters; odd, so that there is a middle
 NAME = 36
 
 
-def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console | None = None) -> None:
-    """Print the summary of every task, then where the report is."""
+def show(
+    table: Table, analyses: Sequence[Analysis], page: str, lost: Sequence[str] = (), console: Console | None = None
+) -> None:
+    """Print the summary of every task, the figures that were `lost`, then where the report is."""
     if console is None:
         wide = Screen(highlight=False)
         console = wide if wide.is_terminal else Screen(highlight=False, width=120)
@@ -40,6 +42,8 @@ def show(table: Table, analyses: Sequence[Analysis], page: str, console: Console
         for sentence in analysis.notes:
             console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
         console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
+    for sentence in lost:
+        console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)
 
 

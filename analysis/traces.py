@@ -13,8 +13,8 @@ from dataclasses import replace
 import altair as alt
 import numpy as np
 import pandas as pd
-import vl_convert
 
+from analysis.drawing import draw
 from analysis.mixtures import NUMBERS, Mixture, Space
 from analysis.predict import Confirmation, Prediction, Target
 
@@ -108,10 +108,6 @@ def _against(seen: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> alt.
 
 
 def exported(found: Prediction, compared: Confirmation | None = None) -> dict[str, bytes]:
-    """prediction.svg, .png (2x) and .pdf, on white."""
-    svg = vl_convert.vegalite_to_svg(figure(found, compared).to_dict(validate=False))
-    return {
-        "prediction.svg": svg.encode(),
-        "prediction.png": vl_convert.svg_to_png(svg, scale=2),
-        "prediction.pdf": vl_convert.svg_to_pdf(svg),
-    }
+    """prediction.svg, .png (2x) and .pdf, on white. Raises NotDrawn."""
+    drawn = draw(figure(found, compared).to_dict(validate=False))
+    return {f"prediction.{ending}": content for ending, content in drawn.items()}

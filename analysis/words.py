@@ -78,7 +78,7 @@ def pair(a: str, b: str) -> str:
 
 def name(text: object, most: int = 60) -> str:
     """A user's name inside a sentence: on one line, and of a long one both ends."""
-    line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip())))
+    line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip(" \t\r\n\f\v\u00a0"))))
     return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
 
 

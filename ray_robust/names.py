@@ -48,7 +48,7 @@ def clean(text: str) -> str:
 def visible(name: str) -> str:
     """A name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
     character, in whatever script, stay as they are; what is visible already stays too."""
-    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: _escape(found[0]), name)
+    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: escaped(found[0]), name)
 
 
 def printable(text: str) -> str:
@@ -56,7 +56,14 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     text = text.replace("\r\n", "\n")
-    return _UNPRINTABLE.sub(lambda found: found["safe"] or _escape(found[0]), text)
+    return _UNPRINTABLE.sub(lambda found: found["safe"] or escaped(found[0]), text)
+
+
+def half_character(text: str) -> str:
+    """The escape of the first lone surrogate in a text, "" where there is none: it is what is left of a file's name
+    that is not UTF-8, or of half of a character in JSON or YAML; no UTF-8 file can hold it."""
+    lone = None if text.isascii() else re.search("[\ud800-\udfff]", text)
+    return escaped(lone[0]) if lone else ""
 
 
 def isolated(name: str) -> str:
@@ -74,7 +81,8 @@ def printable_in(value: Any) -> Any:
     return [printable_in(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _escape(sign: str) -> str:
+def escaped(sign: str) -> str:
+    """One character as its escape."""
     code = ord(sign)
     wide = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return _SHORT.get(sign) or (f"\\x{code:02x}" if code < 0x100 else wide)

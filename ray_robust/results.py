@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ray_robust import csv_text
 from ray_robust.storage import Storage
 
 TRIAL_COLUMNS = (
@@ -141,12 +142,12 @@ class RunFolder:
 
     def write_plan(self, rows: list[dict[str, Any]]) -> None:
         """plan.csv, one row per trial."""
-        self.storage.write("plan.csv", pd.DataFrame(rows).to_csv(index=False))
+        self.storage.write("plan.csv", csv_text.text_of(pd.DataFrame(rows)))
 
     def plan(self) -> pd.DataFrame:
         """The planned trials; empty when nothing was planned yet."""
         data = self.storage.read("plan.csv")
-        return pd.DataFrame() if data is None else pd.read_csv(io.BytesIO(data), keep_default_na=False, dtype=str)
+        return pd.DataFrame() if data is None else csv_text.frame_of(data)
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec; empty when absent."""
@@ -209,7 +210,7 @@ class RunFolder:
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""
         table = self.results()
-        self.storage.write("results.csv", table.to_csv(index=False))
+        self.storage.write("results.csv", csv_text.text_of(table))
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         self.storage.write("results.parquet", buffer.getvalue())

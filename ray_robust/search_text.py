@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ray_robust.candidates import Preview
+from ray_robust.csv_text import cells
 from ray_robust.explain import text
 from ray_robust.plan import Configuration, Plan
 from ray_robust.results import RunFolder
@@ -100,12 +101,12 @@ def write_found(run: RunFolder, spec: Spec, outcomes: Sequence[Outcome]) -> None
     keys = [one.key for one in spec.space.dimensions]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["group", "state", spec.search.objective, *keys, "trials"])
+    writer.writerow(cells(["group", "state", spec.search.objective, *keys, "trials"]))
     for outcome in outcomes:
         one = outcome.configuration
         drawn = [text(one.values[key]) for key in keys]
         value: Any = "" if outcome.value is None else round(outcome.value, 6)
-        writer.writerow([one.group, outcome.state, value, *drawn, json.dumps([trial.id for trial in one.trials])])
+        writer.writerow(cells([one.group, outcome.state, value, *drawn, json.dumps([t.id for t in one.trials])]))
     run.write("search.csv", buffer.getvalue())
 
 

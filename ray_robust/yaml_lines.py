@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ray_robust.errors import Problem, UserError
+from ray_robust.names import half_character
 from ray_robust.reading import Unreadable, read_file, without_content
 
 
@@ -183,6 +184,9 @@ def _check_size(top: yaml.Node, file: str) -> None:
 
 
 def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem]) -> None:
+    if isinstance(node, yaml.ScalarNode) and (half := half_character(node.value)):
+        where = f"{file}:{node.start_mark.line + 1}"
+        problems.append(Problem(where, f"{node.value!r} holds {half}, half of a character, which no file can keep"))
     if isinstance(node, yaml.MappingNode):
         own: dict[str, int] = {}
         for key, value in node.value:
@@ -197,6 +201,7 @@ def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], prob
                 dotted = ".".join(here)
                 problems.append(Problem(f"{file}:{line}", f"{dotted}: stands twice, first in line {own[key.value]}"))
             own[key.value] = lines[here] = line
+            _walk(key, here, file, lines, problems)
             _walk(value, here, file, lines, problems)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):

@@ -40,7 +40,8 @@ def sweep(
     draw = (lambda size=None: random.standard_t(3, size) / np.sqrt(3)) if heavy else random.standard_normal
     rows = []
     for group, er in {"scratch": 0.0, **planted}.items():
-        images = int(group.split("=")[1]) if "=" in group else 0
+        number_in = re.match(r"\w+=(\d+)", group)
+        images = int(number_in[1]) if number_in else 0
         for number in range(trials):
             offset = trial_sd * draw()
             readable = re.sub(r"\W", "_", group.replace("num_images=", "quantity-"), flags=re.ASCII)[:40]

@@ -16,7 +16,7 @@ LAYERS = (
     ("credentials",),
     ("redact", "reading"),
     ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
-    ("explain", "searching", "lease", "screen"),
+    ("explain", "searching", "lease", "screen", "csv_text"),
     ("space", "axes"),
     ("reader", "drawing"),
     ("spec",),
@@ -93,7 +93,7 @@ def test_ray_is_imported_by_launch_alone(file):
 def test_analysis_reads_tables_only(file):
     names = set(imported(file))
     assert not [name for name in names if name.split(".")[0] in ("torch", "ray", "timm", "torchvision")]
-    allowed = {"results", "errors", "names", "reading", "storage", "screen"}
+    allowed = {"results", "errors", "names", "reading", "storage", "screen", "csv_text"}
     if file.name == "planning.py":  # a command: it asks what a spec would run
         allowed |= {"spec", "preparation"}
     assert {part(name) for name in names if name.startswith("ray_robust")} <= allowed

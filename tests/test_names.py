@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from ray_robust.errors import Outage, Problem
+from ray_robust.errors import Outage, Problem, UserError
 from ray_robust.names import isolated, printable, printable_in, visible
 from ray_robust.screen import Screen
 from ray_robust.storage import Storage
+from ray_robust.yaml_lines import parse
 
 ANY = st.text(
     st.one_of(st.characters(exclude_categories=()), st.sampled_from("\x1b\x07\r\n\t\u202e\u2028\ufffe\ud800\\"))
@@ -100,3 +101,9 @@ def test_messages_are_lines_of_text():
 def test_a_file_is_written_whatever_its_text_holds(tmp_path):
     Storage(tmp_path).write("page.html", "a\ud800b")
     assert (tmp_path / "page.html").read_text("utf-8") == r"a\ud800b"
+
+
+def test_half_a_character_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "s.yaml").write_text('task: {name: camera-traps}\npretrain:\n  sources: {"a\\ud800": 1.0}\n', "utf-8")
+    with pytest.raises(UserError, match=r"s\.yaml:3: 'a\\ud800' holds \\ud800, half of a character, which no file"):
+        parse(tmp_path / "s.yaml")

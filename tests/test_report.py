@@ -218,7 +218,7 @@ def test_latex_shows_hostile_names_as_they_stand():
         r"a\_b \& 50\% of \$x\textasciicircum{}2 \#1 \{y\} \textasciitilde{} \textbackslash{}z"
     )
     assert latex.escape('<a> "b"…') == r"\textless{}a\textgreater{} ''b''\ldots{}"
-    assert latex.escape("line\nbreak\x00 -- −3 [x]") == "line break {-}{-} $-$3 {[}x{]}"
+    assert latex.escape("line\nbreak\x00 -- −3 [x]") == r"line break\textbackslash{}x00 {-}{-} $-$3 {[}x{]}"
     text = latex.table(sheet("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
     assert text.splitlines()[3:9] == [
         r"\caption{50 \% of \_it\_}", r"\label{tab:t}", latex.FIT + r"\begin{tabular}{lr}", r"\toprule",
@@ -278,7 +278,7 @@ def test_the_same_run_gives_the_same_page(report):
 def test_the_terminal_summary(report):
     found, options = read_run(str(report.parent))
     console = Console(file=io.StringIO(), width=110, highlight=False)
-    summary.show(found, analyse_all(found, options), "report/index.html", console)
+    summary.show(found, analyse_all(found, options), "report/index.html", console=console)
     text = console.file.getvalue()
     assert "scratch           probit *" in text
     assert "by construction" in text

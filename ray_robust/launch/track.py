@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_robust import registry
+from ray_robust.csv_text import cells as safe
 from ray_robust.errors import Problem, UserError
 from ray_robust.plan import Plan, Trial
 from ray_robust.redact import redact, redacted
@@ -135,7 +136,7 @@ class Csv:
 
     def _append(self, cells: Sequence[Any]) -> None:
         with open(self.file, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(cells)
+            csv.writer(file).writerow(safe(cells))
 
 
 class TensorBoard:
