@@ -48,11 +48,14 @@ def _tables(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[p
     looks = pd.DataFrame({"epoch": points["epoch"].astype("int64"), "alpha": alpha.astype(float).fillna(-1.0),
                           "point": np.arange(len(points))}, index=points.index)  # fmt: skip
     for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
-        data = runs[number].trial(str(trial)).storage.read(f"groups/{finetune}.parquet")
-        if data is None:
+        data = runs[number].trial(str(trial)).storage.recall(f"groups/{finetune}.parquet")
+        try:
+            rows = None if data is None else pd.read_parquet(io.BytesIO(data))
+        except (ValueError, OSError):  # pyarrow's, for a file that was cut short
+            rows = None
+        if rows is None or not {"epoch", "split", "group", "class", *CELLS} <= set(rows):
             yield None, len(own)
             continue
-        rows = pd.read_parquet(io.BytesIO(data))
         between = rows["wise_alpha"] if "wise_alpha" in rows else pd.Series(np.nan, index=rows.index)
         rows = rows.assign(epoch=rows["epoch"].astype("int64"), alpha=between.astype(float).fillna(-1.0))
         found = rows.merge(own, on=["epoch", "alpha"])

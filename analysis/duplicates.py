@@ -107,10 +107,11 @@ def _missing(trials: Sequence[str]) -> str:
 
 def _table(one: Mapping[str, Any]) -> pd.DataFrame:
     """The test images of a comparison that are affected: columns split, image."""
-    data = one["run"].read_bytes(one["file"]) if one.get("file") else None
-    if data is None:
+    data = one["run"].storage.recall(one["file"]) if one.get("file") else None
+    try:
+        rows = csv_text.frame_of(data or b"", ["split", "image"])
+    except ValueError:  # it is not there, or not what it was: the run says so (`RunFolder.altered`)
         return pd.DataFrame(columns=["split", "image"])
-    rows = csv_text.frame_of(data, ["split", "image"])
     return rows[rows["split"].isin(list(counts.SPLITS.values()))].drop_duplicates()
 
 
@@ -123,11 +124,15 @@ def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tu
     columns = [f"epoch_{epoch}{wise}" for epoch, wise in zip(points["epoch"].astype(int), between, strict=True)]
     looks = pd.DataFrame({"trial": points["trial"], "point": np.arange(len(points)), "column": columns})
     for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
-        data = runs[number].trial(str(trial)).storage.read(f"predictions/{finetune}.parquet")
-        if data is None:
+        data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
+        try:
+            filters = [("split", "in", list(counts.SPLITS.values()))]
+            frame = None if data is None else pd.read_parquet(io.BytesIO(data), filters=filters)
+        except (ValueError, OSError):  # pyarrow's, for a file that was cut short
+            frame = None
+        if frame is None:
             yield None, own
             continue
-        frame = pd.read_parquet(io.BytesIO(data), filters=[("split", "in", list(counts.SPLITS.values()))])
         yield frame if set(own["column"]) <= set(frame) else None, own
 
 

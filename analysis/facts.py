@@ -34,7 +34,7 @@ def samples(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
     splits, sheets = pool.get("splits") or {}, []
     for split, name in (pool.get("samples") or {}).items():
-        image = run.read_bytes(name)
+        image = run.storage.recall(name)
         if image is not None:
             uri = "data:image/png;base64," + base64.b64encode(image).decode()
             sheets.append((split, splits.get(split), uri))
@@ -74,7 +74,7 @@ def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, A
 
 def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
     """A picture of two images side by side and what each of them is."""
-    image = run.read_bytes(pair["file"])
+    image = run.storage.recall(pair["file"])
     uri = "data:image/png;base64," + base64.b64encode(image).decode() if image else ""
     return {
         "uri": uri,
@@ -123,7 +123,7 @@ def _of_run(run: RunFolder) -> Iterable[tuple[str, Any]]:
     spec = run.spec()
     if spec.get("provenance"):
         yield "Versions", spec["provenance"]
-    for key, value in json.loads(run.read_bytes("run.json") or b"{}").items():
+    for key, value in (run.storage.recall_json("run.json") or {}).items():
         if key == "invocations" and isinstance(value, list):
             yield from ((f"Command {i}", entry) for i, entry in enumerate(value, 1))
         else:

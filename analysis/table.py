@@ -33,6 +33,7 @@ from analysis.trend import SCALES
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.names import shown
 from ray_robust.results import RunFolder
+from ray_robust.trial_folder import RERUN
 
 RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
             "granularity", "sources", "finetune", "finetune_lr", "epoch", "step", "metric")  # fmt: skip
@@ -101,7 +102,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     options = Options(baseline=str(baseline.get("name", "scratch") if isinstance(baseline, dict) else baseline))
     known = {key: asked[key] for key in ("scale", "margin", "min_r2") if asked.get(key) is not None}
     scores = results[["id", "ood"]].notna().all(axis=1)
-    missing = results.loc[~scores | (results["status"] == "failed")]
+    missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
     reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
     left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
@@ -113,6 +114,9 @@ def read_run(address: str) -> tuple[Table, Options]:
         for warning in (*pool.get("warnings", ()), *_of_identity(pool))
     ]
     states = pd.Series(run.states(), dtype=object)
+    warnings += [f"{name} is left out: {damage}; {RERUN}" for name in states.index[states == "damaged"]
+                 if (damage := run.trial(name).damage())]  # fmt: skip
+    warnings += run.altered()
     unfinished = int(states.isin(["planned", "started"]).sum())
     if unfinished:
         warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
@@ -142,7 +146,7 @@ def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
     """What trials that began from ready-made weights have to warn of, each once with the number of its trials."""
     names = results.loc[results["pretrain_method"] == "weights", "trial"].unique()
     said = [warning for name in names
-            for warning in (run.trial(name).storage.read_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
+            for warning in (run.trial(name).storage.recall_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
     return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(said).items()]
 
 
@@ -163,6 +167,8 @@ def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
 def _reason(run: RunFolder, name: str) -> str:
     """Why a trial has no scores, as its folder says."""
     folder = run.trial(name)
+    if damage := folder.damage():
+        return f"damaged: {damage}"
     return (folder.failure() or folder.stopped() or {}).get("reason", "no scores")
 
 

@@ -1,9 +1,10 @@
 """How a user's mistake is said: one clear line each, all of them at once, and an exit code.
 
 Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan
-can do without), `Outage` (what nobody did wrong: a full disk, storage or a cluster that went away), `Arguments` (a
-parser that raises UserError) and `command`, which every `main` runs under: it turns a UserError into lines on standard
-error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
+can do without), `Damaged` (a file that is not as this program left it), `Outage` (what nobody did wrong: a full disk,
+storage or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every
+`main` runs: it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into
+130.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class UserError(Exception):
 
 class DataAbsent(UserError):
     """A source or task whose data is not there at all: what says so says how to obtain it. A plan can do without."""
+
+
+class Damaged(UserError, ValueError):
+    """A file of this program's own is not as it was written: which one, in what way, and what mends it. Who can do
+    without the file catches it as the ValueError of a file that cannot be parsed."""
 
 
 class Outage(OSError):

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_robust.errors import Outage, UserError
+from ray_robust.errors import Damaged, Outage, UserError
 from ray_robust.storage import Storage
 
 FILE = "lease.json"
 RENEW = 10.0  # seconds between two renewals
 WATCH = 2.5 * RENEW  # seconds without one after which a lease of another machine is taken over
+FIELDS = {"host": str, "pid": int, "time": int | float, "id": str}  # of whose lease it is
 SETTLE = 1.0  # seconds before a new owner looks whether another took the lease in the same moment
 
 
@@ -117,7 +118,7 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
     """Whether the owner of a lease still runs: on this machine by its process, else by whether it renews."""
     if lease.get("host") == platform.node():
         return _began(int(lease.get("pid", 0))) == lease.get("began")
-    waiting(_named(lease))
+    waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
     until = time.monotonic() + WATCH
     while time.monotonic() < until:
         time.sleep(min(1.0, RENEW / 4))
@@ -131,9 +132,11 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
 
 def _read(folder: Storage) -> dict[str, Any] | None:
     try:
-        return folder.read_json(FILE)
-    except ValueError:  # not by us
+        said = folder.read_json(FILE, dict)
+    except Damaged:  # not by us, or cut short
         return {}
+    sound = said is None or all(isinstance(said.get(key), kind) for key, kind in FIELDS.items())
+    return said if sound else {}
 
 
 def _taken(folder: Storage, lease: dict[str, Any] | None) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -37,7 +38,7 @@ def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:
     work: dict[str, list[float]] = {}
     for trial in todo:
         folder = run.trial(trial.id)
-        if folder.finished() is None:
+        if folder.finished() is None:  # also one that is not as it was left
             continue
         rows = {row["finetune"]: row for row in folder.rows()}
         seconds = sum(row["seconds_finetune"] for row in rows.values())
@@ -53,22 +54,23 @@ def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:
 
 def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:
     """run.json: the hardware, and what every run of the command cost."""
-    known = run.storage.read_json("run.json") or {"invocations": []}
+    known = run.storage.recall_json("run.json") or {}
+    before = known.get("invocations")
     known["hardware"] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
                          "processor": processor()}  # fmt: skip
-    known["invocations"].append({
+    known["invocations"] = [*(before if isinstance(before, list) else ()), {
         "started": datetime.fromtimestamp(time.time() - (time.monotonic() - begun), UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begun, 1),
         "seconds_in_trials": round(seconds, 1),
         "trials_run": trials,
-    })  # fmt: skip
-    run.storage.write_json("run.json", known)
+    }]  # fmt: skip
+    run.write("run.json", json.dumps(known, indent=1) + "\n")
 
 
 def told_apart_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Iterator[str]:
     """Why trials of a run folder do not count any more: it is from before contents were looked at. `pools` are those of
     the sweep, each with its kind."""
-    old = {(entry["kind"], entry["name"]) for entry in run.data().get("pools", ()) if "identity" not in entry}
+    old = {(entry.get("kind"), entry.get("name")) for entry in run.data().get("pools", ()) if "identity" not in entry}
     for kind, pool in pools:
         if pool.identity == "content" and (kind, pool.name) in old:
             yield (

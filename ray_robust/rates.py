@@ -26,11 +26,11 @@ def key_of(model: str, image_size: int, gpus: float) -> str:
 
 def known(key: str) -> float | None:
     """Images per second and worker that the last run measured, or None."""
-    rates = Storage(cache_folder()).read_json("rates.json") or {}
-    return rates.get(key)
+    rate = (Storage(cache_folder()).recall_json("rates.json") or {}).get(key)
+    return rate if isinstance(rate, int | float) and rate > 0 else None
 
 
 def keep(key: str, images_per_second: float) -> None:
     """Remember a measured rate."""
     cache = Storage(cache_folder())
-    cache.write_json("rates.json", {**(cache.read_json("rates.json") or {}), key: round(images_per_second, 1)})
+    cache.write_json("rates.json", {**(cache.recall_json("rates.json") or {}), key: round(images_per_second, 1)})

@@ -1,12 +1,14 @@
 """The run folder: the only door to it, for the sweep that writes it and for everyone who reads it.
 
-    spec.yaml  plan.csv  data.json  run.json  samples/  duplicates/  results.{csv,parquet}  report/
+    spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   rows.jsonl progress.json log.txt and `done`, written last
                   failed.json why it failed; stopped.json why a search left it; attempts.json what went wrong before;
                   parts.json when memory was short
 
-State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there.
+State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both
+hold what proves the files that they speak for (see `proof`): a trial that was finished and is not as it was left is
+`damaged`, and counts as one that is still to be run.
 """
 
 from __future__ import annotations
@@ -14,13 +16,20 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from ray_robust import csv_text
-from ray_robust.storage import Storage
+from ray_robust.errors import Damaged
+from ray_robust.proof import checksum, seal, unseal
+from ray_robust.redact import redact_file
+from ray_robust.storage import Stamp, Storage
+from ray_robust.trial_folder import TrialFolder, wrong
+
+__all__ = ["COLUMNS", "RunFolder", "TrialFolder"]
 
 TRIAL_COLUMNS = (
     "trial", "group", "status", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
@@ -47,83 +56,11 @@ _REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_fi
          *SCORE_COLUMNS, "wise_alpha")  # fmt: skip
 
 
-class TrialFolder:
-    """One trial's own folder; nobody else writes there."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-
-    def finished(self) -> dict[str, Any] | None:
-        """The contents of `done` ({"finetunings": [ids], ...}), or None."""
-        return self.storage.read_json("done")
-
-    def has(self, finetunings: list[str]) -> bool:
-        """Whether the trial is done with at least these fine-tunings."""
-        done = self.finished()
-        return done is not None and set(finetunings) <= set(done["finetunings"])
-
-    def finetuning(self, name: str) -> list[dict[str, Any]] | None:
-        """The rows of a finished fine-tuning, or None."""
-        return self.storage.read_json(f"finetunings/{name}.json")
-
-    def failure(self) -> dict[str, Any] | None:
-        """Why the trial failed the last time it ran ({"reason", "log"}), or None."""
-        return self.storage.read_json("failed.json")
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of a finished trial."""
-        text = (self.storage.read("rows.jsonl") or b"").decode()
-        return [json.loads(line) for line in text.splitlines()]
-
-    def finish(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-        """Write the rows of every fine-tuning, then the marker; what only resuming needed is dropped."""
-        self.storage.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        self.storage.delete("failed.json")
-        self.storage.write_json("done", {"finetunings": sorted({row["finetune"] for row in rows}), **facts})
-        for name in ("checkpoints", "worker.json"):
-            self.storage.delete(name)
-
-    def begin(self) -> None:
-        """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes."""
-        self.storage.delete("failed.json")
-        self.storage.delete("stopped.json")
-        self.storage.tidy()
-
-    def fail(self, reason: str, quarantined: bool = False) -> None:
-        """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
-        it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
-        """
-        said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
-        self.storage.write_json("failed.json", said)
-
-    def stopped(self) -> dict[str, Any] | None:
-        """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
-        "value", "cutoff", "images_seen", "seconds"}), or None."""
-        return self.storage.read_json("stopped.json")
-
-    def stop(self, reason: str, facts: dict[str, Any]) -> None:
-        """Note that the trial is not run to its end; what only resuming needed is dropped."""
-        said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
-        self.storage.write_json("stopped.json", said)
-        for name in ("checkpoints", "worker.json"):
-            self.storage.delete(name)
-
-    def attempts(self) -> list[dict[str, Any]]:
-        """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
-        "reason", "counts" (whether towards quarantine)}, in order."""
-        return self.storage.read_json("attempts.json") or []
-
-    def note_attempt(self, attempt: dict[str, Any]) -> None:
-        """Add to `attempts`."""
-        self.storage.write_json("attempts.json", [*self.attempts(), attempt])
-
-    def parts(self) -> int:
-        """In how many parts a batch goes through the model, since the whole did not fit into memory; else 1."""
-        return (self.storage.read_json("parts.json") or {"parts": 1})["parts"]
-
-    def divide(self, parts: int, reason: str) -> None:
-        """From now on a batch goes through the model in so many parts."""
-        self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
+CHECKSUMS = "checksums.json"
+PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json")  # whose checksums are kept there
+ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv")  # written whenever the command ends
+ANEW = "the same command again writes it anew"
+PARTIAL = "the report does without it until a trial is run again"
 
 
 class RunFolder:
@@ -133,42 +70,84 @@ class RunFolder:
         self.storage = address if isinstance(address, Storage) else Storage(address)
         self._folders: dict[str, str] | None = None
         self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._proved: dict[str, tuple[bytes, dict[str, Any] | None]] = {}
+        self._stamps: dict[str, Stamp] | None = None
 
     def trial(self, name: str) -> TrialFolder:
         """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
         if self._folders is None:
             self._folders = {known.rpartition("-")[2]: known for known in self.storage.names("trials")}
-        return TrialFolder(self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}")
+        folder = self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}"
+        return TrialFolder(folder, self._proved, self._listed)
+
+    def _listed(self) -> dict[str, Stamp]:
+        """The stamps of a remote run's files by address: one request for a thousand, not one for each."""
+        if self._stamps is None:
+            stamps = self.storage.stamps("trials")
+            self._stamps = {(self.storage / name).address: stamp for name, stamp in stamps.items()}
+        return self._stamps
 
     def write_plan(self, rows: list[dict[str, Any]]) -> None:
         """plan.csv, one row per trial."""
-        self.storage.write("plan.csv", csv_text.text_of(pd.DataFrame(rows)))
+        self.write("plan.csv", csv_text.text_of(pd.DataFrame(rows)))
 
     def plan(self) -> pd.DataFrame:
-        """The planned trials; empty when nothing was planned yet."""
+        """The planned trials; empty when nothing was planned yet. Raises Damaged for a file that is no plan."""
         data = self.storage.read("plan.csv")
-        return pd.DataFrame() if data is None else csv_text.frame_of(data)
+        if data is None:
+            return pd.DataFrame()
+        try:
+            plan = csv_text.frame_of(data)
+            finetunes = [json.loads(cell) for cell in plan["finetunes"]]
+            sound = all(isinstance(names, dict) for names in finetunes) and plan["trial"].is_unique
+            if not sound or not {"group", "model"} <= set(plan):
+                raise ValueError
+            if "cost_images" in plan:
+                plan["cost_images"].astype(float)
+        except (ValueError, KeyError, TypeError, RecursionError):  # pandas' own are ValueErrors
+            raise self.storage.damaged("plan.csv", wrong(data, "a plan"), ANEW) from None
+        return plan
 
     def spec(self) -> dict[str, Any]:
-        """The resolved spec; empty when absent."""
-        return yaml.safe_load(self.storage.read("spec.yaml") or b"") or {}
+        """The resolved spec; empty when absent. Raises Damaged for a file that is none."""
+        data = self.storage.read("spec.yaml")
+        if data is None:
+            return {}
+        try:
+            spec = yaml.safe_load(data)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            spec = None
+        if not isinstance(spec, dict) or not isinstance(spec.get("analysis") or {}, dict):
+            raise self.storage.damaged("spec.yaml", wrong(data, "a spec"), ANEW)
+        return spec
 
     def data(self) -> dict[str, Any]:
-        """data.json: every pool's facts, broken images and sample sheets."""
-        return self.storage.read_json("data.json") or {}
+        """data.json: every pool's facts, broken images and sample sheets; {} where it is not as it was written, which
+        `altered` says."""
+        if "data.json" in self._changed():
+            return {}
+        data = self.storage.recall_json("data.json") or {}
+        for key in ("pools", "duplicates"):
+            if key in data:
+                data[key] = [entry for entry in data[key] or () if isinstance(entry, dict)]
+        return data
 
     def trials(self) -> list[dict[str, Any]]:
         """trial.json of every planned trial that has one, in the plan's order."""
-        found = (self.trial(name).storage.read_json("trial.json") for name in self.plan().get("trial", ()))
+        names = self.plan().get("trial", ())
+        found = (self.trial(name).storage.recall_json("trial.json") for name in names)
         return [trial for trial in found if trial is not None]
 
     def states(self) -> dict[str, str]:
-        """Every planned trial: done, stopped, failed, started or planned."""
+        """Every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed, started
+        or planned."""
         plan, states = self.plan(), {}
         for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
             folder = self.trial(name)
             if folder.has(list(json.loads(finetunes))):
                 states[name] = "done"
+            elif folder.damage():
+                states[name] = "damaged"
             elif folder.stopped() is not None:
                 states[name] = "stopped"
             elif folder.failure() is not None:
@@ -178,7 +157,8 @@ class RunFolder:
         return states
 
     def results(self) -> pd.DataFrame:
-        """One row per point of every finished trial, one with empty scores per trial that failed or was stopped."""
+        """One row per point of every finished trial, one with empty scores per trial that failed, was stopped, or is
+        not any more as it was left."""
         rows: list[dict[str, Any]] = []
         plan = self.plan().to_dict("records")
         for planned in sorted(
@@ -186,26 +166,34 @@ class RunFolder:
         ):
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
-            if folder.has(list(wanted)):
-                if name not in self._rows:
-                    self._rows[name] = folder.rows()
+            found = self._rows_of(name, folder) if folder.has(list(wanted)) else None
+            if found is not None:
                 # names come from the plan: another axis in the spec renames groups and tasks, not trials
                 own = {"trial": name, "status": "done"}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
-                points = [row for row in self._rows[name] if row["finetune"] in order]
+                points = [row for row in found if row["finetune"] in order]
                 rows += [
                     {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
                 ]
-            elif (stopped := folder.stopped() is not None) or folder.failure() is not None:
+            elif status := _status(folder):
                 known = {key: value if value != "" else None for key, value in planned.items() if key in TRIAL_COLUMNS}
-                rows.append({**known, "status": "stopped" if stopped else "failed"})
+                rows.append({**known, "status": status})
         table = pd.DataFrame(rows, columns=[*COLUMNS])
         for column in _WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")
         for column in _REAL:
             table[column] = pd.to_numeric(table[column]).astype("float64")
         return table
+
+    def _rows_of(self, name: str, folder: TrialFolder) -> list[dict[str, Any]] | None:
+        """The rows of a trial that is done, kept in memory; None where they are not those that it left."""
+        if name not in self._rows:
+            try:
+                self._rows[name] = folder.rows()
+            except Damaged:
+                return None
+        return self._rows[name]
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""
@@ -221,11 +209,58 @@ class RunFolder:
         return self.storage.read(name)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Any file of the run."""
+        """Any file of the run. The checksum of one that others rely on (`PROVED`, tables of duplicates) is kept beside
+        those that it had before, and first: who is killed in between leaves one of them."""
+        if name in PROVED or (name.startswith("duplicates/") and name.endswith(".csv")):
+            data = data if isinstance(data, bytes) else redact_file(name, data).encode()
+            known = self._checksums()
+            self.storage.write(CHECKSUMS, seal({**known, name: [*known.get(name, ())[-2:], checksum(data)]}))
         self.storage.write(name, data)
+
+    def damaged(self, trials: Iterable[str]) -> Iterator[str]:
+        """A line for each of these trials that was finished and is not as it was left, then those of `altered`."""
+        for name in trials:
+            if damage := self.trial(name).damage():
+                yield f"damaged  {name}: {damage}; it is run again, with what is whole of it"
+        yield from self.altered()
+
+    def altered(self) -> list[str]:
+        """A line for each of the run's own files that is not as it was written, with what mends it."""
+        return [
+            str(self.storage.damaged(name, what, ANEW if name in ANEWS else PARTIAL).problems[0])
+            for name, what in self._changed().items()
+        ]
+
+    def _checksums(self) -> dict[str, list[str]]:
+        value, sealed = unseal(self.storage.recall(CHECKSUMS) or b"")
+        return value if sealed and value is not None else {}
+
+    def _changed(self) -> dict[str, str]:
+        """What is wrong with the files whose checksums are kept, by name."""
+        changed, known = {}, self._checksums()
+        if not known and self.storage.exists(CHECKSUMS):
+            changed[CHECKSUMS] = "is damaged"
+        for name in dict.fromkeys((*PROVED, *known)):
+            data = self.storage.recall(name)
+            if data is None and self.storage.exists(name):
+                changed[name] = "cannot be read"
+            elif data is None and name in known:
+                changed[name] = "is missing"
+            elif data is not None and name in known and checksum(data) not in known[name]:
+                changed[name] = "was altered since it was written" if data.strip() else "is empty"
+        return changed
 
     def exists(self, name: str) -> bool:
         return self.storage.exists(name)
+
+
+def _status(folder: TrialFolder) -> str | None:
+    """The status of a trial that has no points to show, None for one that is not over."""
+    if folder.damage():
+        return "damaged"
+    if folder.stopped() is not None:
+        return "stopped"
+    return "failed" if folder.failure() is not None else None
 
 
 def _group(group: str, row: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.results import RunFolder
 
-STATES = ("done", "started", "failed", "quarantined", "stopped", "planned")
-OPEN = ("started", "planned")  # what the same command would run
+STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
+OPEN = ("started", "planned", "damaged")  # what the same command would run
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
 RECENT = 120.0  # seconds since its last word within which a started trial counts as running
 
@@ -43,6 +43,8 @@ class Status:
     groups    the group of every trial
     progress  of the started ones: what their progress.json says, {} before its first word
     failures  of the failed and quarantined ones: {"reason", "log"}
+    damage    of the damaged ones: what is not as the trial left it
+    altered   a line for each of the run's own files that is not as it was written
     behind    share of the sweep's work that is done, 0-1, by the cost in the plan
     left      seconds to go at the present speed of the trials that run; None when none does
     """
@@ -52,6 +54,8 @@ class Status:
     groups: dict[str, str]
     progress: dict[str, dict[str, Any]]
     failures: dict[str, dict[str, Any]]
+    damage: dict[str, str]
+    altered: list[str]
     behind: float
     left: float | None
     er: ErSoFar
@@ -69,11 +73,7 @@ def read_status(run: RunFolder, now: float) -> Status:
     states = run.states()
     failures = {name: run.trial(name).failure() or {} for name, state in states.items() if state == "failed"}
     states |= {name: "quarantined" for name, said in failures.items() if said.get("quarantined")}
-    progress = {
-        name: run.trial(name).storage.read_json("progress.json") or {}
-        for name, state in states.items()
-        if state == "started"
-    }
+    progress = {name: run.trial(name).progress() for name, state in states.items() if state == "started"}
     cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
     open_work = {
         name: cost[name] * (1.0 - progress.get(name, {}).get("share", 0.0))
@@ -87,6 +87,8 @@ def read_status(run: RunFolder, now: float) -> Status:
         groups=dict(zip(plan["trial"], plan["group"], strict=True)),
         progress=progress,
         failures=failures,
+        damage={name: run.trial(name).damage() for name, state in states.items() if state == "damaged"},
+        altered=run.altered(),
         behind=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
         left=time_left(open_work, progress, now),
         er=er_so_far(run),

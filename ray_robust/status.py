@@ -15,6 +15,7 @@ from rich.table import Table
 from ray_robust.errors import DONE, FAILED, Arguments, command
 from ray_robust.results import RunFolder
 from ray_robust.standing import STATES, Status, read_status
+from ray_robust.trial_folder import RERUN
 
 SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
@@ -49,6 +50,10 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     for name, failure in status.failures.items():
         told = f"{name}: {failure.get('reason', '')} (log: {failure.get('log', '')})"
         out.print(f"{status.states[name]:<7} {told}", markup=False, soft_wrap=True)
+    for name, damage in status.damage.items():
+        out.print(f"damaged {name}: {damage}; {RERUN}", markup=False, soft_wrap=True)
+    for line in status.altered:
+        out.print(f"altered {line}", markup=False, soft_wrap=True)
     if status.er.why:
         out.print(status.er.why, markup=False, soft_wrap=True)
     for title, file in (("results", "results.csv"), ("report", "report/index.html")):

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
-from ray_robust.errors import Outage, UserError
+from ray_robust.errors import Damaged, Outage, Problem, UserError
 from ray_robust.redact import redact_file, redacted
 
 T = TypeVar("T")
@@ -33,6 +34,9 @@ PASSING = (  # what a network, a mounted share or a disk under load says of some
     errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN,
     errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
+AGAIN = "remove it, then run the same command again"  # what mends a file that the command writes anew
+KINDS = {dict: "an object", list: "a list"}  # of JSON
+Stamp = tuple[int, int]  # of a file: bytes, and nanoseconds since the epoch of its last write
 FINAL_WORDS = ("ACCESS_DENIED", "ACCESS DENIED", "FORBIDDEN", "NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "CREDENTIALS",
                "SIGNATURE", "INVALID_ACCESS", "UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION")  # fmt: skip
 
@@ -85,8 +89,16 @@ class Storage:
         return None if self.remote else Path(self.address, name)
 
     def read(self, name: str) -> bytes | None:
-        """The whole file, or None when there is none. Raises Outage when the storage stays away."""
+        """The whole file, or None when there is none. Raises Outage when the storage stays away, Damaged where a folder
+        is in its place."""
         return self._patiently(name, lambda: self._read(name))
+
+    def recall(self, name: str) -> bytes | None:
+        """The whole file, or None when there is none that can be read: for what can be done without."""
+        try:
+            return self.read(name)
+        except (Damaged, PermissionError):
+            return None
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -97,9 +109,16 @@ class Storage:
                 return stream.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError:
+            raise self.damaged(name, "is a folder, where a file belongs") from None
+
+    def damaged(self, name: str, what: str, remedy: str = AGAIN) -> Damaged:
+        """The error that says what is wrong with a file in here, and what mends it."""
+        return Damaged(Problem((self / name).shown, f"{what}; {remedy}"))
 
     def write(self, name: str, data: bytes | str, durable: bool = True) -> None:
-        """Replace the file, at once. Raises Outage when the storage stays full or away.
+        """Replace the file, at once. Raises Outage when the storage stays full or away, Damaged where a folder that is
+        not empty is in its place, or a file in the place of its folder.
 
         `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
         """
@@ -114,7 +133,10 @@ class Storage:
                 stream.write(data)
             return
         target = Path(self.address, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise self.damaged(os.path.dirname(name), "is a file, where a folder belongs") from None
         temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             with open(temporary, "wb") as file:
@@ -122,15 +144,43 @@ class Storage:
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            os.replace(temporary, target)
+            try:
+                os.replace(temporary, target)
+            except IsADirectoryError:
+                self._clear(name)
+                os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
-    def read_json(self, name: str) -> Any:
-        """The parsed file, or None when there is none."""
+    def _clear(self, name: str) -> None:
+        """Make room for a file where an empty folder is; what lies in a folder is never removed unasked."""
+        try:
+            os.rmdir(Path(self.address, name))
+        except OSError:
+            raise self.damaged(name, "is a folder, where a file belongs", "move it away, then run the same command "
+                               "again") from None  # fmt: skip
+
+    def read_json(self, name: str, kind: type | None = None) -> Any:
+        """The parsed file, or None when there is none. Raises Damaged where it is no JSON, or holds another `kind` of
+        value than it should, dict or list."""
         data = self.read(name)
-        return None if data is None else json.loads(data)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise self.damaged(name, _unreadable(data, "JSON")) from None
+        if kind is not None and not isinstance(value, kind):
+            raise self.damaged(name, f"does not hold {KINDS[kind]}")
+        return value
+
+    def recall_json(self, name: str, kind: type = dict) -> Any:
+        """The parsed file, or None when there is none, or none of that `kind`: for what can be done without."""
+        try:
+            return self.read_json(name, kind)
+        except (Damaged, PermissionError):
+            return None
 
     def write_json(self, name: str, value: Any, durable: bool = True) -> None:
         """Replace the file by this value as readable JSON."""
@@ -166,6 +216,31 @@ class Storage:
             return sum(file.size or 0 for file in below)
 
         return self._patiently(name, look)
+
+    def stamp(self, name: str) -> Stamp | None:
+        """A file's stamp; None where there is none."""
+        if not self.remote:
+            return _stamp_of(f"{self.address}/{name}")
+        from pyarrow.fs import FileType
+
+        def look() -> Stamp | None:
+            filesystem, path = self._arrow()
+            info = filesystem.get_file_info(f"{path}/{name}")
+            return (info.size or 0, info.mtime_ns or 0) if info.type == FileType.File else None
+
+        return self._patiently(name, look)
+
+    def stamps(self, folder: str) -> dict[str, Stamp]:
+        """The stamps of all files below a remote folder, by their names in here: in one request for a thousand."""
+        from pyarrow.fs import FileSelector, FileType
+
+        def look() -> dict[str, Stamp]:
+            filesystem, path = self._arrow()
+            below = filesystem.get_file_info(FileSelector(f"{path}/{folder}", recursive=True, allow_not_found=True))
+            files = [info for info in below if info.type == FileType.File]
+            return {info.path.removeprefix(f"{path}/"): (info.size or 0, info.mtime_ns or 0) for info in files}
+
+        return self._patiently(folder, look)
 
     def names(self, folder: str = "") -> list[str]:
         """The names inside a folder, sorted; none when there is no such folder. Unfinished writes do not count."""
@@ -205,6 +280,14 @@ class Storage:
             filesystem.delete_dir(f"{path}/{name}")
         elif kind == FileType.File:
             filesystem.delete_file(f"{path}/{name}")
+
+    def discard(self, name: str) -> None:
+        """Remove a file, or an empty folder in its place. Raises Damaged for a folder that is not empty."""
+        path = self.local(name)
+        if path is not None and path.is_dir() and not path.is_symlink():
+            self._clear(name)
+        else:
+            self.delete(name)
 
     def tidy(self) -> None:
         """Remove what writers that were killed left half-written here and below; what is young may still be written."""
@@ -262,6 +345,19 @@ def may_pass(error: OSError) -> bool:
         return False
     said = str(error).upper()
     return not any(word in said for word in FINAL_WORDS)
+
+
+def _unreadable(data: bytes, form: str) -> str:
+    """What is wrong with a file that is not of its form."""
+    return f"is damaged: it is no {form} any more" if data.strip() else "is empty"
+
+
+def _stamp_of(path: str) -> Stamp | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _bytes_of(file: Path) -> int:

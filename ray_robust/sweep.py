@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shlex
 import signal
 import time
@@ -220,7 +221,7 @@ def _run(
     whole = len(sweep.plan) if search is None else max(search.expected, len(sweep.plan))
     expected = f"   {estimate(todo, sweep.spec)}" if search is None else ""
     out.print(f"{len(before)} of {whole} trials are done, {whole - len(before)} to run{expected}")
-    for line in provenance.told_apart_by_size(run, sweep.pools()):
+    for line in (*run.damaged(trial.id for trial in sweep.plan), *provenance.told_apart_by_size(run, sweep.pools())):
         out.print(line, markup=False, soft_wrap=True)
     outage: Outage | None = None
     if len(todo) if search is None else not search.complete:
@@ -316,20 +317,22 @@ def _describe(sweep: Sweep, run: RunFolder, stores: list[ImageStore], out: Conso
     from ray_robust.data.duplicate_entries import renewed  # late: it needs Pillow, as does the next one
     from ray_robust.data.samples import describe
 
-    old = {(entry["kind"], entry["name"], entry["fingerprint"]): entry for entry in run.data().get("pools", ())}
+    old = {
+        (entry.get("kind"), entry.get("name"), entry.get("fingerprint")): entry for entry in run.data().get("pools", ())
+    }
     read = {id(store.pool): store for store in stores}
     entries = []
     for kind, pool in sweep.pools():
         if id(pool) in read:
             entries.append(describe(run, kind, read[id(pool)]))
-        elif (known := old.get((kind, pool.name, pool.catalog.fingerprint))) is not None:
-            entries.append(known)
+        elif (before := old.get((kind, pool.name, pool.catalog.fingerprint))) is not None:
+            entries.append(before)
     tasks, sources = (
         [store for store in stores if any(store.pool is pool for pool in pools.values())]
         for pools in (sweep.tasks, sweep.sources)
     )
     duplicates = renewed(run, tasks, sources, (pool for _, pool in sweep.pools()))
-    run.storage.write_json("data.json", {"pools": entries, "duplicates": duplicates})
+    run.write("data.json", json.dumps({"pools": entries, "duplicates": duplicates}, indent=1) + "\n")
     for line in (f"{entry['name']}: {entry['line']}" for entry in duplicates if entry.get("line")):
         out.print("[yellow]duplicates[/]  ", end="")
         out.print(f"{line}; listed in data.json, and ER is also given without them", markup=False, soft_wrap=True)

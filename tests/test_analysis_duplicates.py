@@ -68,7 +68,7 @@ def write_run(
         run.trial(trial).storage.write(f"predictions/{finetune}.parquet", buffer.getvalue())
     listed = {"ood_test": {f"ood_test/{i}.jpg" for i in range(leaks)}}
     entry = write_entry(run, listed) if leaks else {**HEAD, "line": "", "counts": [], "affected": {}}
-    run.storage.write_json("data.json", {**run.data(), "duplicates": [entry]})
+    run.write("data.json", json.dumps({**run.data(), "duplicates": [entry]}))
     return run, listed
 
 
@@ -174,6 +174,8 @@ def test_what_cannot_be_made_again_says_why(tmp_path):
     assert note() == "all of ood_test is affected"
     write_entry(run, listed)
     rows = run.trial(first["trial"]).rows()
+    named = {"finetunings": sorted({row["finetune"] for row in rows})}
+    run.trial(first["trial"]).storage.write_json("done", named)  # an earlier version's, which proves nothing
     run.trial(first["trial"]).storage.write(
         "rows.jsonl", "".join(json.dumps({**row, "ood": row["ood"] + 0.01}) + "\n" for row in rows)
     )
@@ -201,9 +203,9 @@ def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
     clean = {**HEAD, "name": f"task {TASK}", "among": HEAD["pool"], "line": "", "counts": [], "affected": {},
              "images": {"id_test": IMAGES, "ood_test": IMAGES}}  # fmt: skip
     others = write_entry(run, listed, images=IMAGES + 1)
-    run.storage.write_json("data.json", {"duplicates": [clean, others]})
+    run.write("data.json", json.dumps({"duplicates": [clean, others]}))
     assert analysed(run).recount is None
-    run.storage.write_json("data.json", {"duplicates": [others]})
+    run.write("data.json", json.dumps({"duplicates": [others]}))
     assert analysed(run).warnings[0] == (
         "images that occur more than once are listed, but of other test images than the predictions have: ER without "
         "them is not known"
@@ -233,10 +235,10 @@ def test_a_report_says_what_was_not_looked_for(tmp_path):
     run, _ = write_run(tmp_path / "run", leaks=0)
     skipped = {"name": f"task {TASK}", "pool": {"name": TASK, "fingerprint": "4f1c"}, "skipped": "it is drawn",
                "among": {"name": TASK, "fingerprint": "4f1c"}}  # fmt: skip
-    run.storage.write_json("data.json", {"pools": [], "duplicates": [skipped]})
+    run.write("data.json", json.dumps({"pools": [], "duplicates": [skipped]}))
     report_on(run.storage.address, quiet=True)
     assert "Not looked for: <bdi>it is drawn</bdi>." in (tmp_path / "run/report/index.html").read_text("utf-8")
-    run.storage.write_json("data.json", {"pools": []})
+    run.write("data.json", json.dumps({"pools": []}))
     report_on(run.storage.address, quiet=True)
     assert "This run has not looked for any." in (tmp_path / "run/report/index.html").read_text("utf-8")
     assert not (tmp_path / "run/report/duplicates.csv").exists()

@@ -230,7 +230,7 @@ def test_storage_that_is_away_is_no_silence_of_a_trial(recovery, monkeypatch):
     watch.started("t", lambda: ended.append("t"))
     watch.look(1000.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "read_json", lambda self, name: (_ for _ in ()).throw(OSError("away")))
+        patch.setattr(Storage, "read_json", lambda self, *_: (_ for _ in ()).throw(OSError("away")))
         watch.look(1030.0)
         watch.look(1500.0)
     watch.look(1510.0)  # it is back, and the trial has not written yet

@@ -16,6 +16,7 @@ LAYERS = (
     ("credentials",),
     ("redact", "reading"),
     ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
+    ("proof", "trial_folder"),
     ("explain", "searching", "lease", "screen", "csv_text"),
     ("space", "axes"),
     ("reader", "drawing"),
@@ -93,7 +94,7 @@ def test_ray_is_imported_by_launch_alone(file):
 def test_analysis_reads_tables_only(file):
     names = set(imported(file))
     assert not [name for name in names if name.split(".")[0] in ("torch", "ray", "timm", "torchvision")]
-    allowed = {"results", "errors", "names", "reading", "storage", "screen", "csv_text"}
+    allowed = {"results", "trial_folder", "errors", "names", "reading", "storage", "screen", "csv_text"}
     if file.name == "planning.py":  # a command: it asks what a spec would run
         allowed |= {"spec", "preparation"}
     assert {part(name) for name in names if name.startswith("ray_robust")} <= allowed

@@ -175,7 +175,7 @@ def test_storage_that_is_away_for_a_moment_costs_a_look(planned, monkeypatch):
     seen.started(plan.trials[0].id)
     start(run, plan.trials[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "read_json", lambda self, name: (_ for _ in ()).throw(OSError("away")))
+        patch.setattr(Storage, "read_json", lambda self, *_: (_ for _ in ()).throw(OSError("away")))
         seen._look()
     seen._look()
     assert told("rr_images_per_second", trial=plan.trials[0].id) == 2500.0

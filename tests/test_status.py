@@ -221,7 +221,7 @@ def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):
     with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
         status.main([str(tmp_path)])
     run.storage.write("plan.csv", "a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
+    with pytest.raises(UserError, match=r"plan\.csv: is damaged: it is not a plan any more; the same command again"):
         status.main([run.storage.address])
 
 

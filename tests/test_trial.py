@@ -110,6 +110,27 @@ def test_a_trial_leaves_what_the_contract_says(shared):
     assert f1[totals["tp"] + totals["fn"] > 0].mean() == pytest.approx(row["id"])
 
 
+def test_a_damaged_trial_is_run_again_with_what_is_whole_of_it(shared, tmp_path):
+    folder, plan, places = shared
+    shutil.copytree(folder / "first", tmp_path / "again")
+    again, trial = replace(places_in(tmp_path, "again"), store=places.store), pretrained_of(plan)
+    own = Path(again.run, "trials", trial.id)
+    first, second = (f.id for f in trial.finetunings)
+    before = (own / "log.txt").read_text()
+    (own / "rows.jsonl").write_bytes(b"")
+    predictions = own / "predictions" / f"{second}.parquet"
+    predictions.write_bytes(predictions.read_bytes()[:-100])
+    run_trial(trial, again, Context())
+    log = (own / "log.txt").read_text().removeprefix(before)
+    assert f"is run again, with what is whole of it: rows.jsonl is empty, predictions/{second}.parquet has " in log
+    assert "finds its pre-trained weights" in log
+    assert f"fine-tunes {second}" in log
+    assert f"fine-tunes {first}" not in log
+    assert RunFolder(again.run).trial(trial.id).damage() == ""
+    one, other = (results(plan, each).drop(columns=["seconds_finetune"]) for each in (places, again))
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_running_again_does_nothing(shared):
     _, plan, places = shared
     before = {path: path.stat().st_mtime_ns for path in Path(places.run, "trials").rglob("*") if path.is_file()}

@@ -6,6 +6,7 @@ the file has the size, the times and the inode that it had. Hands on `Contents`,
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_robust.data.files import STAMP
+from ray_robust.errors import Problem, UserError
 
 DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and hashes (np.unique, pd.factorize) as it is
 UNKNOWN = bytes(16)  # in the place of the digest of a file that has not been read, or that cannot be
@@ -107,7 +109,7 @@ class Contents:
         records = np.empty(len(rows), RECORD)
         records["key"], records["digest"], records["stamp"] = self.keys[rows], digests, stamps
         path = self._file(root)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(path)
         with open(path, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = os.fstat(file.fileno()).st_size
@@ -119,6 +121,21 @@ class Contents:
         return root / "digests" / f"{hashlib.blake2b(self.where.encode(), digest_size=10).hexdigest()}.records"
 
 
+def _make_room(path: Path) -> None:
+    """Make the folder of a file, and remove an empty folder in the file's own place. Raises UserError where that cannot
+    be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        wrong = path if path.is_dir() else path.parent
+        what = f"is not what it should be, a {'file' if wrong == path else 'folder'}; delete it: it is made again"
+        raise UserError(Problem(str(wrong), what)) from None
+
+
 def _records(path: Path, start: int) -> tuple[np.ndarray, int]:
     """RECORD [n] of a file from byte `start` on, as they were written, and where they end; what a crash left of one at
     the end is none."""
@@ -126,7 +143,7 @@ def _records(path: Path, start: int) -> tuple[np.ndarray, int]:
         with open(path, "rb") as file:
             file.seek(start)
             data = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return np.empty(0, RECORD), 0
     data = data[: len(data) - len(data) % RECORD.itemsize]
     records = np.frombuffer(data, RECORD)

@@ -24,8 +24,10 @@ from ray_robust.data.contents import DIGEST, halves
 from ray_robust.errors import Problem, UserError
 
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
+LOST = 3  # of a record that cannot be true: its image is missing
 RECORD = np.dtype([("address", DIGEST), ("slot", "<i8"), ("crc", "<u4"), ("state", "<u4")])
 assert RECORD.itemsize == 32, "divides a disk's block, so that a record is written whole or not at all"
+FILES = ("pixels.u8", "log.records")
 TAIL = 4096  # records that are looked up one by one before they are sorted in among the others, at least
 
 
@@ -47,17 +49,43 @@ class Pack:
         is not whole."""
         with self.reporting():
             self.folder.mkdir(parents=True, exist_ok=True)
-            meta = self.folder / "meta.json"
-            if not meta.exists():
+            for name in ("meta.json", "lock", "broken.jsonl", *FILES):
+                self._make_room(name)
+            if not all((self.folder / name).is_file() for name in ("meta.json", *FILES)):
                 with self._locked():
-                    for name in ("pixels.u8", "log.records"):
-                        (self.folder / name).touch()
+                    if not all((self.folder / name).is_file() for name in FILES):
+                        self._start_afresh()
                     draft = self.folder / f"meta.json.{os.getpid()}"
                     draft.write_text(json.dumps({**facts, "size": self.size}, indent=1) + "\n", "utf-8")
-                    draft.replace(meta)  # last: what follows may rely on the files
-            for name in ("pixels.u8", "log.records"):
-                if not (self.folder / name).exists():
-                    raise UserError(Problem(str(self.folder), f"{name} is not there; {REMEDY}"))
+                    draft.replace(self.folder / "meta.json")  # last: what follows may rely on the files
+        self._forget_lost()
+
+    def _make_room(self, name: str) -> None:
+        """Remove an empty folder in the place of a file. Raises UserError where it is not empty."""
+        path = self.folder / name
+        if path.is_dir():
+            try:
+                path.rmdir()
+            except OSError:
+                what = f"{name} is a folder, where a file belongs; delete the store's folder: it is made again"
+                raise UserError(Problem(str(self.folder), what)) from None
+
+    def _forget_lost(self) -> None:
+        """Write down which images are lost, before their slots are given to others."""
+        with self._looking:
+            self._refresh()
+            tail = np.array(list(self._tail.values()), RECORD)
+        lost = [records["address"][records["state"] == LOST] for records in (self._sorted, tail)]
+        if len(addresses := np.concatenate(lost)):
+            self.forget(addresses)
+
+    def _start_afresh(self) -> None:
+        """Without pixels or without the log the other is of no use: both begin again, empty. Who has read the log sees
+        that it became shorter."""
+        for name in FILES:
+            draft = self.folder / f"{name}.{os.getpid()}"
+            draft.write_bytes(b"")
+            draft.replace(self.folder / name)  # a new file: what is mapped elsewhere stays as it is
 
     # --- reading
 
@@ -72,6 +100,7 @@ class Pack:
                 for i, address in enumerate(addresses.tolist()):
                     if (record := self._tail.get(address)) is not None:
                         records[i] = record
+        records["state"][records["state"] == LOST] = MISSING
         return records
 
     def holds(self, address: bytes, states: tuple[int, ...]) -> bool:
@@ -103,8 +132,8 @@ class Pack:
         path = self.folder / "log.records"
         size = os.stat(path).st_size
         size -= size % RECORD.itemsize
-        if size < self._read:
-            raise UserError(Problem(str(self.folder), f"log.records has become shorter; {REMEDY}"))
+        if size < self._read:  # cut, or begun again: what is left counts
+            self._forget_all()
         if size == self._read:
             return
         with open(path, "rb") as file:
@@ -112,6 +141,9 @@ class Pack:
             fresh = np.frombuffer(file.read(size - self._read), RECORD)
         self._read += len(fresh) * RECORD.itemsize
         fresh = fresh[halves(fresh["address"]).any(axis=1)]  # a crash may leave zeros
+        if not (possible := self._possible(fresh)).all():
+            fresh = fresh.copy()
+            fresh["state"][~possible] = LOST
         if len(self._tail) + len(fresh) <= max(TAIL, len(self._sorted) // 8):
             self._tail |= {bytes(record["address"]): record for record in fresh}
             return
@@ -124,6 +156,19 @@ class Pack:
         self._sorted = records[ends]
         self._lows = halves(self._sorted["address"])[:, 0].copy()
 
+    def _possible(self, records: np.ndarray) -> np.ndarray:
+        """Which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut off."""
+        slots = os.stat(self.folder / "pixels.u8").st_size // self.image_bytes
+        present = records["state"] == PRESENT
+        there = (records["slot"] >= 0) & (records["slot"] < slots)
+        return np.where(present, there, records["state"] <= BROKEN)
+
+    def _forget_all(self) -> None:
+        """Read the files as if for the first time."""
+        self._read, self._tail = 0, {}
+        self._sorted, self._lows = self._sorted[:0], self._lows[:0]
+        self._pixels = self._pixels[:0]
+
     def pixels(self, most: int) -> np.ndarray:
         """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
         pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
@@ -131,21 +176,21 @@ class Pack:
             path = self.folder / "pixels.u8"
             slots = path.stat().st_size // self.image_bytes
             if most >= slots:
-                raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {REMEDY}"))
+                raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {AGAIN}"))
             pixels = self._pixels = np.memmap(path, np.uint8, "r", shape=(slots, self.size, self.size, 3))
         return pixels
 
     def reasons(self) -> dict[bytes, str]:
         """Why an address is broken; the last word on each."""
         path = self.folder / "broken.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
         reasons = {}
         for line in lines:
             try:
                 address, reason = json.loads(line)
-            except ValueError:  # half a line, of a process that was killed: its record was not written either
+                reasons[bytes.fromhex(address)] = str(reason)
+            except (ValueError, TypeError, RecursionError):  # half a line, of a process that was killed
                 continue
-            reasons[bytes.fromhex(address)] = reason
         return reasons
 
     # --- writing
@@ -250,6 +295,7 @@ class Pack:
         return len(self._sorted) + len(self._tail)
 
 
+AGAIN = "run the same command again: what is missing is decoded again"
 REMEDY = "delete this folder, or run ray_robust.ingest with --verify, which decodes again what is damaged"
 
 

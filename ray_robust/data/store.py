@@ -103,16 +103,21 @@ class ImageStore:
         slots, _ = self._located(np.asarray(rows, np.int64))
         return self.pack.pixels(int(slots.max(initial=-1))), slots
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
+    def take(self, rows: np.ndarray, *, again: bool = True) -> np.ndarray:
         """A copy of these images, uint8 [len(rows), size, size, 3]; each one's checksum is verified once per process.
 
-        Raises UserError for an image that is damaged on disk, missing or broken.
+        What is damaged on disk is decoded again (`again`). Raises UserError where that does not help, and for an image
+        that is missing or broken.
         """
         rows = np.asarray(rows, np.int64)
         slots, crc = self._located(rows)
         images = self.pack.pixels(int(slots.max(initial=-1)))[slots]
         fresh = np.flatnonzero(~self._checked[rows])
         wrong = fresh[crc[fresh] != checksums(images[fresh])] if len(fresh) else fresh
+        if len(wrong) and again:
+            self.pack.forget(np.unique(self.pool.addresses(rows[wrong])))
+            self.fill(rows[wrong])
+            return self.take(rows, again=False)
         if len(wrong):
             raise UserError(self._problem(rows[wrong], "are damaged on disk", REMEDY))
         self._checked[rows] = True

@@ -138,8 +138,8 @@ class Recovery:
     def _got_on(self, name: str) -> bool:
         """Whether a trial is further than it was at any fault before: then those do not count any more."""
         try:
-            share = float((self.run.trial(name).storage.read_json("progress.json") or {}).get("share", 0.0))
-        except (OSError, ValueError):
+            share = float(self.run.trial(name).progress().get("share", 0.0))
+        except OSError:
             return False
         before = self.furthest.setdefault(name, share)
         self.furthest[name] = max(share, before)
@@ -206,8 +206,8 @@ class Watch:
             running = list(self._kills)
         for name in running:
             try:
-                sign = (self.recovery.run.trial(name).storage.read_json("progress.json") or {}).get("time")
-            except (OSError, ValueError):  # not its fault, nor can it write: its silence begins after
+                sign = self.recovery.run.trial(name).progress().get("time")
+            except OSError:  # not its fault, nor can it write: its silence begins after
                 with self._lock:
                     if name in self._seen:
                         self._seen[name] = (self._seen[name][0], now)

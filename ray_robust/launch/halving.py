@@ -45,7 +45,7 @@ class Halving:
 
     def known(self, run: Storage, milestone: int, key: str) -> dict[str, Any] | None:
         """What was decided about a trial: {"value", "cutoff" (None for the first), "goes_on"}; None before."""
-        return run.read_json(f"{self._rung(milestone)}/{key}.json")
+        return _decided(run, f"{self._rung(milestone)}/{key}.json")
 
     def decide(self, run: Storage, milestone: int, key: str, value: float) -> dict[str, Any]:
         """Compare a trial with those that were here before it, and write down what comes of that.
@@ -53,7 +53,7 @@ class Halving:
         It goes on unless it lies below the quantile 1 - keep of the others' values.
         """
         rung = self._rung(milestone)
-        others = [run.read_json(f"{rung}/{name}") for name in run.names(rung) if name != f"{key}.json"]
+        others = [_decided(run, f"{rung}/{name}") for name in run.names(rung) if name != f"{key}.json"]
         values = [other["value"] for other in others if other is not None]
         cutoff = float(np.percentile(values, 100 * (1 - self.settings.keep))) if values else None
         decided = {"value": value, "cutoff": cutoff, "goes_on": cutoff is None or value >= cutoff}
@@ -62,6 +62,13 @@ class Halving:
 
     def _rung(self, milestone: int) -> str:
         return f"{FOLDER}/{self.study}/{milestone}"
+
+
+def _decided(run: Storage, name: str) -> dict[str, Any] | None:
+    """A decision; None where there is none that can be read, so that it is taken again."""
+    said = run.recall_json(name) or {}
+    sound = isinstance(said.get("value"), int | float) and isinstance(said.get("goes_on"), bool) and "cutoff" in said
+    return said if sound else None
 
 
 def watcher(halving: Halving, trial: Trial, places: Places, context: Context) -> Callable[..., bool]:

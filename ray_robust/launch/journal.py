@@ -16,6 +16,7 @@ from ray_robust.redact import redacted
 from ray_robust.storage import Storage
 
 FILE = "search.jsonl"
+REMEDY = "remove the file, then run the same command again: it draws anew, and every trial that is done counts"
 
 
 class Journal(BaseJournalBackend):
@@ -27,7 +28,12 @@ class Journal(BaseJournalBackend):
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             folder.write(FILE, whole)
-        self.logs: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        self.logs: list[dict[str, Any]] = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                self.logs.append({**json.loads(line)})
+            except (ValueError, TypeError, RecursionError):
+                raise folder.damaged(FILE, f"line {number} is damaged", REMEDY) from None
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         return self.logs[log_number_from:]

@@ -84,7 +84,7 @@ class Monitor:
         """A trial is over; its folder says how."""
         folder = self.run.trial(trial)
         state, failure = state_of(folder), folder.failure()
-        progress = folder.storage.read_json("progress.json") or {}
+        progress = folder.progress()
         with self._lock:
             self.running.pop(trial, None)
             self.finished[trial] = state
@@ -146,8 +146,8 @@ class Monitor:
     def _read(self, name: str) -> dict[str, Any]:
         """A trial's progress; {} before its first word, and while the storage is away: the next look will tell."""
         try:
-            return self.run.trial(name).storage.read_json("progress.json") or {}
-        except (OSError, ValueError):
+            return self.run.trial(name).progress()
+        except OSError:
             return {}
 
     def _tell_progress(self, name: str, progress: dict[str, Any]) -> None:

@@ -32,7 +32,5 @@ def keep_within(weights: Storage, limit: int, wanted: Collection[str] = ()) -> l
 
 
 def _last_used(weights: Storage, key: str) -> float:
-    try:
-        return float((weights.read_json(f"{key}/used.json") or {}).get("time", 0.0))
-    except ValueError:  # a killed writer's
-        return 0.0
+    time = (weights.recall_json(f"{key}/used.json") or {}).get("time")
+    return float(time) if isinstance(time, int | float) else 0.0

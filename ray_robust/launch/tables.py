@@ -18,7 +18,7 @@ from ray_robust.train.points import counts
 
 def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:
     """subset.parquet: which images, by name, under which label."""
-    if folder.storage.exists("subset.parquet"):
+    if folder.storage.stamp("subset.parquet") is not None:  # what is damaged is removed before
         return
     names = np.asarray(subset.classes, dtype=object)
     parts = [

@@ -60,7 +60,8 @@ def run_trial(trial: Trial, places: Places, context: Context) -> None:
         return
     log = TrialLog(trial, folder, context)
     if context.first:
-        folder.begin()
+        if damage := folder.begin():
+            log.say(f"is run again, with what is whole of it: {damage}")
         _come_again(trial, folder, log)
     parts: int | None = folder.parts()
     while parts is not None:
@@ -80,10 +81,11 @@ def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
     if wait := rest(attempts, time.time()):
         log.say(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
         time.sleep(wait)
-    before = folder.storage.read_json("worker.json")
+    before = folder.storage.recall_json("worker.json")
     here = {"host": platform.node(), "kills": kills(), "attempts": len(attempts)}
-    died = bool(before and len(attempts) > before.get("attempts", len(attempts)) and attempts[-1]["kind"] == "died")
-    if died and before["host"] == here["host"] and before["kills"] < here["kills"]:
+    known = before if before and all(type(before.get(key)) is type(value) for key, value in here.items()) else None
+    died = bool(known and len(attempts) > known["attempts"] and attempts[-1]["kind"] == "died")
+    if died and known and known["host"] == here["host"] and known["kills"] < here["kills"]:
         _divided(trial, folder.parts(), "the kernel ended its worker for memory", folder, log)
     with suppress(OSError):
         folder.storage.write_json("worker.json", here, durable=False)
@@ -169,7 +171,10 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     take_turns(todo, context.at_once, context.device, Together(context.device))
     context.wait_for_all()
     if context.first:
-        rows = [row for f in trial.finetunings for row in folder.finetuning(f.id) or ()]
+        finished = [(f.id, folder.finetuning(f.id)) for f in trial.finetunings]
+        if gone := [name for name, rows in finished if rows is None]:
+            raise OSError(f"{folder.storage.shown}: {', '.join(gone)} was removed or altered while the trial ran")
+        rows = [row for _, own in finished for row in own or ()]
         folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
         log.say("done")
     context.wait_for_all()
@@ -291,7 +296,7 @@ def _finetune(
         "task": finetuning.task_label,
     }
     rows = [{**columns, **point} for point in points(done, splits, task.metric)]
-    folder.storage.write_json(f"finetunings/{finetuning.id}.json", rows)
+    folder.keep_finetuning(finetuning.id, rows)
     folder.storage.delete(f"checkpoints/{finetuning.id}")
     log.behind(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)

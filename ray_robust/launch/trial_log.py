@@ -28,14 +28,13 @@ class TrialLog:
 
     def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
         self.folder, self.writes, self.device = folder, context.first, context.device
-        known = folder.storage.read("log.txt") if self.writes else None
-        self.lines = (known or b"").decode().splitlines()
+        known = folder.storage.recall("log.txt") if self.writes else None
+        self.lines = (known or b"").decode(errors="replace").splitlines()
         self.total = trial.pretrain_images + sum(f.images for f in trial.finetunings)
         self.images: dict[str, int] = {}  # by stage: the training images that are behind it
         self.now: dict[str, Any] = {**asdict(Progress("starting", 0.0, 0.0, 0, 0.0))}
         self.told = 0.0
-        before = folder.storage.read_json("progress.json") if self.writes else None
-        self.worked = int((before or {}).get("worked", 0))
+        self.worked = int(folder.progress().get("worked", 0)) if self.writes else 0
 
     def say(self, line: str) -> None:
         """A line with its time."""

@@ -25,7 +25,7 @@ HOPELESS = 2.0  # times as slow as the plain way at the first look: not measured
 
 def known(what: str, device: torch.device) -> str | None:
     """The way that was the fastest for this shape on this device with these versions; None when nobody has looked."""
-    return (Storage(cache_folder()).read_json(FILE) or {}).get(_key(what, device))
+    return (Storage(cache_folder()).recall_json(FILE) or {}).get(_key(what, device))
 
 
 def fastest(what: str, device: torch.device, ways: Mapping[str, Callable[[], object]]) -> str:
@@ -34,13 +34,13 @@ def fastest(what: str, device: torch.device, ways: Mapping[str, Callable[[], obj
     One that raises has lost, memory that is short included. The answer is remembered under `what`; of two processes
     that measure at the same time, the first to write is right.
     """
-    if (answer := known(what, device)) in ways:
+    if isinstance(answer := known(what, device), str) and answer in ways:
         return str(answer)
     plain, times = next(iter(ways)), measured(device, ways)
     best = min(times, key=times.__getitem__, default=plain)
     answer = best if plain not in times or times[best] * GAIN < times[plain] else plain
     cache = Storage(cache_folder())
-    remembered = cache.read_json(FILE) or {}
+    remembered = cache.recall_json(FILE) or {}
     answer = remembered.setdefault(_key(what, device), answer)
     cache.write_json(FILE, remembered)
     return answer

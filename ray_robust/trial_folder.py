@@ -1,0 +1,246 @@
+"""One trial's folder: what a trial leaves there, how that proves itself, and what is reused of it.
+
+Owns every file in trials/<id>/ (listed in `results`). `done` and a fine-tuning's file hold row counts and checksums of
+what they speak for; a trial that was finished and is not as it was left is damaged, and still to be run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_robust.errors import Damaged
+from ray_robust.proof import Entry, checksum, defect, seal, unseal
+from ray_robust.storage import Stamp, Storage
+
+ALTERED = "was altered: its checksum is another"
+RERUN = "the same command again runs what is missing of this trial"
+PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "time")
+ATTEMPT = {"time", "kind", "reason", "counts"}
+
+
+class TrialFolder:
+    """One trial's own folder; nobody else writes there.
+
+    proved  by address the `done` of trials that were compared with what they left, and what it says; None where the
+            rows that were read are others
+    stamps  those of a remote run's files, by address, as they were listed at once
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        proved: dict[str, tuple[bytes, dict[str, Any] | None]] | None = None,
+        stamps: Callable[[], Mapping[str, Stamp]] = dict,
+    ) -> None:
+        self.storage, self._stamps = storage, stamps
+        self._proved = {} if proved is None else proved
+
+    def finished(self) -> dict[str, Any] | None:
+        """The contents of `done` ({"finetunings": [ids], ...}) where all is there that the trial left, else None."""
+        done, damage = self._look()
+        return None if damage else done
+
+    def has(self, finetunings: list[str]) -> bool:
+        """Whether the trial is done with at least these fine-tunings, and all is there that it left."""
+        done = self.finished()
+        return done is not None and set(finetunings) <= set(done["finetunings"])
+
+    def damage(self) -> str:
+        """What of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is done."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[dict[str, Any] | None, str]:
+        """What `done` says, None where there is none that can be read, and what is not as it says."""
+        try:
+            data = self.storage.read("done")
+        except Damaged:
+            return None, "done is a folder, where a file belongs"
+        if data is None:
+            return None, ""
+        known = self._proved.get(self.storage.address)
+        if known is not None and known[0] == data:
+            return known[1], "" if known[1] is not None else f"rows.jsonl {ALTERED}"
+        done, sealed = unseal(data)
+        if done is None or not isinstance(done.get("finetunings"), list) or sealed != ("files" in done):
+            return None, "done is empty" if not data.strip() else "done is damaged"
+        damage = self._defects(done["files"]) if sealed else self._of_before(done["finetunings"])
+        if not damage:
+            self._proved[self.storage.address] = data, done
+        return done, ", ".join(f"{name} {what}" for name, what in damage.items())
+
+    def _defects(self, files: Mapping[str, list[Any]]) -> dict[str, str]:
+        """In what way files are not as they were left, by name."""
+        listed, damage = self._stamps() if self.storage.remote else {}, {}
+        for name, value in files.items():
+            stamp = listed.get(f"{self.storage.address}/{name}")
+            if stamp is not None and not defect(self.storage, name, value, stamp):
+                continue
+            if what := defect(self.storage, name, value, self.storage.stamp(name)):  # as it is by now
+                damage[name] = what
+        return damage
+
+    def _of_before(self, finetunings: list[str]) -> dict[str, str]:
+        """What is wrong with the rows of a trial whose `done` knows no checksums: an earlier version's."""
+        try:
+            lacking = set(finetunings) - {row["finetune"] for row in _parsed(self.storage)}
+        except Damaged as damaged:
+            return {"rows.jsonl": damaged.problems[0].what.partition(";")[0]}
+        return {"rows.jsonl": f"has no rows of {', '.join(sorted(map(str, lacking)))}"} if lacking else {}
+
+    def finetuning(self, name: str) -> list[dict[str, Any]] | None:
+        """The rows of a finished fine-tuning, or None; also where it or its predictions are not as they were left."""
+        data = self.storage.recall(f"finetunings/{name}.json")
+        if data is None:
+            return None
+        kept, sealed = unseal(data)
+        if sealed and kept is not None:
+            return None if self._defects(kept["files"]) else kept["rows"]
+        with contextlib.suppress(ValueError, RecursionError):  # an earlier version's: the rows alone
+            rows = json.loads(data)
+            if _sound(rows) and rows and all(row["finetune"] == name for row in rows):
+                return rows
+        return None
+
+    def keep_finetuning(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Mark a fine-tuning as finished, once its predictions are written."""
+        files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet")
+        self.storage.write(f"finetunings/{name}.json", seal({"rows": rows, "files": files}))
+
+    def _entries(self, *names: str) -> dict[str, list[Any]]:
+        entries = ((name, Entry.of(self.storage, name)) for name in names)
+        return {name: entry.listed() for name, entry in entries if entry is not None}
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why the trial failed the last time it ran ({"reason", "log"}), or None."""
+        said = self.storage.recall_json("failed.json")
+        if said is None and not self.storage.exists("failed.json"):
+            return None
+        why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
+        return said if said and isinstance(said.get("reason"), str) else why
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a finished trial. Raises Damaged where they are not those that it left."""
+        data = self.storage.read("rows.jsonl")
+        for _ in range(2):
+            known = self._proved.get(self.storage.address)
+            done = known[1] if known is not None else self._look()[0]
+            entry = Entry.read((done or {}).get("files", {}).get("rows.jsonl"))
+            if (known is None or known[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
+                return _parsed(self.storage, data)
+            self._proved.pop(self.storage.address, None)  # it may have been run again since
+        self._proved[self.storage.address] = self.storage.read("done") or b"", None
+        raise self.storage.damaged("rows.jsonl", ALTERED, RERUN)
+
+    def finish(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+        """Write the rows of every fine-tuning, then the marker, which proves what the trial left; what only resuming
+        needed is dropped."""
+        self.storage.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self.storage.delete("failed.json")
+        finetunings = sorted({row["finetune"] for row in rows})
+        kinds = ("finetunings/{}.json", "predictions/{}.parquet", "groups/{}.parquet")
+        names = [kind.format(name) for name in finetunings for kind in kinds]
+        files = self._entries("rows.jsonl", "trial.json", "subset.parquet", *names)
+        self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
+
+    def _drop_damaged(self) -> None:
+        """Remove what is not as it was left, so that what is left whole is all that is used again."""
+        done = self._look()[0] or {}
+        wrong = self._defects(done.get("files", {})) if done else {"subset.parquet": "not known to be whole"}
+        for name in wrong:
+            folder, _, file = name.rpartition("/")
+            if folder or name == "subset.parquet":
+                self.storage.discard(f"finetunings/{file.rpartition('.')[0]}.json" if folder else name)
+        self.storage.discard("done")
+
+    def progress(self) -> dict[str, Any]:
+        """How far the trial is, as progress.json says: {} before its first word, or where that cannot be read."""
+        said = self.storage.recall_json("progress.json") or {}
+        numbers = {key: said.get(key, 0.0) for key in PROGRESS}
+        sound = all(isinstance(value, int | float) for value in numbers.values())
+        scores = [said.get(key) for key in ("id", "ood")]
+        if not sound or not all(score is None or isinstance(score, int | float) for score in scores):
+            return {}
+        return {**said, **(numbers if isinstance(said.get("stage"), str) else {})}
+
+    def begin(self) -> str:
+        """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes, and
+        what of a finished trial is not as it was left; returns what that was, or ""."""
+        if damage := self.damage():
+            self._drop_damaged()
+        self.storage.delete("failed.json")
+        self.storage.delete("stopped.json")
+        self.storage.tidy()
+        return damage
+
+    def fail(self, reason: str, quarantined: bool = False) -> None:
+        """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
+        it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
+        """
+        said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
+        self.storage.write_json("failed.json", said)
+
+    def stopped(self) -> dict[str, Any] | None:
+        """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
+        "value", "cutoff", "images_seen", "seconds"}), or None."""
+        return self.storage.recall_json("stopped.json")
+
+    def stop(self, reason: str, facts: dict[str, Any]) -> None:
+        """Note that the trial is not run to its end; what only resuming needed is dropped."""
+        said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
+        self.storage.write_json("stopped.json", said)
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
+        "reason", "counts" (whether towards quarantine)}, in order."""
+        known = self.storage.recall_json("attempts.json", list) or []
+        return [one for one in known if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
+
+    def note_attempt(self, attempt: dict[str, Any]) -> None:
+        """Add to `attempts`."""
+        self.storage.write_json("attempts.json", [*self.attempts(), attempt])
+
+    def parts(self) -> int:
+        """In how many parts a batch goes through the model, since the whole did not fit into memory; else 1."""
+        parts = (self.storage.recall_json("parts.json") or {}).get("parts")
+        return parts if isinstance(parts, int) and parts > 0 else 1
+
+    def divide(self, parts: int, reason: str) -> None:
+        """From now on a batch goes through the model in so many parts."""
+        self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
+
+
+def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]:
+    """The rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
+    data = storage.read("rows.jsonl") if data is None else data
+    if data is None:
+        raise storage.damaged("rows.jsonl", "is missing", RERUN)
+    try:
+        rows = [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        rows = None
+    if not rows or not _sound(rows):
+        raise storage.damaged("rows.jsonl", wrong(data, "a table of points"), RERUN)
+    return rows
+
+
+def _sound(rows: Any) -> bool:
+    """Whether these are points: of a fine-tuning, at an epoch."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get("finetune"), str) and _is_number(row.get("epoch")) for row in rows
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def wrong(data: bytes, what: str) -> str:
+    """What is wrong with a file that is not what it should be."""
+    return f"is damaged: it is not {what} any more" if data.strip() else "is empty"
