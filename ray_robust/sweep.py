@@ -297,7 +297,8 @@ def _run_trials(
         if cluster.note:
             out.print(cluster.note, markup=False, soft_wrap=True)
         if cluster.dashboard:
-            out.print(f"Ray dashboard  http://{cluster.dashboard}", markup=False)
+            asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""
+            out.print(f"Ray dashboard  http://{cluster.dashboard}{asks}", markup=False)
         places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
         logs = open_logs(sweep.spec, run, todo, cluster.scratch, lambda line: out.print(line, markup=False))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True, logs=logs)

@@ -20,7 +20,7 @@ from soak import raylets
 
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
-from ray_robust.launch import address, cluster
+from ray_robust.launch import address, cluster, temporary
 from ray_robust.launch.address import ALIVE, HEALTH, address_of, check_address, probe
 
 SPEC = """\
@@ -276,35 +276,35 @@ def test_a_long_temporary_folder_is_replaced_by_a_short_one_and_said(tmp_path, m
     long = tmp_path / ("x" * 90)
     long.mkdir()
     short = Path("/tmp")
-    monkeypatch.setattr(cluster, "SHORT_FOLDERS", (str(tmp_path / "absent"), str(short)))
+    monkeypatch.setattr(temporary, "SHORT_FOLDERS", (str(tmp_path / "absent"), str(short)))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(cluster.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(temporary.tempfile, "tempdir", str(long))
     if name == "RAY_TMPDIR":
         monkeypatch.setenv("RAY_TMPDIR", str(long))
-    chosen, note = cluster._temporary_folder()
+    chosen, note = temporary.folder_for_sockets()
     assert chosen == short
-    most = cluster.LONGEST_SOCKET - len(cluster.SOCKET)
+    most = temporary.LONGEST_SOCKET - len(temporary.SOCKET)
     assert (
         note
         == f"Ray's files lie in /tmp: {name} {long} is too long for the paths of its sockets (at most {most} bytes)"
     )
-    monkeypatch.setattr(cluster, "SHORT_FOLDERS", ())
+    monkeypatch.setattr(temporary, "SHORT_FOLDERS", ())
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(UserError, match=r"is too long .*; set RAY_TMPDIR to a folder with a shorter path"):
-        cluster._temporary_folder()
+        temporary.folder_for_sockets()
 
 
 def test_a_short_temporary_folder_is_taken_as_it_is(monkeypatch):
-    monkeypatch.setattr(cluster.tempfile, "tempdir", "/tmp")
+    monkeypatch.setattr(temporary.tempfile, "tempdir", "/tmp")
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    assert cluster._temporary_folder() == (Path("/tmp"), "")
+    assert temporary.folder_for_sockets() == (Path("/tmp"), "")
     monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
-    assert cluster._temporary_folder() == (Path("/var/tmp"), "")
+    assert temporary.folder_for_sockets() == (Path("/var/tmp"), "")
 
 
 def test_the_longest_socket_is_as_long_as_is_reckoned_with(tmp_path):
     """One byte less than allowed can be bound, one more cannot: the bound is the kernel's."""
-    most = cluster.LONGEST_SOCKET
+    most = temporary.LONGEST_SOCKET
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         for length, can in ((most, True), (most + 1, False)):

@@ -66,7 +66,7 @@ def test_token_authentication_is_on_and_every_node_has_the_token(name):
     assert any("RAY_AUTH_MODE=token" in command and ".bashrc" in command for command in cluster["setup_commands"])
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert cluster["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
-    assert "chmod 600 ~/.ray/auth_token" in FILES[name].read_text().partition("cluster_name")[0], "on the laptop too"
+    assert "(umask 077; ray get-auth-token" in FILES[name].read_text().partition("cluster_name")[0], "on the laptop too"
 
 
 @everywhere

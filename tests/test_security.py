@@ -87,6 +87,10 @@ run.trial("a-1").fail("why")
 from ray_robust.launch.track import Csv
 folder = Path(sys.argv[1], "run/track"); folder.mkdir()
 Csv("how", folder, {{}}, None)
+sys.path.insert(0, "tests")
+from test_store import Drawn
+from ray_robust.data.store import ImageStore
+ImageStore.open(Path(sys.argv[1], "run/store"), Drawn(), 4).fill([1, 2, 3])
 """
 
 
@@ -96,7 +100,7 @@ def test_files_have_the_permissions_that_the_user_gives_files(tmp_path, umask, f
         [sys.executable, "-c", textwrap.dedent(OWN).format(umask=umask), str(tmp_path)], check=True, cwd=ROOT
     )
     made = list((tmp_path / "run").rglob("*"))
-    assert len(made) >= 6
+    assert len(made) >= 12
     for path in made:
         wanted = folder if path.is_dir() else file
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
@@ -125,6 +129,66 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone_and_its_folder_is_p
     assert len(seen["addresses"]) >= 5, "GCS, raylet, dashboard, agents"
     assert {address.removeprefix("::ffff:") for address in seen["addresses"]} == {"127.0.0.1"}
     assert seen["mode"] == 0o700
+
+
+STRANGER = """
+import http.client, json, os, sys
+import copy, encodings.idna, grpc, grpc._channel  # before this account is left, which may read no library
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+METHODS = ("InternalKVGcsService/InternalKVKeys", "NodeManagerService/GetNodeStats", "ObjectManagerService/Pull",
+           "CoreWorkerService/GetCoreWorkerStats", "ReporterService/GetTraceback")
+
+def get(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+
+def call(port, method):
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(f"/ray.rpc.{method}", bytes, bytes)(b"", timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"
+
+print(json.dumps({port: [*(get(port, path) for path in ("/metrics", "/api/jobs/", "/api/version")),
+                         *(call(port, method) for method in METHODS)] for port in json.loads(sys.argv[1])}))
+"""
+WITH_NEIGHBOURS = f"""
+import json, subprocess, sys, psutil
+from ray_robust.launch import cluster
+cluster.others = lambda: "this machine has the account ann"
+with cluster.connect() as there:
+    import ray
+    ray.get(ray.remote(lambda: None).remote())
+    own = {{process.pid for process in [psutil.Process(), *psutil.Process().children(recursive=True)]}}
+    ports = [c.laddr.port for c in psutil.net_connections("tcp") if c.pid in own and c.status == psutil.CONN_LISTEN]
+    done = subprocess.run([sys.executable, "-c", {STRANGER!r}, json.dumps(ports)], capture_output=True, text=True,
+                          check=True)
+    print(json.dumps({{"answers": json.loads(done.stdout), "dashboard": there.dashboard, "locked": there.locked}}))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another account")
+def test_another_account_of_this_machine_is_turned_away_at_every_port(tmp_path):
+    import json
+
+    left_out = ("RAY_ADDRESS", "RAY_AUTH_MODE")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run([sys.executable, "-c", WITH_NEIGHBOURS], capture_output=True, text=True, check=True, cwd=ROOT,
+                          env={**environment, "HOME": str(tmp_path)})  # fmt: skip
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["locked"]
+    assert seen["dashboard"].rpartition(":")[2] in seen["answers"]
+    assert len(seen["answers"]) >= 5, "GCS, raylet, dashboard, agents, workers"
+    for port, answers in seen["answers"].items():
+        assert not {200, "OK"} & set(answers), (port, answers)
+        assert {401, "UNAUTHENTICATED"} & set(answers), (port, answers)
 
 
 # --- the audit

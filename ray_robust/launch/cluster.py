@@ -1,37 +1,30 @@
 """Joining a Ray cluster, or starting one on this machine for the time of a command, quietly.
 
-A cluster started here listens on loopback alone: Ray runs whatever code it is sent, and asks nobody for a password. One
-that is joined is as safe as its owner made it. Owns Ray's settings and its temporary folder, which is removed when a
-local cluster ends: Ray itself never cleans it.
+A cluster started here listens on loopback alone, and asks for a token where other accounts could reach it there: Ray
+runs whatever code it is sent, and by itself asks nobody for a password. One that is joined is as safe as its owner made
+it. Owns Ray's settings.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ray_robust.choices import absolute
 from ray_robust.errors import Outage, UserError
+from ray_robust.launch.accounts import others
 from ray_robust.launch.address import address_of, check_address
+from ray_robust.launch.temporary import folder_for_sockets, scratch, temporary_files_in
+from ray_robust.launch.token import protect
 
-OWNED = "driver"  # in the folder of a local cluster: locked as long as its driver lives
 FOLDERS = ("RAY_ROBUST_STORE", "RAY_ROBUST_CACHE")
 OBJECT_STORE = 128 << 20  # bytes; images never travel through it
-LONGEST_SOCKET = 107  # bytes that the path of a Unix socket may have on Linux
-SOCKET = "/rr-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest
-SHORT_FOLDERS = (
-    "/tmp",
-    "/var/tmp",
-    "/dev/shm",
-)  # for its sockets, where the machine's own temporary folder is too long
 LONGEST_CAUSE = 250  # characters
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 SETTINGS = {
@@ -53,12 +46,13 @@ SETTINGS = {
 @dataclass(frozen=True)
 class Cluster:
     """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""; `note` what the
-    user should know of it, or ""."""
+    user should know of it, or ""; `locked` whether this command has it ask for a token."""
 
     dashboard: str
     scratch: Path
     local: bool
     note: str = ""
+    locked: bool = False
 
 
 @contextlib.contextmanager
@@ -75,37 +69,61 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
             os.environ[name] = absolute(folder)
     check_address(address)
     joined = address_of(address)
-    local = joined is None
-    if local:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; Ray's default flips between runs
-    base, note = _temporary_folder() if local else (Path(tempfile.gettempdir()), "")
-    _remove_leftovers(base)
-    scratch = Path(tempfile.mkdtemp(prefix="rr-", dir=base))
-    owned = _own(scratch)
+    with contextlib.ExitStack() as stack:
+        notes = []
+        if joined is None:
+            notes.append(_guard())
+            base, note = folder_for_sockets()
+            notes.append(note)
+        else:
+            base = Path(tempfile.gettempdir())
+        folder = stack.enter_context(scratch(base))
+        stack.callback(_shutdown)
+        import ray
+
+        try:
+            if joined is None:
+                info, note = _start(base, folder, dashboard)
+                notes.append(note)
+            else:
+                info = ray.init(address=joined.text, **QUIET)
+        except Exception as error:  # whatever one of Ray's many parts raises
+            if joined is not None:
+                raise UserError(f"{joined.where}: the cluster there cannot be joined: {_cause(error)}") from error
+            raise Outage(f"Ray does not start on this machine: {_cause(error)}") from error
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, the screen a line
+        locked = joined is None and os.environ["RAY_AUTH_MODE"] == "token"
+        yield Cluster(info.dashboard_url or "", folder, joined is None, "; ".join(filter(None, notes)), locked)
+
+
+def _shutdown() -> None:
     import ray
 
-    try:
-        if joined is None:
-            info, more = _start(base, scratch, dashboard)
-            note = "; ".join(filter(None, (note, more)))
-        else:
-            info = ray.init(address=joined.text, **QUIET)
-    except Exception as error:  # whatever one of Ray's many parts raises
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
-        owned.close()
-        if joined is not None:
-            raise UserError(f"{joined.where}: the cluster there cannot be joined: {_cause(error)}") from error
-        raise Outage(f"Ray does not start on this machine: {_cause(error)}") from error
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, and the screen a line
-    try:
-        yield Cluster(info.dashboard_url or "", scratch, local, note)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
-        owned.close()
+    ray.shutdown()
+
+
+def _guard() -> str:
+    """Have a cluster of this machine ask for a token where others could reach it, or as RAY_AUTH_MODE says. Returns
+    what the user should know of that, or "". Raises UserError where no token can be kept."""
+    why, mode = others(), os.environ.get("RAY_AUTH_MODE")
+    note = ""
+    if mode == "disabled" and why:
+        note = f"RAY_AUTH_MODE=disabled: other accounts could run code as you: {why}"
+    if mode == "token" or (mode is None and why):
+        note = protect()
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray's own default depends on whether a token is there
+    _read_settings()
+    return note
+
+
+def _read_settings() -> None:
+    """Have Ray go by the environment as it is now: it reads it once, when it is imported. No public call does so."""
+    from ray._raylet import Config
+
+    Config.initialize("")
 
 
 def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
@@ -127,7 +145,7 @@ def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
 def _init(base: Path, folder: Path, dashboard: bool) -> Any:
     import ray
 
-    with _on_loopback(), _temporary(base):
+    with _on_loopback(), temporary_files_in(base):
         return ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(folder),
                         object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
 
@@ -153,53 +171,3 @@ def _on_loopback() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[None]:
-    """Have the processes that are started keep their temporary files, and so their sockets, in `folder`."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
-
-
-def _own(scratch: Path) -> IO[str]:
-    """A lock on the folder that goes with this process, however it ends: other drivers leave the folder alone."""
-    file = open(scratch / OWNED, "w")  # noqa: SIM115 - open as long as the process, and not in those that it starts
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def _temporary_folder() -> tuple[Path, str]:
-    """The folder for a local cluster's files, and a line on it where it is not the one asked for: the path of a Unix
-    socket must be short. RAY_TMPDIR goes before TMPDIR, as with Ray. Raises UserError."""
-    wanted = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    most = LONGEST_SOCKET - len(SOCKET)
-    for folder in (wanted, *SHORT_FOLDERS, os.environ.get("XDG_RUNTIME_DIR") or wanted):
-        path = os.path.abspath(folder)
-        if len(os.fsencode(path)) <= most and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
-            short = "" if folder == wanted else f"Ray's files lie in {path}: {_why_not(wanted, most)}"
-            return Path(path), short
-    raise UserError(f"{_why_not(wanted, most)}; set RAY_TMPDIR to a folder with a shorter path")
-
-
-def _why_not(folder: str, most: int) -> str:
-    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
-    if len(os.fsencode(os.path.abspath(folder))) > most:
-        return f"{name} {folder} is too long for the paths of its sockets (at most {most} bytes)"
-    return f"{name} {folder} is no folder that can be written"
-
-
-def _remove_leftovers(base: Path) -> None:
-    """Remove the temporary folders in `base` of local clusters whose driver was killed. Asked of the lock and not of a
-    process id, which says nothing of a container's driver that shares the folder."""
-    for lock in base.glob(f"rr-*/{OWNED}"):
-        with contextlib.suppress(OSError), open(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
