@@ -335,6 +335,6 @@ def test_ray_starts_with_a_temporary_folder_of_90_characters(tmp_path):
                            text=True, timeout=HANG)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     note, of_workers, own = ended.stdout.splitlines()
-    assert note.startswith(f"Ray's files lie in {of_workers}: TMPDIR {long} is too long")
+    assert f"Ray's files lie in {of_workers}: TMPDIR {long} is too long" in note
     assert own == str(long)
     assert not list(long.iterdir())

@@ -56,7 +56,7 @@ def test_a_spec_runs_nothing(tmp_path, key):
 def test_the_spec_of_a_run_folder_runs_nothing(tmp_path):
     trace = tmp_path / "trace"
     (tmp_path / "spec.yaml").write_text(f"question: {BOMB.format(trace)}\n")
-    with pytest.raises(Exception, match="could not determine a constructor"):
+    with pytest.raises(UserError, match=r"spec\.yaml: is damaged: it is not a spec any more"):
         RunFolder(tmp_path).spec()
     assert not trace.exists()
 
