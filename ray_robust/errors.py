@@ -23,6 +23,7 @@ from ray_robust.names import printable
 from ray_robust.redact import redact
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
+MOST_LINES = 200  # of mistakes that are printed: who reads more goes on once these are mended
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ def command(main: Callable[[list[str]], int]) -> None:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        for problem in error.problems:
+        for problem in error.problems[:MOST_LINES]:
             print(problem, file=sys.stderr)
+        if (more := len(error.problems) - MOST_LINES) > 0:
+            print(f"... and {more:,} more", file=sys.stderr)
         code = MISTAKE
     except Outage as outage:
         print(outage, file=sys.stderr)

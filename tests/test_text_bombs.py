@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from analysis import csv_file
-from ray_robust import axes, ingest
+from ray_robust import axes, errors, ingest
 from ray_robust.data import table
 from ray_robust.data.table import read_table
 from ray_robust.errors import UserError
@@ -216,3 +216,14 @@ for call, name in ((read_table, "x.csv"), (load_spec, "x.yaml")):
         "x.csv: is a device, not a file; wanted: a CSV file",
         "x.yaml: is a device, not a file; wanted: a sweep's YAML file",
     ]
+
+
+def test_of_mistakes_without_number_the_first_are_printed_and_the_rest_counted(tmp_path, capsys):
+    file = tmp_path / "x.yaml"
+    file.write_text("task: camera-traps\n" + "".join(f"key{i}: 1\n" for i in range(5_000)))
+    with pytest.raises(SystemExit) as end:
+        errors.command(lambda _: load_spec(file) and 0)
+    printed = capsys.readouterr().err.splitlines()
+    assert end.value.code == errors.MISTAKE
+    assert len(printed) == errors.MOST_LINES + 1
+    assert printed[-1].startswith("... and 4,8")
