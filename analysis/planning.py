@@ -89,9 +89,9 @@ def line(design: Design) -> str:
     said = [f"{row.kind} from {row.detectable:.1f} points of ER" for row in rows]
     provable = min(row.provable for row in rows)
     return (
-        f"in four sweeps of five it would find {', '.join(said)} on, and prove no effect within {provable:.1f} at best "
-        f"(margin {design.margin:g}), were a model's ER to vary by {spread.trials:.1f} points between seeds; python -m "
-        f"analysis {COMMAND} takes the spread of an earlier run"
+        f"in four sweeps of five it would find {', '.join(said)} on; it could prove no effect within {provable:.1f} at "
+        f"best (margin {design.margin:g}). Assumed: ER varies by {spread.trials:.1f} points between seeds; python -m "
+        f"analysis {COMMAND} takes that from an earlier run"
     )
 
 
