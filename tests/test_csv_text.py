@@ -72,7 +72,10 @@ def test_every_row_comes_back(row):
 def test_a_plan_keeps_names_as_they_were(tmp_path):
     names = ["=1+1", "a\x1b[31m", "'=x", "-5", "b\u202e"]
     run = RunFolder(tmp_path)
-    run.write_plan([{"trial": f"t{i}", "group": name, "cost_images": -1} for i, name in enumerate(names)])
+    run.write_plan([
+        {"trial": f"t{i}", "group": name, "cost_images": -1, "model": "m", "finetunes": "{}"}
+        for i, name in enumerate(names)
+    ])  # fmt: skip
     assert run.plan()["group"].tolist() == names
     text = (tmp_path / "plan.csv").read_text("utf-8")
     assert "\x1b" not in text

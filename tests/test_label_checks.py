@@ -16,7 +16,7 @@ from ray_robust import ingest as command
 from ray_robust.data.label_checks import SPLIT_NAMES
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
-from ray_robust.names import alike, difference, shown
+from ray_robust.names import alike, difference, printable, shown
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
 from ray_robust.spec import load_spec
@@ -140,8 +140,8 @@ def test_a_label_that_train_writes_in_another_way_is_an_error(tmp_path, options,
     path = listed(tmp_path, ["dog", *right, f"id_test/{wrong}", f"ood_test/{wrong}"])
     (line,) = mistakes("task", path, **options)
     assert line == (
-        f"{path}: label {shown(wrong)} of id_test, ood_test (2 images) is 'caf\xe9' (caf\\xe9) in train: they differ "
-        f"in {difference([NFC, wrong])}; write both the same way"
+        f"{path}: label {printable(shown(wrong))} of id_test, ood_test (2 images) is 'caf\xe9' (caf\\xe9) in train: "
+        f"they differ in {difference([NFC, wrong])}; write both the same way"
     )
     assert NFD not in line
 
