@@ -200,6 +200,20 @@ def test_who_has_read_what_became_shorter_goes_on_with_what_is_left(tmp_path):
     assert (store.take(np.arange(50))[:, 0, 0, 0] == np.arange(50)).all()
 
 
+def test_who_has_read_what_began_afresh_reads_it_anew_even_where_it_has_grown_again(tmp_path):
+    store = ImageStore.open(tmp_path, Drawn(), 4)
+    store.fill(np.arange(5))
+    assert store.take(np.array([4]))[0, 0, 0, 0] == 4
+    (store.folder / "pixels.u8").unlink()
+    again = ImageStore.open(tmp_path, Drawn(), 4)
+    again.fill(np.arange(49, -1, -1))  # in other slots, and more of them
+    assert (store.take(np.arange(50))[:, 0, 0, 0] == np.arange(50)).all()
+    pixels, slots = store.mapped(np.arange(50))
+    assert (pixels[slots, 0, 0, 0] == np.arange(50)).all()
+    (store.folder / "meta.json").unlink()
+    assert len(store.missing()) == 0
+
+
 def test_the_stores_of_earlier_versions_are_not_read(tmp_path):
     for name in (f"0123456789abcdef-crop-32-v{VERSION - 1}", f"images-crop-32-v{VERSION}", "digests", "x-8-v1"):
         (tmp_path / "store" / name).mkdir(parents=True)

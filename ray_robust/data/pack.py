@@ -37,6 +37,7 @@ class Pack:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         self.image_bytes = size * size * 3
+        self._made = (0, 0)  # inode and time of meta.json, which is written again when the files begin afresh
         self._read = 0  # bytes of the log
         self._sorted = np.empty(0, RECORD)  # by address; the last record of each
         self._lows = np.empty(0, np.uint64)  # the first halves of their addresses
@@ -81,7 +82,7 @@ class Pack:
 
     def _start_afresh(self) -> None:
         """Without pixels or without the log the other is of no use: both begin again, empty. Who has read the log sees
-        that it became shorter."""
+        that it became shorter, or once it has grown again that meta.json is another."""
         for name in FILES:
             draft = self.folder / f"{name}.{os.getpid()}"
             draft.write_bytes(b"")
@@ -132,8 +133,10 @@ class Pack:
         path = self.folder / "log.records"
         size = os.stat(path).st_size
         size -= size % RECORD.itemsize
-        if size < self._read:  # cut, or begun again: what is left counts
+        made = self._last_made()
+        if size < self._read or made != self._made:  # cut, or begun again: what is there counts
             self._forget_all()
+            self._made = made
         if size == self._read:
             return
         with open(path, "rb") as file:
@@ -156,9 +159,17 @@ class Pack:
         self._sorted = records[ends]
         self._lows = halves(self._sorted["address"])[:, 0].copy()
 
+    def _last_made(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self.folder / "meta.json")
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
     def _possible(self, records: np.ndarray) -> np.ndarray:
         """Which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut off."""
-        slots = os.stat(self.folder / "pixels.u8").st_size // self.image_bytes
+        with open(self.folder / "pixels.u8", "rb") as file:  # a mounted share asks its server only when one opens
+            slots = os.fstat(file.fileno()).st_size // self.image_bytes
         present = records["state"] == PRESENT
         there = (records["slot"] >= 0) & (records["slot"] < slots)
         return np.where(present, there, records["state"] <= BROKEN)
@@ -173,11 +184,11 @@ class Pack:
         """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
         pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
         if most >= len(pixels):
-            path = self.folder / "pixels.u8"
-            slots = path.stat().st_size // self.image_bytes
-            if most >= slots:
-                raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {AGAIN}"))
-            pixels = self._pixels = np.memmap(path, np.uint8, "r", shape=(slots, self.size, self.size, 3))
+            with open(self.folder / "pixels.u8", "rb") as file:
+                slots = os.fstat(file.fileno()).st_size // self.image_bytes
+                if most >= slots:
+                    raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {AGAIN}"))
+                pixels = self._pixels = np.memmap(file, np.uint8, "r", shape=(slots, self.size, self.size, 3))
         return pixels
 
     def reasons(self) -> dict[bytes, str]:
