@@ -61,10 +61,10 @@ class Lease:
         while not self._stop.wait(RENEW):
             try:
                 now = _read(self.folder)
-                if now is None or now.get("id") == self.mine["id"]:
+                if not now or now.get("id") == self.mine["id"]:  # another driver's is whole: a rename puts it there
                     self.folder.write_json(FILE, {**self.mine, "time": time.time()})
                     continue
-            except OSError:  # away for a moment: the next round tells
+            except (OSError, Damaged):  # away for a moment, or a folder in its place: the next round tells
                 continue
             self.lost = True
             # who catches the KeyboardInterrupt asks `check` why

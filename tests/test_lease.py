@@ -108,6 +108,15 @@ def _loses(tmp_path: Path, ignored: bool) -> None:
     assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) == ignored
 
 
+@pytest.mark.parametrize("damage", ["", "{", '["other", 7]', "{}"])
+def test_a_lease_that_is_damaged_while_it_is_held_is_written_anew(tmp_path, damage):
+    file = tmp_path / "lease.json"
+    with held(Storage(tmp_path)) as mine:
+        file.write_text(damage)
+        wait_for(lambda: "id" in file.read_text())
+        mine.check()
+
+
 def test_who_comes_second_in_the_same_moment_gives_way(tmp_path, monkeypatch):
     theirs(tmp_path, platform.node())  # a process that is gone
     monkeypatch.setattr(lease.time, "sleep", lambda _: theirs(tmp_path, "elsewhere"))
