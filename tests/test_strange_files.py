@@ -244,6 +244,14 @@ def test_links_of_an_archive_are_left_out(tmp_path):
         ("a", False), ("a/passwd", False)]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["PKLot/1.jpg", "BZh9/1.jpg"])
+def test_a_tar_is_told_by_more_than_the_path_that_it_begins_with(tmp_path, name):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    assert archive.unpack(tmp_path / "x.tar", tmp_path / "out", lambda done, of: None) == (1, 0)
+    assert (tmp_path / "out" / name).exists()
+
+
 def test_a_zip_in_a_link_is_read(tmp_path):
     import zipfile
 

@@ -137,8 +137,9 @@ class _Entry:
 def _entries(archive: Path) -> Iterator[_Entry]:
     """Every regular file of an archive, in its order."""
     with open(archive, "rb") as raw:
-        magic = raw.read(6)
+        head = raw.read(tarfile.BLOCKSIZE)
         raw.seek(0)
+        magic = b"" if head[257:262] == b"ustar" else head[:6]  # a tar begins with a path, which may be PKLot/1.jpg
         if magic.startswith(b"PK"):
             with zipfile.ZipFile(raw) as file:
                 yield from _zipped(archive, file)
