@@ -12,7 +12,6 @@ import json
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from ray_robust.redact import redacted
 from ray_robust.storage import Stamp, Storage
 
 CHECKSUM = "checksum"
@@ -77,8 +76,9 @@ def defect(storage: Storage, name: str, value: list[Any], stamp: Stamp | None) -
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """The value as readable JSON that ends with a checksum of the text before it."""
-    text = json.dumps(redacted(value), indent=1, allow_nan=False)
+    """The value as readable JSON that ends with a checksum of the text before it. Not redacted here: a checksum below
+    the name of a file such as `source-password.csv` is no password, and would never be the right one again."""
+    text = json.dumps(value, indent=1, allow_nan=False)
     head = text.rstrip().removesuffix("}").rstrip() + ",\n"
     return f'{head} "{CHECKSUM}": "{checksum(head.encode())}"\n}}\n'.encode()
 
@@ -92,11 +92,11 @@ def unseal(data: bytes) -> tuple[dict[str, Any] | None, bool]:
         return None, False
     if not isinstance(value, dict):
         return None, False
-    told = value.pop(CHECKSUM, None)
-    if told is None:
+    sealed = value.pop(CHECKSUM, None)
+    if sealed is None:
         return value, False
     head = data[: data.rfind(f' "{CHECKSUM}":'.encode())]
-    return (value, True) if told == checksum(head) else (None, False)
+    return (value, True) if sealed == checksum(head) else (None, False)
 
 
 def _rows(name: str, data: bytes) -> int | None:

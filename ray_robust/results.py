@@ -166,12 +166,11 @@ class RunFolder:
         ):
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
-            found = self._rows_of(name, folder) if folder.has(list(wanted)) else None
-            if found is not None:
+            if self.has(name, list(wanted)):
                 # names come from the plan: another axis in the spec renames groups and tasks, not trials
                 own = {"trial": name, "status": "done"}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
-                points = [row for row in found if row["finetune"] in order]
+                points = [row for row in self._rows[name] if row["finetune"] in order]
                 rows += [
                     {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
@@ -186,14 +185,19 @@ class RunFolder:
             table[column] = pd.to_numeric(table[column]).astype("float64")
         return table
 
-    def _rows_of(self, name: str, folder: TrialFolder) -> list[dict[str, Any]] | None:
-        """The rows of a trial that is done, kept in memory; None where they are not those that it left."""
+    def has(self, name: str, finetunings: list[str]) -> bool:
+        """Whether a trial is done with at least these fine-tunings, and all is there that it left; unlike with
+        `TrialFolder.has` its rows are read, and kept in memory: no size or time tells of a bit that turned on the disk.
+        """
+        folder = self.trial(name)
+        if not folder.has(finetunings):
+            return False
         if name not in self._rows:
             try:
                 self._rows[name] = folder.rows()
             except Damaged:
-                return None
-        return self._rows[name]
+                return False
+        return True
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_robust.errors import Damaged
 from ray_robust.proof import Entry, checksum, defect, seal, unseal
+from ray_robust.redact import redacted
 from ray_robust.storage import Stamp, Storage
 
 ALTERED = "was altered: its checksum is another"
@@ -81,8 +82,12 @@ class TrialFolder:
     def _of_other_time(self, files: Mapping[str, list[Any]]) -> list[str]:
         """Those whose size or time is another than it was: a loop as short as it can be, for a run has 24,000 files."""
         if self.storage.remote:
-            listed, base = self._stamps(), self.storage.address
-            return [name for name, entry in files.items() if listed.get(f"{base}/{name}") != (entry[1], entry[2])]
+            listed = self._stamps()
+            return [
+                name
+                for name, (_, size, time, _) in files.items()
+                if listed.get((self.storage / name).address) != (size, time)
+            ]
         changed, base, look = [], f"{self.storage.address}/", os.stat
         for name, (_, size, time, _) in files.items():
             try:
@@ -108,8 +113,9 @@ class TrialFolder:
         if data is None:
             return None
         kept, sealed = unseal(data)
-        if sealed and kept is not None:
-            return None if self._defects(kept["files"]) else kept["rows"]
+        if sealed and kept is not None:  # each is asked for by itself: a worker need not list the whole of a remote run
+            stamps = ((name, entry, self.storage.stamp(name)) for name, entry in kept["files"].items())
+            return None if any(defect(self.storage, *of) for of in stamps) else kept["rows"]
         with contextlib.suppress(ValueError, RecursionError):  # an earlier version's: the rows alone
             rows = json.loads(data)
             if _sound(rows) and rows and all(row["finetune"] == name for row in rows):
@@ -119,7 +125,7 @@ class TrialFolder:
     def keep_finetuning(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Mark a fine-tuning as finished, once its predictions are written."""
         files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet")
-        self.storage.write(f"finetunings/{name}.json", seal({"rows": rows, "files": files}))
+        self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
 
     def _entries(self, *names: str) -> dict[str, list[Any]]:
         entries = ((name, Entry.of(self.storage, name)) for name in names)
@@ -135,14 +141,14 @@ class TrialFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of a finished trial. Raises Damaged where they are not those that it left."""
-        data = self.storage.read("rows.jsonl")
-        for _ in range(2):
+        for _ in range(2):  # it may have been run again since, also between two of these lines
+            data = self.storage.read("rows.jsonl")
             known = self._proved.get(self.storage.address)
             done = known[1] if known is not None else self._look()[0]
             entry = Entry.read((done or {}).get("files", {}).get("rows.jsonl"))
             if (known is None or known[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
                 return _parsed(self.storage, data)
-            self._proved.pop(self.storage.address, None)  # it may have been run again since
+            self._proved.pop(self.storage.address, None)
         self._proved[self.storage.address] = self.storage.read("done") or b"", None
         raise self.storage.damaged("rows.jsonl", ALTERED, RERUN)
 
@@ -167,23 +173,24 @@ class TrialFolder:
             folder, _, file = name.rpartition("/")
             if folder or name == "subset.parquet":
                 self.storage.discard(f"finetunings/{file.rpartition('.')[0]}.json" if folder else name)
-        self.storage.discard("done")
 
     def progress(self) -> dict[str, Any]:
         """How far the trial is, as progress.json says: {} before its first word, or where that cannot be read."""
         said = self.storage.recall_json("progress.json") or {}
         numbers = {key: said.get(key, 0.0) for key in PROGRESS}
-        sound = all(isinstance(value, int | float) for value in numbers.values())
-        scores = [said.get(key) for key in ("id", "ood")]
-        if not sound or not all(score is None or isinstance(score, int | float) for score in scores):
-            return {}
-        return {**said, **(numbers if isinstance(said.get("stage"), str) else {})}
+        scores = [score for key in ("id", "ood") if (score := said.get(key)) is not None]
+        sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(said.get("stage", ""), str)
+        return {**said, **numbers} if said and sound else {}
 
     def begin(self) -> str:
         """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes, and
-        what of a finished trial is not as it was left; returns what that was, or ""."""
+        what of a finished trial is not as it was left; returns what that was, or "".
+
+        So does `done`: of a trial that gets more fine-tunings it would speak for files that are about to change, and
+        whoever looked meanwhile, or after a crash, would take them for damaged."""
         if damage := self.damage():
             self._drop_damaged()
+        self.storage.discard("done")
         self.storage.delete("failed.json")
         self.storage.delete("stopped.json")
         self.storage.tidy()

@@ -205,7 +205,7 @@ def test_times_that_changed_alone_are_no_damage(run):
     assert set(run.states().values()) == {"done"}
 
 
-def test_a_digit_that_changed_without_a_trace_in_size_and_time_is_found_when_the_rows_are_read(run):
+def test_a_digit_that_changed_without_a_trace_in_size_and_time_is_found_when_the_rows_are_read(points, run):
     name, file = run.plan()["trial"].iloc[-1], file_of(run, "rows.jsonl")
     before = file.stat()
     make_damage(file, "flipped")
@@ -213,6 +213,53 @@ def test_a_digit_that_changed_without_a_trace_in_size_and_time_is_found_when_the
     found, _ = read_run(run.storage.address)
     assert name not in set(found.points["trial"])
     assert name in set(found.left_out["trial"])
+    own = points[points["trial"] == name]
+    again, wanted = RunFolder(run.storage), list(own["finetune"].unique())
+    assert not again.has(name, wanted)  # so the command runs it again, and so does the worker that it is given to
+    assert list(again.damaged([name])) == [
+        f"damaged  {name}: rows.jsonl was altered: its checksum is another; it is run again, with what is whole of it"
+    ]
+    worker = RunFolder(run.storage)
+    assert not worker.has(name, wanted)
+    assert train(worker.trial(name), own) == []
+    assert again.has(name, wanted)
+    assert RunFolder(run.storage).states()[name] == "done"
+
+
+def test_a_trial_that_gets_more_finetunings_is_not_taken_for_damaged_meanwhile(points, run):
+    name = run.plan()["trial"].iloc[-1]
+    folder = run.trial(name)
+    assert folder.begin() == ""
+    folder.storage.write_json("trial.json", {"trial": name, "device": "another"})  # and then it was killed
+    assert RunFolder(run.storage).states()[name] != "damaged"
+    assert train(RunFolder(run.storage).trial(name), points[points["trial"] == name]) == []
+
+
+def test_rows_that_change_while_they_are_read_are_read_again(run, monkeypatch):
+    name = run.plan()["trial"].iloc[-1]
+    folder = run.trial(name)
+    whole, read = folder.rows(), folder.storage.read
+    monkeypatch.setattr(
+        folder.storage, "read", lambda file: read(file) if file != "rows.jsonl" or old.pop() else b"before"
+    )
+    old = [True, False]
+    assert folder.rows() == whole
+
+
+def test_a_file_whose_name_reads_like_that_of_a_secret_keeps_its_checksum(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write("duplicates/source-password-12345678.csv", "split,image\nid_test,a\n")
+    assert run.altered() == []
+
+
+def test_a_word_of_progress_that_lacks_numbers_has_them_all(run):
+    folder = run.trial(run.plan()["trial"].iloc[-1])
+    for said in ({"stage": "finetune"}, {"time": 1.0}):
+        folder.storage.write_json("progress.json", said)
+        assert folder.progress() == {**dict.fromkeys(PROGRESS.keys() - {"stage"}, 0.0), **said}
+    for said in ({"stage": ["finetune"]}, {"stage": "finetune", "epoch": "1"}, {}):
+        folder.storage.write_json("progress.json", said)
+        assert folder.progress() == {}
 
 
 def test_a_remote_run_is_checked_alike(run):
@@ -226,6 +273,12 @@ def test_a_remote_run_is_checked_alike(run):
     assert damage.startswith("rows.jsonl was altered: its checksum is another, predictions/lr0.0003.parquet has ")
     table = before.results().set_index("trial")  # by who had looked before
     assert table.loc[name, "status"] == "damaged"
+
+
+def test_the_files_of_a_remote_run_are_listed_at_once_whatever_its_address(run, monkeypatch):
+    folder = Remote(f"memory://{run.storage.address}?endpoint_override=here")
+    monkeypatch.setattr(Remote, "stamp", lambda *_: pytest.fail("a request for one file"))
+    assert set(RunFolder(folder).states().values()) == {"done"}
 
 
 def test_a_folder_with_something_in_it_is_never_removed(points, run):

@@ -154,10 +154,9 @@ class Search:
 
     def state(self, trial: Trial) -> str:
         """Done, stopped, failed in this run of the command, or still to be run."""
-        folder = self.run.trial(trial.id)
-        if folder.has([f.id for f in trial.finetunings]):
+        if self.run.has(trial.id, [f.id for f in trial.finetunings]):
             return "done"
-        if self.settings.stop is not None and folder.stopped() is not None:
+        if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
         return "failed" if trial.id in self._failed else "planned"
 

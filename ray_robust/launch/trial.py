@@ -55,9 +55,10 @@ def run_trial(trial: Trial, places: Places, context: Context) -> None:
     Several ranks call it together: they pre-train as one, then share out the fine-tunings. What may go better the next
     time (storage or a worker that went away, a machine to be left) is raised, for the launcher to try again.
     """
-    folder = RunFolder(places.run).trial(trial.id)
-    if folder.has([f.id for f in trial.finetunings]):
+    run = RunFolder(places.run)
+    if run.has(trial.id, [f.id for f in trial.finetunings]):
         return
+    folder = run.trial(trial.id)
     log = TrialLog(trial, folder, context)
     if context.first:
         if damage := folder.begin():
