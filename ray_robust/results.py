@@ -124,7 +124,7 @@ class RunFolder:
     def data(self) -> dict[str, Any]:
         """data.json: every pool's facts, broken images and sample sheets; {} where it is not as it was written, which
         `altered` says."""
-        if "data.json" in self._changed():
+        if self._defect("data.json", self._checksums().get("data.json")):
             return {}
         data = self.storage.recall_json("data.json") or {}
         for key in ("pools", "duplicates"):
@@ -244,15 +244,17 @@ class RunFolder:
         changed, known = {}, self._checksums()
         if not known and self.storage.exists(CHECKSUMS):
             changed[CHECKSUMS] = "is damaged"
-        for name in dict.fromkeys((*PROVED, *known)):
-            data = self.storage.recall(name)
-            if data is None and self.storage.exists(name):
-                changed[name] = "cannot be read"
-            elif data is None and name in known:
-                changed[name] = "is missing"
-            elif data is not None and name in known and checksum(data) not in known[name]:
-                changed[name] = "was altered since it was written" if data.strip() else "is empty"
-        return changed
+        defects = {name: self._defect(name, known.get(name)) for name in dict.fromkeys((*PROVED, *known))}
+        return changed | {name: what for name, what in defects.items() if what}
+
+    def _defect(self, name: str, checksums: list[str] | None) -> str:
+        """What is wrong with a file that should have one of these checksums (None: any), "" where nothing is."""
+        data = self.storage.recall(name)
+        if data is None:
+            return "cannot be read" if self.storage.exists(name) else "" if checksums is None else "is missing"
+        if checksums is None or checksum(data) in checksums:
+            return ""
+        return "was altered since it was written" if data.strip() else "is empty"
 
     def exists(self, name: str) -> bool:
         return self.storage.exists(name)

@@ -186,7 +186,9 @@ def _check_size(top: yaml.Node, file: str) -> None:
 def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem]) -> None:
     if isinstance(node, yaml.ScalarNode) and (half := half_character(node.value)):
         where = f"{file}:{node.start_mark.line + 1}"
-        problems.append(Problem(where, f"{node.value!r} holds {half}, half of a character, which no file can keep"))
+        problems.append(
+            Problem(where, f"{node.value[:60]!r} holds {half}, half of a character, which no file can keep")
+        )
     if isinstance(node, yaml.MappingNode):
         own: dict[str, int] = {}
         for key, value in node.value:
