@@ -15,6 +15,7 @@ from pathlib import Path
 import make_images as make
 import numpy as np
 import pytest
+import yaml
 from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
@@ -187,3 +188,21 @@ def test_the_readme_names_the_options_that_exist():
     own, _, shared = paragraph.partition("and with `finetune` alike")
     assert set(re.findall(r"`(\w+)`", own)) <= set(Pretrain.model_fields)
     assert set(re.findall(r"`(\w+)`", shared)) <= set(Pretrain.model_fields) & set(Finetune.model_fields)
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    import ray_robust
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == ray_robust.__version__
+    assert all(reference.get("url") and reference["authors"] for reference in citation["references"])
+    assert re.search(r"^## \[Unreleased\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+
+
+def test_the_hooks_run_what_lint_runs():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
+    lint = (ROOT / "Makefile").read_text("utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    commands = [re.sub(r"\$\(BIN\)/", "", line).split() for line in lint.splitlines()[1:]]
+    assert [hook["entry"].replace(".venv/bin/", "").replace(" --force-exclude", "").split() for hook in hooks] == [
+        [word for word in words if word != "."] for words in commands
+    ]
