@@ -5,13 +5,14 @@ Simulates the sweeps of `bench.scenarios`, whose truth is known, analyses each a
 intervals hold the truth, how often a test finds what is not there, how often equivalence is claimed exactly at the
 margin; and of the findings, as a reader meets them, the share that is false (`bench.claims`). The last line is one JSON
 object. With `--write docs/statistics.md` the rows of these scenarios replace theirs between its marks there. With
-`--keep` every simulated sweep is kept in that folder and not run again, so that a long list can be run in pieces;
-another version of the analysis needs another folder.
+`--keep` every simulated sweep is kept in that folder, below a hash of the code that analysed it, and not run again, so
+that a long list can be run in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import tempfile
@@ -19,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from bench.designs import Design, draw
 from bench.scenarios import MARGIN, SCENARIOS
 from bench.simulated import BASELINE, FACTOR, Truth, World, counted, shares, simulate
 from ray_robust.errors import UserError
+
+SIMULATES = ("claims", "coverage", "designs", "scenarios", "simulated")  # the modules of bench that do
 
 __all__ = ["MARGIN", "SCENARIOS", "Truth", "World", "counted", "shares", "simulate"]
 
@@ -105,7 +108,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """All replicates of a scenario, by that `map`; those in the folder `keep` are read, the others added to it."""
     seeds = [hash_seed(name, i) for i in range(replicates)]
-    file = keep / f"{name.replace(' ', '_')}.jsonl" if keep else None
+    file = keep / code() / f"{name.replace(' ', '_')}.jsonl" if keep else None
     reports = _kept(file) if file and file.exists() else {}
     missing = [seed for seed in seeds if seed not in reports]
     new = dict(zip(missing, mapped(partial(looked_at, SCENARIOS[name]), missing), strict=True))
@@ -114,6 +117,17 @@ def run(
         with file.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"seed": seed, **report}) + "\n" for seed, report in new.items())
     return [(reports | new)[seed] for seed in seeds]
+
+
+@lru_cache(maxsize=1)
+def code() -> str:
+    """A hash of all code that decides what comes of a simulated sweep: what another version made is not mixed in."""
+    root = Path(__file__).parents[1]
+    files = [*root.glob("analysis/**/*.py"), *(root / f"bench/{name}.py" for name in SIMULATES)]
+    digest = hashlib.blake2b(digest_size=6)
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _kept(file: Path) -> dict[int, dict[str, Any]]:

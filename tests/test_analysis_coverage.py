@@ -75,7 +75,7 @@ def test_sweeps_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
     again = coverage.run("null", 3, keep=tmp_path)
     assert asked == [coverage.hash_seed("null", 2)]
     assert coverage.summary("null", again[:2]) == coverage.summary("null", first)
-    file = tmp_path / "null.jsonl"
+    file = tmp_path / coverage.code() / "null.jsonl"
     assert len(file.read_text().splitlines()) == 3
     file.write_text(file.read_text() * 2 + '{"seed": 1, "interv')  # written by two runs, one of which was ended
     assert coverage.summary("null", coverage.run("null", 3, keep=tmp_path)) == coverage.summary("null", again)
