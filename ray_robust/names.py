@@ -77,7 +77,13 @@ def printable_in(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
-        return {printable_in(key): printable_in(inner) for key, inner in value.items()}
+        shown: dict[Any, Any] = {}
+        for key, inner in value.items():
+            name = printable_in(key)
+            while name in shown:  # one of the two was written with the other's escape
+                name = f"{name}'"
+            shown[name] = printable_in(inner)
+        return shown
     return [printable_in(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 

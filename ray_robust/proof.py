@@ -63,7 +63,7 @@ def defect(storage: Storage, name: str, value: list[Any], stamp: Stamp | None) -
         return ""
     entry = Entry.read(value)
     if entry is None:
-        return ""
+        return "cannot be compared: what was kept of it is damaged"
     if stamp is None:
         return "is a folder, where a file belongs" if storage.exists(name) else "is missing"
     if stamp[0] != entry.size:

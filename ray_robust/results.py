@@ -26,8 +26,8 @@ from ray_robust import csv_text
 from ray_robust.errors import Damaged
 from ray_robust.proof import checksum, seal, unseal
 from ray_robust.redact import redact_file
-from ray_robust.storage import Stamp, Storage
-from ray_robust.trial_folder import TrialFolder, wrong
+from ray_robust.storage import Stamp, Storage, wrong
+from ray_robust.trial_folder import TrialFolder
 
 __all__ = ["COLUMNS", "RunFolder", "TrialFolder"]
 

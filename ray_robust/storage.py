@@ -170,7 +170,7 @@ class Storage:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            raise self.damaged(name, _unreadable(data, "JSON")) from None
+            raise self.damaged(name, wrong(data, "JSON")) from None
         if kind is not None and not isinstance(value, kind):
             raise self.damaged(name, f"does not hold {KINDS[kind]}")
         return value
@@ -347,9 +347,9 @@ def may_pass(error: OSError) -> bool:
     return not any(word in said for word in FINAL_WORDS)
 
 
-def _unreadable(data: bytes, form: str) -> str:
-    """What is wrong with a file that is not of its form."""
-    return f"is damaged: it is no {form} any more" if data.strip() else "is empty"
+def wrong(data: bytes, what: str) -> str:
+    """What is wrong with a file that is not what it should be."""
+    return f"is damaged: it is not {what} any more" if data.strip() else "is empty"
 
 
 def _stamp_of(path: str) -> Stamp | None:

@@ -115,10 +115,10 @@ def _plan(
         print_space(out, sweep.spec, first, sweep.plan)
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
     kept = bool(args.out) and bool(sweep.unread() or sweep.absent()) and run.exists("plan.csv")
-    if args.out and not kept:
-        with _sayable(run):
-            run.write_plan(sweep.plan.rows())
     print_plan(out, sweep, subsets)
+    if args.out and not kept:  # not into a folder where a sweep runs: it goes by its own plan
+        with held(run.storage, lambda who: _waiting(out, who)), _sayable(run):
+            run.write_plan(sweep.plan.rows())
     if args.out:
         why = ": left as it is, since these ids are provisional" if kept else ""
         out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)
@@ -216,11 +216,15 @@ def _run(
 ) -> int:
     begun = time.monotonic()
     before = _finished(run, sweep.plan)
+    mended = [trial.id for trial in sweep.plan if trial.id not in before and run.trial(trial.id).mend()]
+    before |= _finished(run, [trial for trial in sweep.plan if trial.id in mended])
     todo = Plan(tuple(trial for trial in sweep.plan if trial.id not in before))
     print_title(out, sweep.spec)
     whole = len(sweep.plan) if search is None else max(search.expected, len(sweep.plan))
     expected = f"   {estimate(todo, sweep.spec)}" if search is None else ""
     out.print(f"{len(before)} of {whole} trials are done, {whole - len(before)} to run{expected}")
+    for name in mended:
+        out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings", markup=False)
     for line in (*run.damaged(trial.id for trial in sweep.plan), *provenance.told_apart_by_size(run, sweep.pools())):
         out.print(line, markup=False, soft_wrap=True)
     outage: Outage | None = None

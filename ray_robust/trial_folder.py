@@ -15,7 +15,7 @@ from typing import Any
 from ray_robust.errors import Damaged
 from ray_robust.proof import Entry, checksum, defect, seal, unseal
 from ray_robust.redact import redacted
-from ray_robust.storage import Stamp, Storage
+from ray_robust.storage import Stamp, Storage, wrong
 
 ALTERED = "was altered: its checksum is another"
 RERUN = "the same command again runs what is missing of this trial"
@@ -155,12 +155,14 @@ class TrialFolder:
     def finish(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         """Write the rows of every fine-tuning, then the marker, which proves what the trial left; what only resuming
         needed is dropped."""
-        self.storage.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self.storage.write("rows.jsonl", _text_of(rows))
         self.storage.delete("failed.json")
         finetunings = sorted({row["finetune"] for row in rows})
-        kinds = ("finetunings/{}.json", "predictions/{}.parquet", "groups/{}.parquet")
-        names = [kind.format(name) for name in finetunings for kind in kinds]
+        names = [f"finetunings/{name}.json" for name in finetunings]
         files = self._entries("rows.jsonl", "trial.json", "subset.parquet", *names)
+        for name in names:  # each holds the entries of its predictions: they are not read again
+            kept, _ = unseal(self.storage.recall(name) or b"")
+            files |= (kept or {}).get("files", {})
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
         for name in ("checkpoints", "worker.json"):
             self.storage.delete(name)
@@ -181,6 +183,23 @@ class TrialFolder:
         scores = [score for key in ("id", "ood") if (score := said.get(key)) is not None]
         sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(said.get("stage", ""), str)
         return {**said, **numbers} if said and sound else {}
+
+    def mend(self) -> bool:
+        """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
+        left; returns whether that was so. Nothing needs to be trained then, nor weights that may be gone by now."""
+        done, _ = self._look()
+        if done is None:
+            with contextlib.suppress(Damaged):
+                done = unseal(self.storage.read("done") or b"")[0]  # its rows have been read, and are others
+        if not done or "files" not in done or set(self._defects(done["files"])) - {"rows.jsonl"}:
+            return False
+        kept = [self.finetuning(name) for name in done["finetunings"]]
+        rows = [row for own in kept for row in own or ()]
+        if not all(kept) or checksum(_text_of(rows)) == checksum(self.storage.recall("rows.jsonl") or b""):
+            return False
+        self._proved.pop(self.storage.address, None)
+        self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files")})
+        return True
 
     def begin(self) -> str:
         """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes, and
@@ -235,6 +254,11 @@ class TrialFolder:
         self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
 
 
+def _text_of(rows: list[dict[str, Any]]) -> bytes:
+    """rows.jsonl: a line of JSON per point, without credentials."""
+    return "".join(json.dumps(redacted(row)) + "\n" for row in rows).encode()
+
+
 def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]:
     """The rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
     data = storage.read("rows.jsonl") if data is None else data
@@ -258,8 +282,3 @@ def _sound(rows: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
-
-
-def wrong(data: bytes, what: str) -> str:
-    """What is wrong with a file that is not what it should be."""
-    return f"is damaged: it is not {what} any more" if data.strip() else "is empty"

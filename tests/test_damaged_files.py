@@ -226,6 +226,44 @@ def test_a_digit_that_changed_without_a_trace_in_size_and_time_is_found_when_the
     assert RunFolder(run.storage).states()[name] == "done"
 
 
+@pytest.mark.parametrize("how", DAMAGES)
+def test_rows_alone_are_made_again_from_the_finetunings_without_training(whole, run, how):
+    name = run.plan()["trial"].iloc[-1]
+    make_damage(file_of(run, "rows.jsonl"), how)
+    again = RunFolder(run.storage)
+    assert not again.has(name, [])
+    assert again.trial(name).mend()
+    assert not again.trial(name).mend(), "there is nothing left to mend"
+    assert RunFolder(run.storage).states()[name] == "done"
+    pd.testing.assert_frame_equal(RunFolder(run.storage).results(), RunFolder(whole).results())
+    before, after = (json.loads(file_of(of, "done").read_text()) for of in (RunFolder(whole), run))
+    assert after["finished"] == before["finished"]
+    assert {file: entry[3] for file, entry in after["files"].items()} == {
+        file: entry[3] for file, entry in before["files"].items()
+    }
+
+
+def test_rows_whose_bits_turned_are_made_again(whole, run):
+    """Size and time of the file are as they were."""
+    name, file = run.plan()["trial"].iloc[-1], file_of(run, "rows.jsonl")
+    stamp = file.stat()
+    make_damage(file, "flipped")
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = RunFolder(run.storage)
+    assert not again.has(name, [])
+    assert again.trial(name).mend()
+    assert again.has(name, [])
+    pd.testing.assert_frame_equal(RunFolder(run.storage).results(), RunFolder(whole).results())
+
+
+@pytest.mark.parametrize("kind", ["finetunings", "predictions", "subset.parquet", "trial.json"])
+def test_more_than_rows_is_left_to_the_next_training(run, kind):
+    name = run.plan()["trial"].iloc[-1]
+    for damaged in ("rows.jsonl", kind):
+        make_damage(file_of(run, damaged), "flipped")
+    assert not RunFolder(run.storage).trial(name).mend()
+
+
 def test_a_trial_that_gets_more_finetunings_is_not_taken_for_damaged_meanwhile(points, run):
     name = run.plan()["trial"].iloc[-1]
     folder = run.trial(name)

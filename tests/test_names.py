@@ -107,3 +107,7 @@ def test_half_a_character_is_refused_before_anything_is_trained(tmp_path):
     (tmp_path / "s.yaml").write_text('task: {name: camera-traps}\npretrain:\n  sources: {"a\\ud800": 1.0}\n', "utf-8")
     with pytest.raises(UserError, match=r"s\.yaml:3: 'a\\ud800' holds \\ud800, half of a character, which no file"):
         parse(tmp_path / "s.yaml")
+
+
+def test_no_name_is_lost_to_one_that_is_written_with_its_escape():
+    assert printable_in({"a\x1b": 1, "a\\x1b": 2}) == {"a\\x1b": 1, "a\\x1b'": 2}

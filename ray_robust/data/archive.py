@@ -160,6 +160,10 @@ def _zipped(archive: Path, file: zipfile.ZipFile) -> Iterator[_Entry]:
     size = archive.stat().st_size
     if odd := next((i for i in infos if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), None):
         raise UserError(Problem(str(archive), f"{odd.filename!r} {NO_METHOD}"))
+    if locked := next((info for info in infos if info.flag_bits & 1), None):
+        raise UserError(
+            Problem(str(archive), f"{locked.filename!r} is encrypted; unpack it with its password yourself")
+        )
     if sum(info.file_size for info in infos) > MOST_TIMES * size + ALLOWANCE:  # seen before anything is written
         largest = max(infos, key=lambda info: info.file_size)
         raise UserError(Problem(str(archive), _too_much(largest.filename, size)))

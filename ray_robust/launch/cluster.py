@@ -72,6 +72,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     with contextlib.ExitStack() as stack:
         notes = []
         if joined is None:
+            stack.callback(_set_mode, os.environ.get("RAY_AUTH_MODE"))  # as the user has it, for the next cluster
             notes.append(_guard())
             base, note = folder_for_sockets()
             notes.append(note)
@@ -117,6 +118,13 @@ def _guard() -> str:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray's own default depends on whether a token is there
     _read_settings()
     return note
+
+
+def _set_mode(mode: str | None) -> None:
+    if mode is None:
+        os.environ.pop("RAY_AUTH_MODE", None)
+    else:
+        os.environ["RAY_AUTH_MODE"] = mode
 
 
 def _read_settings() -> None:

@@ -86,6 +86,8 @@ def _checked(file: Path) -> str:
             raise _refused(file, "is no file, and so no token", remove=True)
         if not os.read(handle, 1):
             raise _refused(file, "is empty, and so no token", remove=True)
+        if state.st_uid == 0 != os.geteuid() and not state.st_mode & 0o007:
+            return ""  # a mounted secret: root reads everything anyway
         if state.st_uid != os.geteuid():
             raise _refused(file, "belongs to another account, which knows the token")
         if not state.st_mode & 0o077:
