@@ -115,10 +115,10 @@ def _plan(
         print_space(out, sweep.spec, first, sweep.plan)
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
     kept = bool(args.out) and bool(sweep.unread() or sweep.absent()) and run.exists("plan.csv")
-    print_plan(out, sweep, subsets)
     if args.out and not kept:  # not into a folder where a sweep runs: it goes by its own plan
         with held(run.storage, lambda who: _waiting(out, who)), _sayable(run):
             run.write_plan(sweep.plan.rows())
+    print_plan(out, sweep, subsets)
     if args.out:
         why = ": left as it is, since these ids are provisional" if kept else ""
         out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)
