@@ -147,12 +147,12 @@ def _entries(archive: Path) -> Iterator[_Entry]:
         opener = next((how for start, how in COMPRESSED.items() if magic.startswith(start)), None)
         if opener is lzma.open:
             _check_window(raw)
-        for file, member in members(raw if opener is None else opener(raw, "rb")):
+        for tar, member in members(raw if opener is None else opener(raw, "rb")):
             if member.issparse():
                 what = f"{member.name!r} has holes: it claims {member.size:,} bytes that are not in the archive"
                 raise UserError(Problem(str(archive), f"{what}; pack it without --sparse"))
             if member.isreg():
-                yield _Entry(member.name, member.size, raw.tell(), partial(file.parts, member))
+                yield _Entry(member.name, member.size, raw.tell(), partial(tar.parts, member))
 
 
 def _zipped(archive: Path, file: zipfile.ZipFile) -> Iterator[_Entry]:

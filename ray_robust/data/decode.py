@@ -192,7 +192,9 @@ def _square(image: Image.Image | np.ndarray, size: int, fit: str) -> np.ndarray:
     return letterbox
 
 
-def _resized(image: Image.Image | np.ndarray, target: tuple[int, int], box: tuple[float, ...]) -> np.ndarray:
+def _resized(
+    image: Image.Image | np.ndarray, target: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
     """What lies in `box` (left, top, right, bottom), uint8 [high, wide, 3] of `target` = (wide, high), by the
     triangle filter as wide as the scale: "bilinear" with antialiasing, torchvision's own choice for photographs."""
     if max(target) >= VECTORISED and (isinstance(image, np.ndarray) or image.mode == "RGB"):
@@ -210,7 +212,7 @@ def _resized(image: Image.Image | np.ndarray, target: tuple[int, int], box: tupl
 def _by_torch(pixels: np.ndarray, target: tuple[int, int]) -> np.ndarray:
     import torch
 
-    batch = torch.from_numpy(np.require(pixels, requirements="CW")).permute(2, 0, 1)[None]
+    batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(batch, size=target[::-1], mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 

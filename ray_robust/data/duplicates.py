@@ -169,6 +169,7 @@ def between(task: ImageStore, source: ImageStore) -> Duplicates:
     images, others = Images.of(task), Images.of(source)
     if getattr(task.pool.options, "fit", "") != getattr(source.pool.options, "fit", ""):
         images, others = images.by_bytes, others.by_bytes  # one file gives other pixels
+    assert task.pool.catalog.split is not None
     split, name = task.pool.catalog.split[images.rows], f"source {source.pool.name}"
     parts = {part: images.part(split == i) for i, part in enumerate(SPLITS)}
     tables = [_table(part, name, own, others) for part, own in parts.items()]

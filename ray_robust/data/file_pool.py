@@ -20,7 +20,7 @@ import pandas as pd
 from ray_robust.data.contents import DIGEST, UNKNOWN, Contents, digest_of, halves
 from ray_robust.data.decode import decode_all
 from ray_robust.data.files import STAMP, Files, Stamp
-from ray_robust.data.pool import Catalog, Pixels, Pool, mix_bits, seed_of
+from ray_robust.data.pool import Catalog, FileOptions, Pixels, Pool, mix_bits, seed_of
 from ray_robust.data.store import default_root
 from ray_robust.errors import Problem, UserError
 
@@ -47,6 +47,7 @@ class Listing:
 class FilePool(Pool):
     """A pool whose images are files. A subclass says what they are in `make_listing`, how to read them in `opened`."""
 
+    options: FileOptions
     identity = "content"
 
     @abstractmethod
@@ -86,7 +87,7 @@ class FilePool(Pool):
         return self._listing.catalog
 
     @property
-    def catalog(self) -> Catalog:  # type: ignore[override]  # it becomes another one when the files have been read
+    def catalog(self) -> Catalog:  # it becomes another one when the files have been read
         """The pool's images; `provisional` as long as there are files that were not read."""
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != self.contents.version:

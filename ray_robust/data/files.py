@@ -34,7 +34,8 @@ PART = 1 << 20  # bytes of a zip's member, or of an archive's file, that are unp
 NO_METHOD = "is compressed by bzip2, LZMA or the like, which cannot be unpacked in parts; zip it by deflate"
 MOST_LINKS = 100_000  # links to folders that a walk follows: a few that point to each other can make billions of paths
 
-STAMP = np.dtype([("size", "<i8"), ("changed", "<i8"), ("inode", "<i8"), ("status_changed", "<i8")])  # times in ns
+STAMP_FIELDS = ("size", "changed", "inode", "status_changed")  # times in ns
+STAMP = np.dtype([(name, "<i8") for name in STAMP_FIELDS])
 ABSENT = (-1, -1, -1, -1)  # the stamp of what is no file
 TICK = 20_000_000  # ns within which two writes can leave a file the same time: the kernel's clock, at 100 Hz, twice
 COARSE = 2_000_000_000  # where times are whole seconds (of FAT, even ones)
@@ -144,8 +145,8 @@ class Zip:
         return b"".join(member_parts(archive, info))
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
-        data, (_, *rest) = _steadily(self.where, lambda: stamp_at(self.where), lambda: self.read(key))
-        return data, (len(data), *rest)
+        data, stamp = _steadily(self.where, lambda: stamp_at(self.where), lambda: self.read(key))
+        return data, (len(data), *stamp[1:])
 
     def _archive(self) -> zipfile.ZipFile:
         try:

@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from ray_robust.data.file_pool import FilePool, Listing
-from ray_robust.data.files import STAMP, SUFFIXES, Files, Folder, Stamp, Zip, absolute
+from ray_robust.data.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Zip, absolute
 from ray_robust.data.label_checks import check_labels, check_split_names, check_splits, label_warnings
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.table import Table, read_table, some
@@ -105,7 +105,7 @@ def make_listing(
     to fine; the hierarchy's last column is the label itself, under the name `label`.
     """
     columns = [f"rank {rank}" for rank in ranks]
-    if STAMP.names[0] not in frame:
+    if STAMP_FIELDS[0] not in frame:
         frame = with_stamps(frame, files)
     frame = frame.sort_values("key", ignore_index=True)
     told = [c for c in ("key", "label", "split", "group", *columns) if c in frame]
@@ -132,7 +132,7 @@ def make_listing(
         codes, names = pd.factorize(frame["group"], sort=True)
         more |= {"group": codes.astype(np.int32), "groups": tuple(map(str, names))}
     stamps = np.empty(len(frame), STAMP)
-    for name in STAMP.names:
+    for name in STAMP_FIELDS:
         stamps[name] = frame[name]
     return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files, stamps)
 
@@ -140,7 +140,7 @@ def make_listing(
 def with_stamps(frame: pd.DataFrame, files: Files) -> pd.DataFrame:
     """The table with the columns of files.STAMP; in `size` -1 where there is no file of that key."""
     stamps = files.stamps(frame["key"].tolist())
-    return frame.assign(**{name: stamps[name] for name in STAMP.names})
+    return frame.assign(**{name: stamps[name] for name in STAMP_FIELDS})
 
 
 def key_ids(keys: pd.Series) -> np.ndarray:
@@ -216,7 +216,7 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
     ranks = tuple(sorted(ranks, key=lambda c: raw[c].nunique()))
     for rank in ranks:
         frame[f"rank {rank}"] = raw[rank].str.strip()
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not splits and "split" in raw:
         notes = ("The column split is not used by a source: images of every split are in the pool.",)
     files = Folder(str(images)) if images.is_dir() else Zip(str(images))

@@ -28,8 +28,8 @@ def fingerprint(subset: Subset, catalogs: Mapping[str, Catalog]) -> str:
         ids = catalogs[share.source].ids
         for start in range(0, len(share.rows), BLOCK):
             block = slice(start, start + BLOCK)
-            digest.update(np.ascontiguousarray(ids[share.rows[block]], "<u8"))
-            digest.update(share.labels[block].astype("<i4"))
+            digest.update(np.ascontiguousarray(ids[share.rows[block]], "<u8").data)
+            digest.update(share.labels[block].astype("<i4").data)
     return digest.hexdigest()
 
 

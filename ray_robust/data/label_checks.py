@@ -32,7 +32,11 @@ def check_labels(table: Table) -> Iterator[Problem]:
     ):
         if column in frame:
             empty = np.flatnonzero((frame[column] == "").to_numpy(bool))
-            yield from table.at_rows(empty, lambda i, word=word: f"{frame['key'].iloc[i]}: the {word} is empty")
+
+            def what(i: int, word: str = word) -> str:
+                return f"{frame['key'].iloc[i]}: the {word} is empty"
+
+            yield from table.at_rows(empty, what)
     names = frame["label"][frame["label"] != ""].unique()
     if len(names) == 0 and not table.problems:
         yield Problem(table.where, "lists no images")

@@ -181,7 +181,7 @@ def _rank(catalog: Catalog, granularity: str) -> list[str]:
     if granularity not in ranks:
         known = f"it has {', '.join(ranks)}" if ranks else "it has no hierarchy; use class"
         raise ValueError(f"has no rank {granularity!r}: {known}")
-    return [str(name) for name in catalog.hierarchy[granularity]]  # type: ignore[index]
+    return [str(name) for name in catalog.hierarchy[granularity]]  # type: ignore[index]  # it has ranks
 
 
 def _ranks(catalog: Catalog) -> list[str]:

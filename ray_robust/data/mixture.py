@@ -75,7 +75,10 @@ def offers(
     allowed = choose(mixture.classes, {name: catalogs[name] for name in mixture.sources}, weights_of(mixture), problems)
     for name in mixture.sources:
         mask = usable[name]
-        held, supply = (_held_out if mask is None else _held_out_of)(catalogs[name], mask, mixture.holdout, name)
+        if mask is None:
+            held, supply = _held_out(catalogs[name], None, mixture.holdout, name)
+        else:
+            held, supply = _held_out_of(catalogs[name], mask, mixture.holdout, name)
         free = np.ones(len(catalogs[name]), dtype=bool) if mask is None else mask.copy()
         free[held] = False
         found[name] = Offer(catalogs[name], held, free, supply, allowed[name])

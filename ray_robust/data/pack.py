@@ -227,7 +227,9 @@ class Pack:
             records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
             records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
             records["crc"][states[todo] == PRESENT] = checksums(own)
-            reasons = "".join(json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo if i in broken)
+            reasons = "".join(
+                json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken
+            )
             if len(todo):
                 with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
                     if reasons:
@@ -253,7 +255,7 @@ class Pack:
 
         By pwrite and not through a memory map: on a full disk that is an error to handle, where a map is a SIGBUS.
         """
-        data, at = memoryview(np.ascontiguousarray(images)).cast("B"), start * self.image_bytes
+        data, at = np.ascontiguousarray(images).data.cast("B"), start * self.image_bytes
         file = os.open(self.folder / "pixels.u8", os.O_WRONLY)
         try:
             while data:

@@ -110,7 +110,8 @@ class _Nearest:
     """Pairs as they come, thinned out whenever they have grown a lot."""
 
     def __init__(self, most: int) -> None:
-        self.most, self._parts, self._size = most, [], 0
+        self.most, self._size = most, 0
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, query: np.ndarray, place: np.ndarray, distance: np.ndarray) -> None:
         if len(query):
@@ -131,7 +132,8 @@ class _Nearest:
         query, place, distance = query[~again], place[~again], distance[~again]
         begins = np.flatnonzero(np.diff(query, prepend=-1))
         rank = np.arange(len(query)) - np.repeat(begins, np.diff(begins, append=len(query)))
-        return tuple(column[rank < self.most] for column in (query, place, distance))  # type: ignore[return-value]
+        near = rank < self.most
+        return query[near], place[near], distance[near]
 
 
 def _part(hashes: np.ndarray, part: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -130,6 +130,9 @@ class TaskOptions(Options):
     metric: Metric | None = None
 
 
+AnyOptions = Options  # inside a pool `Options` is its own
+
+
 class Pool(ABC):
     """A named pool of images. Built from its name and options alone, so that any process can build it again.
 
@@ -137,12 +140,13 @@ class Pool(ABC):
     what is asked for; otherwise the whole pool is decoded before anything is drawn from it.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[AnyOptions]] = AnyOptions
+    options: AnyOptions  # a pool with Options of its own says `options: Options`
     rendered: ClassVar[bool] = False
     line_caveat: str = ""  # of a task: why its ID and OOD scores may make no straight line, with the reference
     identity: ClassVar[str] = "recipe"  # what ids and fingerprint are of: how images are made, or what files contain
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: AnyOptions) -> None:
         self.name, self.options = name, options
 
     @cached_property
@@ -226,7 +230,7 @@ class Pool(ABC):
 class Source(Pool):
     """A pool to pre-train on."""
 
-    def captions(self, rows: np.ndarray) -> list[str | None] | None:
+    def captions(self, rows: np.ndarray) -> Sequence[str | None] | None:
         """One text per image, None for an image without; None for a source that has no captions."""
         return None
 
@@ -234,7 +238,7 @@ class Source(Pool):
 class Task(Pool):
     """A shifted fine-tuning problem: its catalog has a split for every image; `metric` scores it."""
 
-    Options: ClassVar[type[Options]] = TaskOptions
+    Options: ClassVar[type[AnyOptions]] = TaskOptions
     own_metric: Metric
 
     @property

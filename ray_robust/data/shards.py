@@ -159,7 +159,8 @@ def _braces(path: str) -> list[str]:
 
 def _gaps(paths: Sequence[str]) -> list[str]:
     """Shards that the numbers of the others ask for: train-0003.tar between 0002 and 0004, or of "-of-0010"."""
-    known, series = set(paths), {}
+    known = set(paths)
+    series: dict[tuple[str, int, str, str, int], list[int]] = {}
     for path in paths:
         if match := re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?(\D*)", path):
             head, number, of, total, tail = match.groups()

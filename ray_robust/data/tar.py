@@ -58,9 +58,9 @@ class TarReader:
 def members(file: Any) -> Iterator[tuple[TarReader, tarfile.TarInfo]]:
     """Every member of a tar that is not compressed, in order. Raises tarfile.TarError for what is none."""
     bounded = Bounded(file)
-    with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]  # it uses read, seek and tell
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:  # it uses read, seek and tell
         reader = TarReader(tar, bounded)
         for member in tar:
             yield reader, member
             bounded.fresh()
-            tar.members = []  # type: ignore[attr-defined]
+            tar.members = []  # type: ignore[attr-defined]  # the stub lacks it; else every member is kept

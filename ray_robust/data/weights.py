@@ -60,10 +60,10 @@ def find_weights(text: str) -> Weights:
         raise UserError(f"pretrain.weights: {text!r} must read open_clip:MODEL/TAG{known}")
     base = text.partition(".")[0]
     if base in registry.timm_models():
-        known = [name for name in registry.timm_weights() if name.startswith(f"{base}.")]
-        if "." not in text or not known or text in known:
+        tagged = [name for name in registry.timm_weights() if name.startswith(f"{base}.")]
+        if "." not in text or not tagged or text in tagged:
             return Weights("hub", text, text)
-        raise UserError(f"pretrain.weights: timm has no weights {text!r}{did_you_mean(text, known)}")
+        raise UserError(f"pretrain.weights: timm has no weights {text!r}{did_you_mean(text, tagged)}")
     if path.suffix in FILES or text.startswith(("/", ".", "~")):
         raise UserError(f"pretrain.weights: there is no file or folder {text}")
     raise UserError(
@@ -79,7 +79,7 @@ def ready(text: str) -> Ready:
         return Ready(found.name, found.model)
     try:
         with open(found.name, "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))  # type: ignore[arg-type]
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
     except OSError as error:
         raise UserError(f"pretrain.weights: {found.name} cannot be read: {error.strerror or error}") from None
     return Ready(f"file-{digest.hexdigest()}", found.model)

@@ -228,5 +228,5 @@ def _checksum(tensors: Tensors, said: str) -> str:
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
         if tensors[name].numel():
-            crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+            crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ SHOTS = 20  # training images per class that a class mean is made of: as many as
 
 def body_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """What a model's head reads: float [b, width] of a normalised batch [b, 3, h, w]."""
-    return model.forward_head(model.forward_features(images), pre_logits=True)
+    body: Any = model.forward_features  # methods of the models of timm
+    head: Any = model.forward_head
+    return head(body(images), pre_logits=True)
 
 
 @torch.no_grad()
@@ -72,8 +75,8 @@ def nearest_mean_accuracy(
     order = np.argsort(train.labels, kind="stable")
     labels = train.labels[order]
     first = np.arange(len(labels)) - np.searchsorted(labels, labels) < SHOTS
-    only, labels = torch.from_numpy(order[first]), torch.from_numpy(labels[first])
+    only, wanted = torch.from_numpy(order[first]), torch.from_numpy(labels[first])
     seen = F.normalize(features_of(model, train.images, section, context, only))
-    means = F.normalize(torch.zeros(int(labels.max()) + 1, seen.shape[1]).index_add_(0, labels, seen))
+    means = F.normalize(torch.zeros(int(wanted.max()) + 1, seen.shape[1]).index_add_(0, wanted, seen))
     found = F.normalize(features_of(model, held_out.images, section, context))
     return float(np.mean((found @ means.T).argmax(1).numpy() == held_out.labels))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -186,7 +187,8 @@ def _train_head(
 
 
 def _head(model: nn.Module) -> nn.Linear:
-    head = model.get_classifier()
+    classifier: Any = model.get_classifier  # a method of the models of timm
+    head = classifier()
     if not isinstance(head, nn.Linear):
         raise TrainingFailed(f"finetune.method: {type(model).__name__} has no single linear head to probe; use full")
     return head

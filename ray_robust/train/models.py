@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import timm
 import torch
@@ -56,7 +57,7 @@ def made(section: ModelSection, num_classes: int, pretrained: bool = False) -> n
     if section.name.startswith(OPEN_CLIP):
         model: nn.Module = ImageTower(section, num_classes, pretrained)
     else:
-        options = {"pretrained": pretrained, "num_classes": num_classes}
+        options: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes}
         try:
             model = timm.create_model(section.name, img_size=section.image_size, **options)
         except TypeError:  # convolutional models take any size and know no img_size
@@ -119,13 +120,15 @@ def seeded(*names: object) -> Iterator[None]:
 def fresh_head(model: nn.Module, num_classes: int, seed: int) -> nn.Module:
     """Replace the classifier in place by one initialised from `seed`."""
     with seeded("head", seed):
-        model.reset_classifier(num_classes)
+        reset: Any = model.reset_classifier  # a method of the models of timm
+        reset(num_classes)
     return model
 
 
 def feature_width(model: nn.Module) -> int:
     """How many numbers the head reads."""
-    return int(getattr(model, "head_hidden_size", None) or model.num_features)
+    width: Any = getattr(model, "head_hidden_size", None) or model.num_features
+    return int(width)
 
 
 def input_scale(model: nn.Module) -> tuple[list[float], list[float]]:

@@ -68,7 +68,12 @@ class Together:
             copies = [copy.deepcopy(work.model) for work in works]
             twins = [Pass(twin, twin, work.loss, work.inputs) for twin, work in zip(copies, works, strict=True)]
             stack = Stack([copy.deepcopy(work.model) for work in works])
-            ways = {"in turn": lambda: [twin.run() for twin in twins], "stacked": lambda: stack.run(twins)}
+
+            def in_turn() -> None:
+                for twin in twins:
+                    twin.run()
+
+            ways = {"in turn": in_turn, "stacked": lambda: stack.run(twins)}
             with warnings.catch_warnings():  # of operations that vmap runs one by one: they cost time, and that is seen
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 _tried[what] = fastest(what, self.device, ways)

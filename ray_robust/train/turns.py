@@ -17,7 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 Loss = Callable[..., torch.Tensor]
 
 
@@ -112,6 +113,7 @@ class Turn:
 
     def draw_on(self) -> None:
         """Put the generator to where this training left it."""
+        assert self.drawn is not None
         if self.stream is None:
             torch.set_rng_state(self.drawn)
         else:

@@ -24,7 +24,7 @@ from ray_robust import registry
 from ray_robust.data.decode import decode_all
 from ray_robust.data.files import Folder, absolute
 from ray_robust.data.folder import Place
-from ray_robust.data.pool import Catalog, Options, Pixels, Pool, Source, mix_bits, seed_of
+from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_bits, seed_of
 from ray_robust.data.published import counted
 from ray_robust.data.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
@@ -55,7 +55,7 @@ class Diffusion(Source):
     """`images_per_class` images of every class. Image i of a class has its own seed and takes prompt i (in turn), so
     that more images or classes leave the others as they are."""
 
-    class Options(Options):
+    class Options(AnyOptions):
         """root     the folder that the images are made in; on a cluster one that all nodes share
         model    a folder or a hub id that diffusers reads as a text-to-image pipeline
         classes  a list of names, a CSV with a column class (and a column name: what prompts say), or the classes of
@@ -94,6 +94,8 @@ class Diffusion(Source):
             elif not isinstance(classes, str) and len(set(classes)) < max(2, len(classes)):
                 raise ValueError("must be at least two different names")
             return classes
+
+    options: Options
 
     rendered = True
 

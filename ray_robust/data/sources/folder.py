@@ -19,6 +19,8 @@ class FolderSource(ImageFiles, Source):
 
         hierarchy: HierarchyOption | None = None
 
+    options: Options
+
     def make_listing(self) -> Listing:
         listing = list_folder(self.options, splits=False)
         if self.options.hierarchy is None:

@@ -59,6 +59,8 @@ class ImageNet(ImageFiles, Source):
         hierarchy: HierarchyOption | None = "wordnet"
         absent: Literal["fail", "drop"] = "fail"
 
+    options: Options
+
     def published(self) -> Catalog:
         return counted("imagenet", IMAGES, CLASSES, LICENCE)
 

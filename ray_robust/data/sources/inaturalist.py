@@ -67,6 +67,8 @@ class INaturalist(ImageFiles, Source):
         version: Annotated[Literal["2017", "2021", "2021-mini"], BeforeValidator(str)] = "2017"
         absent: Literal["fail", "drop"] = "fail"
 
+    options: Options
+
     @property
     def release(self) -> Release:
         return RELEASES[self.options.version]

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from ray_robust.data.file_pool import FilePool, Listing
-from ray_robust.data.files import STAMP, Folder, Stamp, absolute
+from ray_robust.data.files import STAMP, STAMP_FIELDS, Folder, Stamp, absolute
 from ray_robust.data.folder import Place, make_listing
 from ray_robust.data.pool import FileOptions, Source
 from ray_robust.data.shards import (
@@ -64,8 +64,9 @@ class ShardSource(FilePool, Source):
     """What the two have in common."""
 
     Options = ShardOptions
+    options: ShardOptions
     suffix: ClassVar[str]
-    lister: ClassVar[Callable[[Any, Columns], pd.DataFrame]]
+    lister: ClassVar[staticmethod[[Any, Columns], pd.DataFrame]]
 
     @property
     def where(self) -> str:
@@ -77,7 +78,8 @@ class ShardSource(FilePool, Source):
 
     @cached_property
     def columns(self) -> Columns:
-        o, names = self.options, ()
+        o = self.options
+        names: tuple[str, ...] = ()
         if o.classes is not None:
             try:
                 names = tuple(line.strip() for line in Path(o.classes).read_text("utf-8").splitlines() if line.strip())
@@ -95,7 +97,7 @@ class ShardSource(FilePool, Source):
             )
         stamps = np.array([shard.stamp for shard in self.shards.shards], STAMP)[self._shard]
         frame = pd.DataFrame({"key": index["key"], "label": index["label"]})
-        frame = frame.assign(**{name: stamps[name] for name in STAMP.names})
+        frame = frame.assign(**{name: stamps[name] for name in STAMP_FIELDS})
         return make_listing(frame, Folder(self.where), self.options.licence)
 
     @cached_property
@@ -189,6 +191,8 @@ class ParquetShards(ShardSource):
     class Options(ShardOptions):
         image: str = Field("image", min_length=1)
         label: str | None = "label"
+
+    options: Options
 
     suffix = ".parquet"
     lister = staticmethod(list_parquet)

@@ -24,6 +24,8 @@ class Species(pool.Source):
         images_per_class: int = Field(640, ge=1, le=1_000_000)
         seed: int = Field(0, ge=0)
 
+    options: Options
+
     rendered = True
 
     def list_images(self) -> pool.Catalog:

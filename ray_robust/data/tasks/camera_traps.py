@@ -44,6 +44,8 @@ class CameraTraps(pool.Task):
         ood_test_images: int = Field(1500, ge=2, le=10_000_000)
         seed: int = Field(0, ge=0)
 
+    options: Options
+
     rendered = True
     own_metric = "macro_f1"
 
@@ -114,6 +116,8 @@ class CameraTraps(pool.Task):
 
     def keys(self, rows: np.ndarray) -> list[str]:
         c = self.catalog
+        assert c.group is not None
+        assert c.split is not None
         return [
             f"{c.groups[c.group[i]]}/{pool.SPLITS[c.split[i]]}/{c.classes[c.labels[i]]}/{self._index[i]:04d}"
             for i in np.asarray(rows)
@@ -121,6 +125,7 @@ class CameraTraps(pool.Task):
 
     def read(self, rows: np.ndarray, size: int) -> pool.Pixels:
         c, o = self.catalog, self.options
+        assert c.group is not None
         camera = c.group[rows]
         own, home = (ids[camera] for ids in self._cameras)
         share = F32(min(1.0, o.shift))

@@ -56,6 +56,8 @@ class DomainTask(ImageFiles, Task):
         lists: bool = True
         unseen: Literal["fail", "drop"] = "fail"
 
+    options: Options
+
     own_metric = "accuracy"
     licence: ClassVar[str] = "not stated beside the images"
     obtain: ClassVar[str] = "wanted: <domain>/<class>/*.jpg"

@@ -18,6 +18,8 @@ class FolderTask(ImageFiles, Task):
     class Options(FolderOptions, TaskOptions):
         unseen: Literal["fail", "drop"] = "fail"  # labels that train lacks end the sweep, or their images are left out
 
+    options: Options
+
     own_metric = "macro_f1"
 
     def make_listing(self) -> Listing:

@@ -38,6 +38,8 @@ class WildsTask(ImageFiles, Task):
 
         root: Place
 
+    options: Options
+
     def __init__(self, name: str, options: FileOptions) -> None:
         super().__init__(name, options)
         self.dataset = name.partition(":")[2]
@@ -48,11 +50,11 @@ class WildsTask(ImageFiles, Task):
             raise UserError(f"task {name!r}: no such WILDS data set here{did_you_mean(self.dataset, KNOWN)}")
 
     @property
-    def own_metric(self) -> Metric:  # type: ignore[override]
+    def own_metric(self) -> Metric:  # type: ignore[override]  # as its data set has it
         return KNOWN[self.dataset].metric
 
     @property
-    def line_caveat(self) -> str:  # type: ignore[override]
+    def line_caveat(self) -> str:  # type: ignore[override]  # as its data set has it
         return KNOWN[self.dataset].line_caveat
 
     @property

@@ -22,7 +22,7 @@ def uniform(ids: np.ndarray, *names: object) -> np.ndarray:
 def normal(ids: np.ndarray, *names: object) -> np.ndarray:
     """One float32 per id, nearly standard normal: the sum of four 16-bit uniforms, so never beyond 3.47."""
     bits = mix_bits(ids, seed_of(*names))
-    total = sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
+    total = np.asarray(sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)))
     return (total.astype(F32) * F32(2**-16) - F32(2)) * F32(1.7320508)
 
 

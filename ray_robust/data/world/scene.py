@@ -52,7 +52,8 @@ def render(ids: np.ndarray, traits: dict[str, np.ndarray], place: places.Place, 
         numbers = _arrange(ids[block], {k: v[block] for k, v in traits.items()}, _cut(place, block))
         for first in range(start, min(start + BLOCK, len(ids)), few):
             part = slice(first - start, first - start + few)
-            _draw(*(_cut(group, part) for group in numbers), out[block][part])
+            animal, where, hour = (_cut(group, part) for group in numbers)
+            _draw(animal, where, hour, out[block][part])
     return out
 
 
