@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.names import clean
@@ -61,7 +62,7 @@ def report_on(
     from analysis import output, study, table
     from analysis.verdict import verdict
 
-    chosen = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
+    chosen: dict[str, Any] = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
     columns = {"--id": id or None, "--ood": ood, "--group": group, "--baseline": baseline, "--cluster": cluster}
     tables = [source for source in sources if _is_table(source, columns)]
     if tables and len(sources) > 1:

@@ -118,16 +118,18 @@ def _checked(
     table["survived"] = table["not_robust_to"] = ""
     if not differ.any():
         return differ
-    for i in np.flatnonzero(differ):
+    for i in np.flatnonzero(differ).tolist():
         difference = compared[i].slope
         (passed if keeps_half(difference.value, *difference.without_one) else failed)[i].append(ONE)
     others = [arm for name, arm in arms.items() if name != baseline.name]
     moving = schedules.moving(arms[baseline.name], others, tuple(axis for axis, _, _ in baseline.ids))
-    checks = {ERRORS: _corrected, SCHEDULE: partial(_scheduled, moving=moving), WITHIN: _within}
+    checks: dict[str, Callable[[Arm, OwnLine], Quantity | None]] = {
+        ERRORS: _corrected, SCHEDULE: partial(_scheduled, moving=moving), WITHIN: _within
+    }  # fmt: skip
     for check, slope in checks.items():
         again = [each.check(slope) for each in compared]
         adjusted = contrasts.holm([np.nan if one is None else one.p for one in again])
-        for i in np.flatnonzero(differ):
+        for i in np.flatnonzero(differ).tolist():
             one = again[i]
             if one is not None:
                 holds = adjusted[i] <= LEVEL and np.sign(one.value) == np.sign(table["slope_difference"].iloc[i])

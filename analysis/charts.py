@@ -22,6 +22,7 @@ from analysis.study import Analysis
 from analysis.views import View
 from analysis.words import pair
 
+Layers = alt.LayerChart | alt.FacetChart  # what `alt.layer` makes
 LABEL = (
     "format(100 * (axes == 'probit' ? cumulativeNormal(datum.value) : axes == 'logit' ? 1 / (1 + exp(-datum.value)) : "
     "datum.value), '.3~g') + ' %'"
@@ -31,9 +32,7 @@ SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips l
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
 
 
-def trend(
-    style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640, legend: bool = True
-) -> alt.LayerChart:
+def trend(style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640, legend: bool = True) -> Layers:
     """OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and prediction band
     (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field names of the
     points to the columns that a tooltip names; see `chart_data.frame` for the data."""
@@ -88,7 +87,7 @@ def trend(
     return chart.add_params(*_params("x_low", "x_high", "y_low", "y_high", "x_ticks", "y_ticks", "axes"), *_readers())
 
 
-def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> alt.LayerChart:
+def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> Layers:
     """Mean ER of every group with its 95 % interval over the single points; the shaded strip is the margin."""
     order = [look.group for look in style]
     y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
@@ -121,7 +120,7 @@ def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> al
     return chart.add_params(*_readers()).properties(width=width, height=alt.Step(38 if len(style) <= 20 else 18))
 
 
-def along(style: Sequence[Look], width: int | str = 640, legend: bool = False) -> alt.LayerChart:
+def along(style: Sequence[Look], width: int | str = 640, legend: bool = False) -> Layers:
     """Mean ER by epoch of fine-tuning, one line per group with its 95 % interval: it can appear half-way and be gone at
     the end (Andreassen et al. 2021)."""
     x = alt.X("epoch:Q", title="epoch of fine-tuning", axis=alt.Axis(tickMinStep=1, grid=False))
@@ -147,7 +146,7 @@ def along(style: Sequence[Look], width: int | str = 640, legend: bool = False) -
     return alt.layer(zero, band, lines, dots).add_params(*_readers()).properties(width=width, height=260)
 
 
-def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> alt.LayerChart | None:
+def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> Layers | None:
     """Every contrast with its 95 % interval, by what it shows; the shaded strip is the margin of no effect. None where
     there is nothing to compare."""
     rows = [row._asdict() for row in analysis.contrasts.itertuples(index=False) if np.isfinite(row.delta_er)]
@@ -165,7 +164,7 @@ def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> a
     return _intervals(drawn, "delta_er", "difference, points of ER", analysis.options.margin, width, legend)
 
 
-def factors(analysis: Analysis, width: int | str = 640) -> alt.LayerChart | None:
+def factors(analysis: Analysis, width: int | str = 640) -> Layers | None:
     """The slope of every factor with its 95 % interval; the shaded strip is the margin. None where there are none."""
     table = analysis.factor_table
     if analysis.refused or table.empty:
@@ -181,7 +180,7 @@ def factors(analysis: Analysis, width: int | str = 640) -> alt.LayerChart | None
 
 def of_task(
     analysis: Analysis, views: Sequence[View], keys: Mapping[str, str], width: int | str, legend: bool
-) -> dict[str, alt.LayerChart]:
+) -> dict[str, Layers]:
     """Every figure of a task that has something to show, by name; those of scores want data (see `filled`)."""
     if analysis.points.empty:
         return {}
@@ -195,7 +194,7 @@ def of_task(
     return known | {name: chart for name, chart in rest.items() if chart is not None}
 
 
-def filled(chart: alt.LayerChart, datasets: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def filled(chart: Layers, datasets: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """The chart as Vega-Lite with these data and parameters, those that it knows; without Altair's own look."""
     spec = specification(chart)
     for param in spec.get("params", ()):
@@ -203,16 +202,14 @@ def filled(chart: alt.LayerChart, datasets: Mapping[str, Any], params: Mapping[s
     return spec | {"datasets": {**spec.get("datasets", {}), **datasets}}
 
 
-def specification(chart: alt.LayerChart) -> dict[str, Any]:
+def specification(chart: Layers) -> dict[str, Any]:
     """The chart as Vega-Lite, without Altair's own look: the page gives it one."""
     spec = chart.to_dict(validate=False)  # the schema check takes as long as the figure; a test does it
     spec.pop("config", None)
     return spec
 
 
-def _intervals(
-    rows: pd.DataFrame, value: str, title: str, margin: float, width: int | str, legend: bool
-) -> alt.LayerChart:
+def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width: int | str, legend: bool) -> Layers:
     """Rows (row, name, value, low, high, p_adjusted, state) one under the other, by what they show."""
     # names enter as a list in an expression and not as the axis' domain: two of them may be the same text
     names = f"{json.dumps(list(rows['name']))}[datum.value]"

@@ -107,7 +107,11 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
     for name in gaps:
         rows = found.index[found == name]
         if baseline is None:
-            remarks.cells(rows, lambda _, name=name: f"{column}: {name!r} names no cluster")
+
+            def nameless(_: int, name: str = name) -> str:
+                return f"{column}: {name!r} names no cluster"
+
+            remarks.cells(rows, nameless)
         else:
             remarks.note(f"{column}: {name!r} is taken as the name of a group", rows)
     pairs = alike(name for name in sizes if name not in gaps)
@@ -154,7 +158,11 @@ def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remar
     for key, name in columns.items():
         numbers = found[key] = cells.numbers(frame[name])
         text = frame[name]
-        remarks.cells(text.index[numbers.bad], lambda row, name=name, text=text: f"{name}: {text[row]!r} is no number")
+
+        def what(row: int, name: str = name, text: pd.Series = text) -> str:
+            return f"{name}: {text[row]!r} is no number"
+
+        remarks.cells(text.index[numbers.bad], what)
         if numbers.comma.any():
             remarks.note(f"{name}: {counted(int(numbers.comma.sum()), 'cell')} with a decimal comma")
     return found

@@ -32,10 +32,10 @@ UNKNOWN = Quantity(np.nan)
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's (1979) step-down adjustment of one family of p-values; NaN stays NaN and does not count."""
-    p = np.asarray(p, float)
-    adjusted, known = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    steps = p[order] * np.arange(len(order), 0, -1)
+    values = np.asarray(p, float)
+    adjusted, known = np.full(len(values), np.nan), np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 

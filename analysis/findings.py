@@ -9,7 +9,7 @@ A slope over a number is claimed where ER is straight in it; where it is not, ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,5 +200,5 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _index(table: pd.DataFrame, row: Mapping[str, Any]) -> int | None:
     """The number of the one row that has these values, or None."""
-    found: Sequence[int] = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
+    found = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
     return int(found[0]) if len(found) == 1 else None

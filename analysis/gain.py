@@ -70,7 +70,7 @@ def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Base
 
 def _level(points: pd.DataFrame, factor: str) -> float | None:
     """The positive number that all points of a group share, or None."""
-    values = pd.to_numeric(points[factor], errors="coerce").dropna().unique() if factor in points else ()
+    values = pd.to_numeric(points[factor], errors="coerce").dropna().unique() if factor in points else []
     return float(values[0]) if len(values) == 1 and values[0] > 0 else None
 
 

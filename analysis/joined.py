@@ -42,7 +42,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
         raise UserError(*problems)
     names = _run_names([table.name for _, table, _ in parts])
     warnings = [f"{name}: {w}" for name, (_, table, _) in zip(names, parts, strict=True) for w in table.warnings]
-    frames, known = [], {}
+    frames, known = [], dict[tuple, str]()
     for number, (name, (_, table, _)) in enumerate(zip(names, parts, strict=True)):
         renamed = _renamed(table.points, name, options.baseline, known)
         points = table.points.assign(
@@ -93,10 +93,12 @@ def _differences(
     if not problems and table.run and first.run:
         tasks = [_task_of(run.spec()) for run in (table.run, first.run)]
         for key in sorted(set(tasks[0]) | set(tasks[1])):
-            here, there = tasks[0].get(key), tasks[1].get(key)
-            if here != there:
+            own_value, value = tasks[0].get(key), tasks[1].get(key)
+            if own_value != value:
                 problems.append(
-                    Problem(address, f"its task has {key}: {here}, that of {first_address} has {key}: {there}: no join")
+                    Problem(
+                        address, f"its task has {key}: {own_value}, that of {first_address} has {key}: {value}: no join"
+                    )
                 )
     return problems
 

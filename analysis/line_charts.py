@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import reliability
 from analysis.chart_data import MOST_POINTS, limits, records, thinning, ticks
-from analysis.charts import LABEL
+from analysis.charts import LABEL, Layers
 from analysis.line_checks import STEPS, LineChecks
 from analysis.looks import BASELINE_COLOUR, Look
 from analysis.trend import SCALES, Scale
@@ -29,7 +29,7 @@ NAMES = ("curve", "epochs", "rates", "scatter", "reliability", "gaps")
 
 def of_line(
     checks: LineChecks, points: pd.DataFrame, style: Sequence[Look], scale: str, width: int | str
-) -> dict[str, alt.LayerChart]:
+) -> dict[str, Layers]:
     """Every figure that has something to show, by name (of `NAMES`). `points` of all groups have group and id."""
     found = {
         "curve": _curve(checks, scale, width),
@@ -42,7 +42,7 @@ def of_line(
     return {name: chart for name, chart in found.items() if chart is not None}
 
 
-def _curve(checks: LineChecks, scale: str, width: int | str) -> alt.LayerChart | None:
+def _curve(checks: LineChecks, scale: str, width: int | str) -> Layers | None:
     """OOD against ID on the verdict's axes: the baseline's points, its line, and curves fitted to the same points."""
     if checks.curve.empty:
         return None
@@ -74,7 +74,7 @@ def _curve(checks: LineChecks, scale: str, width: int | str) -> alt.LayerChart |
     return alt.layer(marks.encode(x, y, tooltip=_point()), lines).properties(width=width, height=320)
 
 
-def _by_step(checks: LineChecks, column: str, width: int | str) -> alt.LayerChart | None:
+def _by_step(checks: LineChecks, column: str, width: int | str) -> Layers | None:
     """Mean residual of the baseline at every epoch, or learning rate, with its interval, over the single points."""
     means = checks.schedule.loc[checks.schedule["what"] == STEPS[column]]
     if means.empty:
@@ -106,7 +106,7 @@ def _by_step(checks: LineChecks, column: str, width: int | str) -> alt.LayerChar
     return alt.layer(*layers).properties(width=width, height=220)
 
 
-def _scatter(checks: LineChecks, width: int | str) -> alt.LayerChart:
+def _scatter(checks: LineChecks, width: int | str) -> Layers:
     """Residuals against ID, and their standard deviation in parts of the range that hold equally many points."""
     single = checks.residuals.iloc[:: thinning(len(checks.residuals))]
     x, y = _percent(), alt.Y("residual:Q", title="off the line, points")
@@ -122,7 +122,7 @@ def _scatter(checks: LineChecks, width: int | str) -> alt.LayerChart:
     return alt.layer(*layers).properties(width=width, height=220)
 
 
-def _reliability(checks: LineChecks, width: int | str) -> alt.LayerChart | None:
+def _reliability(checks: LineChecks, width: int | str) -> Layers | None:
     """The reliability of every ID set, and the least that does without a warning."""
     known = checks.reliability.dropna(subset=["reliability"])
     if known.empty:
@@ -157,7 +157,7 @@ def _reliability(checks: LineChecks, width: int | str) -> alt.LayerChart | None:
     return alt.layer(*layers).properties(width=width, height=alt.Step(34))
 
 
-def _gaps(checks: LineChecks, points: pd.DataFrame, style: Sequence[Look], width: int | str) -> alt.LayerChart | None:
+def _gaps(checks: LineChecks, points: pd.DataFrame, style: Sequence[Look], width: int | str) -> Layers | None:
     """Where every group has its ID scores, and the widest gaps of the baseline's."""
     if checks.gaps.empty:
         return None

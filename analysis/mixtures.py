@@ -95,8 +95,8 @@ class Space:
         ranges = {name: float(np.ptp([mixture.share(name) for mixture in tried])) for name in names}
         sources = tuple(name for name in names if ranges[name] > 1e-9)
         columns = list(dict.fromkeys(name for mixture in tried for name, _ in mixture.levels))
-        values = {c: tuple(dict.fromkeys(dict(m.levels).get(c, "") for m in tried)) for c in columns}
-        levels = {column: found for column, found in values.items() if len(found) > 1}
+        written = {c: tuple(dict.fromkeys(dict(m.levels).get(c, "") for m in tried)) for c in columns}
+        levels = {column: found for column, found in written.items() if len(found) > 1}
         space = Space(
             numbers, sources, max(ranges.values(), default=1.0) or 1.0, levels, tuple(tried), np.zeros((0, 0))
         )

@@ -117,7 +117,8 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     for name, rows in files.items():
         folder.write(name, csv_text.text_of(rows))
     folder.write("verdict.json", json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    for name, content in {**images, **papers, "index.html": page}.items():
+    contents: dict[str, bytes | str] = {**images, **papers, "index.html": page}
+    for name, content in contents.items():
         folder.write(name, content)
     return (folder / "index.html").shown, lost
 

@@ -307,7 +307,7 @@ def _power(kind: Kind, design: Design, spread: Spread) -> Power:
     found = parts(kind, design, spread)
     total = sum(part.variance for part in found)
     if not np.isfinite(total) or any(np.isnan(part.df) for part in found):
-        return Power(kind.name, kind.family, *[np.nan] * 5, {})
+        return Power(kind.name, kind.family, np.nan, np.nan, np.nan, np.nan, np.nan, {})
     shares: dict[str, float] = {}
     for part in found:
         shares[part.name] = shares.get(part.name, 0.0) + float(part.variance / total)

@@ -106,7 +106,7 @@ def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.Data
     own = survived.loc[survived["table"] == name]
     keys = [key for key in ("a", "b", "factor") if key in table]
     by_key = own.groupby([*keys, "check"], sort=False)["holds"].all()
-    texts = {}
+    texts: dict[tuple[Any, ...], dict[bool, list[str]]] = {}
     for (*key, check), holds in by_key.items():
         texts.setdefault(tuple(key), {True: [], False: []})[bool(holds)].append(check)
     mine = [texts.get(tuple(key), {True: [], False: []}) for key in table[keys].itertuples(index=False)]

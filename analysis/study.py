@@ -273,7 +273,7 @@ def refusals_of(compared: Compared, options: Options, trends: pd.DataFrame) -> l
 
 def _with_variances(points: pd.DataFrame, counts: Mapping[str, Counts] | None) -> pd.DataFrame:
     """`points` with `id_variance`, the sampling variance of the ID score, where counts give it."""
-    metrics = points["metric"].dropna().unique() if "metric" in points else ()
+    metrics = points["metric"].dropna().unique() if "metric" in points else []
     if counts is None or len(metrics) != 1:
         return points
     variance = reliability.variance_of(counts["id"], str(metrics[0]))

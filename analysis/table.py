@@ -153,7 +153,7 @@ def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
 def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
     """Several runs as one table (see `analysis.joined`), of one address that run. Raises UserError, also where the runs
     are not of one task, metric, scale and baseline."""
-    parts, problems = [], []
+    parts, problems = [], list[Problem]()
     for address in addresses:
         try:
             parts.append((address, *read_run(address)))

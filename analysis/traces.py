@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from analysis.charts import Layers
 from analysis.drawing import draw
 from analysis.mixtures import NUMBERS, Mixture, Space
 from analysis.predict import Confirmation, Prediction, Target
@@ -42,7 +44,8 @@ def curves(found: Prediction) -> dict[str, pd.DataFrame]:
 def _along(name: str, best: Mixture, space: Space) -> Iterator[tuple[float, Mixture]]:
     if name in space.numbers:
         for value in np.unique(np.geomspace(*space.numbers[name], STEPS).round().astype(int)):
-            yield float(value), replace(best, **{NUMBERS[name]: int(value)})
+            changed: dict[str, Any] = {NUMBERS[name]: int(value)}
+            yield float(value), replace(best, **changed)
         return
     held = [m.share(name) for m in space.tried]
     others = {source: best.share(source) for source in space.sources if source != name}
@@ -71,7 +74,7 @@ def figure(found: Prediction, compared: Confirmation | None) -> alt.ConcatChart:
     )
 
 
-def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> alt.LayerChart:
+def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> Layers:
     space = found.space
     assert space is not None
     number = name in space.numbers
@@ -90,7 +93,7 @@ def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> alt
     return alt.layer(band, line, spots.encode(x, alt.Y("er:Q", title=title))).properties(**SIZE)
 
 
-def _against(seen: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> alt.LayerChart:
+def _against(seen: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> Layers:
     limits = [float(seen.min().min()), float(seen.max().max())]
     room = max(0.05 * (limits[1] - limits[0]), 0.1)
     domain = (

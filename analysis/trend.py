@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
 
 UNKNOWN_EXAMPLES = 1_000  # the size a split is taken to have when nobody says: clipping then happens at 1/2000
@@ -22,29 +23,29 @@ class Scale:
     inverse's derivative: score per unit of the axis."""
 
     name: str
-    h: Callable[[np.ndarray], np.ndarray]
-    inverse: Callable[[np.ndarray], np.ndarray]
-    rate: Callable[[np.ndarray], np.ndarray]
+    h: Callable[[ArrayLike], np.ndarray]
+    inverse: Callable[[ArrayLike], np.ndarray]
+    rate: Callable[[ArrayLike], np.ndarray]
     bounded: bool  # h is infinite at 0 and 1, so scores there are clipped
 
-    def of(self, scores: np.ndarray, examples: int | None = None) -> np.ndarray:
+    def of(self, scores: ArrayLike, examples: int | None = None) -> np.ndarray:
         """Scores on this axis, clipped by `clip` where h needs it; `examples` is the size of their split, if known."""
         return self.h(clip(scores, examples) if self.bounded else np.asarray(scores, float))
 
 
-def _same(values: np.ndarray) -> np.ndarray:
+def _same(values: ArrayLike) -> np.ndarray:
     return np.asarray(values, float)
 
 
-def _normal_density(z: np.ndarray) -> np.ndarray:
+def _normal_density(z: ArrayLike) -> np.ndarray:
     return np.exp(-0.5 * np.square(z)) / np.sqrt(2 * np.pi)
 
 
-def _logistic_density(z: np.ndarray) -> np.ndarray:
+def _logistic_density(z: ArrayLike) -> np.ndarray:
     return expit(z) * expit(-np.asarray(z, float))
 
 
-def _one(values: np.ndarray) -> np.ndarray:
+def _one(values: ArrayLike) -> np.ndarray:
     return np.ones_like(values, dtype=float)
 
 
@@ -55,7 +56,7 @@ SCALES = {
 }
 
 
-def clip(scores: np.ndarray, examples: int | None) -> np.ndarray:
+def clip(scores: ArrayLike, examples: int | None) -> np.ndarray:
     """Scores moved off 0 and 1 by half of one example of their split, float [n].
 
     A model that gets none (or all) of m examples right is shown at 1/(2m) (or 1 - 1/(2m)), the usual continuity
@@ -75,7 +76,7 @@ class Line:
     variance: float
     n: int
 
-    def at(self, x: np.ndarray) -> np.ndarray:
+    def at(self, x: ArrayLike) -> np.ndarray:
         """The line's height at x."""
         return self.intercept + self.slope * np.asarray(x, float)
 

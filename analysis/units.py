@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def as_fractions(
 
 
 def _sentence(name: str, values: np.ndarray, index: pd.Index, what: str):
-    place = {}
+    place: dict[Any, int] = {}
 
     def sentence(row: int) -> str:
         if not place:
@@ -169,7 +170,7 @@ def _whole_groups(scores: _Scores, labels: Sequence[str], index: pd.Index, remar
     rows, low = (np.bincount(scores.codes, chosen, len(labels)) for chosen in (
         scores.complete, scores.complete & scores.doubtful.all(axis=1)
     ))  # fmt: skip
-    for code in np.flatnonzero((rows >= LEAST_GROUP) & (low == rows)):
+    for code in np.flatnonzero((rows >= LEAST_GROUP) & (low == rows)).tolist():
         own = index[scores.complete & (scores.codes == code)]
         remarks.table(
             f"group {shown(labels[code])}: none of its {counted(len(own), 'row')} has a score over 1 "

@@ -75,7 +75,7 @@ def own_view(analysis: Analysis) -> View:
 
 def metric_of(analysis: Analysis) -> str:
     """The metric that the verdict is about."""
-    names = analysis.points["metric"].dropna().unique() if "metric" in analysis.points else ()
+    names = analysis.points["metric"].dropna().unique() if "metric" in analysis.points else []
     return str(names[0]) if len(names) == 1 else SCORE
 
 
