@@ -48,8 +48,8 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
     if absent:
         out.print("Names of classes and ranks, and how many images each class has, are checked when the data is there; "
                   "ids will then be others.", soft_wrap=True)  # fmt: skip
-    for pool in sweep.unread():
-        out.print(f"[yellow]unread[/]  {escape(pool.name)}: {len(pool.unread()):,} of {len(pool.catalog):,} files have "
+    for own in sweep.unread():
+        out.print(f"[yellow]unread[/]  {escape(own.name)}: {len(own.unread()):,} of {len(own.catalog):,} files have "
                   "not been read yet; until they are (by the run, or by ray_robust.ingest) ids are provisional",
                   soft_wrap=True)  # fmt: skip
     finetuned = sum(f.images for trial in plan for f in trial.finetunings)

@@ -59,8 +59,8 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
     """
     problems: list[Problem] = []
     sources, tasks = {}, {}
-    for level in spec.pretrains:
-        for name, section in level.section.sources.items():
+    for mixture in spec.pretrains:
+        for name, section in mixture.section.sources.items():
             sources[pool_key(name, section)] = ("source", name, section, ("pretrain", "sources", name))
     for level in spec.tasks:
         tasks[pool_key(level.section.name, level.section)] = ("task", level.section.name, level.section, ("task",))
@@ -161,20 +161,20 @@ def _check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
             lone["pretrain", "batch_size"] = "" if workers == 1 else f" on each of {workers} workers"
     counts = [np.bincount(task.catalog.labels[task.catalog.rows("train")]).tolist() for task in tasks]
     for path, levels in ((("finetune",), spec.finetunes), (("baseline", "finetune"), spec.baseline_finetunes)):
-        for settings in (level.section for level in levels):
-            trained = min((settings.training_images(count) for count in counts), default=settings.batch_size)
-            key = "batch_size" if settings.batch_size == 1 else "num_images"
+        for tuned in (level.section for level in levels):
+            trained = min((tuned.training_images(count) for count in counts), default=tuned.batch_size)
+            key = "batch_size" if tuned.batch_size == 1 else "num_images"
             own = path if key in spec.baseline.finetune else ("finetune",)
-            if min(settings.batch_size, trained) == 1 and settings.method != "linear":  # which trains the head alone
+            if min(tuned.batch_size, trained) == 1 and tuned.method != "linear":  # which trains the head alone
                 lone[*own, key] = ""
     if not lone:
         return
     from ray_robust.train.models import trains_on_one
 
     for model in {level.section.name: level.section for level in spec.models}.values():
-        for path, where in lone.items() if not trains_on_one(model) else ():
+        for keys, where in lone.items() if not trains_on_one(model) else ():
             what = f"one image at a time{where} cannot pass the batch normalisation of {model.name} at "
-            yield Problem(spec.place(*path), f"{'.'.join(path)}: {what}{model.image_size} px; give at least 2")
+            yield Problem(spec.place(*keys), f"{'.'.join(keys)}: {what}{model.image_size} px; give at least 2")
 
 
 @dataclass(frozen=True)

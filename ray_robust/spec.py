@@ -81,7 +81,7 @@ class Spec:
             raise UserError(Problem(self.place("search", "where"), "search.where: is not met"))
         return replace(self, pretrains=levels["pretrain"], finetunes=levels["finetune"], space=NO_SPACE)
 
-    def place(self, *path: str) -> str:
+    def place(self, *path: str | int) -> str:
         """`file:line` of a key, or of the nearest key above it."""
         return self.document.place(path)
 

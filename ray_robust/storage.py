@@ -35,7 +35,7 @@ PASSING = (  # what a network, a mounted share or a disk under load says of some
     errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 AGAIN = "remove it, then run the same command again"  # what mends a file that the command writes anew
-KINDS = {dict: "an object", list: "a list"}  # of JSON
+KINDS: dict[type, str] = {dict: "an object", list: "a list"}  # of JSON
 Stamp = tuple[int, int]  # of a file: bytes, and nanoseconds since the epoch of its last write
 FINAL_WORDS = ("ACCESS_DENIED", "ACCESS DENIED", "FORBIDDEN", "NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "CREDENTIALS",
                "SIGNATURE", "INVALID_ACCESS", "UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION")  # fmt: skip
@@ -266,11 +266,11 @@ class Storage:
 
     def _delete(self, name: str) -> None:
         if not self.remote:
-            path = Path(self.address, name)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+            here = Path(self.address, name)
+            if here.is_dir():
+                shutil.rmtree(here, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                here.unlink(missing_ok=True)
             return
         from pyarrow.fs import FileType
 

@@ -84,7 +84,7 @@ def _as_ray_does(address: Address) -> tuple[str, int]:
     from ray._private import services  # no public function tells what `auto` is
 
     try:
-        services.find_gcs_addresses.cache_clear()
+        services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]  # Ray's annotation hides the cache
         text = services.canonicalize_bootstrap_address(address.text)
     except (ConnectionError, ValueError, OSError) as error:
         why = "no cluster runs on this machine" if address.text == "auto" else _line(error)
@@ -97,7 +97,7 @@ def _is_node(head: str) -> bool:
     """Whether a node of the cluster runs on this machine: a driver talks to it, and Ray waits a minute for one. True
     also where it cannot be told: then Ray reports why."""
     from ray._private import services  # no public function asks for less than a minute
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled; its stub lacks it
 
     try:
         services.get_node_to_connect_for_driver(GcsClient(address=head), timeout_seconds=NODE_PATIENCE)

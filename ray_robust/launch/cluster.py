@@ -65,8 +65,8 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in FOLDERS:  # workers inherit them, and have other working directories
-        if folder := os.environ.get(name):
-            os.environ[name] = absolute(folder)
+        if given := os.environ.get(name):
+            os.environ[name] = absolute(given)
     check_address(address)
     joined = address_of(address)
     with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ def _set_mode(mode: str | None) -> None:
 
 def _read_settings() -> None:
     """Have Ray go by the environment as it is now: it reads it once, when it is imported. No public call does so."""
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]  # compiled; its stub lacks it
 
     Config.initialize("")
 

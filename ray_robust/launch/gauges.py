@@ -43,7 +43,7 @@ class Gauges:
     def __init__(self, sweep: str) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        self._known = {
+        self._known: dict[str, Any] = {  # a Counter or a Gauge, as the name says
             name: kind(name, description=what, tag_keys=(*labels, "sweep"))
             for kind, metrics in ((Gauge, GAUGES), (Counter, COUNTERS))
             for name, (what, labels) in metrics.items()

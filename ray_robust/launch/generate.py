@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def _on_ray(source: Diffusion, batches: list[list[int]], done: Callable[[int], N
     gpus = int(there.get("GPU", 0))
     count = min(len(batches), gpus or min(MOST_ON_CPU, int(there.get("CPU", 1))))
     remote = ray.remote(num_gpus=1 if gpus else 0, num_cpus=1)(Painter)
-    actors = [remote.remote(source, "cuda" if gpus else "cpu") for _ in range(count)]
+    actors: list[Any] = [remote.remote(source, "cuda" if gpus else "cpu") for _ in range(count)]
     try:
         for made in ActorPool(actors).map_unordered(lambda actor, batch: actor.paint.remote(batch), batches):
             done(made)

@@ -193,7 +193,7 @@ def _remote(function: Callable, node: str) -> Callable:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    strategy: Any = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(num_cpus=1, scheduling_strategy=strategy)(function).remote
 
 

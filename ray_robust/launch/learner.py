@@ -33,6 +33,8 @@ class Learner(OptunaSearch):
     study  names what the values mean: another space, objective or baseline is another study
     """
 
+    _ot_study: Any  # an optuna.Study, which the base class sets to None until it is made
+
     def __init__(self, space: Space, folder: Storage, study: str, mode: str, startup: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.startup = space, startup
@@ -44,7 +46,7 @@ class Learner(OptunaSearch):
             trial.user_attrs[VALUES]
             for other in storage.get_all_studies()
             if other.study_name != study
-            for trial in storage.get_all_trials(other._study_id, deepcopy=False)
+            for trial in storage.get_all_trials(storage.get_study_id_from_name(other.study_name), deepcopy=False)
             if VALUES in trial.user_attrs and trial.state == TrialState.COMPLETE
         ]
         for trial in self._trials(TrialState.RUNNING):  # asked for by a driver that is gone
@@ -57,10 +59,11 @@ class Learner(OptunaSearch):
         self._ot_study.sampler = self._sampler_of(len(self._trials()))  # hangs on the number, not on this process
         if wished is not None:
             self._ot_study.enqueue_trial(self.parameters(wished) or {})
-        values = self.suggest(NEW)[VALUES]
+        suggested = self.suggest(NEW)
+        assert suggested is not None  # that is of a search space without a function
         asked = self._ot_trials.pop(NEW)
         self._ot_trials[str(asked.number)] = asked
-        return str(asked.number), values
+        return str(asked.number), suggested[VALUES]
 
     def accept(self, name: str, values: Mapping[str, Any]) -> None:
         """A proposal is being run: after a crash it comes first."""

@@ -127,8 +127,9 @@ class Monitor:
         with self._lock:
             names, began, over = list(self.running), self._began, self._over
             self._began, self._over = [], []
-        for name in began if self._gauges is not None else ():
-            self._gauges.started(name)
+        if self._gauges is not None:
+            for name in began:
+                self._gauges.started(name)
         for name in names:
             progress = self._read(name)
             with self._lock:
@@ -230,7 +231,7 @@ class Monitor:
                 f"{progress['images_per_second']:,.0f}" if progress else "",
                 _percent(progress.get("id")),
                 _percent(progress.get("ood")),
-                ProgressBar(total=1, completed=progress.get("share", 0), width=20),  # type: ignore[arg-type]
+                ProgressBar(total=1, completed=progress.get("share", 0), width=20),
             )
         return Group(head, table)
 

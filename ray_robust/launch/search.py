@@ -163,6 +163,7 @@ class Search:
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
         images = seconds = 0.0
+        spent: tuple[float, float]
         for name, trial in self.trials.items():
             if name in self._running:
                 spent = _images(trial), self.clock() - self._running[name]
@@ -187,7 +188,7 @@ class Search:
         """The configurations with a value, best first."""
         best_last = self.settings.mode == "min"
         known = [outcome for outcome in self.outcomes if outcome.value is not None and outcome.state == "done"]
-        return sorted(known, key=lambda outcome: outcome.value if best_last else -(outcome.value or 0.0))
+        return sorted(known, key=lambda outcome: (outcome.value or 0.0) if best_last else -(outcome.value or 0.0))
 
     # --- proposing
 

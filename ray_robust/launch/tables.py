@@ -40,6 +40,7 @@ def write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: d
     parts = []
     for split in SPLITS[1:]:
         known = splits[split]
+        assert known.rows is not None
         part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
         if known.groups is not None:
             part["group"] = groups[known.groups]

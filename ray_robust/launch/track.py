@@ -286,6 +286,6 @@ def _metric_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in text)
 
 
-def _wandb_mode() -> str:
+def _wandb_mode() -> Any:  # a str; W&B itself checks that it is a mode
     """As W&B's own variables say; offline where they hold no key."""
     return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")

@@ -168,11 +168,13 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources, p
     from ray.train.torch import TorchTrainer
 
     sent: Sent = config["trial"]
+    # Ray's annotation lacks the pair (fewest, most)
+    workers: Any = (resources.fewest_workers, resources.workers) if resources.elastic else resources.workers
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"trial": sent, "places": places, "resources": resources, "pools": pools},
         scaling_config=ScalingConfig(
-            num_workers=(resources.fewest_workers, resources.workers) if resources.elastic else resources.workers,
+            num_workers=workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=worker_needs(resources),
         ),
