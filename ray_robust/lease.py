@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import Damaged, Outage, UserError
+from ray_robust.room import FULL, blocked, no_room
 from ray_robust.storage import Storage
 
 FILE = "lease.json"
@@ -86,13 +87,22 @@ def held(folder: Storage, waiting: Callable[[str], None] = lambda _: None) -> It
         except Outage:
             raise
         except OSError as error:
-            raise UserError(f"--out {folder.shown}: cannot be written: {error.strerror or error}") from None
+            raise UserError(f"--out {folder.shown}: cannot be written: {_why_not(folder, error)}") from None
         stack.callback(lease.release)
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             # a job in the background of a script: Ctrl-C is not meant for it, but the loss of its lease is
             signal.signal(signal.SIGINT, lease.interrupted)
             stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         yield lease
+
+
+def _why_not(folder: Storage, error: OSError) -> str:
+    """Why a folder cannot be written."""
+    path = folder.local()
+    if error.errno in FULL:
+        return no_room(path)
+    wrong = None if path is None else blocked(path)
+    return f"{Storage(wrong[0]).shown} {wrong[1]}" if wrong else error.strerror or str(error)
 
 
 def _take(folder: Storage, waiting: Callable[[str], None]) -> dict[str, Any]:
@@ -180,5 +190,6 @@ def _lock(folder: Storage) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.listdir(path.parent) == [path.name]:
-                shutil.rmtree(path.parent, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody removed it under us
+                if os.listdir(path.parent) == [path.name]:
+                    shutil.rmtree(path.parent, ignore_errors=True)

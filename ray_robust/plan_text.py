@@ -1,16 +1,18 @@
-"""What a sweep says of itself before it runs: its trials, its mixtures, its cost."""
+"""What a sweep says of itself: before it runs its trials, its mixtures, its cost; after it what did not succeed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ray_robust import rates
-from ray_robust.plan import Plan
+from ray_robust.plan import Plan, Trial
 from ray_robust.preparation import Draws, Sweep, jobs_of
+from ray_robust.results import RunFolder
 from ray_robust.spec import Spec
 
 SHOWN_IN_A_PLAN = 60  # trials, one line each
@@ -110,3 +112,17 @@ def estimate(plan: Plan, spec: Spec) -> str:
         seconds += trial.cost / rate
     slots = max(1, (os.cpu_count() or 1) // (spec.resources.workers * spec.resources.cpus_per_worker))
     return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
+
+
+def print_failures(out: Console, run: RunFolder, failed: Iterable[Trial]) -> int:
+    """Print why trials failed, and what is wrong with what others left; returns how many have failed."""
+    count = 0
+    for folder, name in ((run.trial(trial.id), trial.id) for trial in failed):
+        if (failure := folder.failure()) is not None:
+            count += 1
+            out.print(f"[red]failed[/]  {name}: ", end="")
+            out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
+        elif damage := folder.damage():
+            out.print(f"damaged  {name}: {damage}; the same command again runs what is missing of it", markup=False,
+                      soft_wrap=True)  # fmt: skip
+    return count

@@ -6,8 +6,11 @@ One small JSON file per user, `rates.json` in the cache folder; images per secon
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from ray_robust.errors import Damaged
 from ray_robust.storage import Storage
 
 EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step; only used to estimate
@@ -26,11 +29,19 @@ def key_of(model: str, image_size: int, gpus: float) -> str:
 
 def known(key: str) -> float | None:
     """Images per second and worker that the last run measured, or None."""
-    rate = (Storage(cache_folder()).recall_json("rates.json") or {}).get(key)
+    rate = _all().get(key)
     return rate if isinstance(rate, int | float) and rate > 0 else None
 
 
 def keep(key: str, images_per_second: float) -> None:
-    """Remember a measured rate."""
-    cache = Storage(cache_folder())
-    cache.write_json("rates.json", {**(cache.recall_json("rates.json") or {}), key: round(images_per_second, 1)})
+    """Remember a measured rate, where the cache can be written: a run is complete without."""
+    with suppress(OSError, Damaged):
+        rates = {**_all(), key: round(images_per_second, 1)}
+        Storage(cache_folder()).write_json("rates.json", rates, durable=False)
+
+
+def _all() -> dict[str, Any]:
+    try:
+        return Storage(cache_folder()).recall_json("rates.json") or {}
+    except OSError:  # the cache cannot be reached
+        return {}

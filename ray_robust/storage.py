@@ -23,12 +23,13 @@ from urllib.parse import unquote, urlparse
 
 from ray_robust.errors import Damaged, Outage, Problem, UserError
 from ray_robust.redact import redact_file, redacted
+from ray_robust.room import FULL, blocked, no_room
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two tries: doubled each time, up to the longest
+REMOVALS = 2  # times that a folder may be removed while a file is written into it
 LEFT_BEHIND = 3600.0  # seconds after which a half-written file has no writer any more
-FULL = (errno.ENOSPC, errno.EDQUOT)
 PASSING = (  # what a network, a mounted share or a disk under load says of something that may be over in a moment
     *FULL, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN,
     errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN,
@@ -111,6 +112,10 @@ class Storage:
             return None
         except IsADirectoryError:
             raise self.damaged(name, "is a folder, where a file belongs") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle: nothing is there
+                return None
+            raise
 
     def damaged(self, name: str, what: str, remedy: str = AGAIN) -> Damaged:
         """The error that says what is wrong with a file in here, and what mends it."""
@@ -132,11 +137,20 @@ class Storage:
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(data)
             return
+        for _ in range(REMOVALS):
+            with contextlib.suppress(FileNotFoundError):  # the folder was removed between its making and the file's
+                self._put(name, data, durable)
+                return
+        self._put(name, data, durable)
+
+    def _put(self, name: str, data: bytes, durable: bool) -> None:
         target = Path(self.address, name)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise self.damaged(os.path.dirname(name), "is a file, where a folder belongs") from None
+        except OSError as error:
+            if (wrong := blocked(target.parent)) is None:
+                raise
+            raise Damaged(Problem(Storage(wrong[0]).shown, f"{wrong[1]}; {AGAIN}")) from error
         temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             with open(temporary, "wb") as file:
@@ -315,7 +329,7 @@ class Storage:
     def _outage(self, name: str, error: OSError, passed: float) -> str:
         where = (self / name).shown if name else self.shown
         if error.errno in FULL:
-            return f"{where}: the disk is full; free some room, then run the same command again: what is done is kept"
+            return f"{where}: {no_room(self.local(name))}, then run the same command again: what is done is kept"
         why = error.strerror or " ".join(str(error).split())[:200]
         return f"{where}: cannot be reached for {passed:.0f} s ({why}); once it can, run the same command again"
 

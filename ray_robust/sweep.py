@@ -26,7 +26,7 @@ from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Prob
 from ray_robust.launch.address import check_address
 from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
-from ray_robust.plan_text import estimate, print_composition, print_plan, print_title
+from ray_robust.plan_text import estimate, print_composition, print_failures, print_plan, print_title
 from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
 from ray_robust.redact import redact
 from ray_robust.results import RunFolder
@@ -79,6 +79,8 @@ def main(argv: list[str]) -> int:
             return _run(sweep, subsets, run, args.address, out, cluster=cluster)
         except KeyboardInterrupt:
             lease.check()
+            if first is None and run.exists("trials") and not run.exists("plan.csv"):  # removed meanwhile
+                _write_plan(sweep, run)
             kept = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
             if kept:
                 run.write_results()
@@ -239,19 +241,15 @@ def _run(
             outage = said
     if search is not None:
         sweep = replace(sweep, plan=search.plan)
-    if search is not None or not len(todo):
-        _write_plan(sweep, run)
+    _write_plan(sweep, run)  # again: the results go by it, and it may have been removed or altered meanwhile
     run.write_results()
     reported = _report(run, out)
     states = run.states()
     stopped = sum(states.get(trial.id) == "stopped" for trial in sweep.plan) if search is not None else 0
     failed = [trial for trial in sweep.plan if states.get(trial.id) not in ("done", *(["stopped"] if stopped else []))]
-    failures = {trial.id: failure for trial in failed if (failure := run.trial(trial.id).failure()) is not None}
-    for name, failure in failures.items():
-        out.print(f"[red]failed[/]  {name}: ", end="")
-        out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
+    failures = print_failures(out, run, failed)
     took = time.monotonic() - begun
-    others = {"failed": len(failures), "stopped": stopped, "not run": len(failed) - len(failures)}
+    others = {"failed": failures, "stopped": stopped, "not run": len(failed) - failures}
     told = "".join(f", {count} {what}" for what, count in others.items() if count or what == "failed")
     out.print(f"{len(sweep.plan) - len(failed) - stopped} trials done{told}, in {took:.0f} s", markup=False)
     out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)

@@ -126,6 +126,6 @@ def test_who_comes_second_in_the_same_moment_gives_way(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
-    refused = pytest.raises(UserError, match=r"--out .*file/run: cannot be written: Not a directory")
+    refused = pytest.raises(UserError, match=r"--out .*/run: cannot be written: .*/file is a file, where a folder")
     with refused, held(Storage(tmp_path / "file" / "run")):
         pass

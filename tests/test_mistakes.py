@@ -257,7 +257,7 @@ resource: {}
         (["x.yaml", "--plam"], ["unrecognized arguments: --plam; --help shows what there is"]),
         ([], ["the following arguments are required: SPEC.yaml; --help shows what there is"]),
         (["x.yaml", "--plan", "--out", "x.yaml"], ["--out x.yaml: is a file; give a folder"]),
-        (["x.yaml", "--out", "x.yaml/sub"], ["--out x.yaml/sub: cannot be written: Not a directory"]),
+        (["x.yaml", "--out", "x.yaml/sub"], ["--out x.yaml/sub: cannot be written: x.yaml is a file, where a folder belongs"]),
         (["x.yaml", "--plan", "--out", "ftp://host/x"],
             ["ftp://host/x: cannot be opened: Unrecognized filesystem type in URI: ftp://host/x"]),
     ],

@@ -242,7 +242,7 @@ def test_a_full_disk_is_said_before_and_during(tmp_path, monkeypatch):
 
 def test_a_root_that_cannot_be_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"/file: is a file, where a folder belongs; mend it, or name"):
         ImageStore.open(tmp_path / "file", Drawn(), 4)
 
 

@@ -15,8 +15,10 @@ from ray_robust import registry
 from ray_robust.data.pack import PRESENT
 from ray_robust.data.pool import Pool
 from ray_robust.data.store import ImageStore
+from ray_robust.errors import Outage, UserError
 from ray_robust.spec import PoolSection
 
+FILLS = 3  # times that a store is filled whose images are gone at the next look
 IN_MEMORY = 1 << 30  # bytes of one training's or split's images that are copied, checked, into memory; else mapped
 
 _pools: dict[str, Pool] = {}
@@ -60,13 +62,35 @@ def usable(store: ImageStore) -> np.ndarray | None:
     """
     if store.pool.rendered:
         return None
-    present = np.asarray(store.state == PRESENT)
+    state = _filled(store, np.arange(store.n))
+    present = np.asarray(state == PRESENT)
     return None if present.all() else present
+
+
+def _filled(store: ImageStore, rows: np.ndarray) -> np.ndarray:
+    """The states of these rows, none of them missing: an image that somebody removes with its store is decoded again,
+    and never passes for one that cannot be read. Raises Outage where the store is removed again and again."""
+    for _ in range(FILLS):
+        if not len(missing := store.missing(rows)):
+            return store.states(rows)
+        store.fill(missing)
+    if not len(store.missing(rows)):
+        return store.states(rows)
+    what = "its images are removed as they are written; leave the store alone, then run the same command again"
+    raise Outage(f"{store.folder}: {what}")
 
 
 def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(uint8 array [m, size, size, 3], rows in it or None for all), filled on demand: a part of an ImageBank."""
-    store.fill(store.missing(rows))
+    _filled(store, rows)
+    try:
+        return _images_of(store, rows)
+    except UserError:  # they went since
+        _filled(store, rows)
+        return _images_of(store, rows)
+
+
+def _images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if len(rows) * store.image_bytes <= IN_MEMORY:
         return store.take(rows), None
     return store.mapped(rows)

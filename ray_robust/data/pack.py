@@ -15,13 +15,14 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from ray_robust.data.contents import DIGEST, halves
 from ray_robust.errors import Problem, UserError
+from ray_robust.room import FULL, blocked, no_room
 
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
 LOST = 3  # of a record that cannot be true: its image is missing
@@ -37,7 +38,9 @@ class Pack:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         self.image_bytes = size * size * 3
-        self._made = (0, 0)  # inode and time of meta.json, which is written again when the files begin afresh
+        self.facts: dict[str, object] = {}  # of meta.json
+        self.generation = 0  # how often the files turned out to be other ones than those read before
+        self._files: tuple[int, ...] | None = None  # which these are: device and inode of each of FILES
         self._read = 0  # bytes of the log
         self._sorted = np.empty(0, RECORD)  # by address; the last record of each
         self._lows = np.empty(0, np.uint64)  # the first halves of their addresses
@@ -48,6 +51,7 @@ class Pack:
     def create(self, facts: Mapping[str, object]) -> None:
         """Make the files, empty, where they are not there. Raises UserError for a folder that cannot be written or that
         is not whole."""
+        self.facts = dict(facts)
         with self.reporting():
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("meta.json", "lock", "broken.jsonl", *FILES):
@@ -131,17 +135,19 @@ class Pack:
     def _refresh(self) -> None:
         """Take in what any process has added to the log."""
         path = self.folder / "log.records"
-        size = os.stat(path).st_size
+        size, files = self._look()
         size -= size % RECORD.itemsize
-        made = self._last_made()
-        if size < self._read or made != self._made:  # cut, or begun again: what is there counts
+        if size < self._read or files != self._files:  # cut, begun again, removed or moved: what is left counts
             self._forget_all()
-            self._made = made
+            self._files = files
         if size == self._read:
             return
-        with open(path, "rb") as file:
-            file.seek(self._read)
-            fresh = np.frombuffer(file.read(size - self._read), RECORD)
+        try:
+            with open(path, "rb") as file:
+                file.seek(self._read)
+                fresh = np.frombuffer(file.read(size - self._read), RECORD)
+        except (FileNotFoundError, NotADirectoryError):  # removed just now
+            return
         self._read += len(fresh) * RECORD.itemsize
         fresh = fresh[halves(fresh["address"]).any(axis=1)]  # a crash may leave zeros
         if not (possible := self._possible(fresh)).all():
@@ -159,23 +165,30 @@ class Pack:
         self._sorted = records[ends]
         self._lows = halves(self._sorted["address"])[:, 0].copy()
 
-    def _last_made(self) -> tuple[int, int]:
-        try:
-            status = os.stat(self.folder / "meta.json")
-        except FileNotFoundError:
-            return 0, 0
-        return status.st_ino, status.st_mtime_ns
+    def _look(self) -> tuple[int, tuple[int, ...]]:
+        """The bytes of the log (0 where there is none), and which files these are: whoever removes the folder, or leads
+        the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they begin, tells
+        by its time where a new file got an old one's inode."""
+        stats = [_stat(self.folder / name) for name in FILES]
+        size = stats[1].st_size if stats[1] else 0
+        numbers = [number for found in stats if found for number in (found.st_dev, found.st_ino)]
+        meta = _stat(self.folder / "meta.json")
+        return size, (*numbers, *((meta.st_ino, meta.st_mtime_ns) if meta else ()))
 
     def _possible(self, records: np.ndarray) -> np.ndarray:
         """Which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut off."""
-        with open(self.folder / "pixels.u8", "rb") as file:  # a mounted share asks its server only when one opens
-            slots = os.fstat(file.fileno()).st_size // self.image_bytes
+        try:
+            with open(self.folder / "pixels.u8", "rb") as file:  # a mounted share asks its server only when one opens
+                slots = os.fstat(file.fileno()).st_size // self.image_bytes
+        except (FileNotFoundError, NotADirectoryError):
+            slots = 0
         present = records["state"] == PRESENT
         there = (records["slot"] >= 0) & (records["slot"] < slots)
         return np.where(present, there, records["state"] <= BROKEN)
 
     def _forget_all(self) -> None:
         """Read the files as if for the first time."""
+        self.generation += 1
         self._read, self._tail = 0, {}
         self._sorted, self._lows = self._sorted[:0], self._lows[:0]
         self._pixels = self._pixels[:0]
@@ -184,11 +197,19 @@ class Pack:
         """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
         pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
         if most >= len(pixels):
-            with open(self.folder / "pixels.u8", "rb") as file:
-                slots = os.fstat(file.fileno()).st_size // self.image_bytes
-                if most >= slots:
-                    raise UserError(Problem(str(self.folder), f"pixels.u8 is shorter than the log says; {AGAIN}"))
-                pixels = self._pixels = np.memmap(file, np.uint8, "r", shape=(slots, self.size, self.size, 3))
+            try:
+                with open(self.folder / "pixels.u8", "rb") as file:
+                    found = os.fstat(file.fileno())
+                    slots = found.st_size // self.image_bytes
+                    same = self._files is not None and self._files[:2] == (found.st_dev, found.st_ino)
+                    if not same or most >= slots:
+                        what = "is shorter than the log says" if same else "was replaced just now"
+                        raise UserError(Problem(str(self.folder), f"pixels.u8 {what}; {AGAIN}"))
+                    pixels = np.memmap(file, np.uint8, "r", shape=(slots, self.size, self.size, 3))
+            except OSError as error:
+                what = f"pixels.u8 cannot be read ({error.strerror or error}); {AGAIN}"
+                raise UserError(Problem(str(self.folder), what)) from None
+            self._pixels = pixels
         return pixels
 
     def reasons(self) -> dict[bytes, str]:
@@ -209,38 +230,49 @@ class Pack:
     def add(self, addresses: np.ndarray, images: np.ndarray, broken: Mapping[int, str]) -> None:
         """Keep images[i] under addresses[i], or of a position in `broken` the reason why there is none.
 
-        What is there already, and a second image of one address, is left out. Raises UserError when the disk is full.
+        What is there already, and a second image of one address, is left out. Files that were removed under this
+        process are made again. Raises UserError when the disk is full.
         """
+        with self.reporting():
+            try:
+                self._add(addresses, images, broken)
+            except (FileNotFoundError, NotADirectoryError):
+                self.create(self.facts)
+                self._add(addresses, images, broken)
+
+    def _add(self, addresses: np.ndarray, images: np.ndarray, broken: Mapping[int, str]) -> None:
         states = np.full(len(addresses), PRESENT, np.uint32)
         states[list(broken)] = BROKEN
-        with self.reporting():
-            with self._locked():
-                first = np.zeros(len(addresses), bool)
-                first[np.unique(addresses, return_index=True)[1]] = True
-                todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
-                kept = todo[states[todo] == PRESENT]
-                start = self._reserve(len(kept)) if len(kept) else 0
-            own = images if len(kept) == len(images) else images[kept]  # a copy costs what writing it does
-            if len(kept):
-                self._write_pixels(start, own)
-            records = np.zeros(len(todo), RECORD)
-            records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
-            records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
-            records["crc"][states[todo] == PRESENT] = checksums(own)
-            reasons = "".join(
-                json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken
-            )
-            if len(todo):
-                with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
-                    if reasons:
-                        self._append("broken.jsonl", b"\n" + reasons.encode(), 1)  # apart from half a line
-                    self._append("log.records", records.tobytes(), RECORD.itemsize)
+        with self._locked():
+            first = np.zeros(len(addresses), bool)
+            first[np.unique(addresses, return_index=True)[1]] = True
+            todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
+            kept = todo[states[todo] == PRESENT]
+            start = self._reserve(len(kept)) if len(kept) else 0
+            files = self._look()[1]
+        own = images if len(kept) == len(images) else images[kept]  # a copy costs what writing it does
+        if len(kept):
+            self._write_pixels(start, own)
+        records = np.zeros(len(todo), RECORD)
+        records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
+        records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
+        records["crc"][states[todo] == PRESENT] = checksums(own)
+        reasons = "".join(json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken)
+        if not len(todo):
+            return
+        with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
+            if len(kept) and self._look()[1] != files:
+                raise FileNotFoundError(errno.ENOENT, "its files were replaced", str(self.folder))
+            if reasons:
+                self._append("broken.jsonl", b"\n" + reasons.encode(), 1)  # apart from half a line
+            self._append("log.records", records.tobytes(), RECORD.itemsize)
 
     def forget(self, addresses: np.ndarray) -> None:
         """Have these images decoded again: their pixels are wrong."""
         records = np.zeros(len(addresses), RECORD)
         records["address"], records["slot"] = addresses, -1
-        with self.reporting(), self._locked():
+        # without a folder there is nothing to forget
+        with self.reporting(), suppress(FileNotFoundError), self._locked():
             self._append("log.records", records.tobytes(), RECORD.itemsize)
 
     def _reserve(self, count: int) -> int:
@@ -286,15 +318,17 @@ class Pack:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
-            raise UserError(
-                Problem(str(self.folder), f"{what}; free some room or name another folder in RAY_ROBUST_STORE")
-            ) from None
+            place, what = self.folder, f"cannot be written ({error.strerror or error});"
+            if error.errno in FULL:
+                what = f"{no_room(self.folder)} or"
+            elif wrong := blocked(self.folder):
+                place, what = wrong[0], f"{wrong[1]}; mend it, or"
+            raise UserError(Problem(str(place), f"{what} name another folder in RAY_ROBUST_STORE")) from None
 
     def check_space(self, images: int) -> None:
         """Raise UserError unless the disk has room for so many images more."""
-        need, free = images * self.image_bytes, shutil.disk_usage(self.folder).free
+        disk = next((part for part in (self.folder, *self.folder.parents) if part.is_dir()), self.folder)
+        need, free = images * self.image_bytes, shutil.disk_usage(disk).free
         if need > free:
             what = (
                 f"{images:,} images at {self.size} px need {need / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
@@ -310,6 +344,14 @@ class Pack:
 
 AGAIN = "run the same command again: what is missing is decoded again"
 REMEDY = "delete this folder, or run ray_robust.ingest with --verify, which decodes again what is damaged"
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What the system knows of a file; None where it is not there."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def checksums(images: np.ndarray) -> np.ndarray:

@@ -47,7 +47,8 @@ class ImageStore:
         self.folder = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', pool.pack)}-{size}-v{VERSION}"
         self.pack = Pack(self.folder, size)
         self.image_bytes = self.pack.image_bytes
-        self._checked = np.zeros(self.n, bool)  # rows whose checksum this process has seen to be right
+        self._checked = np.zeros(self.n, bool)  # rows whose checksum this process has seen to be right,
+        self._checked_in = 0  # in this generation of the pack's files
 
     @classmethod
     def open(cls, root: Path, pool: Pool, size: int) -> ImageStore:
@@ -72,9 +73,10 @@ class ImageStore:
     @property
     def state(self) -> np.ndarray:
         """uint8 [n], MISSING, PRESENT or BROKEN: what all processes have committed by now."""
-        return self._states(np.arange(self.n))
+        return self.states(np.arange(self.n))
 
-    def _states(self, rows: np.ndarray) -> np.ndarray:
+    def states(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [n], the state of each of these rows."""
         state = self._records(rows)["state"].astype(np.uint8)
         unreadable = list(self.pool.unreadable)
         return np.where(np.isin(rows, unreadable), np.uint8(BROKEN), state) if unreadable else state
@@ -92,7 +94,7 @@ class ImageStore:
     def missing(self, rows: np.ndarray | None = None, *, again: bool = False) -> np.ndarray:
         """Those of `rows` (default: all) yet to be decoded, int64, ascending; with `again`, the broken ones too."""
         rows = np.arange(self.n) if rows is None else np.unique(np.asarray(rows, np.int64))
-        state = self._states(rows)
+        state = self.states(rows)
         return rows[(state == MISSING) | (state == BROKEN)] if again else rows[state == MISSING]
 
     def mapped(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +131,8 @@ class ImageStore:
         absent = rows[records["state"] != PRESENT]
         if len(absent):
             raise UserError(self._problem(absent, "are not in the store", "fill it with ray_robust.ingest"))
+        if self._checked_in != self.pack.generation:
+            self._checked[:], self._checked_in = False, self.pack.generation
         return records["slot"], records["crc"]
 
     def verify(self) -> np.ndarray:

@@ -26,6 +26,7 @@ RETRIES = 3  # of a trial whose worker died or that broke off by itself; after o
 FIRST_REST, LONGEST_REST = 1.0, 60.0  # seconds before a trial is tried again: doubled each time, up to the longest
 GOT_ON = 0.01  # share of a trial's work by which it must be further than at its faults before
 SILENT = "the worker ended without a word"
+REMOVED = "what it left was removed or altered while the sweep ran; the same command again runs what is missing of it"
 LOSSES = 20  # faults that count for nothing, since a trial got on, after which they do: it would go on for ever
 LOST_NODE = re.compile(r"its node (has )?died|node (was|is) dead|NodeDiedError|node .{0,80}(terminated|was removed)|"
                        r"ActorUnavailableError|actor is temporarily unavailable", re.I)  # fmt: skip
@@ -111,6 +112,7 @@ class Recovery:
         self.faults: dict[str, list[Fault]] = {}  # since the trial last got on
         self.furthest: dict[str, float] = {}
         self.hung: dict[str, str] = {}  # trials whose worker was killed here, and why
+        self.ran: set[str] = set()  # trials that ended by themselves
 
     def broke_off(self, name: str, said: str, host: str = "") -> Fault:
         """Note a fault; a trial that had too many is quarantined. Memory that was short is answered by more parts.
@@ -170,7 +172,7 @@ class Recovery:
         """Every reason in a line, the same ones once."""
         faults = [fault for fault in self.faults.get(name, ()) if fault.counts or self.counted(name) > LOSSES]
         if not faults:
-            return SILENT
+            return REMOVED if name in self.ran else SILENT
         counts = Counter(fault.reason for fault in faults)
         told = "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items())
         return f"broke off {len(faults)} times and is left alone until the command is run again: {told}"

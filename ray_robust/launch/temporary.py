@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ray_robust.errors import UserError
+from ray_robust.errors import Outage, UserError
+from ray_robust.room import FULL, no_room
 
 PREFIX = "rr-"
 OWNED = "driver"  # in the folder: locked as long as its driver lives
@@ -32,15 +33,27 @@ SHORT_FOLDERS = (
 
 @contextlib.contextmanager
 def scratch(base: Path) -> Iterator[Path]:
-    """A folder in `base` for the time of a with-block. Those whose driver was killed are removed first."""
+    """A folder in `base` for the time of a with-block. Those whose driver was killed are removed first. Raises Outage
+    where none can be made."""
     remove_leftovers(base)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    owned = own(folder)
+    folder, owned = _made(base)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         owned.close()
+
+
+def _made(base: Path) -> tuple[Path, IO[bytes]]:
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        return folder, own(folder)
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        why = no_room(base) if error.errno in FULL else f"cannot be written ({error.strerror or error})"
+        raise Outage(f"{base}: {why}, or set RAY_TMPDIR to another folder for Ray's files") from error
 
 
 def own(folder: Path) -> IO[bytes]:

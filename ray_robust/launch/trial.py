@@ -136,6 +136,7 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
         facts |= {"batch_parts": context.parts, "micro_batch": -(-largest_batch(trial) // context.parts)}
     weights = Storage(places.checkpoints) / trial.key
     start: Start | None = None
+    drawn: tuple[Subset, dict[str, ImageStore]] | None = None
     if trial.pretrain is not None:
         drawn = _draw(trial, places, context) if trial.draws else None
         if drawn is not None:
@@ -175,6 +176,10 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
         finished = [(f.id, folder.finetuning(f.id)) for f in trial.finetunings]
         if gone := [name for name, rows in finished if rows is None]:
             raise OSError(f"{folder.storage.shown}: {', '.join(gone)} was removed or altered while the trial ran")
+        if folder.storage.stamp("trial.json") is None:  # removed since
+            folder.storage.write_json("trial.json", facts)
+        if drawn is not None and folder.storage.stamp("subset.parquet") is None:
+            write_subset(folder, *drawn)
         rows = [row for _, own in finished for row in own or ()]
         folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
         log.say("done")

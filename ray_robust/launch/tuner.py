@@ -247,6 +247,7 @@ class _Tell(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.watch.ended(trial.config["trial"])
+        self.recovery.ran.add(trial.config["trial"])
         self.monitor.ended(trial.config["trial"])
         for numbers in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps):
             numbers.clear()  # Tune keeps some 20 kB of every trial that nobody reads

@@ -1,0 +1,46 @@
+"""Why a folder cannot be written, in words for people: no room, no inodes, a link or a file in its way.
+
+Owns the difference between a disk that is full and one that has no inodes left, which the system gives one number for,
+and the search for the part of a path that is in the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(path: str | os.PathLike | None) -> str:
+    """What a disk lacks that says it is full, and what would help; `path` is what was to be written, None where it is
+    no local file."""
+    folder = None if path is None else Path(path).absolute()
+    for part in () if folder is None else (folder, *folder.parents):
+        try:
+            disk = os.statvfs(part)
+        except OSError:  # not there yet
+            continue
+        if disk.f_files and not disk.f_favail and disk.f_bavail:
+            return "the disk has no inodes left (see df -i); remove files"
+        break
+    return "the disk is full; free some room"
+
+
+def blocked(folder: str | os.PathLike) -> tuple[Path, str] | None:
+    """The first part of a folder's path that keeps it from being made, and what that is; None where nothing does."""
+    path = Path(folder).absolute()
+    for part in (*reversed(path.parents), path):
+        try:
+            mode = os.stat(part).st_mode
+        except FileNotFoundError:
+            if not part.is_symlink():
+                return None
+            return part, f"is a link to {os.readlink(part)}, which is not there"
+        except OSError as error:
+            return (part, "is a link that leads in a circle") if error.errno == errno.ELOOP else None
+        if not stat.S_ISDIR(mode):
+            return part, "is a file, where a folder belongs"
+    return None

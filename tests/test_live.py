@@ -1,0 +1,378 @@
+"""What is done to a sweep's folders while it runs, seen from inside one process: removed, moved behind a link, out of
+inodes. Each ends with the scores of an undisturbed run, or with one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_store import Drawn
+from test_trial import brief, scores_of  # noqa: F401 - brief is a fixture
+
+from ray_robust import ingest, rates, status
+from ray_robust.data.opened import images_of, open_store, usable
+from ray_robust.data.store import ImageStore
+from ray_robust.errors import Damaged, Outage, UserError
+from ray_robust.launch.cluster import connect
+from ray_robust.launch.faults import REMOVED, Recovery
+from ray_robust.launch.places import Places
+from ray_robust.launch.trial import run_trial, split
+from ray_robust.lease import held
+from ray_robust.plan import Trial
+from ray_robust.results import RunFolder
+from ray_robust.room import blocked, no_room
+from ray_robust.storage import Storage
+from ray_robust.train.context import Context
+
+ROWS = np.arange(50)
+
+
+def pixels(store: ImageStore, rows: np.ndarray = ROWS) -> list[int]:
+    """What is in these images of `Drawn`: of each its own number."""
+    return images_of(store, rows)[0][:, 0, 0, 0].tolist()
+
+
+def point_to(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+# --- a store that is removed or moved under the processes that read it
+
+
+def all_of(store: ImageStore) -> None:
+    shutil.rmtree(store.folder, ignore_errors=True)  # a file that is written meanwhile may stay
+
+
+def root_of(store: ImageStore) -> None:
+    shutil.rmtree(store.root, ignore_errors=True)
+
+
+def one(name: str) -> Callable[[ImageStore], None]:
+    return lambda store: (store.folder / name).unlink()
+
+
+REMOVALS = {"folder": all_of, "root": root_of, **{name: one(name) for name in ("pixels.u8", "log.records", "lock")}}
+
+
+@pytest.mark.parametrize("what", REMOVALS)
+def test_a_store_that_is_removed_while_it_is_read_is_filled_again(tmp_path, what):
+    store = ImageStore.open(tmp_path / "store", Drawn(), 4)
+    assert pixels(store) == ROWS.tolist()
+    REMOVALS[what](store)
+    assert pixels(store) == ROWS.tolist()
+    assert pixels(ImageStore.open(tmp_path / "store", Drawn(), 4)) == ROWS.tolist()
+    assert store.verify().tolist() == []
+
+
+@pytest.mark.parametrize("what", REMOVALS)
+def test_a_store_that_is_removed_while_it_is_filled_is_whole_all_the_same(tmp_path, monkeypatch, what):
+    monkeypatch.setattr("ray_robust.data.store.BATCH_IMAGES", 10)
+    store, pool = ImageStore.open(tmp_path / "store", Drawn(), 4), []
+
+    def remove(done: int) -> None:
+        pool.append(done)
+        if len(pool) == 3:
+            REMOVALS[what](store)
+
+    store.fill(ROWS, remove)
+    assert pixels(store) == ROWS.tolist()
+    assert store.verify().tolist() == []
+
+
+def test_images_that_went_with_their_store_never_pass_for_broken_ones(tmp_path):
+    pool = Drawn(bad=(9,))
+    pool.rendered = False
+    store = ImageStore.open(tmp_path / "store", pool, 4)
+    store.fill(ROWS)
+    all_of(store)
+    mask = usable(store)
+    assert mask is not None
+    assert np.flatnonzero(~mask).tolist() == [9]
+
+
+def test_a_store_that_is_removed_again_and_again_is_an_outage(tmp_path, monkeypatch):
+    store = ImageStore.open(tmp_path / "store", Drawn(), 4)
+    fill = store.fill
+    monkeypatch.setattr(store, "fill", lambda rows: (fill(rows), all_of(store)))
+    with pytest.raises(Outage, match=r"its images are removed as they are written; leave the store alone, then run"):
+        images_of(store, ROWS)
+
+
+def test_a_store_behind_a_link_that_leads_elsewhere_now_is_filled_there(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    point_to(tmp_path / "store", tmp_path / "first")
+    store = ImageStore.open(tmp_path / "store", Drawn(), 4)
+    assert pixels(store) == ROWS.tolist()
+    point_to(tmp_path / "store", tmp_path / "second")
+    assert pixels(store) == ROWS.tolist()
+    for name in ("first", "second"):
+        assert pixels(ImageStore.open(tmp_path / name, Drawn(), 4)) == ROWS.tolist()
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:30]], ids=["as many", "fewer"])
+def test_a_link_that_leads_to_another_store_now_gives_the_images_of_that_one(tmp_path, rows):
+    """Its log is longer, and says other slots: what was read of the first must not be mixed with it."""
+    for name, order in (("first", rows), ("second", ROWS[::-1])):
+        for row in order:
+            ImageStore.open(tmp_path / name, Drawn(), 4).fill(np.array([row]))
+    point_to(tmp_path / "store", tmp_path / "first")
+    store = ImageStore.open(tmp_path / "store", Drawn(), 4)
+    assert pixels(store) == ROWS.tolist()
+    shutil.rmtree(tmp_path / "second")
+    for row in ROWS[::-1]:
+        ImageStore.open(tmp_path / "second", Drawn(), 4).fill(np.array([row]))
+    point_to(tmp_path / "store", tmp_path / "second")
+    assert pixels(store) == ROWS.tolist()
+    images, where = store.mapped(ROWS)
+    assert images[where][:, 0, 0, 0].tolist() == ROWS.tolist()
+
+
+# --- links that lead nowhere or in a circle
+
+
+@pytest.fixture(params=["nowhere", "circle"])
+def link(request, tmp_path) -> tuple[Path, str]:
+    """A link in the place of a folder, and what is said of it."""
+    path = tmp_path / "link"
+    path.symlink_to(tmp_path / "gone" if request.param == "nowhere" else path)
+    return path, "is a link to .*/gone, which is not there" if request.param == "nowhere" else (
+        "is a link that leads in a circle")  # fmt: skip
+
+
+def test_a_store_behind_a_link_that_leads_nowhere_is_a_line(link):
+    path, said = link
+    with pytest.raises(UserError, match=rf"^{path}: {said}; mend it, or name another folder in RAY_ROBUST_STORE$"):
+        ImageStore.open(path, Drawn(), 4)
+    with pytest.raises(UserError, match=rf"^{path}: {said}; mend it, or name another folder in RAY_ROBUST_STORE$"):
+        ingest.main(["species", "--limit", "3", "--out", str(path)])
+
+
+def test_a_store_whose_link_leads_nowhere_from_now_on_is_a_line(tmp_path):
+    (tmp_path / "first").mkdir()
+    point_to(tmp_path / "store", tmp_path / "first")
+    store = ImageStore.open(tmp_path / "store", Drawn(), 4)
+    assert pixels(store, ROWS[:30]) == ROWS[:30].tolist()
+    point_to(tmp_path / "store", tmp_path / "gone")
+    with pytest.raises(UserError, match=r"^.*/store: is a link to .*/gone, which is not there; mend it, or name"):
+        images_of(store, ROWS)
+    point_to(tmp_path / "store", tmp_path / "first")
+    assert pixels(store) == ROWS.tolist()
+
+
+def test_a_cache_that_cannot_be_written_costs_the_estimate_alone(link, monkeypatch):
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(link[0]))
+    rates.keep("a", 3.0)
+    assert rates.known("a") is None
+
+
+def test_a_run_folder_behind_a_link_that_leads_nowhere_is_a_line(link):
+    path, said = link
+    with pytest.raises(UserError, match=rf"^--out .*: cannot be written: .* {said}$"), held(Storage(path)):
+        pass
+    with pytest.raises(Damaged, match=rf"{said}; remove it, then run the same command again$"):
+        Storage(path / "trials").write("x/rows.jsonl", "")
+    with pytest.raises(UserError):  # no run there
+        status.main([str(path)])
+
+
+def test_a_run_folder_behind_a_link_is_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    point_to(tmp_path / "run", tmp_path / "disk")
+    with held(Storage(tmp_path / "run")):
+        RunFolder(tmp_path / "run").write("data.json", "{}")
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "disk" / "data.json").read_text() == "{}"
+
+
+def test_what_is_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "to-file").symlink_to("file")
+    assert blocked(tmp_path / "a" / "b") is None
+    assert blocked(tmp_path) is None
+    assert blocked(tmp_path / "file" / "b") == (tmp_path / "file", "is a file, where a folder belongs")
+    assert blocked(tmp_path / "to-file") == (tmp_path / "to-file", "is a file, where a folder belongs")
+
+
+# --- no inodes left
+
+
+@pytest.fixture
+def few_inodes(tmp_path):
+    """A file system with room and 40 inodes, and a function that gives it more; skipped where one may not mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=40,size=50m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        yield disk, lambda: subprocess.run(["mount", "-o", "remount,nr_inodes=9000", str(disk)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def use_up(disk: Path, left: int = 0) -> None:
+    """Leave so many inodes."""
+    (disk / "used").mkdir(exist_ok=True)
+    while (free := os.statvfs(disk).f_favail) > left:
+        (disk / "used" / f"{free}").touch()
+
+
+INODES = r"the disk has no inodes left \(see df -i\); remove files"
+
+
+def test_a_disk_without_inodes_is_a_line_everywhere(few_inodes, monkeypatch):
+    disk, more = few_inodes
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(disk / "cache"))
+    Storage(disk).write("old", "old")
+    store = ImageStore.open(disk / "store", Drawn(), 4)
+    use_up(disk)
+    for name in ("new", "old", "x/new"):
+        with pytest.raises(
+            Outage, match=rf"^.*/{name}: {INODES}, then run the same command again: what is done is kept$"
+        ):
+            Storage(disk).write(name, "new")
+    assert Storage(disk).read("old") == b"old"
+    with pytest.raises(UserError, match=rf"^--out .*/run: cannot be written: {INODES}$"), held(Storage(disk / "run")):
+        pass
+    with pytest.raises(UserError, match=rf"{INODES} or name another folder in RAY_ROBUST_STORE$"):
+        ImageStore.open(disk / "other", Drawn(), 4)
+    assert pixels(store) == ROWS.tolist()  # its files are there: it needs none
+    rates.keep("a", 3.0)
+    monkeypatch.setattr("ray_robust.launch.cluster._temporary_folder", lambda: (disk, ""))  # its path is too long
+    with pytest.raises(Outage, match=rf"^{disk}: {INODES}, or set RAY_TMPDIR to another folder for Ray's"), connect():
+        pass
+    more()
+    Storage(disk).write("old", "new")
+    assert Storage(disk).read("old") == b"new"
+
+
+def test_the_system_that_has_no_number_for_it_is_asked(tmp_path, monkeypatch):
+    disk = {"f_files": 100, "f_favail": 0, "f_bavail": 5}
+    monkeypatch.setattr(os, "statvfs", lambda _: type("Disk", (), disk))
+    assert no_room(tmp_path / "a" / "b").startswith("the disk has no inodes left")
+    disk["f_bavail"] = 0
+    assert no_room(tmp_path) == "the disk is full; free some room"
+    disk |= {"f_files": 0, "f_bavail": 5}  # btrfs counts none
+    assert no_room(tmp_path) == "the disk is full; free some room"
+    assert no_room(None) == "the disk is full; free some room"
+
+
+@pytest.mark.slow
+def test_a_trial_without_inodes_goes_on_once_there_are_some(brief, few_inodes, monkeypatch):  # noqa: F811
+    _, trial, places = brief
+    disk, more = few_inodes
+    other = Places(str(disk / "run"), str(disk / "checkpoints"), places.store)
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
+    use_up(disk, 7)
+    with pytest.raises(Outage, match=INODES):
+        run_trial(trial, other, Context())
+    more()
+    run_trial(trial, other, Context())
+    assert scores_of(other, trial) == scores_of(places, trial)
+
+
+# --- files that go while a trial runs
+
+
+class Saboteur:
+    """Does something to a trial's files when its log says a thing, once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, when: str, what: Callable[[], None]) -> None:
+        from ray_robust.launch.trial_log import TrialLog
+
+        self.done, say = False, TrialLog.say
+
+        def said(log: TrialLog, line: str) -> None:
+            say(log, line)
+            if when in line and not self.done:
+                self.done = True
+                what()
+
+        monkeypatch.setattr(TrialLog, "say", said)
+
+
+def remove(path: str | Path) -> None:
+    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+
+def run_until_done(trial: Trial, places: Places) -> list[str]:
+    """Run a trial as the launcher does, again when it breaks off; returns why it did."""
+    broke = []
+    while not RunFolder(places.run).trial(trial.id).has([f.id for f in trial.finetunings]):
+        assert RunFolder(places.run).trial(trial.id).failure() is None
+        assert len(broke) < 4
+        try:
+            run_trial(trial, places, Context())
+        except OSError as error:
+            broke.append(str(error))
+    return broke
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["pre-trains on", "pre-trained in", "fine-tunes", "fine-tuned"])
+@pytest.mark.parametrize("what", ["run", "run/trials/*", "checkpoints", "store"])
+def test_files_that_go_under_a_trial_cost_time_alone(brief, tmp_path, monkeypatch, when, what):  # noqa: F811
+    _, trial, whole = brief
+    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    for cache in (split, open_store):
+        cache.cache_clear()
+    saboteur = Saboteur(monkeypatch, when, lambda: [remove(path) for path in tmp_path.glob(what)])
+    run_until_done(trial, places)
+    assert saboteur.done
+    assert scores_of(places, trial) == scores_of(whole, trial)
+    folder = RunFolder(places.run).trial(trial.id)
+    assert folder.damage() == ""
+    left = {path.name for path in folder.storage.local().iterdir()}
+    assert left >= {"trial.json", "subset.parquet", "rows.jsonl", "predictions", "groups", "finetunings", "done"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trial.json", "subset.parquet", "progress.json", "log.txt"])
+def test_a_file_that_goes_under_a_trial_is_there_at_its_end(brief, tmp_path, monkeypatch, name):  # noqa: F811
+    _, trial, whole = brief
+    places = Places(str(tmp_path / "run"), whole.checkpoints, whole.store)
+    Saboteur(monkeypatch, "fine-tuned", lambda: remove(next(tmp_path.glob(f"run/trials/*/{name}"))))
+    assert run_until_done(trial, places) == []
+    assert scores_of(places, trial) == scores_of(whole, trial)
+    assert RunFolder(places.run).trial(trial.id).storage.exists(name)
+
+
+def test_a_trial_whose_folder_went_after_its_end_is_told_from_a_worker_that_died(tmp_path, brief):  # noqa: F811
+    _, trial, _ = brief
+    recovery = Recovery({trial.id: trial}, RunFolder(tmp_path))
+    recovery.give_up(trial.id)
+    assert RunFolder(tmp_path).trial(trial.id).failure()["reason"] == "the worker ended without a word"
+    remove(tmp_path / "trials")
+    recovery.ran.add(trial.id)
+    recovery.give_up(trial.id)
+    assert RunFolder(tmp_path).trial(trial.id).failure()["reason"] == REMOVED
+
+
+def test_a_file_whose_folder_goes_while_it_is_written_is_written(tmp_path, monkeypatch):
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(source)
+        if len(calls) == 1:
+            shutil.rmtree(tmp_path / "trials")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    Storage(tmp_path).write("trials/x/rows.jsonl", "1")
+    assert Storage(tmp_path).read("trials/x/rows.jsonl") == b"1"
+    assert len(calls) == 2
+
+
+def test_a_run_folder_that_goes_under_its_driver_lets_the_lease_go(tmp_path):
+    with held(Storage(tmp_path / "run")):
+        shutil.rmtree(tmp_path / "run")
+    with held(Storage(tmp_path / "run")):
+        assert (tmp_path / "run" / "lease.json").exists()
