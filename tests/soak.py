@@ -6,10 +6,13 @@ A moment is a share of the work that is behind, as the run folder tells it, so t
 
 victims   driver: kill -9 of the command, which is then run again; worker: of one training process; mixed: either by
           chance; node: of one raylet of three on this machine, with all that runs on it, and another takes its place;
-          head: of that cluster's head, after which the command ends by itself and is run again on a new cluster
+          head: of that cluster's head, after which the command ends by itself and is run again on a new cluster;
+          stop: no kill, but SIGSTOP of one training process for longer than its heartbeat, then SIGCONT
+aims      --aim ingest start results report --aimed 10: beside those, so many kill -9 of the command within each stage
+          (filling the store, Ray's start, results.csv, the report), at an instant drawn within it
 Prints every kill and, last, one JSON object: kills, runs of the command, resumes, seconds of both sweeps, the work done
-twice in per cent beside one epoch per trial that was hit, stages that were done twice, and whether every score is the
-same. Exit code 1 when one is not, or a finished stage was done again.
+twice in per cent beside one epoch per trial that was hit, stages that were done twice, images in the store, and whether
+every score is the same. Exit code 1 when one is not, or a finished stage was done again.
 """
 
 from __future__ import annotations
@@ -19,24 +22,29 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import psutil
 from deadlines import HANG
 
+from ray_robust.data.pack import RECORD
 from ray_robust.results import RunFolder
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
+STAGES = ("ingest", "start", "results", "report")  # of a command, that kills are aimed at
+HEARTBEAT = "resources.heartbeat=20"  # seconds of silence that `stop` waits out, where no --set says otherwise
 AGAIN = 5  # times that the command is run again at the end, for trials that were left alone
 SHORT = """
 # Question: Do short trials survive?
@@ -50,7 +58,9 @@ baseline: none
 
 
 class Command:
-    """The sweep as a user runs it, in a process group and with caches of its own."""
+    """The sweep as a user runs it, in a process group and with caches of its own. `stages` are the seconds of each."""
+
+    stages: dict[str, float]
 
     def __init__(self, spec: str, home: Path, settings: list[str], address: str | None = None) -> None:
         self.home, self.out, self.runs, self.address = home, home / "run", 0, address
@@ -111,44 +121,65 @@ def under_way(run: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-# sitecustomize.py of every process under fire: adds up the training images that it has processed, in a file that a kill
-# leaves whole. What a trial says of itself comes once a second, too seldom to tell what a kill has cost.
-COUNTING = """
-import importlib.abc, importlib.util, mmap, os, struct, sys, time
+class Hooks:
+    """What is put into every process that is started within: see `soak_hooks`."""
 
-class Counting(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "ray_robust.train.turns":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (load(module), count(module))
-        return spec
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        (home / "counts").mkdir(parents=True)
+        shutil.copy(Path(__file__).with_name("soak_hooks.py"), home / "sitecustomize.py")
 
-def count(module):
-    file = open(os.path.join(os.environ["SOAK_COUNTS"], f"{os.getpid()}-{time.time_ns()}"), "w+b")
-    file.write(bytes(8))
-    file.flush()
-    shared, run = mmap.mmap(file.fileno(), 8), module.Pass.run
-    def counted(work):
-        run(work)
-        shared[:] = struct.pack("q", struct.unpack("q", shared[:])[0] + len(work.inputs[0]))
-    module.Pass.run = counted
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[Hooks]:
+        """For the time of a with-block."""
+        path = os.pathsep.join(filter(None, (str(self.home), os.environ.get("PYTHONPATH"))))
+        with mock.patch.dict(os.environ, SOAK_HOME=str(self.home), SOAK_PID=str(os.getpid()), PYTHONPATH=path):
+            yield self
 
-if os.environ.get("SOAK_COUNTS"):
-    sys.meta_path.insert(0, Counting())
-"""
+    def worked(self) -> int:
+        """Training images that went through all processes."""
+        return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in (self.home / "counts").iterdir())
+
+    def aim(self, stage: str, seconds: float) -> None:
+        """Have the command killed in its next such stage, so many seconds after that begins, or at its end."""
+        draft = self.home / "aim.draft"
+        draft.write_text(f"{stage} {seconds}")
+        draft.replace(self.home / "aim")
+
+    def rest(self) -> None:
+        """Kill no more."""
+        (self.home / "aim").unlink(missing_ok=True)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """What the processes noted: `stages` or `killed`."""
+        file = self.home / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, how long it took in all."""
+        spent = dict.fromkeys(STAGES, 0.0)
+        for line in self.lines("stages"):
+            spent[line["stage"]] += line["seconds"]
+        return spent
 
 
-@contextlib.contextmanager
-def counting(folder: Path) -> Iterator[Path]:
-    """A folder in which every process started meanwhile counts its images."""
-    (folder / "counts").mkdir(parents=True)
-    (folder / "sitecustomize.py").write_text(COUNTING)
-    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    with mock.patch.dict(os.environ, SOAK_COUNTS=str(folder / "counts"), PYTHONPATH=path):
-        yield folder / "counts"
+def hung(run: Path) -> int:
+    """How many times a worker's silence was noticed."""
+    attempts = (folder.attempts() for folder in map(RunFolder(str(run)).trial, os.listdir(run / "trials")))
+    return sum(attempt["kind"] == "hung" for each in attempts for attempt in each)
+
+
+def images_in(store: Path) -> dict[str, int]:
+    """How many images a store holds, how many records say so, and how many places for images were taken: a place
+    without a record is an image that was made and lost."""
+    count = {"images": 0, "records": 0, "places": 0}
+    for log in store.glob("*/log.records"):
+        records = np.fromfile(log, RECORD)
+        size = json.loads(log.with_name("meta.json").read_text())["size"]
+        count["images"] += len(np.unique(records["address"]))
+        count["records"] += len(records)
+        count["places"] += log.with_name("pixels.u8").stat().st_size // (3 * size * size)
+    return count
 
 
 def epochs_of(hit: Iterable[dict[str, Any]]) -> float:
@@ -196,84 +227,149 @@ def raylets(count: int) -> Iterator[Any]:
 def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> dict[str, Any]:
     """Run once in peace, once under fire; returns the summary."""
     with tempfile.TemporaryDirectory() as folder:
-        return under_fire(in_peace(spec, Path(folder, "peace"), settings), Path(folder, "war"), kills, victim, seed)
+        return UnderFire(in_peace(spec, Path(folder, "peace"), settings), Path(folder, "war"), victim, seed).run(kills)
 
 
 def in_peace(spec: str, home: Path, settings: list[str]) -> Command:
     """The undisturbed run, done."""
     peace = Command(spec, home, settings)
     begun = time.monotonic()
-    if (code := peace.start().wait()) != 0:
-        raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
+    with Hooks(home.with_name(f"{home.name}-hooks")).inside() as hooks:
+        if (code := peace.start().wait()) != 0:
+            raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
+        peace.stages = hooks.seconds()
     peace.seconds = time.monotonic() - begun
     return peace
 
 
-def under_fire(peace: Command, home: Path, kills: int, victim: str, seed: int) -> dict[str, Any]:
-    """The same run with so many kills; returns the summary."""
-    rng = random.Random(seed)
-    with contextlib.ExitStack() as stack:
-        counts = stack.enter_context(counting(home.with_name(f"{home.name}-counting")))
-        cluster = stack.enter_context(raylets(3)) if victim in ("node", "head") else None
-        war = Command(peace.spec, home, peace.settings, cluster.address if cluster else None)
-        done, epochs, begun = 0, 0.0, time.monotonic()
-        driver = war.start()
+class UnderFire:
+    """The same run with kills: first those aimed at ingest and at Ray's start, then those at random instants of the
+    training, then those aimed at results and report."""
+
+    def __init__(self, peace: Command, home: Path, victim: str, seed: int) -> None:
+        self.peace, self.victim, self.seed = peace, victim, seed
+        self.hooks = Hooks(home.with_name(f"{home.name}-hooks"))
+        self.war = Command(peace.spec, home, peace.settings)
+        self.rng, self.epochs, self.done = random.Random(seed), 0.0, dict[str, int]()
+        self.cluster: Any = None
+        self.driver: subprocess.Popen | None = None
+
+    def run(self, kills: int, aims: Sequence[str] = (), aimed: int = 0) -> dict[str, Any]:
+        """Kill, and run again until all is done; returns the summary."""
+        begun = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.hooks.inside())
+            self._new_cluster(stack)
+            for stage in ("ingest", "start"):
+                self._aimed(stage, aimed if stage in aims else 0)
+            self._at_random(kills, stack)
+            for stage in ("results", "report"):
+                self._aimed(stage, aimed if stage in aims else 0)
+            self.hooks.rest()
+            code = (self.driver or self.war.start()).wait()
+            for _ in range(AGAIN):  # what was left alone after too many deaths is tried by the next command
+                if code == 1:
+                    code = self.war.start().wait()
+        return self._summary(code, time.monotonic() - begun)
+
+    def _killed(self, whom: str, where: str) -> None:
+        self.done[whom] = self.done.get(whom, 0) + 1
+        print(f"kill {sum(self.done.values())}: {whom}, {where}", flush=True)
+
+    def _aimed(self, stage: str, kills: int) -> None:
+        """So many kills within a stage. Of ingest, each takes up what the one before has left."""
+        for _ in range(kills):
+            most = self.peace.stages[stage] * (2 / (kills + 1) if stage == "ingest" else 1)
+            self.hooks.aim(stage, self.rng.uniform(0, most))
+            code = (self.driver or self.war.start()).wait(timeout=HANG)
+            self.driver = None
+            if code != -signal.SIGKILL:
+                raise SystemExit(f"the command ended with {code} instead of being killed: {self.war.log()[-2000:]}")
+            self._killed(stage, self.hooks.lines("killed")[-1]["when"])
+
+    def _at_random(self, kills: int, stack: contextlib.ExitStack) -> None:
+        self.hooks.rest()
         low = 0.02 if kills > 5 else 0.1
-        for moment in sorted(rng.uniform(low, 0.9) for _ in range(kills)):
-            hit: list[Any] = []
-            while driver.poll() is None:
-                if behind(war.out) >= moment:
-                    hit = list(cluster.worker_nodes) if cluster else workers_of(driver)
-                    if hit and (cluster is None or under_way(war.out)):
-                        break
-                time.sleep(0.05)
-            if driver.poll() is not None:
+        for moment in sorted(self.rng.uniform(low, 0.9) for _ in range(kills)):
+            self.driver = self.driver or self.war.start()
+            hit = self._wait(self.driver, moment)
+            if self.driver.poll() is not None:
                 break
-            whom = rng.choice(["driver", "worker"]) if victim == "mixed" else victim
-            training = under_way(war.out)
-            if whom == "driver":
-                epochs += epochs_of(training.values())
-                os.kill(driver.pid, signal.SIGKILL)
-                driver.wait()
-                driver = war.start()
-            elif whom == "head":
-                epochs += epochs_of(training.values())
-                cluster.head_node.all_processes["gcs_server"][0].process.kill()
-                code = driver.wait(timeout=HANG)
-                print(f"the command ended with {code}, its last word: {war.log().strip().splitlines()[-1]}", flush=True)
-                cluster.shutdown()
-                cluster = stack.enter_context(raylets(3))
-                war.address = cluster.address
-                driver = war.start()
-            elif cluster is not None:
-                epochs += epochs_of(list(training.values())[:1])  # one node holds one of them
-                cluster.remove_node(rng.choice(hit), allow_graceful=False)
-                cluster.add_node(num_cpus=1)
-            else:
-                epochs += epochs_of(list(training.values())[:1])
-                with contextlib.suppress(psutil.Error):
-                    rng.choice(hit).kill()
-            done += 1
-            print(f"kill {done} of {kills}: {whom}, {behind(war.out):.0%} of the work behind it", flush=True)
-        code = driver.wait()
-        for _ in range(AGAIN):  # what was left alone after too many deaths is tried by the next command
-            if code == 1:
-                code = war.start().wait()
-        disturbed = time.monotonic() - begun
+            whom = self.rng.choice(["driver", "worker"]) if self.victim == "mixed" else self.victim
+            training = under_way(self.war.out)
+            one = list(training.values())[:1]  # a worker, or a node of the three, holds one of them
+            self.epochs += epochs_of(training.values() if whom in ("driver", "head") else one)
+            strike = {"driver": self._driver, "head": self._head, "node": self._node, "stop": self._stop}
+            strike.get(whom, self._worker)(hit, stack)
+            self._killed(whom, f"{behind(self.war.out):.0%} of the work behind it")
+
+    def _wait(self, driver: subprocess.Popen, moment: float) -> list[Any]:
+        """Until so much of the work is behind and somebody is there to be hit: those."""
+        while driver.poll() is None:
+            if behind(self.war.out) >= moment:
+                hit = list(self.cluster.worker_nodes) if self.cluster else workers_of(driver)
+                if hit and (self.cluster is None or under_way(self.war.out)):
+                    return hit
+            time.sleep(0.05)
+        return []
+
+    def _driver(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
+        assert self.driver is not None
+        os.kill(self.driver.pid, signal.SIGKILL)
+        self.driver.wait()
+        self.driver = None
+
+    def _head(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
+        assert self.driver is not None
+        self.cluster.head_node.all_processes["gcs_server"][0].process.kill()
+        code = self.driver.wait(timeout=HANG)
+        print(f"the command ended with {code}, its last word: {self.war.log().strip().splitlines()[-1]}", flush=True)
+        self.cluster.shutdown()
+        self._new_cluster(stack)
+        self.driver = None
+
+    def _new_cluster(self, stack: contextlib.ExitStack) -> None:
+        if self.victim in ("node", "head"):
+            self.cluster = stack.enter_context(raylets(3))
+            self.war.address = self.cluster.address
+
+    def _node(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
+        self.cluster.remove_node(self.rng.choice(hit), allow_graceful=False)
+        self.cluster.add_node(num_cpus=1)
+
+    def _worker(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
+        with contextlib.suppress(psutil.Error):
+            self.rng.choice(hit).kill()
+
+    def _stop(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
+        """Stop a worker for longer than its heartbeat, then let it go on: it must not disturb the trial that was begun
+        again without it."""
+        assert self.driver is not None
+        process, before = self.rng.choice(hit), hung(self.war.out)
+        with contextlib.suppress(psutil.Error):
+            process.suspend()
+            while self.driver.poll() is None and hung(self.war.out) == before:
+                time.sleep(0.05)
+            was = "stopped" if process.is_running() and process.status() == psutil.STATUS_STOPPED else "gone"
+            print(f"its silence was noticed; the process was {was} then", flush=True)
+            process.resume()
+
+    def _summary(self, code: int, disturbed: float) -> dict[str, Any]:
+        peace, war = self.peace, self.war
         same = code == 0 and peace.table()[SAME].equals(war.table()[SAME])
         needed = needed_images(war.out) if code == 0 else 1
-        worked = sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in counts.iterdir())
-        twice = done_twice(war.out)
         if not same:
             print(war.log()[-3000:])
         trials = len(RunFolder(str(war.out)).plan())
         starts = sum(log.read_text().count(" starts on ") for log in war.out.glob("trials/*/log.txt"))
         return {
-            "victim": victim, "seed": seed, "kills": done, "runs": war.runs, "exit": code, "trials": trials,
-            "resumes": starts - trials, "points": len(peace.table()),
+            "victim": self.victim, "seed": self.seed, "kills": sum(self.done.values()), "killed": self.done,
+            "runs": war.runs, "exit": code, "trials": trials, "resumes": starts - trials, "points": len(peace.table()),
             "undisturbed_s": round(peace.seconds, 1), "disturbed_s": round(disturbed, 1),
-            "repeated_percent": round(100 * (worked - needed) / needed, 1),
-            "one_epoch_each_percent": round(100 * epochs / needed, 1), "done_twice": twice, "same": same,
+            "repeated_percent": round(100 * (self.hooks.worked() - needed) / needed, 1),
+            "one_epoch_each_percent": round(100 * self.epochs / needed, 1), "done_twice": done_twice(war.out),
+            "images": images_in(war.home / "store"), "images_in_peace": images_in(peace.home / "store"),
+            "report": (war.out / "report" / "index.html").exists(), "same": same,
         }  # fmt: skip
 
 
@@ -283,7 +379,10 @@ def main() -> None:
     parser.add_argument("spec", nargs="?", help="a sweep's YAML (default: short trials on the built-in world)")
     parser.add_argument("--trials", type=int, default=20, help="how many short trials, where no YAML is given")
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--victim", choices=("driver", "worker", "mixed", "node", "head"), default="driver")
+    victims = ("driver", "worker", "mixed", "node", "head", "stop")
+    parser.add_argument("--victim", choices=victims, default="driver")
+    parser.add_argument("--aim", nargs="+", choices=STAGES, default=(), help="stages to kill the command in, besides")
+    parser.add_argument("--aimed", type=int, default=1, metavar="N", help="how many kills for each stage of --aim")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one sweep under fire for each")
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
@@ -293,9 +392,11 @@ def main() -> None:
         if spec is None:
             spec = str(Path(folder, "short.yaml"))
             Path(spec).write_text(SHORT.format(seeds=max(1, args.trials // 4)))
-        peace = in_peace(spec, Path(folder, "peace"), args.set)
+        beat = [HEARTBEAT] if args.victim == "stop" and not any("heartbeat" in one for one in args.set) else []
+        peace = in_peace(spec, Path(folder, "peace"), [*beat, *args.set])
         for seed in args.seed:
-            summary = under_fire(peace, Path(folder, f"war-{seed}"), args.kills, args.victim, seed)
+            fire = UnderFire(peace, Path(folder, f"war-{seed}"), args.victim, seed)
+            summary = fire.run(args.kills, args.aim, args.aimed)
             print(json.dumps(summary), flush=True)
             whole &= summary["same"] and not summary["done_twice"]
     sys.exit(0 if whole else 1)
