@@ -303,10 +303,14 @@ class Storage:
         else:
             self.delete(name)
 
-    def tidy(self) -> None:
-        """Remove what writers that were killed left half-written here and below; what is young may still be written."""
+    def tidy(self, deep: bool = True) -> None:
+        """Remove what writers that were killed left half-written here and below (one folder down, where not `deep`);
+        what is young may still be written."""
         base = self.local()
-        for part in base.rglob(".*.part") if base is not None else ():
+        below = (
+            () if base is None else base.rglob(".*.part") if deep else (*base.glob(".*.part"), *base.glob("*/.*.part"))
+        )
+        for part in below:
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > LEFT_BEHIND:
                     part.unlink()

@@ -217,6 +217,7 @@ def _run(
     cluster: Cluster | None = None,
 ) -> int:
     begun = time.monotonic()
+    run.storage.tidy(deep=False)  # trials do so in their own folders
     before = _finished(run, sweep.plan)
     mended = [trial.id for trial in sweep.plan if trial.id not in before and run.trial(trial.id).mend()]
     before |= _finished(run, [trial for trial in sweep.plan if trial.id in mended])

@@ -39,10 +39,12 @@ import psutil
 from deadlines import HANG
 
 from ray_robust.data.pack import RECORD
+from ray_robust.errors import FAILED
 from ray_robust.results import RunFolder
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
+LEAVING = 60.0  # seconds in which the processes of the last cluster must have ended
 STAGES = ("ingest", "start", "results", "report")  # of a command, that kills are aimed at
 HEARTBEAT = "resources.heartbeat=20"  # seconds of silence that `stop` waits out, where no --set says otherwise
 AGAIN = 5  # times that the command is run again at the end, for trials that were left alone
@@ -149,6 +151,19 @@ class Hooks:
     def rest(self) -> None:
         """Kill no more."""
         (self.home / "aim").unlink(missing_ok=True)
+
+    def alive(self) -> int:
+        """How many processes are left of all that were started within, a while after the last command has ended."""
+        mine, until = f"SOAK_HOME={self.home}".encode(), time.monotonic() + LEAVING
+        while True:
+            environments = []
+            for file in Path("/proc").glob("[0-9]*/environ"):
+                with contextlib.suppress(OSError):
+                    environments.append(file.read_bytes().split(b"\0"))
+            count = sum(mine in environment for environment in environments)
+            if not count or time.monotonic() > until:
+                return count
+            time.sleep(0.5)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """What the processes noted: `stages` or `killed`."""
@@ -281,8 +296,11 @@ class UnderFire:
         for _ in range(kills):
             most = self.peace.stages[stage] * (2 / (kills + 1) if stage == "ingest" else 1)
             self.hooks.aim(stage, self.rng.uniform(0, most))
-            code = (self.driver or self.war.start()).wait(timeout=HANG)
-            self.driver = None
+            for _ in range(AGAIN):  # on a busy machine Ray may not start
+                code = (self.driver or self.war.start()).wait(timeout=HANG)
+                self.driver = None
+                if code != FAILED:
+                    break
             if code != -signal.SIGKILL:
                 raise SystemExit(f"the command ended with {code} instead of being killed: {self.war.log()[-2000:]}")
             self._killed(stage, self.hooks.lines("killed")[-1]["when"])
@@ -369,6 +387,7 @@ class UnderFire:
             "repeated_percent": round(100 * (self.hooks.worked() - needed) / needed, 1),
             "one_epoch_each_percent": round(100 * self.epochs / needed, 1), "done_twice": done_twice(war.out),
             "images": images_in(war.home / "store"), "images_in_peace": images_in(peace.home / "store"),
+            "half_written": len(list(war.home.rglob(".*.part"))), "processes_left": self.hooks.alive(),
             "report": (war.out / "report" / "index.html").exists(), "same": same,
         }  # fmt: skip
 

@@ -376,3 +376,16 @@ def test_a_run_folder_that_goes_under_its_driver_lets_the_lease_go(tmp_path):
         shutil.rmtree(tmp_path / "run")
     with held(Storage(tmp_path / "run")):
         assert (tmp_path / "run" / "lease.json").exists()
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_what_killed_writers_left_half_written_goes_after_an_hour(tmp_path, deep):
+    run = tmp_path / "run"
+    files = [run / name for name in (".results.csv.1-2.part", "report/.index.html.1-2.part", "trials/x/.done.1-2.part")]
+    for file in (*files, run / "report" / ".young.part", run / "report" / "mine.part"):
+        Storage(file.parent).write(file.name, "")
+    for file in (*files, run / "report" / "mine.part"):
+        os.utime(file, (1, 1))
+    Storage(run).tidy(deep=deep)
+    assert [file.exists() for file in files] == [False, False, not deep]
+    assert sorted(file.name for file in (run / "report").iterdir()) == [".young.part", "mine.part"]

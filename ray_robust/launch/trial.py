@@ -135,6 +135,8 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     if context.parts > 1:
         facts |= {"batch_parts": context.parts, "micro_batch": -(-largest_batch(trial) // context.parts)}
     weights = Storage(places.checkpoints) / trial.key
+    if context.first:
+        weights.tidy()
     start: Start | None = None
     drawn: tuple[Subset, dict[str, ImageStore]] | None = None
     if trial.pretrain is not None:
