@@ -264,7 +264,8 @@ class UnderFire:
     def __init__(self, peace: Command, home: Path, victim: str, seed: int) -> None:
         self.peace, self.victim, self.seed = peace, victim, seed
         self.hooks = Hooks(home.with_name(f"{home.name}-hooks"))
-        self.war = Command(peace.spec, home, peace.settings)
+        beat = [HEARTBEAT] if victim == "stop" and not any("heartbeat" in one for one in peace.settings) else []
+        self.war = Command(peace.spec, home, [*beat, *peace.settings])
         self.rng, self.epochs, self.done = random.Random(seed), 0.0, dict[str, int]()
         self.cluster: Any = None
         self.driver: subprocess.Popen | None = None
@@ -411,8 +412,7 @@ def main() -> None:
         if spec is None:
             spec = str(Path(folder, "short.yaml"))
             Path(spec).write_text(SHORT.format(seeds=max(1, args.trials // 4)))
-        beat = [HEARTBEAT] if args.victim == "stop" and not any("heartbeat" in one for one in args.set) else []
-        peace = in_peace(spec, Path(folder, "peace"), [*beat, *args.set])
+        peace = in_peace(spec, Path(folder, "peace"), args.set)
         for seed in args.seed:
             fire = UnderFire(peace, Path(folder, f"war-{seed}"), args.victim, seed)
             summary = fire.run(args.kills, args.aim, args.aimed)

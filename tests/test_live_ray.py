@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from deadlines import HANG, wait_for
-from soak import HEARTBEAT, SAME, Command, in_peace, soak
+from soak import SAME, Command, UnderFire, in_peace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -80,8 +80,8 @@ def test_trials_that_go_are_run_again_by_the_same_command(peace, tmp_path, what)
     assert same(peace, command)
 
 
-def test_a_worker_stopped_past_its_heartbeat_disturbs_nothing_when_it_goes_on(peace):
-    summary = soak(peace.spec, 1, "stop", 1, [HEARTBEAT])
+def test_a_worker_stopped_past_its_heartbeat_disturbs_nothing_when_it_goes_on(peace, tmp_path):
+    summary = UnderFire(peace, tmp_path / "war", "stop", 1).run(1)
     assert summary["same"], summary
     assert summary["kills"] == 1
     assert not summary["done_twice"]

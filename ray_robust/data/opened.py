@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ray_robust import registry
-from ray_robust.data.pack import PRESENT
+from ray_robust.data.pack import MISSING, PRESENT
 from ray_robust.data.pool import Pool
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import Outage, UserError
 from ray_robust.spec import PoolSection
 
-FILLS = 3  # times that a store is filled whose images are gone at the next look
+FILLS = 4  # looks at a store whose images are gone each time, and are filled again
 IN_MEMORY = 1 << 30  # bytes of one training's or split's images that are copied, checked, into memory; else mapped
 
 _pools: dict[str, Pool] = {}
@@ -70,12 +70,12 @@ def usable(store: ImageStore) -> np.ndarray | None:
 def _filled(store: ImageStore, rows: np.ndarray) -> np.ndarray:
     """The states of these rows, none of them missing: an image that somebody removes with its store is decoded again,
     and never passes for one that cannot be read. Raises Outage where the store is removed again and again."""
+    rows = np.asarray(rows, np.int64)
     for _ in range(FILLS):
-        if not len(missing := store.missing(rows)):
-            return store.states(rows)
+        states = store.states(rows)
+        if not len(missing := rows[states == MISSING]):
+            return states
         store.fill(missing)
-    if not len(store.missing(rows)):
-        return store.states(rows)
     what = "its images are removed as they are written; leave the store alone, then run the same command again"
     raise Outage(f"{store.folder}: {what}")
 
