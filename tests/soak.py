@@ -333,13 +333,11 @@ class UnderFire:
         return []
 
     def _driver(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
-        assert self.driver is not None
         os.kill(self.driver.pid, signal.SIGKILL)
         self.driver.wait()
         self.driver = None
 
     def _head(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
-        assert self.driver is not None
         self.cluster.head_node.all_processes["gcs_server"][0].process.kill()
         code = self.driver.wait(timeout=HANG)
         print(f"the command ended with {code}, its last word: {self.war.log().strip().splitlines()[-1]}", flush=True)
@@ -363,7 +361,6 @@ class UnderFire:
     def _stop(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
         """Stop a worker for longer than its heartbeat, then let it go on: it must not disturb the trial that was begun
         again without it."""
-        assert self.driver is not None
         process, before = self.rng.choice(hit), hung(self.war.out)
         with contextlib.suppress(psutil.Error):
             process.suspend()
