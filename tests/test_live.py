@@ -246,7 +246,7 @@ def test_a_disk_without_inodes_is_a_line_everywhere(few_inodes, monkeypatch):
         ImageStore.open(disk / "other", Drawn(), 4)
     assert pixels(store) == ROWS.tolist()  # its files are there: it needs none
     rates.keep("a", 3.0)
-    monkeypatch.setattr("ray_robust.launch.cluster._temporary_folder", lambda: (disk, ""))  # its path is too long
+    monkeypatch.setattr("ray_robust.launch.cluster.folder_for_sockets", lambda: (disk, ""))  # its path is too long
     with pytest.raises(Outage, match=rf"^{disk}: {INODES}, or set RAY_TMPDIR to another folder for Ray's"), connect():
         pass
     more()

@@ -167,8 +167,8 @@ class Pack:
 
     def _look(self) -> tuple[int, tuple[int, ...]]:
         """The bytes of the log (0 where there is none), and which files these are: whoever removes the folder, or leads
-        the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they begin, tells
-        by its time where a new file got an old one's inode."""
+        the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they begin,
+        tells by its time where a new file got an old one's inode."""
         stats = [_stat(self.folder / name) for name in FILES]
         size = stats[1].st_size if stats[1] else 0
         numbers = [number for found in stats if found for number in (found.st_dev, found.st_ino)]
@@ -257,7 +257,9 @@ class Pack:
         records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
         records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
         records["crc"][states[todo] == PRESENT] = checksums(own)
-        reasons = "".join(json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken)
+        reasons = "".join(
+            json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken
+        )
         if not len(todo):
             return
         with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
