@@ -131,7 +131,7 @@ def runs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
         name, _, content = data.partition(b"\n")
         try:
             target = folder / "run" / name.decode()
-            kept = (whole / name.decode()).exists()
+            kept = (whole / name.decode()).is_file()
         except (ValueError, OSError):
             return
         if not kept:  # the name was damaged: nothing to see
