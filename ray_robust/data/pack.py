@@ -40,7 +40,7 @@ class Pack:
         self.image_bytes = size * size * 3
         self.facts: dict[str, object] = {}  # of meta.json
         self.generation = 0  # how often the files turned out to be other ones than those read before
-        self._files: tuple[int, ...] | None = None  # which these are: device and inode of each of FILES
+        self._files: tuple[int, ...] | None = None  # which these are, as `_look` says
         self._read = 0  # bytes of the log
         self._sorted = np.empty(0, RECORD)  # by address; the last record of each
         self._lows = np.empty(0, np.uint64)  # the first halves of their addresses
