@@ -116,15 +116,7 @@ def runs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     os.fsync = lambda _: None
     points = damaged.sweep({"num_images=1000": 1.0}, trials=2, epochs=(6, 12))
     whole = Path(tempfile.mkdtemp()) / "run"
-    names = list(points["trial"].unique())
-    run = damaged.run_folder(whole, points, unfinished=len(names))
-    run.write_plan(run.plan().assign(cost_images="1000").to_dict("records"))
-    for name in names:
-        damaged.train(run.trial(name), points[points["trial"] == name])
-    trial = run.trial(names[-1])
-    trial.storage.write_json("progress.json", damaged.PROGRESS)
-    trial.note_attempt({"time": 1.0, "host": "a", "kind": "died", "reason": "it died", "counts": True})
-    trial.storage.write_json("failed.json", {"reason": "9 times too slow"})
+    damaged.finished_run(whole, points)
     files = [file for file in sorted(whole.rglob("*")) if file.is_file()]
 
     def read(data: bytes, folder: Path) -> None:

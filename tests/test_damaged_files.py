@@ -68,26 +68,30 @@ def points() -> pd.DataFrame:
     return sweep({"num_images=1000": 1.0}, trials=2, epochs=(6, 12))
 
 
+def finished_run(path: Path, points: pd.DataFrame) -> None:
+    """Write a finished run with every kind of file that a trial may leave."""
+    names = list(points["trial"].unique())
+    run = run_folder(path, points, unfinished=len(names))
+    plan = run.plan().assign(cost_images="1000")
+    run.write_plan(plan.to_dict("records"))
+    for name in names:
+        assert len(train(run.trial(name), points[points["trial"] == name])) == 3
+    trial = run.trial(names[-1])
+    trial.storage.write("log.txt", "2026-01-02 03:04:05 starts\n")
+    trial.storage.write_json("progress.json", PROGRESS)
+    trial.note_attempt({"time": 1.0, "host": "a", "kind": "died", "reason": "it died", "counts": True})
+    trial.divide(2, "memory was short")
+    for name in ("worker.json", "failed.json", "stopped.json"):
+        trial.storage.write_json(name, {"host": "a", "kills": 0, "attempts": 0, "reason": "9 times too slow"})
+    run.write_results()
+
+
 @pytest.fixture(scope="module")
 def whole(points, tmp_path_factory) -> Path:
-    """A finished run with every kind of file that a trial may leave."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         path = tmp_path_factory.mktemp("whole") / "run"
-        names = list(points["trial"].unique())
-        run = run_folder(path, points, unfinished=len(names))
-        plan = run.plan().assign(cost_images="1000")
-        run.write_plan(plan.to_dict("records"))
-        for name in names:
-            assert len(train(run.trial(name), points[points["trial"] == name])) == 3
-        trial = run.trial(names[-1])
-        trial.storage.write("log.txt", "2026-01-02 03:04:05 starts\n")
-        trial.storage.write_json("progress.json", PROGRESS)
-        trial.note_attempt({"time": 1.0, "host": "a", "kind": "died", "reason": "it died", "counts": True})
-        trial.divide(2, "memory was short")
-        for name in ("worker.json", "failed.json", "stopped.json"):
-            trial.storage.write_json(name, {"host": "a", "kills": 0, "attempts": 0, "reason": "9 times too slow"})
-        run.write_results()
+        finished_run(path, points)
     return path
 
 
