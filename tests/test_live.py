@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from make_disk import mounted
 from test_store import Drawn
 from test_trial import brief, scores_of  # noqa: F401 - brief is a fixture
 
@@ -208,13 +208,8 @@ def few_inodes(tmp_path):
     """A file system with room and 40 inodes, and a function that gives it more; skipped where one may not mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=40,size=50m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("may not mount a file system here")
-    try:
-        yield disk, lambda: subprocess.run(["mount", "-o", "remount,nr_inodes=9000", str(disk)], check=True)
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(disk, "nr_inodes=40,size=50m", "nr_inodes=9000") as more:
+        yield disk, more
 
 
 def use_up(disk: Path, left: int = 0) -> None:

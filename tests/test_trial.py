@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as processes
+from make_disk import mounted
 
 from ray_robust.errors import Outage
 from ray_robust.launch.places import Places
@@ -325,13 +325,8 @@ def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 300 kB and a function that makes it larger; skipped where one may not mount."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("may not mount a file system here")
-    try:
-        yield tmp_path, lambda: subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    with mounted(tmp_path, "size=300k", "size=50m") as more:
+        yield tmp_path, more
 
 
 @pytest.mark.slow
