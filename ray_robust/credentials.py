@@ -145,7 +145,7 @@ SHAPES = re.compile(
 )
 # In small letters: where none of these stands, nothing in this module or in `redact` applies.
 MARKS = (
-    "://", "pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "jwt", "_pat", "_sas", "sig=",
+    ":/", "pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "jwt", "_pat", "_sas", "sig=",
     "signature", "x-amz-", "x-goog-", "bearer", "basic", "akia", "asia", "ghp_", "gho_", "ghs_", "ghu_", "ghr_",
     "glpat-", "gldt-", "glrt", "glcbt-", "glptt-", "glft-", "glsoat-", "glagent-", "glimt-", "gloas-", "glffct-",
     "npm_", "pypi-age", "hf_", "api_org_", "wandb_v", "local-", "aiza", "ya29.", "gocspx-", "q~", "azdo", "==", "xox",

@@ -181,6 +181,9 @@ _ADDRESS = re.compile(
     r"|[^\s/:@\"'`<>]*+:(?:(?<=A[KS]IA[A-Z0-9]{16}:)|(?!\d{1,5}[/?#]))"  # not a port
     r"(?:[^\s\"'`<>@:]|:(?!//))*+@(?:[^\s/\"'`<>@]*@)*)"
 )
+_FOLDED = re.compile(  # an address that went through a path, which has one slash where it had two
+    r"(?<=[A-Za-z0-9]{2}:)/(?!/)(?:[^\s/:@\"'`<>]*+:[^\s/\"'`<>]*@|A[KS]IA[A-Z0-9]{16}:[^\s:@\"'`<>]*+@)"
+)
 _KEY = re.compile(
     r"(?<![\w.-])(?:(?P<name>[\w.-]++)(?:\\{0,3}[\"'`])?+[\])]?+[ \t]*+(?:=>|:=|==?|:)[ \t]*+"
     r"|(?P<option>--[\w-]++)[ \t]++(?!-)"
@@ -250,6 +253,8 @@ def _redact_line(line: str) -> str:
 def _redact_once(line: str) -> str:
     if "://" in line:
         line = _ADDRESS.sub(f"://{HIDDEN}@", line)
+    if ":/" in line:
+        line = _FOLDED.sub(f"/{HIDDEN}@", line)
     line = "".join(_named(line))
     line = _BEARER.sub(lambda found: found[1] + (HIDDEN if _any_sign(found[2]) else found[2]), line)
     line = _BASIC.sub(lambda found: found[1] + (HIDDEN if is_basic(found[2]) else found[2]), line)

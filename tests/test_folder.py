@@ -259,7 +259,7 @@ BROKEN_SOURCES = {
     ),
     "an empty class": (
         lambda root: make.tree(root, {"cat": 1, "dog": 1, "emu": 0}),
-        "{root}/emu: this class folder holds no images",
+        "{root}/emu: this class folder holds no images; put some there or remove it",
     ),
     "a single class": (lambda root: make.tree(root, {"cat": 2}), "has a single class, 'cat': at least two are needed"),
     "no zip": (lambda root: make.write(root / "a.zip", b"no zip"), "{root}/a.zip: is no zip, or an incomplete one"),

@@ -396,6 +396,8 @@ def only(name: str, data: bytes) -> None:
 # what stands on the disk (besides a good task, a good source and the spec), and everything that is said of it
 LISTED: dict[str, tuple[Callable[[], object], list[str]]] = {
     "no file": (lambda: a_spec("path: nowhere"), ["4: {here}/nowhere: no such file or folder"]),
+    "an address": (lambda: a_spec("path: s3://me:hunter2@b/x"), ["4: pretrain.sources.pets.path: must be a path on every node, "
+        "not the address s3://REDACTED@b/x; mount it, or see the sources webdataset and parquet, which read addresses"]),
     "both absent": (lambda: a_spec("path: nowhere", "path: none"),
         ["4: {here}/nowhere: no such file or folder", "1: {here}/none: no such file or folder"]),
     "an empty table": (lambda: (only("i.csv", b""), a_spec("path: pets/i.csv")),
@@ -408,7 +410,7 @@ LISTED: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["4: {here}/pets/i.csv:2: a.jpg is no file in {here}/pets", "4: {here}/pets/i.csv:3: b.jpg is no file in {here}/pets"]),
     "a path that leaves": (lambda: (a_source(), Path("pets/i.csv").write_text("path,label\ncat/000.jpg,cat\ndog/000.jpg,dog\n../x.jpg,cat\n"),
         a_spec("path: pets/i.csv")), ["4: {here}/pets/i.csv:4: path '../x.jpg' leaves {here}/pets; wanted: a path inside it"]),
-    "an empty class": (lambda: a_source({"cat": 2, "dog": 2, "emu": 0}), ["4: {here}/pets/emu: this class folder holds no images"]),
+    "an empty class": (lambda: a_source({"cat": 2, "dog": 2, "emu": 0}), ["4: {here}/pets/emu: this class folder holds no images; put some there or remove it"]),
     "a single class": (lambda: a_source({"cat": 2}), ["4: {here}/pets: has a single class, 'cat': at least two are needed"]),
     "no classes": (lambda: only("a.jpg", make.encoded(make.picture())), ["4: {here}/pets: a.jpg lies in no class folder; wanted: <class>/*.jpg"]),
     "no images": (lambda: only("read.me", b""), ["4: {here}/pets: holds no images; wanted: <class>/*.jpg"]),

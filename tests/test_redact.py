@@ -96,6 +96,8 @@ AWS_KEY = "ab/cD3+eF6/gH9jK2mN5pQ8sT1vW4yZ7aB3dE6gH"
         (f"s3://AKIA{drawn(16, 'A2B3')}:12/{AWS_KEY}@bucket/me@x", "s3://REDACTED@bucket/me@x"),
         (f"https://user:{SECRET}@host:9000/path", "https://REDACTED@host:9000/path"),
         ("postgresql://me:pa/ss@w@rd@host/db", "postgresql://REDACTED@host/db"),
+        (f"/home/me/s3:/me:{SECRET}@bucket/x: no such folder", "/home/me/s3:/REDACTED@bucket/x: no such folder"),
+        (f"s3:/AKIA{drawn(16, 'A2B3')}:{AWS_KEY}@bucket/runs", "s3:/REDACTED@bucket/runs"),
         (f"https://{FORMATS['GitHub personal']}@host/x.git", "https://REDACTED@host/x.git"),
         (f"https://h/x?X-Amz-Signature={SECRET}&X-Amz-Date=1", "https://h/x?X-Amz-Signature=REDACTED&X-Amz-Date=REDACTED"),
         (f"https://h/x?sv=2024-11-04&sig={SECRET}%3D&size=3", "https://h/x?sv=2024-11-04&sig=REDACTED&size=3"),
@@ -152,6 +154,9 @@ def test_secrets_are_hidden(text, told):
         "s3://bucket/path/user@host/x",
         "http://host:8080/path/me@example.org",
         "git+ssh://git@host/x.git",
+        "C:/me:here/x@y",
+        "data:/a/b:c@d",
+        "a.csv:/x@y: z",
         "pretrain:\n  text_length: 32\n  tokens: 1000000\n",
         '{"num_tokens": 128000000, "keys": ["a", "b"]}',
         "monkey=gibbon_and_others, keyboard: mechanical",
@@ -308,7 +313,7 @@ REPEATED = [
     "://", "a@", "://u:p@", "token=/", "token=REDACTED", "cookie: REDACTED ", "sk-", "-eyJabc", "eyJabcdefghijkl.",
     "password='", 'password="\\"', 'token=\\"', 'token:"x ', "&key", "?sig=", "login ", "-u a", "bearer ", "basic ",
     "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\n", "glpat-", "=", "\\", "'", "password:{", " --token",
-    "secret,a", "password=a,", "password: abc\n",
+    "secret,a", "password=a,", "password: abc\n", "aa:/a:@",
 ]  # fmt: skip
 
 

@@ -28,7 +28,16 @@ from ray_robust.reading import kind_at
 
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
-Place = Annotated[str, AfterValidator(lambda path: str(absolute(path)))]
+
+def _place(path: str) -> str:
+    """Raises ValueError for an address, which as a path would lead to a folder called `s3:`."""
+    if "://" in path:
+        raise ValueError(f"must be a path on every node, not the address {path}; mount it, or see the sources "
+                         "webdataset and parquet, which read addresses")  # fmt: skip
+    return str(absolute(path))
+
+
+Place = Annotated[str, AfterValidator(_place)]
 
 
 class FolderOptions(FileOptions):
@@ -174,7 +183,10 @@ def _from_tree(path: Path, splits: bool) -> Table:
     held = {"/".join(key.split("/")[:depth]) for key in keys}
     empty = sorted(f for f in folders if f.count("/") == depth - 1 and f not in held)
     if len(keys):
-        problems += some(len(empty), lambda i: Problem(f"{path}/{empty[i]}", "this class folder holds no images"))
+        problems += some(
+            len(empty),
+            lambda i: Problem(f"{path}/{empty[i]}", "this class folder holds no images; put some there or remove it"),
+        )
     other = int((~image).sum())
     notes = (f"{other} files that are no images by their names were ignored.",) if other else ()
     return Table(frame, str(path), files, notes=notes, problems=tuple(problems))
