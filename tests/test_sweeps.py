@@ -53,3 +53,30 @@ def test_a_sweep_says_what_it_asks_and_how_it_runs(file):
     assert f"python -m ray_robust.sweep {name}" in text
     for word in ("# Question:", "# Run:", "# Cost:", "# Result:"):
         assert word in text, f"{name}: its header has no line {word}"
+
+
+INTERVAL = re.compile(r"[(]([-\u2212]?\d+[.]\d to [-\u2212]?\d+[.]\d)\b")  # of points of ER: one decimal
+
+
+def intervals(text: str) -> set[str]:
+    return {one.replace("\u2212", "-") for one in INTERVAL.findall(re.sub(r"\n#\s+", " ", text))}
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_what_a_header_reports_stands_in_the_section_that_a_command_wrote(name):
+    """Both say what came out of the same sweep: when an analysis changes, neither is left behind."""
+    header = (ROOT / f"sweeps/{name}.yaml").read_text("utf-8").partition("# Result:")[2]
+    studies = (ROOT / "docs/studies.md").read_text("utf-8")
+    section = studies.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    reported = intervals(header.partition("With --set")[0])
+    assert reported or name == "baseline"  # which has no groups to compare
+    assert reported <= intervals(section)
+
+
+def test_the_readme_reports_what_came_out():
+    section = (ROOT / "docs/studies.md").read_text("utf-8").partition("<!-- quantity -->")[2].partition("<!-- /")[0]
+    match = re.search(r"\+(\d+)[.]\d points of ER per tenfold [(](\S+ to \S+)[)]", section)
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert match
+    assert f"{match[1]} percentage points of effective robustness per tenfold" in readme
+    assert f"(95 %: {match[2]}," in readme
