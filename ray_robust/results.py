@@ -57,8 +57,9 @@ _REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_fi
 
 
 CHECKSUMS = "checksums.json"
-PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json")  # whose checksums are kept there
-ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv")  # written whenever the command ends
+TABLES = ("results.csv", "results.parquet")
+PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json", *TABLES)  # whose checksums are kept there
+ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends
 ANEW = "the same command again writes it anew"
 PARTIAL = "the report does without it until a trial is run again"
 
@@ -202,10 +203,10 @@ class RunFolder:
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""
         table = self.results()
-        self.storage.write("results.csv", csv_text.text_of(table))
+        self.write("results.csv", csv_text.text_of(table))
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
-        self.storage.write("results.parquet", buffer.getvalue())
+        self.write("results.parquet", buffer.getvalue())
         return table
 
     def read_bytes(self, name: str) -> bytes | None:
