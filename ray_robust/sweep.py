@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -95,8 +96,8 @@ def _waiting(out: Console, who: str) -> None:
 
 
 def _again(argv: list[str]) -> str:
-    """The command that continues."""
-    return redact(shlex.join(["python", "-m", "ray_robust.sweep", *argv]))
+    """The command that continues, by the Python that runs, as it was called: another lacks what is installed here."""
+    return redact(shlex.join([sys.orig_argv[0], "-m", "ray_robust.sweep", *argv]))
 
 
 def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Draws, Preview | None]:

@@ -3,6 +3,7 @@ store; and SIGTERM to the command."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -144,6 +145,7 @@ def test_a_command_told_to_end_keeps_what_is_done(tmp_path):
     assert driver.returncode == 130, told
     assert "Interrupted. " in told
     assert "finished trials and all checkpoints are kept in" in told
+    assert f"\n  {shlex.join(command)}\n" in told
     assert "Traceback" not in told
     assert (tmp_path / "run" / "report" / "index.html").exists() or "no report: " in told
     assert not (tmp_path / "run" / "lease.json").exists()
