@@ -34,6 +34,7 @@ class Sweep:
     plan: Plan  # of a search: its baseline
     notes: tuple[str, ...] = ()  # on how its mixtures were matched, and on what may be mistakes in its data
     plan_of: Callable[[Spec], Plan] = lambda spec: Plan(())  # the trials of a spec with the same pools
+    command: str = ""  # that runs it, and continues it
 
     def pools(self) -> list[tuple[str, Pool]]:
         """("source" or "task", pool) of each."""

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from typing import Any
 from ray_robust import __version__, rates
 from ray_robust.data.pool import Pool
 from ray_robust.plan import Plan
+from ray_robust.redact import redact
 from ray_robust.results import RunFolder
 from ray_robust.spec import Spec
 
@@ -31,6 +34,11 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
+
+
+def command(argv: list[str]) -> str:
+    """The command that continues a sweep, by the Python that runs, as it was called: another may lack the packages."""
+    return redact(shlex.join([sys.orig_argv[0], "-m", "ray_robust.sweep", *argv]))
 
 
 def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:

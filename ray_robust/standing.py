@@ -59,6 +59,7 @@ class Status:
     behind: float
     left: float | None
     er: ErSoFar
+    command: str = ""  # that continues it, "" where an earlier version ran it
 
 
 def read_status(run: RunFolder, now: float) -> Status:
@@ -92,7 +93,13 @@ def read_status(run: RunFolder, now: float) -> Status:
         behind=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
         left=time_left(open_work, progress, now),
         er=er_so_far(run),
+        command=_command(run.spec()),
     )
+
+
+def _command(spec: Mapping[str, Any]) -> str:
+    made = spec.get("provenance")
+    return str(made.get("command") or "") if isinstance(made, dict) else ""
 
 
 def time_left(open_work: Mapping[str, float], progress: Mapping[str, Mapping[str, Any]], now: float) -> float | None:

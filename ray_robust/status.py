@@ -59,6 +59,8 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     for title, file in (("results", "results.csv"), ("report", "report/index.html")):
         if run.exists(file):
             out.print(f"{title:<8} {shown}/{file}", markup=False, soft_wrap=True)
+    if status.command and (status.altered or set(counts) - {"done", "stopped"}):
+        out.print(f"again    {status.command}", markup=False, soft_wrap=True)
 
 
 def _groups(status: Status) -> Table:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -29,7 +27,6 @@ from ray_robust.lease import held
 from ray_robust.plan import Plan, Trial
 from ray_robust.plan_text import estimate, print_composition, print_failures, print_plan, print_title
 from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
-from ray_robust.redact import redact
 from ray_robust.results import RunFolder
 from ray_robust.search_text import print_found, print_space, write_found
 from ray_robust.spec import Spec, load_spec
@@ -52,7 +49,8 @@ def main(argv: list[str]) -> int:
     if not args.plan:
         check_address(args.address)  # before anything is written, and before minutes of work
     forget_pools()  # of an earlier call in this process
-    sweep = open_sweep(spec, args.limit, plan_only=args.plan)
+    again = provenance.command(argv)
+    sweep = replace(open_sweep(spec, args.limit, plan_only=args.plan), command=again)
     run = RunFolder(args.out or f"runs/{sweep.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
@@ -67,11 +65,11 @@ def main(argv: list[str]) -> int:
             cluster = None
             if sweep.unread():  # what the files contain is part of what every trial means
                 cluster = _read_files(sweep, args.address, out, stack)
-                sweep = open_sweep(spec, args.limit)
+                sweep = replace(open_sweep(spec, args.limit), command=again)
                 subsets, first = _drawn(sweep)
             lease = stack.enter_context(held(run.storage, lambda who: _waiting(out, who)))
         except KeyboardInterrupt:
-            out.print(f"\nInterrupted. What was decoded is kept; this continues:\n  {_again(argv)}", markup=False,
+            out.print(f"\nInterrupted. What was decoded is kept; this continues:\n  {again}", markup=False,
                       soft_wrap=True)  # fmt: skip
             return INTERRUPTED
         try:
@@ -87,17 +85,12 @@ def main(argv: list[str]) -> int:
                 run.write_results()
                 _report(run, out)
             out.print(f"\nInterrupted. {kept} finished trials and all checkpoints are kept in {run.storage.shown}; "
-                      f"this continues:\n  {_again(argv)}", markup=False, soft_wrap=True)  # fmt: skip
+                      f"this continues:\n  {again}", markup=False, soft_wrap=True)  # fmt: skip
             return INTERRUPTED
 
 
 def _waiting(out: Console, who: str) -> None:
     out.print(f"{who} was here: waiting to see whether it still runs ...")
-
-
-def _again(argv: list[str]) -> str:
-    """The command that continues, by the Python that runs, as it was called: another lacks what is installed here."""
-    return redact(shlex.join([sys.orig_argv[0], "-m", "ray_robust.sweep", *argv]))
 
 
 def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Draws, Preview | None]:
@@ -348,7 +341,8 @@ def _finished(run: RunFolder, plan: Iterable[Trial]) -> set[str]:
 
 
 def _write_plan(sweep: Sweep, run: RunFolder) -> None:
-    text = sweep.spec.resolved + yaml.safe_dump({"provenance": provenance.versions()}, sort_keys=False)
+    made = {**provenance.versions(), "command": sweep.command}
+    text = sweep.spec.resolved + yaml.safe_dump({"provenance": made}, sort_keys=False, allow_unicode=True, width=1000)
     run.write("spec.yaml", text)
     run.write_plan(sweep.plan.rows())
 

@@ -146,6 +146,7 @@ def test_a_command_told_to_end_keeps_what_is_done(tmp_path):
     assert "Interrupted. " in told
     assert "finished trials and all checkpoints are kept in" in told
     assert f"\n  {shlex.join(command)}\n" in told
+    assert RunFolder(tmp_path / "run").spec()["provenance"]["command"] == shlex.join(command)
     assert "Traceback" not in told
     assert (tmp_path / "run" / "report" / "index.html").exists() or "no report: " in told
     assert not (tmp_path / "run" / "lease.json").exists()

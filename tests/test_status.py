@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import fake_run
 import numpy as np
 import pytest
+import yaml
 
-from ray_robust import standing, status
+from ray_robust import provenance, standing, status
 from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.preparation import open_sweep
 from ray_robust.results import RunFolder
@@ -88,6 +89,26 @@ def test_a_plan_of_which_nothing_ran(planned, capsys):
     assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0% of the work is done\n" in text
     assert "no ER yet: 2 of 2 trials of the baseline are to come" in text
     assert "results.csv" not in text
+
+
+def test_what_continues_a_sweep_is_named_while_something_is_to_run(planned, capsys):
+    run, plan = planned
+    assert "again  " not in printed(run, capsys)[1]  # of an earlier version, which kept no command
+    secret = "--set=task.path=s3://me:hunter2@b"
+    made = {"command": provenance.command(["how.yaml", "--out", "runs/a b", secret])}
+    run.write("spec.yaml", (run.read_bytes("spec.yaml") or b"").decode() + yaml.safe_dump({"provenance": made}))
+    again = f"again    {sys.orig_argv[0]} -m ray_robust.sweep how.yaml --out 'runs/a b' "
+    said = printed(run, capsys)[1]
+    assert again in said
+    assert "hunter2" not in said
+    for trial in plan:
+        finish(run, trial)
+    run.write_results()
+    assert "again  " not in printed(run, capsys)[1]
+    run.storage.write("results.csv", "trial\n")
+    said = printed(run, capsys)[1]
+    assert "results.csv: was altered since it was written; the same command again writes it anew\n" in said
+    assert again in said
 
 
 def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, capsys):
