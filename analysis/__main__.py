@@ -18,6 +18,9 @@ from typing import Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.names import clean
+from ray_robust.reading import kind_at
+from ray_robust.results import RunFolder
+from ray_robust.standing import near
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
 COMMANDS = {"power": "analysis.planning"}
@@ -133,7 +136,9 @@ def _is_table(source: str, columns: Mapping[str, object]) -> bool:
         return False
     if path.is_file() or path.suffix.lower() in (".csv", ".txt") or any(columns.values()):
         return True
-    raise UserError(Problem(source, "no such run folder or table"))
+    if what := kind_at(path):
+        raise UserError(Problem(source, f"is {what}, not a file; wanted: a run folder or a table"))
+    raise UserError(Problem(source, "no such run folder or table" + near(RunFolder(source))))
 
 
 def warm_up() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import UserError, did_you_mean
@@ -67,7 +68,7 @@ def read_status(run: RunFolder, now: float) -> Status:
     was planned there yet."""
     shown = run.storage.shown
     if not run.exists(""):
-        raise UserError(f"{shown}: no such run folder{_near(run)}")
+        raise UserError(f"{shown}: no such run folder{near(run)}")
     plan = run.plan()
     if not set(plan.columns) >= NEEDED:
         raise UserError(f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start")
@@ -161,9 +162,14 @@ def _examples(sizes: Any) -> int | None:
     return int(largest) if largest == largest and largest else None
 
 
-def _near(run: RunFolder) -> str:
-    """The run beside it that was probably meant."""
+def near(run: RunFolder) -> str:
+    """The runs beside a folder that is not there, or in `runs/`, one of which was probably meant."""
     path = run.storage.local()
-    if path is None or not path.parent.is_dir():
+    if path is None:
         return ""
-    return did_you_mean(path.name, [found.name for found in path.parent.iterdir() if found.is_dir()])
+    shown = Path(run.storage.shown)
+    for folder in (shown.parent, shown.parent / "runs"):
+        beside = [file.parent.name for file in folder.glob("*/plan.csv")]
+        if beside:
+            return did_you_mean(str(folder / shown.name), [str(folder / name) for name in beside])
+    return ""

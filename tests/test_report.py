@@ -331,6 +331,8 @@ def test_a_table_takes_the_same_way(tmp_path):
         (["{run}", "--percent"], "{run}: --percent is for tables; a run folder says it itself"),
         (["{run}", "--scale", "log"], "--scale: 'log' is no scale; did you mean logit?"),
         (["{run}/none"], "{run}/none: no such run folder or table"),
+        (["{run}s"], "{run}s: no such run folder or table; did you mean {run}?"),
+        (["/dev/null"], "/dev/null: is a device, not a file; wanted: a run folder or a table"),
         ([], "the following arguments are required: RUN_DIR|TABLE.csv; --help shows what there is"),
     ],
 )

@@ -235,8 +235,10 @@ def test_a_run_folder_may_be_a_uri(planned, capsys):
 
 def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):
     run, _ = planned
-    with pytest.raises(UserError, match="no such run folder; did you mean how\\?"):
+    with pytest.raises(UserError, match=r"no such run folder; did you mean .*runs/how\?"):
         status.main([str(tmp_path / "runs" / "hov")])
+    with pytest.raises(UserError, match=r"no such run folder; did you mean .*runs/how\?"):  # without its folder
+        status.main([str(tmp_path / "how")])
     with pytest.raises(UserError, match=r"no such run folder$"):
         status.main([str(tmp_path / "nowhere" / "x")])
     with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
