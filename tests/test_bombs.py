@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from ray_robust.data import archive, decode, shards
+from ray_robust.data import archive, decode, shards, tar_samples
 from ray_robust.data.decode import Undecodable
 from ray_robust.data.files import NO_METHOD, Zip
 from ray_robust.errors import UserError
@@ -229,10 +229,10 @@ def test_a_shard_with_holes_or_too_long_a_text_is_not_listed(tmp_path):
         tar.addfile(info, io.BytesIO(bytes(info.size)))
     sparse_tar(tmp_path / "x.tar", "a.jpg", 100 << 30)
     with open(tmp_path / "x.tar", "rb") as file, pytest.raises(shards.Unlistable, match=r"a\.jpg: has holes"):
-        shards.list_tar(file, columns)
+        tar_samples.list_tar(file, columns)
     too_long = r"a\.txt: holds 17,825,792 bytes, more than the limit of 16,777,216"
     with open(tmp_path / "y.tar", "rb") as file, pytest.raises(shards.Unlistable, match=too_long):
-        shards.list_tar(file, shards.Columns(None, None, "txt", ()))
+        tar_samples.list_tar(file, shards.Columns(None, None, "txt", ()))
 
 
 @pytest.mark.parametrize("braces", ["{0..99999999}", "{0..9999}{0..9999}", "{0..%s}" % ("9" * 5000), "{0..9}" * 8])

@@ -373,3 +373,22 @@ def test_the_real_images_list_as_their_readme_says():
     grocery = task(DATA / "grocery_store" / "index.csv").catalog
     assert [len(grocery.rows(split)) for split in SPLITS] == [1586, 393, 661, 296, 2485]
     assert (len(grocery.classes), *grocery.hierarchy.nunique()) == (81, 3, 43, 81)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_with_a_name_twice_is_a_line_and_one_without_a_name_is_no_matter(tmp_path):
+    tree = make.tree(tmp_path / "tree", {"cat": 2, "dog": 2})
+    (tmp_path / "list.csv").write_text("path,label\ncat/0.jpg,cat\ndog/0.jpg,dog\n")
+    images = sorted(tree.rglob("*.jpg"))
+    for name, twice in (("a.zip", False), ("b.zip", True)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for image in images:
+                archive.write(image, image.relative_to(tree))
+            nameless = zipfile.ZipInfo("x")
+            nameless.filename = ""
+            for again in (nameless, *["cat/", "cat/", *[str(image.relative_to(tree)) for image in images]] * twice):
+                archive.writestr(again, images[0].read_bytes())
+    assert len(source(tmp_path / "a.zip").catalog) == 4
+    line = f"holds {str(images[0].relative_to(tree))!r} and 3 other names more than once; zip the files anew"
+    for pool in (source(tmp_path / "b.zip"), source(tmp_path / "list.csv", images=str(tmp_path / "b.zip"))):
+        assert mistakes(pool) == [f"{tmp_path}/b.zip: {line}"]

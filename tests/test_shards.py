@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ray_robust.data import shards
+from ray_robust.data import tar_samples
+from ray_robust.data.archive import unpack
 from ray_robust.data.decode import decode
 from ray_robust.data.sources.shards import ParquetShards, ShardSource, WebDataset
 from ray_robust.errors import DataAbsent, UserError
@@ -60,7 +64,9 @@ def test_an_address_may_be_a_folder_a_pattern_or_a_uri(scheme, below, tmp_path):
 def test_the_index_is_kept_until_a_shard_changes(tmp_path, monkeypatch):
     root, listed = make.tar_shards(tmp_path / "a"), []
     first = source("webdataset", root).catalog
-    monkeypatch.setattr(WebDataset, "lister", staticmethod(lambda *args: listed.append(1) or shards.list_tar(*args)))
+    monkeypatch.setattr(
+        WebDataset, "lister", staticmethod(lambda *args: listed.append(1) or tar_samples.list_tar(*args))
+    )
     assert source("webdataset", root).catalog.fingerprint == first.fingerprint
     assert listed == []
     os.utime(root / "train-0000.tar", (1, 1))
@@ -133,6 +139,77 @@ def test_shards_that_are_damaged(tmp_path):
     (root / "train-00001-of-00003.parquet").write_bytes(whole[: len(whole) // 2])
     (line,) = said("parquet", root)
     assert line.startswith("ROOT/train-00001-of-00003.parquet: is no Parquet file, or one cut short (")
+
+
+def a_tar(path: Path, *more: tuple[str, bytes, bytes | None, str]) -> Path:
+    """Four samples in two classes, and members (name, content, type of what is no file, what it links to)."""
+    pairs = []
+    for i in range(4):
+        pairs += [(f"{i}.jpg", make_images.encoded(make_images.picture(seed=i))), (f"{i}.cls", b"%d" % (i % 2))]
+    with tarfile.open(path, "w") as archive:
+        for name, content, kind, link in [*((*pair, None, "") for pair in pairs), *more]:
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(content), kind or tarfile.REGTYPE, link
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+PICTURE = make_images.encoded(make_images.picture(seed=9))
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("9.jpg", b"", tarfile.SYMTYPE, "1.jpg"), "9.jpg: is a link, of which the tar holds no bytes; pack"),
+        (("9.jpg", b"", tarfile.LNKTYPE, "../8.jpg"), "9.jpg: is a link, of which the tar holds no bytes; pack"),
+        (("9.jpg", b"", tarfile.FIFOTYPE, ""), "9.jpg: is a device or FIFO, not a file"),
+        (("1.jpg", PICTURE, None, ""), "sample 1 has its .jpg twice; pack"),
+        (("1.cls", b"0", None, ""), "sample 1 has its .cls twice; pack"),
+        (("1.png", PICTURE, None, ""), "sample 1 has two images, .jpg and .png; say by `image` which one counts"),
+        (("a.v2.jpg", PICTURE, None, ""), "sample a has no image but .v2.jpg: a member's kind begins at the first dot"),
+    ],
+)
+def test_an_image_that_no_sample_has_or_two_of_one_are_a_line(tmp_path, more, line):
+    path = a_tar(tmp_path / "x.tar", more)
+    assert said("webdataset", path)[0].startswith(f"ROOT: {line}")
+
+
+def test_hard_links_are_images_and_labels_of_their_own(tmp_path):
+    more = [("9.jpg", b"", tarfile.LNKTYPE, "3.jpg"), ("9.cls", b"", tarfile.LNKTYPE, "3.cls")]
+    pool = source("webdataset", a_tar(tmp_path / "x.tar", *more))
+    assert pool.catalog.labels.tolist() == [0, 1, 0, 1, 1]
+    images = pool.read(np.array([3, 4]), 20).images
+    assert np.array_equal(images[0], images[1])
+
+
+def test_samples_without_an_image_are_counted_also_from_the_index(tmp_path):
+    more = [("7.cls", b"1", None, ""), ("8.cls", b"1", None, ""), ("._1.jpg", b"a Mac's", None, "")]
+    path = a_tar(tmp_path / "x.tar", *more)
+    for _ in range(2):
+        seen = source("webdataset", path).catalog
+        assert len(seen) == 4
+        assert seen.notes == ("samples without an image are left out: x/7 and 1 more.",)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tar_that_goes_on_where_tarfile_sees_an_end_is_a_line(tmp_path, packed):
+    whole = a_tar(tmp_path / "x.tar").read_bytes()
+    damaged = bytearray(whole)
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        damaged[archive.getmember("2.jpg").offset + 150] ^= 1  # in its header's checksum
+    for data, line in (
+        (whole + whole, "it goes on behind its end at byte "),
+        (bytes(damaged), "no header, but other "),
+    ):
+        if packed:
+            (tmp_path / "x.tar.gz").write_bytes(gzip.compress(data))
+            with pytest.raises(UserError, match=f"breaks off or is damaged after . files .{line}"):
+                unpack(tmp_path / "x.tar.gz", tmp_path / "out", lambda *_: None)
+        else:
+            (tmp_path / "x.tar").write_bytes(data)
+            assert said("webdataset", tmp_path / "x.tar")[0].startswith(
+                f"ROOT: is no tar file, or a damaged one ({line}"
+            )
 
 
 def test_samples_that_lack_something(tmp_path):

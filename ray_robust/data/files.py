@@ -10,6 +10,7 @@ import os
 import stat
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,11 +131,13 @@ class Zip:
     where: str
 
     def walk(self) -> tuple[list[str], list[str]]:
-        names = [n for n in self._archive().namelist() if not any(map(_hidden, n.rstrip("/").split("/")))]
+        names = [n for n in self._archive().namelist() if n and not any(map(_hidden, n.rstrip("/").split("/")))]
         return [n for n in names if n[-1] != "/"], [n[:-1] for n in names if n[-1] == "/"]
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
-        sizes = {info.filename: info.file_size for info in self._archive().infolist() if not info.is_dir()}
+        sizes = {
+            info.filename: info.file_size for info in self._archive().infolist() if info.filename[-1:] not in ("", "/")
+        }
         _, *rest = stamp_at(self.where)
         return np.fromiter(((sizes[key], *rest) if key in sizes else ABSENT for key in keys), STAMP)
 
@@ -162,7 +165,13 @@ class Zip:
 
 @lru_cache(maxsize=4)
 def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    if len(archive.NameToInfo) < len(archive.filelist):  # one of a name can be read, the last; a list would give both
+        names = Counter(name for name in archive.namelist() if name[-1:] not in ("", "/"))
+        if twice := [name for name, count in names.items() if count > 1]:
+            more = f" and {len(twice) - 1:,} other names" if len(twice) > 1 else ""
+            raise UserError(Problem(path, f"holds {twice[0]!r}{more} more than once; zip the files anew"))
+    return archive
 
 
 def absolute(path: str) -> Path:

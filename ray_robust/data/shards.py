@@ -1,7 +1,7 @@
 """Shards: tar files of WebDataset and Parquet files, anywhere that pyarrow's file systems reach, read image by image.
 
-Owns finding the shards of an address, listing what one holds without reading its pixels, and reading images in the
-order in which they lie. Hands on to `sources/shards.py`.
+Owns finding the shards of an address, listing what a Parquet file holds without reading its pixels (`tar_samples` lists
+a tar), and reading images in the order in which they lie. Hands on to `sources/shards.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,13 +25,11 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
-from ray_robust.data.files import LARGEST_FILE, SUFFIXES, Stamp, absolute, settled, stamp_at
+from ray_robust.data.files import Stamp, absolute, settled, stamp_at
 from ray_robust.data.table import some
-from ray_robust.data.tar import members
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
-LARGEST_TEXT = 16 << 20  # bytes of a member with a label or a caption
 MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
 BUFFER = 1 << 20  # bytes asked of a file system at a time: small images come many to a request
 
@@ -177,67 +174,6 @@ def _gaps(paths: Sequence[str]) -> list[str]:
 # --- what is in a shard
 
 
-def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
-    """A row per sample: key, at (where its image begins, bytes), size, label, caption. Raises Unlistable."""
-    if file.read(2) == b"\x1f\x8b":
-        raise Unlistable("is compressed; images are read one by one, from a plain .tar")
-    end = file.seek(0, io.SEEK_END)
-    file.seek(max(0, end - 1024))
-    if end < 1024 or any(file.read(1024)):
-        raise Unlistable("is cut short: it does not end as a tar file does")
-    file.seek(0)
-    samples: dict[str, dict[str, Any]] = {}
-    wanted = {text.partition(".")[0] for text in (columns.label, columns.caption) if text}
-    try:
-        for archive, member in members(file):
-            above, slash, name = member.name.rpartition("/")
-            stem, _, kind = name.partition(".")
-            sample = samples.setdefault(above + slash + stem, {}) if member.isfile() else {}
-            image = kind == columns.image or (columns.image is None and f".{kind.lower()}" in SUFFIXES)
-            if member.isfile() and (image or kind in wanted):
-                _check_member(member, LARGEST_FILE if image else LARGEST_TEXT)
-            if image:
-                sample |= {"at": member.offset_data, "size": member.size}
-            elif kind in wanted and member.isfile():
-                sample[kind] = b"".join(archive.parts(member))
-    except (tarfile.TarError, ValueError, RecursionError) as error:
-        raise Unlistable(f"is no tar file, or a damaged one ({error})") from None
-    images = {key: sample for key, sample in samples.items() if "at" in sample}
-    if not images:
-        raise Unlistable(f"holds no images{f' *.{columns.image}' if columns.image else ''}")
-    rows = [
-        (key, s["at"], s["size"], _part(s, columns.label, key, True), _part(s, columns.caption, key, False))
-        for key, s in images.items()
-    ]
-    frame = pd.DataFrame(rows, columns=["key", "at", "size", "label", "caption"])
-    frame["label"] = _named(frame["label"].tolist(), columns)
-    return frame
-
-
-def _check_member(member: tarfile.TarInfo, most: int) -> None:
-    if member.issparse():
-        raise Unlistable(f"{member.name}: has holes: its bytes are not all in the tar; pack it without --sparse")
-    if member.size > most:
-        raise Unlistable(f"{member.name}: holds {member.size:,} bytes, more than the limit of {most:,}")
-
-
-def _part(sample: dict[str, Any], text: str | None, key: str, needed: bool) -> str | None:
-    """A sample's label or caption as text."""
-    if text is None:
-        return None
-    kind, _, inside = text.partition(".")
-    value: Any = sample.get(kind)
-    try:
-        value = value.decode().strip() if value is not None else None
-        if inside and value is not None:
-            value = json.loads(value).get(inside)
-    except (ValueError, AttributeError):
-        raise Unlistable(f"sample {key}: its .{kind} cannot be read") from None
-    if needed and value in (None, ""):
-        raise Unlistable(f"sample {key} has no .{text}")
-    return None if value is None else str(value)
-
-
 def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
     """A row per row, as `list_tar` has them; at is the row's number, size 0. Raises Unlistable."""
     try:
@@ -255,7 +191,7 @@ def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
     at = np.arange(count)
     frame = pd.DataFrame({"key": [f"{i:08d}" for i in at], "at": at, "size": 0})
     labels = table[columns.label].to_pylist() if columns.label else [None] * count
-    frame["label"] = _named(labels, columns, _names_in(schema, columns.label))
+    frame["label"] = named(labels, columns, _names_in(schema, columns.label))
     frame["caption"] = table[columns.caption].to_pylist() if columns.caption else None
     return frame
 
@@ -266,7 +202,7 @@ def _names_in(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     return tuple(told.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
 
 
-def _named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:
+def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:
     """Labels as class names: whole numbers by the names, where there are any."""
     names = columns.names or names
     if columns.label is None:

@@ -1,7 +1,8 @@
 """The members of a tar, one after the other, in memory that does not depend on what its headers claim.
 
 Owns the bound on headers. `tarfile` reads a header of any length that it claims as a whole, and keeps every member that
-it has seen. Hands on to `archive`, which unpacks, and to `shards`, which lists.
+it has seen. Owns too that a tar ends where its members do: `tarfile` takes the first block that is no header for the
+end, and says nothing of what stands behind it. Hands on to `archive`, which unpacks, and to `shards`, which lists.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 from ray_robust.data.files import PART
 
 LONGEST_HEADER = 16 << 20  # bytes of headers between two files
+LONGEST_PADDING = 64 << 20  # bytes of zeros behind the end that are looked through; tars are filled up to 10 kB, or to
+# the record of a tape
 
 
 class Bounded(io.RawIOBase):
     """The bytes of a tar, of which no more than LONGEST_HEADER are read without `fresh`; more raise ReadError."""
 
     def __init__(self, file: Any) -> None:
-        self.file, self.taken = file, 0
+        self.file, self.taken, self.last = file, 0, b""
 
     def fresh(self) -> None:
         """Begin to count anew: a header is over, or what is read is a file's content."""
@@ -30,7 +33,8 @@ class Bounded(io.RawIOBase):
         self.taken += size if size >= 0 else LONGEST_HEADER + 1
         if self.taken > LONGEST_HEADER:
             raise tarfile.ReadError(f"it has a header of more than {LONGEST_HEADER >> 20} MiB")
-        return self.file.read(size)
+        self.last = self.file.read(size)
+        return self.last
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self.file.seek(offset, whence)
@@ -56,7 +60,8 @@ class TarReader:
 
 
 def members(file: Any) -> Iterator[tuple[TarReader, tarfile.TarInfo]]:
-    """Every member of a tar that is not compressed, in order. Raises tarfile.TarError for what is none."""
+    """Every member of a tar that is not compressed, in order. Raises tarfile.TarError for what is none, and behind the
+    last member for a tar that goes on: with a damaged header, or with another tar."""
     bounded = Bounded(file)
     with tarfile.open(fileobj=bounded, mode="r:") as tar:  # it uses read, seek and tell
         reader = TarReader(tar, bounded)
@@ -64,3 +69,21 @@ def members(file: Any) -> Iterator[tuple[TarReader, tarfile.TarInfo]]:
             yield reader, member
             bounded.fresh()
             tar.members = []  # type: ignore[attr-defined]  # the stub lacks it; else every member is kept
+        _check_end(bounded, tar.offset)
+
+
+def _check_end(bounded: Bounded, end: int) -> None:
+    """Raise ReadError unless only zeros stand behind the members of a tar, or nothing.
+
+    end  bytes, where no header was any more; what was read there is `bounded.last`, since to read it again would begin
+         a compressed archive anew
+    """
+    bounded.fresh()
+    if any(bounded.last):
+        raise tarfile.ReadError(f"no header, but other bytes, at byte {end:,}")
+    looked = 0
+    while looked < LONGEST_PADDING and (part := bounded.read(PART)):
+        bounded.fresh()
+        if any(part):
+            raise tarfile.ReadError(f"it goes on behind its end at byte {end:,}, as tars that were joined by cat do")
+        looked += len(part)

@@ -32,14 +32,14 @@ from ray_robust.data.shards import (
     check_shard,
     find_shards,
     list_parquet,
-    list_tar,
     open_shard,
     unlisted,
 )
 from ray_robust.data.store import default_root
+from ray_robust.data.tar_samples import LACKING, list_tar
 from ray_robust.errors import Problem, UserError
 
-LISTING = 2  # raised when the index of a shard changes
+LISTING = 3  # raised when the index of a shard changes
 
 Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else str(absolute(text)))]
 
@@ -98,11 +98,15 @@ class ShardSource(FilePool, Source):
         stamps = np.array([shard.stamp for shard in self.shards.shards], STAMP)[self._shard]
         frame = pd.DataFrame({"key": index["key"], "label": index["label"]})
         frame = frame.assign(**{name: stamps[name] for name in STAMP_FIELDS})
-        return make_listing(frame, Folder(self.where), self.options.licence)
+        lacking = index.attrs.get(LACKING, [])
+        more = f" and {lacking[0] - 1:,} more" if lacking and lacking[0] > 1 else ""
+        notes = (f"samples without an image are left out: {lacking[1]}{more}.",) if lacking else ()
+        return make_listing(frame, Folder(self.where), self.options.licence, notes)
 
     @cached_property
     def _index(self) -> pd.DataFrame:
-        """A row per image, by key: key, label, caption, and where it lies: shard, at, size."""
+        """A row per image, by key: key, label, caption, and where it lies: shard, at, size. In `attrs[LACKING]` the
+        number of samples without one and the first of them, if there are any."""
         shards, columns = self.shards, self.columns
         told = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
         name = hashlib.blake2b(json.dumps(told).encode(), digest_size=10).hexdigest()
@@ -113,7 +117,10 @@ class ShardSource(FilePool, Source):
             listed = list(threads.map(self._list, range(len(shards.shards))))
         if wrong := [part for part in listed if isinstance(part, tuple)]:
             raise UserError(*unlisted(wrong))
-        index = pd.concat(listed).sort_values("key", ignore_index=True)
+        parts = [part for part in listed if not isinstance(part, tuple)]
+        lacking = [key for part in parts for key in part.attrs.pop(LACKING, ())]
+        index = pd.concat(parts).sort_values("key", ignore_index=True)
+        index.attrs = {LACKING: [len(lacking), lacking[0]]} if lacking else {}
         labels = index["label"]
         if (labels.str.isdecimal()).all():  # in the order of numbers
             index["label"] = labels.str.zfill(labels.str.len().max())
@@ -137,6 +144,7 @@ class ShardSource(FilePool, Source):
         except UserError as error:
             return shard.path, error.problems[0].what
         found["key"] = f"{shard.name}/" + found["key"]
+        found.attrs = {name: [f"{shard.name}/{key}" for key in keys] for name, keys in found.attrs.items()}
         return found.assign(shard=number)
 
     def captions(self, rows: np.ndarray) -> list[str | None] | None:
