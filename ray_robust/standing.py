@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ray_robust.errors import UserError, did_you_mean
+from ray_robust.errors import UserError
 from ray_robust.results import RunFolder
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
@@ -163,13 +164,15 @@ def _examples(sizes: Any) -> int | None:
 
 
 def near(run: RunFolder) -> str:
-    """The runs beside a folder that is not there, or in `runs/`, one of which was probably meant."""
+    """The run beside a folder that is not there, or in `runs/`, that was probably meant."""
     path = run.storage.local()
     if path is None:
         return ""
     shown = Path(run.storage.shown)
-    for folder in (shown.parent, shown.parent / "runs"):
-        beside = [file.parent.name for file in folder.glob("*/plan.csv")]
-        if beside:
-            return did_you_mean(str(folder / shown.name), [str(folder / name) for name in beside])
-    return ""
+    beside = {
+        file.parent.name: str(file.parent)
+        for folder in (shown.parent / "runs", shown.parent)
+        for file in folder.glob("*/plan.csv")
+    }
+    likely = get_close_matches(shown.name, beside, n=1)  # by name: whole paths are alike in what they share
+    return f"; did you mean {beside[likely[0]]}?" if likely else ""

@@ -239,6 +239,9 @@ def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):
         status.main([str(tmp_path / "runs" / "hov")])
     with pytest.raises(UserError, match=r"no such run folder; did you mean .*runs/how\?"):  # without its folder
         status.main([str(tmp_path / "how")])
+    RunFolder(tmp_path / "other").write("plan.csv", "a\n")
+    with pytest.raises(UserError, match=r"no such run folder; did you mean .*runs/how\?"):  # which is like no other
+        status.main([str(tmp_path / "how")])
     with pytest.raises(UserError, match=r"no such run folder$"):
         status.main([str(tmp_path / "nowhere" / "x")])
     with pytest.raises(UserError, match=r"holds no plan\.csv of a sweep"):
