@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import tempfile
 import textwrap
@@ -21,6 +22,7 @@ from typing import NoReturn
 
 from ray_robust.names import printable
 from ray_robust.redact import redact
+from ray_robust.streams import steady
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
 MOST_LINES = 200  # of mistakes that are printed: who reads more goes on once these are mended
@@ -84,30 +86,38 @@ class Arguments(argparse.ArgumentParser):
 
 def command(main: Callable[[list[str]], int]) -> None:
     """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130. What nobody has
-    foreseen is a line as well, with the file that has its traceback."""
+    foreseen is a line as well, with the file that has its traceback. Nobody need read what it prints."""
+    with steady():
+        code = _code(main)
+    sys.exit(code)
+
+
+def _code(main: Callable[[list[str]], int]) -> int:
     try:
-        code = main(sys.argv[1:])
+        os.getcwd()
+    except FileNotFoundError:
+        print("the working directory is gone; change to one that is there", file=sys.stderr)
+        return MISTAKE
+    try:
+        return main(sys.argv[1:])
     except UserError as error:
         for problem in error.problems[:MOST_LINES]:
             print(problem, file=sys.stderr)
         if (more := len(error.problems) - MOST_LINES) > 0:
             print(f"... and {more:,} more", file=sys.stderr)
-        code = MISTAKE
+        return MISTAKE
     except Outage as outage:
         print(outage, file=sys.stderr)
-        code = FAILED
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:  # `... | head` closed the pipe: not worth a traceback
-        code = DONE
+        return INTERRUPTED
     except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         print(unforeseen(error), file=sys.stderr)
-        code = MISTAKE
+        return MISTAKE
     except Exception as error:
         print(unforeseen(error), file=sys.stderr)
-        code = FAILED
-    sys.exit(code)
+        return FAILED
 
 
 def unforeseen(error: BaseException) -> str:

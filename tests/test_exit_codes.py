@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -125,3 +127,54 @@ def test_a_sweep_whose_report_broke_down_does_not_end_with_0(works, code, monkey
     monkeypatch.setattr(analysis, "report_on", lambda *_: "page" if works else {}["id"])
     assert sweep.main(["x.yaml", "--out", "run"]) == code
     assert ("no report: KeyError: 'id' (traceback: " in capsys.readouterr().out) is not works
+
+
+SPEAKS = "import sys; from ray_robust.errors import command; from ray_robust.launch.monitor import console\n"
+
+
+def program(body: str, *, after: str = "", tmp_path: Path, **environment: str) -> tuple[int, list[str]]:
+    """The exit code and the lines of a command whose main is `body`, started by a shell that redirects it."""
+    (tmp_path / "it.py").write_text(f"{SPEAKS}def main(argv):\n    {body}\n    return 0\ncommand(main)\n")
+    line = f"{sys.executable} it.py {after}"
+    if after.startswith("|"):
+        line += "; exit ${PIPESTATUS[0]}"
+    into = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    done = subprocess.run(
+        ["bash", "-c", line], env=into, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120
+    )
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+@pytest.mark.parametrize("after", ["| true", "2>&1 | head -1", ">&-", ">&- 2>&- <&-", "> /dev/full", "&> /dev/full"])
+def test_a_program_goes_on_when_nobody_reads_it(tmp_path, after):
+    speak = "print(text, flush=True), console().print(text), print(text, file=sys.stderr), time.sleep(0.01)"
+    body = f"import time; text = 'y' * 5000; [({speak}) for _ in range(40)];"
+    code, lines = program(f"{body} open('done', 'w').write(str(len('x')))", after=after, tmp_path=tmp_path)
+    assert code == 0, lines
+    assert (tmp_path / "done").read_text() == "1"
+    assert not [line for line in lines if "Error" in line or "Exception" in line]
+
+
+def test_a_closed_descriptor_is_not_given_to_a_file(tmp_path):
+    body = "import os; file = open('kept', 'w'); os.write(1, b'of a process that was started'); file.write('whole')"
+    assert program(body, after=">&-", tmp_path=tmp_path)[0] == 0
+    assert (tmp_path / "kept").read_text() == "whole"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_terminal_cannot_show_is_an_escape(tmp_path, encoding):
+    code, lines = program("console().print('R\\u00b2 \\u2212 1'); print('\\u2212')", tmp_path=tmp_path,
+                          PYTHONIOENCODING=encoding, PYTHONUTF8="0")  # fmt: skip
+    assert code == 0
+    assert lines[-1] == "\\u2212"
+
+
+def test_a_working_directory_that_is_gone_is_a_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    body = "import os; print('ran')"
+    (tmp_path / "it.py").write_text(f"{SPEAKS}def main(argv):\n    {body}\n    return 0\ncommand(main)\n")
+    line = f"cd gone && rmdir ../gone && {sys.executable} ../it.py || {sys.executable} {tmp_path}/it.py; exit $?"
+    into = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(["bash", "-c", line], env=into, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "the working directory is gone; change to one that is there"

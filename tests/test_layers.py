@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # a module may import from the rows above its own, and from its own
 LAYERS = (
     ("credentials",),
-    ("redact", "reading", "room"),
+    ("redact", "reading", "room", "streams"),
     ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
     ("proof", "trial_folder"),
     ("explain", "searching", "lease", "screen", "csv_text"),
