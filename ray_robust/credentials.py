@@ -10,6 +10,7 @@ import base64
 import binascii
 import os
 import re
+from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
 from urllib.parse import quote
@@ -143,14 +144,30 @@ SHAPES = re.compile(
     r"|(?<![\w-])eyJ[\w-]{10,}+\.eyJ[\w-]{10,}+\.[\w-]{10,}"  # a JSON web token
     r")"
 )
-# In small letters: where none of these stands, nothing in this module or in `redact` applies.
-MARKS = (
-    ":/", "pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "jwt", "_pat", "_sas", "sig=",
-    "signature", "x-amz-", "x-goog-", "bearer", "basic", "akia", "asia", "ghp_", "gho_", "ghs_", "ghu_", "ghr_",
-    "glpat-", "gldt-", "glrt", "glcbt-", "glptt-", "glft-", "glsoat-", "glagent-", "glimt-", "gloas-", "glffct-",
-    "npm_", "pypi-age", "hf_", "api_org_", "wandb_v", "local-", "aiza", "ya29.", "gocspx-", "q~", "azdo", "==", "xox",
-    "xapp-", "dapi", "k_live_", "sk-", "eyj", "--user", "--proxy-user", "-u ",
+# In small letters: where none of these stands, nothing that the rules of this module or of `redact` hide is there.
+SHAPE_MARKS = (  # of `SHAPES`, one of every alternative
+    "akia", "asia", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "_pat", "glpat-", "glptt-", "gldt-", "glrt", "glcbt-",
+    "glft-", "glsoat-", "glagent-", "glimt-", "gloas-", "glffct-", "npm_", "pypi-age", "hf_", "api_org_", "wandb_v",
+    "local-", "aiza", "ya29.", "gocspx-", "q~", "azdo", "==", "xox", "xapp-", "dapi", "k_live_", "sk-", "eyj",
 )  # fmt: skip
+MARKS = (
+    ":/", "pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "jwt", "_sas", "sig=", "signature",
+    "x-amz-", "x-goog-", "bearer", "basic", "--user", "--proxy-user", "-u ", *SHAPE_MARKS,
+)  # fmt: skip
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A regular expression for any of these words, which share what they begin with: several times as quick as a search
+    for each, and as the words side by side."""
+    rest: dict[str, list[str]] = {}
+    for word in sorted(words):
+        rest.setdefault(word[:1], []).append(word[1:])
+    if "" in rest:  # a word ends here: longer ones find no more
+        return ""
+    parts = [re.escape(first) + any_of(words) for first, words in rest.items()]
+    return parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})"
+
+
 _SECRET_VARIABLE = re.compile(r"(?:^|_)(?:SECRET|TOKEN|PASS|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_KEY|"
                               r"ACCOUNT_KEY|PRIVATE_KEY|CREDENTIALS?)(?:_|$)")  # fmt: skip
 

@@ -7,7 +7,8 @@ in logs, messages and tracebacks; `redact_file(name, text)` for a file whose nam
 `screen.Screen` what is printed, `launch.track` what other tools get. What counts is said in `ray_robust.credentials`.
 
 The time is linear in the length of the text: lines that hold no mark of a credential are never looked at again, every
-quantifier is possessive, and what a rule has read it uses up.
+quantifier is possessive, and what a rule has read it uses up. Lines that follow each other go through the rules at
+once, so that a log with a credential in every line takes a few times as long as one without.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from ray_robust.credentials import (
     IN_QUERY,
     MARKS,
     PROSE,
+    SHAPE_MARKS,
     SHAPES,
     Kind,
+    any_of,
     hides,
     is_basic,
     is_random,
@@ -185,12 +188,12 @@ _FOLDED = re.compile(  # an address that went through a path, which has one slas
     r"(?<=[A-Za-z0-9]{2}:)/(?!/)(?:[^\s/:@\"'`<>]*+:[^\s/\"'`<>]*@|A[KS]IA[A-Z0-9]{16}:[^\s:@\"'`<>]*+@)"
 )
 _KEY = re.compile(
-    r"(?<![\w.-])(?:(?P<name>[\w.-]++)(?:\\{0,3}[\"'`])?+[\])]?+[ \t]*+(?:=>|:=|==?|:)[ \t]*+"
+    r"(?<![\w.-])(?:(?P<pair>(?:-u|--user|--proxy-user)[ \t=]++[\"']?+[^\s:\"'/]++:)"
+    r"|(?P<name>(?!\d++(?![\w.-]))[\w.-]++)(?:\\{0,3}[\"'`])?+[\])]?+[ \t]*+(?:=>|:=|==?|:)[ \t]*+"  # not 12:30
     r"|(?P<option>--[\w-]++)[ \t]++(?!-)"
-    r"|login[ \t]++\S++[ \t]++(?P<netrc>password)[ \t]++"
-    r"|(?P<pair>(?:-u|--user|--proxy-user)[ \t=]++[\"']?+[^\s:\"'/]++:))"
+    r"|login[ \t]++\S++[ \t]++(?P<netrc>password)[ \t]++)"
 )
-_LABEL = re.compile(r"(\w+)[ \t]$")  # `API key: ...`
+_LABEL = re.compile(r"(\w+)[ \t]\Z")  # `API key: ...`
 _QUOTE = re.compile(r"\\{0,3}[\"'`]")
 _QUOTED = {sign: re.compile(rf"(?:[^{sign}\\]|\\.)*+(?={sign})", re.DOTALL) for sign in "\"'`"}
 _WORD = re.compile(r"[A-Za-z]{1,12}+(?=[.,;:]?+(?:\s|$))")
@@ -201,13 +204,15 @@ _IN_QUERY_VALUE = re.compile(r"[^&\s\"'`#;<>\\]*+")
 _TO_THE_END = re.compile(r"(?:[^\"`\\]|\\(?![nrt\"'`\\]|$))*+")
 _SCHEME = re.compile(r"[A-Za-z][\w-]*+[ \t]++(?=\S)")
 _BEARER = re.compile(r"\b((?i:bearer)[ \t]++)([\w.~+/=-]{16,}+)")
+_MARK = re.compile(any_of(MARKS))  # in small letters
+_MARKED = re.compile(rf"(?:{any_of(MARKS)})[^\n]*+")
+_SHAPED = re.compile(any_of(SHAPE_MARKS))
 _BASIC = re.compile(r"\b((?i:basic)[ \t]++)([A-Za-z0-9+/_-]{4,}+={0,2}+)")
 
 
 def _suspicious(text: str, secrets: list[str]) -> bool:
     """Whether anything in a text may be a credential. Serialised values keep the marks, which are plain letters."""
-    low = text.lower()
-    return bool(secrets) or any(mark in low for mark in MARKS)
+    return bool(secrets) or _MARK.search(text.lower()) is not None
 
 
 def _redact(text: str, secrets: list[str]) -> str:
@@ -216,49 +221,59 @@ def _redact(text: str, secrets: list[str]) -> str:
     if "PRIVATE KEY-----" in text:
         text = _PRIVATE_KEY.sub(HIDDEN, text)
     low = text.lower()
-    if not any(mark in low for mark in MARKS):
+    if _MARK.search(low) is None:
         return text
-    if "\n" not in text or len(low) != len(text):  # a letter that grows when it is made small shifts all others
-        return "\n".join(map(_redact_line, text.split("\n")))
+    if len(low) != len(text):  # a letter that grows when it is made small shifts all others
+        return "\n".join(map(_redact_block, text.split("\n")))
     parts, end = [], 0
-    for start, stop in _marked_lines(low):
-        parts += [text[end:start], _redact_line(text[start:stop])]
+    for start, stop in _marked_blocks(low):
+        parts += [text[end:start], _redact_block(text[start:stop])]
         end = stop
     return "".join([*parts, text[end:]])
 
 
-def _marked_lines(low: str) -> list[tuple[int, int]]:
-    """Return where the lines begin and end that hold a mark, in order."""
-    lines = set()
-    for mark in MARKS:
-        at = low.find(mark)
-        while at >= 0:
-            stop = low.find("\n", at)
-            stop = len(low) if stop < 0 else stop
-            lines.add((low.rfind("\n", 0, at) + 1, stop))
-            at = low.find(mark, stop)
-    return sorted(lines)
+def _marked_blocks(low: str) -> Iterator[tuple[int, int]]:
+    """Where lines that hold a mark begin and end, those that follow each other as one."""
+    start, stop = 0, -1
+    for marked in _MARKED.finditer(low):
+        begin = low.rfind("\n", 0, marked.start()) + 1
+        if begin != stop + 1:
+            if stop >= 0:
+                yield start, stop
+            start = begin
+        stop = marked.end()
+    if stop >= 0:
+        yield start, stop
 
 
-def _redact_line(line: str) -> str:
-    """Until nothing changes: what stands beside a REDACTED may be read otherwise than before it was put there."""
+def _redact_block(block: str) -> str:
+    """Until nothing changes: what stands beside a REDACTED may be read otherwise than before it was put there. No rule
+    looks beyond the end of a line, so that many lines cost hardly more than one."""
     for _ in range(MOST_PASSES):
-        clean = _redact_once(line)
-        if clean == line:
-            break
-        line = clean
-    return line
+        clean, settled = _redact_once(block)
+        if settled or clean == block:
+            return clean
+        block = clean
+    return block
 
 
-def _redact_once(line: str) -> str:
-    if "://" in line:
-        line = _ADDRESS.sub(f"://{HIDDEN}@", line)
-    if ":/" in line:
-        line = _FOLDED.sub(f"/{HIDDEN}@", line)
-    line = "".join(_named(line))
-    line = _BEARER.sub(lambda found: found[1] + (HIDDEN if _any_sign(found[2]) else found[2]), line)
-    line = _BASIC.sub(lambda found: found[1] + (HIDDEN if is_basic(found[2]) else found[2]), line)
-    return SHAPES.sub(HIDDEN, line)
+def _redact_once(block: str) -> tuple[str, bool]:
+    """The block after one pass, and whether another would leave it as it is."""
+    low, before = block.lower(), block
+    if "://" in low:
+        block = _ADDRESS.sub(f"://{HIDDEN}@", block)
+    if ":/" in low:
+        block = _FOLDED.sub(f"/{HIDDEN}@", block)
+    settled = block == before
+    block, apart = _redact_named(block)
+    before = block
+    if "bearer" in low:
+        block = _BEARER.sub(lambda found: found[1] + (HIDDEN if _any_sign(found[2]) else found[2]), block)
+    if "basic" in low:
+        block = _BASIC.sub(lambda found: found[1] + (HIDDEN if is_basic(found[2]) else found[2]), block)
+    if _SHAPED.search(low) is not None:
+        block = SHAPES.sub(HIDDEN, block)
+    return block, settled and apart and block == before
 
 
 def _any_sign(value: str) -> bool:
@@ -266,20 +281,28 @@ def _any_sign(value: str) -> bool:
     return not value.isalpha() or is_random(value)
 
 
-def _named(line: str) -> Iterator[str]:
-    """The parts of a line, with REDACTED for the value of every `password: ...`, `"api_key": "..."`, `--token ...`."""
-    done = at = 0
-    while (found := _KEY.search(line, at)) is not None:
-        at = found.end()
-        query = found["name"] is not None and found.start() > 0 and line[found.start() - 1] in "?&"
-        kind = _kind(line, found, query)
+def _redact_named(block: str) -> tuple[str, bool]:
+    """REDACTED for the value of every `password: ...`, `"api_key": "..."`, `--token ...`; and whether each of these
+    stands apart: `name: value` between blanks, whose neighbours are read as before."""
+    parts: list[str] = []
+    apart, done, at, end = True, 0, 0, -1  # `end` of the line that `at` is in
+    while (found := _KEY.search(block, at)) is not None:
+        start, at = found.span()
+        query = start > 0 and found["name"] is not None and block[start - 1] in "?&"
+        kind = _kind(block, found, query)
         if kind is None:
             continue
-        for start, stop in _values(line, at, kind, query, ":" in line[found.start() : at]):
-            yield line[done:start]
-            yield HIDDEN
-            done = at = stop
-    yield line[done:]
+        if end < at:
+            end = block.find("\n", at)
+            end = len(block) if end < 0 else end
+        value = _value(block, at, end, kind, query, ":" in found[0])
+        if value is None:
+            continue
+        parts += [block[done : value[0]], HIDDEN]
+        apart = apart and value[0] == at and (start == 0 or block[start - 1].isspace())
+        done = at = value[1]
+        apart = apart and kind not in (Kind.PHRASE, Kind.HEADER) and (at == end or block[at].isspace())
+    return "".join([*parts, block[done:]]), apart
 
 
 def _kind(line: str, found: re.Match[str], query: bool) -> Kind | None:
@@ -293,33 +316,35 @@ def _kind(line: str, found: re.Match[str], query: bool) -> Kind | None:
     return kind_of(name)
 
 
-def _values(line: str, at: int, kind: Kind, query: bool, colon: bool) -> Iterator[tuple[int, int]]:
-    """Where the value that begins at `at` is to be hidden, if so. What is read in vain is at most a few times the
-    line: an opening quote that nothing closes comes once of each kind."""
-    if (mark := _QUOTE.match(line, at)) is not None and not query:
-        start = mark.end()
-        if len(mark[0]) == 1:
-            closed = _QUOTED[mark[0]].match(line, start)
-            stop = closed.end() if closed else len(line)
-        else:
-            stop = line.find(mark[0], start)
-            stop = len(line) if stop < 0 else stop
-        if kind is Kind.HEADER and (scheme := _SCHEME.match(line, start, stop)):
-            start = scheme.end()
-        if kind is Kind.HEADER or _hides(kind, line[start:stop], True):
-            yield start, stop
-        return
+def _value(line: str, at: int, end: int, kind: Kind, query: bool, colon: bool) -> tuple[int, int] | None:
+    """Where the value that begins at `at`, of a line that ends at `end`, is to be hidden, if so. What is read in vain
+    is at most a few times the line: an opening quote that nothing closes comes once of each kind."""
+    if not query and (mark := _QUOTE.match(line, at, end)) is not None:
+        return _quoted_value(line, mark, end, kind)
     if line[at : at + 1] in STRUCTURES or (colon and not query and _is_prose(line, at)):
-        return
+        return None
     pattern = _IN_QUERY_VALUE if query else _TO_THE_END if kind in (Kind.PHRASE, Kind.HEADER) else _BARE
-    whole = pattern.match(line, at)
+    whole = pattern.match(line, at, end)
     value = whole[0].rstrip() if whole else ""
     if not query:
         value = value.rstrip(",;:.)}]>" if kind is not Kind.HEADER else "'")
     if kind is Kind.HEADER and (scheme := _SCHEME.match(value)):
-        yield at + scheme.end(), at + len(value)
-    elif value and (query or kind is Kind.HEADER or _hides(kind, value, False)):
-        yield at, at + len(value)
+        return at + scheme.end(), at + len(value)
+    hidden = value and (query or kind is Kind.HEADER or _hides(kind, value, False))
+    return (at, at + len(value)) if hidden else None
+
+
+def _quoted_value(line: str, mark: re.Match[str], end: int, kind: Kind) -> tuple[int, int] | None:
+    start = mark.end()
+    if len(mark[0]) == 1:
+        closed = _QUOTED[mark[0]].match(line, start, end)
+        stop = closed.end() if closed else end
+    else:
+        stop = line.find(mark[0], start, end)
+        stop = end if stop < 0 else stop
+    if kind is Kind.HEADER and (scheme := _SCHEME.match(line, start, stop)):
+        start = scheme.end()
+    return (start, stop) if kind is Kind.HEADER or _hides(kind, line[start:stop], True) else None
 
 
 def _hides(kind: Kind, value: str, quoted: bool) -> bool:
