@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
-from ray_robust.names import clean
-from ray_robust.reading import kind_at
-from ray_robust.results import RunFolder
-from ray_robust.standing import near
+from ray_robust.files.regular_file import kind_at
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.status.progress import near
+from ray_robust.text.names import clean
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
-COMMANDS = {"power": "analysis.planning"}
+COMMANDS = {"power": "ray_robust.prepare.power"}
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = _parser().parse_args(argv)
     if args.predict:
-        from analysis import prediction_text
+        from analysis.predict import text as prediction_text
 
         if len(args.source) > 1:
             raise UserError(Problem(args.source[1], "a prediction is made from one run"))
@@ -62,7 +62,9 @@ def report_on(
 ) -> str:
     """Analyse a run folder, several of them joined, or a CSV: write the report, print the summary; returns the address
     of the page."""
-    from analysis import output, study, table
+    from analysis import study
+    from analysis.input import table
+    from analysis.report import output
     from analysis.verdict import verdict
 
     chosen: dict[str, Any] = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
@@ -107,7 +109,7 @@ def report_on(
     analyses = study.analyse_all(found, options)
     page, lost = output.write(target, found, analyses, verdict(analyses))
     if not quiet:
-        from analysis.summary import show
+        from analysis.report.terminal import show
 
         show(found, analyses, page, lost)
     return page
@@ -115,7 +117,7 @@ def report_on(
 
 def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
     """Column -> unit, of what was given as COL=percent or COL=fraction."""
-    from analysis.units import UNITS
+    from analysis.input.units import UNITS
 
     units, problems = {}, []
     for text in declared:
@@ -149,8 +151,8 @@ def warm_up() -> None:
 def _load() -> None:
     """Start the process that draws and make the page's JavaScript while the other modules load: that takes two seconds,
     outside Python's lock."""
-    from analysis.bundle import javascript
-    from analysis.drawing import warm_up as start_drawing
+    from analysis.report.bundle import javascript
+    from analysis.report.figures import warm_up as start_drawing
 
     start_drawing()
     javascript()

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import counts, groups
-from analysis.groups import Counts
-from ray_robust import csv_text
-from ray_robust.names import counted
-from ray_robust.results import RunFolder
+from analysis.input import run_counts
+from analysis.stats import group_jackknife
+from analysis.stats.group_jackknife import Counts
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.text import safe_csv
+from ray_robust.text.names import counted
 
 if TYPE_CHECKING:
     from analysis.study import Analysis
@@ -83,7 +84,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
         if frame is None:
             lost.append(str(looks["trial"].iloc[0]))
             continue
-        images = {split: int((frame["split"] == split).sum()) for split in counts.SPLITS.values()}
+        images = {split: int((frame["split"] == split).sum()) for split in run_counts.SPLITS.values()}
         fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
         if not fitting:  # not even the task's comparison with itself
             return Recount({}, images, note="of other test images than the predictions have")
@@ -109,10 +110,10 @@ def _table(one: Mapping[str, Any]) -> pd.DataFrame:
     """The test images of a comparison that are affected: columns split, image."""
     data = one["run"].storage.recall(one["file"]) if one.get("file") else None
     try:
-        rows = csv_text.frame_of(data or b"", ["split", "image"])
+        rows = safe_csv.frame_of(data or b"", ["split", "image"])
     except ValueError:  # it is not there, or not what it was: the run says so (`RunFolder.altered`)
         return pd.DataFrame(columns=["split", "image"])
-    return rows[rows["split"].isin(list(counts.SPLITS.values()))].drop_duplicates()
+    return rows[rows["split"].isin(list(run_counts.SPLITS.values()))].drop_duplicates()
 
 
 def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
@@ -126,7 +127,7 @@ def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tu
     for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
         data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
         try:
-            filters = [("split", "in", list(counts.SPLITS.values()))]
+            filters = [("split", "in", list(run_counts.SPLITS.values()))]
             frame = None if data is None else pd.read_parquet(io.BytesIO(data), filters=filters)
         except (ValueError, OSError):  # pyarrow's, for a file that was cut short
             frame = None
@@ -177,13 +178,15 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
     """`so_far` with points, or with why they cannot be made."""
     table, metrics = pd.concat(parts, ignore_index=True), set(points["metric"])
     metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
-    if metric not in groups.METRICS:
+    if metric not in group_jackknife.METRICS:
         return Recount(so_far.affected, so_far.images, note=f"it cannot be made from counts for the metric {metric!r}")
     again, left = points.copy(), {}
-    for side, split in counts.SPLITS.items():
+    for side, split in run_counts.SPLITS.items():
         own = table[table["split"] == split]
-        whole = counts.of_rows(own.groupby(["point", "group", "class"], as_index=False)[list(CELLS)].sum(), len(points))
-        rest = counts.of_rows(own[own["left"]], len(points))
+        whole = run_counts.of_rows(
+            own.groupby(["point", "group", "class"], as_index=False)[list(CELLS)].sum(), len(points)
+        )
+        rest = run_counts.of_rows(own[own["left"]], len(points))
         if whole is None or rest is None:
             return Recount(
                 so_far.affected, so_far.images, note=f"not all points were tested on the same {split} images"
@@ -197,7 +200,7 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
 
 
 def _scores(metric: str, own: Counts) -> np.ndarray:
-    return groups.scores(metric, np.ones((1, len(own.groups))), own)[:, 0]
+    return group_jackknife.scores(metric, np.ones((1, len(own.groups))), own)[:, 0]
 
 
 def compared(analysis: Analysis) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import claimed, state
+from analysis.formatting import listed, name, number, percent, signed, span
+from analysis.stats.contrasts import claimed, state
 from analysis.study import Analysis
-from analysis.words import listed, name, number, percent, signed, span
 
 MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline and pairs told in words; the table has them all
 STATES = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.arms import Material
-from analysis.robustness import Arm, Baseline
+from analysis.stats.robustness import Arm, Baseline
+from analysis.stats.task_points import Material
 
 
 def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:

@@ -12,28 +12,32 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis import (
+from analysis import duplicates  # fmt: skip
+from analysis.duplicates import Recount
+from analysis.input.table import Options, Table
+from analysis.line.checks import LineChecks, check_line
+from analysis.notes import count_notes, few_trials, target
+from analysis.stats import (
     ancova,
-    checks,
     contrasts,
-    duplicates,
-    gain,
-    groups,
+    group_jackknife,
     reliability,
     robustness,
     sensitivity,
-)  # fmt: skip
-from analysis.arms import Compared, Material
-from analysis.duplicates import Recount
-from analysis.factors import FACTOR_TABLE, Factor, Regression, factor_table
-from analysis.groups import Counts, Resampled
-from analysis.line_checks import LineChecks, check_line
-from analysis.notes import count_notes, few_trials, target
-from analysis.placed import transformed
-from analysis.robustness import Arm, Baseline, Mean
-from analysis.table import Options, Table
-from analysis.trend import MIN_POINTS, SCALES, Scale
-from analysis.uncertainty import combine
+)
+from analysis.stats import (
+    half_gain as gain,
+)
+from analysis.stats import (
+    influence as checks,
+)
+from analysis.stats.estimates import combine
+from analysis.stats.factors import FACTOR_TABLE, Factor, Regression, factor_table
+from analysis.stats.group_jackknife import Counts, Resampled
+from analysis.stats.robustness import Arm, Baseline, Mean
+from analysis.stats.task_points import Compared, Material
+from analysis.stats.transform import transformed
+from analysis.stats.trend import MIN_POINTS, SCALES, Scale
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -309,15 +313,15 @@ def _resampled(
     only = "intervals speak of the test groups as they are"
     metrics = set(points["metric"]) if "metric" in points else set()
     metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
-    if metric not in groups.METRICS:
+    if metric not in group_jackknife.METRICS:
         return [], [f"the metric is not one that counts per group can give: {only}"]
-    for side in groups.SIDES:
-        again = groups.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
+    for side in group_jackknife.SIDES:
+        again = group_jackknife.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
         if not np.allclose(again, points[side], rtol=0, atol=1e-9):
             return [], [f"the counts per group do not give the {side} scores: {only}"]
-    if metric in groups.EXTREMES:
+    if metric in group_jackknife.EXTREMES:
         return [], [f"{metric} is no mean over groups, of which leaving some out would tell: {only}"]
-    return groups.resample(counts, metric)
+    return group_jackknife.resample(counts, metric)
 
 
 def _trends(arms: Mapping[str, Arm], scale: Scale) -> pd.DataFrame:

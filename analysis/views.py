@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.stats.trend import SCALES
 from analysis.study import PROGRESS, Analysis, analyse
-from analysis.trend import SCALES
 
 METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>
 SCORE = "score"  # what the metric of a table is called that does not name it

@@ -62,7 +62,7 @@ def command_of(module: str, argv: Sequence[str]) -> str:
 
 def here_and_now() -> str:
     """The day, this machine, and the versions of what the speed hangs on, in a line."""
-    from ray_robust.provenance import processor
+    from ray_robust.prepare.provenance import processor
 
     card = sys.modules["torch"].cuda if "torch" in sys.modules else None
     place = f"{processor()}, {os.cpu_count()} cores"

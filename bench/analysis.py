@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis import groups
-from analysis.groups import Counts
+from analysis.input.table import Options, read_csv
+from analysis.stats import group_jackknife
+from analysis.stats.group_jackknife import Counts
 from analysis.study import analyse_all
-from analysis.table import Options, read_csv
 from bench import show, write_table
 from bench.coverage import shares
 from bench.resampling import drawn
@@ -103,7 +103,7 @@ def resampling(replicates: int, points: int, count: int, classes: int, images: i
     counts = counted(group, label, guesses, count, classes)
     draws = drawn(count, replicates, random)
     begun = now()
-    found = groups.scores("macro_f1", draws, counts)
+    found = group_jackknife.scores("macro_f1", draws, counts)
     ours = now() - begun
     rows = [np.flatnonzero(group == g) for g in range(count)]
     calls = random.integers(0, (points, replicates), (sample, 2))

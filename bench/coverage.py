@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.input.table import Options, read_csv
 from analysis.study import Analysis, analyse
-from analysis.table import Options, read_csv
 from bench import print_table, show, table_in, write_table
 from bench.claims import between, claim_summary, judged, truths
 from bench.designs import Design, draw

@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis.findings import findings
+from analysis.input.table import Options, Table, read_csv
 from analysis.study import Analysis, analyse_all
-from analysis.table import Options, Table, read_csv
 from bench import show, table_in, write_table
 from ray_robust.errors import UserError
 

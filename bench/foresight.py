@@ -21,11 +21,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis import contrasts, study, surface, variances
-from analysis.arms import Compared, Material
-from analysis.power import Design, Spread, power
-from analysis.table import Options
-from analysis.trend import SCALES
+from analysis import study
+from analysis.input.table import Options
+from analysis.predict import surface, variances
+from analysis.predict.power import Design, Spread, power
+from analysis.stats import contrasts
+from analysis.stats.task_points import Compared, Material
+from analysis.stats.trend import SCALES
 from bench import filled, show
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale

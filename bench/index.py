@@ -21,8 +21,8 @@ from ray_robust.data.index import write_index
 from ray_robust.data.mixture import draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
 from ray_robust.data.rounding import apportion
-from ray_robust.sections import Pretrain, SourceSection
-from ray_robust.spec import parse_number
+from ray_robust.spec.load import parse_number
+from ray_robust.spec.sections import Pretrain, SourceSection
 
 BLOCK = 1 << 20
 

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.line_checks import LineChecks, check_line
-from analysis.line_text import FAILS, QUESTIONS
-from analysis.placed import transformed
-from analysis.table import Options
-from analysis.trend import SCALES
+from analysis.input.table import Options
+from analysis.line.checks import LineChecks, check_line
+from analysis.line.verdicts import FAILS, QUESTIONS
+from analysis.stats.transform import transformed
+from analysis.stats.trend import SCALES
 from bench import show, table_in, write_table
 from bench.coverage import hash_seed
 from bench.simulated import INTERCEPT, SLOPE

@@ -27,7 +27,7 @@ from ray_robust import registry
 from ray_robust.data import files
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
-from ray_robust.spec import parse_number
+from ray_robust.spec.load import parse_number
 
 
 def main(argv: list[str]) -> None:

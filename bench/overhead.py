@@ -29,10 +29,10 @@ from bench import command_of, show, write_table
 from ray_robust.data.opened import open_pool, open_store
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
-from ray_robust.launch.ingest import ingest
-from ray_robust.plan import Finetuning, Trial
-from ray_robust.preparation import Sweep, draw_all, jobs_of, open_sweep
-from ray_robust.spec import load_spec
+from ray_robust.launch.ingest.ingest import ingest
+from ray_robust.plan.plan import Finetuning, Trial
+from ray_robust.prepare.open_sweep import Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.spec.load import load_spec
 
 
 def main(argv: list[str]) -> None:

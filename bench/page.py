@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis import output
+from analysis.input.table import RUN_KEYS, Options, Table
+from analysis.report import output
 from analysis.study import analyse_all
-from analysis.table import RUN_KEYS, Options, Table
 from analysis.verdict import verdict
 from bench import browser, show
 

@@ -28,11 +28,11 @@ PARTS: dict[str, tuple[str, ...]] = {
     "evaluation": ("predict ray_robust/train/evaluate.py",),
     "batches: gather, augment, normalise": ("batch ray_robust/train/loop.py",),
     "optimizer": ("torch/optim/",),
-    "forward and backward passes": ("_step ray_robust/train/loop.py", "run ray_robust/train/turns.py"),
+    "forward and backward passes": ("_step ray_robust/train/loop.py", "run ray_robust/train/interleave.py"),
     "rendering": ("ray_robust/data/world/", "ray_robust/data/store.py"),
-    "rows, logs, progress": ("ray_robust/launch/trial_log.py", "ray_robust/launch/tables.py",
+    "rows, logs, progress": ("ray_robust/trial/trial_log.py", "ray_robust/trial/outputs.py",
                              "ray_robust/train/points.py"),
-    "the rest of a trial": ("run_trial ray_robust/launch/trial.py",),
+    "the rest of a trial": ("run_trial ray_robust/trial/run_trial.py",),
 }  # fmt: skip
 REST = "everything else"
 
@@ -76,12 +76,12 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
     """One trial of every cost, one after the other on one thread, in this process."""
     import torch
 
-    from ray_robust.launch.ingest import ingest
-    from ray_robust.launch.places import Places
-    from ray_robust.launch.trial import run_trial
-    from ray_robust.preparation import draw_all, jobs_of, open_sweep
-    from ray_robust.spec import load_spec
+    from ray_robust.launch.ingest.ingest import ingest
+    from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+    from ray_robust.spec.load import load_spec
     from ray_robust.train.context import Context
+    from ray_robust.trial.paths import Places
+    from ray_robust.trial.run_trial import run_trial
 
     torch.set_num_threads(1)
     sweep = open_sweep(load_spec(spec, tuple(settings)))

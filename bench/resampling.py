@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.groups import Counts, left_out, scores, source
+from analysis.stats.group_jackknife import Counts, left_out, scores, source
 from bench import show, write_table
 from bench.coverage import counted, shares
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import command_of, show, write_table
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 
 SPEC = """
 task: {{name: camera-traps, species: 4, train_images: 64, id_val_images: 64, ood_val_images: 64, id_test_images: 64,
@@ -65,13 +65,13 @@ def main(argv: list[str]) -> None:
 
 def rate(text: str, folder: Path, name: str) -> float:
     """Images per second of one pre-training, in folders of its own but for the images."""
-    from ray_robust.launch.cluster import connect
-    from ray_robust.launch.ingest import ingest
-    from ray_robust.launch.monitor import Monitor
-    from ray_robust.launch.places import Places
+    from ray_robust.launch.cluster.connect import connect
+    from ray_robust.launch.ingest.ingest import ingest
+    from ray_robust.launch.monitor.live_view import Monitor
     from ray_robust.launch.tuner import run_plan
-    from ray_robust.preparation import draw_all, jobs_of, open_sweep
-    from ray_robust.spec import load_spec
+    from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+    from ray_robust.spec.load import load_spec
+    from ray_robust.trial.paths import Places
 
     spec = folder / "scaling.yaml"
     spec.write_text(text)

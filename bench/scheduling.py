@@ -21,9 +21,9 @@ import psutil
 from rich.console import Console
 
 from bench import show
-from ray_robust.candidates import Candidates
-from ray_robust.plan import Configuration, Facts, Plan, make_plan
-from ray_robust.spec import Spec, load_spec
+from ray_robust.plan.plan import Configuration, Facts, Plan, make_plan
+from ray_robust.prepare.candidates import Candidates
+from ray_robust.spec.load import Spec, load_spec
 
 SPEC = """
 task: {{name: camera-traps}}
@@ -118,13 +118,13 @@ def specified(folder: Path, images: Any, rates: Any, seeds: int, drawn: int = 0)
 def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
     """Run `count` waiting trials through the scheduler; their overhead and the driver's memory."""
     from ray_robust.launch import tuner
-    from ray_robust.launch.cluster import connect
-    from ray_robust.launch.monitor import Monitor
+    from ray_robust.launch.cluster.connect import connect
+    from ray_robust.launch.monitor.live_view import Monitor
     from ray_robust.launch.placement import slots_now
-    from ray_robust.launch.places import Places
-    from ray_robust.launch.search import Search
-    from ray_robust.preparation import Sweep
-    from ray_robust.results import RunFolder
+    from ray_robust.launch.search.search import Search
+    from ray_robust.prepare.open_sweep import Sweep
+    from ray_robust.run.run_folder import RunFolder
+    from ray_robust.trial.paths import Places
 
     drawn = "{loguniform: [1000, 1_000_000_000]}"
     spec = specified(folder, list(range(1000, 1000 + count)) if way == "grid" else drawn, "1e-3", 1,
@@ -167,7 +167,7 @@ def wait(config: dict[str, Any], places: Any, resources: Any, pools: Any) -> Non
     """A trial that only waits."""
     from ray import tune
 
-    from ray_robust.results import RunFolder
+    from ray_robust.run.run_folder import RunFolder
 
     time.sleep(float(os.environ[WORK]))
     trial = config["trial"].trial

@@ -79,7 +79,7 @@ def grid_of(tree: dict[str, Any]) -> dict[str, Any]:
 
 def best_of(run_folder: Path, scale: str) -> dict[str, Any]:
     """The mixture of a run with the highest effective robustness on the validation splits, as keys of `pretrain`."""
-    from ray_robust.launch.objective import Objective, lines_of
+    from ray_robust.launch.search.objective import Objective, lines_of
 
     table = pd.read_csv(run_folder / "results.csv")
     done = table[table["status"] == "done"]
@@ -101,7 +101,7 @@ def confirmation(tree: dict[str, Any], best: dict[str, dict[str, Any]], seeds: i
 
 def group_of(point: dict[str, Any]) -> str:
     """The group's name that a point of `pretrain.points` has."""
-    from ray_robust.explain import text
+    from ray_robust.spec.validation_messages import text
 
     return ", ".join(f"{key}={text(value)}" for key, value in point.items())
 
@@ -111,7 +111,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _number(end: Any) -> float:
-    from ray_robust.sections import parse_number
+    from ray_robust.spec.sections import parse_number
 
     return float(parse_number(end) or 0) if isinstance(end, str) else float(end)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from analysis.groups import Counts, scores
+from analysis.stats.group_jackknife import Counts, scores
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 RATES = 6  # points of a trial: one per learning rate

@@ -33,13 +33,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import command_of, print_table, show, write_table
-from ray_robust.sections import ModelSection, Training
+from ray_robust.spec.sections import ModelSection, Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.interleave import Pass, Turn, one_by_one, take_turns
 from ray_robust.train.loop import Length, fit, make_optimizer
 from ray_robust.train.models import build_model, input_scale
 from ray_robust.train.stack import Together
-from ray_robust.train.turns import Pass, Turn, one_by_one, take_turns
 
 SHAPES = {
     "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],

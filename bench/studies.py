@@ -17,13 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.words import signed, span
+from analysis.formatting import signed, span
 from bench import filled
 from ray_robust.errors import DONE, UserError, command
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.sections import ModelSection
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import ModelSection
 
 PAPER = Path("sweeps/paper")
 SECONDS = 10.0  # a rate is measured for so long
@@ -160,7 +160,7 @@ def rate_of(section: ModelSection) -> float:
 def device_name() -> str:
     import torch
 
-    from ray_robust.provenance import processor
+    from ray_robust.prepare.provenance import processor
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"core of this {processor()}"
 

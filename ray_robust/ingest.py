@@ -31,12 +31,12 @@ from ray_robust.data.pack import BROKEN, PRESENT
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.store import ImageStore, default_root, outdated
 from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
-from ray_robust.launch import ingest as launch
-from ray_robust.launch.address import check_address
-from ray_robust.launch.cluster import connect
-from ray_robust.screen import Screen
-from ray_robust.sections import LARGEST_SIZE
-from ray_robust.yaml_lines import read_value
+from ray_robust.launch.cluster.address import check_address
+from ray_robust.launch.cluster.connect import connect
+from ray_robust.launch.ingest import ingest as launch
+from ray_robust.spec.sections import LARGEST_SIZE
+from ray_robust.spec.yaml_lines import read_value
+from ray_robust.text.console import Screen
 
 
 def main(argv: list[str]) -> int:

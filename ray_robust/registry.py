@@ -39,10 +39,10 @@ METHODS = {
     "weights": "ray_robust.train.methods.weights:pretrain",
 }
 LOGS = {
-    "csv": "ray_robust.launch.track:Csv",
-    "tensorboard": "ray_robust.launch.track:TensorBoard",
-    "mlflow": "ray_robust.launch.track:Mlflow",
-    "wandb": "ray_robust.launch.track:Wandb",
+    "csv": "ray_robust.launch.monitor.loggers:Csv",
+    "tensorboard": "ray_robust.launch.monitor.loggers:TensorBoard",
+    "mlflow": "ray_robust.launch.monitor.loggers:Mlflow",
+    "wandb": "ray_robust.launch.monitor.loggers:Wandb",
 }
 OPEN_CLIP = "open_clip:"  # how a model's or its weights' name begins that is open_clip's and not timm's
 KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS, "log": LOGS}

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.console import Console
 
-from ray_robust import provenance
-from ray_robust.candidates import Candidates, Preview, check_choices, preview
 from ray_robust.data.opened import forget_pools, usable
 from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Outage, Problem, UserError, command, unforeseen
-from ray_robust.launch.address import check_address
-from ray_robust.lease import held
-from ray_robust.plan import Plan, Trial
-from ray_robust.plan_text import estimate, print_composition, print_failures, print_plan, print_title
-from ray_robust.preparation import Draws, Sweep, draw_all, jobs_of, open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.search_text import print_found, print_space, write_found
-from ray_robust.spec import Spec, load_spec
+from ray_robust.launch.cluster.address import check_address
+from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare import provenance
+from ray_robust.prepare.candidates import Candidates, Preview, check_choices, preview
+from ray_robust.prepare.open_sweep import Draws, Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_plan, print_title
+from ray_robust.prepare.search_text import print_found, print_space, write_found
+from ray_robust.run.lease import held
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Spec, load_spec
 
 if TYPE_CHECKING:
-    from ray_robust.launch.cluster import Cluster
-    from ray_robust.launch.search import Search
+    from ray_robust.launch.cluster.connect import Cluster
+    from ray_robust.launch.search.search import Search
 
 PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
@@ -42,7 +42,7 @@ DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itse
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _arguments(argv)
-    from ray_robust.launch.monitor import console
+    from ray_robust.launch.monitor.live_view import console
 
     out = console()
     spec = load_spec(args.spec, tuple(args.set))
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     subsets, first = _drawn(sweep, args.plan)
     if args.plan:
         return _plan(sweep, subsets, first, run, args, out)
-    from ray_robust.launch.track import check
+    from ray_robust.launch.monitor.loggers import check
 
     check(sweep.spec.track, sweep.spec.place("track"), remote=folder is None)
     with contextlib.ExitStack() as stack:
@@ -123,7 +123,7 @@ def _plan(
 
 def _read_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
     """Read, hash and decode the files of every pool that has unread ones; returns the cluster that did it, if any."""
-    from ray_robust.launch.ingest import read_files
+    from ray_robust.launch.ingest.ingest import read_files
 
     pools = list({id(pool): pool for pool in sweep.unread()}.values())
     for pool in pools:
@@ -181,8 +181,8 @@ def _run_search(
     cluster: Cluster | None = None,
 ) -> int:
     """Run a search, or go on with it: its trials are known as they come."""
-    from ray_robust.launch.search import Search
-    from ray_robust.launch.teacher import teacher_of
+    from ray_robust.launch.search.sampler import teacher_of
+    from ray_robust.launch.search.search import Search
 
     spec, baseline = sweep.spec, sweep.plan
     search = Search(spec, Candidates(sweep), baseline, run, teacher_of(spec, run), args.limit)
@@ -267,13 +267,13 @@ def _run_trials(
 ) -> float:
     """Fill the stores, run the trials, of a search those that it gives; returns the seconds that they took."""
     import analysis.__main__ as analysis
-    from ray_robust.launch.cluster import connect
-    from ray_robust.launch.ingest import head_start, ingest
-    from ray_robust.launch.monitor import Monitor
+    from ray_robust.launch.cluster.connect import connect
+    from ray_robust.launch.ingest.ingest import head_start, ingest
+    from ray_robust.launch.monitor.live_view import Monitor
+    from ray_robust.launch.monitor.loggers import open_logs
     from ray_robust.launch.placement import slots_now
-    from ray_robust.launch.places import Places
-    from ray_robust.launch.track import open_logs
     from ray_robust.launch.tuner import run_plan
+    from ray_robust.trial.paths import Places
 
     root = default_root()
     jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}

@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 from scipy.special import ndtr
 
-from ray_robust.plan import hash_of
-from ray_robust.results import COLUMNS, RunFolder
+from ray_robust.plan.plan import hash_of
+from ray_robust.run.run_folder import COLUMNS, RunFolder
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 RATES = (3e-4, 1e-3, 3e-3)

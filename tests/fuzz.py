@@ -82,7 +82,7 @@ def mutated(data: bytes, random: random.Random, others: list[bytes]) -> bytes:
 
 
 def specs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
-    from ray_robust.spec import load_spec
+    from ray_robust.spec.load import load_spec
 
     def read(data: bytes, folder: Path) -> None:
         file = folder / "x.yaml"
@@ -95,7 +95,7 @@ def specs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
 def tables() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     from make_tables import in_percent, models
 
-    from analysis.table import Options, read_csv
+    from analysis.input.table import Options, read_csv
 
     seeds = [models(), in_percent(models()), models(12, 3).assign(note="a; b", seed=range(15))]
 
@@ -111,7 +111,7 @@ def runs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     """A case names the file by its first line; the rest is what is in it."""
     import test_damaged_files as damaged
 
-    from ray_robust import status
+    from ray_robust.status import __main__ as status
 
     os.fsync = lambda _: None
     points = damaged.sweep({"num_images=1000": 1.0}, trials=2, epochs=(6, 12))

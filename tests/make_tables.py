@@ -9,9 +9,9 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis.__main__ import report_on
-from analysis.table import Options, Table, read_csv
+from analysis.input.table import Options, Table, read_csv
 from ray_robust.errors import UserError
-from ray_robust.names import clean
+from ray_robust.text.names import clean
 
 
 def models(baseline: int = 30, others: int = 12, er: float = 0.05, seed: int = 3) -> pd.DataFrame:

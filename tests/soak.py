@@ -40,7 +40,7 @@ from deadlines import HANG
 
 from ray_robust.data.pack import RECORD
 from ray_robust.errors import FAILED
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 
 SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy"]
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]

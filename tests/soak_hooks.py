@@ -20,9 +20,9 @@ import time
 HOME = os.environ.get("SOAK_HOME", "")
 WRAPPED = {  # by module, what begins and ends a stage; None: it is another one's end
     "ray_robust.data.store": ("ImageStore.fill", "ingest", False),
-    "ray_robust.launch.ingest": ("ingest", "ingest", True),
-    "ray_robust.launch.cluster": ("_start", "start", True),
-    "ray_robust.results": ("RunFolder.write_results", "results", True),
+    "ray_robust.launch.ingest.ingest.ingest": ("ingest", "ingest", True),
+    "ray_robust.launch.cluster.connect.connect": ("_start", "start", True),
+    "ray_robust.run.run_folder": ("RunFolder.write_results", "results", True),
     "analysis.__main__": ("report_on", "report", True),
 }
 waiting: list[str] = []  # the stage that this process is to be killed in, once it began
@@ -32,7 +32,7 @@ class Hooks(importlib.abc.MetaPathFinder):
     """Wraps functions of modules as they are imported."""
 
     def find_spec(self, name, path=None, target=None):
-        if name not in WRAPPED and name != "ray_robust.train.turns":
+        if name not in WRAPPED and name != "ray_robust.train.interleave":
             return None
         sys.meta_path.remove(self)
         try:
@@ -43,7 +43,7 @@ class Hooks(importlib.abc.MetaPathFinder):
 
         def loaded(module):
             load(module)
-            count(module) if name == "ray_robust.train.turns" else mark(module, *WRAPPED[name])
+            count(module) if name == "ray_robust.train.interleave" else mark(module, *WRAPPED[name])
 
         spec.loader.exec_module = loaded
         return spec

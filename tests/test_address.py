@@ -20,8 +20,8 @@ from soak import raylets
 
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
-from ray_robust.launch import address, cluster, temporary
-from ray_robust.launch.address import ALIVE, HEALTH, address_of, check_address, probe
+from ray_robust.launch.cluster import address, connect, temporary_folder
+from ray_robust.launch.cluster.address import ALIVE, HEALTH, address_of, check_address, probe
 
 SPEC = """\
 task: {name: camera-traps}
@@ -212,7 +212,7 @@ def test_every_command_refuses_a_cluster_that_is_not_there_before_it_writes(tmp_
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with pytest.raises(UserError, match=f"^RAY_ADDRESS=127.0.0.1:{port}: {wanted}$"):
         sweep.main(["x.yaml", "--out", "out"])
-    with pytest.raises(UserError, match=f"^RAY_ADDRESS=127.0.0.1:{port}: {wanted}$"), cluster.connect():
+    with pytest.raises(UserError, match=f"^RAY_ADDRESS=127.0.0.1:{port}: {wanted}$"), connect.connect():
         pass
     assert not Path("out").exists()
     sweep.main(["x.yaml", "--plan"])  # a plan starts no Ray
@@ -241,10 +241,10 @@ def test_an_automatic_address_that_is_left_over_is_probed_as_well(monkeypatch):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cluster_that_is_there_is_joined_and_one_without_nodes_here_is_not(monkeypatch):
-    for name, value in cluster.SETTINGS.items():
+    for name, value in connect.SETTINGS.items():
         monkeypatch.setenv(name, value)
     with raylets(1) as there:
-        with cluster.connect(there.address) as joined:
+        with connect.connect(there.address) as joined:
             assert not joined.local
         check_address(there.address)
         for node in list(there.worker_nodes):
@@ -276,35 +276,35 @@ def test_a_long_temporary_folder_is_replaced_by_a_short_one_and_said(tmp_path, m
     long = tmp_path / ("x" * 90)
     long.mkdir()
     short = Path("/tmp")
-    monkeypatch.setattr(temporary, "SHORT_FOLDERS", (str(tmp_path / "absent"), str(short)))
+    monkeypatch.setattr(temporary_folder, "SHORT_FOLDERS", (str(tmp_path / "absent"), str(short)))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(temporary.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(temporary_folder.tempfile, "tempdir", str(long))
     if name == "RAY_TMPDIR":
         monkeypatch.setenv("RAY_TMPDIR", str(long))
-    chosen, note = temporary.folder_for_sockets()
+    chosen, note = temporary_folder.folder_for_sockets()
     assert chosen == short
-    most = temporary.LONGEST_SOCKET - len(temporary.SOCKET)
+    most = temporary_folder.LONGEST_SOCKET - len(temporary_folder.SOCKET)
     assert (
         note
         == f"Ray's files lie in /tmp: {name} {long} is too long for the paths of its sockets (at most {most} bytes)"
     )
-    monkeypatch.setattr(temporary, "SHORT_FOLDERS", ())
+    monkeypatch.setattr(temporary_folder, "SHORT_FOLDERS", ())
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(UserError, match=r"is too long .*; set RAY_TMPDIR to a folder with a shorter path"):
-        temporary.folder_for_sockets()
+        temporary_folder.folder_for_sockets()
 
 
 def test_a_short_temporary_folder_is_taken_as_it_is(monkeypatch):
-    monkeypatch.setattr(temporary.tempfile, "tempdir", "/tmp")
+    monkeypatch.setattr(temporary_folder.tempfile, "tempdir", "/tmp")
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    assert temporary.folder_for_sockets() == (Path("/tmp"), "")
+    assert temporary_folder.folder_for_sockets() == (Path("/tmp"), "")
     monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
-    assert temporary.folder_for_sockets() == (Path("/var/tmp"), "")
+    assert temporary_folder.folder_for_sockets() == (Path("/var/tmp"), "")
 
 
 def test_the_longest_socket_is_as_long_as_is_reckoned_with(tmp_path):
     """One byte less than allowed can be bound, one more cannot: the bound is the kernel's."""
-    most = temporary.LONGEST_SOCKET
+    most = temporary_folder.LONGEST_SOCKET
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         for length, can in ((most, True), (most + 1, False)):
@@ -325,7 +325,7 @@ def test_ray_starts_with_a_temporary_folder_of_90_characters(tmp_path):
     long = tmp_path / ("x" * 90)
     long.mkdir()
     code = (
-        "import os, ray\nfrom ray_robust.launch.cluster import connect\n"
+        "import os, ray\nfrom ray_robust.launch.cluster.connect import connect\n"
         "with connect() as cluster:\n"
         "    print(cluster.note)\n"
         "    print(ray.get(ray.remote(lambda: os.environ['TMPDIR']).remote()))\n"

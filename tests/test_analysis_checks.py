@@ -10,9 +10,9 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from analysis.findings import findings
-from analysis.sensitivity import CHECKS
+from analysis.input.table import Options
+from analysis.stats.sensitivity import CHECKS
 from analysis.study import Analysis, analyse
-from analysis.table import Options
 from bench.designs import Design, Group, draw
 from bench.scenarios import APART, KINKED, WIDE, levels, placed
 

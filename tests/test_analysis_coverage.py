@@ -13,8 +13,8 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from analysis.findings import Finding
+from analysis.input.table import Options
 from analysis.study import analyse
-from analysis.table import Options
 from bench import analysis as bench_analysis
 from bench import claims, coverage, resampling
 from bench.coverage import SCENARIOS, Truth, simulate

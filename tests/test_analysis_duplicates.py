@@ -14,9 +14,9 @@ from PIL import Image
 
 from analysis import duplicates
 from analysis.__main__ import report_on
+from analysis.input.table import read_run, read_runs
 from analysis.study import Analysis, analyse_all
-from analysis.table import read_run, read_runs
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 from ray_robust.train.metrics import METRICS, tally
 from tests.fake_run import run_folder, sweep
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
+from analysis.input.table import Options
 from analysis.study import analyse
-from analysis.table import Options
 from bench.simulated import Truth, simulate
 from tests.fake_run import sweep
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.input.table import Options
 from analysis.study import analyse
-from analysis.table import Options
 from tests.fake_run import sweep
 
 OPTIONS = Options("scratch")

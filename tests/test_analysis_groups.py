@@ -12,11 +12,12 @@ import pytest
 from scipy.special import ndtri
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from analysis import counts as run_counts
-from analysis import groups, reliability, study
-from analysis.groups import Counts
-from analysis.table import Options, read_run
-from analysis.trend import SCALES
+from analysis import study
+from analysis.input import run_counts
+from analysis.input.table import Options, read_run
+from analysis.stats import group_jackknife, reliability
+from analysis.stats.group_jackknife import Counts
+from analysis.stats.trend import SCALES
 from bench.coverage import Truth, simulate
 from ray_robust.train.metrics import group_counts
 from tests.fake_run import run_folder, sweep
@@ -63,7 +64,7 @@ def test_scores_of_drawn_groups_are_those_of_the_images_drawn():
             ),
         }
         for metric, score in wanted.items():
-            assert groups.scores(metric, draw[None, :], found)[0, 0] == pytest.approx(score, abs=1e-12), metric
+            assert group_jackknife.scores(metric, draw[None, :], found)[0, 0] == pytest.approx(score, abs=1e-12), metric
 
 
 @pytest.fixture
@@ -90,15 +91,15 @@ def test_macro_f1_of_drawn_groups_is_that_of_the_wilds_package():
         if not len(picked):
             continue
         found = counted(truth, predicted, group)
-        ours = groups.scores("macro_f1", times[[int(name) for name in found.groups]][None, :], found)[0, 0]
+        ours = group_jackknife.scores("macro_f1", times[[int(name) for name in found.groups]][None, :], found)[0, 0]
         pair = torch.from_numpy(predicted[picked]), torch.from_numpy(truth[picked])
         assert ours == pytest.approx(F1(average="macro").compute(*pair)["F1-macro_all"], abs=1e-12)
 
 
 def test_every_group_is_left_out_once():
-    assert (groups.left_out(["c", "a", "b"]) == 1 - np.eye(3)[[1, 2, 0]]).all()
-    many = groups.left_out([f"g{i:04d}" for i in range(1_100)])
-    assert many.shape == (groups.MOST_LEFT_OUT, 1_100)
+    assert (group_jackknife.left_out(["c", "a", "b"]) == 1 - np.eye(3)[[1, 2, 0]]).all()
+    many = group_jackknife.left_out([f"g{i:04d}" for i in range(1_100)])
+    assert many.shape == (group_jackknife.MOST_LEFT_OUT, 1_100)
     assert ((many == 0).sum(0) == 1).all()
 
 
@@ -109,14 +110,17 @@ def test_the_variance_of_a_mean_is_that_of_its_groups():
     truth = random.integers(0, 2, 600)
     predicted = np.where(random.random(600) < random.uniform(0.5, 0.9, 12)[group], truth, 1 - truth)
     found, by_group = counted(truth, predicted, group), (truth == predicted).reshape(12, 50).mean(1)
-    where = groups.source("g", [found.images])
-    made = groups.scores("accuracy", groups.left_out(found.groups), found)[0]
+    where = group_jackknife.source("g", [found.images])
+    made = group_jackknife.scores("accuracy", group_jackknife.left_out(found.groups), found)[0]
     assert np.var(made) * where.factor == pytest.approx(by_group.var(ddof=1) / 12)
     assert where.df == pytest.approx(11)
 
 
 def test_uneven_groups_are_worth_fewer():
-    some, few = groups.source("g", [np.array([50] * 4 + [1] * 8)]), groups.source("g", [np.array([50] + [1] * 9)])
+    some, few = (
+        group_jackknife.source("g", [np.array([50] * 4 + [1] * 8)]),
+        group_jackknife.source("g", [np.array([50] + [1] * 9)]),
+    )
     assert 3 < some.df < 4
     assert np.isnan([few.df, few.factor]).all()  # nearly all images are of one: nothing is known of others
 
@@ -179,7 +183,7 @@ def test_too_few_groups_say_nothing_of_others():
 def test_the_worst_group_is_not_resampled(world):
     points = world.points.assign(metric="worst_group")
     for side, own in world.counts.items():
-        points[side] = groups.scores("worst_group", np.ones((1, len(own.groups))), own)[:, 0]
+        points[side] = group_jackknife.scores("worst_group", np.ones((1, len(own.groups))), own)[:, 0]
     found = study.analyse("simulated", points, OPTIONS, counts=world.counts)
     assert any(w.startswith("worst_group is no mean over groups") for w in found.warnings)
     assert not found.errors["source"].str.endswith("groups").any()
@@ -224,8 +228,8 @@ def test_a_run_gives_its_counts(run):
     table, _ = read_run(run.storage.address)
     found, said = table.counts(table.points)
     assert said == []
-    for side in groups.SIDES:
-        again = groups.scores("macro_f1", np.ones((1, 8)), found[side])[:, 0]
+    for side in group_jackknife.SIDES:
+        again = group_jackknife.scores("macro_f1", np.ones((1, 8)), found[side])[:, 0]
         assert again == pytest.approx(table.points[side].to_numpy(), abs=1e-12)
     (analysis,) = study.analyse_all(table, OPTIONS)
     assert {"ID groups", "OOD groups"} <= set(analysis.errors["source"]) or analysis.refused

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import table
+from analysis.input import table
 from analysis.study import analyse_all
 from ray_robust.errors import UserError
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 from tests.fake_run import run_folder, sweep
 
 

@@ -9,9 +9,9 @@ import statsmodels.formula.api as smf
 from scipy.special import ndtr, ndtri
 from statsmodels.stats.outliers_influence import OLSInfluence
 
+from analysis.input.table import Options, read_csv
+from analysis.stats.trend import shares
 from analysis.study import analyse
-from analysis.table import Options, read_csv
-from analysis.trend import shares
 from bench.coverage import Truth, simulate
 from ray_robust.errors import UserError
 from tests.fake_run import sweep

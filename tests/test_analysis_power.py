@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import analysis.__main__ as analysis_command
-from analysis import planning, variances
-from analysis.power import (
+from analysis.input.table import Options
+from analysis.predict import variances
+from analysis.predict.power import (
     PUBLISHED_SD,
     Cause,
     Design,
@@ -26,10 +27,10 @@ from analysis.power import (
     seeds_for,
 )
 from analysis.study import analyse
-from analysis.table import Options
 from bench import foresight
 from ray_robust import sweep
 from ray_robust.errors import UserError
+from ray_robust.prepare import power as planning
 from tests.fake_run import run_folder
 from tests.fake_run import sweep as simulated
 

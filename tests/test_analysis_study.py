@@ -10,9 +10,9 @@ import pytest
 from scipy.special import ndtr
 
 from analysis import findings as words
-from analysis.contrasts import holm
+from analysis.input.table import Options, Table, read_run
+from analysis.stats.contrasts import holm
 from analysis.study import analyse, analyse_all
-from analysis.table import Options, Table, read_run
 from analysis.verdict import verdict
 from tests.fake_run import run_folder, sweep
 

@@ -13,9 +13,9 @@ import pytest
 from scipy.special import ndtri
 
 from analysis.__main__ import report_on
+from analysis.input.table import Options, read_csv
+from analysis.stats.trend import SCALES, clip, fit
 from analysis.study import analyse_all
-from analysis.table import Options, read_csv
-from analysis.trend import SCALES, clip, fit
 
 DATA = Path(os.environ.get("RAY_ROBUST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TESTBED = DATA / "imagenet-testbed"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import clustered
-from analysis.uncertainty import Estimate, Part, Quantity, combine, weighted
+from analysis.stats import cluster_robust
+from analysis.stats.estimates import Estimate, Part, Quantity, combine, weighted
 
 
 @pytest.mark.parametrize("count", [3, 5, 30])
@@ -21,7 +21,7 @@ def test_interval_of_a_mean_is_students(count):
 
 def mean_of(values: np.ndarray, unit: str = "trials", clusters: np.ndarray | None = None) -> Quantity:
     clusters = np.arange(len(values)) if clusters is None else clusters
-    error = clustered.mean(values, clusters, unit, "trials", int(clusters.max()) + 1)
+    error = cluster_robust.mean(values, clusters, unit, "trials", int(clusters.max()) + 1)
     return Quantity(float(values.mean()), {error: np.ones(1)})
 
 

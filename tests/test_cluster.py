@@ -11,20 +11,20 @@ import pytest
 import ray
 
 from ray_robust.errors import Outage
-from ray_robust.launch import cluster, temporary
+from ray_robust.launch.cluster import connect, temporary_folder
 
 
 def test_only_the_folders_of_drivers_that_are_gone_are_removed(tmp_path):
     folders = {name: Path(tempfile.mkdtemp(prefix="rr-", dir=tmp_path)) for name in ("alive", "gone", "beginning")}
-    alive, gone = temporary.own(folders["alive"]), temporary.own(folders["gone"])
+    alive, gone = temporary_folder.own(folders["alive"]), temporary_folder.own(folders["gone"])
     (folders["gone"] / "ray").mkdir()
     gone.close()  # as the end of its process does
     (tmp_path / "rr-of-another-program").mkdir()
-    temporary.remove_leftovers(tmp_path)
+    temporary_folder.remove_leftovers(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {folders["alive"].name, folders["beginning"].name, "rr-of-another-program"}
     alive.close()
-    temporary.remove_leftovers(tmp_path)
+    temporary_folder.remove_leftovers(tmp_path)
     assert not folders["alive"].exists()
 
 
@@ -39,7 +39,7 @@ def strange(folder: Path) -> None:
 )
 def test_no_folder_is_removed_but_one_that_this_program_made_for_this_account(tmp_path, kind):
     made = Path(tempfile.mkdtemp(prefix="rr-", dir=tmp_path))
-    temporary.own(made).close()
+    temporary_folder.own(made).close()
     base, folder = tmp_path / "base", tmp_path / "base/rr-x"
     base.mkdir()
     if kind == "a linked folder":
@@ -55,9 +55,9 @@ def test_no_folder_is_removed_but_one_that_this_program_made_for_this_account(tm
     elif kind == "a folder":
         (folder / "driver").mkdir()
     elif kind == "of all":
-        temporary.own(folder).close()
+        temporary_folder.own(folder).close()
         folder.chmod(0o777)
-    temporary.remove_leftovers(base)
+    temporary_folder.remove_leftovers(base)
     assert folder.exists()
     assert (made / "driver").exists()
     if kind != "a linked folder":
@@ -67,9 +67,9 @@ def test_no_folder_is_removed_but_one_that_this_program_made_for_this_account(tm
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_folder_of_another_account_is_left_to_it(tmp_path):
     folder = Path(tempfile.mkdtemp(prefix="rr-", dir=tmp_path))
-    temporary.own(folder).close()
+    temporary_folder.own(folder).close()
     os.chown(folder, 65534, 65534)
-    temporary.remove_leftovers(tmp_path)
+    temporary_folder.remove_leftovers(tmp_path)
     assert folder.exists()
 
 
@@ -91,7 +91,7 @@ def starts(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "others", lambda: "")
+    monkeypatch.setattr(connect, "others", lambda: "")
     with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as folder:  # its path is short enough for sockets
         monkeypatch.setenv("RAY_TMPDIR", folder)
         yield SimpleNamespace(asked=asked, fails=fails, folder=Path(folder))
@@ -99,7 +99,7 @@ def starts(monkeypatch):
 
 def test_without_a_dashboard_that_does_not_start_a_cluster_is_there(starts):
     starts.fails.add(True)
-    with cluster.connect() as there:
+    with connect.connect() as there:
         assert starts.asked == [True, False]
         assert there.note.startswith("Ray's dashboard does not start, and is left out: ... ")
         assert there.note.endswith("TimeoutError: no answer in 60 s")
@@ -108,11 +108,11 @@ def test_without_a_dashboard_that_does_not_start_a_cluster_is_there(starts):
 def test_a_cluster_that_does_not_start_says_why_at_the_end_of_its_line(starts):
     starts.fails |= {True, False}
     with pytest.raises(Outage, match=r"^Ray does not start on this machine: \.\.\. .*TimeoutError: no answer in 60 s$"):
-        cluster.connect().__enter__()
+        connect.connect().__enter__()
     assert starts.asked == [True, False]
     assert list(starts.folder.iterdir()) == []
 
 
 def test_nobody_starts_a_dashboard_that_is_not_asked_for(starts):
-    with cluster.connect(dashboard=False) as there:
+    with connect.connect(dashboard=False) as there:
         assert (starts.asked, there.note) == ([False], "")

@@ -12,7 +12,7 @@ from pathlib import Path
 import on_prem
 import pytest
 
-from ray_robust.launch import gauges
+from ray_robust.launch.monitor import metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -30,5 +30,5 @@ def test_a_cluster_over_ssh_runs_a_job_shows_metrics_and_leaves_nothing():
     assert seen["report"]
     assert seen["left_over"] == []
     if shutil.which("prometheus"):
-        names = {f"ray_{name}" for name in gauges.GAUGES} | {f"ray_{name}_total" for name in gauges.COUNTERS}
+        names = {f"ray_{name}" for name in metrics.GAUGES} | {f"ray_{name}_total" for name in metrics.COUNTERS}
         assert names - LATE <= set(seen["metrics"])

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.csv_file import CsvFile
-from ray_robust.csv_text import cell, cells, frame_of, text_of, value
-from ray_robust.names import visible
-from ray_robust.results import RunFolder
+from analysis.input.csv_file import CsvFile
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.text.names import visible
+from ray_robust.text.safe_csv import cell, cells, frame_of, text_of, value
 
 SIGNS = st.one_of(st.characters(exclude_categories=()), st.sampled_from("'=+-@\\xun0a1\t\r\n,;\"\x1b\u202e\ud800"))
 ANY = st.text(SIGNS, max_size=12)

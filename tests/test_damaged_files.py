@@ -18,14 +18,16 @@ from fake_run import run_folder, sweep
 from make_damage import DAMAGES, make_damage
 from test_storage import Remote
 
-from analysis import facts
-from analysis.table import read_run
-from ray_robust import lease, provenance, rates, status
+from analysis.input.table import read_run
+from analysis.report import run_facts
 from ray_robust.errors import UserError
-from ray_robust.launch.journal import FILE, Journal
-from ray_robust.launch.quota import _last_used
-from ray_robust.results import RunFolder, TrialFolder
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.launch.failures.checkpoint_gc import _last_used
+from ray_robust.launch.search.journal import FILE, Journal
+from ray_robust.prepare import provenance
+from ray_robust.run import lease, throughput
+from ray_robust.run.run_folder import RunFolder, TrialFolder
+from ray_robust.status import __main__ as status
 
 PROVED = ("done", "rows.jsonl", "trial.json", "subset.parquet", "finetunings", "predictions", "groups")
 REPORTED = ("spec.yaml", "plan.csv", "data.json", "run.json", "checksums.json", "results.csv", "results.parquet")
@@ -127,10 +129,10 @@ def printed(run: RunFolder, capsys) -> str:
 
 def analysed(address: str) -> str:
     found, options = read_run(address)
-    facts.samples(found.runs)
-    facts.compositions(found.runs, ["scratch"])
-    facts.provenance(found.runs)
-    facts.duplicates(found.runs, "camera-traps", True)
+    run_facts.samples(found.runs)
+    run_facts.compositions(found.runs, ["scratch"])
+    run_facts.provenance(found.runs)
+    run_facts.duplicates(found.runs, "camera-traps", True)
     if found.counts is not None:
         found.counts(found.points)
     return "\n".join([*found.warnings, found.left_out.to_csv(), options.baseline])
@@ -360,11 +362,11 @@ def test_a_damaged_lease_keeps_nobody_out(tmp_path, monkeypatch, how):
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_caches_are_made_again(tmp_path, monkeypatch, how):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path))
-    rates.keep("a", 12.0)
+    throughput.keep("a", 12.0)
     make_damage(tmp_path / "rates.json", how)
-    assert rates.known("a") is None or how == "flipped"
-    rates.keep("b", 13.0)
-    assert rates.known("b") == 13.0
+    assert throughput.known("a") is None or how == "flipped"
+    throughput.keep("b", 13.0)
+    assert throughput.known("b") == 13.0
     Storage(tmp_path).write_json("k/used.json", {"time": 5.0})
     make_damage(tmp_path / "k/used.json", how)
     assert _last_used(Storage(tmp_path), "k") >= 0.0

@@ -14,9 +14,9 @@ from ray_robust import ingest as command
 from ray_robust import registry
 from ray_robust.data.sources.diffusion import Diffusion, Painter
 from ray_robust.errors import DataAbsent, UserError
-from ray_robust.launch import generate as launch
-from ray_robust.launch.generate import generate
-from ray_robust.launch.ingest import ingest
+from ray_robust.launch.ingest import generate as launch
+from ray_robust.launch.ingest.generate import generate
+from ray_robust.launch.ingest.ingest import ingest
 from tests import make_sources as make
 from tests.make_pipeline import pipeline
 

@@ -19,12 +19,14 @@ import yaml
 from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
-from ray_robust import ingest, preparation, registry, status, sweep
+from ray_robust import ingest, registry, sweep
 from ray_robust.data.mixture import draw
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
-from ray_robust.plan import pool_key
-from ray_robust.spec import load_spec
+from ray_robust.plan.plan import pool_key
+from ray_robust.prepare import open_sweep
+from ray_robust.spec.load import load_spec
+from ray_robust.status import __main__ as status
 
 ROOT = Path(__file__).parents[1]
 # files that the documents show how to write
@@ -151,7 +153,7 @@ def test_the_task_of_contributing_works_in_a_sweep_with_that_source(tmp_path, mo
     file = tmp_path / "both.yaml"
     file.write_text(f"task: {{name: shops, root: {root}, unseen: [harbour]}}\n"
                     "pretrain: {sources: {stripes: 1.0}, num_images: {grid: [100, 200]}, epochs: 1}\n")  # fmt: skip
-    opened = preparation.open_sweep(load_spec(file))
+    opened = open_sweep.open_sweep(load_spec(file))
     (task,) = opened.tasks.values()
     catalog = task.catalog
     assert all(len(catalog.rows(split)) for split in SPLITS)
@@ -180,7 +182,7 @@ def test_every_dependency_has_its_reason_in_the_design():
 
 
 def test_the_readme_names_the_options_that_exist():
-    from ray_robust.spec import Finetune, Pretrain
+    from ray_robust.spec.load import Finetune, Pretrain
 
     paragraph = (
         (ROOT / "README.md").read_text().partition("Further keys of `pretrain`:")[2].partition("What each means")[0]

@@ -12,13 +12,13 @@ from make_pools import open_pool
 
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
-from ray_robust.plan import Plan
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.plan.plan import Plan
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial
 from tests import make_images
 from tests import make_tasks as make
 

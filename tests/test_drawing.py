@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import charts, drawing
 from analysis.__main__ import main
-from analysis.drawing import NotDrawn, draw
+from analysis.report import charts, figures
+from analysis.report.figures import NotDrawn, draw
 from tests.fake_run import run_folder, sweep
 
 
@@ -28,7 +28,7 @@ def bar(name: str) -> dict:
 @pytest.fixture
 def raw(monkeypatch):
     """Names reach the process as they are, as if nothing had cleaned them."""
-    monkeypatch.setattr(drawing, "printable_in", lambda spec: spec)
+    monkeypatch.setattr(figures, "printable_in", lambda spec: spec)
 
 
 def test_a_name_with_an_escape_is_drawn_with_it_shown():
@@ -54,18 +54,18 @@ def test_an_error_of_the_library_is_one_line(raw):
 
 def test_a_process_that_somebody_killed_is_started_again():
     draw(bar("a"))
-    assert drawing._renderer is not None
-    drawing._renderer.process.kill()
-    drawing._renderer.process.wait()
+    assert figures._renderer is not None
+    figures._renderer.process.kill()
+    figures._renderer.process.wait()
     with pytest.raises(NotDrawn, match=f"ended by {signal.Signals(9).name}"):
         draw(bar("a"))
     assert draw(bar("a"))
 
 
 def test_no_process_can_be_started(monkeypatch, tmp_path):
-    monkeypatch.setattr(drawing, "_renderer", None)
+    monkeypatch.setattr(figures, "_renderer", None)
     monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
-    drawing.warm_up()
+    figures.warm_up()
     with pytest.raises(NotDrawn, match="no process to draw in: No such file"):
         draw(bar("a"))
 

@@ -23,10 +23,10 @@ from ray_robust.data.duplicate_entries import PICTURED, examine, renewed, summar
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.signatures import signatures
 from ray_robust.data.store import ImageStore
-from ray_robust.launch.ingest import ingest
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.launch.ingest.ingest import ingest
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 from ray_robust.sweep import _describe
 from tests import make_images as make
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from soak import soak
 
-from ray_robust.results import COLUMNS
+from ray_robust.run.run_folder import COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from analysis import __main__ as analysis
-from ray_robust import ingest, status, sweep
+from ray_robust import ingest, sweep
 from ray_robust.errors import Outage, UserError, command
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.status import __main__ as status
 
 COMMANDS = {"sweep": sweep.main, "ingest": ingest.main, "status": status.main, "analysis": analysis.main,
             "power": lambda argv: analysis.main(["power", *argv])}  # fmt: skip

@@ -9,11 +9,11 @@ import torch
 from deadlines import HANG
 
 from ray_robust.errors import Outage
-from ray_robust.launch import memory
-from ray_robust.launch.faults import Fault, Recovery, Watch, fault_of, line_of, recurs, rest
-from ray_robust.launch.notice import Notice
-from ray_robust.results import RunFolder
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.launch.failures.failures import Fault, Recovery, Watch, fault_of, line_of, recurs, rest
+from ray_robust.launch.failures.preemption import Notice
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.trial import oom
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: ImplicitFunc
@@ -259,7 +259,7 @@ def test_a_head_that_does_not_answer_is_no_reason_to_leave():
 
 
 def test_a_process_told_to_end_waits_for_its_training_to_save(monkeypatch):
-    monkeypatch.setattr("ray_robust.launch.notice.GRACE", HANG)
+    monkeypatch.setattr("ray_robust.launch.failures.preemption.GRACE", HANG)
     notice, saved = Notice("mine", dict), []
 
     def train() -> None:
@@ -293,14 +293,14 @@ def test_a_process_told_to_end_waits_for_its_training_to_save(monkeypatch):
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(error, short):
-    assert memory.is_out_of_memory(error) is short
+    assert oom.is_out_of_memory(error) is short
 
 
 def test_kills_by_the_kernel_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "memory.events")
-    monkeypatch.setattr(memory, "KERNEL", tmp_path / "vmstat")
-    assert memory.kills() == 0
+    monkeypatch.setattr(oom, "CGROUP", tmp_path / "memory.events")
+    monkeypatch.setattr(oom, "KERNEL", tmp_path / "vmstat")
+    assert oom.kills() == 0
     (tmp_path / "vmstat").write_text("pgfault 7\noom_kill 3\n")
-    assert memory.kills() == 3
+    assert oom.kills() == 3
     (tmp_path / "memory.events").write_text("low 0\noom 5\noom_kill 4\n")
-    assert memory.kills() == 4
+    assert oom.kills() == 4

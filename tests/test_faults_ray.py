@@ -20,14 +20,14 @@ from rich.console import Console
 from soak import SHORT, behind, raylets
 
 from ray_robust.launch import tuner
-from ray_robust.launch.cluster import SETTINGS, Cluster
-from ray_robust.launch.faults import Watch
-from ray_robust.launch.monitor import Monitor
-from ray_robust.launch.places import Places
-from ray_robust.plan import Facts, make_plan, pool_key
-from ray_robust.results import RunFolder
-from ray_robust.sections import Resources
-from ray_robust.spec import load_spec
+from ray_robust.launch.cluster.connect import SETTINGS, Cluster
+from ray_robust.launch.failures.failures import Watch
+from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.plan.plan import Facts, make_plan, pool_key
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import Resources
+from ray_robust.trial.paths import Places
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -69,7 +69,7 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
     def run(config, places, resources, pools):
         from ray import tune
 
-        from ray_robust.launch.notice import notice
+        from ray_robust.launch.failures.preemption import notice
 
         trial, here = config["trial"].trial, ray.get_runtime_context().get_node_id()
         what, folder, mark = does[trial.id], RunFolder(places.run).trial(trial.id), began / trial.id

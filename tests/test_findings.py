@@ -13,15 +13,16 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis import output, views
-from analysis.contrasts import state
-from analysis.factors import Factor, Regression, factor_table
+from analysis import views
 from analysis.findings import findings
+from analysis.formatting import interval, listed, name, p_value, pair, said, signed, span
+from analysis.input.table import Options, Table
+from analysis.report import output
+from analysis.stats.contrasts import state
+from analysis.stats.estimates import Estimate
+from analysis.stats.factors import Factor, Regression, factor_table
 from analysis.study import Analysis, analyse
-from analysis.table import Options, Table
-from analysis.uncertainty import Estimate
 from analysis.verdict import verdict
-from analysis.words import interval, listed, name, p_value, pair, said, signed, span
 from tests.fake_run import sweep
 
 SCHEMA = json.loads((Path(analysis.__file__).parent / "verdict.schema.json").read_text("utf-8"))

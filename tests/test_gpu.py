@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from ray_robust.sections import ModelSection, Training
-from ray_robust.storage import Storage
-from ray_robust.train import fastest, images, loop, network, stack
+from ray_robust.files.storage import Storage
+from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.train import autotune, compile, images, loop, stack
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
+from ray_robust.train.interleave import take_turns
 from ray_robust.train.loop import Length, fit
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, Together
-from ray_robust.train.turns import take_turns
 
 pytestmark = [
     pytest.mark.gpu,
@@ -129,7 +129,7 @@ def test_bf16_is_used_and_learns():
 def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
     section = SECTION.model_copy(update={"precision": "float32"})
     eager = trained(section, PLAIN, steps=12)
-    monkeypatch.setitem(network.WAYS, "compiled", network.WAYS[way])
+    monkeypatch.setitem(compile.WAYS, "compiled", compile.WAYS[way])
     other = trained(section.model_copy(update={"compile": True}), PLAIN, steps=12)
     assert distance(eager, other) < 1e-3
 
@@ -201,7 +201,7 @@ def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
 
 
 def test_memory_that_is_short_is_recognised_and_given_back():
-    from ray_robust.launch.memory import free, is_out_of_memory
+    from ray_robust.trial.oom import free, is_out_of_memory
 
     fraction = (torch.cuda.memory_reserved() + 2**30) / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(fraction)
@@ -224,5 +224,5 @@ def hog() -> tuple[int, torch.Tensor]:
 def test_the_fastest_way_is_measured_on_the_gpu():
     a = torch.randn(4096, 4096, device=GPU)
     ways = {"plain": lambda: [a @ a for _ in range(4)], "one": lambda: a @ a}
-    assert fastest.fastest("four products or one", GPU, ways) == "one"
-    assert fastest.known("four products or one", GPU) == "one"
+    assert autotune.fastest("four products or one", GPU, ways) == "one"
+    assert autotune.known("four products or one", GPU) == "one"

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from ray_robust.launch.halving import Halving, watcher
-from ray_robust.launch.objective import Objective, ValLine
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
-from ray_robust.plan import Plan
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.searching import Stop
-from ray_robust.spec import load_spec
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.launch.search.asha import Halving, watcher
+from ray_robust.launch.search.objective import Objective, ValLine
+from ray_robust.plan.plan import Plan
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.search_section import Stop
 from ray_robust.train.context import Context
 from ray_robust.train.probe import body_of
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial
 
 SPEC = """
 task: {name: camera-traps, train_images: 300, id_val_images: 60, id_test_images: 60, ood_val_images: 60,

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from ray.tune.search import Searcher
 
 from ray_robust.errors import UserError
-from ray_robust.launch.halving import Halving
-from ray_robust.launch.handing import Handing, Sent
-from ray_robust.launch.objective import Objective
-from ray_robust.searching import Stop
+from ray_robust.launch.search.asha import Halving
+from ray_robust.launch.search.objective import Objective
+from ray_robust.launch.search.tune_searcher import Handing, Sent
+from ray_robust.spec.search_section import Stop
 
 
 class Given:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
-from ray_robust.csv_text import frame_of, text_of
-from ray_robust.names import clean, printable, visible
+from ray_robust.text.names import clean, printable, visible
+from ray_robust.text.safe_csv import frame_of, text_of
 from tests.fake_run import run_folder, sweep
 from tests.test_report import Page
 

@@ -21,10 +21,10 @@ from make_pools import open_pool
 from PIL import Image
 from rich.console import Console
 
-from analysis import facts
-from analysis.table import identity_of, read_run
+from analysis.input.table import identity_of, read_run
+from analysis.report import run_facts
 from ray_robust import ingest as command
-from ray_robust import preparation, provenance, sweep
+from ray_robust import sweep
 from ray_robust.data import contents, decode, opened, shards
 from ray_robust.data import files as files_module
 from ray_robust.data import pack as pack_module
@@ -36,11 +36,13 @@ from ray_robust.data.samples import describe
 from ray_robust.data.signatures import signatures
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import UserError
-from ray_robust.launch import ingest as launch
-from ray_robust.plan_text import print_plan
-from ray_robust.preparation import draw_all, open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.launch.ingest import ingest as launch
+from ray_robust.prepare import open_sweep as preparation
+from ray_robust.prepare import provenance
+from ray_robust.prepare.open_sweep import draw_all, open_sweep
+from ray_robust.prepare.plan_text import print_plan
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 from tests import fake_run
 from tests import make_images as make
 
@@ -496,7 +498,7 @@ def test_a_run_from_before_says_that_its_identity_was_by_size(tmp_path):
         "task shops: its images were told apart by their names and sizes, not by what they contain, in this run of an "
         "earlier version: other images with the same names and sizes would have passed for them"
     ]
-    assert ("identity", "by names and sizes") in facts.samples([run])[1]["facts"]
+    assert ("identity", "by names and sizes") in run_facts.samples([run])[1]["facts"]
     pool = pool_at(tree(tmp_path / "a", [bmp(i) for i in range(4)]))
     pool.name = "shops"
     assert [line[:44] for line in provenance.told_apart_by_size(run, [("task", pool)])] == [

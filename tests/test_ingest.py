@@ -16,7 +16,7 @@ from ray_robust import ingest as command
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import VERSION, ImageStore
 from ray_robust.errors import UserError
-from ray_robust.launch import ingest as launch
+from ray_robust.launch.ingest import ingest as launch
 from tests import make_images as make
 
 

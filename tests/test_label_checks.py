@@ -11,15 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from make_pools import open_pool
 
-from analysis.table import read_run
+from analysis.input.table import read_run
 from ray_robust import ingest as command
 from ray_robust.data.label_checks import SPLIT_NAMES
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
-from ray_robust.names import alike, difference, printable, shown
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.text.names import alike, difference, printable, shown
 from tests import make_images as make
 
 NFC, NFD = "caf\xe9", "cafe\u0301"

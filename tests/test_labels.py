@@ -17,9 +17,9 @@ from ray_robust.data.matching import match
 from ray_robust.data.mixture import Subset, draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
 from ray_robust.errors import UserError
-from ray_robust.preparation import open_sweep
-from ray_robust.sections import Pretrain, SourceSection
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import Pretrain, SourceSection
 
 # class: (kingdom, family); so many images
 ANIMALS = {"cat": 9, "lion": 8, "wolf": 7, "fox": 6, "owl": 5}

@@ -115,9 +115,9 @@ def test_no_module_does_work_when_imported():
     [
         {
             "ray_robust": ("torch", "ray", "timm", "numpy", "pandas", "wilds"),
-            "ray_robust.spec": ("torch", "ray", "timm", "pandas", "wilds"),
-            "ray_robust.plan": ("torch", "ray", "timm", "pandas", "wilds"),
-            "ray_robust.results": ("torch", "ray", "timm", "wilds"),
+            "ray_robust.spec.load.load": ("torch", "ray", "timm", "pandas", "wilds"),
+            "ray_robust.plan.plan.plan": ("torch", "ray", "timm", "pandas", "wilds"),
+            "ray_robust.run.run_folder": ("torch", "ray", "timm", "wilds"),
             "ray_robust.status": ("torch", "ray", "timm", "wilds"),
             "ray_robust.sweep": ("torch", "ray", "timm", "wilds", "statsmodels"),
             "analysis": ("torch", "ray", "timm"),

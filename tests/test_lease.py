@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from deadlines import HANG, wait_for
 
-from ray_robust import lease
 from ray_robust.errors import Outage, UserError
-from ray_robust.lease import held
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.run import lease
+from ray_robust.run.lease import held
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_a_lease_is_there_while_it_is_held(tmp_path):
 
 
 def test_a_second_driver_on_this_machine_is_refused_by_name(tmp_path):
-    code = "import sys; from ray_robust.lease import held; from ray_robust.storage import Storage\n"
+    code = "import sys; from ray_robust.run.lease import held; from ray_robust.files.storage import Storage\n"
     code += "with held(Storage(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              cwd=Path(__file__).parents[1])  # fmt: skip

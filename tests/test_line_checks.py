@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from scipy.special import ndtr, ndtri
 
-from analysis import curvature, gaps, reliability
-from analysis.line_checks import check_line
-from analysis.placed import transformed
-from analysis.table import Options
-from analysis.trend import SCALES
+from analysis.input.table import Options
+from analysis.line import gaps
+from analysis.line.checks import check_line
+from analysis.stats import curvature, reliability
+from analysis.stats.transform import transformed
+from analysis.stats.trend import SCALES
 from bench import line_checks as bench
 from bench.line_checks import SCENARIOS, Truth, checked, simulate
 from bench.simulated import counted
@@ -117,7 +118,7 @@ def confusion(random: np.random.Generator, images: int) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("metric", ["accuracy", "class_accuracy", "macro_f1"])
 def test_the_sampling_variance_is_what_other_images_show(metric):
-    from analysis.groups import scores
+    from analysis.stats.group_jackknife import scores
 
     seen, said = [], []
     for seed in range(300):

@@ -7,12 +7,12 @@ import json
 import pandas as pd
 import pytest
 
-from analysis import line_charts, line_sheets
 from analysis.__main__ import main, report_on
-from analysis.line_checks import check_line
-from analysis.looks import looks
+from analysis.input.table import Options
+from analysis.line.checks import check_line
+from analysis.report import line_charts, line_tables
+from analysis.report.palette import looks
 from analysis.study import analyse
-from analysis.table import Options
 from bench.line_checks import SCENARIOS, Truth, simulate
 from tests.fake_run import run_folder, sweep
 from tests.test_report import HOSTILE, Page
@@ -53,7 +53,7 @@ def test_every_figure_of_the_panel_has_its_data_beside_it(table):
     page = Page((table / "index.html").read_text("utf-8"))
     charts = {name.rpartition("-")[0] for name in json.loads(page.scripts["data"])["charts"]}
     assert set(line_charts.NAMES) <= charts
-    for name, columns in line_sheets.FILES.items():
+    for name, columns in line_tables.FILES.items():
         rows = pd.read_csv(table / f"{name}.csv")
         assert list(rows) == list(columns)
         assert len(rows)
@@ -133,4 +133,4 @@ def test_names_of_groups_are_text():
     _, checks = made(points)
     said = next(one.text for one in checks.verdicts if one.check == "gaps")
     assert HOSTILE[0] in said  # the page escapes it as all others
-    assert line_sheets.of_line(checks)["line_gaps"].rows[1][0] in HOSTILE
+    assert line_tables.of_line(checks)["line_gaps"].rows[1][0] in HOSTILE

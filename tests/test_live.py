@@ -14,20 +14,22 @@ from make_disk import mounted
 from test_store import Drawn
 from test_trial import brief, scores_of  # noqa: F401 - brief is a fixture
 
-from ray_robust import ingest, rates, status
+from ray_robust import ingest
 from ray_robust.data.opened import images_of, open_store, usable
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import Damaged, Outage, UserError
-from ray_robust.launch.cluster import connect
-from ray_robust.launch.faults import REMOVED, Recovery
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial, split
-from ray_robust.lease import held
-from ray_robust.plan import Trial
-from ray_robust.results import RunFolder
-from ray_robust.room import blocked, no_room
-from ray_robust.storage import Storage
+from ray_robust.files.disk_room import blocked, no_room
+from ray_robust.files.storage import Storage
+from ray_robust.launch.cluster.connect import connect
+from ray_robust.launch.failures.failures import REMOVED, Recovery
+from ray_robust.plan.plan import Trial
+from ray_robust.run import throughput
+from ray_robust.run.lease import held
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.status import __main__ as status
 from ray_robust.train.context import Context
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial, split
 
 ROWS = np.arange(50)
 
@@ -168,8 +170,8 @@ def test_a_store_whose_link_leads_nowhere_from_now_on_is_a_line(tmp_path):
 
 def test_a_cache_that_cannot_be_written_costs_the_estimate_alone(link, monkeypatch):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(link[0]))
-    rates.keep("a", 3.0)
-    assert rates.known("a") is None
+    throughput.keep("a", 3.0)
+    assert throughput.known("a") is None
 
 
 def test_a_run_folder_behind_a_link_that_leads_nowhere_is_a_line(link):
@@ -240,8 +242,10 @@ def test_a_disk_without_inodes_is_a_line_everywhere(few_inodes, monkeypatch):
     with pytest.raises(UserError, match=rf"{INODES} or name another folder in RAY_ROBUST_STORE$"):
         ImageStore.open(disk / "other", Drawn(), 4)
     assert pixels(store) == ROWS.tolist()  # its files are there: it needs none
-    rates.keep("a", 3.0)
-    monkeypatch.setattr("ray_robust.launch.cluster.folder_for_sockets", lambda: (disk, ""))  # its path is too long
+    throughput.keep("a", 3.0)
+    monkeypatch.setattr(
+        "ray_robust.launch.cluster.connect.folder_for_sockets", lambda: (disk, "")
+    )  # its path is too long
     with pytest.raises(Outage, match=rf"^{disk}: {INODES}, or set RAY_TMPDIR to another folder for Ray's"), connect():
         pass
     more()
@@ -281,7 +285,7 @@ class Saboteur:
     """Does something to a trial's files when its log says a thing, once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, when: str, what: Callable[[], None]) -> None:
-        from ray_robust.launch.trial_log import TrialLog
+        from ray_robust.trial.trial_log import TrialLog
 
         self.done, say = False, TrialLog.say
 

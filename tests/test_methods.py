@@ -9,15 +9,13 @@ import torch
 from torch import nn
 
 from ray_robust.errors import UserError
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
-from ray_robust.plan import TEST_SPLITS, Plan
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.sections import Finetune, ModelSection, Pretrain, SourceSection
-from ray_robust.spec import load_spec
-from ray_robust.storage import Storage
-from ray_robust.train import features, loop, turns
+from ray_robust.files.storage import Storage
+from ray_robust.plan.plan import TEST_SPLITS, Plan
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import Finetune, ModelSection, Pretrain, SourceSection
+from ray_robust.train import features, interleave, loop
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.features import body_features
@@ -27,6 +25,8 @@ from ray_robust.train.methods.clip import Texts, readable
 from ray_robust.train.models import build_model, feature_width, fresh_head
 from ray_robust.train.points import counts, points
 from ray_robust.train.pretrain import Images, Job, pretrain
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
 
 CPU = torch.device("cpu")
@@ -234,7 +234,7 @@ def test_points_of_wise_ft_lie_between_the_probed_and_the_fine_tuned_model(monke
         yield from ()
         return 0.0
 
-    monkeypatch.setattr("ray_robust.train.finetune.fit", turns.Stepwise(see))
+    monkeypatch.setattr("ray_robust.train.finetune.fit", interleave.Stepwise(see))
     finetuned(build_model(RESNET, 0, 1), method="lp-ft", probe_epochs=5)
     assert all(torch.equal(value, probed[name]) for name, value in state_of(build_model(RESNET, 0, 1)).items())
 

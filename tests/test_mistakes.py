@@ -15,12 +15,13 @@ import pytest
 from deadlines import HANG
 from PIL import Image
 
-from ray_robust import preparation, sweep
+from ray_robust import sweep
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError, command
-from ray_robust.launch.ingest import ingest
-from ray_robust.results import RunFolder
-from ray_robust.spec import Finetune, load_spec
+from ray_robust.launch.ingest.ingest import ingest
+from ray_robust.prepare import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Finetune, load_spec
 
 GOOD = """\
 task: {name: camera-traps}
@@ -470,13 +471,13 @@ ODD = {  # odd, but images
 }
 
 
-def ingested() -> tuple[preparation.Sweep, dict]:
+def ingested() -> tuple[open_sweep.Sweep, dict]:
     """As a run does before its first trial: open, decode, draw again without what is broken."""
-    opened = preparation.open_sweep(load_spec("x.yaml"))
-    jobs = preparation.jobs_of(opened, opened.plan, preparation.draw_all(opened, {}))
+    opened = open_sweep.open_sweep(load_spec("x.yaml"))
+    jobs = open_sweep.jobs_of(opened, opened.plan, open_sweep.draw_all(opened, {}))
     stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], Path("store"))
     by_key = {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
-    return opened, preparation.draw_all(opened, by_key)
+    return opened, open_sweep.draw_all(opened, by_key)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -19,7 +19,7 @@ from ray_robust.data.mixture import HELD_OUT_PER_CLASS, Subset, draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, fill_evenly
 from ray_robust.errors import UserError
-from ray_robust.spec import Pretrain, SourceSection
+from ray_robust.spec.load import Pretrain, SourceSection
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,15 +17,16 @@ import pytest
 from rich.console import Console
 
 from ray_robust.errors import UserError
-from ray_robust.launch import gauges, monitor, track
-from ray_robust.launch.monitor import Monitor
-from ray_robust.plan import Plan
-from ray_robust.preparation import open_sweep
+from ray_robust.files.storage import Storage
+from ray_robust.launch.monitor import live_view, loggers
+from ray_robust.launch.monitor import metrics as gauges
+from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.plan.plan import Plan
+from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.redact import HIDDEN
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
-from ray_robust.standing import ErSoFar
-from ray_robust.storage import Storage
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.status.progress import ErSoFar
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\
@@ -148,7 +149,7 @@ def test_gauges_and_counters_follow_the_trials(planned):
 
 @pytest.mark.usefixtures("metrics")
 def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor, "ER_EVERY", 0.0)
+    monkeypatch.setattr(live_view, "ER_EVERY", 0.0)
     run = fake_run.run_folder(tmp_path / "run", fake_run.sweep({"num_images=1000": 5.0}, trial_sd=0.0))
     seen = watch(run, Plan(()))
     seen._look()
@@ -230,7 +231,7 @@ def spec_with(tmp_path, line):
 def followed(run, plan, tmp_path, line) -> list[str]:
     """A sweep in small, with logs: one trial begins and ends, one is interrupted; returns what the user was told."""
     said = []
-    logs = track.open_logs(spec_with(tmp_path, line), run, plan, tmp_path / "scratch", said.append)
+    logs = loggers.open_logs(spec_with(tmp_path, line), run, plan, tmp_path / "scratch", said.append)
     first, second, _ = plan
     for trial in (first, second):
         start(run, trial, worked=1000)
@@ -337,11 +338,11 @@ def test_wandb_works_offline_without_a_key(planned, tmp_path, monkeypatch):
 def test_a_log_that_fails_is_left_out_and_said_and_the_others_go_on(planned, tmp_path, monkeypatch):
     run, plan = planned
 
-    class Broken(track.Csv):
+    class Broken(loggers.Csv):
         def progress(self, trial, said):
             raise ConnectionError("no route to https://me:secretive@host/api")
 
-    monkeypatch.setattr(track, "TensorBoard", Broken)
+    monkeypatch.setattr(loggers, "TensorBoard", Broken)
     said = followed(run, plan, tmp_path, "track: [tensorboard, csv]")
     assert said == [
         f"track: tensorboard is left out from here on: ConnectionError: no route to https://{HIDDEN}@host/api"
@@ -352,15 +353,15 @@ def test_a_log_that_fails_is_left_out_and_said_and_the_others_go_on(planned, tmp
 def test_a_log_that_cannot_be_kept_is_said_before_anything_runs(monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(track, "PACKAGES", {**track.PACKAGES, "mlflow": "not_here_mlflow"})
+    monkeypatch.setattr(loggers, "PACKAGES", {**loggers.PACKAGES, "mlflow": "not_here_mlflow"})
     with pytest.raises(UserError) as error:
-        track.check(("csv", "mlflow"), "how.yaml:7", remote=False)
+        loggers.check(("csv", "mlflow"), "how.yaml:7", remote=False)
     assert str(error.value) == (
         "how.yaml:7: track: mlflow needs the package not_here_mlflow; pip install -r requirements-track.txt"
     )
-    monkeypatch.setattr(track, "PACKAGES", dict.fromkeys(track.PACKAGES, "csv"))
+    monkeypatch.setattr(loggers, "PACKAGES", dict.fromkeys(loggers.PACKAGES, "csv"))
     with pytest.raises(UserError) as error:
-        track.check(("mlflow", "wandb"), "how.yaml:7", remote=True)
+        loggers.check(("mlflow", "wandb"), "how.yaml:7", remote=True)
     assert [problem.what for problem in error.value.problems] == [
         "track: mlflow needs MLFLOW_TRACKING_URI where the run folder is no local one",
         "track: wandb needs WANDB_API_KEY where the run folder is no local one",

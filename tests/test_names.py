@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from ray_robust.errors import Outage, Problem, UserError
-from ray_robust.names import isolated, printable, printable_in, visible
-from ray_robust.screen import Screen
-from ray_robust.storage import Storage
-from ray_robust.yaml_lines import parse
+from ray_robust.files.storage import Storage
+from ray_robust.spec.yaml_lines import parse
+from ray_robust.text.console import Screen
+from ray_robust.text.names import isolated, printable, printable_in, visible
 
 ANY = st.text(
     st.one_of(st.characters(exclude_categories=()), st.sampled_from("\x1b\x07\r\n\t\u202e\u2028\ufffe\ud800\\"))

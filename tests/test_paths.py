@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from ray_robust import registry
 from ray_robust.data.weights import find_weights
-from ray_robust.preparation import open_sweep
-from ray_robust.reader import SECTIONS
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.section_parser import SECTIONS
 
 TASK = "task: {name: camera-traps}\n"
 LENGTHS = "  num_images: 10\n  epochs: 1\n"
@@ -169,12 +169,12 @@ def test_a_tag_stays_a_tag(tmp_path, monkeypatch):
 
 def test_folders_that_the_environment_names_are_absolute_for_workers(tmp_path, monkeypatch):
     from ray_robust.errors import UserError
-    from ray_robust.launch import cluster
+    from ray_robust.launch.cluster import connect
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_ROBUST_STORE", "store")
     monkeypatch.setenv("RAY_ROBUST_CACHE", "cache")
-    with pytest.raises(UserError), cluster.connect("garbage"):
+    with pytest.raises(UserError), connect.connect("garbage"):
         pass
     assert os.environ["RAY_ROBUST_STORE"] == str(tmp_path / "store")
     assert os.environ["RAY_ROBUST_CACHE"] == str(tmp_path / "cache")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from effort import calls
 
-from ray_robust.plan import Facts, Plan, hash_of, make_plan
-from ray_robust.spec import load_spec
+from ray_robust.plan.plan import Facts, Plan, hash_of, make_plan
+from ray_robust.spec.load import load_spec
 
 GOOD = """\
 task: {name: camera-traps}

@@ -12,14 +12,14 @@ import yaml
 from scipy.special import ndtr
 
 import analysis.__main__ as analysis_command
-from analysis import surface
-from analysis.mixtures import Mixture, Space, spec_with
-from analysis.predict import confirm, predict
+from analysis.input.table import Options, Table
+from analysis.predict import surface
+from analysis.predict.mixtures import Mixture, Space, spec_with
+from analysis.predict.predict import confirm, predict
 from analysis.study import analyse
-from analysis.table import Options, Table
 from bench import foresight
 from ray_robust.errors import UserError
-from ray_robust.spec import load_spec
+from ray_robust.spec.load import load_spec
 from tests.fake_run import INTERCEPT, RATES, SLOPE, run_folder
 
 OPTIONS = Options("scratch")

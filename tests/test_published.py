@@ -9,7 +9,7 @@ from ray_robust import sweep
 from ray_robust.data.published import checkable, counted
 from ray_robust.data.tasks.wilds import WildsTask
 from ray_robust.errors import UserError
-from ray_robust.sections import Pretrain
+from ray_robust.spec.sections import Pretrain
 
 SPEC = """\
 # Question: Can it be planned?

@@ -1,7 +1,7 @@
 """Room for shared weights: the least recently used go first, what is under way stays."""
 
-from ray_robust.launch.quota import keep_within
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.launch.failures.checkpoint_gc import keep_within
 
 
 def weights(folder, key: str, used: float | None, size: int = 1000, name: str = "final.safetensors") -> None:

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from ray_robust import redact as module
 from ray_robust.errors import Problem, UserError
+from ray_robust.files.storage import Storage
 from ray_robust.redact import LONGEST, redact, redact_file, redacted
-from ray_robust.screen import Screen
-from ray_robust.storage import Storage
+from ray_robust.text.console import Screen
 from tests import effort
 
 ROOT = Path(__file__).parents[1]
@@ -456,7 +456,7 @@ def test_no_other_terminal_is_made():
 
 
 def test_the_journal_of_a_search_keeps_none_and_finds_its_choices_again(tmp_path):
-    from ray_robust.launch.journal import FILE, Journal
+    from ray_robust.launch.search.journal import FILE, Journal
 
     journal = Journal(Storage(tmp_path))
     journal.append_logs([{"op_code": 4, "value": f"s3://K:{SECRET}@bucket/x"}])

@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import charts, latex, scene, summary, views
+from analysis import views
 from analysis.__main__ import main, report_on
-from analysis.export import slug
-from analysis.sheets import sheet
+from analysis.input.table import read_run
+from analysis.report import charts, latex, page_data, terminal
+from analysis.report.export import slug
+from analysis.report.tables import sheet
 from analysis.study import analyse_all
-from analysis.table import read_run
 from ray_robust.errors import UserError
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 from tests.fake_run import run_folder, sweep
 
 TRENDS = "group,scale,n,slope,slope_low,slope_high,intercept,intercept_low,intercept_high,r2,id_min,id_max,clipped"
@@ -154,7 +155,7 @@ def test_every_finding_points_to_its_row(report):
 def test_what_the_script_draws_from(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
-    page = scene.scene(analysis, views.views(analysis), found, RunFolder(report).storage)
+    page = page_data.scene(analysis, views.views(analysis), found, RunFolder(report).storage)
     assert page["chosen"] == {"metric": "macro_f1", "scale": "probit"}
     assert {metric: list(scales) for metric, scales in page["views"].items()} == {
         metric: ["probit", "logit", "linear"] for metric in ("macro_f1", "accuracy")
@@ -183,7 +184,7 @@ def test_other_metrics_are_views(report):
 def test_the_charts_are_valid_vega_lite(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
-    drawn = charts.of_task(analysis, views.views(analysis), scene.told(analysis, found), "container", legend=False)
+    drawn = charts.of_task(analysis, views.views(analysis), page_data.told(analysis, found), "container", legend=False)
     assert list(drawn) == ["trend", "groups", "along", "contrasts", "factors"]
     for chart in drawn.values():
         chart.to_dict(validate=True)
@@ -278,7 +279,7 @@ def test_the_same_run_gives_the_same_page(report):
 def test_the_terminal_summary(report):
     found, options = read_run(str(report.parent))
     console = Console(file=io.StringIO(), width=110, highlight=False)
-    summary.show(found, analyse_all(found, options), "report/index.html", console=console)
+    terminal.show(found, analyse_all(found, options), "report/index.html", console=console)
     text = console.file.getvalue()
     assert "scratch           probit *" in text
     assert "by construction" in text

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ray_robust.plan import Facts, Plan, Trial, make_plan
-from ray_robust.results import COLUMNS, FINETUNE_COLUMNS, POINT_COLUMNS, TRIAL_COLUMNS, RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.plan.plan import Facts, Plan, Trial, make_plan
+from ray_robust.run.run_folder import COLUMNS, FINETUNE_COLUMNS, POINT_COLUMNS, TRIAL_COLUMNS, RunFolder
+from ray_robust.spec.load import load_spec
 
 GOOD = """\
 task: {name: camera-traps}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.launch.objective import Objective, lines_of
-from ray_robust.launch.search import Search
-from ray_robust.launch.teacher import teacher_of
-from ray_robust.plan import Configuration, Facts, Trial, make_plan
-from ray_robust.results import RunFolder
-from ray_robust.spec import Spec, load_spec
+from ray_robust.launch.search.objective import Objective, lines_of
+from ray_robust.launch.search.sampler import teacher_of
+from ray_robust.launch.search.search import Search
+from ray_robust.plan.plan import Configuration, Facts, Trial, make_plan
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Spec, load_spec
 
 SPEC = """
 task: {name: camera-traps}

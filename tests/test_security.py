@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
 MODULES = [file for part in ("ray_robust", "analysis", "bench") for file in sorted((ROOT / part).rglob("*.py"))]

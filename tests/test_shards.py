@@ -16,7 +16,7 @@ from ray_robust.data.archive import unpack
 from ray_robust.data.decode import decode
 from ray_robust.data.sources.shards import ParquetShards, ShardSource, WebDataset
 from ray_robust.errors import DataAbsent, UserError
-from ray_robust.launch import ingest as launch
+from ray_robust.launch.ingest import ingest as launch
 from tests import make_images
 from tests import make_sources as make
 
@@ -252,7 +252,7 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 def test_blocks_are_of_one_shard(tmp_path, monkeypatch):
-    from ray_robust.launch import shards as launch_shards
+    from ray_robust.launch.ingest import shards as launch_shards
 
     monkeypatch.setattr(launch_shards, "MOST", 4)
     pool = source("webdataset", make.tar_shards(tmp_path))

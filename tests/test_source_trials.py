@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ray_robust.data.store import ImageStore
-from ray_robust.launch.ingest import ingest
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
-from ray_robust.preparation import draw_all, jobs_of, open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.launch.ingest.ingest import ingest
+from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial
 from tests import make_sources as make
 from tests.make_pipeline import pipeline
 

@@ -17,7 +17,7 @@ from scipy.io import savemat
 from ray_robust.data.sources.imagenet import OBTAIN
 from ray_robust.data.sources.inaturalist import RELEASES
 from ray_robust.errors import DataAbsent, UserError
-from ray_robust.launch.ingest import ingest
+from ray_robust.launch.ingest.ingest import ingest
 from tests import make_sources as make
 from tests.make_images import write
 

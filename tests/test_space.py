@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_robust.axes import Simplex
-from ray_robust.conditions import Unknown, namespace, read_condition
 from ray_robust.errors import UserError
-from ray_robust.mixes import mixture
-from ray_robust.space import Dimension, Space
-from ray_robust.spec import Spec, load_spec
+from ray_robust.spec.conditions import Unknown, namespace, read_condition
+from ray_robust.spec.dirichlet import mixture
+from ray_robust.spec.grid import Simplex
+from ray_robust.spec.load import Spec, load_spec
+from ray_robust.spec.search_space import Dimension, Space
 
 SPEC = """\
 task: {name: camera-traps}

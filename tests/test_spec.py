@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from ray_robust.errors import UserError
-from ray_robust.spec import Spec, load_spec, parse_number
-from ray_robust.yaml_lines import parse
+from ray_robust.spec.load import Spec, load_spec, parse_number
+from ray_robust.spec.yaml_lines import parse
 
 GOOD = """\
 # Question: Does one thing

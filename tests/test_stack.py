@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ray_robust.sections import ModelSection, Training
-from ray_robust.train import fastest, network, stack
+from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.train import autotune, compile, stack
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
+from ray_robust.train.interleave import take_turns
 from ray_robust.train.loop import Length, Losses, fit, seed_device
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, Together
-from ray_robust.train.turns import take_turns
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # which is what is looked for
@@ -81,10 +81,10 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
 
 
 def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache, monkeypatch):
-    monkeypatch.setattr(fastest, "ROUND", 0.0)
-    measured = fastest.measured
+    monkeypatch.setattr(autotune, "ROUND", 0.0)
+    measured = autotune.measured
     slower = {"in turn": 1.0, "stacked": 2.0}
-    monkeypatch.setattr(fastest, "measured", lambda *asked: measured(*asked) and slower)
+    monkeypatch.setattr(autotune, "measured", lambda *asked: measured(*asked) and slower)
     section = ModelSection()
     alone, todo = trainings(section, (2, 2))
     take_turns(todo, 1, CPU)
@@ -114,7 +114,7 @@ def test_dropout_draws_the_same_in_company(cache):
 
 def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
     calls, clock = [], [0.0]
-    monkeypatch.setattr(fastest, "time", SimpleNamespace(perf_counter=lambda: clock[0]))  # one that only work moves
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock[0]))  # one that only work moves
 
     def way(name: str, seconds: float):
         def work() -> None:
@@ -127,19 +127,19 @@ def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
         raise RuntimeError("no kernel for it")
 
     ways = {"slow": way("slow", 0.19), "fast": way("fast", 0.1), "broken": fails}
-    assert fastest.fastest("it", CPU, ways) == "fast"
+    assert autotune.fastest("it", CPU, ways) == "fast"
     assert calls.count("slow") == 4 + 5 * 2  # of 0.3 s, five times in turn
     assert calls.count("fast") == 4 + 5 * 3
     calls.clear()
-    assert fastest.fastest("it", CPU, ways) == "fast"
+    assert autotune.fastest("it", CPU, ways) == "fast"
     assert not calls
-    assert fastest.fastest("other", CPU, {"fast": ways["fast"], "slow": way("slow", 0.21)}) == "fast"
+    assert autotune.fastest("other", CPU, {"fast": ways["fast"], "slow": way("slow", 0.21)}) == "fast"
     assert calls.count("slow") == 4  # the first look was enough
-    assert fastest.fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
+    assert autotune.fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
     assert len(json.loads(cache.read_text())) == 3
     cache.write_text("{}")
-    monkeypatch.setattr(fastest, "measured", lambda *_: {"plain": 1.0, "other": 0.99})
-    assert fastest.fastest("hardly faster", CPU, {"plain": fails, "other": fails}) == "plain"
+    monkeypatch.setattr(autotune, "measured", lambda *_: {"plain": 1.0, "other": 0.99})
+    assert autotune.fastest("hardly faster", CPU, {"plain": fails, "other": fails}) == "plain"
 
 
 def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache, monkeypatch):
@@ -152,8 +152,8 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
         asked.append((what, list(ways)))
         return "compiled"
 
-    monkeypatch.setattr(network, "fastest", answer)
-    monkeypatch.setitem(network.WAYS, "compiled", lambda model: model)
+    monkeypatch.setattr(compile, "fastest", answer)
+    monkeypatch.setitem(compile.WAYS, "compiled", lambda model: model)
     section = ModelSection()
 
     def train(**more) -> torch.Tensor:
@@ -164,7 +164,7 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
 
     short = train()
     assert not asked
-    monkeypatch.setattr(network, "LONG", 0.0)
+    monkeypatch.setattr(compile, "LONG", 0.0)
     long = train()
     assert asked == [("a pass of test_resnet (373076 weights), 32x3x32x32 x 32, auto", ["eager", "compiled"])]
     assert said == ["passes are run compiled from step 10 on: that is faster for this shape here"]
@@ -179,18 +179,18 @@ def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
     kept = str(cache.parent / "compiled")
     for before in ("", f"{tempfile.gettempdir()}/torchinductor_me", "/mine"):  # torch names its own when it is imported
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
-        network.run_as("compiled", torch.nn.Identity())
+        compile.run_as("compiled", torch.nn.Identity())
     assert chosen == [kept, kept, "/mine"]
 
 
 def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monkeypatch):
-    from ray_robust.storage import Storage
+    from ray_robust.files.storage import Storage
     from ray_robust.train.checkpoints import checkpoint_facts
     from ray_robust.train.context import Leaving
 
     images, labels = bank()
     built = []
-    monkeypatch.setitem(network.WAYS, "compiled", lambda model: built.append("compiled") or model)
+    monkeypatch.setitem(compile.WAYS, "compiled", lambda model: built.append("compiled") or model)
     section = ModelSection(compile=True)
     leaving = iter(["", "", "soon"])
     arguments = (images, labels, SETTINGS, section, Length.of(160, 32, 4, None), 1)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
-from ray_robust import provenance, standing, status
 from ray_robust.errors import DONE, FAILED, UserError
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.prepare import provenance
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.status import __main__ as status
+from ray_robust.status import progress
 
 SPEC = """\
 # Question: How far are we?
@@ -63,7 +65,7 @@ def finish(run, trial):
 
 
 def read(run, now=1.0):
-    return standing.read_status(run, now)
+    return progress.read_status(run, now)
 
 
 def priced(run):
@@ -139,7 +141,7 @@ def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
     run, plan = planned
     first, second, *rest = plan
     start(run, first, **SAID, time=1000.0)
-    start(run, second, **SAID, time=1000.0 - standing.RECENT - 1)  # interrupted: its speed counts for nothing
+    start(run, second, **SAID, time=1000.0 - progress.RECENT - 1)  # interrupted: its speed counts for nothing
     open_work = (first.cost + second.cost) / 2 + sum(trial.cost for trial in rest)
     assert read(run, now=1000.0).left == pytest.approx(open_work / 2500, rel=1e-4)
     assert read(run, now=2000.0).left is None
@@ -149,7 +151,7 @@ def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
 
 def test_one_slow_trial_at_the_end_says_how_long_it_takes():
     said = {"quick": {"images_per_second": 1000.0, "time": 5.0}, "slow": {"images_per_second": 10.0, "time": 5.0}}
-    assert standing.time_left({"quick": 100.0, "slow": 100.0}, said, 6.0) == pytest.approx(10.0)
+    assert progress.time_left({"quick": 100.0, "slow": 100.0}, said, 6.0) == pytest.approx(10.0)
 
 
 def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, capsys):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from deadlines import wait_for
 
-from ray_robust import rates
 from ray_robust.errors import Outage, UserError
-from ray_robust.storage import Storage, may_pass
+from ray_robust.files.storage import Storage, may_pass
+from ray_robust.run import throughput
 
 
 @pytest.fixture(params=["local", "file", "remote"])
@@ -163,7 +163,7 @@ def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
     """Killed again and again in the middle of writing a large file; a reader never sees a part of one."""
     code = (
-        "from ray_robust.storage import Storage; import sys\n"
+        "from ray_robust.files.storage import Storage; import sys\n"
         "while True:\n"
         "    for c in b'abc': Storage(sys.argv[1]).write('f', bytes([c]) * 3_000_000, durable=False)\n"
     )
@@ -211,12 +211,12 @@ def test_an_address_that_nobody_reads_is_the_users_mistake(address):
 
 def test_rates_are_kept_by_model_and_size(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
-    key = rates.key_of("test_resnet", 32, 0)
+    key = throughput.key_of("test_resnet", 32, 0)
     assert key == "test_resnet-32px-cpu"
-    assert rates.known(key) is None
-    rates.keep(key, 1234.56)
-    rates.keep(rates.key_of("test_resnet", 32, 0.5), 99)
-    assert (rates.known(key), rates.known("test_resnet-32px-gpu")) == (1234.6, 99)
+    assert throughput.known(key) is None
+    throughput.keep(key, 1234.56)
+    throughput.keep(throughput.key_of("test_resnet", 32, 0.5), 99)
+    assert (throughput.known(key), throughput.known("test_resnet-32px-gpu")) == (1234.6, 99)
     monkeypatch.delenv("RAY_ROBUST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert rates.cache_folder() == Path("/somewhere/ray_robust")
+    assert throughput.cache_folder() == Path("/somewhere/ray_robust")

@@ -16,7 +16,7 @@ from make_pools import open_pool
 from ray_robust.data import archive, decode, files
 from ray_robust.data.files import Folder, Zip
 from ray_robust.errors import UserError
-from ray_robust.reading import read_file
+from ray_robust.files.regular_file import read_file
 from tests import make_images as make
 
 SECRET = "root:x:0:0:the-secret:/root:/bin/sh\n"

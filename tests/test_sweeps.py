@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_robust import sweep
-from ray_robust.spec import load_spec
+from ray_robust.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from make_tables import models, read, refused
 
-from analysis.arms import pairing
 from analysis.notes import count_notes
+from analysis.stats.task_points import pairing
 
 
 def mixed(*values: str, rows: int = 42) -> list[str]:

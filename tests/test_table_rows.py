@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from make_tables import in_percent, models, read, refused
 
-from analysis.dependence import candidates, is_named
+from analysis.input.dependence import candidates, is_named
+from analysis.input.table import Options
 from analysis.study import analyse_all
-from analysis.table import Options
 from analysis.verdict import verdict
 from bench.dependence import null_sweep, replicate, summary
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from make_tables import in_percent, models, read, refused, verdict_of
 
-from analysis.cells import amounts, numbers
+from analysis.input.cells import amounts, numbers
+from analysis.input.table import Options
 from analysis.study import analyse_all
-from analysis.table import Options
 from ray_robust.errors import UserError
-from ray_robust.names import alike, clean, shown
+from ray_robust.text.names import alike, clean, shown
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

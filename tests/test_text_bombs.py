@@ -9,13 +9,14 @@ import zipfile
 
 import pytest
 
-from analysis import csv_file
-from ray_robust import axes, errors, ingest
+from analysis.input import csv_file
+from ray_robust import errors, ingest
 from ray_robust.data import table
 from ray_robust.data.table import read_table
 from ray_robust.errors import UserError
-from ray_robust.spec import load_spec
-from ray_robust.yaml_lines import read_value
+from ray_robust.spec import grid
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.yaml_lines import read_value
 from tests.make_bombs import limited
 
 SPEC = "task: {name: camera-traps}\npretrain: {epochs: 1, sources: {species: 1.0}}\n"
@@ -88,16 +89,16 @@ def test_mixtures_are_counted_before_they_are_made(tmp_path, sources, says):
 def test_a_long_grid_is_compared_by_hashes():
     """To compare each value with all before it took the square of their number."""
     values = [f"{i}.5" for i in range(100_000)]
-    assert axes._bad_grid(values) == ""
-    assert axes._bad_grid([*values, "7.50"]) == "'7.50' stands there twice"
-    assert axes._bad_grid([1, 2, True, None, None]) == "nothing stands there twice"
+    assert grid._bad_grid(values) == ""
+    assert grid._bad_grid([*values, "7.50"]) == "'7.50' stands there twice"
+    assert grid._bad_grid([1, 2, True, None, None]) == "nothing stands there twice"
 
 
 @pytest.mark.parametrize("same", [({"a": 1, "b": [2]}, {"b": [2.0], "a": True}), ({"a": "1"}, {"a": "1"})])
 def test_points_that_are_equal_stand_there_twice(same):
     said: list = []
-    axes._points([*same, {"a": 3}, {"a": "x"}], set(), lambda place, what: said.append((place, what)))
-    assert said == [((*axes.POINTS, 1), "pretrain.points: the same point stands there twice")]
+    grid._points([*same, {"a": 3}, {"a": "x"}], set(), lambda place, what: said.append((place, what)))
+    assert said == [((*grid.POINTS, 1), "pretrain.points: the same point stands there twice")]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])

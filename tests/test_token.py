@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.launch import accounts, cluster, token
+from ray_robust.launch.cluster import accounts, auth_token, connect
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *token.UNASKED):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *auth_token.UNASKED):
         monkeypatch.setenv(name, "")  # so that what is set in here is taken back
         monkeypatch.delenv(name)
     before = os.umask(0)
@@ -36,14 +36,14 @@ def test_the_token_is_made_for_its_owner_alone_whatever_the_umask(home, monkeypa
         "open",
         lambda path, flags, rights=0o777, **more: seen.append((flags, rights)) or whole(path, flags, rights, **more),
     )
-    assert token.protect() == ""
+    assert auth_token.protect() == ""
     file = home / ".ray/auth_token"
     assert (mode(file), mode(file.parent)) == (0o600, 0o700)
     assert len(bytes.fromhex(file.read_text())) == 32
     assert [rights for flags, rights in seen if flags & os.O_CREAT] == [0o600], "not narrowed only afterwards"
     assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
     before = file.read_text()
-    assert token.protect() == ""
+    assert auth_token.protect() == ""
     assert file.read_text() == before
 
 
@@ -52,10 +52,11 @@ def test_a_token_that_others_could_read_is_closed_and_that_is_said(home):
     file.parent.mkdir(mode=0o775)
     file.write_text("a" * 64)
     file.chmod(0o664)
-    assert token.protect() == (f"{file} could be read by other accounts, and is yours alone now; remove it for a token "
+    told = auth_token.protect()
+    assert told == (f"{file} could be read by other accounts, and is yours alone now; remove it for a token "
                                "that nobody has read")  # fmt: skip
     assert (mode(file), mode(file.parent)) == (0o600, 0o755)
-    assert token.protect() == ""
+    assert auth_token.protect() == ""
 
 
 def refused(what: str, home: Path, monkeypatch) -> str:
@@ -76,7 +77,7 @@ def refused(what: str, home: Path, monkeypatch) -> str:
     elif what == "dangling":
         file.symlink_to("nowhere")
     with pytest.raises(UserError) as error:
-        token.protect()
+        auth_token.protect()
     return str(error.value).replace(str(home), "~")
 
 
@@ -110,17 +111,17 @@ def test_no_token_is_kept_where_others_could_have_it(home, monkeypatch, what):
     ],
 )  # fmt: skip
 def test_a_local_cluster_asks_for_a_token_where_others_could_reach_it(home, monkeypatch, set_to, why, wanted, note):
-    monkeypatch.setattr(cluster, "others", lambda: why)
+    monkeypatch.setattr(connect, "others", lambda: why)
     if set_to:
         monkeypatch.setenv("RAY_AUTH_MODE", set_to)
     try:
-        assert cluster._guard() == note
+        assert connect._guard() == note
         assert os.environ["RAY_AUTH_MODE"] == wanted
         assert (home / ".ray/auth_token").exists() == (wanted == "token")
         assert os.environ.get("DASHBOARD_METRIC_PORT") == ("-1" if wanted == "token" else None)
     finally:
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster._read_settings()
+        connect._read_settings()
 
 
 # --- who else is here

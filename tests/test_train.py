@@ -7,18 +7,18 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from ray_robust.spec import Finetune, ModelSection, Training
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.spec.load import Finetune, ModelSection, Training
 from ray_robust.train import loop
 from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
 from ray_robust.train.context import Context, Leaving, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.interleave import take_turns
 from ray_robust.train.loop import Length, Objective, fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
 from ray_robust.train.points import counts, points
-from ray_robust.train.turns import take_turns
 
 MODEL = ModelSection()
 CONTEXT = Context()

@@ -8,9 +8,9 @@ from make_pools import open_pool
 
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import UserError
-from ray_robust.preparation import open_sweep
-from ray_robust.sections import Finetune
-from ray_robust.spec import load_spec
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import Finetune
 
 CATALOG = open_pool("task", "camera-traps", {}).catalog
 TRAIN = CATALOG.rows("train")

@@ -14,16 +14,16 @@ import torch.multiprocessing as processes
 from make_disk import mounted
 
 from ray_robust.errors import Outage
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import _come_again, run_trial
-from ray_robust.launch.trial_log import TrialLog
-from ray_robust.plan import Plan, Trial
-from ray_robust.preparation import open_sweep
-from ray_robust.results import COLUMNS, RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import COLUMNS, RunFolder
+from ray_robust.spec.load import load_spec
 from ray_robust.train import loop
 from ray_robust.train.context import Context
-from ray_robust.train.turns import Pass
+from ray_robust.train.interleave import Pass
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import _come_again, run_trial
+from ray_robust.trial.trial_log import TrialLog
 
 SPEC = """
 # Question: Does a trial run?
@@ -317,7 +317,7 @@ def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts
     for kills, reason, wanted in ((3, None, 1), (3, "died", 1), (4, "node", 1), (5, "died", 2)):
         if reason:
             folder.note_attempt({"time": 0.0, "host": "", "kind": reason, "reason": "x", "counts": True})
-        monkeypatch.setattr("ray_robust.launch.trial.kills", lambda kills=kills: kills)
+        monkeypatch.setattr("ray_robust.trial.run_trial.kills", lambda kills=kills: kills)
         _come_again(trial, folder, log)
         assert folder.parts() == wanted
 

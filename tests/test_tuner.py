@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from ray_robust.launch import tuner
-from ray_robust.launch.cluster import connect
-from ray_robust.launch.monitor import Monitor
-from ray_robust.launch.places import Places
-from ray_robust.plan import Facts, Plan, make_plan, pool_key
-from ray_robust.results import RunFolder
-from ray_robust.spec import load_spec
+from ray_robust.launch.cluster.connect import connect
+from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.plan.plan import Facts, Plan, make_plan, pool_key
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.trial.paths import Places
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

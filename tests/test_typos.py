@@ -15,7 +15,7 @@ import yaml
 
 from ray_robust import sweep
 from ray_robust.errors import UserError
-from ray_robust.spec import load_spec
+from ray_robust.spec.load import load_spec
 
 RANDOM = {"method": "random", "trials": 3}
 

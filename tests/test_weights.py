@@ -17,18 +17,18 @@ import torch
 
 from ray_robust.data.weights import find_weights, ready
 from ray_robust.errors import UserError
-from ray_robust.launch.places import Places
-from ray_robust.launch.trial import run_trial
-from ray_robust.preparation import open_sweep
-from ray_robust.results import RunFolder
-from ray_robust.sections import ModelSection, Pretrain
-from ray_robust.spec import load_spec
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.checkpoints import save_checkpoint
 from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.methods.weights import load_body, read_tensors
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import Job, pretrain
+from ray_robust.trial.paths import Places
+from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
 
 RESNET = ModelSection(name="test_resnet")

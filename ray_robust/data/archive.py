@@ -27,7 +27,7 @@ from ray_robust.data.files import NO_METHOD, member_parts
 from ray_robust.data.tar import members
 from ray_robust.data.target import Target
 from ray_robust.errors import Problem, UserError
-from ray_robust.reading import kind_of, without_content
+from ray_robust.files.regular_file import kind_of, without_content
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 CHUNK = 8 << 20

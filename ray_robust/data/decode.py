@@ -19,7 +19,7 @@ from PIL import Image
 from ray_robust.data.files import FORMATS
 from ray_robust.data.pool import Pixels
 from ray_robust.errors import UserError
-from ray_robust.reading import Unreadable, without_content
+from ray_robust.files.regular_file import Unreadable, without_content
 
 BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-grey, so that no frame is learned
 MAX_PIXELS = 178_956_970  # a larger header is a decompression bomb or no photograph (Pillow's own limit for an error)

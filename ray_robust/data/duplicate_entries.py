@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ray_robust import csv_text
 from ray_robust.data.duplicates import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
 from ray_robust.data.pool import Pool
 from ray_robust.data.store import ImageStore
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.text import safe_csv
 
 TESTS = ("id_test", "ood_test")
 LISTED, PICTURED = 200, 8  # rows of a table that data.json repeats, pairs that are shown
@@ -91,7 +91,7 @@ def entry(
     }
     if table.empty:
         return head
-    run.write(f"{stem}.csv", csv_text.text_of(table).encode())  # as bytes: names stay as they are
+    run.write(f"{stem}.csv", safe_csv.text_of(table).encode())  # as bytes: names stay as they are
     return {**head, "file": f"{stem}.csv", "list": table.head(LISTED).to_dict("records"),
             "pictures": list(_pictures(run, stem, store, compared, table))}  # fmt: skip
 

@@ -19,9 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ray_robust import choices
 from ray_robust.errors import Problem, UserError
-from ray_robust.reading import Unreadable, check_size, kind_of, open_file
+from ray_robust.files.regular_file import Unreadable, check_size, kind_of, open_file
+from ray_robust.spec import class_selection
 
 # what an image file may be called, and the decoder of Pillow's that this asks for; no other decoder is ever asked
 FORMATS = {
@@ -176,7 +176,7 @@ def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
 
 def absolute(path: str) -> Path:
     """A path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
-    return Path(choices.absolute(path))
+    return Path(class_selection.absolute(path))
 
 
 def _hidden(name: str) -> bool:

@@ -24,7 +24,7 @@ from ray_robust.data.label_checks import check_labels, check_split_names, check_
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.table import Table, read_table, some
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.reading import kind_at
+from ray_robust.files.regular_file import kind_at
 
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 

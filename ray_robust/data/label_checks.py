@@ -14,7 +14,7 @@ import pandas as pd
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.table import Table, some
 from ray_robust.errors import Problem, did_you_mean
-from ray_robust.names import alike, counted, difference, is_missing, shown
+from ray_robust.text.names import alike, counted, difference, is_missing, shown
 
 SHOWN = 5  # sets of names of one kind that are told one by one; the rest are counted
 TRAINING = ("train", "training")  # of SPLIT_NAMES, those that are trained on

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_robust.choices import Classes
 from ray_robust.data.hierarchy import class_index, distances, subtrees
 from ray_robust.data.pool import Catalog, seed_of
 from ray_robust.data.rounding import apportion
 from ray_robust.data.table import read_table
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.sections import Pretrain
+from ray_robust.spec.class_selection import Classes
+from ray_robust.spec.sections import Pretrain
 
 CLASSES, GRANULARITY = "pretrain.classes", "pretrain.granularity"
 

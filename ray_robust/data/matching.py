@@ -14,7 +14,7 @@ from ray_robust.data.mixture import Offer, offers, weights_of
 from ray_robust.data.pool import Catalog
 from ray_robust.data.rounding import apportion, most_to_apportion
 from ray_robust.errors import UserError
-from ray_robust.sections import Pretrain
+from ray_robust.spec.sections import Pretrain
 
 
 def match(

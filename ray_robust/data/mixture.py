@@ -20,7 +20,7 @@ from ray_robust.data.pool import Catalog, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, fill_evenly
 from ray_robust.data.selection import count_labels, lowest
 from ray_robust.errors import UserError
-from ray_robust.spec import Pretrain
+from ray_robust.spec.load import Pretrain
 
 HELD_OUT_PER_CLASS = 20  # at most: enough for an accuracy, whatever the size of the source
 HELD_OUT_SHOWN = 2_000  # upstream accuracy is measured on no more than these

@@ -16,7 +16,7 @@ from ray_robust.data.pack import MISSING, PRESENT
 from ray_robust.data.pool import Pool
 from ray_robust.data.store import ImageStore
 from ray_robust.errors import Outage, UserError
-from ray_robust.spec import PoolSection
+from ray_robust.spec.load import PoolSection
 
 FILLS = 4  # looks at a store whose images are gone each time, and are filled again
 IN_MEMORY = 1 << 30  # bytes of one training's or split's images that are copied, checked, into memory; else mapped

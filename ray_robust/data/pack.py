@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_robust.data.contents import DIGEST, halves
 from ray_robust.errors import Problem, UserError
-from ray_robust.room import FULL, blocked, no_room
+from ray_robust.files.disk_room import FULL, blocked, no_room
 
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
 LOST = 3  # of a record that cannot be true: its image is missing

@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_robust.data.pool import SPLITS, Catalog, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import DataAbsent
-from ray_robust.sections import Pretrain
+from ray_robust.spec.sections import Pretrain
 
 NAMED = ("granularity", "classes", "subclasses_per_label", "label_space")  # keys that speak of classes by their names
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_robust.data.pool import SPLITS, Pool, mix_bits, seed_of
 from ray_robust.data.store import ImageStore
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 
 COLUMNS, ROWS, TILE = 8, 3, 64  # of a sheet; the side of a picture in it, px
 

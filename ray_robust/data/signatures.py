@@ -15,7 +15,7 @@ import numpy as np
 
 from ray_robust.data import phash
 from ray_robust.data.store import ImageStore
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
 
 NAME = "signatures-1.bin"  # in the pack's folder, by slot; the number is that of the hash and of the layout
 UNKNOWN, HASHED, PLAIN = 0, 1, 2  # PLAIN: too little contrast, or too few pixels, for a perceptual hash

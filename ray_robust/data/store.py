@@ -18,7 +18,7 @@ import numpy as np
 from ray_robust.data.pack import BROKEN, MISSING, PRESENT, REMEDY, Pack, checksums
 from ray_robust.data.pool import Pixels, Pool
 from ray_robust.errors import Problem, UserError
-from ray_robust.rates import cache_folder
+from ray_robust.run.throughput import cache_folder
 
 VERSION = 3  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
 BATCH_BYTES, BATCH_IMAGES = 8 << 20, 2048  # decoded between two commits, at most: what a crash can lose

@@ -22,7 +22,7 @@ from pyarrow import csv as arrow_csv
 
 from ray_robust.data.files import Files
 from ray_robust.errors import Problem, UserError
-from ray_robust.reading import Unreadable, check_size, open_file, without_content
+from ray_robust.files.regular_file import Unreadable, check_size, open_file, without_content
 
 LARGEST_TABLE = 8 << 30  # bytes of a CSV: twelve million images with captions (CC12M) take 2.5 GB
 LONGEST_CELL = 131_072  # bytes, the limit of Python's csv; of the header's line as well

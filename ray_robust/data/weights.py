@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from ray_robust import registry
-from ray_robust.choices import absolute
 from ray_robust.errors import UserError, did_you_mean
-from ray_robust.plan import Ready
+from ray_robust.plan.plan import Ready
 from ray_robust.registry import OPEN_CLIP
+from ray_robust.spec.class_selection import absolute
 
 HUB = ("hf-hub:", "hf_hub:")
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from ray_robust.errors import UserError
-from ray_robust.sections import Resources
+from ray_robust.spec.sections import Resources
 
 if TYPE_CHECKING:
     import torch

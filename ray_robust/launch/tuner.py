@@ -28,19 +28,19 @@ from ray.tune.search import BasicVariantGenerator
 
 from ray_robust.data.opened import adopt, listed
 from ray_robust.errors import Outage
-from ray_robust.launch.cluster import Cluster
-from ray_robust.launch.faults import Recovery, Watch
-from ray_robust.launch.halving import watcher
-from ray_robust.launch.handing import Handing, Sent
-from ray_robust.launch.monitor import Monitor
+from ray_robust.files.storage import Storage
+from ray_robust.launch.cluster.connect import Cluster
+from ray_robust.launch.failures.checkpoint_gc import keep_within
+from ray_robust.launch.failures.failures import Recovery, Watch
+from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
-from ray_robust.launch.places import Places
-from ray_robust.launch.quota import keep_within
-from ray_robust.launch.search import Search
-from ray_robust.plan import Plan, Trial
-from ray_robust.results import RunFolder
-from ray_robust.spec import Resources
-from ray_robust.storage import Storage
+from ray_robust.launch.search.asha import watcher
+from ray_robust.launch.search.search import Search
+from ray_robust.launch.search.tune_searcher import Handing, Sent
+from ray_robust.plan.plan import Plan, Trial
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Resources
+from ray_robust.trial.paths import Places
 
 if TYPE_CHECKING:
     from ray_robust.train.context import Context
@@ -151,9 +151,9 @@ def _adopt(pools: list) -> None:
 def _train_here(config: dict[str, Any], places: Places, resources: Resources, pools: list) -> None:
     """A trial inside the Tune actor."""
     _adopt(pools)
-    from ray_robust.launch.notice import notice
-    from ray_robust.launch.trial import run_trial
+    from ray_robust.launch.failures.preemption import notice
     from ray_robust.train.context import Context
+    from ray_robust.trial.run_trial import run_trial
 
     sent, told = config["trial"], notice()
     context = Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once)
@@ -198,9 +198,9 @@ def _train_rank(config: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    from ray_robust.launch.notice import notice
-    from ray_robust.launch.trial import run_trial
+    from ray_robust.launch.failures.preemption import notice
     from ray_robust.train.context import Context
+    from ray_robust.trial.run_trial import run_trial
 
     ranks, resources, told = get_context(), config["resources"], notice()
     use_device(resources)

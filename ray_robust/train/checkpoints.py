@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ray_robust.spec import ModelSection
+from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.metrics import Tally, tally

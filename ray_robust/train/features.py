@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ray_robust.spec import ModelSection
+from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import BATCH, Split
 from ray_robust.train.images import ImageBank, normalise

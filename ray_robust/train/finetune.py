@@ -19,18 +19,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_robust.data.pool import seed_of
-from ray_robust.plan import TEST_SPLITS
-from ray_robust.spec import Finetune, ModelSection
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.plan.plan import TEST_SPLITS
+from ray_robust.spec.load import Finetune, ModelSection
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress, TrainingFailed
 from ray_robust.train.evaluate import Predicted, Split, predict, predict_from
 from ray_robust.train.features import Frozen
 from ray_robust.train.images import ImageBank
+from ray_robust.train.interleave import Steps, Stepwise
 from ray_robust.train.loop import Length, Objective, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
-from ray_robust.train.turns import Steps, Stepwise
 
 TESTS = ("id_test", "ood_test")
 

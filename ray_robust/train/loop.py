@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_robust.data.pool import seed_of
-from ray_robust.spec import ModelSection, Training
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.spec.load import ModelSection, Training
 from ray_robust.train.checkpoints import StateWriter, load_state
+from ray_robust.train.compile import NetworkChoice
 from ray_robust.train.context import Context, Leaving, Progress, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.interleave import Loss, Pass, Steps, Stepwise
 from ray_robust.train.models import input_scale
-from ray_robust.train.network import NetworkChoice
-from ray_robust.train.turns import Loss, Pass, Steps, Stepwise
 
 SAVE_AT_EPOCH = 0.05  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
 SAVE_SHARE = 0.05  # of the time that checkpoints may take: the costlier, the rarer

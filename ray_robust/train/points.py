@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ray_robust.plan import TEST_SPLITS
+from ray_robust.plan.plan import TEST_SPLITS
 from ray_robust.train.evaluate import Predicted, Split
 from ray_robust.train.finetune import Finetuned
 from ray_robust.train.metrics import METRICS, accuracy, calibration_error, class_accuracy, group_counts, macro_f1

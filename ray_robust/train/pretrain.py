@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ray_robust import registry
-from ray_robust.spec import ModelSection, Pretrain
-from ray_robust.storage import Storage
+from ray_robust.files.storage import Storage
+from ray_robust.spec.load import ModelSection, Pretrain
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.loop import Length

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_robust.data.pool import seed_of
-from ray_robust.spec import ModelSection
+from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.features import features_of

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from ray_robust.train.fastest import fastest
-from ray_robust.train.turns import Loss, Pass, Turn, one_by_one
+from ray_robust.train.autotune import fastest
+from ray_robust.train.interleave import Loss, Pass, Turn, one_by_one
 
 
 class Together:

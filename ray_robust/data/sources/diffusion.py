@@ -28,7 +28,7 @@ from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_
 from ray_robust.data.published import counted
 from ray_robust.data.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
-from ray_robust.explain import explain
+from ray_robust.spec.validation_messages import explain
 
 RECIPE, MANIFEST = "recipe.json", "manifest.parquet"
 SUFFIX = {"webp": "webp", "png": "png", "jpeg": "jpg"}

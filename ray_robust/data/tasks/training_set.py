@@ -10,7 +10,7 @@ import numpy as np
 
 from ray_robust.data.mixture import apportion
 from ray_robust.data.pool import Catalog, mix_bits, seed_of
-from ray_robust.sections import Finetune
+from ray_robust.spec.sections import Finetune
 
 
 def training_rows(catalog: Catalog, usable: np.ndarray | None, settings: Finetune, seed: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Metric, Task, Tas
 from ray_robust.data.published import counted
 from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
-from ray_robust.reading import without_content
+from ray_robust.files.regular_file import without_content
 
 OUR_SPLIT = {"train": "train", "id_val": "id_val", "id_test": "id_test", "val": "ood_val", "test": "ood_test"}
 

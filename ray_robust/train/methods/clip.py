@@ -17,7 +17,7 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from ray_robust.data.pool import seed_of
-from ray_robust.spec import Pretrain
+from ray_robust.spec.load import Pretrain
 from ray_robust.train.features import features_of
 from ray_robust.train.images import augment, normalise
 from ray_robust.train.loop import Objective, optimise

@@ -1,0 +1,92 @@
+"""How numbers are said to people: signs, intervals, percentages, p-values, and any value of a spec or a record.
+
+Owns the look of every number in the page, the terminal, the sentences and the LaTeX tables; files for machines hold the
+numbers themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from ray_robust.text.names import isolated, visible
+
+THIN = "\u202f"  # narrow no-break space, between thousands
+UNKNOWN = "–"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """`+6.2`, `−0.4`, `0.0`."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    text = f"{abs(value):.{digits}f}"
+    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`0.760`, `−0.86`."""
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else UNKNOWN
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """`4.8 to 7.5`; a dash where there is none."""
+    return f"{_unsigned_zero(low, digits)} to {_unsigned_zero(high, digits)}" if math.isfinite(low) else UNKNOWN
+
+
+def span(low: float, high: float) -> str:
+    """An interval inside a sentence, in points of ER: `(4.8 to 7.5)`."""
+    return f"({interval(low, high)})" if math.isfinite(low) else "(no interval)"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A fraction as `47.0 %`."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return f"{100 * value:.{digits}f} %" if known else UNKNOWN
+
+
+def scores(low: float, high: float) -> str:
+    """A range of scores: `47.0 % to 52.5 %`."""
+    return f"{percent(low)} to {percent(high)}" if math.isfinite(low) else UNKNOWN
+
+
+def p_value(value: float) -> str:
+    """`0.013`, `< 0.001`."""
+    return UNKNOWN if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def said(value: Any) -> str:
+    """A value of a record: lists joined, whole numbers grouped, floats to four digits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(said(item) for item in value) or "none"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", THIN) if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}".replace(",", THIN) if abs(value) >= 10_000 else f"{value:.4g}"
+    return str(value)
+
+
+def pair(a: str, b: str) -> str:
+    """A difference by name; what both names begin with, up to the first `=`, is said once: `num_images=64 − 32`."""
+    shared = a[: a.find("=") + 1]
+    return f"{isolated(visible(a))} − {isolated(visible(b.removeprefix(shared) if shared else b))}"
+
+
+def name(text: object, most: int = 60) -> str:
+    """A user's name inside a sentence: on one line, and of a long one both ends."""
+    line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip(" \t\r\n\f\v\u00a0"))))
+    return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
+
+
+def listed(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _unsigned_zero(value: float, digits: int) -> str:
+    text = number(value, digits)
+    return text.lstrip("−") if float(text.replace("−", "-")) == 0 else text

@@ -1,0 +1,268 @@
+"""The columns of a plain table: whether they are there, the names and scores in them, and what else a row tells.
+
+Owns every step from text to points that needs one column alone; units, copies and clusters have modules of their own.
+Each function adds to the remarks what is wrong, and what was read otherwise than it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.input import cells
+from analysis.input.csv_file import Remarks
+from analysis.input.named_columns import RATE, is_mixture, without_bad_sizes
+from analysis.input.units import as_fractions
+from analysis.stats.trend import MIN_POINTS
+from ray_robust.errors import did_you_mean
+from ray_robust.text.names import alike, clean, counted, difference, is_missing, shown
+
+NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
+           "id_images", "ood_images", "wise_alpha")  # fmt: skip
+MOST_PAIRS = 5  # sets of names that look alike are listed, the rest counted
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns were asked for: the ID sets, the OOD score, the group, and the cluster or None."""
+
+    ids: tuple[str, ...]
+    ood: str
+    group: str
+    cluster: str | None
+
+    @staticmethod
+    def of(id: str | Sequence[str], ood: str, group: str, cluster: str | None) -> Roles:
+        """The roles of these columns, their names cleaned as those of the header are."""
+        ids = tuple(clean(name) for name in ([id] if isinstance(id, str) else id))
+        return Roles(ids, clean(ood), clean(group), clean(cluster) if cluster else None)
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """Key of the points ("id" or "id_1", ..., "ood") -> column of the table."""
+        keys = ["id"] if len(self.ids) == 1 else [f"id_{i + 1}" for i in range(len(self.ids))]
+        return dict(zip([*keys, "ood"], [*self.ids, self.ood], strict=True))
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Flag and column, of all."""
+        asked = [*(("--id", name) for name in self.ids), ("--ood", self.ood), ("--group", self.group)]
+        return [*asked, ("--cluster", self.cluster)] if self.cluster else asked
+
+    @property
+    def used(self) -> list[str]:
+        return list(dict.fromkeys(name for _, name in self.asked))
+
+
+def check_columns(roles: Roles, units: Mapping[str, str], remarks: Remarks) -> None:
+    """Whether every column that was asked for is there, once, and in one role."""
+    columns = list(remarks.source.frame.columns)
+    for flag, name in [*roles.asked, *(("--unit", name) for name in units)]:
+        if name not in columns:
+            remarks.column(f"{flag}: no column {name!r}{did_you_mean(name, set(columns))}")
+    for name in sorted({n for n in roles.ids if roles.ids.count(n) > 1}):
+        remarks.table(f"--id: {name!r} is given twice")
+    if roles.ood in roles.ids:
+        remarks.table(f"--id and --ood name the same column {roles.ood!r}: there is no shift to measure")
+    for flag, name in roles.asked[len(roles.scores) :]:
+        if name in roles.scores.values():
+            remarks.table(f"{flag}: {name!r} holds scores; name the column of the {flag.strip('-')} names")
+    for name in sorted({name for name in roles.used if columns.count(name) > 1}):
+        remarks.column(f"column {name!r} appears twice")
+
+
+def tidy(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
+    """`frame` with every column name once: of two that nobody asked for the first is kept if they are equal."""
+    columns = list(frame.columns)
+    if len(set(columns)) == len(columns):
+        return frame
+    keep = np.ones(len(columns), bool)
+    for name in dict.fromkeys(name for name in columns if columns.count(name) > 1):
+        places = [i for i, other in enumerate(columns) if other == name]
+        same = all(frame.iloc[:, i].equals(frame.iloc[:, places[0]]) for i in places)
+        keep[places] = False
+        keep[places[0]] = same
+        remarks.note(f"column {name!r} appears {len(places)} times: {'one is kept' if same else 'none is used'}")
+    return frame.loc[:, keep]
+
+
+def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remarks) -> pd.Series:
+    """Names of groups (`baseline` given) or clusters, blanks around them left out; those that look alike are notes."""
+    codes, raw = pd.factorize(text)
+    names = np.array([clean(str(name)) for name in raw], object)
+    changed = names != raw
+    if changed.any():
+        example = shown(str(raw[changed][0]))
+        remarks.note(f"{column}: blanks and what cannot be seen are left out of names, as of {example}",
+                     text.index[changed[codes]])  # fmt: skip
+    empty = names == ""
+    remarks.cells(text.index[empty[codes]], lambda _: f"{column}: empty")
+    found = pd.Series(names[codes], index=text.index)
+    sizes = found.value_counts(sort=False).to_dict()
+    gaps = [name for name in sizes if name and is_missing(name)]
+    for name in gaps:
+        rows = found.index[found == name]
+        if baseline is None:
+
+            def nameless(_: int, name: str = name) -> str:
+                return f"{column}: {name!r} names no cluster"
+
+            remarks.cells(rows, nameless)
+        else:
+            remarks.note(f"{column}: {name!r} is taken as the name of a group", rows)
+    pairs = alike(name for name in sizes if name not in gaps)
+    for group in pairs[:MOST_PAIRS]:
+        told = [
+            f"{shown(name)} ({counted(sizes[name], 'row')}{', the baseline' if name == baseline else ''})"
+            for name in group[:4]
+        ]
+        remarks.note(
+            f"{column}: {' and '.join(told)} look alike and are taken as {len(group)} different names; they differ in "
+            f"{difference(group)}"
+        )
+    if len(pairs) > MOST_PAIRS:
+        remarks.note(f"{column}: {len(pairs) - MOST_PAIRS} more sets of names look alike")
+    return found
+
+
+def role_names(frame: pd.DataFrame, roles: Roles, baseline: str, remarks: Remarks) -> pd.DataFrame:
+    """Columns trial (the cluster; without one every row's own name), group and task."""
+    rows = "row " + (frame.index + remarks.source.first_row).astype(str)
+    groups = names_of(frame[roles.group], roles.group, baseline, remarks)
+    trials = names_of(frame[roles.cluster], roles.cluster, None, remarks) if roles.cluster else rows
+    tasks = frame["task"].map(clean) if "task" in frame and "task" not in roles.used else "task"
+    return pd.DataFrame({"trial": trials, "group": groups, "task": tasks}, index=frame.index)
+
+
+def score_columns(
+    parsed: Mapping[str, cells.Numbers],
+    columns: Mapping[str, str],
+    groups: pd.Series,
+    percent: bool,
+    units: Mapping[str, str],
+    remarks: Remarks,
+) -> dict[str, pd.Series]:
+    """Scores as fractions by "id" (or "id_1", ...) and "ood", NaN where the cell is missing."""
+    named = {columns[key]: numbers for key, numbers in parsed.items()}
+    fractions = as_fractions(named, groups, percent, units, remarks)
+    return {key: pd.Series(fractions[name], index=groups.index) for key, name in columns.items()}
+
+
+def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remarks) -> dict[str, cells.Numbers]:
+    """The score columns as numbers in the unit that they are written in."""
+    found = {}
+    for key, name in columns.items():
+        numbers = found[key] = cells.numbers(frame[name])
+        text = frame[name]
+
+        def what(row: int, name: str = name, text: pd.Series = text) -> str:
+            return f"{name}: {text[row]!r} is no number"
+
+        remarks.cells(text.index[numbers.bad], what)
+        if numbers.comma.any():
+            remarks.note(f"{name}: {counted(int(numbers.comma.sum()), 'cell')} with a decimal comma")
+    return found
+
+
+def check_baseline(
+    groups: pd.Series,
+    column: str,
+    scores: Mapping[str, pd.Series],
+    baseline: str,
+    id_min: float | None,
+    remarks: Remarks,
+) -> None:
+    """Whether the baseline is there, and a line can be laid through it."""
+    names = groups.unique()
+    if baseline not in set(names):
+        near = did_you_mean(baseline, names)
+        same = [name for pair in alike([baseline, *names]) if baseline in pair for name in pair if name != baseline]
+        near = f"; did you mean {' or '.join(map(shown, same))}?" if same else near
+        remarks.table(f"--baseline: no row has {shown(baseline)} in column {column!r}{near}")
+        return
+    ids = [scores[key] for key in scores if key != "ood"]
+    first = pd.concat(ids, axis=1).mean(axis=1, skipna=False)
+    chosen, floor = (groups == baseline) & first.notna() & scores["ood"].notna(), ""
+    if id_min is not None:
+        chosen, floor = chosen & (first >= id_min), f" at or over the ID floor of {id_min:.1%}"
+    if chosen.sum() < MIN_POINTS:
+        what = f"the baseline {baseline!r} has {counted(int(chosen.sum()), 'row')} with both scores{floor}"
+        remarks.table(f"{what}; a line needs {MIN_POINTS}")
+    elif np.ptp(first[chosen]) < 1e-9:
+        remarks.table(f"every row of the baseline {baseline!r} has the same ID score: no line fits")
+
+
+def extra_columns(
+    frame: pd.DataFrame,
+    like: Mapping[str, str],
+    percent: bool,
+    units: Mapping[str, str],
+    remarks: Remarks,
+) -> pd.DataFrame:
+    """The other columns, those that the analysis uses by name checked: validation scores (`like` says whose unit each
+    has), numbers, mixtures. What cannot be read as such is left out of the points, with a note."""
+    points = frame.copy()
+    for name, other in like.items():
+        if name in points:
+            unit = units.get(name, units.get(other, "percent" if percent else "fraction"))
+            scores = _validation(points[name], name, unit, remarks)
+            points = points.drop(columns=name) if scores is None else points.assign(**{name: scores})
+    for name in (name for name in NUMERIC if name in points):
+        read, bad, unclear = cells.amounts(points[name])
+        rows = points.index[bad]
+        if len(rows):
+            remarks.note(f"{name}: {points[name][rows[0]]!r} is no number: the column is not used", rows)
+        elif unclear.any():
+            cell = points[name][unclear].iloc[0]
+            two = f"{cell.split('.')[0]} or {cell.replace('.', '')}"
+            remarks.table(f"{name}: {cell} may mean {two}; write numbers without dots between thousands")
+        points = points.drop(columns=name) if len(rows) or read.isna().all() else points.assign(**{name: read})
+    points = without_bad_sizes(_with_rates(points, remarks), remarks)
+    if "seed" in points:  # where none is given no trial shares it
+        points = points.assign(seed=points["seed"].mask(points["seed"].map(is_missing)))
+    if "sources" in points and not _are_mixtures(points["sources"]):
+        remarks.note("sources: not JSON from names to weights of 0 and more: the column is not used")
+        points = points.drop(columns="sources")
+    return points
+
+
+def _with_rates(points: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
+    """`points` with learning rates as numbers; without the column where some are none, which a note says."""
+    if RATE not in points:
+        return points
+    rates = cells.numbers(points[RATE])
+    bad = points.index[rates.bad | rates.signed | (rates.values <= 0)]
+    if len(bad):
+        remarks.note(f"{RATE}: {points[RATE][bad[0]]!r} is no learning rate: the column is not used", bad)
+    usable = len(bad) == 0 and not rates.missing.all()
+    return points.assign(**{RATE: rates.values}) if usable else points.drop(columns=RATE)
+
+
+def _validation(text: pd.Series, name: str, unit: str, remarks: Remarks) -> pd.Series | None:
+    numbers = cells.numbers(text)
+    top = np.where(numbers.signed | (unit == "percent"), 100.0, 1.0)
+    values = np.nan_to_num(numbers.values, nan=0.0)
+    small = unit == "percent" and not numbers.signed.any() and values.any() and values.max() <= 1
+    if numbers.bad.any() or (values > top).any() or (values < 0).any() or small:
+        rows = text.index[numbers.bad | (values > top) | (values < 0)]
+        what = "fractions" if unit == "fraction" else "per cent"
+        remarks.note(f"{name}: not scores in {what}, as --id and --ood are: the column is not used", rows)
+        return None
+    return pd.Series(numbers.values / top, index=text.index)
+
+
+def _are_mixtures(text: pd.Series) -> bool:
+    for cell in text.unique():
+        if not cell:
+            continue
+        try:
+            mixture = json.loads(cell)
+        except ValueError:
+            return False
+        if not isinstance(mixture, dict) or not is_mixture(mixture):
+            return False
+    return True

@@ -1,0 +1,269 @@
+"""A CSV of a user's as a frame of text: encoding, separator, header, and the line that each row stands on.
+
+Owns `CsvFile` and what can be wrong with a file before any cell is understood, and `Remarks`, which collects every
+problem and note about one table so that all of them are reported at once. Nothing here knows what a score is.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.errors import Problem, UserError
+from ray_robust.files.regular_file import Unreadable, read_file
+from ray_robust.text.names import clean, counted, shown
+from ray_robust.text.safe_csv import MARK, value
+
+SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+LARGEST = 256 << 20  # bytes of a table, unpacked: scores of a million models and more
+LONGEST = 1_000_000  # characters of a line
+PART = 1 << 16
+PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # what a shell calls `<(command)`: read though it is no file
+WORKBOOK = "an Excel workbook, not a CSV: export the sheet as CSV"
+
+
+def _at_most(file: Any) -> bytes:
+    """What an opened file holds, read in parts of which each unpacks to little. Raises Unreadable past LARGEST."""
+    parts, size = [], 0
+    while part := file.read(PART):
+        size += len(part)
+        if size > LARGEST:
+            raise Unreadable(f"it unpacks to more than {LARGEST:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+class CsvFile:
+    """The cells of a CSV as text (`frame`, blank rows left out, indexed by row number) under cleaned column names.
+
+    `wanted` are column names that the caller asks for: the separator is the one that gives most of them. `short` are
+    the rows with fewer cells than the header. `notes` say in a sentence each what was not a plain comma-separated UTF-8
+    file. Raises UserError where the file is no table.
+    """
+
+    def __init__(self, file: str, wanted: Sequence[str] = ()) -> None:
+        self.file, self.notes = file, list[str]()
+        self._text, self._skipped = self._read()
+        self.separator = self._separator([clean(name) for name in wanted])
+        self.frame = self._frame()
+
+    @property
+    def first_row(self) -> int:
+        """The line of row 0, unless the header spans several."""
+        return self._skipped + 2
+
+    def lines(self, rows: Iterable[int]) -> list[int]:
+        """The lines of the file on which these rows (labels of `frame`) begin."""
+        starts, _ = self._scanned
+        return [int(starts[row]) for row in rows]
+
+    @cached_property
+    def _scanned(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first line and the number of cells of every row, read only when there is something to complain about."""
+        reader = csv.reader(self._stream(), delimiter=self.separator)
+        starts, widths, start = [], [], self._skipped + 1
+        try:
+            for cells in reader:
+                starts.append(start)
+                widths.append(len(cells))
+                start = self._skipped + reader.line_num + 1
+        except csv.Error as error:  # a cell of more than 131,072 characters
+            raise UserError(Problem(f"{self.file}:{start}", f"not readable as a CSV table: {error}")) from None
+        return np.array(starts[1:], int), np.array(widths[1:], int)  # without the header
+
+    def _stream(self) -> io.StringIO:
+        """The text from its header on."""
+        stream = io.StringIO(self._text, newline="")
+        for _ in range(self._skipped):
+            stream.readline()
+        return stream
+
+    def at(self, rows: Sequence[int]) -> str:
+        """`line 4`, `lines 4, 7 and 9`, `lines 4, 7, 9 and 81 more`."""
+        shown = [str(line) for line in self.lines(rows[:SHOWN])]
+        if len(rows) == 1:
+            return f"line {shown[0]}"
+        if len(rows) > SHOWN:
+            return f"lines {', '.join(shown)} and {len(rows) - SHOWN:,} more"
+        return f"lines {', '.join(shown[:-1])} and {shown[-1]}"
+
+    def _read(self) -> tuple[str, int]:
+        """The text, and how many lines lie before the header."""
+        try:
+            data = self._bytes()
+            for magic, opened in PACKED.items():
+                data = _at_most(opened(io.BytesIO(data))) if data.startswith(magic) else data
+            data = self._unzipped(data) if data.startswith(b"PK\x03\x04") else data
+            if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+                text = data.decode("utf-16")
+                self.notes.append("the file is in UTF-16")
+            else:
+                text = data.decode("utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(Problem(self.file, "no such file")) from None
+        except IsADirectoryError:
+            raise UserError(Problem(self.file, "a folder, not a table")) from None
+        except UnicodeDecodeError as error:
+            raise self._unreadable(f"{error}; save it as UTF-8") from None
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, Unreadable) as error:
+            raise self._unreadable(str(error)) from None
+        if "\0" in text:
+            raise self._unreadable("it holds NUL characters")
+        for number, line in enumerate(io.StringIO(text, newline=""), 1):
+            if len(line) > LONGEST:
+                what = f"a line of {len(line):,} characters; a table's have {LONGEST:,} at most"
+                raise UserError(Problem(f"{self.file}:{number}", what))
+        before = re.match(r"(?:[ \t;,|]*\r?\n)*(?:sep=.\r?\n)?(?:[ \t;,|]*\r?\n)*", text, re.IGNORECASE)
+        start = before.end() if before else 0
+        if not text[start:].strip():
+            raise UserError(Problem(self.file, "the file is empty"))
+        return text, text.count("\n", 0, start)
+
+    def _bytes(self) -> bytes:
+        if not self.file.startswith(PIPES):
+            return read_file(self.file, LARGEST)
+        with open(self.file, "rb") as file:
+            return _at_most(file)
+
+    def _unzipped(self, data: bytes) -> bytes:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        names = archive.namelist()
+        if "[Content_Types].xml" in names:
+            raise UserError(Problem(self.file, WORKBOOK))
+        if len(names) != 1:
+            raise UserError(Problem(self.file, f"an archive of {len(names)} files, not a table"))
+        if archive.infolist()[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Unreadable("its zip is of bzip2, LZMA or the like, not to be unpacked in parts; zip it by deflate")
+        with archive.open(names[0]) as file:
+            return _at_most(file)
+
+    def _separator(self, wanted: Sequence[str]) -> str:
+        stream = self._stream()
+        start = stream.tell()
+        hits = {}
+        for separator in SEPARATORS:
+            stream.seek(start)
+            try:
+                header = {clean(value(name)) for name in next(csv.reader(stream, delimiter=separator), [])}
+            except csv.Error as error:
+                raise self._unreadable(f"its header has a {error}") from None
+            hits[separator] = (sum(name in header for name in wanted), len(header) > 1)
+        best = max(hits, key=lambda separator: hits[separator])  # of equals the first, the comma
+        if best != ",":
+            self.notes.append(f"cells are separated by a {SEPARATORS[best]}")
+        return best
+
+    def _frame(self) -> pd.DataFrame:
+        try:
+            frame = pd.read_csv(
+                io.StringIO(self._text), dtype=str, keep_default_na=False, skip_blank_lines=False, header=None,
+                sep=self.separator, skiprows=self._skipped,
+            )  # fmt: skip
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+            raise self._unreadable(reason + self._decimal_commas(reason)) from None
+        header = self._names(frame.iloc[0])
+        frame = frame.iloc[1:].reset_index(drop=True)
+        frame.columns = pd.Index(header)
+        frame = frame.fillna("")
+        for i in range(frame.shape[1]) if MARK in self._text else ():
+            frame.isetitem(i, self._unmarked(frame.iloc[:, i]))
+        frame = frame.loc[(frame != "").any(axis=1)]
+        ends = frame.index[frame.iloc[:, -1] == ""]  # of these pandas does not say whether the cell is there
+        self.short = ends[self._scanned[1][ends] < len(header)] if len(ends) else ends
+        nameless = [name for name in header if not name]
+        if nameless:  # the trailing separators of a spreadsheet, or an index without a name
+            empty = np.array([not name and bool((frame.iloc[:, i] == "").all()) for i, name in enumerate(header)])
+            frame = frame.loc[:, ~empty]
+            numbers = np.flatnonzero(~empty) + 1
+            frame.columns = pd.Index(
+                [name or f"column {number}" for name, number in zip(frame.columns, numbers, strict=True)]
+            )
+        return frame
+
+    def _names(self, cells: pd.Series) -> list[str]:
+        raw = ["" if pd.isna(cell) else str(cell) for cell in cells]
+        return [clean(value(name)) for name in raw]
+
+    def _unmarked(self, cells: pd.Series) -> pd.Series:
+        """Texts that are marked so that no spreadsheet computes them, as they were before (see `csv_text`); a column
+        in which two names would become one stays as it is."""
+        texts = cells.unique()
+        before = {text: value(text) for text in texts if text.startswith(MARK)}
+        changed = {text for text, plain in before.items() if plain != text}
+        if not changed or len({before.get(text, text) for text in texts}) < len(texts):
+            return cells
+        self.notes.append(
+            f"column {shown(str(cells.name))}: {counted(int(cells.isin(changed).sum()), 'cell')} begin with an "
+            "apostrophe that keeps spreadsheets from computing them, and are read without it"
+        )
+        return cells.map(lambda text: before.get(text, text))
+
+    def _decimal_commas(self, reason: str) -> str:
+        """A hint where the line that pandas stumbled over has nothing but decimal commas."""
+        line = re.search(r"in line (\d+)", reason)
+        if not line or self.separator != ",":
+            return ""
+        text = self._text.splitlines()[int(line[1]) - 1 : int(line[1])]
+        return (
+            "; are its decimals written with commas? then separate the columns with semicolons"
+            if text and re.search(r"(^|,)\d{1,2},\d+,\d{1,2},\d+", text[0]) and "." not in text[0]
+            else ""
+        )
+
+    def _unreadable(self, reason: str) -> UserError:
+        return UserError(Problem(self.file, f"not readable as a CSV table: {reason}"))
+
+
+class Remarks:
+    """What is to be said about one table: `problems`, for which it is refused, and `notes`, with which it is read."""
+
+    def __init__(self, source: CsvFile) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+        self.notes = list(source.notes)
+
+    def cells(self, rows: Iterable[int], sentence: Callable[[int], str]) -> None:
+        """Problems in these rows: `sentence(row)` for the first few, and one line that counts the others."""
+        rows = list(rows)
+        if not rows:
+            return
+        lines = self.source.lines(rows[:SHOWN])
+        self.problems += [
+            Problem(f"{self.source.file}:{line}", sentence(row)) for row, line in zip(rows[:SHOWN], lines, strict=True)
+        ]
+        if len(rows) > SHOWN:
+            self.table(f"and {counted(len(rows) - SHOWN, 'more line')} like these")
+
+    def column(self, sentence: str) -> None:
+        """A problem of a column: it is put down to the header's line."""
+        line = self.source.first_row - 1
+        self.problems.append(Problem(f"{self.source.file}:{line}", sentence))
+
+    def table(self, sentence: str) -> None:
+        """A problem of the table as a whole."""
+        self.problems.append(Problem(self.source.file, sentence))
+
+    def note(self, sentence: str, rows: Any = ()) -> None:
+        """A note, with the lines that it is about behind it."""
+        rows = list(rows)
+        self.notes.append(f"{sentence} ({self.source.at(rows)})" if rows else sentence)
+
+    def refuse(self) -> None:
+        """Raise UserError with all problems, and all notes behind them, if there is any problem."""
+        if self.problems:
+            raise UserError(*self.problems, *(Problem(self.source.file, f"note: {note}") for note in self.notes))

@@ -1,0 +1,1 @@
+"""Is the baseline a line? The checks, and what each says."""

@@ -1,0 +1,1 @@
+"""What the next sweep would find: response surface over mixtures, and the power of a design."""

@@ -1,0 +1,71 @@
+"""Figures and tables for a paper: each figure as SVG, PDF and PNG on white, each table as LaTeX; no browser is needed.
+
+Owns the names of the files under `export/`. The page draws the same charts, the CSVs hold the same numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from analysis.line.checks import LineChecks
+from analysis.report import chart_data, charts, latex, line_charts
+from analysis.report.figures import NotDrawn, draw
+from analysis.report.palette import looks
+from analysis.report.tables import Sheet
+from analysis.study import Analysis
+from analysis.views import View, chosen
+
+FOLDER = "export"
+WIDTH = 640
+LOOK = {
+    "background": "white",
+    "font": "Helvetica, Arial, Liberation Sans, sans-serif",
+    "view": {"stroke": None},
+    "axisY": {"labelLimit": 260},
+    "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "titlePadding": 10, "gridOpacity": 0.6},
+    "legend": {"labelFontSize": 12, "symbolOpacity": 1},
+}
+
+
+def figures(
+    analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
+) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Figure -> ending -> file, of the view that the verdict is about, and of the checks of its line; and why those
+    that could not be drawn could not."""
+    view = chosen(views)
+    made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
+    if line is not None:
+        made |= line_charts.of_line(line, analysis.points, looks(analysis), analysis.options.scale, WIDTH)
+    found, lost = {}, {}
+    for name, chart in made.items():
+        frame = chart_data.frame(view)
+        params = frame["params"] | {"shown": [look.group for look in looks(analysis)], "picked": ""}
+        data = frame["datasets"] | {"points": chart_data.marks(view.points)}
+        try:
+            found[name] = draw(charts.filled(chart, data, params) | {"config": LOOK})
+        except NotDrawn as error:
+            lost[name] = str(error)
+    return found, lost
+
+
+def files(
+    analyses: Sequence[Analysis],
+    drawn: Sequence[Mapping[str, Mapping[str, bytes]]],
+    sheets: Sequence[Mapping[str, Sheet]],
+) -> dict[str, bytes]:
+    """File name -> contents, of all tasks; of several, each file says whose it is."""
+    found: dict[str, bytes] = {}
+    for i, analysis in enumerate(analyses):
+        of = "" if len(analyses) == 1 else f"-{i + 1}-{slug(analysis.task)}".rstrip("-")
+        for name, endings in drawn[i].items():
+            found |= {f"{FOLDER}/{name}{of}.{ending}": content for ending, content in endings.items()}
+        for name, own in sheets[i].items():
+            if own.rows:
+                found[f"{FOLDER}/{name}{of}.tex"] = latex.table(own, f"{name}{of}").encode()
+    return found
+
+
+def slug(name: str) -> str:
+    """A user's name as part of a file's: letters, digits and hyphens, 40 at most, perhaps none."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower(), flags=re.ASCII).strip("-")[:40]

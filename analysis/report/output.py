@@ -1,0 +1,144 @@
+"""The files of a report: the contract's tables, verdict.json, the figures and the page, written through one door.
+
+Owns file names and column orders. The target is any folder that the run folder's storage reads, local or remote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis import duplicates, findings
+from analysis.input.table import Table
+from analysis.line.checks import LineChecks
+from analysis.report import line_tables
+from analysis.report import tables as sheets
+from analysis.stats import ancova, contrasts, influence, sensitivity
+from analysis.stats.factors import FACTOR_TABLE, LEVELS
+from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
+from analysis.views import View, views
+from ray_robust.files.storage import Storage
+from ray_robust.text import safe_csv
+
+if TYPE_CHECKING:
+    from analysis.report import page as report
+
+ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated")
+BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
+VIEWS = ("metric", "scale", "chosen", "group", "n_used", "er", "er_low", "er_high", "extrapolated", "baseline_r2")
+LEFT_OUT = ("trial", "group", "task", "reason")
+ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even when they are empty
+FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
+
+
+def tables(
+    table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]], lines: Sequence[LineChecks | None] = ()
+) -> dict[str, pd.DataFrame]:
+    """File name -> table; `lines` are the checks of each part's line. Several tasks stand one after the other, told
+    apart by a `task` column at the end."""
+    columns: dict[str, tuple[str, ...]] = {
+        "trends": TRENDS,
+        "robustness": (*table.keys, *ROBUSTNESS),
+        "contrasts": (*contrasts.COLUMNS, "survived", "not_robust_to"),
+        "equivalence": findings.EQUIVALENCE,
+        "groups": GROUPS,
+        "factors": FACTOR_TABLE,
+        "levels": LEVELS,
+        "survival": sensitivity.COLUMNS,
+        "slopes": ancova.COLUMNS,
+        "at_id": ancova.AT_ID,
+        "trend_line": BAND,
+        "progress": PROGRESS,
+        "id_sets": ID_SETS,
+        "errors": ERRORS,
+        "influence": influence.INFLUENCE,
+        "selection": influence.SELECTION,
+        "views": VIEWS,
+        "duplicates": duplicates.COMPARED,
+        "left_out": LEFT_OUT,
+        **line_tables.FILES,
+    }
+    checked = [line_tables.tables(line) for line in lines or [None] * len(parts)]
+    made = [_of_task(analysis, seen) | own for (analysis, seen), own in zip(parts, checked, strict=True)]
+    several, found = len(parts) > 1, {}
+    for name, wanted in columns.items():
+        own = [rows[name] for rows in made]
+        if several:
+            own = [rows.assign(task=a.task) for rows, (a, _) in zip(own, parts, strict=True)]
+        filled = [rows for rows in own if len(rows)]
+        if filled or name in ALWAYS:
+            order = [*(c for c in wanted if c != "task"), *(["task"] if several or "task" in wanted else [])]
+            found[f"{name}.csv"] = pd.concat(filled or own[:1], ignore_index=True).reindex(columns=order)
+    return found
+
+
+def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame]:
+    compared = [
+        view.groups.assign(metric=view.metric, scale=view.scale, chosen=view.chosen, baseline_r2=view.r2)
+        for view in seen
+    ]
+    return {
+        "trends": analysis.trends,
+        "robustness": analysis.points,
+        "contrasts": analysis.contrasts,
+        "equivalence": findings.equivalence_table(analysis),
+        "groups": analysis.groups,
+        "factors": analysis.factor_table,
+        "levels": analysis.regression.levels,
+        "survival": analysis.survival,
+        "slopes": analysis.ancova,
+        "at_id": analysis.at_ids,
+        "trend_line": analysis.band,
+        "progress": analysis.progress,
+        "id_sets": analysis.id_sets,
+        "errors": analysis.errors,
+        "influence": analysis.influence,
+        "selection": analysis.selection,
+        "views": pd.concat(compared, ignore_index=True),
+        "duplicates": duplicates.compared(analysis),
+        "left_out": analysis.left_out,
+    }
+
+
+def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> tuple[str, list[str]]:
+    """Write everything into the folder `target`; returns the address of the page, and a sentence for every figure that
+    could not be drawn."""
+    from analysis.report import export  # late: Altair and Vega take a second to load
+    from analysis.report import page as report
+
+    folder = Storage(target)
+    parts = [_part(analysis) for analysis in analyses]
+    files = tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+    made = [export.figures(part.analysis, part.views, part.line) for part in parts]
+    drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
+    images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
+    papers = export.files(analyses, drawn, [part.sheets for part in parts])
+    beside = [*files, "verdict.json", *images, *papers]
+    page = report.page(table, parts, beside, folder, lost)  # everything is made before anything is written
+    for name, rows in files.items():
+        folder.write(name, safe_csv.text_of(rows))
+    folder.write("verdict.json", json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    contents: dict[str, bytes | str] = {**images, **papers, "index.html": page}
+    for name, content in contents.items():
+        folder.write(name, content)
+    return (folder / "index.html").shown, lost
+
+
+def _lost(analyses: Sequence[Analysis], reasons: Sequence[dict[str, str]]) -> list[str]:
+    """A sentence for every figure that is missing."""
+    return [
+        f"the figure {name}{f' of {analysis.task}' if len(analyses) > 1 else ''} could not be drawn for export: {why}"
+        for analysis, own in zip(analyses, reasons, strict=True)
+        for name, why in own.items()
+    ]
+
+
+def _part(analysis: Analysis) -> report.Part:
+    from analysis.report import page as report
+
+    seen = views(analysis)
+    made = sheets.of_task(analysis, seen) | line_tables.of_line(analysis.line)
+    return report.Part(analysis, seen, made, analysis.line)

@@ -1,0 +1,199 @@
+"""The page: one HTML file that opens offline, with the charts, the tables, the sample images and the provenance.
+
+Owns what is shown and in which order. All text goes through Jinja's escaping, all data through `_json`; nothing that a
+user named reaches the page as markup.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from analysis.findings import STATES, Finding, findings
+from analysis.formatting import listed, number
+from analysis.input.table import Table
+from analysis.line.checks import LineChecks
+from analysis.line.verdicts import QUESTIONS
+from analysis.report import chart_data, charts, line_charts, page_data, run_facts
+from analysis.report.bundle import javascript
+from analysis.report.palette import STATE_LOOKS, Look, looks
+from analysis.report.tables import CHECKS, Sheet, plain
+from analysis.study import Analysis
+from analysis.views import View, metric_of
+from ray_robust.files.storage import Storage
+from ray_robust.text.names import printable, printable_in
+
+TEMPLATES = Path(__file__).parent / "template"
+MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task with all that is made of it: its analysis, its views, its tables as text, the checks of its line."""
+
+    analysis: Analysis
+    views: Sequence[View]
+    sheets: Mapping[str, Sheet]
+    line: LineChecks | None = None
+
+
+def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage, notes: Sequence[str] = ()) -> str:
+    """The whole page as text. `beside` are the files that lie beside it, `target` is the folder it goes to, `notes` are
+    said besides what the analyses have to say."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, finalize=_text,
+    )  # fmt: skip
+    first, runs = parts[0].analysis, table.runs
+    drawn: dict[str, Any] = {"tasks": [], "charts": {}}
+    tasks = [_task(part, table, i, target, drawn) for i, part in enumerate(parts)]
+    order = [name for part in parts for name in part.analysis.groups["group"]]
+    questions = [str(run.spec().get("question") or "").strip() for run in runs]
+    return environment.get_template("report.html").render(
+        title=" ".join(dict.fromkeys(filter(None, questions))) or table.name,
+        name=table.name,
+        counted=_counted(table, first.options.unit),
+        question=_question(parts),
+        unit=first.options.unit,
+        targets=list(dict.fromkeys(part.analysis.target for part in parts)),
+        tasks=tasks,
+        warnings=list(dict.fromkeys([w for part in parts for w in part.analysis.notes] + [*notes])),
+        left_out=plain("Left out", "Left out of every mean and line", table.left_out[["trial", "group", "reason"]]),
+        samples=run_facts.samples(runs),
+        composition=run_facts.compositions(runs, order) if runs else None,
+        provenance=run_facts.provenance(runs),
+        beside=beside,
+        most_rows=MOST_ROWS,
+        data=_json(drawn),
+        javascript=Markup(javascript()),
+        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
+        shape=_symbol,
+        states=[(Look("", *STATE_LOOKS[kind]), word) for kind, word in STATES.items()],
+        number=number,
+    )
+
+
+def _counted(table: Table, unit: str) -> str:
+    """How much was looked at, in words."""
+    trials, points, failed = table.points["trial"].nunique(), len(table.points), len(table.left_out)
+    head = f"{trials} {unit}s, {points} points" if trials < points else f"{points} points"
+    return head + (f", {failed} failed or without scores" if failed else "")
+
+
+def _question(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    """What was asked, and what was decided before looking."""
+    first = parts[0].analysis
+    options, points = first.options, first.points
+    models = list(dict.fromkeys(points["model"].dropna().astype(str))) if "model" in points else []
+    said = [
+        ("Task", listed([part.analysis.task for part in parts]) if parts[0].analysis.task != "task" else ""),
+        ("Metric", metric_of(first).replace("_", " ")),
+        ("Model", listed(models) if len(models) <= 3 else f"{len(models)} models"),
+        ("Groups compared", str(max(len(first.groups) - 1, 0))),
+        ("Baseline", options.baseline),
+        ("Axes", options.scale),
+        ("No effect means within", f"±{options.margin:g} points"),
+        ("Floor of the baseline's R²", f"{options.min_r2:g}"),
+    ]
+    return [(key, text) for key, text in said if text]
+
+
+def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str, Any]) -> dict[str, Any]:
+    """What the template needs for one task; what the script needs of it is added to `drawn`."""
+    analysis, views = part.analysis, part.views
+    keys = page_data.told(analysis, table)
+    figures = charts.of_task(analysis, views, keys, "container", legend=False)
+    if part.line is not None:
+        style, scale = looks(analysis), analysis.options.scale
+        figures |= line_charts.of_line(part.line, analysis.points, style, scale, "container")
+    drawn["tasks"].append(page_data.scene(analysis, views, table, target))
+    for name, chart in figures.items():
+        drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
+    chosen = analysis.trends.loc[analysis.trends["scale"] == analysis.options.scale]
+    counts = analysis.groups.set_index("group")["n_points"]
+    count, step = len(analysis.points), chart_data.thinning(len(analysis.points))
+    return {
+        "name": analysis.task,
+        "number": index,
+        "options": analysis.options,
+        "metric": metric_of(analysis),
+        "metrics": list(drawn["tasks"][-1]["views"]),
+        "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
+        "trials": _trials(analysis, table, step),
+        "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],
+        "figures": figures,
+        "looks": [(look, int(counts[look.group])) for look in looks(analysis)],
+        "line": analysis.baseline.line if analysis.baseline else None,
+        "fitted": analysis.baseline is not None,
+        "sheets": part.sheets,
+        "checks": CHECKS,
+        "verdicts": [
+            (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts
+        ]
+        if part.line
+        else [],
+        "duplicates": run_facts.duplicates(table.runs, analysis.task, first=index == 0),
+        "contrasts_drawn": charts.MOST_ROWS,
+        "clipped": int(chosen["clipped"].sum()),
+        "extrapolated": int(analysis.points["extrapolated"].sum()),
+        "points": count,
+        "drawn": -(-count // step),
+    }
+
+
+def _trials(analysis: Analysis, table: Table, step: int) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every trial with a point in the figure, by group: its name, and what it is called in the list. A row of a table
+    goes by its first column, if it has one."""
+    points = analysis.points.iloc[::step].drop_duplicates("trial")
+    names = [key for key in table.keys if key not in ("trial", "group")]
+    single = not table.runs and len(names) and points["trial"].nunique() == len(analysis.points.iloc[::step])
+    label = points[names[0]].astype(str) + " (" + points["trial"] + ")" if single else points["trial"]
+    return [
+        (str(group), list(zip(own["trial"], own["label"], strict=True)))
+        for group, own in points.assign(label=label).groupby("group", sort=False)
+    ]
+
+
+def _place(finding: Finding, task: int) -> dict[str, Any]:
+    """Where in the page the row is that a finding reads, and what the link says."""
+    row = "" if finding.index is None else f", row {finding.index + 1}"
+    shown = finding.index is not None and finding.index < MOST_ROWS
+    return {"place": f"{finding.table}-row-{task}-{finding.index}" if shown else "", "source": f"{finding.table}{row}"}
+
+
+def _symbol(look: Look) -> Markup:
+    """The group's mark as a small inline picture, so that the legend shows shape as well as colour."""
+    triangle = "M6 1 L11 10.5 L1 10.5 Z"
+    turn = {"triangle-up": 0, "triangle-right": 90, "triangle-down": 180, "triangle-left": 270}
+    paths = {
+        "circle": "M6 1a5 5 0 1 0 .01 0Z",
+        "square": "M1.5 1.5h9v9h-9Z",
+        "diamond": "M6 .5 L11 6 L6 11.5 L1 6 Z",
+        "cross": "M4 1h4v3h3v4h-3v3h-4v-3h-3v-4h3Z",
+    }
+    path, angle = paths.get(look.shape, triangle), turn.get(look.shape, 0)
+    return Markup(
+        f'<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path d="{path}" '
+        f'fill="{html.escape(look.colour)}" transform="rotate({angle} 6 6)"/></svg>'
+    )
+
+
+def _text(value: Any) -> Any:
+    """What the template writes: names cleaned, as `_json` has them; what is markup already stays."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot close the element it stands in: every <, > and & is written as its code."""
+    text = json.dumps(printable_in(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)

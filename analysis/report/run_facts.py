@@ -1,0 +1,153 @@
+"""What a run folder tells beside its scores: sample images, mixtures, and where everything came from.
+
+Owns their shape for the page. A plain table has none of it; of several runs joined each tells its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from analysis.duplicates import entries
+from analysis.formatting import percent, said
+from analysis.input.table import identity_of
+from analysis.report.tables import Sheet, sheet
+from ray_robust.run.run_folder import RunFolder
+
+SHARES = ("target_share", "share")
+Titled = list[tuple[str, list[tuple[str, str]]]]
+
+
+def samples(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Every pool with its contact sheets as data URIs, its facts and its broken images; a pool of several runs once."""
+    pools: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in runs:
+        for pool in run.data().get("pools", []):
+            key = (str(pool.get("kind", "pool")), str(pool.get("name", "")), str(pool.get("fingerprint", "")))
+            if key not in pools:
+                pools[key] = _pool(run, pool)
+    return list(pools.values())
+
+
+def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
+    splits, sheets = pool.get("splits") or {}, []
+    for split, name in (pool.get("samples") or {}).items():
+        image = run.storage.recall(name)
+        if image is not None:
+            uri = "data:image/png;base64," + base64.b64encode(image).decode()
+            sheets.append((split, splits.get(split), uri))
+    facts = {k: pool[k] for k in ("images", "classes", "groups", "licence", "fingerprint") if pool.get(k)}
+    facts["identity"] = f"by {identity_of(pool)}"
+    broken = ({str(k): said(v) for k, v in image.items()} for image in pool.get("broken") or [])
+    return {
+        "kind": str(pool.get("kind", "pool")),
+        "name": str(pool.get("name", "")),
+        "notes": pool.get("notes") or [],
+        "sheets": sheets,
+        "facts": [(key, said(value)) for key, value in facts.items()],
+        "broken": sheet("Broken images", "Images left out", broken),
+    }
+
+
+def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, Any] | None:
+    """What the runs' comparisons of images came to, for the checks of one task; what concerns sources alone goes to the
+    first task's. None for a plain table."""
+    if not runs:
+        return None
+    name = task.partition("[")[0]
+    kinds = ("task ", "source ") if first else ("task ",)
+    made = [
+        one for one in entries(runs)
+        if one["name"].startswith(kinds) and (one["pool"]["name"] == name or one["name"].startswith("source "))
+    ]  # fmt: skip
+    searched = [one for one in made if "skipped" not in one]
+    return {
+        "lines": [(one["name"], one["line"]) for one in searched if one["line"]],
+        "clean": [one["name"] for one in searched if not one["line"]],
+        "skipped": list(dict.fromkeys(one["skipped"] for one in made if "skipped" in one)),
+        "rules": list(dict.fromkeys(text for one in searched for text in (one["rule"], one["note"]) if text)),
+        "pairs": [_pair(one["run"], pair) for one in searched for pair in one.get("pictures", ())],
+    }
+
+
+def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture of two images side by side and what each of them is."""
+    image = run.storage.recall(pair["file"])
+    uri = "data:image/png;base64," + base64.b64encode(image).decode() if image else ""
+    return {
+        "uri": uri,
+        "kind": pair["kind"],
+        "images": [(said(pair["image"]), said(pair["label"])), (said(pair["other"]), said(pair["other_label"]))],
+        "where": f"{pair['split']} and {pair['where']}" if pair["split"] else pair["where"],
+    }
+
+
+def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> Sheet:
+    """Every distinct mixture, with the number of trials that use it; groups in the report's order."""
+    seen: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        for trial in run.trials():
+            for part in trial.get("composition") or []:
+                key = json.dumps([trial.get("group"), part], sort_keys=True, default=str)
+                row = seen.setdefault(key, {"group": trial.get("group", ""), "trials": 0, **part})
+                row["trials"] += 1
+    place = {name: i for i, name in enumerate(order)}
+    rows = sorted(seen.values(), key=lambda row: place.get(row["group"], len(place)))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return sheet(
+        "Mixtures",
+        "What was pre-trained on: images available and selected, target and observed share",
+        (
+            {
+                column.replace("_", " "): percent(row.get(column)) if column in SHARES else said(row.get(column))
+                for column in columns
+            }
+            for row in rows
+        ),
+    )
+
+
+def provenance(runs: Sequence[RunFolder]) -> Titled:
+    """Titled lists of key and value: what ran, on what, from which data, with which seeds and settings."""
+    found: Titled = []
+    for run in runs:
+        name = run.storage.shown.rstrip("/").rpartition("/")[2]
+        own = [(title, list(_flat(value))) for title, value in _of_run(run)]
+        found += [(f"{name}: {title}", entries) for title, entries in own] if len(runs) > 1 else own
+    return found
+
+
+def _of_run(run: RunFolder) -> Iterable[tuple[str, Any]]:
+    spec = run.spec()
+    if spec.get("provenance"):
+        yield "Versions", spec["provenance"]
+    for key, value in (run.storage.recall_json("run.json") or {}).items():
+        if key == "invocations" and isinstance(value, list):
+            yield from ((f"Command {i}", entry) for i, entry in enumerate(value, 1))
+        else:
+            yield key.replace("_", " ").capitalize(), value
+    plan = run.plan()
+    used = {c: sorted(set(plan[c]) - {""}, key=lambda s: (len(s), s)) for c in ("seed", "subset_seed") if c in plan}
+    seeds = {name: ", ".join(values) for name, values in used.items() if values}
+    if seeds:
+        yield "Seeds", seeds
+    for pool in run.data().get("pools", []):
+        facts = {k: pool[k] for k in ("kind", "fingerprint", "licence") if pool.get(k)}
+        yield f"Data: {pool.get('name', '')}", facts
+    settings = {k: v for k, v in spec.items() if k not in ("provenance", "question")}
+    if settings:
+        yield "Spec", settings
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Nested mappings as dotted keys and text."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        for i, inner in enumerate(value, 1):
+            yield from _flat(inner, f"{prefix}.{i}" if prefix else str(i))
+    else:
+        yield prefix, said(value)

@@ -1,0 +1,101 @@
+"""The verdict for a terminal: the fitted lines, mean ER by group as a small drawing, the findings, the warnings.
+
+Owns nothing but the look; every number comes from `study.Analysis` and every sentence from `findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from analysis.findings import findings
+from analysis.formatting import interval, name, number, signed
+from analysis.input.table import Table
+from analysis.report.tables import group_interval
+from analysis.study import Analysis
+from ray_robust.text.console import Screen
+
+MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "fragile": "[yellow]~[/]", "open": "[yellow]?[/]"}
+DRAWING = 33  # characters; odd, so that there is a middle
+NAME = 36
+
+
+def show(
+    table: Table, analyses: Sequence[Analysis], page: str, lost: Sequence[str] = (), console: Console | None = None
+) -> None:
+    """Print the summary of every task, the figures that were `lost`, then where the report is."""
+    if console is None:
+        wide = Screen(highlight=False)
+        console = wide if wide.is_terminal else Screen(highlight=False, width=120)
+    for analysis in analyses:
+        title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
+        console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
+        console.print(_lines(analysis))
+        if not analysis.refused:
+            console.print(_groups(analysis))
+        for finding in findings(analysis):
+            console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+        for sentence in analysis.notes:
+            console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
+        console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
+    for sentence in lost:
+        console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
+    console.print(f"report: {escape(page)}", soft_wrap=True)
+
+
+def _lines(analysis: Analysis) -> Grid:
+    """The fitted lines, all scales; the chosen one is marked."""
+    grid = _grid("line", "scale", "points", "slope", "95 %", "intercept", "R²", "ID range")
+    for row in analysis.trends.itertuples():
+        if row.group != analysis.options.baseline and row.scale != analysis.options.scale:
+            continue  # the other groups' other scales are in trends.csv
+        mark = " *" if row.scale == analysis.options.scale else ""
+        grid.add_row(
+            escape(name(row.group, NAME)), f"{row.scale}{mark}", str(row.n), number(row.slope),
+            interval(row.slope_low, row.slope_high, 3), number(row.intercept), number(row.r2),
+            f"{row.id_min:.0%} to {row.id_max:.0%}",
+        )  # fmt: skip
+    return grid
+
+
+def _groups(analysis: Analysis) -> Grid:
+    unit, baseline = analysis.options.unit, analysis.options.baseline
+    rows = analysis.groups.to_dict("records")
+    ends = [v for r in rows for v in (r["er"], r["er_low"], r["er_high"]) if math.isfinite(v)]
+    reach = max([analysis.options.margin, *map(abs, ends)])
+    grid = _grid("group", f"{unit}s", "points", "used", "ER, points", "95 %", f"−{reach:.0f} to +{reach:.0f} points")
+    for row in rows:
+        grid.add_row(
+            escape(name(row["group"], NAME)), str(row["n_trials"]), str(row["n_points"]), str(row["n_used"]),
+            signed(row["er"]), group_interval(row, baseline), _drawing(row["er"], row["er_low"], row["er_high"], reach),
+        )  # fmt: skip
+    return grid
+
+
+def _drawing(value: float, low: float, high: float, reach: float) -> str:
+    """The interval as a line of characters around a middle of 0, `reach` points to each side."""
+    if not math.isfinite(value):
+        return ""
+
+    def place(points: float) -> int:
+        return round((points / reach + 1) / 2 * (DRAWING - 1))
+
+    cells = [" "] * DRAWING
+    if math.isfinite(low):
+        for i in range(place(max(low, -reach)), place(min(high, reach)) + 1):
+            cells[i] = "─"
+    cells[DRAWING // 2] = "┼" if cells[DRAWING // 2] == "─" else "│"
+    cells[place(value)] = "●"
+    return "".join(cells)
+
+
+def _grid(*columns: str) -> Grid:
+    grid = Grid(box=None, pad_edge=True, header_style="dim")
+    for i, column in enumerate(columns):
+        left = i == 0 or column in ("scale", "95 %") or column.startswith("−")
+        grid.add_column(column, justify="left" if left else "right", overflow="ellipsis", no_wrap=True)
+    return grid

@@ -1,0 +1,183 @@
+"""The least squares behind the factors: which points make a row, and any combination of coefficients with its error.
+
+Owns `Layout` and `Rows` (one row per trial, whose ER is its mean inside the baseline's range) and `Fit`. What a sweep's
+factors are is in `factor_coding`, what is asked of them in `factors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import cluster_robust, estimates, robustness
+from analysis.stats.estimates import Quantity
+from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
+from analysis.stats.robustness import PP, Arm, Baseline
+
+LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
+RANK = 1e-10  # singular values of a design, as a share of the largest, that are rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which points make one row of a regression: the same whatever line ER is measured from.
+
+    cells   a row per trial (and per value of what varies inside a trial): arm (its number), trial, cluster and the
+            factors' columns
+    codes   int [points of all arms], the cell of each
+    unit    what `cluster` counts: trials, or seeds where arms are paired by them
+    """
+
+    cells: pd.DataFrame
+    codes: np.ndarray
+    unit: str
+
+    @staticmethod
+    def of(arms: Sequence[Arm]) -> Layout | None:
+        """None where the arms have no factor's column."""
+        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in arm.points for arm in arms)]
+        parts = [arm.points.reindex(columns=["trial", *keys]).assign(arm=i, cluster=arm.codes)
+                 for i, arm in enumerate(arms)]  # fmt: skip
+        points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if points.empty or not keys:
+            return None
+        inner = [key for key in WITHIN_TRIALS if key in keys]
+        by = points.groupby(["arm", "trial", *inner], sort=False, dropna=False)
+        cells = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
+        units = {arm.unit for arm in arms}
+        return Layout(cells, by.ngroup().to_numpy(), units.pop() if len(units) == 1 and len(arms) > 1 else "")
+
+
+def varied(arms: Mapping[str, Arm], baseline: str) -> list[Arm]:
+    """The arms whose trials enter the regression: all but the baseline's, and but points between weights."""
+    return [arm for arm in arms.values() if arm.name != baseline and not _between_weights(arm.points)]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One row per cell with a point inside the baseline's range: mean ER, and which points it is the mean of."""
+
+    values: pd.DataFrame  # the factors' columns
+    er: np.ndarray  # [rows]
+    clusters: np.ndarray  # int [rows]: trials, or seeds where arms are paired by them
+    unit: str
+    arms: list[tuple[Arm, np.ndarray]]  # every arm with its points inside (int), in the order of `codes`
+    codes: np.ndarray  # int [points], the row of each
+
+    @staticmethod
+    def of(arms: Sequence[Arm], layout: Layout | None) -> Rows | None:
+        chosen = [(arm, np.flatnonzero(arm.inside)) for arm in arms]
+        if layout is None or not sum(len(rows) for _, rows in chosen):
+            return None
+        cells = layout.codes[np.concatenate([arm.inside for arm in arms])]
+        used, first, codes = np.unique(cells, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as they come
+        values = layout.cells.iloc[used[order]].reset_index(drop=True)
+        keys = [key for key in values if key not in ("arm", "trial", "cluster")]
+        same = [key for key in keys if len(values[key].unique()) < 2]
+        if len(same) == len(keys):
+            return None
+        codes = np.argsort(order)[codes]
+        er = np.concatenate([arm.points["er"].to_numpy(float)[rows] for arm, rows in chosen])
+        paired = bool(layout.unit)
+        clusters = values["cluster"].to_numpy() if paired else pd.factorize(values["trial"].astype(str))[0]
+        means = np.bincount(codes, er) / np.bincount(codes)
+        unit = layout.unit if paired else "trials"
+        return Rows(values.drop(columns=same), means, clusters, unit, chosen, codes)
+
+    @property
+    def trials(self) -> int:
+        """Different ones."""
+        return int(self.values["trial"].nunique())
+
+    @cached_property
+    def gradients(self) -> np.ndarray:
+        """What one unit of every coefficient of the line does to the mean expectation of each row: float [rows, k]."""
+        return self.means(np.concatenate([arm.gradient[points] for arm, points in self.arms]))
+
+    def means(self, per_point: np.ndarray) -> np.ndarray:
+        """The mean over each row's points: [points, k] -> [rows, k]."""
+        sums = np.zeros((len(self.er), per_point.shape[1]))
+        np.add.at(sums, self.codes, per_point)
+        return sums / np.bincount(self.codes)[:, None]
+
+
+class Fit:
+    """Least squares of the rows' ER on a design: any combination of its coefficients with its error."""
+
+    def __init__(self, design: np.ndarray, rows: Rows, baseline: Baseline) -> None:
+        self.design, self.rows, self.baseline = design, rows, baseline
+        self.inverse = np.linalg.pinv(design, rcond=RANK)  # [k, rows]
+        self.residuals = rows.er - design @ (self.inverse @ rows.er)
+        self.sse = float(self.residuals @ self.residuals)
+        self._patterns = np.unique(np.round(design, 9), axis=0, return_inverse=True)[1].ravel()
+        own = pd.Series(list(zip(self._patterns, rows.values["arm"], strict=True)))
+        self._cells = pd.factorize(own)[0]  # rows that were trained on the same
+        self.repeated = bool((np.bincount(self._cells) >= 2).all())
+
+    def estimable(self, combination: np.ndarray) -> bool:
+        """Whether the design determines it."""
+        return bool(np.abs(combination - self.inverse @ (self.design @ combination)).max() < 1e-7)
+
+    def quantity(self, combination: np.ndarray) -> Quantity:
+        """`combination` [k] @ coefficients: from the means of what was trained several times, else from residuals."""
+        by_row = combination @ self.inverse  # it is by_row @ er
+        return self._of_means(by_row) if self.repeated else self._of_residuals(by_row, combination)
+
+    def _of_means(self, by_row: np.ndarray) -> Quantity:
+        return estimates.weighted(self._means, np.bincount(self._cells, by_row).tolist())
+
+    @cached_property
+    def _means(self) -> list[Quantity]:
+        """The mean ER of every cell."""
+        row_of_point, quantities = np.split(self.rows.codes, self._ends), []
+        for cell in range(int(self._cells.max()) + 1):
+            member = self._cells == cell
+            number = int(self.rows.values["arm"].to_numpy()[member][0])
+            arm, points = self.rows.arms[number]
+            chosen = np.zeros(len(arm.points), bool)
+            chosen[points[member[row_of_point[number]]]] = True
+            mean = robustness.mean_of(arm, self.baseline, -np.inf, np.inf, chosen)
+            assert mean is not None  # a row has points
+            quantities.append(mean.quantity)
+        return quantities
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(points) for _, points in self.rows.arms])[:-1]
+
+    def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
+        rows, baseline = self.rows, self.baseline
+        line = -PP * (by_row @ rows.gradients)
+        left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
+        groups, twice = {}, {}
+        for i, drawn in enumerate(rows.arms[0][0].redrawn):
+            er = rows.means(np.concatenate([arm.redrawn[i].er[points] for arm, points in rows.arms]))
+            apart = np.var(er - self.design @ (self.inverse @ er), axis=1)
+            groups[drawn.source] = by_row @ er
+            twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
+        own = self._basis.T @ combination
+        return Quantity(float(by_row @ rows.er), {self._errors: own, baseline.errors: line}, groups, twice)
+
+    @cached_property
+    def _basis(self) -> np.ndarray:
+        """What the design determines, float [k, rank]: other factors may never have been varied apart."""
+        _, sizes, directions = np.linalg.svd(self.design, full_matrices=False)
+        kept = sizes > RANK * sizes[0]
+        return directions[kept].T if kept.sum() < self.design.shape[1] else np.eye(self.design.shape[1])
+
+    @cached_property
+    def _errors(self) -> cluster_robust.Robust:
+        """Of the coefficients in the directions of `_basis`, from the residuals."""
+        rows, design = self.rows, self.design @ self._basis
+        count = max(int(rows.clusters.max()) + 1, max(arm.count for arm, _ in rows.arms))
+        return cluster_robust.robust(design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
+
+
+def _between_weights(points: pd.DataFrame) -> bool:
+    """Whether these are points of WiSE-FT: their trials already enter as what they were fine-tuned to."""
+    return "wise_alpha" in points and bool(points["wise_alpha"].notna().any())

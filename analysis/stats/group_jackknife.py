@@ -1,0 +1,190 @@
+"""The task's groups (cameras, hospitals, regions) as a source of error: scores made again from counts.
+
+Owns `Counts`, what every point predicted right and wrong per group and class, `scores` under any weights of groups, and
+`resample`: every point's ID and OOD score with each group left out in turn, the same for all points, so that
+differences between models stay paired. What ER makes of them is in `robustness`; how a run's files become counts is in
+`counts`.
+
+Leaving one of G groups out (the jackknife: Quenouille 1956, Tukey 1958), the variance of a score over other groups is
+(G - 1)/G times the sum of squared deviations. For a mean over images that is what resampling groups gives; for
+macro-F1, where a species may stand before one camera only, `python -m bench.resampling` shows that drawing groups with
+replacement, or with Dirichlet weights, finds too little variance, and leaving groups out the right one or a little more
+(as it should: Efron and Stein 1981). It takes G replicates and no dice. ID and OOD groups are different ones and are
+left out apart; groups that both tests have are left out of both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.stats.estimates import Source
+
+LEAST_GROUPS = 8  # with fewer, nothing is said about other groups
+LEAST_EVEN = 2.0  # groups of even size that uneven ones must be worth
+MOST_LEFT_OUT = 512  # more groups are left out in so many blocks
+SIDES = ("id", "ood")
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What points predicted in one split, per group and class; classes without a true image there are left out.
+
+    groups, classes  their names
+    truth    int64 [groups, classes], true images: the same for all points, which saw the same images
+    images   int64 [groups]
+    starts   int64 [points + 1]: point i has the cells starts[i] to starts[i + 1]
+    cells    int64 [cells], group * classes + class
+    hits     int64 [cells], true images of that class predicted as it (true positives)
+    guessed  int64 [cells], images predicted as that class (true and false positives)
+    """
+
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    truth: np.ndarray
+    images: np.ndarray
+    starts: np.ndarray
+    cells: np.ndarray
+    hits: np.ndarray
+    guessed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def of(self, point: int) -> tuple[np.ndarray, np.ndarray]:
+        """A point's hits and guesses, float [groups, classes] each."""
+        own = slice(self.starts[point], self.starts[point + 1])
+        dense = np.zeros((2, self.truth.size))
+        dense[0, self.cells[own]], dense[1, self.cells[own]] = self.hits[own], self.guessed[own]
+        return dense[0].reshape(self.truth.shape), dense[1].reshape(self.truth.shape)
+
+
+def _accuracy(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
+    images = weights @ counts.images
+    return lambda point: weights @ counts.of(point)[0].sum(1) / images
+
+
+def _macro_f1(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
+    truth = weights @ counts.truth
+    there = (truth > 0).sum(1)
+    size = truth.shape[1]
+
+    def score(point: int) -> np.ndarray:
+        sums = weights @ np.concatenate(counts.of(point), axis=1)
+        # an absent class has no hits: it adds nothing, whatever it is divided by
+        return 2 * (sums[:, :size] / np.maximum(truth + sums[:, size:], 1e-300)).sum(1) / there
+
+    return score
+
+
+def _class_accuracy(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
+    truth = weights @ counts.truth
+    there, truth = (truth > 0).sum(1), np.maximum(truth, 1e-300)
+    return lambda point: ((weights @ counts.of(point)[0]) / truth).sum(1) / there
+
+
+def _worst_group(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
+    there = (weights > 0) & (counts.images > 0)
+
+    def score(point: int) -> np.ndarray:
+        by_group = counts.of(point)[0].sum(1) / np.maximum(counts.images, 1)
+        return np.where(there, by_group, np.inf).min(1)
+
+    return score
+
+
+METRICS: Mapping[str, Callable[[np.ndarray, Counts], Callable[[int], np.ndarray]]] = {
+    "accuracy": _accuracy,
+    "macro_f1": _macro_f1,
+    "class_accuracy": _class_accuracy,
+    "worst_group": _worst_group,
+}
+
+
+# the least of some groups is never under the least of all: resampling is inconsistent (Bickel and Freedman 1981)
+EXTREMES = ("worst_group",)
+
+
+def scores(metric: str, weights: np.ndarray, counts: Counts) -> np.ndarray:
+    """Every point's score when its groups count as often as `weights` says: float [points, replicates].
+
+    weights   float [replicates, groups]: how often each is drawn, 0 where it is left out; ones give the score itself
+    macro-F1 and class accuracy are means over the classes that the groups left hold (the rule of WILDS, Koh et al.
+    2021); the F1 of a class is 2 tp / (true + predicted). Points are taken one at a time, each a matrix product of
+    weights with counts, so that memory does not grow with them.
+    """
+    score = METRICS[metric](np.asarray(weights, float), counts)
+    found = np.empty((len(counts), len(weights)))
+    for point in range(len(counts)):
+        found[point] = score(point)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Scores without each of a set of groups, float [points, replicates]; a side that has none of them is None.
+
+    Rows are aligned with the points that the counts were made for.
+    """
+
+    source: Source
+    id: np.ndarray | None
+    ood: np.ndarray | None
+
+
+def left_out(groups: Sequence[str]) -> np.ndarray:
+    """Weights with each group left out in turn, float [replicates, groups]; of very many, every 512th by name at
+    once."""
+    block = np.argsort(np.argsort(np.asarray(groups))) % MOST_LEFT_OUT
+    return 1.0 - (np.arange(block.max() + 1)[:, None] == block)
+
+
+def source(name: str, images: Sequence[np.ndarray]) -> Source:
+    """What leaving these groups out is worth; `images` int [groups], their sizes in each split that has them.
+
+    A score is a mean over images or classes, in which large groups weigh more: degrees of freedom are those of as many
+    equal groups as weigh as evenly, (sum n)^2 / sum n^2 - 1 (Kish 1965). NaN where nearly all images are of one group.
+    """
+    sizes = np.sum([n / n.sum() for n in images], axis=0)
+    even, replicates = float(sizes.sum() ** 2 / (sizes**2).sum()), min(len(sizes), MOST_LEFT_OUT)
+    known = even >= LEAST_EVEN
+    return Source(name, len(sizes), replicates - 1.0 if known else np.nan, even - 1 if known else np.nan)
+
+
+def resample(counts: Mapping[str, Counts], metric: str) -> tuple[list[Resampled], list[str]]:
+    """Every point's scores without each group, a `Resampled` per independent set of groups, and what could not be
+    resampled, as sentences. `counts` has the splits "id" and "ood" with the same points."""
+    if set(counts["id"].groups) & set(counts["ood"].groups):
+        return _both(counts, metric)
+    found, said = [], []
+    for side in SIDES:
+        own = counts[side]
+        if len(own.groups) < LEAST_GROUPS:
+            said.append(_too_few(f"{side}_test", len(own.groups)))
+            continue
+        made = scores(metric, left_out(own.groups), own)
+        where = source(f"{side.upper()} groups", [own.images])
+        found.append(Resampled(where, made if side == "id" else None, made if side == "ood" else None))
+    return found, said
+
+
+def _both(counts: Mapping[str, Counts], metric: str) -> tuple[list[Resampled], list[str]]:
+    """Groups that both tests have."""
+    names = sorted({group for own in counts.values() for group in own.groups})
+    if len(names) < LEAST_GROUPS:
+        return [], [_too_few("the task", len(names))]
+    place = {group: i for i, group in enumerate(names)}
+    columns = {side: [place[group] for group in counts[side].groups] for side in SIDES}
+    weights = left_out(names)
+    sizes = [np.bincount(columns[side], counts[side].images, len(names)) for side in SIDES]
+    made = (scores(metric, weights[:, columns[side]], counts[side]) for side in SIDES)
+    return [Resampled(source("groups", sizes), *made)], []
+
+
+def _too_few(where: str, count: int) -> str:
+    return (
+        f"{where} has {count} group{'s' * (count != 1)}, too few to say anything about others (at least {LEAST_GROUPS} "
+        "are needed): intervals speak of these groups"
+    )

@@ -1,0 +1,123 @@
+"""What a doubter asks: does one point or trial carry the result, and would choosing on OOD data have changed it?
+
+Owns Cook's distances, the influence table (leave one trial out) and the selection table (best checkpoint by id_val, and
+by ood_val).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats.estimates import Part, combine
+from analysis.stats.robustness import PP, Arm, Baseline
+
+INFLUENCE = ("trial", "group", "moves", "change", "slope_without", "cook")
+SELECTION = (
+    "group", "trials", "er_by_id_val", "er_by_ood_val", "change", "ood_by_id_val", "ood_by_ood_val", "change_low",
+    "change_high", "changed",
+)  # fmt: skip
+MOST_LEFT_OUT = 30  # trials of the baseline, those of the largest Cook's distance, whose absence is followed through
+
+
+def cook(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
+    """Cook's (1977) distance of every point of the baseline, float [points]: how far all fitted values move when it is
+    left out, in units of the residual variance and the number of coefficients. 4/n and over asks for a look."""
+    design = np.column_stack([np.ones(len(points)), *(points[name] for name, _, _ in baseline.ids)])
+    residual = points["y"].to_numpy() - baseline.line.at(points["x"].to_numpy())
+    leverage = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design.T @ design), design)
+    k, n = design.shape[1], len(points)
+    variance = float(residual @ residual) / max(n - k, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return residual**2 / (k * variance) * leverage / (1 - leverage) ** 2
+
+
+def influence(arms: Mapping[str, Arm], baseline: Baseline) -> pd.DataFrame:
+    """Leave each trial out in turn: the group whose mean ER moves most, by how much (percentage points), strongest
+    first. For a trial of the baseline the line is refitted: `slope_without` is its slope then, and `cook` is Cook's
+    distance of the trial, all its points left out at once."""
+    rows: list[dict[str, object]] = []
+    means = {name: arm.points.loc[~arm.points["extrapolated"], "er"].mean() for name, arm in arms.items()}
+    own = arms[baseline.name]
+    if own.trials > 1:
+        rows += _without_baseline_trials(own, arms, means, baseline)
+    for name, arm in arms.items():
+        inside = arm.points.loc[~arm.points["extrapolated"]]
+        if name == baseline.name or inside["trial"].nunique() < 2:
+            continue
+        by_trial = inside.groupby("trial", sort=False)["er"].agg(["sum", "count"])
+        rest = by_trial.sum() - by_trial
+        for trial, mean in (rest["sum"] / rest["count"]).items():
+            rows.append({"trial": trial, "group": name, "moves": name, "change": mean - means[name]})
+    table = pd.DataFrame(rows, columns=list(INFLUENCE))
+    return table.sort_values("change", key=lambda c: -c.abs(), kind="stable", ignore_index=True)
+
+
+def _without_baseline_trials(
+    own: Arm, arms: Mapping[str, Arm], means: Mapping[str, float], baseline: Baseline
+) -> list[dict[str, object]]:
+    columns = [name for name, _, _ in baseline.ids]
+    x, y = own.points[columns].to_numpy(float), own.points["y"].to_numpy()
+    codes, trials = pd.factorize(own.points["trial"])
+    fitted = np.array([baseline.line.intercept, *(baseline.line.slope * baseline.shares)])
+    design = np.column_stack([np.ones(len(x)), x])
+    k = design.shape[1]
+    products = np.zeros((len(trials), k, k + 1))
+    np.add.at(products, codes, design[:, :, None] * np.column_stack([design, y])[:, None, :])
+    rest = products.sum(0) - products
+    solved = np.linalg.matrix_rank(rest[:, :, :k], hermitian=True) == k
+    without = np.full((len(trials), k), np.nan)
+    without[solved] = np.linalg.solve(rest[solved, :, :k], rest[solved, :, k:])[:, :, 0]
+    shift = without - fitted
+    distance = np.einsum("ti,ij,tj->t", shift, design.T @ design, shift) / (k * max(baseline.line.variance, 1e-300))
+    strongest = [t for t in np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable") if solved[t]][:MOST_LEFT_OUT]
+    others = {n: arm.points.loc[~arm.points["extrapolated"]] for n, arm in arms.items() if n != baseline.name}
+    rows: list[dict[str, object]] = []
+    for t in strongest:
+        moved = {}
+        for name, points in others.items():
+            if len(points):
+                height = without[t, 0] + points[columns].to_numpy(float) @ without[t, 1:]
+                moved[name] = PP * (points["ood"] - baseline.scale.inverse(height)).mean() - means[name]
+        name = max(moved, key=lambda n: abs(moved[n]), default="")
+        rows.append(
+            {"trial": trials[t], "group": baseline.name, "moves": name, "change": moved.get(name, np.nan),
+             "slope_without": without[t, 1:].sum(), "cook": distance[t]}
+        )  # fmt: skip
+    return rows
+
+
+def selection(arms: Mapping[str, Arm]) -> pd.DataFrame:
+    """Mean ER (percentage points) and OOD score (a fraction) of each trial's best checkpoint: by id_val, as one should,
+    and by ood_val, which looks at the shift; the change with its 95 % interval over trials, and in how many trials
+    another checkpoint is chosen. Empty where the table has no validation scores."""
+    rows = []
+    for name, arm in arms.items():
+        points = arm.points
+        if not {"id_val", "ood_val"} <= set(points):
+            continue
+        inside = points.loc[~points["extrapolated"]].dropna(subset=["id_val", "ood_val"])
+        if inside.empty:
+            continue
+        by = {key: inside.loc[inside.groupby("trial", sort=False)[key].idxmax()] for key in ("id_val", "ood_val")}
+        er = {key: chosen["er"].mean() for key, chosen in by.items()}
+        moved = by["ood_val"]["er"].to_numpy() - by["id_val"]["er"].to_numpy()
+        spread = Part(float(moved.var(ddof=1)) / len(moved), len(moved) - 1) if len(moved) > 1 else None
+        change = combine(er["ood_val"] - er["id_val"], [spread] if spread else [])
+        rows.append(
+            {
+                "group": name,
+                "trials": inside["trial"].nunique(),
+                "er_by_id_val": er["id_val"],
+                "er_by_ood_val": er["ood_val"],
+                "change": change.value,
+                "ood_by_id_val": by["id_val"]["ood"].mean(),
+                "ood_by_ood_val": by["ood_val"]["ood"].mean(),
+                "change_low": change.low,
+                "change_high": change.high,
+                "changed": int((by["ood_val"].index != by["id_val"].index).sum()),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(SELECTION))

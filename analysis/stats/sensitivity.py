@@ -1,0 +1,223 @@
+"""Which claims hold without the assumptions they were made under: the same comparisons under other lines and scales.
+
+Owns the checks, in the order of `CHECKS`, and the table of what each claim survived. A check that cannot be made (no
+sizes of test sets, one learning rate) is not in the table. A claim that does not hold in a check is not made: it is
+"not robust to" it (`findings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.input.table import Options
+from analysis.stats import line_models, schedules
+from analysis.stats.contrasts import claimed
+from analysis.stats.estimates import keeps_half
+from analysis.stats.factors import factor_table
+from analysis.stats.line_models import LineModel
+from analysis.stats.robustness import Arm
+from analysis.stats.task_points import NOISE, Compared, Material
+from analysis.stats.trend import SCALES, fit
+
+# name of the check: what is done instead
+ERRORS, SCHEDULE, ONE = "errors in ID", "the schedule", "any one trial"
+CHECKS = {
+    "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
+    ERRORS: "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
+    SCHEDULE: "epoch and learning rate enter the line, where they move the baseline off it",
+    "unequal noise": "baseline points are weighted by a noise that changes along the line",
+    "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
+    ONE: "every trial is left out in turn: the sign stays, and at least half of the size",
+    "any one level": "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
+    "duplicates": "test images that also occur elsewhere are left out",
+}
+COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
+BENDS = 0.05  # p under which a scale is taken not to give a straight line
+LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
+USED = ("a", "b", "factor", "delta_er", "slope", "low", "high", "p_adjusted", "margin", "equivalent", "without_low",
+        "without_high", "without_level_low", "without_level_high")  # columns of what is compared  # fmt: skip
+Key = tuple[str, str, str, str]  # table, a, b, factor
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row that could claim something: what it shows (`differs`, `equivalent` or `open`), and its numbers."""
+
+    kind: str
+    row: Mapping[str, Any]
+
+
+Claims = Mapping[Key, Claim]
+
+
+def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFrame) -> Claims:
+    """Everything that a comparison could claim, by its key."""
+    claims = {}
+    for table, rows in (("contrasts", contrasts), ("factors", factors), ("levels", levels)):
+        columns = [column for column in USED if column in rows]
+        for values in zip(*(rows[column].tolist() for column in columns), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            if table == "factors":
+                row["delta_er"] = row["slope"]
+            key = (table, row.get("a", ""), row.get("b", ""), row.get("factor", ""))
+            claims[key] = Claim(claimed(row), row)
+    return claims
+
+
+def _of(compared: Compared, margin: float) -> Claims:
+    table = factor_table(compared.regression, margin)
+    return claims_of(compared.contrasts, table, compared.regression.levels)
+
+
+def survival(material: Material, compared: Compared, cleaned: Claims | None = None) -> pd.DataFrame:
+    """Columns `COLUMNS`: for every claim and every check that could be made, whether the claim holds in it, and what
+    the number is there. `how` tells the variants of a check apart; a claim holds in a check where it does in each.
+
+    material   the task's points; `cleaned` what is claimed without test images that occur elsewhere
+    """
+    margin = material.options.margin
+    made = {key: claim for key, claim in _of(compared, margin).items() if claim.kind != "open"}
+    if not made:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = [_without_trial(key, claim) for key, claim in made.items() if _is_one_number(key, claim)]
+    rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
+    of_factors = any(table != "contrasts" for table, *_ in made)
+    for check, how, other in _variants(material, compared, of_factors):
+        if other is None:  # hardly anything but error is left of the ID scores: what is claimed of them rests on it
+            rows += _held(made, {}, check, how, needed=True)
+        else:  # the margin of equivalence is in points, and says nothing along the axis
+            kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
+            rows += _held(made, _of(other, margin), check, how, kinds)
+    if cleaned is not None:
+        rows += _held(made, cleaned, "duplicates", "", needed=True)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.DataFrame:
+    """The table of that name with the columns `survived` and `not_robust_to`: names of checks, separated by "; "."""
+    if table.empty:
+        return table
+    own = survived.loc[survived["table"] == name]
+    keys = [key for key in ("a", "b", "factor") if key in table]
+    by_key = own.groupby([*keys, "check"], sort=False)["holds"].all()
+    texts: dict[tuple[Any, ...], dict[bool, list[str]]] = {}
+    for (*key, check), holds in by_key.items():
+        texts.setdefault(tuple(key), {True: [], False: []})[bool(holds)].append(check)
+    mine = [texts.get(tuple(key), {True: [], False: []}) for key in table[keys].itertuples(index=False)]
+    return table.assign(survived=["; ".join(m[True]) for m in mine], not_robust_to=["; ".join(m[False]) for m in mine])
+
+
+def _held(
+    made: Claims,
+    others: Claims,
+    check: str,
+    how: str,
+    kinds: tuple[str, ...] = ("differs", "equivalent"),
+    needed: bool = False,
+) -> list[dict[str, Any]]:
+    """Whether each claim is made again. One without an interval there could not be checked, and does not hold where
+    that is `needed`."""
+    rows = []
+    for key, claim in made.items():
+        other = others.get(key)
+        if claim.kind not in kinds:
+            continue
+        if other is None or not np.isfinite(other.row["low"]):
+            rows += [_row(key, claim, check, how, np.nan, np.nan, np.nan, np.nan, False)] if needed else []
+            continue
+        row = other.row
+        same = other.kind == "differs" and np.sign(row["delta_er"]) == np.sign(claim.row["delta_er"])
+        holds = same if claim.kind == "differs" else bool(row["equivalent"])
+        rows.append(_row(key, claim, check, how, row["delta_er"], row["low"], row["high"], row["p_adjusted"], holds))
+    return rows
+
+
+def _without_trial(key: Key, claim: Claim) -> dict[str, Any]:
+    low, high = claim.row["without_low"], claim.row["without_high"]
+    if claim.kind == "differs":
+        return _left_out(key, claim, ONE, low, high)
+    margin = claim.row["margin"]
+    holds = bool(-margin < low and high < margin)
+    nearest = low if claim.row["delta_er"] > 0 else high
+    return _row(key, claim, ONE, "", nearest, low, high, np.nan, holds)
+
+
+def _is_one_number(key: Key, claim: Claim) -> bool:
+    """Whether a claim is of the number in its row. "No effect" of a factor is of every pair of its levels, of which the
+    row does not say what they are without a trial: there the check cannot be made."""
+    return key[0] != "factors" or claim.kind == "differs"
+
+
+def _has_levels(key: Key, claim: Claim) -> bool:
+    return key[0] == "factors" and claim.kind == "differs" and bool(np.isfinite(claim.row["without_level_low"]))
+
+
+def _without_level(key: Key, claim: Claim) -> dict[str, Any]:
+    return _left_out(key, claim, "any one level", claim.row["without_level_low"], claim.row["without_level_high"])
+
+
+def _left_out(key: Key, claim: Claim, check: str, low: float, high: float) -> dict[str, Any]:
+    """A difference holds where the value nearest to 0 keeps its sign and half of its size."""
+    value = claim.row["delta_er"]
+    nearest = low if value > 0 else high
+    return _row(key, claim, check, "", nearest, low, high, np.nan, keeps_half(value, low, high))
+
+
+def _row(
+    key: Key, claim: Claim, check: str, how: str, value: float, low: float, high: float, p: float, holds: bool
+) -> dict[str, Any]:
+    table, a, b, factor = key
+    return {"table": table, "a": a, "b": b, "factor": factor, "claim": claim.kind, "check": check, "how": how,
+            "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
+
+
+def _variants(material: Material, compared: Compared, of_factors: bool) -> Iterator[tuple[str, str, Compared | None]]:
+    """Every check that compares anew, with what it makes of the study (None where it must be made and cannot);
+    `of_factors`: of its factors too."""
+    options, scale = material.options, SCALES[material.options.scale]
+    x = compared.arms[options.baseline].points["x"].to_numpy()
+    tried: list[tuple[str, str, LineModel | None]] = []
+    if len(x) >= LEAST_POINTS:
+        tried.append(("a curve", "parabola", line_models.parabola(options.axes, x)))
+        tried.append(("a curve", "spline", line_models.spline(options.axes, x)))
+        tried.append(("a curve", "broken line", line_models.broken(options.axes, x)))
+    noisy = [f"{NOISE}{axis}" for axis in options.axes]
+    if all(name in arm.points for arm in compared.arms.values() for name in noisy):
+        tried.append((ERRORS, "", line_models.noisy(options.axes, noisy)))
+    own = compared.arms[options.baseline]
+    others = [arm for name, arm in compared.arms.items() if name != options.baseline]
+    tried += [(SCHEDULE, model.name, model) for model in schedules.models(own, others, options.axes)]
+    reference = compared.arms[options.baseline].points
+    residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
+    tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
+    again = partial(material.compare, layout=compared.layout, of_factors=of_factors)
+    for check, how, model in tried:
+        other = again(scale, model, arms=compared.arms) if model is not None else None
+        if other is not None or check == ERRORS:
+            yield check, how, other
+    if scale.name != "linear":
+        along = again(scale, on_axis=True, arms=compared.arms)
+        if along is not None:
+            yield "other scales", f"along the {scale.name} axis", along
+    for name, another in SCALES.items():
+        if name == scale.name:
+            continue
+        arms = material.on(another)
+        other = again(another, arms=arms) if _straight(arms[options.baseline], options) else None
+        if other is not None:
+            yield "other scales", name, other
+
+
+def _straight(arm: Arm, options: Options) -> bool:
+    """Whether the baseline lies on a straight line here: R^2 above the floor, and no parabola fits better."""
+    x = arm.points["x"].to_numpy()
+    line = fit(x, arm.points["y"].to_numpy())
+    if line is None or not line.r2 >= options.min_r2:
+        return False
+    return not schedules.moves(line_models.parabola(options.axes, x), arm, [-1], BENDS)

@@ -1,0 +1,1 @@
+"""Files, local or in an object store: reading, writing, and why a folder cannot be written."""

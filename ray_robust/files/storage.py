@@ -1,0 +1,385 @@
+"""Files in a folder that may be a local path, a mounted share or a URI (s3://, gs://, file://).
+
+Owns the one rule that every other module relies on: a file is either whole or absent, at any instant. Local writes go
+to a temporary name and are renamed; object stores publish an object only when it is closed. Storage that is away for a
+moment, or full, is tried again with growing waits; when it stays so, that is an Outage, said in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlparse
+
+from ray_robust.errors import Damaged, Outage, Problem, UserError
+from ray_robust.files.disk_room import FULL, blocked, no_room
+from ray_robust.redact import redact_file, redacted
+
+T = TypeVar("T")
+PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
+FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two tries: doubled each time, up to the longest
+REMOVALS = 2  # times that a folder may be removed while a file is written into it
+LEFT_BEHIND = 3600.0  # seconds after which a half-written file has no writer any more
+PASSING = (  # what a network, a mounted share or a disk under load says of something that may be over in a moment
+    *FULL, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+AGAIN = "remove it, then run the same command again"  # what mends a file that the command writes anew
+KINDS: dict[type, str] = {dict: "an object", list: "a list"}  # of JSON
+Stamp = tuple[int, int]  # of a file: bytes, and nanoseconds since the epoch of its last write
+FINAL_WORDS = ("ACCESS_DENIED", "ACCESS DENIED", "FORBIDDEN", "NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "CREDENTIALS",
+               "SIGNATURE", "INVALID_ACCESS", "UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION")  # fmt: skip
+
+
+class Storage:
+    """A folder. Names given to its methods are relative, with forward slashes. It pickles: only the address is kept."""
+
+    def __init__(self, address: str | os.PathLike) -> None:
+        address = os.fspath(address)
+        if address.startswith("file://"):
+            address = unquote(urlparse(address).path)
+        self.remote = "://" in address
+        self.address = address.rstrip("/") if self.remote else os.path.abspath(os.path.expanduser(address))
+        self._filesystem: tuple[Any, str] | None = None
+
+    def __truediv__(self, name: str) -> Storage:
+        base, query, rest = self.address.partition("?") if self.remote else (self.address, "", "")
+        return Storage(f"{base.rstrip('/')}/{name}{query}{rest}")
+
+    def __repr__(self) -> str:
+        return f"Storage({self.address!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and other.address == self.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __getstate__(self) -> dict:
+        return {"remote": self.remote, "address": self.address, "_filesystem": None}
+
+    @property
+    def parent(self) -> Storage:
+        """The folder that this one lies in."""
+        base, query, rest = self.address.partition("?") if self.remote else (self.address, "", "")
+        return Storage(f"{base.rpartition('/')[0] or '/'}{query}{rest}")
+
+    @property
+    def shown(self) -> str:
+        """The address for people: relative when that is shorter, and without a query, which may hold a key."""
+        if self.remote:
+            base = self.address.partition("?")[0]
+            scheme, _, rest = base.partition("://")
+            return f"{scheme}://{rest.rpartition('@')[2]}"
+        relative = os.path.relpath(self.address)
+        return relative if len(relative) < len(self.address) else self.address
+
+    def local(self, name: str = "") -> Path | None:
+        """The local path of a file in here, or None when the folder is remote."""
+        return None if self.remote else Path(self.address, name)
+
+    def read(self, name: str) -> bytes | None:
+        """The whole file, or None when there is none. Raises Outage when the storage stays away, Damaged where a folder
+        is in its place."""
+        return self._patiently(name, lambda: self._read(name))
+
+    def recall(self, name: str) -> bytes | None:
+        """The whole file, or None when there is none that can be read: for what can be done without."""
+        try:
+            return self.read(name)
+        except (Damaged, PermissionError):
+            return None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            if not self.remote:
+                return Path(self.address, name).read_bytes()
+            filesystem, path = self._arrow()
+            with filesystem.open_input_stream(f"{path}/{name}") as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            raise self.damaged(name, "is a folder, where a file belongs") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # links in a circle: nothing is there
+                return None
+            raise
+
+    def damaged(self, name: str, what: str, remedy: str = AGAIN) -> Damaged:
+        """The error that says what is wrong with a file in here, and what mends it."""
+        return Damaged(Problem((self / name).shown, f"{what}; {remedy}"))
+
+    def write(self, name: str, data: bytes | str, durable: bool = True) -> None:
+        """Replace the file, at once. Raises Outage when the storage stays full or away, Damaged where a folder that is
+        not empty is in its place, or a file in the place of its folder.
+
+        `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
+        """
+        if isinstance(data, str):  # no text holds a secret
+            data = redact_file(name, data).encode(errors="backslashreplace")
+        self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
+
+    def _write(self, name: str, data: bytes, durable: bool) -> None:
+        if self.remote:
+            filesystem, path = self._arrow()
+            with filesystem.open_output_stream(f"{path}/{name}") as stream:
+                stream.write(data)
+            return
+        for _ in range(REMOVALS):
+            with contextlib.suppress(FileNotFoundError):  # the folder was removed between its making and the file's
+                self._put(name, data, durable)
+                return
+        self._put(name, data, durable)
+
+    def _put(self, name: str, data: bytes, durable: bool) -> None:
+        target = Path(self.address, name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if (wrong := blocked(target.parent)) is None:
+                raise
+            raise Damaged(Problem(Storage(wrong[0]).shown, f"{wrong[1]}; {AGAIN}")) from error
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            try:
+                os.replace(temporary, target)
+            except IsADirectoryError:
+                self._clear(name)
+                os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _clear(self, name: str) -> None:
+        """Make room for a file where an empty folder is; what lies in a folder is never removed unasked."""
+        try:
+            os.rmdir(Path(self.address, name))
+        except OSError:
+            raise self.damaged(name, "is a folder, where a file belongs", "move it away, then run the same command "
+                               "again") from None  # fmt: skip
+
+    def read_json(self, name: str, kind: type | None = None) -> Any:
+        """The parsed file, or None when there is none. Raises Damaged where it is no JSON, or holds another `kind` of
+        value than it should, dict or list."""
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise self.damaged(name, wrong(data, "JSON")) from None
+        if kind is not None and not isinstance(value, kind):
+            raise self.damaged(name, f"does not hold {KINDS[kind]}")
+        return value
+
+    def recall_json(self, name: str, kind: type = dict) -> Any:
+        """The parsed file, or None when there is none, or none of that `kind`: for what can be done without."""
+        try:
+            return self.read_json(name, kind)
+        except (Damaged, PermissionError):
+            return None
+
+    def write_json(self, name: str, value: Any, durable: bool = True) -> None:
+        """Replace the file by this value as readable JSON."""
+        text = json.dumps(redacted(value), indent=1, allow_nan=False) + "\n"
+        self.write(name, text.encode(), durable)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is such a file or folder."""
+        if not self.remote:
+            return Path(self.address, name).exists()
+        from pyarrow.fs import FileType
+
+        def look() -> bool:
+            filesystem, path = self._arrow()
+            return filesystem.get_file_info(f"{path}/{name}".rstrip("/")).type != FileType.NotFound
+
+        return self._patiently(name, look)
+
+    def size(self, name: str = "") -> int:
+        """Bytes of a file, or of all files in a folder and below; 0 when there is none."""
+        if not self.remote:
+            path = Path(self.address, name)
+            found = path.rglob("*") if path.is_dir() else (path,)
+            return sum(_bytes_of(file) for file in found)
+        from pyarrow.fs import FileSelector, FileType
+
+        def look() -> int:
+            filesystem, path = self._arrow()
+            info = filesystem.get_file_info(f"{path}/{name}".rstrip("/"))
+            if info.type != FileType.Directory:
+                return info.size or 0
+            below = filesystem.get_file_info(FileSelector(info.path, recursive=True, allow_not_found=True))
+            return sum(file.size or 0 for file in below)
+
+        return self._patiently(name, look)
+
+    def stamp(self, name: str) -> Stamp | None:
+        """A file's stamp; None where there is none."""
+        if not self.remote:
+            return _stamp_of(f"{self.address}/{name}")
+        from pyarrow.fs import FileType
+
+        def look() -> Stamp | None:
+            filesystem, path = self._arrow()
+            info = filesystem.get_file_info(f"{path}/{name}")
+            return (info.size or 0, info.mtime_ns or 0) if info.type == FileType.File else None
+
+        return self._patiently(name, look)
+
+    def stamps(self, folder: str) -> dict[str, Stamp]:
+        """The stamps of all files below a remote folder, by their names in here: in one request for a thousand."""
+        from pyarrow.fs import FileSelector, FileType
+
+        def look() -> dict[str, Stamp]:
+            filesystem, path = self._arrow()
+            below = filesystem.get_file_info(FileSelector(f"{path}/{folder}", recursive=True, allow_not_found=True))
+            files = [info for info in below if info.type == FileType.File]
+            return {info.path.removeprefix(f"{path}/"): (info.size or 0, info.mtime_ns or 0) for info in files}
+
+        return self._patiently(folder, look)
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names inside a folder, sorted; none when there is no such folder. Unfinished writes do not count."""
+        return self._patiently(folder, lambda: self._names(folder))
+
+    def _names(self, folder: str) -> list[str]:
+        if not self.remote:
+            try:
+                found = os.listdir(Path(self.address, folder))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        else:
+            from pyarrow.fs import FileSelector
+
+            filesystem, path = self._arrow()
+            selector = FileSelector(f"{path}/{folder}".rstrip("/"), allow_not_found=True)
+            found = [info.base_name for info in filesystem.get_file_info(selector)]
+        return sorted(name for name in found if not name.endswith(".part"))
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens when there is none."""
+        self._patiently(name, lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
+        if not self.remote:
+            here = Path(self.address, name)
+            if here.is_dir():
+                shutil.rmtree(here, ignore_errors=True)
+            else:
+                here.unlink(missing_ok=True)
+            return
+        from pyarrow.fs import FileType
+
+        filesystem, path = self._arrow()
+        kind = filesystem.get_file_info(f"{path}/{name}").type
+        if kind == FileType.Directory:
+            filesystem.delete_dir(f"{path}/{name}")
+        elif kind == FileType.File:
+            filesystem.delete_file(f"{path}/{name}")
+
+    def discard(self, name: str) -> None:
+        """Remove a file, or an empty folder in its place. Raises Damaged for a folder that is not empty."""
+        path = self.local(name)
+        if path is not None and path.is_dir() and not path.is_symlink():
+            self._clear(name)
+        else:
+            self.delete(name)
+
+    def tidy(self, deep: bool = True) -> None:
+        """Remove what writers that were killed left half-written here and below (one folder down, where not `deep`);
+        what is young may still be written."""
+        base = self.local()
+        below = (
+            () if base is None else base.rglob(".*.part") if deep else (*base.glob(".*.part"), *base.glob("*/.*.part"))
+        )
+        for part in below:
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > LEFT_BEHIND:
+                    part.unlink()
+
+    def _patiently(self, name: str, attempt: Callable[[], T], patient: bool = True) -> T:
+        """What `attempt` returns, tried again while what stops it may pass. What cannot pass is raised as it is."""
+        begun, wait = time.monotonic(), FIRST_WAIT
+        while True:
+            try:
+                return attempt()
+            except OSError as error:
+                if not patient or not may_pass(error):
+                    raise
+                passed = time.monotonic() - begun
+                if passed + wait > patience():
+                    raise Outage(self._outage(name, error, passed)) from error
+            time.sleep(wait * random.uniform(0.5, 1.0))  # not all nodes of a cluster at the same moment
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _outage(self, name: str, error: OSError, passed: float) -> str:
+        where = (self / name).shown if name else self.shown
+        if error.errno in FULL:
+            return f"{where}: {no_room(self.local(name))}, then run the same command again: what is done is kept"
+        why = error.strerror or " ".join(str(error).split())[:200]
+        return f"{where}: cannot be reached for {passed:.0f} s ({why}); once it can, run the same command again"
+
+    def _arrow(self) -> tuple[Any, str]:
+        if self._filesystem is None:
+            from pyarrow.fs import FileSystem
+
+            try:
+                self._filesystem = FileSystem.from_uri(self.address)
+            except (OSError, ValueError) as error:  # ValueError: pyarrow's for an address that it cannot read
+                raise UserError(f"{self.shown}: cannot be opened: {error}") from None
+        return self._filesystem
+
+
+def patience() -> float:
+    """Seconds over which an operation is tried again."""
+    return float(os.environ.get("RAY_ROBUST_PATIENCE", PATIENCE))
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether what the storage says may be over in a moment. Object stores give no number, only words."""
+    if isinstance(error, Outage):  # it was waited for already
+        return False
+    if error.errno is not None:
+        return error.errno in PASSING
+    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
+        return False
+    said = str(error).upper()
+    return not any(word in said for word in FINAL_WORDS)
+
+
+def wrong(data: bytes, what: str) -> str:
+    """What is wrong with a file that is not what it should be."""
+    return f"is damaged: it is not {what} any more" if data.strip() else "is empty"
+
+
+def _stamp_of(path: str) -> Stamp | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:  # it went away in between
+        return 0

@@ -1,0 +1,1 @@
+"""Failures, preemption, and the disk space of checkpoints."""

@@ -1,0 +1,36 @@
+"""The room that shared pre-trained weights may take: `resources.disk`. The least recently used go first.
+
+Weights can be made again from what they mean, so that deleting any is safe at any time: a trial that wants them later
+pre-trains again, to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ray_robust.files.storage import Storage
+
+FINAL = "final.safetensors"
+
+
+def keep_within(weights: Storage, limit: int, wanted: Collection[str] = ()) -> list[str]:
+    """Delete weights below the folder until those that are left take no more than `limit` bytes; returns the keys.
+
+    What trainings under way keep there is counted and not touched; the keys `wanted` by trials to come go last.
+    """
+    sizes = {key: weights.size(key) for key in weights.names()}
+    finished = [key for key in sizes if weights.exists(f"{key}/{FINAL}")]
+    order = sorted(finished, key=lambda key: (key in wanted, _last_used(weights, key), key))
+    gone, total = [], sum(sizes.values())
+    for key in order:
+        if total <= limit:
+            break
+        weights.delete(key)
+        total -= sizes[key]
+        gone.append(key)
+    return gone
+
+
+def _last_used(weights: Storage, key: str) -> float:
+    time = (weights.recall_json(f"{key}/used.json") or {}).get("time")
+    return float(time) if isinstance(time, int | float) else 0.0

@@ -1,0 +1,1 @@
+"""Filling image stores on a cluster or in this process."""

@@ -1,0 +1,121 @@
+"""Stopping weak trials early: a probe at milestones of the pre-training, compared with those of other trials.
+
+Asynchronous successive halving, by the rule of Tune's scheduler of that name, with its state in the run folder: every
+trial writes what its probe said to a file of its own, and goes on if that is among the best share of those written so
+far. So the decision outlives the driver, is taken once, and is the same code with one worker and with several.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_robust.files.storage import Storage
+from ray_robust.launch.search.objective import Objective
+from ray_robust.plan.plan import Trial
+from ray_robust.spec.search_section import Stop
+from ray_robust.trial.paths import Places
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ray_robust.train.context import Context
+
+FOLDER = "rungs"
+PROBED = ("id_val", "ood_val")
+
+
+@dataclass(frozen=True)
+class Halving:
+    """When trials are probed, by what they are compared, and which search they are of."""
+
+    settings: Stop
+    objective: Objective
+    study: str
+
+    def milestone(self, step: int, steps: int) -> int:
+        """Which milestone (1, 2, ...) is reached by that step; 0 for none."""
+        at = [max(1, round(share * steps)) for share in self.settings.milestones]
+        return at.index(step) + 1 if step in at else 0
+
+    def known(self, run: Storage, milestone: int, key: str) -> dict[str, Any] | None:
+        """What was decided about a trial: {"value", "cutoff" (None for the first), "goes_on"}; None before."""
+        return _decided(run, f"{self._rung(milestone)}/{key}.json")
+
+    def decide(self, run: Storage, milestone: int, key: str, value: float) -> dict[str, Any]:
+        """Compare a trial with those that were here before it, and write down what comes of that.
+
+        It goes on unless it lies below the quantile 1 - keep of the others' values.
+        """
+        rung = self._rung(milestone)
+        others = [_decided(run, f"{rung}/{name}") for name in run.names(rung) if name != f"{key}.json"]
+        values = [other["value"] for other in others if other is not None]
+        cutoff = float(np.percentile(values, 100 * (1 - self.settings.keep))) if values else None
+        decided = {"value": value, "cutoff": cutoff, "goes_on": cutoff is None or value >= cutoff}
+        run.write_json(f"{rung}/{key}.json", decided)
+        return decided
+
+    def _rung(self, milestone: int) -> str:
+        return f"{FOLDER}/{self.study}/{milestone}"
+
+
+def _decided(run: Storage, name: str) -> dict[str, Any] | None:
+    """A decision; None where there is none that can be read, so that it is taken again."""
+    said = run.recall_json(name) or {}
+    sound = isinstance(said.get("value"), int | float) and isinstance(said.get("goes_on"), bool) and "cutoff" in said
+    return said if sound else None
+
+
+def watcher(halving: Halving, trial: Trial, places: Places, context: Context) -> Callable[..., bool]:
+    """What a training calls after every step; see `Context.watch`. Raises Stopped for a trial that is behind."""
+    from ray_robust.train.context import Stopped
+
+    run, begun = Storage(places.run), time.monotonic()
+
+    def watch(stage: str, network: nn.Module, step: int, steps: int) -> bool:
+        milestone = halving.milestone(step, steps) if stage == "pretrain" else 0
+        if not milestone:
+            return False
+        if context.first and halving.known(run, milestone, trial.key) is None:
+            value = _probed(halving, trial, places, context, network)
+            if value is not None:
+                halving.decide(run, milestone, trial.key, value)
+        context.wait_for_all()
+        decided = halving.known(run, milestone, trial.key)
+        if decided is not None and not decided["goes_on"]:
+            share = halving.settings.milestones[milestone - 1]
+            assert trial.pretrain is not None
+            facts = {"milestone": milestone, **decided, "images_seen": round(trial.pretrain_images * step / steps),
+                     "seconds": round(time.monotonic() - begun, 3)}  # fmt: skip
+            raise Stopped(f"stopped at {share:.0%} of its pre-training: a probe said {decided['value']:.2f}, the best "
+                          f"{halving.settings.keep:.0%} begin at {decided['cutoff']:.2f}", facts)  # fmt: skip
+        return True
+
+    return watch
+
+
+def _probed(halving: Halving, trial: Trial, places: Places, context: Context, network: nn.Module) -> float | None:
+    """The mean over the trial's tasks of what a linear probe is worth on their validation splits."""
+    from ray_robust.data.opened import open_pool
+    from ray_robust.data.pool import Task
+    from ray_robust.train.metrics import METRICS
+    from ray_robust.train.probe import body_of, linear_probe
+    from ray_robust.trial.run_trial import split
+
+    values = []
+    for finetuning in {f.task_label: f for f in trial.finetunings}.values():
+        task = open_pool("task", finetuning.task.name, finetuning.task)
+        assert isinstance(task, Task)
+        parts = {name: split(task, name, Path(places.store), trial.model.image_size, context.device)
+                 for name in ("train", *PROBED)}  # fmt: skip
+        tests = {name: parts[name] for name in PROBED}
+        found = linear_probe(body_of(network), parts["train"], tests, len(task.catalog.classes), trial.model, context)
+        scores = [METRICS[task.metric](tests[name].tally(found[name])) for name in PROBED]
+        values.append(halving.objective.probe(finetuning.task_label, *scores))
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

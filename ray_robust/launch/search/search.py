@@ -1,0 +1,372 @@
+"""A search while it runs: which trial is next, what came of those before, and when it is over.
+
+The baseline's trials come first; then configurations, drawn at random or proposed by a `Learner`. What has been drawn
+is known from the journal and from what lies in the run folder, so that a search that was killed goes on where it was:
+what it had begun comes first, and nothing is run twice. Knows nothing of Ray; `handing` gives its trials to Tune.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_robust.errors import UserError
+from ray_robust.launch.search.asha import Halving
+from ray_robust.launch.search.objective import Objective, lines_of
+from ray_robust.launch.search.sampler import Candidates, Teacher
+from ray_robust.plan.plan import Configuration, Plan, Trial, hash_of
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Spec
+from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
+
+PATIENCE = 1_000  # proposals in a row that cannot be run or were there before: then the space holds no more
+LEARNS_FROM = 50  # of them Optuna's own; the others are drawn from the prior, which repeats itself less
+
+
+@dataclass
+class Open:
+    """A configuration that is being run. `name` is the teacher's ("" when it needs no telling); `waiting` the ids of
+    trials that have not ended."""
+
+    configuration: Configuration
+    name: str
+    waiting: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a configuration: done, stopped or failed, and its value (None where there is none)."""
+
+    configuration: Configuration
+    state: str
+    value: float | None
+
+
+class Search:
+    """The trials of a search, one after the other. `baseline` comes first; `most` is the largest number of trials that
+    are run in all (None: as many as the spec says)."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        candidates: Candidates,
+        baseline: Plan,
+        run: RunFolder,
+        teacher: Callable[[str], Teacher] | None = None,
+        most: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec, self.settings, self.candidates, self.run, self.most = spec, spec.search, candidates, run, most
+        self.clock = clock
+        self.baseline = tuple(baseline)[:most]
+        self.trials: dict[str, Trial] = {trial.id: trial for trial in self.baseline}  # every one that was handed out
+        self.outcomes: list[Outcome] = []
+        self.over = ""  # why nothing more comes
+        self.told: Callable[[Plan], None] = lambda plan: None  # is told of every plan that has grown
+        self.impossible = self.repeated = 0
+        self.objective: Objective | None = None
+        self._running: dict[str, float] = {}
+        self._failed: set[str] = set()  # in this run of the command: those that failed before are tried again
+        self._queue: deque[Trial] = deque(trial for trial in self.baseline if not self.settled(trial))
+        self._open: dict[str, Open] = {}  # by configuration key
+        self._owner: dict[str, str] = {}  # trial id -> configuration key
+        self._seen: set[str] = set()
+        self._number = 0  # the next draw from the prior
+        self._accepted = 0
+        self._spent: dict[str, tuple[float, float]] = {}  # by the id of a trial that is over
+        self._study = self._meaning()
+        self._teacher = teacher(self._study) if teacher is not None else None
+        self._wishes: deque[dict[str, Any]] = deque()
+        if self._teacher is not None:
+            self._resume(self._teacher)
+
+    # --- what the scheduler asks
+
+    def next(self) -> Trial | None:
+        """The trial to run now. None when there is none yet, or, once `over` says why, none any more."""
+        self._learn()
+        while not self._queue and not self.over and self._may_propose():
+            self._propose()
+            self._learn()  # its trials may have been done by an earlier search
+        if not self._queue:
+            return None
+        trial = self._queue.popleft()
+        if trial.id in self._owner and (why := self._too_much(_images(trial))):
+            self.over = why
+            self._queue.clear()
+            return None
+        self._running[trial.id] = self.clock()
+        return trial
+
+    def ended(self, name: str) -> None:
+        """A trial has ended: done, stopped or failed, which its folder says; or neither, then it comes again."""
+        self._running.pop(name, None)
+        trial = self.trials[name]
+        if self.run.trial(name).failure() is not None:
+            self._failed.add(name)
+        if not self.settled(trial):
+            self._queue.appendleft(trial)
+        elif name in self._owner:
+            self._open[self._owner[name]].waiting.discard(name)
+            if self.state(trial) == "stopped":
+                self._stop_others(self._open[self._owner[name]])
+        self._learn()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to run, so that no cluster need be started."""
+        if self._running or self._queue:
+            return False
+        trial = self.next()
+        if trial is not None:
+            self._running.pop(trial.id)
+            self._queue.appendleft(trial)
+        return trial is None and bool(self.over)
+
+    # --- what is known
+
+    @property
+    def halving(self) -> Halving | None:
+        """What a trial is compared with on its way; None where nothing is stopped."""
+        if self.settings.stop is None or self.objective is None:
+            return None
+        return Halving(self.settings.stop, self.objective, self._study)
+
+    @property
+    def plan(self) -> Plan:
+        """Every trial that was handed out, the baseline's first."""
+        return Plan(tuple(self.trials.values()))
+
+    @property
+    def expected(self) -> int:
+        """How many trials there will be, as far as can be known."""
+        each = max((len(outcome.configuration.trials) for outcome in self.outcomes), default=0)
+        each = max([each, *(len(one.configuration.trials) for one in self._open.values()), len(self.spec.seeds)])
+        whole = len(self.baseline) + (self.settings.trials or self._accepted) * each
+        return min(whole, self.most) if self.most else whole
+
+    def settled(self, trial: Trial) -> bool:
+        """Whether a trial is over, one way or the other."""
+        return self.state(trial) not in ("started", "planned")
+
+    def state(self, trial: Trial) -> str:
+        """Done, stopped, failed in this run of the command, or still to be run."""
+        if self.run.has(trial.id, [f.id for f in trial.finetunings]):
+            return "done"
+        if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
+            return "stopped"
+        return "failed" if trial.id in self._failed else "planned"
+
+    def spent(self) -> tuple[float, float]:
+        """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
+        images = seconds = 0.0
+        spent: tuple[float, float]
+        for name, trial in self.trials.items():
+            if name in self._running:
+                spent = _images(trial), self.clock() - self._running[name]
+            elif name in self._spent:
+                spent = self._spent[name]
+            else:
+                spent = self._spent_on(trial)
+                if self.settled(trial):
+                    self._spent[name] = spent
+            images, seconds = images + spent[0], seconds + spent[1]
+        return images, seconds * self.spec.resources.workers / 3600
+
+    def _spent_on(self, trial: Trial) -> tuple[float, float]:
+        """(training images, seconds of a worker) of a trial that is over, as its folder tells of them."""
+        state = self.state(trial)
+        if state == "stopped":
+            told = self.run.trial(trial.id).stopped() or {}
+            return told.get("images_seen", 0), told.get("seconds", 0.0)
+        return (_images(trial), _seconds(self._rows(trial))) if state == "done" else (0, 0.0)
+
+    def ranked(self) -> list[Outcome]:
+        """The configurations with a value, best first."""
+        best_last = self.settings.mode == "min"
+        known = [outcome for outcome in self.outcomes if outcome.value is not None and outcome.state == "done"]
+        return sorted(known, key=lambda outcome: (outcome.value or 0.0) if best_last else -(outcome.value or 0.0))
+
+    # --- proposing
+
+    def _may_propose(self) -> bool:
+        """Whether more is wanted, and enough known to choose it."""
+        if self.settings.trials is not None and self._accepted >= self.settings.trials:
+            self.over = f"all {self.settings.trials:,} configurations were drawn"
+        elif self.most is not None and len(self.trials) >= self.most:
+            self.over = f"--limit {self.most}"
+        waits = self.settings.stop is not None or (
+            self._teacher is not None and self._accepted >= self.settings.startup and not self._wishes
+        )
+        return not self.over and not (waits and self.objective is None)
+
+    def _propose(self) -> None:
+        """Draw until a configuration can be run and is new, and queue its trials."""
+        for attempt in range(PATIENCE):
+            name, values = self._values(attempt)
+            try:
+                configuration = self.candidates.configure(values)
+            except UserError:
+                self.impossible += 1
+                if self._teacher is not None:
+                    self._teacher.impossible(name)
+                continue
+            if configuration.key in self._seen:
+                self.repeated += 1
+                if self._teacher is not None:
+                    self._teacher.refuse(name)
+                continue
+            if why := self._too_much(min(map(_images, configuration.trials))):
+                self.over = why
+                if self._teacher is not None:
+                    self._teacher.refuse(name)
+                return
+            if self._teacher is not None:
+                self._teacher.accept(name, values)
+            self._begin(configuration, name)
+            return
+        self.over = f"{PATIENCE:,} draws in a row were impossible or there before: the space holds no more"
+
+    def _values(self, attempt: int) -> tuple[str, dict[str, Any]]:
+        """The next proposal: draws from the prior first, and where Optuna only repeats itself."""
+        if self._teacher is None:
+            return "", self._draw()
+        if self._wishes:
+            return self._teacher.propose(self._wishes.popleft())
+        prior = self._accepted < self.settings.startup or attempt >= LEARNS_FROM
+        return self._teacher.propose(self._draw() if prior else None)
+
+    def _draw(self) -> dict[str, Any]:
+        self._number += 1
+        return self.candidates.draw(self._number - 1)
+
+    def _begin(self, configuration: Configuration, name: str) -> None:
+        """Note a configuration as one of the search; its trials that have not ended are queued."""
+        self._seen.add(configuration.key)
+        self._accepted += 1
+        one = Open(configuration, name)
+        self._open[configuration.key] = one
+        for trial in configuration.trials:
+            self.trials[trial.id] = trial
+            self._owner[trial.id] = configuration.key
+            if not self.settled(trial):
+                one.waiting.add(trial.id)
+                self._queue.append(trial)
+        if any(self.state(trial) == "stopped" for trial in configuration.trials):
+            self._stop_others(one)
+        self.told(self.plan)
+
+    def _resume(self, teacher: Teacher) -> None:
+        """Take up what an earlier driver had begun; what another study of this folder found is proposed first."""
+        known = False
+        for name, values, is_open in teacher.accepted():
+            known = True
+            try:
+                configuration = self.candidates.configure(values)
+            except UserError:  # the data has changed
+                if is_open:
+                    teacher.refuse(name)
+                continue
+            if configuration.key not in self._seen:  # what failed is tried again, without telling of it twice
+                self._begin(configuration, name if is_open else "")
+        self._number = self._accepted
+        if not known:
+            self._wishes.extend(values for values in teacher.before if teacher.parameters(values) is not None)
+
+    # --- learning
+
+    def _learn(self) -> None:
+        """Find the baseline's line once it can be known, and tell what came of configurations that have ended."""
+        if self.objective is None and not any(trial.id in self._running for trial in self.baseline):
+            if any(not self.settled(trial) for trial in self.baseline):
+                return
+            self.objective = self._objective()
+        if self.objective is None:
+            return
+        for key, one in list(self._open.items()):
+            if not one.waiting:
+                del self._open[key]
+                outcome = self._outcome(one.configuration)
+                self.outcomes.append(outcome)
+                if self._teacher is None or not one.name:
+                    continue
+                if outcome.state == "stopped":
+                    told = next(t for t in map(self._stopped, one.configuration.trials) if t)
+                    self._teacher.stopped(one.name, float(told["value"]), int(told["milestone"]))
+                else:
+                    self._teacher.tell(one.name, outcome.value)
+
+    def _objective(self) -> Objective:
+        name, analysis = self.settings.objective, self.spec.analysis
+        if name != EFFECTIVE_ROBUSTNESS:
+            return Objective(name, {})
+        rows = [row for trial in self.baseline for row in self._rows(trial)]
+        try:
+            return Objective(name, lines_of(rows, analysis.scale, analysis.min_r2))
+        except UserError:
+            if self.settings.steered:
+                raise
+            return Objective(name, {})  # random draws go on: the report will say why there is no ER
+
+    def _outcome(self, configuration: Configuration) -> Outcome:
+        states = {self.state(trial) for trial in configuration.trials}
+        if "stopped" in states:
+            return Outcome(configuration, "stopped", None)
+        value = None
+        if self.objective is not None and "done" in states:
+            value = self.objective.value(self._rows(trial) for trial in configuration.trials)
+        return Outcome(configuration, "done" if "done" in states else "failed", value)
+
+    def _rows(self, trial: Trial) -> list[dict[str, Any]]:
+        """The rows of a trial that is done; none of one that is not."""
+        wanted = {f.id: f.task_label for f in trial.finetunings}
+        if self.state(trial) != "done":
+            return []
+        rows = [row for row in self.run.trial(trial.id).rows() if row["finetune"] in wanted]
+        return [{**row, "task": wanted[row["finetune"]]} for row in rows if row.get("wise_alpha") is None]
+
+    def _stopped(self, trial: Trial) -> dict[str, Any] | None:
+        told = self.run.trial(trial.id).stopped()
+        return told if told is not None and told.get("value") is not None else None
+
+    def _stop_others(self, one: Open) -> None:
+        """A configuration is stopped as a whole: its trials that have not begun are not, and say why."""
+        which = next(trial.id for trial in one.configuration.trials if self.state(trial) == "stopped")
+        for trial in [trial for trial in self._queue if self._owner.get(trial.id) == one.configuration.key]:
+            self._queue.remove(trial)
+            one.waiting.discard(trial.id)
+            self.run.trial(trial.id).stop(f"not begun, since {which} of the same configuration was stopped", {})
+
+    # --- the budget
+
+    def _too_much(self, more: int) -> str:
+        """Why nothing more may begin, "" while it may."""
+        budget = self.settings.budget
+        if budget is None:
+            return ""
+        images, hours = self.spent()
+        if budget.images is not None and images + more > budget.images:
+            return f"the budget of {budget.images:,} images is spent ({images:,.0f})"
+        if budget.device_hours is not None and hours >= budget.device_hours:
+            return f"the budget of {budget.device_hours:g} device-hours is spent ({hours:.2f})"
+        return ""
+
+    def _meaning(self) -> str:
+        """What a value of this search means; another space, objective or baseline is another study."""
+        settings = [self.settings.objective, self.settings.mode, self.spec.analysis.scale, self.settings.seed]
+        dimensions = [vars(one) for one in self.spec.space.dimensions]
+        return hash_of([settings, dimensions, sorted(trial.key for trial in self.baseline), self.spec.seeds])
+
+
+def _images(trial: Trial) -> int:
+    """Training images that a trial processes."""
+    return trial.pretrain_images + sum(f.images for f in trial.finetunings)
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    """Seconds of training that the rows of a trial tell of."""
+    tuned = {row["finetune"]: row.get("seconds_finetune") or 0.0 for row in rows}
+    return sum(tuned.values()) + max((row.get("seconds_pretrain") or 0.0 for row in rows), default=0.0)

@@ -1,0 +1,318 @@
+"""Every trial of a sweep before anything runs: ids, seeds by name, groups and what it will cost.
+
+Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count,
+the sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_robust.run.throughput import EVALUATION_COST
+from ray_robust.spec.class_selection import granularity_text
+from ray_robust.spec.load import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
+
+RECIPE = 1  # raised when the training code changes what a trial's scores come out as
+SCRATCH = "scratch"
+TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know of a pool: its meaning (see `Pool.meaning`; of a task `Task.scored`) and its size, of a
+    task the images per split and the training images per class."""
+
+    meaning: str
+    images: int
+    splits: Mapping[str, int] = field(default_factory=dict)
+    train: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a plan needs to know of ready-made weights: their meaning, which is never a path, and the model that they
+    are of ("" where they do not say it)."""
+
+    meaning: str
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """What only the data can say of a mixture: what stands for a CSV in its identity, by key, and what it can take of
+    each source (by name)."""
+
+    tables: Mapping[str, str]
+    images: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """One fine-tuning of a trial. `id` names it within any trial by its settings and its task, and by nothing else."""
+
+    id: str
+    task: TaskSection
+    task_label: str
+    settings: Finetune
+    images: int  # training images processed
+    evaluated: int  # test images looked at
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One mixture x one model x one seed: pre-train once (`pretrain` is None from scratch), then every fine-tuning."""
+
+    id: str
+    key: str  # the hash in `id`: what the trial means
+    group: str
+    model: ModelSection
+    pretrain: Pretrain | None
+    seed: int
+    subset_seed: int
+    pretrain_images: int  # processed, over all epochs
+    finetunings: tuple[Finetuning, ...]
+
+    @property
+    def draws(self) -> bool:
+        """Whether it pre-trains on images: from scratch there are none, and ready-made weights saw theirs elsewhere."""
+        return self.pretrain is not None and bool(self.pretrain.sources)
+
+    @property
+    def cost(self) -> float:
+        """In training images: an evaluated image counts as the share of a step that a forward pass is."""
+        return self.pretrain_images + sum(f.images + EVALUATION_COST * f.evaluated for f in self.finetunings)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of the results table that say which trial a row belongs to."""
+        mixture = self.pretrain
+        return {
+            "trial": self.id,
+            "group": self.group,
+            "status": "planned",
+            "model": self.model.name,
+            "seed": self.seed,
+            "subset_seed": self.subset_seed if mixture else None,
+            "num_images": _number(mixture.num_images) if mixture else 0,
+            "num_classes": _number(mixture.num_classes) if mixture else 0,
+            "images_per_class": mixture.images_per_class if mixture else None,
+            "granularity": granularity_text(mixture.granularity) if mixture else "",
+            "semantics": (mixture.classes.text if mixture.classes else "all") if mixture else "",
+            "sources": json.dumps({n: s.weight for n, s in mixture.sources.items()} if mixture else {}),
+            "pretrain_method": mixture.method if mixture else SCRATCH,
+            "pretrain_epochs": mixture.epochs if mixture else 0,
+            "pretrain_images_seen": self.pretrain_images,
+            "upstream_accuracy": None,
+            "seconds_pretrain": None,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep, the costliest first, so that none is left to run alone at the end."""
+
+    trials: tuple[Trial, ...]
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def pretrainings(self) -> int:
+        """How many different pre-trainings the trials need."""
+        return sum(trial.pretrain is not None for trial in self.trials)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per trial, for plan.csv."""
+        return [
+            {
+                **trial.columns(),
+                "finetunes": json.dumps({f.id: f.task_label for f in trial.finetunings}),
+                "cost_images": round(trial.cost),
+            }
+            for trial in self.trials
+        ]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a search runs for one draw: `values` by dimension, and a trial per seed, model and level of a grid."""
+
+    values: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    @property
+    def key(self) -> str:
+        """The same for two draws exactly when their trials mean the same."""
+        return hash_of(sorted(trial.key for trial in self.trials))
+
+    @property
+    def group(self) -> str:
+        """Its name in tables: that of its first trial's group."""
+        return self.trials[0].group
+
+
+def make_plan(
+    spec: Spec,
+    sources: Mapping[str, Facts],
+    tasks: Mapping[str, Facts],
+    limit: int | None = None,
+    ready: Mapping[str, Ready] | None = None,
+    details: Callable[[Pretrain], Details] | None = None,
+) -> Plan:
+    """Every trial of `spec`; facts of pools by `pool_key`, of ready-made weights by their tag or path. `limit` keeps
+    the first few trials. `details` is asked of a mixture that names its classes or a table of labels.
+
+    Two combinations that mean the same are one trial. Weights that say which model they are of decide it.
+    """
+    found: dict[str, Trial] = {}
+    scratch = tuple(Level(level.section.in_full(), level.axes) for level in spec.baseline_finetunes)
+    baseline, after = (_finetunings(spec, levels, tasks) for levels in (scratch, spec.finetunes))
+    for model in spec.models:
+        if baseline:
+            for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources, {}):
+                found.setdefault(trial.key, trial)
+        for pretrain in spec.pretrains:
+            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, ready or {}, details):
+                found.setdefault(trial.key, trial)
+    trials = list(found.values())[:limit]
+    return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
+
+
+def pool_key(name: str, section: PoolSection) -> str:
+    """The same for two sections exactly when they mean the same source or task."""
+    return f"{name}|{section.kind}|{section.options.model_dump_json()}"
+
+
+def task_label(level: Level[TaskSection]) -> str:
+    """A task's name in results: `camera-traps`, with what varies behind it: `camera-traps[shift=0]`."""
+    axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("name", "kind"))
+    return f"{level.section.name}[{axes}]" if axes else level.section.name
+
+
+def hash_of(meaning: Any, length: int = 10) -> str:
+    """A short hash of plain values, whatever the order of their keys."""
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
+
+
+def _trials(
+    spec: Spec,
+    model: Level[ModelSection],
+    pretrain: Level[Pretrain] | None,
+    seeds: tuple[int, ...],
+    finetunings: tuple[Finetuning, ...],
+    sources: Mapping[str, Facts],
+    ready: Mapping[str, Ready],
+    details: Callable[[Pretrain], Details] | None = None,
+) -> Iterator[Trial]:
+    """One mixture (None: from scratch) on one model, under every seed."""
+    several_models = len(spec.models) > 1
+    mixture = pretrain.section if pretrain else None
+    weights = ready.get(mixture.weights or "") if mixture else None
+    if weights and weights.model:
+        model = Level(model.section.model_copy(update={"name": weights.model}), model.axes)
+    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
+    if mixture:
+        meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed", "match"})
+        meaning["sources"] = {
+            name: [section.weight, sources[pool_key(name, section)].meaning]
+            for name, section in mixture.sources.items()
+        }
+        if weights:
+            meaning["pretrain"]["weights"] = weights.meaning
+    known = details(mixture) if details and mixture and (mixture.classes or mixture.tables) else Details({}, {})
+    if mixture:
+        meaning["pretrain"] |= known.tables
+    group = _group(pretrain, model, several_models)
+    names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
+    images = _pretrain_images(mixture, sources, known.images) if mixture else 0
+    for seed in seeds:
+        subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
+        key = hash_of({**meaning, "seed": seed, **({"subset_seed": subset_seed} if mixture else {})})
+        yield Trial(
+            id="-".join((*names, f"s{seed}", key)),
+            key=key,
+            group=group,
+            model=model.section,
+            pretrain=mixture,
+            seed=seed,
+            subset_seed=subset_seed,
+            pretrain_images=images,
+            finetunings=finetunings,
+        )
+
+
+def _finetunings(spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping[str, Facts]) -> tuple[Finetuning, ...]:
+    found = [
+        _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
+        for task in spec.tasks
+        for level in levels
+    ]
+    return tuple({finetuning.id: finetuning for finetuning in found}.values())  # what means the same is one
+
+
+def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:
+    label, settings = task_label(task), level.section
+    meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, facts.meaning]}
+    evaluations = -(-settings.epochs // settings.evaluate_every) + len(settings.wise_ft)
+    return Finetuning(
+        id=f"lr{settings.lr:g}-e{settings.epochs}-{hash_of(meaning, 8)}",
+        task=task.section,
+        task_label=label,
+        settings=settings,
+        images=settings.passes * settings.training_images(facts.train or (facts.splits.get("train", 0),)),
+        evaluated=evaluations * sum(facts.splits.get(split, 0) for split in TEST_SPLITS),
+    )
+
+
+def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
+    """What of a section decides a result. Defaults are left out, so that a key added later changes no old identity."""
+    return section.model_dump(mode="json", exclude=without, exclude_defaults=True)
+
+
+def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts], held: Mapping[str, int]) -> int:
+    if mixture.method == "weights":
+        return 0
+    if mixture.images_seen is not None:
+        return mixture.images_seen
+    total = mixture.num_images
+    if total == "all" and mixture.images_per_class is not None and isinstance(mixture.num_classes, int):
+        total = mixture.images_per_class * mixture.num_classes
+    if total == "all":
+        whole = {name: sources[pool_key(name, section)].images for name, section in mixture.sources.items()}
+        total = sum({**whole, **held}.values())
+    return int(total) * (mixture.epochs or 1)
+
+
+def _group(pretrain: Level[Pretrain] | None, model: Level[ModelSection], several_models: bool) -> str:
+    if pretrain is None:
+        return SCRATCH
+    return pretrain.label or (f"model={model.section.name}" if several_models else "pretrained")
+
+
+def _short(pretrain: Level[Pretrain] | None) -> str:
+    return SCRATCH if pretrain is None else pretrain.short
+
+
+def _safe(text: str, length: int = 40) -> str:
+    """The part of a text that any file system takes as a name."""
+    return re.sub(r"[^A-Za-z0-9._+]+", "_", text)[:length]
+
+
+def _number(value: int | str) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _first(seeds: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+    """`count` seeds: the sweep's own, then the numbers after them."""
+    if count is None:
+        return seeds
+    more = tuple(range(max(seeds) + 1, max(seeds) + 1 + max(0, count - len(seeds))))
+    return (seeds + more)[:count]

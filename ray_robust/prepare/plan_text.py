@@ -1,0 +1,130 @@
+"""What a sweep says of itself: before it runs its trials, its mixtures, its cost; after it what did not succeed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare.open_sweep import Draws, Sweep, jobs_of
+from ray_robust.run import throughput
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import Spec
+
+SHOWN_IN_A_PLAN = 60  # trials, one line each
+
+
+def print_title(out: Console, spec: Spec) -> None:
+    """The sweep's name and its question."""
+    out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
+
+
+def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
+    """Every trial, every mixture, images, time, disk and power: what --plan shows."""
+    from ray_robust.prepare import (
+        power as planning,  # late: scipy's functions take a moment, and a run needs none of them
+    )
+
+    spec, plan = sweep.spec, sweep.plan
+    print_title(out, spec)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("trial", "group", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("seed", "pre-training images", "classes", "images seen", "fine-tunings"):
+        table.add_column(name, justify="right")
+    for trial in plan.trials[:SHOWN_IN_A_PLAN]:
+        subset = subsets.get(trial.id)
+        table.add_row(trial.id, trial.group, trial.model.name, str(trial.seed),
+                      f"{subset.images:,}" if subset else "0" if not trial.draws else "",
+                      f"{subset.leaf_classes:,}" if subset else "",
+                      f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
+    out.print(table, markup=False)
+    if len(plan) > SHOWN_IN_A_PLAN:
+        out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
+    print_composition(out, sweep, subsets)
+    for pool in (absent := sweep.absent()):
+        out.print(f"[yellow]absent[/]  {escape(pool.told())}", soft_wrap=True)
+        out.print(escape(f"        {pool.absent}"), soft_wrap=True)
+    if absent:
+        out.print("Names of classes and ranks, and how many images each class has, are checked when the data is there; "
+                  "ids will then be others.", soft_wrap=True)  # fmt: skip
+    for own in sweep.unread():
+        out.print(f"[yellow]unread[/]  {escape(own.name)}: {len(own.unread()):,} of {len(own.catalog):,} files have "
+                  "not been read yet; until they are (by the run, or by ray_robust.ingest) ids are provisional",
+                  soft_wrap=True)  # fmt: skip
+    finetuned = sum(f.images for trial in plan for f in trial.finetunings)
+    evaluated = sum(f.evaluated for trial in plan for f in trial.finetunings)
+    out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")
+    out.print(f"images to process: {sum(t.pretrain_images for t in plan):,} in pre-training, {finetuned:,} in "
+              f"fine-tuning, {evaluated:,} in evaluation")  # fmt: skip
+    out.print(f"time  {estimate(plan, spec)}")
+    jobs = jobs_of(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
+    decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
+    out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+    unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
+    for name, count in sorted((name, count) for name, count in unmade if count):
+        out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
+    if power := planning.line(planning.design_in(sweep)):
+        out.print(f"power {power}", markup=False, soft_wrap=True)
+
+
+def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
+    """What every mixture is made of: asked, held and taken."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("mixture", "source"):
+        table.add_column(name, no_wrap=True)
+    told = [
+        (trial.group, part) for trial in sweep.plan if trial.id in subsets for part in subsets[trial.id].composition
+    ]
+    cut = any(part["labels"] != part["classes"] for _, part in told)
+    words = ("class", "label") if cut else ("class",)
+    for name in ("available", "held out", "taken", "share", "wanted", "classes", "per class", "labels", "per label"):
+        if cut or "label" not in name:
+            table.add_column(name, justify="right")
+    shown = set()
+    for group, part in told:
+        counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
+        shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
+        row = [group, part["source"], *counts, *shares]
+        for word, number in zip(words, ("classes", "labels"), strict=False):
+            row += [f"{part[number]:,}", f"{part[f'fewest_per_{word}']:,}-{part[f'most_per_{word}']:,}"]
+        if tuple(row) not in shown:
+            shown.add(tuple(row))
+            table.add_row(*row)
+    if shown:
+        out.print(table, markup=False)
+    for note in sweep.notes:
+        out.print(note, markup=False, soft_wrap=True)
+
+
+def estimate(plan: Plan, spec: Spec) -> str:
+    """Time from what earlier runs on this machine measured, or that nothing is known."""
+    if not len(plan):
+        return ""
+    seconds = 0.0
+    for trial in plan:
+        key = throughput.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
+        rate = throughput.known(key)
+        if rate is None:
+            return f"(no time known yet for {trial.model.name} at {trial.model.image_size} px on this machine)"
+        seconds += trial.cost / rate
+    slots = max(1, (os.cpu_count() or 1) // (spec.resources.workers * spec.resources.cpus_per_worker))
+    return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
+
+
+def print_failures(out: Console, run: RunFolder, failed: Iterable[Trial]) -> int:
+    """Print why trials failed, and what is wrong with what others left; returns how many have failed."""
+    count = 0
+    for folder, name in ((run.trial(trial.id), trial.id) for trial in failed):
+        if (failure := folder.failure()) is not None:
+            count += 1
+            out.print(f"[red]failed[/]  {name}: ", end="")
+            out.print(f"{failure['reason']} (log: {failure['log']})", markup=False, soft_wrap=True)
+        elif damage := folder.damage():
+            out.print(f"damaged  {name}: {damage}; the same command again runs what is missing of it", markup=False,
+                      soft_wrap=True)  # fmt: skip
+    return count

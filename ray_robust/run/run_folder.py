@@ -1,0 +1,275 @@
+"""The run folder: the only door to it, for the sweep that writes it and for everyone who reads it.
+
+    spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
+    trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
+                  rows.jsonl progress.json log.txt and `done`, written last
+                  failed.json why it failed; stopped.json why a search left it; attempts.json what went wrong before;
+                  parts.json when memory was short
+
+State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both
+hold what proves the files that they speak for (see `proof`): a trial that was finished and is not as it was left is
+`damaged`, and counts as one that is still to be run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ray_robust.errors import Damaged
+from ray_robust.files.storage import Stamp, Storage, wrong
+from ray_robust.redact import redact_file
+from ray_robust.run.checksums import checksum, seal, unseal
+from ray_robust.run.trial_folder import TrialFolder
+from ray_robust.text import safe_csv
+
+__all__ = ["COLUMNS", "RunFolder", "TrialFolder"]
+
+TRIAL_COLUMNS = (
+    "trial", "group", "status", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
+    "granularity", "semantics", "sources", "pretrain_method", "pretrain_epochs", "pretrain_images_seen",
+    "upstream_accuracy", "seconds_pretrain",
+)  # fmt: skip
+FINETUNE_COLUMNS = (
+    "finetune", "finetune_method", "finetune_lr", "finetune_weight_decay", "finetune_images", "seconds_finetune",
+    "task",
+)  # fmt: skip
+POINT_COLUMNS = (
+    "epoch", "step", "metric", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy", "id_groups",
+    "ood_groups",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    "id_macro_f1", "ood_macro_f1", "id_worst_group", "ood_worst_group", "id_class_accuracy", "ood_class_accuracy",
+    "id_ece", "ood_ece",
+)  # fmt: skip
+COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images", *SCORE_COLUMNS, "wise_alpha")
+_WHOLE = ("seed", "subset_seed", "num_images", "num_classes", "images_per_class", "pretrain_images_seen",
+          "finetune_images", "epoch", "step", "id_groups", "ood_groups", "id_images", "ood_images")  # fmt: skip
+_REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
+         "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy",
+         *SCORE_COLUMNS, "wise_alpha")  # fmt: skip
+
+
+CHECKSUMS = "checksums.json"
+TABLES = ("results.csv", "results.parquet")
+PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json", *TABLES)  # whose checksums are kept there
+ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends
+ANEW = "the same command again writes it anew"
+PARTIAL = "the report does without it until a trial is run again"
+
+
+class RunFolder:
+    """A sweep's folder, local or remote."""
+
+    def __init__(self, address: str | os.PathLike | Storage) -> None:
+        self.storage = address if isinstance(address, Storage) else Storage(address)
+        self._folders: dict[str, str] | None = None
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._proved: dict[str, tuple[bytes, dict[str, Any] | None]] = {}
+        self._stamps: dict[str, Stamp] | None = None
+
+    def trial(self, name: str) -> TrialFolder:
+        """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
+        if self._folders is None:
+            self._folders = {known.rpartition("-")[2]: known for known in self.storage.names("trials")}
+        folder = self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}"
+        return TrialFolder(folder, self._proved, self._listed)
+
+    def _listed(self) -> dict[str, Stamp]:
+        """The stamps of a remote run's files by address: one request for a thousand, not one for each."""
+        if self._stamps is None:
+            stamps = self.storage.stamps("trials")
+            self._stamps = {(self.storage / name).address: stamp for name, stamp in stamps.items()}
+        return self._stamps
+
+    def write_plan(self, rows: list[dict[str, Any]]) -> None:
+        """plan.csv, one row per trial."""
+        self.write("plan.csv", safe_csv.text_of(pd.DataFrame(rows)))
+
+    def plan(self) -> pd.DataFrame:
+        """The planned trials; empty when nothing was planned yet. Raises Damaged for a file that is no plan."""
+        data = self.storage.read("plan.csv")
+        if data is None:
+            return pd.DataFrame()
+        try:
+            plan = safe_csv.frame_of(data)
+            finetunes = [json.loads(cell) for cell in plan["finetunes"]]
+            sound = all(isinstance(names, dict) for names in finetunes) and plan["trial"].is_unique
+            if not sound or not {"group", "model"} <= set(plan):
+                raise ValueError
+            if "cost_images" in plan:
+                plan["cost_images"].astype(float)
+        except (ValueError, KeyError, TypeError, RecursionError):  # pandas' own are ValueErrors
+            raise self.storage.damaged("plan.csv", wrong(data, "a plan"), ANEW) from None
+        return plan
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec; empty when absent. Raises Damaged for a file that is none."""
+        data = self.storage.read("spec.yaml")
+        if data is None:
+            return {}
+        try:
+            spec = yaml.safe_load(data)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            spec = None
+        if not isinstance(spec, dict) or not isinstance(spec.get("analysis") or {}, dict):
+            raise self.storage.damaged("spec.yaml", wrong(data, "a spec"), ANEW)
+        return spec
+
+    def data(self) -> dict[str, Any]:
+        """data.json: every pool's facts, broken images and sample sheets; {} where it is not as it was written, which
+        `altered` says."""
+        if self._defect("data.json", self._checksums().get("data.json")):
+            return {}
+        data = self.storage.recall_json("data.json") or {}
+        for key in ("pools", "duplicates"):
+            if key in data:
+                data[key] = [entry for entry in data[key] or () if isinstance(entry, dict)]
+        return data
+
+    def trials(self) -> list[dict[str, Any]]:
+        """trial.json of every planned trial that has one, in the plan's order."""
+        names = self.plan().get("trial", ())
+        found = (self.trial(name).storage.recall_json("trial.json") for name in names)
+        return [trial for trial in found if trial is not None]
+
+    def states(self) -> dict[str, str]:
+        """Every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed, started
+        or planned."""
+        plan, states = self.plan(), {}
+        for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
+            folder = self.trial(name)
+            if folder.has(list(json.loads(finetunes))):
+                states[name] = "done"
+            elif folder.damage():
+                states[name] = "damaged"
+            elif folder.stopped() is not None:
+                states[name] = "stopped"
+            elif folder.failure() is not None:
+                states[name] = "failed"
+            else:
+                states[name] = "started" if folder.storage.exists("trial.json") else "planned"
+        return states
+
+    def results(self) -> pd.DataFrame:
+        """One row per point of every finished trial, one with empty scores per trial that failed, was stopped, or is
+        not any more as it was left."""
+        rows: list[dict[str, Any]] = []
+        plan = self.plan().to_dict("records")
+        for planned in sorted(
+            plan, key=lambda row: (row["group"] != "scratch", row["group"], row["model"], row["trial"])
+        ):
+            name, wanted = planned["trial"], json.loads(planned["finetunes"])
+            folder = self.trial(name)
+            if self.has(name, list(wanted)):
+                # names come from the plan: another axis in the spec renames groups and tasks, not trials
+                own = {"trial": name, "status": "done"}
+                order = {finetune: i for i, finetune in enumerate(wanted)}
+                points = [row for row in self._rows[name] if row["finetune"] in order]
+                rows += [
+                    {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
+                    for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
+                ]
+            elif status := _status(folder):
+                known = {key: value if value != "" else None for key, value in planned.items() if key in TRIAL_COLUMNS}
+                rows.append({**known, "status": status})
+        table = pd.DataFrame(rows, columns=[*COLUMNS])
+        for column in _WHOLE:
+            table[column] = pd.to_numeric(table[column]).astype("Int64")
+        for column in _REAL:
+            table[column] = pd.to_numeric(table[column]).astype("float64")
+        return table
+
+    def has(self, name: str, finetunings: list[str]) -> bool:
+        """Whether a trial is done with at least these fine-tunings, and all is there that it left; unlike with
+        `TrialFolder.has` its rows are read, and kept in memory: no size or time tells of a bit that turned on the disk.
+        """
+        folder = self.trial(name)
+        if not folder.has(finetunings):
+            return False
+        if name not in self._rows:
+            try:
+                self._rows[name] = folder.rows()
+            except Damaged:
+                return False
+        return True
+
+    def write_results(self) -> pd.DataFrame:
+        """Collect and write results.csv and results.parquet; returns the table."""
+        table = self.results()
+        self.write("results.csv", safe_csv.text_of(table))
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        self.write("results.parquet", buffer.getvalue())
+        return table
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Any file of the run, or None."""
+        return self.storage.read(name)
+
+    def write(self, name: str, data: bytes | str) -> None:
+        """Any file of the run. The checksum of one that others rely on (`PROVED`, tables of duplicates) is kept beside
+        those that it had before, and first: who is killed in between leaves one of them."""
+        if name in PROVED or (name.startswith("duplicates/") and name.endswith(".csv")):
+            data = data if isinstance(data, bytes) else redact_file(name, data).encode()
+            known = self._checksums()
+            self.storage.write(CHECKSUMS, seal({**known, name: [*known.get(name, ())[-2:], checksum(data)]}))
+        self.storage.write(name, data)
+
+    def damaged(self, trials: Iterable[str]) -> Iterator[str]:
+        """A line for each of these trials that was finished and is not as it was left, then those of `altered`."""
+        for name in trials:
+            if damage := self.trial(name).damage():
+                yield f"damaged  {name}: {damage}; it is run again, with what is whole of it"
+        yield from self.altered()
+
+    def altered(self) -> list[str]:
+        """A line for each of the run's own files that is not as it was written, with what mends it."""
+        return [
+            str(self.storage.damaged(name, what, ANEW if name in ANEWS else PARTIAL).problems[0])
+            for name, what in self._changed().items()
+        ]
+
+    def _checksums(self) -> dict[str, list[str]]:
+        value, sealed = unseal(self.storage.recall(CHECKSUMS) or b"")
+        return value if sealed and value is not None else {}
+
+    def _changed(self) -> dict[str, str]:
+        """What is wrong with the files whose checksums are kept, by name."""
+        changed, known = {}, self._checksums()
+        if not known and self.storage.exists(CHECKSUMS):
+            changed[CHECKSUMS] = "is damaged"
+        defects = {name: self._defect(name, known.get(name)) for name in dict.fromkeys((*PROVED, *known))}
+        return changed | {name: what for name, what in defects.items() if what}
+
+    def _defect(self, name: str, checksums: list[str] | None) -> str:
+        """What is wrong with a file that should have one of these checksums (None: any), "" where nothing is."""
+        data = self.storage.recall(name)
+        if data is None:
+            return "cannot be read" if self.storage.exists(name) else "" if checksums is None else "is missing"
+        if checksums is None or checksum(data) in checksums:
+            return ""
+        return "was altered since it was written" if data.strip() else "is empty"
+
+    def exists(self, name: str) -> bool:
+        return self.storage.exists(name)
+
+
+def _status(folder: TrialFolder) -> str | None:
+    """The status of a trial that has no points to show, None for one that is not over."""
+    if folder.damage():
+        return "damaged"
+    if folder.stopped() is not None:
+        return "stopped"
+    return "failed" if folder.failure() is not None else None
+
+
+def _group(group: str, row: dict[str, Any]) -> str:
+    """A point between pre-trained and fine-tuned weights is of a group of its own: it must not shift its trial's."""
+    return group if row.get("wise_alpha") is None else f"{group}, wise_ft"

@@ -1,0 +1,284 @@
+"""One trial's folder: what a trial leaves there, how that proves itself, and what is reused of it.
+
+Owns every file in trials/<id>/ (listed in `results`). `done` and a fine-tuning's file hold row counts and checksums of
+what they speak for; a trial that was finished and is not as it was left is damaged, and still to be run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_robust.errors import Damaged
+from ray_robust.files.storage import Stamp, Storage, wrong
+from ray_robust.redact import redacted
+from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
+
+ALTERED = "was altered: its checksum is another"
+RERUN = "the same command again runs what is missing of this trial"
+PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "time")
+ATTEMPT = {"time", "kind", "reason", "counts"}
+
+
+class TrialFolder:
+    """One trial's own folder; nobody else writes there.
+
+    proved  by address the `done` of trials that were compared with what they left, and what it says; None where the
+            rows that were read are others
+    stamps  those of a remote run's files, by address, as they were listed at once
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        proved: dict[str, tuple[bytes, dict[str, Any] | None]] | None = None,
+        stamps: Callable[[], Mapping[str, Stamp]] = dict,
+    ) -> None:
+        self.storage, self._stamps = storage, stamps
+        self._proved = {} if proved is None else proved
+
+    def finished(self) -> dict[str, Any] | None:
+        """The contents of `done` ({"finetunings": [ids], ...}) where all is there that the trial left, else None."""
+        done, damage = self._look()
+        return None if damage else done
+
+    def has(self, finetunings: list[str]) -> bool:
+        """Whether the trial is done with at least these fine-tunings, and all is there that it left."""
+        done = self.finished()
+        return done is not None and set(finetunings) <= set(done["finetunings"])
+
+    def damage(self) -> str:
+        """What of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is done."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[dict[str, Any] | None, str]:
+        """What `done` says, None where there is none that can be read, and what is not as it says."""
+        try:
+            data = self.storage.read("done")
+        except Damaged:
+            return None, "done is a folder, where a file belongs"
+        if data is None:
+            return None, ""
+        known = self._proved.get(self.storage.address)
+        if known is not None and known[0] == data:
+            return known[1], "" if known[1] is not None else f"rows.jsonl {ALTERED}"
+        done, sealed = unseal(data)
+        if done is None or not isinstance(done.get("finetunings"), list) or sealed != ("files" in done):
+            return None, "done is empty" if not data.strip() else "done is damaged"
+        damage = self._defects(done["files"]) if sealed else self._of_before(done["finetunings"])
+        if not damage:
+            self._proved[self.storage.address] = data, done
+        return done, ", ".join(f"{name} {what}" for name, what in damage.items())
+
+    def _defects(self, files: Mapping[str, list[Any]]) -> dict[str, str]:
+        """In what way files are not as they were left, by name."""
+        changed = self._of_other_time(files)
+        damage = {name: defect(self.storage, name, files[name], self.storage.stamp(name)) for name in changed}
+        return {name: what for name, what in damage.items() if what}
+
+    def _of_other_time(self, files: Mapping[str, list[Any]]) -> list[str]:
+        """Those whose size or time is another than it was: a loop as short as it can be, for a run has 24,000 files."""
+        if self.storage.remote:
+            listed = self._stamps()
+            return [
+                name
+                for name, (_, size, time, _) in files.items()
+                if listed.get((self.storage / name).address) != (size, time)
+            ]
+        changed, base, look = [], f"{self.storage.address}/", os.stat
+        for name, (_, size, time, _) in files.items():
+            try:
+                now = look(base + name)
+            except OSError:
+                changed.append(name)
+                continue
+            if now.st_size != size or now.st_mtime_ns != time:
+                changed.append(name)
+        return changed
+
+    def _of_before(self, finetunings: list[str]) -> dict[str, str]:
+        """What is wrong with the rows of a trial whose `done` knows no checksums: an earlier version's."""
+        try:
+            lacking = set(finetunings) - {row["finetune"] for row in _parsed(self.storage)}
+        except Damaged as damaged:
+            return {"rows.jsonl": damaged.problems[0].what.partition(";")[0]}
+        return {"rows.jsonl": f"has no rows of {', '.join(sorted(map(str, lacking)))}"} if lacking else {}
+
+    def finetuning(self, name: str) -> list[dict[str, Any]] | None:
+        """The rows of a finished fine-tuning, or None; also where it or its predictions are not as they were left."""
+        data = self.storage.recall(f"finetunings/{name}.json")
+        if data is None:
+            return None
+        kept, sealed = unseal(data)
+        if sealed and kept is not None:  # each is asked for by itself: a worker need not list the whole of a remote run
+            stamps = ((name, entry, self.storage.stamp(name)) for name, entry in kept["files"].items())
+            return None if any(defect(self.storage, *of) for of in stamps) else kept["rows"]
+        with contextlib.suppress(ValueError, RecursionError):  # an earlier version's: the rows alone
+            rows = json.loads(data)
+            if _sound(rows) and rows and all(row["finetune"] == name for row in rows):
+                return rows
+        return None
+
+    def keep_finetuning(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Mark a fine-tuning as finished, once its predictions are written."""
+        files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet")
+        self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
+
+    def _entries(self, *names: str) -> dict[str, list[Any]]:
+        entries = ((name, Entry.of(self.storage, name)) for name in names)
+        return {name: entry.listed() for name, entry in entries if entry is not None}
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why the trial failed the last time it ran ({"reason", "log"}), or None."""
+        said = self.storage.recall_json("failed.json")
+        if said is None and not self.storage.exists("failed.json"):
+            return None
+        why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
+        return said if said and isinstance(said.get("reason"), str) else why
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a finished trial. Raises Damaged where they are not those that it left."""
+        for _ in range(2):  # it may have been run again since, also between two of these lines
+            data = self.storage.read("rows.jsonl")
+            known = self._proved.get(self.storage.address)
+            done = known[1] if known is not None else self._look()[0]
+            entry = Entry.read((done or {}).get("files", {}).get("rows.jsonl"))
+            if (known is None or known[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
+                return _parsed(self.storage, data)
+            self._proved.pop(self.storage.address, None)
+        self._proved[self.storage.address] = self.storage.read("done") or b"", None
+        raise self.storage.damaged("rows.jsonl", ALTERED, RERUN)
+
+    def finish(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+        """Write the rows of every fine-tuning, then the marker, which proves what the trial left; what only resuming
+        needed is dropped."""
+        self.storage.write("rows.jsonl", _text_of(rows))
+        self.storage.delete("failed.json")
+        finetunings = sorted({row["finetune"] for row in rows})
+        names = [f"finetunings/{name}.json" for name in finetunings]
+        files = self._entries("rows.jsonl", "trial.json", "subset.parquet", *names)
+        for name in names:  # each holds the entries of its predictions: they are not read again
+            kept, _ = unseal(self.storage.recall(name) or b"")
+            files |= (kept or {}).get("files", {})
+        self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
+
+    def _drop_damaged(self) -> None:
+        """Remove what is not as it was left, so that what is left whole is all that is used again."""
+        done = self._look()[0] or {}
+        wrong = self._defects(done.get("files", {})) if done else {"subset.parquet": "not known to be whole"}
+        for name in wrong:
+            folder, _, file = name.rpartition("/")
+            if folder or name == "subset.parquet":
+                self.storage.discard(f"finetunings/{file.rpartition('.')[0]}.json" if folder else name)
+
+    def progress(self) -> dict[str, Any]:
+        """How far the trial is, as progress.json says: {} before its first word, or where that cannot be read."""
+        said = self.storage.recall_json("progress.json") or {}
+        numbers = {key: said.get(key, 0.0) for key in PROGRESS}
+        scores = [score for key in ("id", "ood") if (score := said.get(key)) is not None]
+        sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(said.get("stage", ""), str)
+        return {**said, **numbers} if said and sound else {}
+
+    def mend(self) -> bool:
+        """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
+        left; returns whether that was so. Nothing needs to be trained then, nor weights that may be gone by now."""
+        done, _ = self._look()
+        if done is None:
+            with contextlib.suppress(Damaged):
+                done = unseal(self.storage.read("done") or b"")[0]  # its rows have been read, and are others
+        if not done or "files" not in done or set(self._defects(done["files"])) - {"rows.jsonl"}:
+            return False
+        kept = [self.finetuning(name) for name in done["finetunings"]]
+        rows = [row for own in kept for row in own or ()]
+        if not all(kept) or checksum(_text_of(rows)) == checksum(self.storage.recall("rows.jsonl") or b""):
+            return False
+        self._proved.pop(self.storage.address, None)
+        self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files")})
+        return True
+
+    def begin(self) -> str:
+        """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes, and
+        what of a finished trial is not as it was left; returns what that was, or "".
+
+        So does `done`: of a trial that gets more fine-tunings it would speak for files that are about to change, and
+        whoever looked meanwhile, or after a crash, would take them for damaged."""
+        if damage := self.damage():
+            self._drop_damaged()
+        self.storage.discard("done")
+        self.storage.delete("failed.json")
+        self.storage.delete("stopped.json")
+        self.storage.tidy()
+        return damage
+
+    def fail(self, reason: str, quarantined: bool = False) -> None:
+        """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
+        it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
+        """
+        said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
+        self.storage.write_json("failed.json", said)
+
+    def stopped(self) -> dict[str, Any] | None:
+        """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
+        "value", "cutoff", "images_seen", "seconds"}), or None."""
+        return self.storage.recall_json("stopped.json")
+
+    def stop(self, reason: str, facts: dict[str, Any]) -> None:
+        """Note that the trial is not run to its end; what only resuming needed is dropped."""
+        said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
+        self.storage.write_json("stopped.json", said)
+        for name in ("checkpoints", "worker.json"):
+            self.storage.delete(name)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
+        "reason", "counts" (whether towards quarantine)}, in order."""
+        known = self.storage.recall_json("attempts.json", list) or []
+        return [one for one in known if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
+
+    def note_attempt(self, attempt: dict[str, Any]) -> None:
+        """Add to `attempts`."""
+        self.storage.write_json("attempts.json", [*self.attempts(), attempt])
+
+    def parts(self) -> int:
+        """In how many parts a batch goes through the model, since the whole did not fit into memory; else 1."""
+        parts = (self.storage.recall_json("parts.json") or {}).get("parts")
+        return parts if isinstance(parts, int) and parts > 0 else 1
+
+    def divide(self, parts: int, reason: str) -> None:
+        """From now on a batch goes through the model in so many parts."""
+        self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
+
+
+def _text_of(rows: list[dict[str, Any]]) -> bytes:
+    """rows.jsonl: a line of JSON per point, without credentials."""
+    return "".join(json.dumps(redacted(row)) + "\n" for row in rows).encode()
+
+
+def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]:
+    """The rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
+    data = storage.read("rows.jsonl") if data is None else data
+    if data is None:
+        raise storage.damaged("rows.jsonl", "is missing", RERUN)
+    try:
+        rows = [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        rows = None
+    if not rows or not _sound(rows):
+        raise storage.damaged("rows.jsonl", wrong(data, "a table of points"), RERUN)
+    return rows
+
+
+def _sound(rows: Any) -> bool:
+    """Whether these are points: of a fine-tuning, at an epoch."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get("finetune"), str) and _is_number(row.get("epoch")) for row in rows
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -1,0 +1,117 @@
+"""The section `search` of a sweep's YAML: how a sweep comes by its mixtures, what steers it, and when it ends.
+
+Owns which keys there are and what goes together. What is drawn is in `space`, what `where` means in `conditions`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ray_robust.errors import did_you_mean
+from ray_robust.spec.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section
+
+EFFECTIVE_ROBUSTNESS = "effective_robustness"
+OBJECTIVES = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val", "upstream_accuracy", "seconds_pretrain", "seconds_finetune")
+PROBED = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val")  # the objectives that a probe in the middle can stand in for
+
+
+class Budget(Section):
+    """What a search may spend in all, earlier runs in the same folder counted in; no trial begins beyond it."""
+
+    images: Positive | None = None  # training images, of pre-training and fine-tuning, the baseline's too
+    device_hours: Rate | None = None  # of trials: GPUs where trials have some, else workers
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Budget:
+        if self.images is None and self.device_hours is None:
+            raise ValueError("give images or device_hours, or both")
+        return self
+
+
+class Stop(Section):
+    """Asynchronous successive halving: a pre-training that is behind at a milestone is stopped (Li et al., "A System
+    for Massively Parallel Hyperparameter Tuning", MLSys 2020)."""
+
+    method: Literal["asha"] = "asha"
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.11, 0.33)
+    keep: Annotated[float, Field(gt=0, lt=1)] = 1 / 3  # share of those that reached a milestone which may go on
+
+    @field_validator("milestones")
+    @classmethod
+    def _rise(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(late <= early for early, late in itertools.pairwise(milestones)):
+            raise ValueError("must rise, as shares of a pre-training: [0.1, 0.3]")
+        return milestones
+
+
+class Search(Section):
+    """How a sweep comes by its mixtures: all that are written (grid), drawn at random, or drawn by optuna, which learns
+    from those that have ended."""
+
+    method: Literal["grid", "random", "optuna"] = "grid"
+    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # configurations; each is run with every seed
+    objective: str = EFFECTIVE_ROBUSTNESS
+    mode: Literal["max", "min"] = "max"
+    where: tuple[str, ...] = ()  # conditions that a mixture must meet, see `conditions`
+    budget: Budget | None = None
+    stop: Stop | None = None
+    seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] = 0
+    startup: Positive = 10  # optuna: configurations drawn at random before it begins to learn
+
+    @property
+    def draws(self) -> bool:
+        """Whether mixtures are drawn rather than written."""
+        return self.method != "grid"
+
+    @property
+    def steered(self) -> bool:
+        """Whether the objective decides what is run, so that it must be known while the search runs."""
+        return self.method == "optuna" or self.stop is not None
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget_is_known(cls, raw: Any) -> Any:
+        return _known(Budget, raw)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_by_name(cls, raw: Any) -> Any:
+        return {"method": raw} if isinstance(raw, str) else _known(Stop, raw)
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_is_no_test(cls, objective: str) -> str:
+        if objective not in OBJECTIVES:
+            test = objective.startswith(("id", "ood"))
+            why = " is a score on a test split, and what steers a search must not see it" if test else " is unknown"
+            raise ValueError(f"{objective!r}{why}{did_you_mean(objective, OBJECTIVES)}")
+        return objective
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Search:
+        written = self.model_fields_set
+        if self.method == "grid":
+            if drawn := sorted(written & {"trials", "objective", "mode", "budget", "stop", "seed", "startup"}):
+                raise ValueError(f"{drawn[0]} belongs to method random or optuna; a grid runs all that is written")
+        elif self.trials is None and self.budget is None:
+            raise ValueError("give trials (how many mixtures to draw) or a budget")
+        if self.method == "random" and "startup" in written:
+            raise ValueError("startup belongs to method optuna; random draws do not learn")
+        if self.stop is not None and (self.objective not in PROBED or self.mode != "max"):
+            raise ValueError(f"stop needs mode max and an objective that a probe can tell: {', '.join(PROBED)}")
+        return self
+
+
+def _known(cls: type[Section], raw: Any) -> Any:
+    """`raw`, whose keys are those of a section within the section. Raises ValueError."""
+    if isinstance(raw, dict) and (odd := [key for key in raw if key not in cls.model_fields]):
+        raise ValueError(f"{odd[0]} is no key of it{did_you_mean(odd[0], cls.model_fields)}")
+    return raw

@@ -1,0 +1,285 @@
+"""The sections of a sweep's file, read level by level: what varies put in, conditions asked, every mistake collected.
+
+Owns `Reader` and `Level`. What each key means is in `sections`, how axes become combinations in `axes`, how a mistake
+is told in `explain`. Hands on to `drawing`, which reads what a search draws, and to `spec`, which makes a whole of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ray_robust import registry
+from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.spec.conditions import Condition, Unknown, namespace, read_condition
+from ray_robust.spec.grid import SOURCES, axes_in, combinations
+from ray_robust.spec.search_section import Search
+from ray_robust.spec.sections import (
+    Analysis,
+    Baseline,
+    Finetune,
+    ModelSection,
+    Pretrain,
+    Resources,
+    Section,
+    SourceSection,
+    TaskSection,
+    number_for,
+    parse_number,
+)
+from ray_robust.spec.validation_messages import LISTS, Places, dotted, explain, in_file, one_per_key, shown
+from ray_robust.spec.yaml_lines import Document
+
+S = TypeVar("S", bound=Section)
+
+SECTIONS: dict[str, type[Section]] = {
+    "task": TaskSection,
+    "model": ModelSection,
+    "pretrain": Pretrain,
+    "finetune": Finetune,
+    "baseline": Baseline,
+    "search": Search,
+    "resources": Resources,
+    "analysis": Analysis,
+}
+VARYING = ("task", "model", "pretrain", "finetune")  # the sections in which a value may be {grid: [...]}
+DRAWN = ("pretrain", "finetune")  # those of them in which a search may draw a value
+NOTHING = "none"  # `pretrain: none`: the baseline alone
+
+
+@dataclass(frozen=True)
+class Level(Generic[S]):
+    """One combination of a section's axes. `axes` maps a key to its value there, both as text, in the file's order."""
+
+    section: S
+    axes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`num_images=16000`, joined by commas; "" when the section has no axis."""
+        return ", ".join(f"{key}={value}" for key, value in self.axes)
+
+    @property
+    def short(self) -> str:
+        """The values alone: `16000`."""
+        return "-".join(value for _, value in self.axes)
+
+
+class Reader:
+    """Collects problems while it reads a document's sections. `drawn` has the values that a search has drawn."""
+
+    def __init__(self, document: Document, drawn: Mapping[str, Any] | None = None) -> None:
+        self.document, self.drawn = document, drawn
+        self.problems: list[Problem] = []
+        self.paths: list[tuple] = []  # of the problems
+        self.seen: set[str] = set()
+        self.fallen = 0
+        self.conditions: tuple[Condition, ...] = ()
+        if drawn is not None:  # the document has been read before: its conditions are known to be sound
+            self.conditions = self.where(mapping(document.tree.get("search")).get("where"))
+
+    def where(self, raw: Any) -> tuple[Condition, ...]:
+        """The conditions of `search.where`."""
+        found = []
+        sources = _source_names(mapping(self.document.tree.get("pretrain")).get("sources"))
+        known = [key for key in Pretrain.model_fields if key != "sources"]
+        for i, text in enumerate(raw if isinstance(raw, list) else [] if raw is None else [raw]):
+            try:
+                found.append(read_condition(text, known, sources))
+            except ValueError as error:
+                self.say(("search", "where", i), f"search.where: {error}")
+        return tuple(found)
+
+    def meets(self, raw: Any) -> bool:
+        """Whether a mixture, as it was written, meets every condition."""
+        if not self.conditions or not isinstance(raw, dict):
+            return True
+        values = {name: number_for(Pretrain.model_fields[name], raw.get(name, Pretrain.model_fields[name].default))
+                  for name in Pretrain.model_fields if name != "sources"}  # fmt: skip
+        parts = {name: part.get("weight", 1.0) if isinstance(part, dict) else part
+                 for name, part in mapping(raw.get("sources")).items()}  # fmt: skip
+        if not all(isinstance(_number(part), int | float) for part in parts.values()):
+            return True  # which is reported as a mistake of its own
+        weights = {name: number if _positive(number := _number(part)) else 0.0 for name, part in parts.items()}
+        whole = sum(weights.values()) or 1.0
+        known = namespace(values, {name: weight / whole for name, weight in weights.items()})
+        try:
+            return all(condition.holds(known) for condition in self.conditions)
+        except Unknown as error:
+            self.say(("search", "where"), f"search.where: {error}")
+            return True
+
+    def say(self, path: tuple, what: str) -> None:
+        problem = Problem(self.document.place(path), what)
+        if str(problem) not in self.seen:  # the same mistake shows in every level of a grid
+            self.seen.add(str(problem))
+            self.problems.append(problem)
+            self.paths.append(path)
+
+    def misspelt(self, raw: Mapping[str, Any]) -> None:
+        """Report `{chioce: [...]}` and the like, and read on as if it were spelt well."""
+        for key in VARYING:
+            for path, tree in _mappings(raw.get(key), (key,)):
+                for name in [name for name, value in tree.items() if isinstance(value, list)]:
+                    near = difflib.get_close_matches(str(name), LISTS, n=1, cutoff=0.75)
+                    if near and name not in LISTS and (len(tree) == 1 or path == SOURCES):
+                        what = f"{name!r} is no way to vary a value; did you mean {near[0]}?"
+                        self.say((*path, name), f"{dotted(path)}: {what}")
+                        tree[near[0]] = tree.pop(name)
+
+    def fixed(self, key: str, raw: Any) -> Any:
+        """A section in which nothing varies."""
+        axes = list(axes_in(raw, (key,)))
+        if axes and key != "baseline":
+            path = ".".join(map(str, axes[0][0]))
+            self.say(axes[0][0], f"{path}: cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}")
+            return None
+        return self.section(key, raw, (key,))
+
+    def levels(self, key: str, raw: Any, own: Places | None = None) -> tuple[Level, ...]:
+        """Every combination of a section's axes, checked; see `axes.combinations`."""
+        if key == "pretrain" and raw == NOTHING:
+            return ()
+        levels = []
+        for found in combinations(key, raw, own or {}, self.say, self.drawn):
+            if key == "pretrain" and not self.meets(found.raw):  # before it is checked: this may rule a clash out
+                self.fallen += 1
+            else:
+                levels.append(Level(self.section(key, found.raw, (key,), found.places), found.names))
+        return tuple(levels)
+
+    def section(self, key: str, raw: Any, path: tuple, places: Places | None = None) -> Any:
+        """A validated section, or None with its problems said. `places`: what of it stands elsewhere in the file."""
+        places = places or {}
+        if raw is None:
+            raw = {}
+        if not isinstance(raw, dict):
+            self.say(in_file(path, places), f"{'.'.join(path)}: must be a mapping (key: value), not {shown(raw)}")
+            return None
+        raw = dict(raw)
+        if key == "pretrain":
+            if "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
+                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), places)
+        elif key == "task":
+            options = {name: value for name, value in raw.items() if name != "name"}
+            raw = self.pool("task", raw.get("name"), options, path, places)
+            if raw is None:
+                return None
+        elif key == "model":
+            self.model_name(raw.get("name"), in_file((*path, "name"), places))
+        try:
+            return SECTIONS[key].model_validate(raw)
+        except ValidationError as error:
+            self.explain(SECTIONS[key], error, path, places)
+            return None
+
+    def sources(self, raw: Any, path: tuple, places: Places) -> Any:
+        if not isinstance(raw, dict) or not raw:
+            self.say(
+                in_file(path, places),
+                "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}",
+            )
+            return {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
+        found = {}
+        parts = {name: dict(part) if isinstance(part, dict) else {"weight": part} for name, part in raw.items()}
+        weights = {name: _number(part.pop("weight", 1.0)) for name, part in parts.items()}
+        some = any(_positive(weight) for weight in weights.values())
+        for name, options in parts.items():
+            pool = self.pool("source", name, options, (*path, name), places)
+            if pool is None or (some and weights[name] == 0):  # a source of weight 0 is absent from a mixture
+                continue
+            if not _positive(weights[name]):
+                what = f"the weight must be a number above 0, not {shown(weights[name])}"
+                self.say(in_file((*path, name, "weight"), places), f"pretrain.sources.{name}: {what}")
+                continue
+            found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
+        return found or {"": SourceSection(kind="", options=None)}
+
+    def pool(self, kind: str, name: Any, options: dict, path: tuple, places: Places) -> dict | None:
+        """The parts of a PoolSection; the options are checked by the registered class."""
+        if not isinstance(name, str) or not name:
+            meant = difflib.get_close_matches("name", options, n=1) if name is None else []
+            missing = f"missing ({meant[0]} is no key of it); " if meant else "missing; " if name is None else ""
+            place = in_file((*path, meant[0] if meant else "name"), places)
+            known = did_you_mean("", registry.KINDS[kind])
+            self.say(place, f"{dotted(path)}.name: {missing}must name a {kind}{known}")
+            return None
+        given = "kind" if "kind" in options else "name"
+        registered = options.pop("kind", name)
+        if not isinstance(registered, str):
+            self.say(in_file((*path, "kind"), places), f"{dotted(path)}.kind: must be text, not {shown(registered)}")
+            return None
+        try:
+            cls = registry.find(kind, registered)
+        except UserError as error:
+            here = path if kind == "source" and given == "name" else (*path, given)
+            meant = difflib.get_close_matches("kind", options, n=1) if given == "name" else []
+            hint = f"; is {meant[0]} meant as kind?" if meant else ""
+            self.say(in_file(here, places), f"{dotted(here)}: {error.problems[0].what}{hint}")
+            return None
+        try:
+            return {
+                "name": name,
+                "kind": registered,
+                "options": cls.Options.model_validate(_numbers(cls, options)),
+            }
+        except ValidationError as error:
+            self.explain(cls.Options, error, path, places)
+            return None
+
+    def model_name(self, name: Any, path: tuple) -> None:
+        known = registry.timm_models()
+        base = str(name).partition(".")[0]
+        if isinstance(name, str) and name.startswith(registry.OPEN_CLIP):
+            base, known = name.removeprefix(registry.OPEN_CLIP).partition("/")[0], registry.open_clip_models()
+            if base not in known:
+                self.say(path, f"model.name: open_clip has no model {base!r}{did_you_mean(base, known)}")
+        elif isinstance(name, str) and known and base not in known and not name.startswith(("hf_hub:", "hf-hub:")):
+            self.say(path, f"model.name: timm has no model {name!r}{did_you_mean(base, known)}")
+
+    def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Places) -> None:
+        """pydantic's errors, a line each."""
+        for detail in one_per_key(model, error):
+            self.say(*explain(model, detail, path, places, path[0] in VARYING))
+
+
+def mapping(raw: Any) -> dict:
+    """The value where it is a mapping, else an empty one."""
+    return raw if isinstance(raw, dict) else {}
+
+
+def _mappings(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
+    """Every mapping within, with its path; not those in lists."""
+    if isinstance(raw, dict):
+        yield path, raw
+        for key, value in list(raw.items()):
+            yield from _mappings(value, (*path, key))
+
+
+def _source_names(raw: Any) -> list[str]:
+    """The sources that `pretrain.sources` names in any way of writing it."""
+    if isinstance(raw, dict):
+        listed = [value for way in ("simplex", "lattice", "grid", "choice") if isinstance(value := raw.get(way), list)]
+        each = [name for value in listed for part in value for name in (part if isinstance(part, dict) else [part])]
+        return list(dict.fromkeys(map(str, each))) if listed else [*map(str, raw)]
+    return []
+
+
+def _number(value: Any) -> Any:
+    """The number that a text stands for, else the value as it is."""
+    number = parse_number(value) if isinstance(value, str) else None
+    return value if number is None else number
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _numbers(cls: Any, options: dict) -> dict:
+    """Options with their numbers read as in every section."""
+    return {key: number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}

@@ -1,0 +1,178 @@
+"""How far a sweep is, read from its folder alone: states, work behind, time left, and ER as far as it can be told.
+
+Owns `Status` and `read_status`, which the status command prints, and `er_so_far`, which the metrics show too. Needs no
+cluster and imports neither torch nor Ray; the analysis is loaded only where there is a baseline to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ray_robust.errors import UserError
+from ray_robust.run.run_folder import RunFolder
+
+STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
+OPEN = ("started", "planned", "damaged")  # what the same command would run
+NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
+RECENT = 120.0  # seconds since its last word within which a started trial counts as running
+
+
+@dataclass(frozen=True)
+class ErSoFar:
+    """Mean ER in percentage points by (task, group), of the points in the baseline's range of ID scores.
+
+    Empty with the reason in `why` (one line, "" where no baseline is asked for).
+    """
+
+    means: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    why: str = ""
+
+    def of_group(self, group: str) -> float | None:
+        """The mean over the tasks that have one."""
+        known = [mean for (_, name), mean in self.means.items() if name == group]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at one moment. Every mapping is by trial id, in the plan's order.
+
+    states    one of `STATES`
+    groups    the group of every trial
+    progress  of the started ones: what their progress.json says, {} before its first word
+    failures  of the failed and quarantined ones: {"reason", "log"}
+    damage    of the damaged ones: what is not as the trial left it
+    altered   a line for each of the run's own files that is not as it was written
+    behind    share of the sweep's work that is done, 0-1, by the cost in the plan
+    left      seconds to go at the present speed of the trials that run; None when none does
+    """
+
+    question: str
+    states: dict[str, str]
+    groups: dict[str, str]
+    progress: dict[str, dict[str, Any]]
+    failures: dict[str, dict[str, Any]]
+    damage: dict[str, str]
+    altered: list[str]
+    behind: float
+    left: float | None
+    er: ErSoFar
+    command: str = ""  # that continues it, "" where an earlier version ran it
+
+
+def read_status(run: RunFolder, now: float) -> Status:
+    """Look at a run folder at the time `now` (seconds since the epoch). Raises UserError when it is none, or nothing
+    was planned there yet."""
+    shown = run.storage.shown
+    if not run.exists(""):
+        raise UserError(f"{shown}: no such run folder{near(run)}")
+    plan = run.plan()
+    if not set(plan.columns) >= NEEDED:
+        raise UserError(f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start")
+    states = run.states()
+    failures = {name: run.trial(name).failure() or {} for name, state in states.items() if state == "failed"}
+    states |= {name: "quarantined" for name, said in failures.items() if said.get("quarantined")}
+    progress = {name: run.trial(name).progress() for name, state in states.items() if state == "started"}
+    cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
+    open_work = {
+        name: cost[name] * (1.0 - progress.get(name, {}).get("share", 0.0))
+        for name, state in states.items()
+        if state in OPEN
+    }
+    whole = max(sum(cost.values()), 1.0)
+    return Status(
+        question=str(run.spec().get("question") or ""),
+        states=states,
+        groups=dict(zip(plan["trial"], plan["group"], strict=True)),
+        progress=progress,
+        failures=failures,
+        damage={name: run.trial(name).damage() for name, state in states.items() if state == "damaged"},
+        altered=run.altered(),
+        behind=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
+        left=time_left(open_work, progress, now),
+        er=er_so_far(run),
+        command=_command(run.spec()),
+    )
+
+
+def _command(spec: Mapping[str, Any]) -> str:
+    made = spec.get("provenance")
+    return str(made.get("command") or "") if isinstance(made, dict) else ""
+
+
+def time_left(open_work: Mapping[str, float], progress: Mapping[str, Mapping[str, Any]], now: float) -> float | None:
+    """Seconds until the images in `open_work` (by trial) are processed, at the speeds of the trials that spoke lately:
+    all of them together, and no less than the slowest needs for its own. None when no trial runs."""
+    speeds = {
+        name: float(said["images_per_second"])
+        for name, said in progress.items()
+        if said.get("images_per_second") and now - said.get("time", 0.0) < RECENT
+    }
+    if not speeds:
+        return None
+    together = sum(open_work.values()) / sum(speeds.values())
+    return max([together, *(open_work.get(name, 0.0) / speed for name, speed in speeds.items())])
+
+
+def er_so_far(run: RunFolder) -> ErSoFar:
+    """ER of every group against the line of the baseline, as soon as no trial of the baseline is still to come.
+
+    A look while a sweep runs: means without intervals, over the points whose ID score lies in the baseline's range. The
+    report has the rest. `why` says what is missing: points for a line, or the R^2 that the spec asks for.
+    """
+    spec = run.spec()
+    asked = spec.get("baseline", "scratch")
+    baseline = str(asked.get("name", "scratch") if isinstance(asked, dict) else asked)
+    groups, states = run.plan().get("group", ()), list(run.states().values())
+    awaited = [state for group, state in zip(groups, states, strict=True) if group == baseline]
+    if not awaited:
+        return ErSoFar()
+    if coming := sum(state in OPEN for state in awaited):
+        return ErSoFar(why=f"no ER yet: {coming} of {len(awaited)} trials of the baseline are to come")
+    points = run.results()
+    points = points.loc[points["id"].notna() & points["ood"].notna()]
+    from analysis.stats.trend import SCALES, fit  # late: not every look at a run has something to fit
+
+    settings = {"scale": "probit", "min_r2": 0.8} | (spec.get("analysis") or {})
+    scale = SCALES[settings["scale"]]
+    means: dict[tuple[str, str], float] = {}
+    why = ""
+    for task, rows in points.groupby(points["task"].fillna("task").astype(str), sort=False):
+        x, y = (scale.of(rows[score].to_numpy(float), _examples(rows[f"{score}_images"])) for score in ("id", "ood"))
+        own = (rows["group"] == baseline).to_numpy()
+        line = fit(x[own], y[own])
+        if line is None or line.r2 < settings["min_r2"]:
+            poor = "has too few points for a line" if line is None else f"explains only R^2 = {line.r2:.2f}"
+            why = f"no ER on {task}: the baseline {poor}"
+            continue
+        ids = rows["id"]
+        inside = ids.between(ids[own].min(), ids[own].max())
+        er = 100 * (rows["ood"] - scale.inverse(line.at(x)))
+        for group, mean in er[inside].groupby(rows["group"], sort=False).mean().items():
+            means[str(task), str(group)] = float(mean)
+    return ErSoFar(means, why)
+
+
+def _examples(sizes: Any) -> int | None:
+    """How many images a split holds, by its column in the results; None when nobody said."""
+    largest = sizes.max()
+    return int(largest) if largest == largest and largest else None
+
+
+def near(run: RunFolder) -> str:
+    """The run beside a folder that is not there, or in `runs/`, that was probably meant."""
+    path = run.storage.local()
+    if path is None:
+        return ""
+    shown = Path(run.storage.shown)
+    beside = {
+        file.parent.name: str(file.parent)
+        for folder in (shown.parent / "runs", shown.parent)
+        for file in folder.glob("*/plan.csv")
+    }
+    likely = get_close_matches(shown.name, beside, n=1)  # by name: whole paths are alike in what they share
+    return f"; did you mean {beside[likely[0]]}?" if likely else ""

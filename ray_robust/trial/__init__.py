@@ -1,0 +1,1 @@
+"""One trial from beginning to end, without Ray."""

@@ -1,0 +1,67 @@
+"""The tables that a trial leaves beside its rows: which images it took, what it predicted, and the counts by group."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.data.mixture import Subset
+from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.store import ImageStore
+from ray_robust.run.run_folder import TrialFolder
+from ray_robust.train.evaluate import Split
+from ray_robust.train.finetune import Finetuned
+from ray_robust.train.points import counts
+
+
+def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:
+    """subset.parquet: which images, by name, under which label."""
+    if folder.storage.stamp("subset.parquet") is not None:  # what is damaged is removed before
+        return
+    names = np.asarray(subset.classes, dtype=object)
+    parts = [
+        pd.DataFrame({
+            "source": pd.Categorical([share.source] * len(share.rows)),
+            "image": stores[share.source].pool.keys(share.rows),
+            "label": pd.Categorical(names[share.labels]),
+        })
+        for share in subset.shares
+    ]  # fmt: skip
+    _write_parquet(folder, "subset.parquet", pd.concat(parts, ignore_index=True))
+
+
+def write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: dict[str, Split], task: Pool) -> None:
+    """predictions/<id>.parquet: one row per test image, per evaluated epoch its class and how sure the model is.
+    groups/<id>.parquet, where the task has groups: counts per epoch, split, group and class."""
+    catalog = task.catalog
+    classes, groups = np.asarray(catalog.classes, dtype=object), np.asarray(catalog.groups, dtype=object)
+    parts = []
+    for split in SPLITS[1:]:
+        known = splits[split]
+        assert known.rows is not None
+        part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
+        if known.groups is not None:
+            part["group"] = groups[known.groups]
+        for look, predicted in done.predictions.items():
+            part[f"epoch_{look.name}"] = classes[predicted[split].classes]
+            part[f"confidence_{look.name}"] = predicted[split].confidence.astype(np.float16)
+        parts.append(pd.DataFrame(part))
+    _write_parquet(folder, f"predictions/{name}.parquet", _named(pd.concat(parts, ignore_index=True)))
+    counted = counts(done, splits)
+    if counted is not None:
+        named = counted.assign(group=groups[counted["group"]], **{"class": classes[counted["class"]]})
+        _write_parquet(folder, f"groups/{name}.parquet", _named(named))
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its names as categories, except those of images: each of them comes once."""
+    names = table.select_dtypes(exclude="number").columns.drop("image", errors="ignore")
+    return table.astype(dict.fromkeys(names, "category"))
+
+
+def _write_parquet(folder: TrialFolder, name: str, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    folder.storage.write(name, buffer.getvalue())

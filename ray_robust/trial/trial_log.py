@@ -1,0 +1,77 @@
+"""log.txt and progress.json of a trial: what people, the live view and the watch over it read.
+
+Owns how far a trial is: the share of its work that is done, and `worked`, all training images that any of its attempts
+has processed, so that what was done twice can be counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from ray_robust.plan.plan import Trial
+from ray_robust.run.run_folder import TrialFolder
+from ray_robust.text.names import printable
+from ray_robust.train.context import Context, Progress
+
+SIGN_OF_LIFE = 5.0  # seconds between two, while there is nothing else to tell
+
+
+class TrialLog:
+    """Only the first rank writes. Storage that is full or away for a moment costs lines, never the trial."""
+
+    def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
+        self.folder, self.writes, self.device = folder, context.first, context.device
+        known = folder.storage.recall("log.txt") if self.writes else None
+        self.lines = (known or b"").decode(errors="replace").splitlines()
+        self.total = trial.pretrain_images + sum(f.images for f in trial.finetunings)
+        self.images: dict[str, int] = {}  # by stage: the training images that are behind it
+        self.now: dict[str, Any] = {**asdict(Progress("starting", 0.0, 0.0, 0, 0.0))}
+        self.told = 0.0
+        self.worked = int(folder.progress().get("worked", 0)) if self.writes else 0
+
+    def say(self, line: str) -> None:
+        """A line with its time."""
+        if self.writes:
+            self.lines.append(printable(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}"))
+            with suppress(OSError):
+                self.folder.storage.write("log.txt", "\n".join(self.lines) + "\n", durable=False)
+
+    def behind(self, stage: str, images: int) -> None:
+        """A stage that is over: now, or found so."""
+        self.images[stage] = images
+
+    def of(self, stage: str) -> Callable[[Progress], None]:
+        """Where a stage reports to. What it says first is what it found done."""
+        began = False
+
+        def report(progress: Progress) -> None:
+            nonlocal began
+            self.worked += max(0, progress.images - self.images.get(stage, 0)) if began else 0
+            began = True
+            self.images[stage] = progress.images
+            self.now |= {key: value for key, value in asdict(progress).items() if value is not None}
+            self._write()
+
+        return report
+
+    def alive(self) -> None:
+        """A sign of life where there is nothing else to tell."""
+        if time.monotonic() - self.told > SIGN_OF_LIFE:
+            self._write()
+
+    def _write(self) -> None:
+        self.told = time.monotonic()
+        if self.writes:
+            share = min(1.0, sum(self.images.values()) / max(1, self.total))
+            now = {**self.now, "share": share, "worked": self.worked, "time": time.time()}
+            if self.device.type == "cuda":
+                now["gpu_memory"] = torch.cuda.max_memory_allocated(self.device)  # bytes
+            with suppress(OSError):
+                self.folder.storage.write_json("progress.json", now, durable=False)
