@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis import duplicates  # fmt: skip
-from analysis.duplicates import Recount
-from analysis.input.table import Options, Table
+from analysis.input.recount import Recount, recount
+from analysis.input.table import Table
 from analysis.line.checks import LineChecks, check_line
 from analysis.notes import count_notes, few_trials, target
+from analysis.options import Options
 from analysis.stats import (
     ancova,
     contrasts,
@@ -84,7 +84,7 @@ class Analysis:
     line        whether the baseline's points lie on a line: see `analysis.line_checks`; None where nobody asked
     survival    which claims hold without the assumptions they were made under: see `analysis.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
-    recount     which test images occur elsewhere too (see `analysis.duplicates`); None where none does
+    recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
     """
 
@@ -139,7 +139,7 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
         missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
         points = table.points.loc[own].reset_index(drop=True)
         counts, notes = table.counts(points) if table.counts else (None, [])
-        again, without = duplicates.recount(table.runs, points), None
+        again, without = recount(table.runs, points), None
         if again is not None:
             notes = [*notes, again.sentence]
             if again.points is not None:

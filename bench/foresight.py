@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis import study
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.predict import surface, variances
 from analysis.predict.power import Design, Spread, power
 from analysis.stats import contrasts

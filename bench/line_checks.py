@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.input.table import Options
 from analysis.line.checks import LineChecks, check_line
 from analysis.line.verdicts import FAILS, QUESTIONS
+from analysis.options import Options
 from analysis.stats.transform import transformed
 from analysis.stats.trend import SCALES
 from bench import show, table_in, write_table

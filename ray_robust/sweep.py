@@ -42,7 +42,7 @@ DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itse
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code. Raises UserError."""
     args = _arguments(argv)
-    from ray_robust.launch.monitor.live_view import console
+    from ray_robust.text.console import console
 
     out = console()
     spec = load_spec(args.spec, tuple(args.set))

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from analysis.findings import findings
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.stats.sensitivity import CHECKS
 from analysis.study import Analysis, analyse
 from bench.designs import Design, Group, draw

@@ -13,7 +13,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from analysis.findings import Finding
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.study import analyse
 from bench import analysis as bench_analysis
 from bench import claims, coverage, resampling

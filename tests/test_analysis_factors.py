@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.study import analyse
 from bench.simulated import Truth, simulate
 from tests.fake_run import sweep

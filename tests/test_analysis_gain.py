@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.study import analyse
 from tests.fake_run import sweep
 

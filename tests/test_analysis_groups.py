@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from analysis import study
 from analysis.input import run_counts
-from analysis.input.table import Options, read_run
+from analysis.input.table import read_run
+from analysis.options import Options
 from analysis.stats import group_jackknife, reliability
 from analysis.stats.group_jackknife import Counts
 from analysis.stats.trend import SCALES

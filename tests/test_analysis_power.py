@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import analysis.__main__ as analysis_command
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.predict import variances
 from analysis.predict.power import (
     PUBLISHED_SD,

@@ -10,7 +10,8 @@ import pytest
 from scipy.special import ndtr
 
 from analysis import findings as words
-from analysis.input.table import Options, Table, read_run
+from analysis.input.table import Table, read_run
+from analysis.options import Options
 from analysis.stats.contrasts import holm
 from analysis.study import analyse, analyse_all
 from analysis.verdict import verdict

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main, report_on
-from analysis.input.table import Options, read_csv, read_run
+from analysis.input.table import read_csv, read_run
+from analysis.options import Options
 from ray_robust.errors import UserError
 
 OOD = (30, 31, 32, 35, 34, 35, 37, 37, 38, 39)

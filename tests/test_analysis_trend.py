@@ -13,7 +13,8 @@ import pytest
 from scipy.special import ndtri
 
 from analysis.__main__ import report_on
-from analysis.input.table import Options, read_csv
+from analysis.input.table import read_csv
+from analysis.options import Options
 from analysis.stats.trend import SCALES, clip, fit
 from analysis.study import analyse_all
 

@@ -10,10 +10,11 @@ from deadlines import HANG
 
 from ray_robust.errors import Outage
 from ray_robust.files.storage import Storage
-from ray_robust.launch.failures.failures import Fault, Recovery, Watch, fault_of, line_of, recurs, rest
 from ray_robust.launch.failures.preemption import Notice
+from ray_robust.launch.failures.recovery import Recovery, Watch
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.trial import oom
+from ray_robust.trial.failure import Fault, fault_of, line_of, recurs, rest
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: ImplicitFunc

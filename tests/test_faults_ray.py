@@ -21,7 +21,7 @@ from soak import SHORT, behind, raylets
 
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import SETTINGS, Cluster
-from ray_robust.launch.failures.failures import Watch
+from ray_robust.launch.failures.recovery import Watch
 from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.plan.plan import Facts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder

@@ -16,7 +16,8 @@ import analysis
 from analysis import views
 from analysis.findings import findings
 from analysis.formatting import interval, listed, name, p_value, pair, said, signed, span
-from analysis.input.table import Options, Table
+from analysis.input.table import Table
+from analysis.options import Options
 from analysis.report import output
 from analysis.stats.contrasts import state
 from analysis.stats.estimates import Estimate

@@ -1,4 +1,8 @@
-"""Imports go one way, and the pure part imports neither torch nor ray."""
+"""Imports between the folders form no circle, and what must stay light imports neither torch nor ray.
+
+A room is a folder of `ray_robust` or `analysis`, or one of the few files that lie beside these folders; the folders
+themselves are read from the disk, so that a new one needs no entry here.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +10,30 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# a module may import from the rows above its own, and from its own
-LAYERS = (
-    ("credentials",),
-    ("redact", "reading", "room", "streams"),
-    ("errors", "names", "registry", "storage", "rates", "yaml_lines", "choices", "sections", "conditions", "mixes"),
-    ("proof", "trial_folder"),
-    ("explain", "searching", "lease", "screen", "csv_text"),
-    ("space", "axes"),
-    ("reader", "drawing"),
-    ("spec",),
-    ("plan", "results"),
-    ("standing",),
-    ("data",),
-    ("train",),
-    ("launch",),
-    ("preparation",),
-    ("candidates",),
-    ("plan_text", "provenance", "search_text"),
-    ("sweep", "ingest", "status"),
-)
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-MODULES = sorted((ROOT / "ray_robust").rglob("*.py")) + sorted((ROOT / "analysis").rglob("*.py"))
+PACKAGES = ("ray_robust", "analysis")
+FILES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+# Rooms of the first kind may use the analysis; it may use of ray_robust those of the second, its command the third too.
+ASK_THE_ANALYSIS = {"ray_robust.sweep", "ray_robust.status", "ray_robust.prepare", "ray_robust.launch"}
+USED_BY_THE_ANALYSIS = {"ray_robust.errors", "ray_robust.text", "ray_robust.files", "ray_robust.run"}
+POWER = "ray_robust.prepare"  # `python -m analysis power` asks what a spec would run
+POWER_OF = ("analysis.__main__", POWER)
+FLAT = {"ray_robust": 10, "analysis": 12, "ray_robust/launch": 6}  # modules that may lie in these folders themselves
 
 
-def imported(file: Path, late: bool = True) -> Iterator[str]:
-    """The dotted names that a file imports; without `late` only those imported when the module is."""
-    tree = ast.parse(file.read_text("utf-8"))
+def imported(name: str, late: bool = True) -> Iterator[str]:
+    """The modules that a module imports; without `late` only those imported when the module is. Modules that are named
+    in the values of a dictionary, to be imported when they are asked for, are among the late ones."""
+    tree = ast.parse(FILES[name].read_text("utf-8"))
     inside = {
         id(node)
         for function in ast.walk(tree)
@@ -48,66 +44,107 @@ def imported(file: Path, late: bool = True) -> Iterator[str]:
         if not late and id(node) in inside:
             continue
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports are absolute here"
+            assert node.level == 0, f"{name}: imports are absolute here"
             module = node.module or ""
-            yield from (f"{module}.{name.name}" for name in node.names)
+            full = (f"{module}.{each.name}" for each in node.names)
+            yield from (one if one in FILES else module for one in full)
+        elif late and isinstance(node, ast.Dict):
+            yield from (one.value for one in node.values if isinstance(one, ast.Constant) and one.value in FILES)
 
 
-def part(name: str) -> str:
-    """`ray_robust.data.pool.Pool` is in the part `data`."""
-    return name.split(".")[1] if name.count(".") else ""
+def room(module: str) -> str:
+    """`ray_robust.launch.search.asha` is in the room `ray_robust.launch`, `analysis.study` in one of its own."""
+    return ".".join(module.split(".")[:2])
 
 
-def shown(file: Path) -> str:
-    return str(file.relative_to(ROOT))
+def own(module: str) -> bool:
+    return module.split(".")[0] in PACKAGES
 
 
-def test_every_module_has_its_layer():
-    parts = {
-        file.relative_to(ROOT / "ray_robust").parts[0].removesuffix(".py")
-        for file in MODULES
-        if "analysis" not in file.parts
+def shown(module: str) -> str:
+    return str(FILES[module].relative_to(ROOT))
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """One circle among these edges, its first member again at the end; [] where there is none."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def rooms() -> dict[str, set[str]]:
+    """Which rooms each room imports from. A package's own `__init__` imports from all, and nobody from it.
+
+    The registry is left out: it names classes of every folder as text and imports each when a spec asks for it. So is
+    the command `power` of the analysis, which is one of `ray_robust.prepare`.
+    """
+    edges: dict[str, set[str]] = {}
+    for module in FILES:
+        if module in PACKAGES or module == "ray_robust.registry":
+            continue
+        edges.setdefault(room(module), set()).update(
+            room(name)
+            for name in imported(module)
+            if own(name) and name not in PACKAGES and room(name) != room(module)
+            and (module, room(name)) != POWER_OF
+        )  # fmt: skip
+    return edges
+
+
+def test_rooms_form_no_circle():
+    assert circle(rooms()) == []
+
+
+def test_files_form_no_circle():
+    edges = {
+        module: {name for name in imported(module) if name in FILES and (module, room(name)) != POWER_OF}
+        for module in FILES
+        if module not in (*PACKAGES, "ray_robust.registry")
     }
-    assert parts - {"__init__"} == set(LEVEL)
+    assert circle(edges) == []
 
 
-@pytest.mark.parametrize("file", [f for f in MODULES if "analysis" not in f.relative_to(ROOT).parts], ids=shown)
-def test_imports_go_one_way(file):
-    own = file.relative_to(ROOT / "ray_robust").parts[0].removesuffix(".py")
-    names = {part(name) for name in imported(file) if name.startswith("ray_robust.")} & set(LEVEL)
-    upwards = sorted(name for name in names if LEVEL[name] > LEVEL.get(own, 0))
-    assert not upwards, f"{shown(file)} imports from {', '.join(upwards)}, which are above it"
+def test_a_circle_would_be_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert room("ray_robust.launch.search.asha") in rooms()["ray_robust.sweep"]
 
 
-@pytest.mark.parametrize("file", MODULES, ids=shown)
-def test_ray_is_imported_by_launch_alone(file):
-    inside = file.relative_to(ROOT).parts
-    if inside[1] != "launch" and inside[-1] != "sweep.py":
-        assert not [name for name in imported(file) if name == "ray" or name.startswith("ray.")]
-    if inside[-1] == "sweep.py":  # it may ask a running cluster for its size, never before
-        assert not [name for name in imported(file, late=False) if name == "ray" or name.startswith("ray.")]
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("ray_robust.")], ids=shown)
+def test_who_asks_the_analysis(module):
+    asked = [name for name in imported(module) if name.split(".")[0] == "analysis"]
+    assert not asked or room(module) in ASK_THE_ANALYSIS, f"{shown(module)} imports {', '.join(asked)}"
 
 
-@pytest.mark.parametrize("file", [f for f in MODULES if f.relative_to(ROOT).parts[0] == "analysis"], ids=shown)
-def test_analysis_reads_tables_only(file):
-    names = set(imported(file))
+@pytest.mark.parametrize("module", [name for name in FILES if name.split(".")[0] == "analysis"], ids=shown)
+def test_the_analysis_reads_tables_only(module):
+    names = set(imported(module))
     assert not [name for name in names if name.split(".")[0] in ("torch", "ray", "timm", "torchvision")]
-    allowed = {"results", "trial_folder", "errors", "names", "reading", "storage", "screen", "csv_text"}
-    if file.name == "planning.py":  # a command: it asks what a spec would run
-        allowed |= {"spec", "preparation"}
-    if file.name == "__main__.py":  # the command: which run was meant by one that is not there
-        allowed |= {"standing"}
-    assert {part(name) for name in names if name.startswith("ray_robust")} <= allowed
+    allowed = USED_BY_THE_ANALYSIS | ({POWER} if module == "analysis.__main__" else set())
+    assert {room(name) for name in names if name.startswith("ray_robust.")} <= allowed
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("ray_robust.")], ids=shown)
+def test_ray_is_imported_by_launch_alone(module):
+    if room(module) != "ray_robust.launch":
+        late = module != "ray_robust.sweep"  # the command may ask a running cluster for its size, never before
+        assert not [name for name in imported(module, late) if name == "ray" or name.startswith("ray.")]
+
+
+@pytest.mark.parametrize(("folder", "most"), FLAT.items())
+def test_few_modules_lie_flat(folder, most):
+    assert len(list((ROOT / folder).glob("*.py"))) <= most
 
 
 def test_no_module_does_work_when_imported():
-    for file in MODULES:
+    for module, file in FILES.items():
         for node in ast.parse(file.read_text("utf-8")).body:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 call = ast.unparse(node.value.func)
-                assert call.startswith("_Loader.add_"), f"{shown(file)}:{node.lineno} calls {call} when imported"
+                assert call.startswith("_Loader.add_"), f"{shown(module)}:{node.lineno} calls {call} when imported"
 
 
 @pytest.mark.parametrize(
@@ -115,16 +152,16 @@ def test_no_module_does_work_when_imported():
     [
         {
             "ray_robust": ("torch", "ray", "timm", "numpy", "pandas", "wilds"),
-            "ray_robust.spec.load.load": ("torch", "ray", "timm", "pandas", "wilds"),
-            "ray_robust.plan.plan.plan": ("torch", "ray", "timm", "pandas", "wilds"),
+            "ray_robust.spec.load": ("torch", "ray", "timm", "pandas", "wilds"),
+            "ray_robust.plan.plan": ("torch", "ray", "timm", "pandas", "wilds"),
             "ray_robust.run.run_folder": ("torch", "ray", "timm", "wilds"),
-            "ray_robust.status": ("torch", "ray", "timm", "wilds"),
+            "ray_robust.status.__main__": ("torch", "ray", "timm", "wilds"),
             "ray_robust.sweep": ("torch", "ray", "timm", "wilds", "statsmodels"),
             "analysis": ("torch", "ray", "timm"),
             "analysis.__main__": ("torch", "ray", "timm"),
             "ray_robust.launch.tuner": ("torch", "timm", "wilds"),
         },
-        {"ray_robust.train.loop": ("ray", "wilds")},
+        {"ray_robust.train.loop": ("ray", "wilds"), "ray_robust.trial.run_trial": ("ray", "wilds")},
     ],
     ids=("without torch", "without ray"),
 )

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy.special import ndtr, ndtri
 
-from analysis.input.table import Options
 from analysis.line import gaps
 from analysis.line.checks import check_line
+from analysis.options import Options
 from analysis.stats import curvature, reliability
 from analysis.stats.transform import transformed
 from analysis.stats.trend import SCALES

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main, report_on
-from analysis.input.table import Options
 from analysis.line.checks import check_line
+from analysis.options import Options
 from analysis.report import line_charts, line_tables
 from analysis.report.palette import looks
 from analysis.study import analyse

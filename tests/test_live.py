@@ -21,7 +21,7 @@ from ray_robust.errors import Damaged, Outage, UserError
 from ray_robust.files.disk_room import blocked, no_room
 from ray_robust.files.storage import Storage
 from ray_robust.launch.cluster.connect import connect
-from ray_robust.launch.failures.failures import REMOVED, Recovery
+from ray_robust.launch.failures.recovery import REMOVED, Recovery
 from ray_robust.plan.plan import Trial
 from ray_robust.run import throughput
 from ray_robust.run.lease import held

@@ -12,7 +12,8 @@ import yaml
 from scipy.special import ndtr
 
 import analysis.__main__ as analysis_command
-from analysis.input.table import Options, Table
+from analysis.input.table import Table
+from analysis.options import Options
 from analysis.predict import surface
 from analysis.predict.mixtures import Mixture, Space, spec_with
 from analysis.predict.predict import confirm, predict

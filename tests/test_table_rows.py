@@ -8,7 +8,7 @@ import pytest
 from make_tables import in_percent, models, read, refused
 
 from analysis.input.dependence import candidates, is_named
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.study import analyse_all
 from analysis.verdict import verdict
 from bench.dependence import null_sweep, replicate, summary

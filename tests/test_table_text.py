@@ -12,7 +12,7 @@ import pytest
 from make_tables import in_percent, models, read, refused, verdict_of
 
 from analysis.input.cells import amounts, numbers
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.study import analyse_all
 from ray_robust.errors import UserError
 from ray_robust.text.names import alike, clean, shown

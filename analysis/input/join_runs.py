@@ -17,7 +17,8 @@ from analysis.input import run_counts
 from ray_robust.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from analysis.input.table import Options, Table
+    from analysis.input.table import Table
+from analysis.options import Options
 
 MEANING = ("model", "num_images", "num_classes", "images_per_class", "granularity", "semantics", "sources",
            "pretrain_method", "pretrain_images_seen", "wise_alpha")  # fmt: skip

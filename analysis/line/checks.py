@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from analysis.input.table import Options
 from analysis.line import gaps
 from analysis.line.verdicts import FAILS, Verdict, verdicts
+from analysis.options import Options
 from analysis.stats import curvature, reliability
 from analysis.stats.contrasts import holm
 from analysis.stats.curvature import Fit, fit

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.formatting import interval, listed, name, number, p_value, percent, signed
-from analysis.input.table import Options
 from analysis.line import gaps
+from analysis.options import Options
 from analysis.stats import reliability
 from analysis.stats.curvature import Fit
 from analysis.stats.trend import SCALES

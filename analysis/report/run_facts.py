@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.duplicates import entries
 from analysis.formatting import percent, said
+from analysis.input.recount import entries
 from analysis.input.table import identity_of
 from analysis.report.tables import Sheet, sheet
 from ray_robust.run.run_folder import RunFolder

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.stats import line_models, schedules
 from analysis.stats.contrasts import claimed
 from analysis.stats.estimates import keeps_half

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.stats import contrasts, factors, robustness
 from analysis.stats.factor_rows import Layout, varied
 from analysis.stats.factors import Regression

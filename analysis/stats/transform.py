@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.input.table import Options
+from analysis.options import Options
 from analysis.stats import group_jackknife
 from analysis.stats.factor_coding import FACTORS
 from analysis.stats.trend import Scale, clip, shares

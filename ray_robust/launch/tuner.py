@@ -31,7 +31,7 @@ from ray_robust.errors import Outage
 from ray_robust.files.storage import Storage
 from ray_robust.launch.cluster.connect import Cluster
 from ray_robust.launch.failures.checkpoint_gc import keep_within
-from ray_robust.launch.failures.failures import Recovery, Watch
+from ray_robust.launch.failures.recovery import Recovery, Watch
 from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
 from ray_robust.launch.search.asha import watcher

@@ -30,7 +30,7 @@ from analysis.predict.power import (
 )
 from ray_robust.errors import DONE, Arguments, Problem, UserError
 from ray_robust.text import safe_csv
-from ray_robust.text.console import Screen
+from ray_robust.text.console import console as default_console
 
 COMMAND = "power"
 SIDES = {"ID groups": "id_test", "OOD groups": "ood_test"}
@@ -108,7 +108,7 @@ def line(design: Design) -> str:
 
 def show(design: Design, spread: Spread, seeds: Iterable[int], console: Console | None = None) -> None:
     """The tables for a terminal."""
-    out = console or _console()
+    out = console or default_console()
     trials = ", ".join(f"{name} {count}" for name, count in list(design.groups.items())[:8])
     more = f" and {len(design.groups) - 8} more" if len(design.groups) > 8 else ""
     tuned = f"{design.finetunings} fine-tunings of each, of the baseline's {design.baseline_finetunings}"
@@ -200,11 +200,6 @@ def _grid(first: str, *names: str) -> Grid:
     for name in names:
         grid.add_column(escape(name), justify="right" if name != "error comes from" else "left")
     return grid
-
-
-def _console() -> Console:
-    wide = Screen(highlight=False)
-    return wide if wide.is_terminal else Screen(highlight=False, width=130)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

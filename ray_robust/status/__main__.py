@@ -16,6 +16,7 @@ from ray_robust.errors import DONE, FAILED, Arguments, command
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
 from ray_robust.status.progress import STATES, Status, read_status
+from ray_robust.text.console import console
 
 SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
@@ -28,8 +29,6 @@ def main(argv: list[str]) -> int:
     run = RunFolder(parser.parse_args(argv).run)
     now = time.time()
     status = read_status(run, now)
-    from ray_robust.launch.monitor.live_view import console
-
     show(status, run, console(), now)
     return FAILED if status.failures else DONE
 

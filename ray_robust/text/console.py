@@ -7,6 +7,7 @@ no names.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -26,3 +27,9 @@ class Screen(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Render a string as rich does, with REDACTED in the place of every credential, cleaned."""
         return super().render_str(printable(redact(text)), **options)
+
+
+def console() -> Console:
+    """Where a sweep speaks to: standard output, no colours or cursor games when it is no terminal."""
+    wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
+    return Screen(file=sys.stdout, highlight=False, width=wide)

@@ -28,7 +28,6 @@ from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import Outage, UserError
 from ray_robust.files.storage import Storage
-from ray_robust.launch.failures.failures import line_of, recurs, rest
 from ray_robust.plan.plan import Finetuning, Trial
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.spec.sections import Finetune
@@ -43,6 +42,7 @@ from ray_robust.train.models import build_model
 from ray_robust.train.points import points
 from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
 from ray_robust.train.stack import Together
+from ray_robust.trial.failure import line_of, recurs, rest
 from ray_robust.trial.oom import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.trial.outputs import write_predictions, write_subset
 from ray_robust.trial.paths import Places

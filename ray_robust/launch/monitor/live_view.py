@@ -7,7 +7,6 @@ Owns when to look; `gauges` and `track` are told what was seen, by one thread, s
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from ray_robust.launch.monitor.metrics import Gauges
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.status.progress import ErSoFar, er_so_far
-from ray_robust.text.console import Screen
 from ray_robust.text.names import printable
 
 POLL = 1.0  # seconds between two looks at the run folder
@@ -258,9 +256,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def console() -> Console:
-    """Where a sweep speaks to: standard output, no colours or cursor games when it is no terminal."""
-    wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
-    return Screen(file=sys.stdout, highlight=False, width=wide)

@@ -1,0 +1,198 @@
+"""Scores without the test images that occur elsewhere too, made again from the predictions of a run.
+
+Owns which images are affected (`data.json` and duplicates/ of a run name them: see `ray_robust.data.duplicates`) and
+the recount; `analysis.duplicates` compares the ER of both.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.input import run_counts
+from analysis.stats import group_jackknife
+from analysis.stats.group_jackknife import Counts
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.text import safe_csv
+from ray_robust.text.names import counted
+
+CELLS = ("tp", "fp", "fn")
+SHOWN = 3  # trials that are named in a note
+
+
+@dataclass(frozen=True, eq=False)
+class Recount:
+    """What is left of a task's points without affected test images.
+
+    affected  images that occur elsewhere or under another label, by split (`id_test`, `ood_test`)
+    images    all images of these splits
+    points    the same points with id, ood, id_images and ood_images made again; None where that cannot be done
+    counts    as `groups.Counts` per side, None for a task without groups
+    note      why there are no points, or ""
+    """
+
+    affected: dict[str, int]
+    images: dict[str, int]
+    points: pd.DataFrame | None = None
+    counts: Mapping[str, Counts] | None = None
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """How much of the tests is affected, and what was done about it."""
+        if not self.affected:
+            return f"images that occur more than once are listed, but {self.note}: ER without them is not known"
+        parts = [f"{self.affected[split]:,} of {self.images[split]:,} {split}" for split in self.affected]
+        head = f"{' and '.join(parts)} images occur in another split, in a source or under another label too"
+        tail = f"ER without them is not known: {self.note}" if self.note else "the checks have ER without them"
+        return f"{head}; {tail}"
+
+
+def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Every comparison that these runs made, once each: see `ray_robust.data.duplicate_entries.entry`."""
+    unique: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in runs:
+        for one in run.data().get("duplicates") or ():
+            key = (str(one["name"]), str(one["pool"]["fingerprint"]), str(one["among"]["fingerprint"]))
+            unique.setdefault(key, {**one, "run": run})
+    return list(unique.values())
+
+
+def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
+    """The points of one task without affected test images; None where no test image is affected. Without any
+    predictions that is not known, which the note says. `points` as in
+    `analysis.table.Table` of a run."""
+    if points.empty or "finetune" not in points:
+        return None
+    name = str(points["task"].iloc[0]).partition("[")[0]  # what varies of a task stands in brackets
+    own = [one for one in entries(runs) if one["name"].startswith("task ") and one["pool"]["name"] == name]
+    tables = [(one["images"], _table(one)) for one in own if "images" in one]
+    if not any(len(table) for _, table in tables):
+        return None
+    affected, images, parts, lost = {}, {}, [], []
+    for frame, looks in _predictions(runs, points):
+        if frame is None:
+            lost.append(str(looks["trial"].iloc[0]))
+            continue
+        images = {split: int((frame["split"] == split).sum()) for split in run_counts.SPLITS.values()}
+        fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
+        if not fitting:  # not even the task's comparison with itself
+            return Recount({}, images, note="of other test images than the predictions have")
+        mask = _mask(frame, fitting)
+        affected = {split: int(mask[frame["split"] == split].sum()) for split in images}
+        parts += [_cells(frame, mask, look) for look in looks.to_dict("records")]
+    affected = {split: count for split, count in affected.items() if count}
+    note = _missing(list(dict.fromkeys(lost)))
+    if not affected:  # of this task, where its options vary; or nothing was left to see it by
+        return Recount({}, {}, note=note) if note and not images else None
+    if not note:
+        note = next((f"all of {split} is affected" for split in affected if affected[split] == images[split]), "")
+    return Recount(affected, images, note=note) if note else _recounted(points, parts, Recount(affected, images))
+
+
+def _missing(trials: Sequence[str]) -> str:
+    """Whose predictions are missing, or ""."""
+    more = f" and {counted(len(trials) - SHOWN, 'more trial')}" if len(trials) > SHOWN else ""
+    return f"predictions are missing of {', '.join(trials[:SHOWN])}{more}" if trials else ""
+
+
+def _table(one: Mapping[str, Any]) -> pd.DataFrame:
+    """The test images of a comparison that are affected: columns split, image."""
+    data = one["run"].storage.recall(one["file"]) if one.get("file") else None
+    try:
+        rows = safe_csv.frame_of(data or b"", ["split", "image"])
+    except ValueError:  # it is not there, or not what it was: the run says so (`RunFolder.altered`)
+        return pd.DataFrame(columns=["split", "image"])
+    return rows[rows["split"].isin(list(run_counts.SPLITS.values()))].drop_duplicates()
+
+
+def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
+    """For every fine-tuning what it predicted on the tests (None where that is lost), and its points: columns trial,
+    point, column (of the predictions)."""
+    run = points["run"] if "run" in points else pd.Series(0, index=points.index)
+    alpha = points["wise_alpha"] if "wise_alpha" in points else pd.Series(np.nan, index=points.index)
+    between = ["" if pd.isna(value) else f"_wise_{value:g}" for value in alpha]
+    columns = [f"epoch_{epoch}{wise}" for epoch, wise in zip(points["epoch"].astype(int), between, strict=True)]
+    looks = pd.DataFrame({"trial": points["trial"], "point": np.arange(len(points)), "column": columns})
+    for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
+        data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
+        try:
+            filters = [("split", "in", list(run_counts.SPLITS.values()))]
+            frame = None if data is None else pd.read_parquet(io.BytesIO(data), filters=filters)
+        except (ValueError, OSError):  # pyarrow's, for a file that was cut short
+            frame = None
+        if frame is None:
+            yield None, own
+            continue
+        yield frame if set(own["column"]) <= set(frame) else None, own
+
+
+def _mask(frame: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Which of the rows are affected, bool."""
+    wanted = {pair for table in tables for pair in zip(table["split"], table["image"], strict=True)}
+    return np.array([pair in wanted for pair in zip(frame["split"], frame["image"], strict=True)], bool)
+
+
+def _cells(frame: pd.DataFrame, affected: np.ndarray, look: Mapping[str, Any]) -> pd.DataFrame:
+    """The counts of one point, as in groups/*.parquet, of affected images and of those that are `left`, apart."""
+    group, names = _codes(frame["group"] if "group" in frame else pd.Series("", index=frame.index))
+    split, splits = _codes(frame["split"])
+    (label, truth), (guess, guessed) = _codes(frame["label"]), _codes(frame[look["column"]])
+    classes = truth.union(guessed)
+    label, guess = classes.get_indexer(truth)[label], classes.get_indexer(guessed)[guess]
+    place = ((~affected * len(splits) + split) * len(names) + group) * len(classes)
+    right = label == guess
+    parts = [place[right] + label[right], place[~right] + guess[~right], place[~right] + label[~right]]
+    cells, where = np.unique(np.concatenate(parts), return_inverse=True)
+    kind = np.repeat(np.arange(3), [len(part) for part in parts])
+    rest, cell_class = np.divmod(cells, len(classes))
+    rest, cell_group = np.divmod(rest, len(names))
+    left, cell_split = np.divmod(rest, len(splits))
+    return pd.DataFrame({
+        "point": look["point"],
+        "left": left.astype(bool),
+        "split": np.asarray(splits, object)[cell_split],
+        "group": np.asarray(names, object)[cell_group],
+        "class": np.asarray(classes, object)[cell_class],
+        **dict(zip(CELLS, np.bincount(where * 3 + kind, minlength=3 * len(cells)).reshape(-1, 3).T, strict=True)),
+    })  # fmt: skip
+
+
+def _codes(values: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """Numbers of names, and the names."""
+    category = values.astype("category").cat
+    return category.codes.to_numpy(np.int64), category.categories.astype(str)
+
+
+def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Recount) -> Recount:
+    """`so_far` with points, or with why they cannot be made."""
+    table, metrics = pd.concat(parts, ignore_index=True), set(points["metric"])
+    metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
+    if metric not in group_jackknife.METRICS:
+        return Recount(so_far.affected, so_far.images, note=f"it cannot be made from counts for the metric {metric!r}")
+    again, left = points.copy(), {}
+    for side, split in run_counts.SPLITS.items():
+        own = table[table["split"] == split]
+        whole = run_counts.of_rows(
+            own.groupby(["point", "group", "class"], as_index=False)[list(CELLS)].sum(), len(points)
+        )
+        rest = run_counts.of_rows(own[own["left"]], len(points))
+        if whole is None or rest is None:
+            return Recount(
+                so_far.affected, so_far.images, note=f"not all points were tested on the same {split} images"
+            )
+        if not np.allclose(_scores(metric, whole), points[side], rtol=0, atol=1e-9):
+            return Recount(so_far.affected, so_far.images, note=f"the predictions do not give the {side} scores")
+        again[side], again[f"{side}_images"] = _scores(metric, rest), int(rest.images.sum())
+        left[side] = rest
+    grouped = set(table["group"]) != {""}
+    return Recount(so_far.affected, so_far.images, again, left if grouped else None)
+
+
+def _scores(metric: str, own: Counts) -> np.ndarray:
+    return group_jackknife.scores(metric, np.ones((1, len(own.groups))), own)[:, 0]

@@ -1,0 +1,30 @@
+"""What an analysis decides before it looks at any score, with the defaults of every way to ask for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is decided before looking: the baseline group, the scale of the trend, the margin of "no effect" in
+    percentage points, the floor of R^2 under which no ER is given, the lowest ID score that enters (or None), and what
+    one cluster is called. With several ID sets (of a plain table) `id_names` are the user's names of their columns."""
+
+    baseline: str
+    scale: str = "probit"
+    margin: float = 2.0
+    min_r2: float = 0.8
+    id_min: float | None = None
+    unit: str = "trial"
+    id_names: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The columns of the ID scores: `id`, of several sets `id_1`, `id_2`, ..."""
+        return ("id",) if len(self.id_names) < 2 else tuple(f"id_{i + 1}" for i in range(len(self.id_names)))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The columns of the transformed ID scores."""
+        return ("x",) if len(self.ids) == 1 else tuple(f"x_{name}" for name in self.ids)
