@@ -63,7 +63,8 @@ def report_on(
     """Analyse a run folder, several of them joined, or a CSV: write the report, print the summary; returns the address
     of the page."""
     from analysis import study
-    from analysis.input import table
+    from analysis.input import join_runs, plain_table
+    from analysis.options import Options, check_options
     from analysis.report import output
     from analysis.verdict import verdict
 
@@ -80,14 +81,14 @@ def report_on(
         problems += [Problem(sources[0], f"{flag} is needed for a table") for flag, value in columns.items()
                     if value is None and flag != "--cluster"]  # fmt: skip
         names = () if isinstance(id, str) or len(id) < 2 else tuple(id)
-        options = table.Options(
+        options = Options(
             clean(baseline or ""), **chosen, id_min=floor, unit="row" if cluster in (None, "none") else "cluster",
             id_names=names,
         )  # fmt: skip
-        problems += table.check_options(options)
+        problems += check_options(options)
         if problems:
             raise UserError(*problems)
-        found = table.read_csv(sources[0], id=id, ood=ood or "", group=group or "", options=options,
+        found = plain_table.read_csv(sources[0], id=id, ood=ood or "", group=group or "", options=options,
                                cluster=cluster, percent=percent, units=units)  # fmt: skip
         target = out or f"{Path(sources[0]).stem}-analysis"
     else:
@@ -97,10 +98,10 @@ def report_on(
         problems = [Problem(sources[0], f"{flag} is for tables; a run folder says it itself") for flag in given]
         if len(sources) > 1 and out is None:
             problems.append(Problem("", "several runs are joined: say with --out where their report goes"))
-        problems += table.check_options(table.Options("", **chosen))
+        problems += check_options(Options("", **chosen))
         if problems:
             raise UserError(*problems)
-        found, options = table.read_runs(sources)
+        found, options = join_runs.read_runs(sources)
         changed = {key: getattr(options, key) for key in chosen if chosen[key] != getattr(options, key)}
         said = [f"{key} is {_told(chosen[key])}, asked for on the command line; the spec had set {_told(before)}"
                 for key, before in changed.items()]  # fmt: skip

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from analysis.scales import SCALES
+from ray_robust.errors import Problem, did_you_mean
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,3 +33,15 @@ class Options:
     def axes(self) -> tuple[str, ...]:
         """The columns of the transformed ID scores."""
         return ("x",) if len(self.ids) == 1 else tuple(f"x_{name}" for name in self.ids)
+
+
+def check_options(options: Options, where: str = "") -> list[Problem]:
+    """What is wrong with the options themselves."""
+    problems = []
+    if options.scale not in SCALES:
+        problems.append(Problem(where, f"--scale: {options.scale!r} is no scale{did_you_mean(options.scale, SCALES)}"))
+    if not options.margin > 0 or not np.isfinite(options.margin):
+        problems.append(Problem(where, f"--margin: {options.margin:g} is not a positive number of percentage points"))
+    if options.id_min is not None and not 0 <= options.id_min < 1:
+        problems.append(Problem(where, "--id-min: the floor does not lie within the scores' range"))
+    return problems

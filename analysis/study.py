@@ -14,9 +14,11 @@ import pandas as pd
 
 from analysis.input.recount import Recount, recount
 from analysis.input.table import Table
-from analysis.line.checks import LineChecks, check_line
+from analysis.line.checks import check_line
+from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
 from analysis.options import Options
+from analysis.scales import SCALES, Scale
 from analysis.stats import (
     ancova,
     contrasts,
@@ -37,7 +39,7 @@ from analysis.stats.group_jackknife import Counts, Resampled
 from analysis.stats.robustness import Arm, Baseline, Mean
 from analysis.stats.task_points import Compared, Material
 from analysis.stats.transform import transformed
-from analysis.stats.trend import MIN_POINTS, SCALES, Scale
+from analysis.stats.trend import MIN_POINTS
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -159,7 +161,7 @@ def analyse(
     without_duplicates: Analysis | None = None,
     checked: bool = True,
 ) -> Analysis:
-    """The analysis of one task. `points` has trial, group, id, ood (see `analysis.table.Table`); `counts`, where they
+    """The analysis of one task. `points` has trial, group, id, ood (see `input.table.Table`); `counts`, where they
     are kept, what each point predicted per group of the task, for "id" and "ood", rows aligned with `points`.
     `without_duplicates` is the same without test images that occur elsewhere. Not `checked`: nothing is asked of the
     line, nor what claims survive (see `sensitivity`).

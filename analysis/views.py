@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.stats.trend import SCALES
+from analysis.scales import SCALES
 from analysis.study import PROGRESS, Analysis, analyse
 
 METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.input.table import read_csv
+from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.stats import group_jackknife
 from analysis.stats.group_jackknife import Counts

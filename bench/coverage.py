@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.input.table import read_csv
+from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.study import Analysis, analyse
 from bench import print_table, show, table_in, write_table

@@ -22,7 +22,8 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis.findings import findings
-from analysis.input.table import Table, read_csv
+from analysis.input.plain_table import read_csv
+from analysis.input.table import Table
 from analysis.options import Options
 from analysis.study import Analysis, analyse_all
 from bench import show, table_in, write_table

@@ -25,9 +25,9 @@ from analysis import study
 from analysis.options import Options
 from analysis.predict import surface, variances
 from analysis.predict.power import Design, Spread, power
+from analysis.scales import SCALES
 from analysis.stats import contrasts
 from analysis.stats.task_points import Compared, Material
-from analysis.stats.trend import SCALES
 from bench import filled, show
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale

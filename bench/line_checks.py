@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.line.checks import LineChecks, check_line
-from analysis.line.verdicts import FAILS, QUESTIONS
+from analysis.line.checks import check_line
+from analysis.line.line_checks import FAILS, QUESTIONS, LineChecks
 from analysis.options import Options
+from analysis.scales import SCALES
 from analysis.stats.transform import transformed
-from analysis.stats.trend import SCALES
 from bench import show, table_in, write_table
 from bench.coverage import hash_seed
 from bench.simulated import INTERCEPT, SLOPE

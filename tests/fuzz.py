@@ -95,7 +95,7 @@ def specs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
 def tables() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     from make_tables import in_percent, models
 
-    from analysis.input.table import read_csv
+    from analysis.input.plain_table import read_csv
     from analysis.options import Options
 
     seeds = [models(), in_percent(models()), models(12, 3).assign(note="a; b", seed=range(15))]

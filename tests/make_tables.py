@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis.__main__ import report_on
-from analysis.input.table import Table, read_csv
+from analysis.input.plain_table import read_csv
+from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.errors import UserError
 from ray_robust.text.names import clean

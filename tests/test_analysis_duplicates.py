@@ -14,7 +14,8 @@ from PIL import Image
 
 from analysis import duplicates
 from analysis.__main__ import report_on
-from analysis.input.table import read_run, read_runs
+from analysis.input.join_runs import read_runs
+from analysis.input.run_points import read_run
 from analysis.study import Analysis, analyse_all
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.train.metrics import METRICS, tally

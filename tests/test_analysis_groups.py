@@ -14,11 +14,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from analysis import study
 from analysis.input import run_counts
-from analysis.input.table import read_run
+from analysis.input.run_points import read_run
 from analysis.options import Options
+from analysis.scales import SCALES
 from analysis.stats import group_jackknife, reliability
 from analysis.stats.group_jackknife import Counts
-from analysis.stats.trend import SCALES
 from bench.coverage import Truth, simulate
 from ray_robust.train.metrics import group_counts
 from tests.fake_run import run_folder, sweep

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.input import table
+from analysis.input import join_runs, run_points
+from analysis.options import Options
 from analysis.study import analyse_all
 from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder
@@ -36,19 +37,19 @@ def rewrite(address: str, change) -> None:
 
 def refusals(addresses) -> list[str]:
     with pytest.raises(UserError) as error:
-        table.read_runs(addresses)
+        join_runs.read_runs(addresses)
     return [str(problem) for problem in error.value.problems]
 
 
 def test_a_single_run_is_itself(runs):
-    one, options = table.read_runs(runs[:1])
-    alone, same = table.read_run(runs[0])
+    one, options = join_runs.read_runs(runs[:1])
+    alone, same = run_points.read_run(runs[0])
     pd.testing.assert_frame_equal(one.points, alone.points)
     assert options == same
 
 
 def test_the_same_trial_counts_once_and_equal_groups_are_one(runs):
-    joined, _ = table.read_runs(runs)
+    joined, _ = join_runs.read_runs(runs)
     assert joined.name == "small + large"
     assert joined.points["trial"].nunique() == 12
     assert len(joined.points) == 12 * 12
@@ -58,22 +59,22 @@ def test_the_same_trial_counts_once_and_equal_groups_are_one(runs):
 
 
 def test_a_point_that_scores_otherwise_in_another_run_is_told(runs, tmp_path):
-    assert not any("score otherwise" in warning for warning in table.read_runs(runs)[0].warnings)
+    assert not any("score otherwise" in warning for warning in join_runs.read_runs(runs)[0].warnings)
     points = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
     own = points.loc[points["group"] == "num_images=4000"].copy()
     own["ood"] += 0.05
     run_folder(tmp_path / "other", pd.concat([points.loc[points["group"] == "scratch"], own]))
-    joined, _ = table.read_runs([runs[0], str(tmp_path / "other")])
+    joined, _ = join_runs.read_runs([runs[0], str(tmp_path / "other")])
     (told,) = [warning for warning in joined.warnings if "score otherwise" in warning]
     assert told.startswith("36 of them score otherwise in another run, by up to 5.0 points")
-    first = table.read_run(runs[0])[0].points
+    first = run_points.read_run(runs[0])[0].points
     assert joined.points["ood"].to_numpy() == pytest.approx(first["ood"].to_numpy())
 
 
 def test_the_joined_analysis_is_that_of_all_trials_in_one_run(runs, tmp_path):
     whole = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
     run_folder(tmp_path / "whole", whole)
-    found = [analyse_all(*table.read_runs(addresses))[0] for addresses in (runs, [str(tmp_path / "whole")])]
+    found = [analyse_all(*join_runs.read_runs(addresses))[0] for addresses in (runs, [str(tmp_path / "whole")])]
     er = [dict(zip(f.groups["n_points"].index, f.groups["er"], strict=True)) for f in found]
     assert list(er[0].values()) == pytest.approx(list(er[1].values()))
     assert found[0].factors[0].slope.value == pytest.approx(found[1].factors[0].slope.value)
@@ -84,13 +85,13 @@ def test_the_same_name_for_something_else_gets_the_run_behind_it(tmp_path, runs)
     points.loc[points["group"] == "scratch", "granularity"] = ""
     points["trial"] += "x"
     run_folder(tmp_path / "coarse", points)
-    joined, _ = table.read_runs([runs[0], str(tmp_path / "coarse")])
+    joined, _ = join_runs.read_runs([runs[0], str(tmp_path / "coarse")])
     assert {"num_images=1000", "num_images=1000 (coarse)"} <= set(joined.points["group"])
 
 
 def test_strictest_margin_and_floor_hold_and_are_told(runs):
     rewrite(runs[1], lambda spec: spec["analysis"].update(margin=1.0, min_r2=0.9))
-    joined, options = table.read_runs(runs)
+    joined, options = join_runs.read_runs(runs)
     assert (options.margin, options.min_r2) == (1.0, 0.9)
     assert {"margin is 1, the strictest of the runs", "min_r2 is 0.9, the strictest of the runs"} <= set(
         joined.warnings
@@ -119,9 +120,9 @@ def test_other_baselines_are_told(tmp_path, runs):
     points = sweep({"num_images=64000": 3.0}, seed=8).assign(model="resnet18")
     points["trial"] += "y"
     run_folder(tmp_path / "resnet", points)
-    joined, _ = table.read_runs([runs[0], str(tmp_path / "resnet")])
+    joined, _ = join_runs.read_runs([runs[0], str(tmp_path / "resnet")])
     assert "the baselines of small and resnet have other models: one line is fitted on all of them" in joined.warnings
-    assert np.isfinite(analyse_all(joined, table.Options("scratch"))[0].baseline.line.slope)
+    assert np.isfinite(analyse_all(joined, Options("scratch"))[0].baseline.line.slope)
 
 
 def test_what_failed_in_one_run_and_is_done_in_another_is_not_missing(tmp_path):
@@ -129,6 +130,6 @@ def test_what_failed_in_one_run_and_is_done_in_another_is_not_missing(tmp_path):
     lost = points.loc[points["group"] == "num_images=1000", "trial"].iloc[0]
     run_folder(tmp_path / "broken", points, failed={lost: "out of memory"})
     run_folder(tmp_path / "mended", points)
-    joined, _ = table.read_runs([str(tmp_path / "broken"), str(tmp_path / "mended")])
+    joined, _ = join_runs.read_runs([str(tmp_path / "broken"), str(tmp_path / "mended")])
     assert joined.left_out.empty
     assert lost in set(joined.points["trial"])

@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 from scipy.special import ndtr, ndtri
 from statsmodels.stats.outliers_influence import OLSInfluence
 
-from analysis.input.table import read_csv
+from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.stats.trend import shares
 from analysis.study import analyse

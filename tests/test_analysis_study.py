@@ -10,7 +10,8 @@ import pytest
 from scipy.special import ndtr
 
 from analysis import findings as words
-from analysis.input.table import Table, read_run
+from analysis.input.run_points import read_run
+from analysis.input.table import Table
 from analysis.options import Options
 from analysis.stats.contrasts import holm
 from analysis.study import analyse, analyse_all

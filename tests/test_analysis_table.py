@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main, report_on
-from analysis.input.table import read_csv, read_run
+from analysis.input.plain_table import read_csv
+from analysis.input.run_points import read_run
 from analysis.options import Options
 from ray_robust.errors import UserError
 

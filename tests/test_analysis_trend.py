@@ -13,9 +13,10 @@ import pytest
 from scipy.special import ndtri
 
 from analysis.__main__ import report_on
-from analysis.input.table import read_csv
+from analysis.input.plain_table import read_csv
 from analysis.options import Options
-from analysis.stats.trend import SCALES, clip, fit
+from analysis.scales import SCALES, clip
+from analysis.stats.trend import fit
 from analysis.study import analyse_all
 
 DATA = Path(os.environ.get("RAY_ROBUST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

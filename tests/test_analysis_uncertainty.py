@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from analysis.stats import cluster_robust
-from analysis.stats.estimates import Estimate, Part, Quantity, combine, weighted
+from analysis.stats.estimates import Estimate, Part, combine
+from analysis.stats.quantities import Quantity, weighted
 
 
 @pytest.mark.parametrize("count", [3, 5, 30])

@@ -18,7 +18,7 @@ from fake_run import run_folder, sweep
 from make_damage import DAMAGES, make_damage
 from test_storage import Remote
 
-from analysis.input.table import read_run
+from analysis.input.run_points import read_run
 from analysis.report import run_facts
 from ray_robust.errors import UserError
 from ray_robust.files.storage import Storage

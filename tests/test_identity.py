@@ -21,7 +21,7 @@ from make_pools import open_pool
 from PIL import Image
 from rich.console import Console
 
-from analysis.input.table import identity_of, read_run
+from analysis.input.run_points import identity_of, read_run
 from analysis.report import run_facts
 from ray_robust import ingest as command
 from ray_robust import sweep

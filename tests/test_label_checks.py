@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from make_pools import open_pool
 
-from analysis.input.table import read_run
+from analysis.input.run_points import read_run
 from ray_robust import ingest as command
 from ray_robust.data.label_checks import SPLIT_NAMES
 from ray_robust.data.pool import SPLITS

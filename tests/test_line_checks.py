@@ -14,9 +14,9 @@ from scipy.special import ndtr, ndtri
 from analysis.line import gaps
 from analysis.line.checks import check_line
 from analysis.options import Options
+from analysis.scales import SCALES
 from analysis.stats import curvature, reliability
 from analysis.stats.transform import transformed
-from analysis.stats.trend import SCALES
 from bench import line_checks as bench
 from bench.line_checks import SCENARIOS, Truth, checked, simulate
 from bench.simulated import counted

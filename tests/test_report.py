@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis import views
 from analysis.__main__ import main, report_on
-from analysis.input.table import read_run
+from analysis.input.run_points import read_run
 from analysis.report import charts, latex, page_data, terminal
 from analysis.report.export import slug
 from analysis.report.tables import sheet

@@ -16,8 +16,9 @@ from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.interleave import take_turns
-from ray_robust.train.loop import Length, Objective, fit, learning_rate, optimise
+from ray_robust.train.loop import Length, fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
+from ray_robust.train.objective import Objective
 from ray_robust.train.points import counts, points
 
 MODEL = ModelSection()

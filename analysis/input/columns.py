@@ -7,8 +7,7 @@ Each function adds to the remarks what is wrong, and what was read otherwise tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import pandas as pd
 from analysis.input import cells
 from analysis.input.csv_file import Remarks
 from analysis.input.named_columns import RATE, is_mixture, without_bad_sizes
+from analysis.input.roles import Roles
 from analysis.input.units import as_fractions
 from analysis.stats.trend import MIN_POINTS
 from ray_robust.errors import did_you_mean
@@ -24,38 +24,6 @@ from ray_robust.text.names import alike, clean, counted, difference, is_missing,
 NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
            "id_images", "ood_images", "wise_alpha")  # fmt: skip
 MOST_PAIRS = 5  # sets of names that look alike are listed, the rest counted
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which columns were asked for: the ID sets, the OOD score, the group, and the cluster or None."""
-
-    ids: tuple[str, ...]
-    ood: str
-    group: str
-    cluster: str | None
-
-    @staticmethod
-    def of(id: str | Sequence[str], ood: str, group: str, cluster: str | None) -> Roles:
-        """The roles of these columns, their names cleaned as those of the header are."""
-        ids = tuple(clean(name) for name in ([id] if isinstance(id, str) else id))
-        return Roles(ids, clean(ood), clean(group), clean(cluster) if cluster else None)
-
-    @property
-    def scores(self) -> dict[str, str]:
-        """Key of the points ("id" or "id_1", ..., "ood") -> column of the table."""
-        keys = ["id"] if len(self.ids) == 1 else [f"id_{i + 1}" for i in range(len(self.ids))]
-        return dict(zip([*keys, "ood"], [*self.ids, self.ood], strict=True))
-
-    @property
-    def asked(self) -> list[tuple[str, str]]:
-        """Flag and column, of all."""
-        asked = [*(("--id", name) for name in self.ids), ("--ood", self.ood), ("--group", self.group)]
-        return [*asked, ("--cluster", self.cluster)] if self.cluster else asked
-
-    @property
-    def used(self) -> list[str]:
-        return list(dict.fromkeys(name for _, name in self.asked))
 
 
 def check_columns(roles: Roles, units: Mapping[str, str], remarks: Remarks) -> None:

@@ -16,7 +16,8 @@ import pandas as pd
 from scipy.stats import f as f_distribution
 
 from analysis.input.csv_file import Remarks
-from analysis.stats.trend import MIN_POINTS, SCALES
+from analysis.scales import SCALES
+from analysis.stats.trend import MIN_POINTS
 from ray_robust.text.names import counted, is_missing, shown
 
 INDEPENDENT = "none"  # `--cluster none`: every row is a training of its own

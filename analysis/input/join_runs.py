@@ -1,6 +1,6 @@
 """Several runs as one table: the same trial counted once, groups that mean the same merged, and what differs told.
 
-Owns the rules of joining. Every run has been read by itself (`table.read_run`); nothing here reads a file but specs.
+Owns the rules of joining. Every run is read by itself (`run_points.read_run`); nothing else here reads but specs.
 """
 
 from __future__ import annotations
@@ -8,23 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.input import run_counts
-from ray_robust.errors import Problem, UserError
-
-if TYPE_CHECKING:
-    from analysis.input.table import Table
+from analysis.input.run_points import read_run
+from analysis.input.table import Table
 from analysis.options import Options
+from ray_robust.errors import Problem, UserError
 
 MEANING = ("model", "num_images", "num_classes", "images_per_class", "granularity", "semantics", "sources",
            "pretrain_method", "pretrain_images_seen", "wise_alpha")  # fmt: skip
 POINT = ("key", "task", "finetune", "epoch", "wise_alpha")
 SAME_SCORE = 1e-9  # by which a score may differ and be the same
 PLACES = {"root", "path", "images", "archive"}  # where data lies is no part of what a task means
+
+
+def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
+    """Several runs as one table (see `join`), of one address that run. Raises UserError, also where the runs
+    are not of one task, metric, scale and baseline."""
+    parts, problems = [], list[Problem]()
+    for address in addresses:
+        try:
+            parts.append((address, *read_run(address)))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return join(parts) if len(parts) > 1 else parts[0][1:]
 
 
 def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:

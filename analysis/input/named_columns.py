@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.input.csv_file import Remarks
+from analysis.input.roles import Roles
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
 from ray_robust.text.names import alike, clean, counted, difference, is_missing, shown
-
-if TYPE_CHECKING:
-    from analysis.input.columns import Roles
 
 RATE = "finetune_lr"
 SIZES = ("id_images", "ood_images")  # numbers of images: whole and above 0

@@ -66,7 +66,7 @@ def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     """The points of one task without affected test images; None where no test image is affected. Without any
     predictions that is not known, which the note says. `points` as in
-    `analysis.table.Table` of a run."""
+    `analysis.input.table.Table` of a run."""
     if points.empty or "finetune" not in points:
         return None
     name = str(points["task"].iloc[0]).partition("[")[0]  # what varies of a task stands in brackets

@@ -9,70 +9,28 @@ decided elsewhere; nothing here changes an estimate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.line import gaps
-from analysis.line.verdicts import FAILS, Verdict, verdicts
+from analysis.line.line_checks import NOISE, OTHERS, RESIDUALS, SCHEDULE, STEPS, TESTS, LineChecks
+from analysis.line.verdicts import verdicts
 from analysis.options import Options
+from analysis.scales import SCALES, Scale
 from analysis.stats import curvature, reliability
 from analysis.stats.contrasts import holm
 from analysis.stats.curvature import Fit, fit
 from analysis.stats.estimates import Estimate
-from analysis.stats.trend import MIN_POINTS, SCALES, Scale
+from analysis.stats.trend import MIN_POINTS
 from analysis.stats.wald import Wald
 
 LEVEL = 0.05
-TESTS = ("check", "test", "value", "low", "high", "unit", "f", "df1", "df2", "p", "p_adjusted", "fails")
-SCHEDULE = ("what", "value", "points", "trials", "residual", "low", "high")
-OTHERS = ("group", "epochs", "rates", "other_epochs", "other_rates")
-NOISE = ("id_low", "id_high", "points", "sd", "sd_axis", "within")
-RESIDUALS = ("trial", "id", "ood", "residual", "epoch", "finetune_lr")
-STEPS = {"epoch": "epoch", "finetune_lr": "learning rate"}
 MOST_STEPS = 16  # epochs or rates with a row of their own; more are put together
 MOST_CLUSTERS = 2_000  # trials that are tested one by one; more go in so many blocks
 MOST_TESTED = 6  # steps that are tested as categories; more cost more trials than there are
 BINS = 6  # of ID scores, for the scatter
-
-
-@dataclass(frozen=True, eq=False)
-class LineChecks:
-    """Every table is small; scores are fractions, residuals and distances percentage points of the OOD score.
-
-    tests        columns `TESTS`: a row per test; p is adjusted by Holm within its `check`, `fails` at 5 %
-    curve        columns `curvature.CURVE`, the expected OOD score along the ID range under line, parabola and spline
-    bend         the parabola less the line where they are farthest apart, with its interval, and at which ID score
-    schedule     columns `SCHEDULE`: mean residual by epoch and by learning rate, intervals clustered by trial
-    others       columns `OTHERS`: fine-tuning of every group, and whether it is other than the baseline's
-    gaps         columns `gaps.COLUMNS`
-    reliability  columns `reliability.COLUMNS`
-    noise        columns `NOISE`: the standard deviation of residuals by ID score, in points, on the axis, and on the
-                 axis within trials (see `_within`)
-    residuals    columns `RESIDUALS`, the baseline's points
-    verdicts     of every check whether it passes, fails or stays open, with a sentence
-    """
-
-    tests: pd.DataFrame
-    curve: pd.DataFrame
-    bend: tuple[Estimate, float] | None
-    schedule: pd.DataFrame
-    others: pd.DataFrame
-    gaps: pd.DataFrame
-    reliability: pd.DataFrame
-    noise: pd.DataFrame
-    residuals: pd.DataFrame
-    verdicts: list[Verdict] = field(default_factory=list)
-
-    @property
-    def warnings(self) -> list[str]:
-        """A sentence per check that fails."""
-        return self.failed()
-
-    def failed(self, *without: str) -> list[str]:
-        """The same `without` these checks."""
-        return [one.text for one in self.verdicts if one.state == FAILS and one.check not in without]
 
 
 def check_line(

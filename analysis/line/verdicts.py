@@ -1,52 +1,29 @@
 """What the checks of the line say: of each whether it passes, fails or stays open, and a plain sentence.
 
-The numbers are those of `line_checks`' tables.
+The numbers are those of `LineChecks`' tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.formatting import interval, listed, name, number, p_value, percent, signed
 from analysis.line import gaps
+from analysis.line.line_checks import FAILS, OPEN, PASSES, QUESTIONS, LineChecks, Verdict
 from analysis.options import Options
+from analysis.scales import SCALES
 from analysis.stats import reliability
 from analysis.stats.curvature import Fit
-from analysis.stats.trend import SCALES
-
-if TYPE_CHECKING:
-    from analysis.line.checks import LineChecks
 
 RATIO = 1.5  # of the scatter at one end of the line to that at the other, from where it is a warning
 MOST_NAMED = 4  # groups in a sentence
-PASSES, FAILS, OPEN = "passes", "fails", "open"
-QUESTIONS = {
-    "slope": "Does it rise?",
-    "curvature": "Is it straight?",
-    "reliability": "Is ID measured well?",
-    "schedule": "Do epochs and learning rate leave it alone?",
-    "scatter": "Is the scatter even?",
-    "gaps": "Are there points all along?",
-}
 SCHEDULES = {
     "epoch": ("epochs of fine-tuning move", "other_epochs", "epochs", "epochs"),
     "learning rate": ("the learning rate moves", "other_rates", "learning rates", "rates"),
 }
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of one check (a key of `QUESTIONS`) its state (`PASSES`, `FAILS`, or `OPEN`: cannot be tested, or does not tell
-    enough) and a sentence without a full stop."""
-
-    check: str
-    state: str
-    text: str
 
 
 def verdicts(checks: LineChecks, own: pd.DataFrame, line: Fit, options: Options) -> list[Verdict]:

@@ -17,7 +17,9 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from analysis import study
-from analysis.input.table import Table, check_options, read_run
+from analysis.input.run_points import read_run
+from analysis.input.table import Table
+from analysis.options import check_options
 from analysis.predict.mixtures import Mixture, Space, spec_with
 from analysis.predict.predict import TARGETS, Confirmation, Prediction, Target, confirm, predict
 from ray_robust.errors import DONE, Problem, UserError

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import chdtri
 
 from analysis import study
-from analysis.input.table import read_run
+from analysis.input.run_points import read_run
 from analysis.predict.power import Cause, Spread
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.robustness import LINE, Mean

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from analysis.line.checks import LineChecks
+from analysis.line.line_checks import LineChecks
 from analysis.report import chart_data, charts, latex, line_charts
 from analysis.report.figures import NotDrawn, draw
 from analysis.report.palette import looks

@@ -14,12 +14,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.line.checks import STEPS, LineChecks
+from analysis.line.line_checks import STEPS, LineChecks
 from analysis.report.chart_data import MOST_POINTS, limits, records, thinning, ticks
 from analysis.report.charts import LABEL, Layers
 from analysis.report.palette import BASELINE_COLOUR, Look
+from analysis.scales import SCALES, Scale
 from analysis.stats import reliability
-from analysis.stats.trend import SCALES, Scale
 
 MODELS = {"line": "line", "square": "parabola", "spline": "spline"}
 COLOURS, DASHES = ("#6b7280", "#ee7733", "#0077bb"), ([1, 0], [6, 3], [2, 2])

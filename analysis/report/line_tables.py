@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.formatting import UNKNOWN, interval, number, p_value, percent, scores, signed
 from analysis.line import gaps
-from analysis.line.checks import NOISE, RESIDUALS, SCHEDULE, TESTS, LineChecks
+from analysis.line.line_checks import NOISE, RESIDUALS, SCHEDULE, TESTS, LineChecks
 from analysis.report.tables import Sheet, sheet
 from analysis.stats import curvature, reliability
 

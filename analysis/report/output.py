@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import duplicates, findings
 from analysis.input.table import Table
-from analysis.line.checks import LineChecks
+from analysis.line.line_checks import LineChecks
 from analysis.report import line_tables
 from analysis.report import tables as sheets
 from analysis.stats import ancova, contrasts, influence, sensitivity

@@ -19,8 +19,7 @@ from markupsafe import Markup
 from analysis.findings import STATES, Finding, findings
 from analysis.formatting import listed, number
 from analysis.input.table import Table
-from analysis.line.checks import LineChecks
-from analysis.line.verdicts import QUESTIONS
+from analysis.line.line_checks import QUESTIONS, LineChecks
 from analysis.report import chart_data, charts, line_charts, page_data, run_facts
 from analysis.report.bundle import javascript
 from analysis.report.palette import STATE_LOOKS, Look, looks

@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.formatting import percent, said
 from analysis.input.recount import entries
-from analysis.input.table import identity_of
+from analysis.input.run_points import identity_of
 from analysis.report.tables import Sheet, sheet
 from ray_robust.run.run_folder import RunFolder
 

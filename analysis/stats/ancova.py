@@ -14,14 +14,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.stats import cluster_robust, contrasts, estimates, line_models, robustness, schedules
+from analysis.scales import clip
+from analysis.stats import cluster_robust, contrasts, line_models, quantities, robustness, schedules
 from analysis.stats.contrasts import Pair
-from analysis.stats.estimates import Estimate, Quantity, keeps_half
+from analysis.stats.estimates import Estimate, keeps_half
 from analysis.stats.line_models import LineModel
+from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Arm, Baseline, OwnLine
 from analysis.stats.sensitivity import ERRORS, ONE, SCHEDULE
 from analysis.stats.task_points import NOISE
-from analysis.stats.trend import clip
 
 COLUMNS = (
     "a", "b", "slope_difference", "slope_low", "slope_high", "slope_p", "slope_p_adjusted", "slopes_differ",
@@ -104,7 +105,7 @@ class _Lines:
 
 
 def _less(pair: Sequence[Quantity]) -> Quantity:
-    return estimates.weighted(pair, [1.0, -1.0])
+    return quantities.weighted(pair, [1.0, -1.0])
 
 
 def _checked(
@@ -199,7 +200,7 @@ def _at_ids(
     ends = baseline.scale.h(clip(np.array([pair.low, pair.high]), None))
     for share in SHARES:
         x = float(ends[0] + share * (ends[1] - ends[0]))
-        apart = estimates.weighted([own.score_at(x, baseline.scale) for own in lines], [1.0, -1.0])
+        apart = quantities.weighted([own.score_at(x, baseline.scale) for own in lines], [1.0, -1.0])
         at = {
             "a": pair.a.name,
             "b": pair.b.name,

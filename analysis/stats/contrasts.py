@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.stats import estimates, robustness
-from analysis.stats.estimates import Estimate, Quantity
+from analysis.stats import quantities, robustness
+from analysis.stats.estimates import Estimate
+from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Arm, Baseline
 
 COLUMNS = (
@@ -105,7 +106,7 @@ def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
     compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
     means = [robustness.mean_of(arm, baseline, pair.low, pair.high) for arm in compared]
     known = [mean.quantity for mean in means if mean is not None]
-    return estimates.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
+    return quantities.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
 
 
 def row(quantity: Quantity, margin: float) -> dict[str, object]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.scales import Scale
 from analysis.stats import cluster_robust
 from analysis.stats.estimates import Estimate, combine
-from analysis.stats.trend import Scale
 from analysis.stats.wald import Wald, wald
 
 KNOTS = {4: (0.05, 0.35, 0.65, 0.95), 3: (0.1, 0.5, 0.9)}  # quantiles of ID (Harrell 2015, section 2.4.6)

@@ -1,23 +1,15 @@
-"""How sure we are: `Quantity`, a number with all that makes it uncertain, and `Estimate`, a number with its interval.
+"""`Estimate`, a number with its interval, and `Part`, one source of its error.
 
-Weighted sums of quantities keep what they share. Two kinds of error add up. That of trials is linear in what each trial
-contributes (`clustered.Robust`): contributions of one trial, or of one seed where groups are paired by seed, are added
-before they are squared, so that what two groups share cancels in their difference. That of the task's groups (cameras)
-enters as scores made again without each of them (`Source`). Variances of different units add up, with degrees of
-freedom by Welch and Satterthwaite, and Student's t; `bench.coverage` shows how well that covers.
+Variances add, with degrees of freedom by Welch and Satterthwaite, and Student's t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
-
-if TYPE_CHECKING:
-    from analysis.stats.cluster_robust import Robust
 
 LEVEL = 0.95
 TWO_SIDED = 0.5 + LEVEL / 2
@@ -45,94 +37,10 @@ def quantiles(level: float, df: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(df), stdtrit(np.where(np.isfinite(df), df, 1.0), level), np.nan)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A set of the task's groups (cameras), left out in turn for all numbers at once. `factor` corrects the variance of
-    replicates, `df` are its degrees of freedom."""
-
-    name: str
-    clusters: int
-    factor: float
-    df: float
-
-
-@dataclass(frozen=True, eq=False)
-class Quantity:
-    """A number and what makes it uncertain.
-
-    trials  by coefficients with an error over trials, what the number takes of them: float [k]
-    groups  per source the number's replicates under it, float [replicates]: those of a sum are the sums
-    twice   per source the variance that `trials` holds too: it is taken off the source's
-    """
-
-    value: float
-    trials: Mapping[Robust, np.ndarray] = field(default_factory=dict)
-    groups: Mapping[Source, np.ndarray] = field(default_factory=dict)
-    twice: Mapping[Source, float] = field(default_factory=dict)
-
-    @property
-    def parts(self) -> list[Part]:
-        """Every independent source of error by itself."""
-        units: dict[str, list[tuple[Robust, np.ndarray]]] = {}
-        for robust, combination in self.trials.items():
-            units.setdefault(robust.unit, []).append((robust, combination))
-        return [_of_unit(members) for members in units.values()] + [self._part(source) for source in self.groups]
-
-    def _part(self, source: Source) -> Part:
-        """The variance under a source less what `trials` holds of it. A difference of variances is known less well: its
-        degrees of freedom shrink with the square of what is left (Satterthwaite 1946), to no less than one."""
-        whole = float(np.var(self.groups[source])) * source.factor
-        left = max(whole - self.twice.get(source, 0.0), 0.0) if np.isfinite(whole) else np.nan
-        df = max(1.0, source.df * (left / whole) ** 2) if left > 0 else source.df
-        return Part(left, df, source.name, source.clusters)
-
-    @property
-    def estimate(self) -> Estimate:
-        """The number with its interval."""
-        return combine(self.value, self.parts)
-
-    @property
-    def without_one(self) -> tuple[float, float]:
-        """The lowest and the highest value that the number has without any one trial of any one group."""
-        changes = [robust.without @ combination for robust, combination in self.trials.items()]
-        moved = self.value + np.concatenate([np.zeros(1), *changes])
-        return float(moved.min()), float(moved.max())
-
-
-def _of_unit(members: Sequence[tuple[Robust, np.ndarray]]) -> Part:
-    """The error of all that rests on the same clusters, added cluster by cluster. Its degrees of freedom are those of
-    the members' own variances (Satterthwaite 1946), and fewer than there are clusters: a paired difference has one
-    less."""
-    each = [robust.part(combination) for robust, combination in members]
-    if len(each) == 1:
-        return each[0]
-    together = sum(robust.effects @ combination for robust, combination in members)
-    used = max(part.clusters for part in each)
-    whole = combine(0.0, each)
-    name = " and ".join(dict.fromkeys(part.name for part in each))
-    variance = float((together**2).sum()) if np.isfinite(whole.se) else np.nan
-    return Part(variance, min(whole.df, used - 1.0), name, used)
-
-
 def keeps_half(value: float, low: float, high: float) -> bool:
     """Whether what a number is without each of some parts, from low to high, keeps its sign and half of its size."""
     nearest = low if value > 0 else high
     return bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
-
-
-def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quantity:
-    """The sum of weights * quantities: what they share adds up or cancels."""
-    pairs = [(q, w) for q, w in zip(quantities, weights, strict=True) if w]
-    trials: dict[Robust, np.ndarray] = {}
-    groups: dict[Source, np.ndarray] = {}
-    twice: dict[Source, float] = {}
-    for quantity, weight in pairs:
-        for robust, combination in quantity.trials.items():
-            trials[robust] = trials.get(robust, 0.0) + weight * combination
-        for source, replicates in quantity.groups.items():
-            groups[source] = groups.get(source, 0.0) + weight * replicates
-            twice[source] = twice.get(source, 0.0) + weight**2 * quantity.twice.get(source, 0.0)
-    return Quantity(float(sum(w * q.value for q, w in pairs)), trials, groups, twice)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.stats import cluster_robust, estimates, robustness
-from analysis.stats.estimates import Quantity
+from analysis.stats import cluster_robust, quantities, robustness
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
+from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import PP, Arm, Baseline
 
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
@@ -129,7 +129,7 @@ class Fit:
         return self._of_means(by_row) if self.repeated else self._of_residuals(by_row, combination)
 
     def _of_means(self, by_row: np.ndarray) -> Quantity:
-        return estimates.weighted(self._means, np.bincount(self._cells, by_row).tolist())
+        return quantities.weighted(self._means, np.bincount(self._cells, by_row).tolist())
 
     @cached_property
     def _means(self) -> list[Quantity]:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.stats import contrasts
-from analysis.stats.estimates import Estimate, Quantity
+from analysis.stats.estimates import Estimate
 from analysis.stats.factor_coding import MOST_LEVELS, WORST_CONDITION, Block, blocks_of, without_followers
 from analysis.stats.factor_rows import Fit, Layout, Rows, varied
+from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Arm, Baseline
 
 MOST_BENDS = 4  # kinds of bend that a line is tested against

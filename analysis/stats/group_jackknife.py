@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.stats.estimates import Source
+from analysis.stats.quantities import Source
 
 LEAST_GROUPS = 8  # with fewer, nothing is said about other groups
 LEAST_EVEN = 2.0  # groups of even size that uneven ones must be worth

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.stats import estimates
 from analysis.stats.estimates import Estimate
 from analysis.stats.factor_coding import FACTORS
+from analysis.stats.quantities import weighted
 from analysis.stats.robustness import Arm, Baseline, Mean
 
 COLUMNS = ("factor", "gain", "gain_low", "gain_high", "half_at", "half_low", "half_high")
@@ -49,7 +49,7 @@ def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Base
         """ER at `at` less half the gain."""
         weights = [float(np.interp(at, x, row)) for row in np.eye(len(x))]
         weights[-1] -= 0.5
-        return estimates.weighted(quantities, weights).estimate
+        return weighted(quantities, weights).estimate
 
     grid = np.linspace(x[0], x[-1], STEPS)
     found = [above_half(at) for at in grid]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.scales import Scale
 from analysis.stats.group_jackknife import Counts
-from analysis.stats.trend import Scale
 
 LEAST = 0.95  # reliability under which the line is visibly too flat
 COLUMNS = ("id_set", "source", "images", "noise_sd", "spread_sd", "reliability", "given_others")
@@ -95,7 +95,7 @@ def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None
     if not (images > 0).all():
         return None, f"{name}_images is empty or 0 for some points"
     score = points[name].to_numpy(float)
-    inside = np.clip(score, 0.5 / images, 1 - 0.5 / images)  # nobody is right for certain: see `trend.clip`
+    inside = np.clip(score, 0.5 / images, 1 - 0.5 / images)  # nobody is right for certain: see `scales.clip`
     return inside * (1 - inside) / images, "share of right images, p(1 - p)/n"
 
 

@@ -14,12 +14,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from analysis.scales import Scale
 from analysis.stats import cluster_robust, estimates
 from analysis.stats.cluster_robust import Robust
-from analysis.stats.estimates import Quantity, Source
 from analysis.stats.group_jackknife import Resampled
 from analysis.stats.line_models import LineModel, coefficients, solve
-from analysis.stats.trend import Line, Scale, fit
+from analysis.stats.quantities import Quantity, Source
+from analysis.stats.trend import Line, fit
 
 KNOTS = 129  # the bands of the line are drawn through so many ID scores
 LINE = "baseline line"  # the name of its error, beside those of trials and groups

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.options import Options
+from analysis.scales import SCALES
 from analysis.stats import line_models, schedules
 from analysis.stats.contrasts import claimed
 from analysis.stats.estimates import keeps_half
@@ -23,7 +24,7 @@ from analysis.stats.factors import factor_table
 from analysis.stats.line_models import LineModel
 from analysis.stats.robustness import Arm
 from analysis.stats.task_points import NOISE, Compared, Material
-from analysis.stats.trend import SCALES, fit
+from analysis.stats.trend import fit
 
 # name of the check: what is done instead
 ERRORS, SCHEDULE, ONE = "errors in ID", "the schedule", "any one trial"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.options import Options
+from analysis.scales import Scale
 from analysis.stats import contrasts, factors, robustness
 from analysis.stats.factor_rows import Layout, varied
 from analysis.stats.factors import Regression
@@ -21,7 +22,7 @@ from analysis.stats.line_models import LineModel, straight
 from analysis.stats.reliability import on_axis
 from analysis.stats.robustness import Arm, Baseline
 from analysis.stats.transform import clips, ordered_groups, shares_of, transformed
-from analysis.stats.trend import Scale, fit
+from analysis.stats.trend import fit
 
 LEAST_SEEDS = 3  # shared by all groups, from which on they are paired
 SEEDS = "seeds"

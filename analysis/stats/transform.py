@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.options import Options
+from analysis.scales import Scale, clip
 from analysis.stats import group_jackknife
 from analysis.stats.factor_coding import FACTORS
-from analysis.stats.trend import Scale, clip, shares
+from analysis.stats.trend import shares
 
 
 def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:

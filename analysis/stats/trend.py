@@ -1,69 +1,16 @@
-"""The axes and the lines: scales, the clipping rule, ordinary least squares of h(OOD) on h(ID), on one ID set or more.
+"""The trend: ordinary least squares of h(OOD) on h(ID), on one ID set or more.
 
-Owns `SCALES`, `clip`, `Line`, `fit` and `shares`. What a line's uncertainty is comes from `uncertainty`; nothing here
-resamples.
+Owns `Line`, `fit` and `shares`. What a line's uncertainty is comes from `estimates`; nothing here resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit, ndtr, ndtri
 
-UNKNOWN_EXAMPLES = 1_000  # the size a split is taken to have when nobody says: clipping then happens at 1/2000
 MIN_POINTS = 3  # a line through fewer points has no residual, hence no R^2 and no error
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A monotone map h from a score in (0, 1) to the axis that lines are fitted on, its inverse, and `rate`, the
-    inverse's derivative: score per unit of the axis."""
-
-    name: str
-    h: Callable[[ArrayLike], np.ndarray]
-    inverse: Callable[[ArrayLike], np.ndarray]
-    rate: Callable[[ArrayLike], np.ndarray]
-    bounded: bool  # h is infinite at 0 and 1, so scores there are clipped
-
-    def of(self, scores: ArrayLike, examples: int | None = None) -> np.ndarray:
-        """Scores on this axis, clipped by `clip` where h needs it; `examples` is the size of their split, if known."""
-        return self.h(clip(scores, examples) if self.bounded else np.asarray(scores, float))
-
-
-def _same(values: ArrayLike) -> np.ndarray:
-    return np.asarray(values, float)
-
-
-def _normal_density(z: ArrayLike) -> np.ndarray:
-    return np.exp(-0.5 * np.square(z)) / np.sqrt(2 * np.pi)
-
-
-def _logistic_density(z: ArrayLike) -> np.ndarray:
-    return expit(z) * expit(-np.asarray(z, float))
-
-
-def _one(values: ArrayLike) -> np.ndarray:
-    return np.ones_like(values, dtype=float)
-
-
-SCALES = {
-    "probit": Scale("probit", ndtri, ndtr, _normal_density, True),
-    "logit": Scale("logit", logit, expit, _logistic_density, True),
-    "linear": Scale("linear", _same, _same, _one, False),
-}
-
-
-def clip(scores: ArrayLike, examples: int | None) -> np.ndarray:
-    """Scores moved off 0 and 1 by half of one example of their split, float [n].
-
-    A model that gets none (or all) of m examples right is shown at 1/(2m) (or 1 - 1/(2m)), the usual continuity
-    correction; probit and logit have no value at 0 and 1, and leaving such points out would bend the line.
-    """
-    half = 0.5 / (examples or UNKNOWN_EXAMPLES)
-    return np.clip(np.asarray(scores, float), half, 1 - half)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ def er_so_far(run: RunFolder) -> ErSoFar:
         return ErSoFar(why=f"no ER yet: {coming} of {len(awaited)} trials of the baseline are to come")
     points = run.results()
     points = points.loc[points["id"].notna() & points["ood"].notna()]
-    from analysis.stats.trend import SCALES, fit  # late: not every look at a run has something to fit
+    from analysis.scales import SCALES
+    from analysis.stats.trend import fit  # late: not every look at a run has something to fit
 
     settings = {"scale": "probit", "min_r2": 0.8} | (spec.get("analysis") or {})
     scale = SCALES[settings["scale"]]

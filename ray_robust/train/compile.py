@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +21,7 @@ from ray_robust.spec.sections import ModelSection
 from ray_robust.train.autotune import fastest
 from ray_robust.train.context import Context
 from ray_robust.train.interleave import Pass
-
-if TYPE_CHECKING:
-    from ray_robust.train.loop import Objective
+from ray_robust.train.objective import Objective
 
 LONG = 900.0  # seconds that a training has left, if it is to pay for a compiler that takes up to two minutes
 

@@ -28,9 +28,10 @@ from ray_robust.train.evaluate import Predicted, Split, predict, predict_from
 from ray_robust.train.features import Frozen
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import Steps, Stepwise
-from ray_robust.train.loop import Length, Objective, fit, optimise
+from ray_robust.train.loop import Length, fit, optimise
 from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
+from ray_robust.train.objective import Objective
 
 TESTS = ("id_test", "ood_test")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,32 +24,14 @@ from ray_robust.train.checkpoints import StateWriter, load_state
 from ray_robust.train.compile import NetworkChoice
 from ray_robust.train.context import Context, Leaving, Progress, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
-from ray_robust.train.interleave import Loss, Pass, Steps, Stepwise
+from ray_robust.train.interleave import Pass, Steps, Stepwise
 from ray_robust.train.models import input_scale
+from ray_robust.train.objective import Objective
 
 SAVE_AT_EPOCH = 0.05  # seconds that must have passed since the last checkpoint for the end of an epoch to write one
 SAVE_SHARE = 0.05  # of the time that checkpoints may take: the costlier, the rarer
 SAVE_WITHIN = 300.0  # seconds after which one is written in the middle of an epoch
 LOOK_EVERY = 16  # steps between looks at the loss
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a training minimises.
-
-    batch      int64 positions of this rank's images, on the CPU -> the tensors that `loss` wants, alike in length;
-               whatever is random about them is drawn here, for the whole batch at once
-    loss       (the network, possibly wrapped; those tensors, or a part of them) -> the mean over them, a scalar
-    divisible  whether the loss of a batch is the mean over its images, and not a comparison among them
-    kin        what `loss` and the network hang on: trainings in which it is equal can be stacked; None: not this one
-    ahead      told, with positions that `batch` will be asked for next, so that they can be fetched meanwhile
-    """
-
-    batch: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    loss: Loss
-    divisible: bool = True
-    kin: Hashable | None = None
-    ahead: Callable[[torch.Tensor], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.stats.trend import SCALES, fit
+from analysis.scales import SCALES
+from analysis.stats.trend import fit
 from ray_robust.errors import Problem, UserError
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 

@@ -20,8 +20,9 @@ from ray_robust.data.pool import seed_of
 from ray_robust.spec.load import Pretrain
 from ray_robust.train.features import features_of
 from ray_robust.train.images import augment, normalise
-from ray_robust.train.loop import Objective, optimise
+from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
+from ray_robust.train.objective import Objective
 from ray_robust.train.pretrain import Images, Job, Pretrained
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the similarities, as in the paper

@@ -14,8 +14,9 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.train.features import nearest_mean_accuracy
 from ray_robust.train.images import augment, normalise
-from ray_robust.train.loop import Objective, optimise
+from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
+from ray_robust.train.objective import Objective
 from ray_robust.train.pretrain import Job, Pretrained
 
 

@@ -1,0 +1,88 @@
+"""The points of a run folder, with the options that its spec set beforehand, and every warning that concerns them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.input import run_counts
+from analysis.input.table import Table
+from analysis.options import Options
+from ray_robust.errors import Problem, UserError
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.trial_folder import RERUN
+
+RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
+            "granularity", "sources", "finetune", "finetune_lr", "epoch", "step", "metric")  # fmt: skip
+
+
+def read_run(address: str) -> tuple[Table, Options]:
+    """A finished or partial run, with the options that its spec set beforehand. Raises UserError where it is no run."""
+    run = RunFolder(address)
+    spec, results = run.spec(), run.results()
+    if not spec and not run.exists("plan.csv"):
+        raise UserError(Problem(address, "no run folder: it has neither spec.yaml nor plan.csv"))
+    asked = spec.get("analysis") or {}
+    baseline = spec.get("baseline", "scratch")
+    options = Options(baseline=str(baseline.get("name", "scratch") if isinstance(baseline, dict) else baseline))
+    known = {key: asked[key] for key in ("scale", "margin", "min_r2") if asked.get(key) is not None}
+    scores = results[["id", "ood"]].notna().all(axis=1)
+    missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
+    reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
+    left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
+    points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
+    points["task"] = points["task"].fillna("task").astype(str)
+    points["group"] = points["group"].astype(str)
+    warnings = [
+        f"{pool['kind']} {pool['name']}: {warning}"
+        for pool in run.data().get("pools", ())
+        for warning in (*pool.get("warnings", ()), *_of_identity(pool))
+    ]
+    states = pd.Series(run.states(), dtype=object)
+    warnings += [f"{name} is left out: {damage}; {RERUN}" for name in states.index[states == "damaged"]
+                 if (damage := run.trial(name).damage())]  # fmt: skip
+    warnings += run.altered()
+    unfinished = int(states.isin(["planned", "started"]).sum())
+    if unfinished:
+        warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
+    warnings += _of_weights(run, results)
+    keys = tuple(key for key in RUN_KEYS if key in points)
+    keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
+    name = run.storage.shown.rstrip("/").rpartition("/")[2]
+    found = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(run_counts.read, (run,)))
+    return found, replace(options, **known)
+
+
+def _reason(run: RunFolder, name: str) -> str:
+    """Why a trial has no scores, as its folder says."""
+    folder = run.trial(name)
+    if damage := folder.damage():
+        return f"damaged: {damage}"
+    return (folder.failure() or folder.stopped() or {}).get("reason", "no scores")
+
+
+def identity_of(pool: Mapping[str, Any]) -> str:
+    """What the ids of a pool's images in data.json are of: `recipe`, `content`, or of file pools of a run that was made
+    before contents were looked at, `names and sizes`."""
+    made = str(pool.get("licence", "")).startswith(("rendered by this project", "made by "))
+    return str(pool.get("identity") or ("recipe" if made else "names and sizes"))
+
+
+def _of_identity(pool: Mapping[str, Any]) -> list[str]:
+    if identity_of(pool) != "names and sizes":
+        return []
+    return ["its images were told apart by their names and sizes, not by what they contain, in this run of an earlier "
+            "version: other images with the same names and sizes would have passed for them"]  # fmt: skip
+
+
+def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
+    """What trials that began from ready-made weights have to warn of, each once with the number of its trials."""
+    names = results.loc[results["pretrain_method"] == "weights", "trial"].unique()
+    said = [warning for name in names
+            for warning in (run.trial(name).storage.recall_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
+    return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(said).items()]
