@@ -1,6 +1,6 @@
 """The command: `python -m analysis RUN_DIR...`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
 
-`python -m analysis power ...` is `analysis.planning`, `RUN_DIR --predict` is `analysis.prediction_text`.
+`python -m analysis power ...` is `ray_robust.prepare.power`, `RUN_DIR --predict` is `analysis.predict.text`.
 
 Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is. Runs, runs
 joined and tables take the same way: `table.read_*` -> `study.analyse_all` -> `verdict`, `output.write`.
@@ -18,8 +18,7 @@ from typing import Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
-from ray_robust.run.run_folder import RunFolder
-from ray_robust.status.progress import near
+from ray_robust.run.run_folder import RunFolder, suggestion
 from ray_robust.text.names import clean
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
@@ -141,7 +140,7 @@ def _is_table(source: str, columns: Mapping[str, object]) -> bool:
         return True
     if what := kind_at(path):
         raise UserError(Problem(source, f"is {what}, not a file; wanted: a run folder or a table"))
-    raise UserError(Problem(source, "no such run folder or table" + near(RunFolder(source))))
+    raise UserError(Problem(source, "no such run folder or table" + suggestion(RunFolder(source))))
 
 
 def warm_up() -> None:

@@ -66,25 +66,25 @@ class Analysis:
                 distance of the baseline's points (groups in order)
     trends      one row per group and scale, the baseline first
     groups      mean ER per group: columns `GROUPS`; n_used points lie in the baseline's range and enter the mean
-    contrasts   see `analysis.contrasts`: `COLUMNS` and `MORE`
+    contrasts   see `analysis.stats.contrasts`: `COLUMNS` and `MORE`
     factors     the slopes of `regression` that are per tenfold of a number
-    influence, selection   see `analysis.checks`
+    influence, selection   see `analysis.stats.influence`
     progress    mean ER by group and epoch with its interval, columns `PROGRESS`, empty unless there are several epochs
     band        the baseline line with both bands (see `Baseline.band`), empty without a line
     baseline    None where no line can be fitted; `refused` says that its R^2 is under the floor
     errors      what the interval of each group's mean ER is made of, columns `ERRORS`: a row per source of error
                 ("trials of GROUP", "baseline line", "ID groups", "OOD groups"; where groups are paired by seed the
                 first two are one), se in percentage points
-    ancova      slopes, then heights, of the lines of every pair: see `analysis.ancova.COLUMNS`
-    at_ids      where slopes differ, the contrast at three ID scores: see `analysis.ancova.AT_ID`
-    regression  every factor of the sweep together: see `analysis.factors.Regression`
-    half_gain   the amount of the varied number at which half of the gain is reached: see `analysis.gain`
+    ancova      slopes, then heights, of the lines of every pair: see `analysis.stats.ancova.COLUMNS`
+    at_ids      where slopes differ, the contrast at three ID scores: see `analysis.stats.ancova.AT_ID`
+    regression  every factor of the sweep together: see `analysis.stats.factors.Regression`
+    half_gain   the amount of the varied number at which half of the gain is reached: see `analysis.stats.half_gain`
     means       mean ER per group as `groups` has it, with everything that makes it uncertain
     id_sets     with several ID sets, how each enters the expectation, columns `ID_SETS`; else empty
-    factor_table  the slopes of `regression` with their tests: see `analysis.factors.factor_table`
+    factor_table  the slopes of `regression` with their tests: see `analysis.stats.factors.factor_table`
     refusals    why there is no ER, a sentence each
-    line        whether the baseline's points lie on a line: see `analysis.line_checks`; None where nobody asked
-    survival    which claims hold without the assumptions they were made under: see `analysis.sensitivity`
+    line        whether the baseline's points lie on a line: see `analysis.line.checks`; None where nobody asked
+    survival    which claims hold without the assumptions they were made under: see `analysis.stats.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
     recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None

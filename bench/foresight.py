@@ -1,8 +1,8 @@
 """Does what is foretold come true? `python -m bench.foresight [--replicates N] [--only power|surfaces] [--write FILE]`.
 
-Two things are foretold: the power of a design (`analysis.power`) and ER of mixtures that were not trained
-(`analysis.predict`). Both are simulated with a known truth, and counted: how often a difference predicted to be found
-in 80 % of sweeps is found; how often 95 % intervals of a surface hold it, how often pure noise is refused. The last
+Two things are foretold: the power of a design (`analysis.predict.power`) and ER of mixtures that were not trained
+(`analysis.predict.predict`). Both are simulated with a known truth, and counted: how often a difference predicted to
+be found in 80 % of sweeps is; how often 95 % intervals of a surface hold it, how often pure noise is refused. The last
 line is one JSON object. With `--write docs/prediction.md` the tables replace what stands between their marks there.
 """
 

@@ -1,7 +1,7 @@
 """How often does each check of the line fail? `python -m bench.line_checks [--replicates N] [--only NAME] ...`
 
 Simulates baselines whose truth is known, straight or not, with groups beside them, and counts how often each check of
-`analysis.line_checks` fails: on a straight line that is its rate of false alarms, else its power. The last line is one
+`analysis.line.checks` fails: on a straight line that is its rate of false alarms, else its power. The last line is one
 JSON object. With `--write docs/statistics.md` the table replaces the one between its marks there.
 """
 

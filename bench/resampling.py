@@ -2,7 +2,8 @@
 
 Simulates two models on cameras of uneven sizes, each with a few species, and compares the spread of their difference in
 macro-F1 over new cameras with what three methods make of one set: groups drawn with replacement, the Bayesian bootstrap
-(Dirichlet weights), and leaving one group out, as `analysis.groups` does. The last line is one JSON object.
+(Dirichlet weights), and leaving one group out, as `analysis.stats.group_jackknife` does. The last line is one JSON
+object.
 """
 
 from __future__ import annotations

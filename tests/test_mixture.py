@@ -313,9 +313,9 @@ def test_what_cannot_be_names_source_need_and_supply(asked, lines):
 HASH = """
 import sys, hashlib
 from ray_robust.data.mixture import draw
-from ray_robust.plan import pool_key
-from ray_robust.spec import load_spec
-from ray_robust.preparation import draw_all, open_sweep
+from ray_robust.plan.plan import pool_key
+from ray_robust.spec.load import load_spec
+from ray_robust.prepare.open_sweep import draw_all, open_sweep
 sweep = open_sweep(load_spec(sys.argv[1]))
 for id in sorted(draw_all(sweep, {})):
     (trial,) = [trial for trial in sweep.plan if trial.id == id]

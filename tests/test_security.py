@@ -80,11 +80,11 @@ OWN = """
 import os, sys
 from pathlib import Path
 os.umask(0o{umask:o})
-from ray_robust.results import RunFolder
+from ray_robust.run.run_folder import RunFolder
 run = RunFolder(sys.argv[1] + "/run")
 run.write("spec.yaml", "question: a?")
 run.trial("a-1").fail("why")
-from ray_robust.launch.track import Csv
+from ray_robust.launch.monitor.loggers import Csv
 folder = Path(sys.argv[1], "run/track"); folder.mkdir()
 Csv("how", folder, {{}}, None)
 sys.path.insert(0, "tests")

@@ -254,7 +254,7 @@ def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):
 
 
 def test_neither_torch_nor_ray_is_needed(planned):
-    code = "import sys; from ray_robust import status; code = status.main(sys.argv[1:]); " \
+    code = "import sys; from ray_robust.status import __main__ as status; code = status.main(sys.argv[1:]); " \
            "sys.exit(code or bool({'torch', 'ray'} & set(sys.modules)))"  # fmt: skip
     subprocess.run([sys.executable, "-c", code, planned[0].storage.address], check=True, capture_output=True)
 

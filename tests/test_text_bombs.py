@@ -204,14 +204,14 @@ def test_a_command_refuses_what_never_ends_within_little_memory(tmp_path):
 from pathlib import Path
 from ray_robust.data.table import read_table
 from ray_robust.errors import command
-from ray_robust.spec import load_spec
+from ray_robust.spec.load import load_spec
 for call, name in ((read_table, "x.csv"), (load_spec, "x.yaml")):
     try:
         command(lambda argv: call(Path(sys.argv[1]) / name) and 0)
     except SystemExit as end:
         print(end.code)
 """
-    done = limited(code, tmp_path, imports="import ray_robust.spec, ray_robust.data.table", more=300 << 20)
+    done = limited(code, tmp_path, imports="import ray_robust.spec.load, ray_robust.data.table", more=300 << 20)
     assert done.stdout.split() == ["2", "2"], done.stderr
     assert [line.removeprefix(f"{tmp_path}/") for line in done.stderr.splitlines()] == [
         "x.csv: is a device, not a file; wanted: a CSV file",

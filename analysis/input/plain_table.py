@@ -45,7 +45,7 @@ def read_csv(
     as "percent" or "fraction" whatever `percent` says. Rows with an empty score are left out and listed; copies count
     once; what was read otherwise than it stands is a warning. Everything that is no score, no name, or not in its unit
     raises UserError, all of it at once; so does a column that says which rows belong together while `cluster` is None
-    (see `analysis.dependence`; "none" says that rows are independent).
+    (see `analysis.input.dependence`; "none" says that rows are independent).
     """
     roles = Roles.of(id, ood, group, None if cluster == dependence.INDEPENDENT else cluster)
     units = dict(units or {})

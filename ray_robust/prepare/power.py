@@ -80,7 +80,7 @@ def design_in(sweep: Any, margin: float | None = None) -> Design:
 
 
 def test_groups(catalog: Any) -> dict[str, int]:
-    """How many groups each test has, by the name of the source of error that they are (see `analysis.groups`)."""
+    """How many groups each test has, by the name of that source of error (see `analysis.stats.group_jackknife`)."""
     if catalog.group is None:
         return {}
     found = {name: {*catalog.group[catalog.rows(split)].tolist()} for name, split in SIDES.items()}

@@ -17,6 +17,8 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -273,3 +275,18 @@ def _status(folder: TrialFolder) -> str | None:
 def _group(group: str, row: dict[str, Any]) -> str:
     """A point between pre-trained and fine-tuned weights is of a group of its own: it must not shift its trial's."""
     return group if row.get("wise_alpha") is None else f"{group}, wise_ft"
+
+
+def suggestion(run: RunFolder) -> str:
+    """The run beside a folder that is not there, or in `runs/`, that was probably meant."""
+    path = run.storage.local()
+    if path is None:
+        return ""
+    shown = Path(run.storage.shown)
+    beside = {
+        file.parent.name: str(file.parent)
+        for folder in (shown.parent / "runs", shown.parent)
+        for file in folder.glob("*/plan.csv")
+    }
+    likely = get_close_matches(shown.name, beside, n=1)  # by name: whole paths are alike in what they share
+    return f"; did you mean {beside[likely[0]]}?" if likely else ""

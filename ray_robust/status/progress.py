@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import UserError
-from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.run_folder import RunFolder, suggestion
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
@@ -69,7 +67,7 @@ def read_status(run: RunFolder, now: float) -> Status:
     was planned there yet."""
     shown = run.storage.shown
     if not run.exists(""):
-        raise UserError(f"{shown}: no such run folder{near(run)}")
+        raise UserError(f"{shown}: no such run folder{suggestion(run)}")
     plan = run.plan()
     if not set(plan.columns) >= NEEDED:
         raise UserError(f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start")
@@ -162,18 +160,3 @@ def _examples(sizes: Any) -> int | None:
     """How many images a split holds, by its column in the results; None when nobody said."""
     largest = sizes.max()
     return int(largest) if largest == largest and largest else None
-
-
-def near(run: RunFolder) -> str:
-    """The run beside a folder that is not there, or in `runs/`, that was probably meant."""
-    path = run.storage.local()
-    if path is None:
-        return ""
-    shown = Path(run.storage.shown)
-    beside = {
-        file.parent.name: str(file.parent)
-        for folder in (shown.parent / "runs", shown.parent)
-        for file in folder.glob("*/plan.csv")
-    }
-    likely = get_close_matches(shown.name, beside, n=1)  # by name: whole paths are alike in what they share
-    return f"; did you mean {beside[likely[0]]}?" if likely else ""
