@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ray_robust.redact import redact
-from ray_robust.streams import steady
 from ray_robust.text.names import printable
+from ray_robust.text.streams import steady
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
 MOST_LINES = 200  # of mistakes that are printed: who reads more goes on once these are mended

@@ -130,7 +130,7 @@ def test_a_sweep_whose_report_broke_down_does_not_end_with_0(works, code, monkey
     assert ("no report: KeyError: 'id' (traceback: " in capsys.readouterr().out) is not works
 
 
-SPEAKS = "import sys; from ray_robust.errors import command; from ray_robust.launch.monitor import console\n"
+SPEAKS = "import sys; from ray_robust.errors import command; from ray_robust.text.console import console\n"
 
 
 def program(body: str, *, after: str = "", tmp_path: Path, **environment: str) -> tuple[int, list[str]]:
