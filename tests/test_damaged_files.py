@@ -29,10 +29,10 @@ from ray_robust.run import lease, throughput
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.status import __main__ as status
 
-PROVED = ("done", "rows.jsonl", "trial.json", "subset.parquet", "finetunings", "predictions", "groups")
+PROVED = ("done", "rows.jsonl", "trial.json", "subset.parquet", "predictions", "groups")
 REPORTED = ("spec.yaml", "plan.csv", "data.json", "run.json", "checksums.json", "results.csv", "results.parquet")
 OTHERS = ("progress.json", "log.txt", "attempts.json", "parts.json", "worker.json", "failed.json", "stopped.json",
-          "samples")  # fmt: skip
+          "samples", "finetunings")  # fmt: skip
 PROGRESS = {"stage": "finetune", "epoch": 1.0, "epochs": 2.0, "images": 64, "images_per_second": 10.0, "share": 0.5,
             "worked": 64, "time": 1.0}  # fmt: skip
 KINDS = (*PROVED, *REPORTED, *OTHERS)
@@ -166,7 +166,7 @@ def test_a_damaged_file_costs_a_line_or_nothing(whole, points, run, kind, how, c
     if kind in ("plan.csv", "spec.yaml"):  # the command writes both whenever it runs
         run.write(kind, (whole / kind).read_bytes())
     trained = train(RunFolder(run.storage).trial(name), own)
-    lost = file.stem if kind in ("finetunings", "predictions", "groups") else None
+    lost = file.stem if kind in ("predictions", "groups") else None
     assert trained == ([lost] if lost else [])
     again = RunFolder(run.storage)
     assert again.states()[name] == "done"
@@ -196,6 +196,18 @@ def test_what_a_trial_that_broke_off_left_may_be_damaged(points, run, kind, how,
     assert folder.attempts()[-1]["time"] == 2.0
     assert folder.parts() in (1, 2)
     assert train(folder, points[points["trial"] == name]) == []
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_finetuning_s_file_is_compared_when_it_is_used_again(points, run, how):
+    """Of a trial that is done nothing relies on it: its rows are all in rows.jsonl."""
+    name, file = run.plan()["trial"].iloc[-1], file_of(run, "finetunings")
+    make_damage(file, how)
+    folder = RunFolder(run.storage).trial(name)
+    assert folder.damage() == ""
+    folder.begin()  # it gets more of them
+    assert folder.finetuning(file.stem) is None
+    assert train(folder, points[points["trial"] == name]) == [file.stem]
 
 
 def test_damage_to_several_files_is_named_at_once(run):
