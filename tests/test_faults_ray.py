@@ -83,7 +83,8 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
                     folder.storage.write_json("progress.json", {"share": 0.0, "time": time.time()}, durable=False)
                     time.sleep(0.05)
                 Path(f"{mark}.heard").write_text(told())
-                raise type("Leaving", (Exception,), {"__module__": "ray_robust.train.context"})(told())  # no torch here
+                preempted = type("Preempted", (Exception,), {"__module__": "ray_robust.train.context"})  # no torch here
+                raise preempted(told())
         folder.finish([{"finetune": f.id} for f in trial.finetunings], {})
         tune.report({"ended": 1})
 

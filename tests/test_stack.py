@@ -186,7 +186,7 @@ def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
 def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monkeypatch):
     from ray_robust.files.storage import Storage
     from ray_robust.train.checkpoints import checkpoint_facts
-    from ray_robust.train.context import Leaving
+    from ray_robust.train.context import Preempted
 
     images, labels = bank()
     built = []
@@ -194,7 +194,7 @@ def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monke
     section = ModelSection(compile=True)
     leaving = iter(["", "", "soon"])
     arguments = (images, labels, SETTINGS, section, Length.of(160, 32, 4, None), 1)
-    with pytest.raises(Leaving):
+    with pytest.raises(Preempted):
         fit(build_model(section, 4, 1), *arguments, Context(leaving=lambda: next(leaving)), "t", Storage(tmp_path))
     assert checkpoint_facts(Storage(tmp_path), "t.1")["run_as"] == "compiled"
     fit(build_model(section, 4, 1), *arguments[:3], ModelSection(), *arguments[4:], Context(), "t", Storage(tmp_path))

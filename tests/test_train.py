@@ -11,7 +11,7 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.load import Finetune, ModelSection, Training
 from ray_robust.train import loop
 from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
-from ray_robust.train.context import Context, Leaving, TrainingFailed
+from ray_robust.train.context import Context, Preempted, TrainingFailed
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
@@ -166,7 +166,7 @@ def test_a_state_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch,
 def test_a_training_told_to_leave_saves_its_state_at_once(tmp_path, whole):
     heard = []
     context = Context(leaving=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
-    with pytest.raises(Leaving, match="t: stops at step 9 of 24: the node is drained"):
+    with pytest.raises(Preempted, match="t: stops at step 9 of 24: the node is drained"):
         train_some(SETTINGS, Storage(tmp_path), context=context)
     assert max((checkpoint_facts(Storage(tmp_path), f"t.{i}") or {"step": 0})["step"] for i in (0, 1)) == 9
     resumed = train_some(SETTINGS, Storage(tmp_path))

@@ -17,7 +17,7 @@ class TrainingFailed(Exception):
     """A training that cannot go on, with its reason in one line: it fails its trial and leaves the others alone."""
 
 
-class Leaving(Exception):
+class Preempted(Exception):
     """A training that stopped because it was told to leave this machine; its state is on disk."""
 
 
@@ -62,7 +62,7 @@ class Context:
     report   called about once a second while training
     say      told a sentence for the trial's log
     alive    called within every piece of work that may take long, as a sign of life
-    leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Leaving` raised
+    leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Preempted` raised
     watch    called after every step with (stage, network, steps done, steps in all); whether it used the network, which
              it may leave in evaluation mode. Raises Stopped to end the training
     at_once  how many fine-tunings take turns in this process, over one copy of the images

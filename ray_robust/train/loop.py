@@ -22,7 +22,7 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.load import ModelSection, Training
 from ray_robust.train.checkpoints import StateWriter, load_state
 from ray_robust.train.compile import NetworkChoice
-from ray_robust.train.context import Context, Leaving, Progress, TrainingFailed
+from ray_robust.train.context import Context, Preempted, Progress, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.interleave import Pass, Steps, Stepwise
 from ray_robust.train.models import input_scale
@@ -128,7 +128,7 @@ def optimise(
 
     `checkpoints` is the folder where a state to resume from is kept, under `stage`; `at_epoch(epoch, step)` is called
     after every whole pass and at the end. `kept` travels with the checkpoints: what at_epoch puts there before an
-    interruption is there again after it. Raises TrainingFailed when the loss is no finite number, Leaving, with the
+    interruption is there again after it. Raises TrainingFailed when the loss is no finite number, Preempted, with the
     state saved, once `context.leaving` says why, and Stopped when `context.watch` does.
     """
     if context.parts > 1 and not objective.divisible:
@@ -204,7 +204,7 @@ def optimise(
                 saved = now()
                 writer.write(model, optimizer, {"step": step + 1, "seconds": saved, "run_as": choice.name}, kept)
             if leaving and not last:
-                raise Leaving(f"{stage}: stops at step {step + 1} of {length.steps}: {leaving}")
+                raise Preempted(f"{stage}: stops at step {step + 1} of {length.steps}: {leaving}")
     return now()
 
 

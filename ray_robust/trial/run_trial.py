@@ -32,7 +32,7 @@ from ray_robust.plan.plan import Finetuning, Trial
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.spec.sections import Finetune
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
-from ray_robust.train.context import Context, Leaving, Stopped, TrainingFailed
+from ray_robust.train.context import Context, Preempted, Stopped, TrainingFailed
 from ray_robust.train.evaluate import Split
 from ray_robust.train.features import Frozen
 from ray_robust.train.finetune import finetune
@@ -96,7 +96,7 @@ def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder
     """Run a trial; returns None when it is over, one way or the other, else what there was too little memory for."""
     try:
         _run(trial, places, context, folder, log)
-    except Leaving as told:
+    except Preempted as told:
         log.say(str(told))
         raise
     except Stopped as told:
