@@ -362,15 +362,16 @@ def _kept(sweep: Sweep, run: RunFolder) -> Callable[[Plan], None]:
 
 def _report(run: RunFolder, out: Console) -> bool | None:
     """Analyse the run and show the result; False when there is nothing to analyse yet, None when the analysis broke
-    down: what was trained is complete all the same."""
+    down, or its folder cannot be written: what was trained is complete all the same."""
     from analysis.__main__ import report_on
+    from analysis.writing import Unwritable
 
     try:
         report_on(run.storage.address)
     except UserError as error:
         for problem in error.problems:
             out.print(f"no report: {problem}", markup=False, soft_wrap=True)
-        return False
+        return None if isinstance(error, Unwritable) else False
     except Exception as error:
         out.print(f"no report: {unforeseen(error)}", markup=False, soft_wrap=True)
         return None

@@ -12,12 +12,14 @@ import pytest
 from rich.console import Console
 
 from analysis import __main__ as analysis
+from analysis.writing import Unwritable
 from ray_robust import ingest, sweep
 from ray_robust.errors import Outage, UserError, command
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
+from tests import make_disk, make_tables
 
 COMMANDS = {"sweep": sweep.main, "ingest": ingest.main, "status": status.main, "analysis": analysis.main,
             "power": lambda argv: analysis.main(["power", *argv])}  # fmt: skip
@@ -128,6 +130,32 @@ def test_a_sweep_whose_report_broke_down_does_not_end_with_0(works, code, monkey
     monkeypatch.setattr(analysis, "report_on", lambda *_: "page" if works else {}["id"])
     assert sweep.main(["x.yaml", "--out", "run"]) == code
     assert ("no report: KeyError: 'id' (traceback: " in capsys.readouterr().out) is not works
+
+
+def test_a_report_into_a_folder_that_cannot_be_written_names_the_folder_and_out(monkeypatch, capsys, tmp_path):
+    make_tables.models().to_csv("x.csv", index=False)
+    Path("kept.csv").write_text("a user's")
+    Path("only-read").mkdir()
+    argv = ["x.csv", "--id", "val", "--ood", "v2", "--group", "type", "--baseline", "standard"]
+    with make_disk.mounted(tmp_path / "only-read", "ro", ""):
+        lines = {
+            "only-read": "only-read: cannot be written: Read-only file system; give another folder by --out",
+            "only-read/a": "only-read/a: cannot be written: Read-only file system; give another folder by --out",
+            "kept.csv": "kept.csv: is a file, where the report's folder belongs; give a folder by --out",
+        }
+        for out, line in lines.items():
+            monkeypatch.setattr(sys, "argv", ["analysis", *argv, "--out", out])
+            assert ended(analysis.main, capsys) == (2, [line])
+    assert Path("kept.csv").read_text() == "a user's"
+
+
+def test_a_sweep_whose_report_cannot_be_written_does_not_end_with_0(monkeypatch, capsys, tmp_path):
+    def denied(*_: object) -> None:
+        raise Unwritable("report: cannot be written: Permission denied")
+
+    monkeypatch.setattr(analysis, "report_on", denied)
+    assert sweep._report(RunFolder(tmp_path), Console(width=300)) is None
+    assert capsys.readouterr().out == "no report: report: cannot be written: Permission denied\n"
 
 
 SPEAKS = "import sys; from ray_robust.errors import command; from ray_robust.text.console import console\n"

@@ -22,6 +22,7 @@ from analysis.input.table import Table
 from analysis.options import check_options
 from analysis.predict.mixtures import Mixture, Space, spec_with
 from analysis.predict.predict import TARGETS, Confirmation, Prediction, Target, confirm, predict
+from analysis.writing import put
 from ray_robust.errors import DONE, Problem, UserError
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
@@ -82,8 +83,7 @@ def write(
             lost.append(f"the figure prediction could not be drawn: {error}")
     if isinstance(compared, Confirmation):
         files["confirmation.csv"] = safe_csv.text_of(compared.table)
-    for file, content in files.items():
-        folder.write(file, content)
+    put(folder.storage, files)
     return list(files), lost
 
 

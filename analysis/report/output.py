@@ -20,6 +20,7 @@ from analysis.stats import ancova, contrasts, influence, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
 from analysis.views import View, views
+from analysis.writing import put
 from ray_robust.files.storage import Storage
 from ray_robust.text import safe_csv
 
@@ -105,7 +106,7 @@ def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame
 
 def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> tuple[str, list[str]]:
     """Write everything into the folder `target`; returns the address of the page, and a sentence for every figure that
-    could not be drawn."""
+    could not be drawn. Raises Unwritable."""
     from analysis.report import export  # late: Altair and Vega take a second to load
     from analysis.report import page as report
 
@@ -118,12 +119,9 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     papers = export.files(analyses, drawn, [part.sheets for part in parts])
     beside = [*files, "verdict.json", *images, *papers]
     page = report.page(table, parts, beside, folder, lost)  # everything is made before anything is written
-    for name, rows in files.items():
-        folder.write(name, safe_csv.text_of(rows))
-    folder.write("verdict.json", json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    contents: dict[str, bytes | str] = {**images, **papers, "index.html": page}
-    for name, content in contents.items():
-        folder.write(name, content)
+    contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
+    contents["verdict.json"] = json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    put(folder, {**contents, **images, **papers, "index.html": page})
     return (folder / "index.html").shown, lost
 
 
