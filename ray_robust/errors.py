@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
 import tempfile
 import textwrap
@@ -86,7 +87,11 @@ class Arguments(argparse.ArgumentParser):
 
 def command(main: Callable[[list[str]], int]) -> None:
     """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130. What nobody has
-    foreseen is a line as well, with the file that has its traceback. Nobody need read what it prints."""
+    foreseen is a line as well, with the file that has its traceback. Nobody need read what it prints. SIGTERM, and
+    SIGHUP of a terminal that is closed, are Ctrl-C, unless whoever started the program has them ignored (nohup)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     with steady():
         code = _code(main)
     sys.exit(code)

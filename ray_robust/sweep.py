@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -281,7 +280,6 @@ def _run_trials(
         if cluster is None:
             with head_start(list(jobs.values()), root):
                 cluster = stack.enter_context(connect(address))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a notice to end is heard as Ctrl-C is
         slots_now(sweep.spec.resources)
         with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
             stores = ingest(list(jobs.values()), root)

@@ -207,3 +207,18 @@ def test_a_working_directory_that_is_gone_is_a_line(tmp_path):
     done = subprocess.run(["bash", "-c", line], env=into, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "the working directory is gone; change to one that is there"
+
+
+@pytest.mark.parametrize(("sent", "ignored"), [("TERM", False), ("HUP", False), ("HUP", True)])
+def test_a_signal_to_end_is_an_interruption_unless_it_is_ignored(sent, ignored):
+    code = (
+        "import os, signal\nfrom ray_robust.errors import command\n"
+        f"command(lambda _: os.kill(os.getpid(), signal.SIG{sent}) or 0)"
+    )
+    prefix = ["nohup"] if ignored else []
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", code],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == (0 if ignored else 130), done.stderr
+    assert ("Interrupted." in done.stderr) is not ignored

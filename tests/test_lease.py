@@ -87,6 +87,13 @@ def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
     assert not (tmp_path / "lease.json").exists()
 
 
+def test_a_machine_of_the_same_name_is_another_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease.time, "sleep", lambda _: theirs(tmp_path, platform.node(), space="other", time=2.0))
+    theirs(tmp_path, platform.node(), space="other")  # a container of a cloned image: its processes are not ours
+    with pytest.raises(UserError, match=rf"process 77 on {platform.node()}"), held(Storage(tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize("ignored", [False, True])  # as in the background of a script
 def test_who_loses_the_lease_ends(tmp_path, ignored):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)

@@ -112,7 +112,8 @@ def _take(folder: Storage, waiting: Callable[[str], None]) -> dict[str, Any]:
         raise UserError(
             f"{folder.shown}: {_named(there)} is running in this folder; wait for it, or give another --out"
         )
-    mine = {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid()), "id": uuid.uuid4().hex}
+    mine = {"host": platform.node(), "space": _space(), "pid": os.getpid(), "began": _began(os.getpid()),
+            "id": uuid.uuid4().hex}  # fmt: skip
     folder.write_json(FILE, {**mine, "time": time.time()})
     if there is not None or folder.remote:  # two may have seen the same dead lease, or none, in the same moment
         time.sleep(SETTLE)
@@ -126,7 +127,7 @@ def _take(folder: Storage, waiting: Callable[[str], None]) -> dict[str, Any]:
 
 def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None]) -> bool:
     """Whether the owner of a lease still runs: on this machine by its process, else by whether it renews."""
-    if lease.get("host") == platform.node():
+    if lease.get("host") == platform.node() and lease.get("space", _space()) == _space():
         return _began(int(lease.get("pid", 0))) == lease.get("began")
     waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
     until = time.monotonic() + WATCH
@@ -157,6 +158,14 @@ def _named(lease: dict[str, Any] | None) -> str:
     lease = lease or {}
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(lease["time"])) if "time" in lease else "?"
     return f"process {lease.get('pid', '?')} on {lease.get('host', '?')} (last seen {since})"
+
+
+def _space() -> str:
+    """Where process numbers mean the same: a machine since it was started, or a container on it. Names of hosts do not
+    tell: cloned machines and containers have them in common. "" where the system does not say."""
+    with contextlib.suppress(OSError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return ""
 
 
 def _began(pid: int) -> str | None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +84,24 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         stack.callback(_shutdown)
         import ray
 
+        terminated = signal.getsignal(signal.SIGTERM)
         try:
             if joined is None:
                 info, note = _start(base, folder, dashboard)
                 notes.append(note)
             else:
                 info = ray.init(address=joined.text, **QUIET)
+        except SystemExit as ended:  # Ray's own handler, which it sets first of all
+            if ended.code == signal.SIGTERM:
+                raise KeyboardInterrupt from None
+            raise
         except Exception as error:  # whatever one of Ray's many parts raises
             if joined is not None:
                 raise UserError(f"{joined.where}: the cluster there cannot be joined: {_cause(error)}") from error
             raise Outage(f"Ray does not start on this machine: {_cause(error)}") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminated)
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, the screen a line
