@@ -283,7 +283,7 @@ def test_a_job_takes_along_what_it_needs_and_little_else(tmp_path):
     subprocess.run([sys.executable, "-c", PACK, str(checkout), str(package)], check=True, env=environment)
     with zipfile.ZipFile(package) as packed:
         names = set(packed.namelist())
-    for needed in ("ray_robust/sweep.py", "analysis/template/report.html", "sweeps/quickstart.yaml"):
+    for needed in ("ray_robust/sweep.py", "analysis/report/template/report.html", "sweeps/quickstart.yaml"):
         assert needed in names
     tops = {name.partition("/")[0] for name in names}
     assert not tops & {".git", ".venv", "runs", "tests", "docs", "bench", "cluster"}

@@ -169,7 +169,7 @@ def program(body: str, *, after: str = "", tmp_path: Path, **environment: str) -
         line += "; exit ${PIPESTATUS[0]}"
     into = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
     done = subprocess.run(
-        ["bash", "-c", line], env=into, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120
+        ["bash", "-c", line], env=into, cwd=tmp_path, capture_output=True, text=True, errors="replace"
     )
     return done.returncode, (done.stdout + done.stderr).splitlines()
 
