@@ -101,9 +101,9 @@ def confirmation(tree: dict[str, Any], best: dict[str, dict[str, Any]], seeds: i
 
 def group_of(point: dict[str, Any]) -> str:
     """The group's name that a point of `pretrain.points` has."""
-    from ray_robust.spec.validation_messages import text
+    from ray_robust.spec.validation_messages import format_value
 
-    return ", ".join(f"{key}={text(value)}" for key, value in point.items())
+    return ", ".join(f"{key}={format_value(value)}" for key, value in point.items())
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         return _plan(sweep, subsets, first, run, args, out)
     from ray_robust.launch.monitor.loggers import check
 
-    check(sweep.spec.track, sweep.spec.place("track"), remote=folder is None)
+    check(sweep.spec.track, sweep.spec.location("track"), remote=folder is None)
     with contextlib.ExitStack() as stack:
         try:
             cluster = None
@@ -166,7 +166,7 @@ def _first_draws(sweep: Sweep, plan_only: bool) -> Preview:
     first = preview(sweep, _draws(sweep.spec, plan_only))
     if not first.configurations:
         what = f"search: none of the first {first.left_out:,} draws can be run"
-        raise UserError(Problem(sweep.spec.place("search"), what), *first.reasons)
+        raise UserError(Problem(sweep.spec.location("search"), what), *first.reasons)
     return first
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.spec.conditions import Unknown, namespace, read_condition
-from ray_robust.spec.dirichlet import mixture
-from ray_robust.spec.grid import Simplex
+from ray_robust.spec.conditions import Undefined, namespace, parse_condition
+from ray_robust.spec.dirichlet import draw_mixture
 from ray_robust.spec.load import Spec, load_spec
+from ray_robust.spec.mixture_axes import Simplex
 from ray_robust.spec.search_space import Dimension, Space
 
 SPEC = """\
@@ -82,7 +82,7 @@ def test_mixtures_are_those_of_a_grid_s_simplex_in_thousandths():
     grid = Simplex(simplex=["species", "fractals"], draws=5).weights()
     for number, weights in enumerate(grid):
         assert tuple(space.draw(number)["pretrain.sources"].values()) == weights
-    near = [mixture(("a", "b", "c"), str(i), 50.0) for i in range(50)]
+    near = [draw_mixture(("a", "b", "c"), str(i), 50.0) for i in range(50)]
     assert all(sum(round(1000 * w) for w in one.values()) == 1000 and max(one.values()) < 0.6 for one in near)
 
 
@@ -168,7 +168,7 @@ NAMES = ("num_images", "num_classes", "images_per_class", "granularity")
 
 
 def holds(text: str, shares=None, **values) -> bool:
-    condition = read_condition(text, NAMES, ("species", "my-birds"))
+    condition = parse_condition(text, NAMES, ("species", "my-birds"))
     return condition.holds(namespace({**dict.fromkeys(NAMES), **values}, shares or {}))
 
 
@@ -214,15 +214,15 @@ def test_conditions_are_arithmetic_and_comparisons(text, wanted):
 )
 def test_what_is_no_condition_is_said_and_never_run(text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        read_condition(text, NAMES, ("species",))
+        parse_condition(text, NAMES, ("species",))
 
 
 def test_of_total_classes_and_each_the_third_is_known():
     assert holds("images_per_class == 60", num_images=6000, num_classes=100)
     assert holds("num_images == 6000", num_images="all", num_classes=100, images_per_class=60)
-    with pytest.raises(Unknown, match="num_images is all: there is no number to compare with"):
+    with pytest.raises(Undefined, match="num_images is all: there is no number to compare with"):
         holds("num_images < 5", num_images="all")
-    with pytest.raises(Unknown, match="division by zero"):
+    with pytest.raises(Undefined, match="division by zero"):
         holds("num_images / 0 < 5", num_images=3)
 
 
@@ -239,7 +239,7 @@ def test_a_grid_leaves_out_what_does_not_meet_a_condition():
     spec = load(text=text)
     kept = [(level.section.num_images, level.section.num_classes) for level in spec.pretrains]
     assert sorted(kept) == sorted(2 * [(1000, 20), (1000, 100), (4000, 20), (4000, 100)])
-    assert spec.fallen == 4  # of those, 10 images in 20 or 100 classes would be a mistake: a condition rules it out
+    assert spec.excluded == 4  # of those, 10 images in 20 or 100 classes would be a mistake: a condition rules it out
     assert mistakes("search.where=num_images > 1M", text=text) == ["search.where: none of the 12 mixtures meets it"]
 
 

@@ -286,11 +286,11 @@ def test_the_last_override_of_a_key_holds():
 
 def test_places_are_the_line_or_the_override():
     spec = load(GOOD, "pretrain.epochs=5")
-    assert spec.place("finetune", "lr") == "x.yaml:9"
-    assert spec.place("pretrain", "sources", "species", "weight") == "x.yaml:6"
-    assert spec.place("pretrain", "epochs") == "--set pretrain.epochs=5"
-    assert spec.place("pretrain") == "x.yaml:5 with --set pretrain.epochs=5"
-    assert spec.place("analysis", "scale") == "x.yaml"
+    assert spec.location("finetune", "lr") == "x.yaml:9"
+    assert spec.location("pretrain", "sources", "species", "weight") == "x.yaml:6"
+    assert spec.location("pretrain", "epochs") == "--set pretrain.epochs=5"
+    assert spec.location("pretrain") == "x.yaml:5 with --set pretrain.epochs=5"
+    assert spec.location("analysis", "scale") == "x.yaml"
 
 
 def test_a_spec_is_frozen():

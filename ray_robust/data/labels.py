@@ -18,7 +18,7 @@ from ray_robust.data.pool import Catalog, seed_of
 from ray_robust.data.rounding import apportion
 from ray_robust.data.table import read_table
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.spec.class_selection import Classes
+from ray_robust.spec.class_selection import ClassSelection
 from ray_robust.spec.sections import Pretrain
 
 CLASSES, GRANULARITY = "pretrain.classes", "pretrain.granularity"
@@ -64,7 +64,7 @@ def _read_map(file: str, _changed: int) -> dict[str, str]:
 
 
 def choose(
-    choice: Classes | None, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
+    choice: ClassSelection | None, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
 ) -> dict[str, np.ndarray]:
     """A bool mask of classes per source. A number (`nearest: K`) is divided among the sources by their weights; a name
     need only be known to one of them, but every source must have a class of the choice."""
@@ -83,7 +83,7 @@ def choose(
 
 
 def _by_distance(
-    choice: Classes, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
+    choice: ClassSelection, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
 ) -> dict[str, np.ndarray]:
     """The classes at the smallest or largest distances; among equals, by a random order that every seed shares."""
     known = {name: subtrees(catalog) for name, catalog in catalogs.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from ray_robust.errors import Problem, UserError
 from ray_robust.plan.plan import Configuration, Plan
 from ray_robust.prepare.open_sweep import Draws, Sweep, draw_all
-from ray_robust.spec.validation_messages import text
+from ray_robust.spec.validation_messages import format_value
 
 CHECKED = 100  # configurations of a plan that are drawn to see whether the sources hold them; a run checks every one
 TRIED = 10  # draws with a value of a choice, of which one must be possible
@@ -103,8 +103,8 @@ def check_choices(sweep: Sweep) -> None:
         for i, value in enumerate(one.choices):
             said = _why_never(candidates, one.key, value)
             if said is not None:
-                place = spec.place(*one.path, "choice", i)
-                problems.append(Problem(place, f"{said} [{one.path[-1]}={text(value)}]"))
+                place = spec.location(*one.path, "choice", i)
+                problems.append(Problem(place, f"{said} [{one.path[-1]}={format_value(value)}]"))
     if problems:
         raise UserError(*problems)
 

@@ -72,7 +72,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
             try:
                 found[key] = _opened(kind, name, section, plan_only)
             except UserError as error:
-                place = spec.place(*path)
+                place = spec.location(*path)
                 problems.extend(Problem(place, str(problem)) for problem in error.problems)
         return found
 
@@ -84,7 +84,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         try:
             weights[text] = ready(text)
         except UserError as error:
-            problems += [Problem(spec.place("pretrain", "weights"), str(problem)) for problem in error.problems]
+            problems += [Problem(spec.location("pretrain", "weights"), str(problem)) for problem in error.problems]
     problems += _check_tables(spec)
     problems += _check_batches(spec, list(task_pools.values()))
     notes = [
@@ -93,8 +93,8 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         for pool in pools.values()
         for warning in pool.warnings
     ]
-    if spec.fallen and not spec.space.dimensions:
-        notes.append(f"where: {spec.fallen:,} of {spec.fallen + len(spec.pretrains):,} mixtures do not meet it")
+    if spec.excluded and not spec.space.dimensions:
+        notes.append(f"where: {spec.excluded:,} of {spec.excluded + len(spec.pretrains):,} mixtures do not meet it")
     if not problems and not spec.space.dimensions:
         try:
             spec, matched = _matched(spec, source_pools)
@@ -138,14 +138,14 @@ def _check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
     """What a fine-tuning or a metric asks of a task that does not have it."""
     catalog = task.catalog
     if isinstance(task, Task) and task.metric == "worst_group" and catalog.group is None:
-        yield Problem(spec.place("task", "metric"), f"task.metric: {task.name} has no groups, so no worst_group")
+        yield Problem(spec.location("task", "metric"), f"task.metric: {task.name} has no groups, so no worst_group")
     held = len(catalog.rows("train"))
     of_its_own = spec.baseline_finetunes if "num_images" in spec.baseline.finetune else ()
     for path, levels in ((("finetune",), spec.finetunes), (("baseline", "finetune"), of_its_own)):
         asked = max((level.section.num_images or 0 for level in levels), default=0)
         if asked > held:
             what = f"{'.'.join(path)}.num_images: {asked:,} images, but {task.name} has {held:,} to train on"
-            yield Problem(spec.place(*path, "num_images"), what)
+            yield Problem(spec.location(*path, "num_images"), what)
 
 
 def _check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
@@ -157,7 +157,7 @@ def _check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
         settings = level.section
         if settings.method in ("supervised", "simclr", "clip") and settings.batch_size < workers:
             what = f"pretrain.batch_size: {settings.batch_size} images cannot be shared out among {workers} workers"
-            yield Problem(spec.place("pretrain", "batch_size"), what)
+            yield Problem(spec.location("pretrain", "batch_size"), what)
         elif settings.method == "supervised" and settings.batch_size // workers == 1:
             lone["pretrain", "batch_size"] = "" if workers == 1 else f" on each of {workers} workers"
     counts = [np.bincount(task.catalog.labels[task.catalog.rows("train")]).tolist() for task in tasks]
@@ -175,7 +175,7 @@ def _check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
     for model in {level.section.name: level.section for level in spec.models}.values():
         for keys, where in lone.items() if not trains_on_one(model) else ():
             what = f"one image at a time{where} cannot pass the batch normalisation of {model.name} at "
-            yield Problem(spec.place(*keys), f"{'.'.join(keys)}: {what}{model.image_size} px; give at least 2")
+            yield Problem(spec.location(*keys), f"{'.'.join(keys)}: {what}{model.image_size} px; give at least 2")
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _drawable(mixture: Pretrain, sources: dict[str, Pool]) -> tuple[Pretrain, di
 
 def _place(spec: Spec, problem: Problem) -> str:
     """Where in the file a mixture's problem lies: at the key that it begins with."""
-    return spec.place(*problem.what.partition(":")[0].split("."))
+    return spec.location(*problem.what.partition(":")[0].split("."))
 
 
 def jobs_of(sweep: Sweep, todo: Plan, subsets: Draws) -> list[tuple[str, Pool, int, np.ndarray | None]]:
@@ -276,7 +276,7 @@ def _check_tables(spec: Spec) -> Iterator[Problem]:
             read_map(file)
         except UserError as error:
             for problem in error.problems:
-                yield Problem(spec.place("pretrain", key), f"pretrain.{key}: {problem}")
+                yield Problem(spec.location("pretrain", key), f"pretrain.{key}: {problem}")
 
 
 def _matched(spec: Spec, sources: dict[str, Pool]) -> tuple[Spec, list[str]]:

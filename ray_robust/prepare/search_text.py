@@ -21,7 +21,7 @@ from ray_robust.prepare.candidates import Preview
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
-from ray_robust.spec.validation_messages import text
+from ray_robust.spec.validation_messages import format_value
 from ray_robust.text.safe_csv import cells
 
 SHOWN = 5  # configurations of those that came out best
@@ -45,7 +45,7 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
     table.add_column("drawn", no_wrap=True)
     table.add_column("from")
     for one in spec.space.dimensions:
-        table.add_row(escape(one.key), escape(one.told()))
+        table.add_row(escape(one.key), escape(one.describe()))
     out.print(table)
     for condition in search.where:
         out.print(f"where  {condition}", markup=False, soft_wrap=True)
@@ -104,7 +104,7 @@ def write_found(run: RunFolder, spec: Spec, outcomes: Sequence[Outcome]) -> None
     writer.writerow(cells(["group", "state", spec.search.objective, *keys, "trials"]))
     for outcome in outcomes:
         one = outcome.configuration
-        drawn = [text(one.values[key]) for key in keys]
+        drawn = [format_value(one.values[key]) for key in keys]
         value: Any = "" if outcome.value is None else round(outcome.value, 6)
         writer.writerow(cells([one.group, outcome.state, value, *drawn, json.dumps([t.id for t in one.trials])]))
     run.write("search.csv", buffer.getvalue())

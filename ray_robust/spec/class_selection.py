@@ -1,7 +1,6 @@
-"""How a spec says which classes to pre-train on and how finely they are labelled: its keys `classes` and `granularity`.
+"""Which classes to pre-train on and how finely to label them: the keys `classes` and `granularity` of a spec.
 
-Owns what may be written and how it is told in a table. What the words mean for a pool's classes is in `data.labels`; no
-files are read here.
+Owns what may be written, and its text in tables. `data.labels` applies it to a pool's classes; no files are read here.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ CLASSES = (
 LABELLING = re.compile(r"(depth|labels|random|map):(.*)", re.DOTALL)
 
 
-class Classes(BaseModel):
-    """A choice of classes, in one of five ways.
+class ClassSelection(BaseModel):
+    """A selection of classes, in one of five ways.
 
     names     these
     under     every class below one of these nodes of the hierarchy, by any path
@@ -41,7 +40,7 @@ class Classes(BaseModel):
 
     @model_serializer
     def written(self) -> Any:
-        """As a user could have written it."""
+        """Return it as a user could have written it."""
         if self.file is not None:
             return self.file
         if self.names:
@@ -53,12 +52,12 @@ class Classes(BaseModel):
 
     @property
     def number(self) -> int:
-        """How many `nearest` or `farthest` asks for; 0 for the other ways."""
+        """How many classes `nearest` or `farthest` asks for; 0 for the other ways."""
         return self.nearest or self.farthest or 0
 
     @property
     def text(self) -> str:
-        """In a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`, a file."""
+        """Its text in a table: `under animal`, `nearest 50 to dog`, `tench, goldfish`, `12 classes (tench ...)`."""
         if self.file is not None:
             return _stem(self.file)
         if self.names:
@@ -70,37 +69,37 @@ class Classes(BaseModel):
         return f"farthest {self.farthest} to {', '.join(self.to)}"
 
 
-def read_classes(raw: Any) -> Classes | None:
-    """`pretrain.classes` as it was written; None for all. Raises ValueError, a line that says what would be right."""
-    if raw is None or raw == "all" or isinstance(raw, Classes):
+def parse_classes(raw: Any) -> ClassSelection | None:
+    """Return `pretrain.classes`; None for all. Raise ValueError with a message that says what would be right."""
+    if raw is None or raw == "all" or isinstance(raw, ClassSelection):
         return None if raw == "all" else raw
     if isinstance(raw, str) and raw.endswith(".csv"):
-        return Classes(file=absolute(raw))
+        return ClassSelection(file=absolute(raw))
     if isinstance(raw, list | tuple):
-        return Classes(names=_names(raw))
+        return ClassSelection(names=_names(raw))
     if not isinstance(raw, dict):
         raise ValueError(f"{CLASSES}, not {raw!r}")
     if set(raw) == {"under"}:
-        return Classes(under=_names(raw["under"]))
+        return ClassSelection(under=_names(raw["under"]))
     if set(raw) in ({"nearest", "to"}, {"farthest", "to"}):
         if "nearest" in raw:
-            return Classes(nearest=_count("nearest", raw["nearest"]), to=_names(raw["to"]))
-        return Classes(farthest=_count("farthest", raw["farthest"]), to=_names(raw["to"]))
+            return ClassSelection(nearest=_count("nearest", raw["nearest"]), to=_names(raw["to"]))
+        return ClassSelection(farthest=_count("farthest", raw["farthest"]), to=_names(raw["to"]))
     raise ValueError(f"{CLASSES}, not a mapping of {', '.join(map(str, raw)) or 'nothing'}")
 
 
-def read_granularity(raw: Any) -> Any:
-    """`pretrain.granularity` in one form: a whole number is `labels:N`, paths are absolute. Raises ValueError."""
+def parse_granularity(raw: Any) -> Any:
+    """Return `pretrain.granularity` in one form: a whole number is `labels:N`, paths are absolute. Raise ValueError."""
     if isinstance(raw, int) and not isinstance(raw, bool):
         raw = f"labels:{raw}"
     if not isinstance(raw, str):
         return raw
     if raw.isdecimal():
         raw = f"labels:{raw}"
-    said = LABELLING.fullmatch(raw)
-    if said is None:
+    match = LABELLING.fullmatch(raw)
+    if match is None:
         return raw
-    how, value = said[1], said[2].strip()
+    how, value = match[1], match[2].strip()
     if how == "map":
         if not value.endswith(".csv"):
             raise ValueError(f"map: must name a .csv file with the columns class and label, not {value!r}")
@@ -112,7 +111,7 @@ def read_granularity(raw: Any) -> Any:
 
 
 def granularity_text(granularity: str) -> str:
-    """In a table: a map by its file's name."""
+    """Return it for a table: a map by its file's name."""
     return f"map:{_stem(granularity)}" if granularity.startswith("map:") else granularity
 
 
@@ -135,8 +134,9 @@ def _count(how: str, raw: Any) -> int:
     return int(text)
 
 
-def read_weights(raw: Any) -> Any:
-    """`pretrain.weights` in one form: the path of a file or folder that is there is absolute, a tag stays as it is."""
+def parse_weights(raw: Any) -> Any:
+    """Return `pretrain.weights` in one form: the path of a file or folder that exists is absolute, a tag stays as it
+    is."""
     if not isinstance(raw, str) or not raw.strip():
         return raw
     path = absolute(raw)
@@ -144,7 +144,7 @@ def read_weights(raw: Any) -> Any:
 
 
 def absolute(path: str) -> str:
-    """A path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
+    """Return a path that a user wrote, absolute: `~` and $VARIABLES expanded, relative to the working directory."""
     return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
 
 

@@ -1,8 +1,8 @@
 """Conditions on a mixture, as a spec writes them: `where: num_classes * images_per_class <= 100_000`.
 
-Owns the language: names of `pretrain`'s keys, `sources.NAME` (a source's share, 0-1), numbers (`100_000`, `64k`), text,
+The language: names of `pretrain`'s keys, `sources.NAME` (a source's share, 0-1), numbers (`100_000`, `64k`), text,
 arithmetic, comparisons, `and`, `or`, `not`, `in`, and a few functions. An expression is parsed and walked here; nothing
-of it is ever executed as Python. Hands on `Condition`.
+of it is ever executed as Python.
 """
 
 from __future__ import annotations
@@ -50,35 +50,35 @@ _SHORT_NUMBER = re.compile(r"(?<![\w.])(\d[\d_]*(?:\.\d+)?)([kM])\b")
 _SCALE = {"k": "1000", "M": "1000000"}
 
 
-class Unknown(Exception):
-    """A condition cannot be answered for a mixture: it asks for a number that the mixture does not say."""
+class Undefined(Exception):
+    """A condition has no answer for a mixture: it uses a number that the mixture does not give."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition, parsed. Equal texts are equal conditions."""
+    """One condition, checked. Equal texts are equal conditions."""
 
     text: str
-    names: tuple[str, ...]  # of what it asks for: `num_images`, `sources.species`
+    names: tuple[str, ...]  # that it uses: `num_images`, `sources.species`
 
     def holds(self, mixture: Mapping[str, Any]) -> bool:
-        """Whether a mixture meets it. `mixture` has a value for each of `names`, as `namespace` makes them.
+        """Return whether a mixture meets it. `mixture` has a value for each of `names`, as `namespace` makes them.
 
-        Raises Unknown where a name has no number there, or the arithmetic has no result.
+        Raise Undefined where a name has no number there, or the arithmetic has no result.
         """
         try:
             return bool(_value(_parsed(self.text), mixture))
         except TypeError:
             vague = [f"{n} is {mixture.get(n)}" for n in self.names if not isinstance(mixture.get(n), int | float)]
-            raise Unknown(f"{', '.join(vague) or self.text}: there is no number to compare with") from None
+            raise Undefined(f"{', '.join(vague) or self.text}: there is no number to compare with") from None
         except (ZeroDivisionError, ValueError, OverflowError) as error:
-            raise Unknown(f"{self.text}: {error}") from None
+            raise Undefined(f"{self.text}: {error}") from None
 
 
-def read_condition(text: Any, known: Iterable[str], sources: Iterable[str]) -> Condition:
-    """A condition as it was written. Raises ValueError, a line that says what is wrong and what would be right.
+def parse_condition(text: Any, keys: Iterable[str], sources: Iterable[str]) -> Condition:
+    """Return the condition of a text. Raise ValueError with a message that says what is wrong and what would be right.
 
-    known    keys of `pretrain` that it may name
+    keys     of `pretrain` that it may name
     sources  names of sources, for `sources.NAME`
     """
     if not isinstance(text, str) or not text.strip():
@@ -91,7 +91,7 @@ def read_condition(text: Any, known: Iterable[str], sources: Iterable[str]) -> C
         where = f" near {text[max(0, (error.offset or 1) - 9) :].strip()!r}" if isinstance(error, SyntaxError) else ""
         raise ValueError(f"{text!r} is no condition: it cannot be read{where}") from None
     names: list[str] = []
-    _check(tree, text, tuple(known), tuple(sources), names)
+    _check(tree, text, tuple(keys), tuple(sources), names)
     if not isinstance(tree, ast.Compare | ast.BoolOp) and not (
         isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not)
     ):
@@ -100,36 +100,36 @@ def read_condition(text: Any, known: Iterable[str], sources: Iterable[str]) -> C
 
 
 def namespace(values: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
-    """What conditions may ask of a mixture: the values of `pretrain`'s keys, and the shares of its sources.
+    """Return the variables of conditions: the values of `pretrain`'s keys, and the shares of its sources.
 
     Of total, classes and images per class the third follows from two.
     """
-    found = dict(values) | {f"sources.{name}": share for name, share in shares.items()}
-    total, classes, each = (found.get(key) for key in ("num_images", "num_classes", "images_per_class"))
+    variables = dict(values) | {f"sources.{name}": share for name, share in shares.items()}
+    total, classes, each = (variables.get(key) for key in ("num_images", "num_classes", "images_per_class"))
     if isinstance(classes, int) and classes > 0:
         if isinstance(total, int) and each is None:
-            found["images_per_class"] = total / classes
+            variables["images_per_class"] = total / classes
         elif isinstance(each, int) and not isinstance(total, int):
-            found["num_images"] = classes * each
-    return found
+            variables["num_images"] = classes * each
+    return variables
 
 
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> ast.expr:
-    plain = _SHORT_NUMBER.sub(lambda found: f"({found[1]} * {_SCALE[found[2]]})", text.strip())
+    plain = _SHORT_NUMBER.sub(lambda match: f"({match[1]} * {_SCALE[match[2]]})", text.strip())
     return ast.parse(plain, mode="eval").body
 
 
-def _check(node: ast.AST, text: str, known: tuple[str, ...], sources: tuple[str, ...], names: list[str]) -> None:
-    """Refuse everything that is not in the language; collect the names."""
+def _check(node: ast.AST, text: str, keys: tuple[str, ...], sources: tuple[str, ...], names: list[str]) -> None:
+    """Raise ValueError at everything that is not in the language; collect the names."""
     if (source := _source(node)) is not None:
         if source not in sources:
             raise ValueError(f"no source {source!r} in {text!r}{did_you_mean(source, sources)}")
         names.append(f"sources.{source}")
         return
     if isinstance(node, ast.Name):
-        if node.id not in known:
-            raise ValueError(f"unknown name {node.id} in {text!r}{did_you_mean(node.id, known)}")
+        if node.id not in keys:
+            raise ValueError(f"unknown name {node.id} in {text!r}{did_you_mean(node.id, keys)}")
         names.append(node.id)
         return
     below: list[ast.AST]
@@ -152,15 +152,14 @@ def _check(node: ast.AST, text: str, known: tuple[str, ...], sources: tuple[str,
             raise ValueError(f"unknown function {node.func.id} in {text!r}{did_you_mean(node.func.id, FUNCTIONS)}")
         below = [*node.args]
     else:
-        told = ast.unparse(node)
-        raise ValueError(f"{told!r} in {text!r} is not allowed: names, numbers, text, + - * / // %, comparisons, "
-                         f"and, or, not, in, {', '.join(FUNCTIONS)}")  # fmt: skip
+        language = f"names, numbers, text, + - * / // %, comparisons, and, or, not, in, {', '.join(FUNCTIONS)}"
+        raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not allowed: {language}")
     for part in below:
-        _check(part, text, known, sources, names)
+        _check(part, text, keys, sources, names)
 
 
 def _source(node: ast.AST) -> str | None:
-    """The name in `sources.NAME` or `sources["NAME"]`."""
+    """Return the name in `sources.NAME` or `sources["NAME"]`."""
     if not isinstance(node, ast.Attribute | ast.Subscript) or not isinstance(node.value, ast.Name):
         return None
     if node.value.id != "sources":

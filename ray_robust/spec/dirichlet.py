@@ -12,8 +12,8 @@ from collections.abc import Sequence
 THOUSAND = 1000  # a drawn mixture has weights in thousandths: short enough for a group's name, and to be typed again
 
 
-def mixture(names: Sequence[str], draw: str, concentration: float) -> dict[str, float]:
-    """The weight of every source in one draw, which sum to 1. A variate is seeded by `simplex|<name>|<draw>`.
+def draw_mixture(names: Sequence[str], draw: str, concentration: float) -> dict[str, float]:
+    """Return the weight of every source in one draw, which sum to 1. A variate is seeded by `simplex|<name>|<draw>`.
 
     concentration  1: uniform over the simplex; below: near its corners; above: near the even mixture
     """
@@ -22,7 +22,7 @@ def mixture(names: Sequence[str], draw: str, concentration: float) -> dict[str, 
 
 
 def in_thousandths(names: Sequence[str], parts: Sequence[float]) -> dict[str, float]:
-    """These parts as weights in thousandths that sum to 1."""
+    """Return these parts as weights in thousandths that sum to 1."""
     whole = sum(parts) or 1.0
     ends = [0, *(round(THOUSAND * part / whole) for part in itertools.accumulate(parts))]
     return {name: (high - low) / THOUSAND for name, (low, high) in zip(names, itertools.pairwise(ends), strict=True)}

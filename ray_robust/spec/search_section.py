@@ -1,6 +1,7 @@
-"""The section `search` of a sweep's YAML: how a sweep comes by its mixtures, what steers it, and when it ends.
+"""The section `search` of a sweep's YAML: how a sweep chooses its mixtures, by which objective, and when it ends.
 
-Owns which keys there are and what goes together. What is drawn is in `space`, what `where` means in `conditions`.
+Owns which keys there are and which of them contradict each other. `search_space` has what is drawn, `conditions` what
+`where` means.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from ray_robust.spec.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, 
 
 EFFECTIVE_ROBUSTNESS = "effective_robustness"
 OBJECTIVES = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val", "upstream_accuracy", "seconds_pretrain", "seconds_finetune")
-PROBED = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val")  # the objectives that a probe in the middle can stand in for
+PROBED = (
+    EFFECTIVE_ROBUSTNESS,
+    "id_val",
+    "ood_val",
+)  # objectives that a probe of an unfinished pre-training can estimate
 
 
 class Budget(Section):
@@ -48,8 +53,8 @@ class Stop(Section):
 
 
 class Search(Section):
-    """How a sweep comes by its mixtures: all that are written (grid), drawn at random, or drawn by optuna, which learns
-    from those that have ended."""
+    """How a sweep chooses its mixtures: all that are written (grid), at random, or proposed by Optuna from the results
+    of those that have finished."""
 
     method: Literal["grid", "random", "optuna"] = "grid"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # configurations; each is run with every seed
@@ -79,12 +84,12 @@ class Search(Section):
     @field_validator("budget", mode="before")
     @classmethod
     def _budget_is_known(cls, raw: Any) -> Any:
-        return _known(Budget, raw)
+        return _with_known_keys(Budget, raw)
 
     @field_validator("stop", mode="before")
     @classmethod
     def _stop_by_name(cls, raw: Any) -> Any:
-        return {"method": raw} if isinstance(raw, str) else _known(Stop, raw)
+        return {"method": raw} if isinstance(raw, str) else _with_known_keys(Stop, raw)
 
     @field_validator("objective")
     @classmethod
@@ -110,8 +115,8 @@ class Search(Section):
         return self
 
 
-def _known(cls: type[Section], raw: Any) -> Any:
-    """`raw`, whose keys are those of a section within the section. Raises ValueError."""
+def _with_known_keys(cls: type[Section], raw: Any) -> Any:
+    """Return `raw`, a section within the section. Raise ValueError at a key that the section does not have."""
     if isinstance(raw, dict) and (odd := [key for key in raw if key not in cls.model_fields]):
         raise ValueError(f"{odd[0]} is no key of it{did_you_mean(odd[0], cls.model_fields)}")
     return raw

@@ -1,8 +1,8 @@
-"""What a search draws: one dimension for each value that a spec leaves open, and draws that are named, not counted.
+"""The search space: one dimension for each value that a spec leaves to a search, and seeded draws from all of them.
 
 A draw of a dimension is seeded by its key, the draw's number and the search's seed, so that more draws or another key
-leave what was drawn as it was. Owns how distributions are written; knows nothing of what a key means. Hands on to
-`spec`, which puts drawn values in the place of distributions.
+change no earlier draw. Owns how distributions are written; knows nothing of what a key means. `grid` puts drawn values
+in the place of distributions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ray_robust.spec.dirichlet import THOUSAND, mixture
+from ray_robust.spec.dirichlet import THOUSAND, draw_mixture
 from ray_robust.spec.sections import Rate, Section, parse_number
-from ray_robust.spec.validation_messages import text
+from ray_robust.spec.validation_messages import format_value
 
 DIGITS = 4  # significant ones of a drawn number that is not whole: it can be typed again, and is short in a name
-WAYS = ("uniform", "loguniform", "choice", "simplex")
 
 
 def _finite(value: Any) -> bool:
@@ -36,19 +35,19 @@ class _Bounds(Section):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, raw: Any) -> Any:
-        way, ends = next(iter(raw.items()))
+        name, ends = next(iter(raw.items()))
         if not isinstance(ends, list) or len(ends) != 2:
             raise ValueError("must be two numbers, the lowest and the highest: [1000, 64k]")
         low: Any
         high: Any
         low, high = (parse_number(end) if isinstance(end, str) else end for end in ends)
         if not (_finite(low) and _finite(high)):
-            raise ValueError(f"must be two numbers, the lowest and the highest, not {text(ends)}")
+            raise ValueError(f"must be two numbers, the lowest and the highest, not {format_value(ends)}")
         if low >= high:
-            raise ValueError(f"the lowest must come first, not {text(ends)}")
-        if way == "loguniform" and low <= 0:
-            raise ValueError(f"a log scale begins above 0, not at {text(low)}")
-        return {way: (low, high)}
+            raise ValueError(f"the lowest must come first, not {format_value(ends)}")
+        if name == "loguniform" and low <= 0:
+            raise ValueError(f"a log scale begins above 0, not at {format_value(low)}")
+        return {name: (low, high)}
 
 
 class _Choice(Section):
@@ -58,13 +57,13 @@ class _Choice(Section):
 
     @model_validator(mode="after")
     def _differ(self) -> _Choice:
-        told = [text(value) for value in self.choice]
-        if twice := [one for i, one in enumerate(told) if one in told[:i]]:
+        texts = [format_value(value) for value in self.choice]
+        if twice := [one for i, one in enumerate(texts) if one in texts[:i]]:
             raise ValueError(f"{twice[0]} stands there twice")
         return self
 
 
-class Mixes(Section):
+class SourceSimplex(Section):
     """`{simplex: [names]}`: every mixture of these sources. `concentration`, of the Dirichlet distribution that is
     drawn from: 1 is uniform over the simplex, below is near its corners, above near the even mixture."""
 
@@ -73,36 +72,42 @@ class Mixes(Section):
     options: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
-    def _differ(self) -> Mixes:
+    def _differ(self) -> SourceSimplex:
         if twice := [name for i, name in enumerate(self.simplex) if name in self.simplex[:i]]:
             raise ValueError(f"{twice[0]!r} stands there twice")
         return self
 
 
-MODELS: dict[str, type[Section]] = {"uniform": _Bounds, "loguniform": _Bounds, "choice": _Choice, "simplex": Mixes}
+DISTRIBUTIONS: dict[str, type[Section]] = {
+    "uniform": _Bounds,
+    "loguniform": _Bounds,
+    "choice": _Choice,
+    "simplex": SourceSimplex,
+}
 
 
-def way_of(raw: Any) -> str:
-    """The way in which a value is to be drawn, "" when it is none that is drawn."""
+def distribution_of(raw: Any) -> str:
+    """Return the name of the distribution that is written here, "" where there is none."""
     if not isinstance(raw, dict):
         return ""
     if "simplex" in raw:
         return "" if "draws" in raw else "simplex"  # with a number of draws it is an axis of a grid
-    return next(iter(raw)) if len(raw) == 1 and next(iter(raw)) in WAYS else ""
+    return next(iter(raw)) if len(raw) == 1 and next(iter(raw)) in DISTRIBUTIONS else ""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One open value. `key` is dotted and names it everywhere; `path` is where it stands in the file.
+    """One value that a search draws. `key` is dotted and names it everywhere; `path` is its path in the file.
 
-    low, high  the ends of a number, both included; `whole` when it is a whole one, `log` on a log scale
-    choices    the values of a choice
-    names      the sources of a simplex
+    distribution  one of `DISTRIBUTIONS`
+    low, high     the ends of a number, both included; `whole` when it is a whole one, `log` on a log scale
+    choices       the values of a choice
+    names         the sources of a simplex
     """
 
     key: str
     path: tuple[str, ...]
-    way: str
+    distribution: str
     low: float = 0.0
     high: float = 0.0
     whole: bool = False
@@ -113,19 +118,19 @@ class Dimension:
     @property
     def log(self) -> bool:
         """Whether it is drawn on a log scale."""
-        return self.way == "loguniform"
+        return self.distribution == "loguniform"
 
     def draw(self, number: int, seed: int) -> Any:
-        """The value of a draw: a number, one of the choices, or the weights of the sources in thousandths."""
-        if self.way == "simplex":
-            return mixture(self.names, f"{number}|{seed}", self.concentration)
+        """Return the value of a draw: a number, one of the choices, or the weights of the sources in thousandths."""
+        if self.distribution == "simplex":
+            return draw_mixture(self.names, f"{number}|{seed}", self.concentration)
         share = random.Random(f"search|{self.key}|{number}|{seed}").random()
-        if self.way == "choice":
+        if self.distribution == "choice":
             return self.choices[int(share * len(self.choices))]
         return self.at(share)
 
     def at(self, share: float) -> int | float:
-        """The number at a share (0-1) of the way from one end to the other."""
+        """Return the number at a share (0-1) of the way from one end to the other."""
         wide = 0.5 if self.whole else 0.0  # so that the ends are drawn as often as what lies between
         low, high = self.low - wide, self.high + wide
         if self.log:
@@ -135,47 +140,47 @@ class Dimension:
         return self.rounded(value)
 
     def rounded(self, value: float) -> int | float:
-        """A number as it is drawn: whole, or of few digits, and never beyond the ends."""
+        """Return a number as a search draws it: whole, or of few digits, and never beyond the ends."""
         if self.whole:
             return min(max(round(value), int(self.low)), int(self.high))
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
-    def tried(self) -> Iterator[Any]:
-        """Values that stand for the whole dimension: the ends of a number, every choice, the even mixture."""
-        if self.way == "simplex":
+    def representatives(self) -> Iterator[Any]:
+        """Yield values that stand for the whole dimension: the ends of a number, every choice, the even mixture."""
+        if self.distribution == "simplex":
             ends = [round(THOUSAND * i / len(self.names)) for i in range(len(self.names) + 1)]
             yield {name: (ends[i + 1] - ends[i]) / THOUSAND for i, name in enumerate(self.names)}
-        elif self.way == "choice":
+        elif self.distribution == "choice":
             yield from self.choices
         else:
             yield from (self.at(0.0), self.at(1.0))
 
-    def told(self) -> str:
-        """For people: `1000 to 64000, log scale`."""
-        if self.way == "simplex":
+    def describe(self) -> str:
+        """Return it for people: `1000 to 64000, log scale`."""
+        if self.distribution == "simplex":
             prior = "" if self.concentration == 1 else f", concentration {self.concentration:g}"
             return f"mixtures of {', '.join(self.names)}{prior}"
-        if self.way == "choice":
-            return " | ".join(text(value) for value in self.choices)
+        if self.distribution == "choice":
+            return " | ".join(format_value(value) for value in self.choices)
         whole = "whole numbers, " if self.whole else ""
         return f"{self.low:,.12g} to {self.high:,.12g} ({whole}{'log' if self.log else 'linear'} scale)"
 
 
 @dataclass(frozen=True)
 class Space:
-    """Everything that a search draws. Values are by dimension key, in the file's order."""
+    """Everything that a search draws. Drawn values are by dimension key, in the file's order."""
 
     dimensions: tuple[Dimension, ...]
     seed: int = 0
 
     def draw(self, number: int) -> dict[str, Any]:
-        """One draw from the prior."""
+        """Return one draw from the prior."""
         return {one.key: one.draw(number, self.seed) for one in self.dimensions}
 
     def cover(self, base: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(what was changed, values): `base` with each dimension in turn at each of its tried values."""
+        """Yield (changed key, values): `base` with each dimension in turn at each of its representatives."""
         for one in self.dimensions:
-            for value in one.tried():
+            for value in one.representatives():
                 yield one.key, {**base, one.key: value}
 
 
@@ -183,16 +188,18 @@ NO_SPACE = Space(())
 
 
 def dimension(path: tuple[str, ...], raw: Mapping[str, Any], whole: bool) -> Dimension:
-    """A distribution as it was read from the file. Raises pydantic's ValidationError, or ValueError where a `whole`
-    number has ends that are none."""
-    way = way_of(raw)
-    told = MODELS[way].model_validate(raw)
+    """Return the dimension of a distribution that the file has at `path`.
+
+    Raise pydantic's ValidationError, or ValueError where a `whole` number has ends that are not whole.
+    """
+    name = distribution_of(raw)
+    checked = DISTRIBUTIONS[name].model_validate(raw)
     key = ".".join(path)
-    if isinstance(told, Mixes):
-        return Dimension(key, path, way, names=tuple(told.simplex), concentration=told.concentration)
-    if isinstance(told, _Choice):
-        return Dimension(key, path, way, choices=told.choice)
-    low, high = getattr(told, way)
+    if isinstance(checked, SourceSimplex):
+        return Dimension(key, path, name, names=tuple(checked.simplex), concentration=checked.concentration)
+    if isinstance(checked, _Choice):
+        return Dimension(key, path, name, choices=checked.choice)
+    low, high = getattr(checked, name)
     if whole and (low != int(low) or high != int(high)):
-        raise ValueError(f"must be two whole numbers, not {text([low, high])}")
-    return Dimension(key, path, way, low, high, whole)
+        raise ValueError(f"must be two whole numbers, not {format_value([low, high])}")
+    return Dimension(key, path, name, low, high, whole)

@@ -1,7 +1,7 @@
-"""The sections of a sweep's file, read level by level: what varies put in, conditions asked, every mistake collected.
+"""Parse the sections of a sweep's file into levels: one per combination of its axes that meets `search.where`.
 
-Owns `Reader` and `Level`. What each key means is in `sections`, how axes become combinations in `axes`, how a mistake
-is told in `explain`. Hands on to `drawing`, which reads what a search draws, and to `spec`, which makes a whole of it.
+What each key means is in `sections`; `grid` makes the combinations, `validation_messages` the messages. All errors are
+collected in `SectionParser.problems`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
-from ray_robust.spec.conditions import Condition, Unknown, namespace, read_condition
+from ray_robust.spec.conditions import Condition, Undefined, namespace, parse_condition
 from ray_robust.spec.grid import SOURCES, axes_in, combinations
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.sections import (
@@ -32,7 +32,15 @@ from ray_robust.spec.sections import (
     number_for,
     parse_number,
 )
-from ray_robust.spec.validation_messages import LISTS, Places, dotted, explain, in_file, one_per_key, shown
+from ray_robust.spec.validation_messages import (
+    LISTS,
+    Origins,
+    describe_error,
+    dotted,
+    first_per_key,
+    origin_of,
+    short_repr,
+)
 from ray_robust.spec.yaml_lines import Document
 
 S = TypeVar("S", bound=Section)
@@ -70,33 +78,38 @@ class Level(Generic[S]):
         return "-".join(value for _, value in self.axes)
 
 
-class Reader:
-    """Collects problems while it reads a document's sections. `drawn` has the values that a search has drawn."""
+class SectionParser:
+    """Parses a document's sections and collects their problems. `drawn`: the values that a search has drawn.
+
+    problems  each once
+    paths     of the problems in the file
+    excluded  how many combinations do not meet a condition
+    """
 
     def __init__(self, document: Document, drawn: Mapping[str, Any] | None = None) -> None:
         self.document, self.drawn = document, drawn
         self.problems: list[Problem] = []
-        self.paths: list[tuple] = []  # of the problems
-        self.seen: set[str] = set()
-        self.fallen = 0
+        self.paths: list[tuple] = []
+        self._seen: set[str] = set()
+        self.excluded = 0
         self.conditions: tuple[Condition, ...] = ()
         if drawn is not None:  # the document has been read before: its conditions are known to be sound
-            self.conditions = self.where(mapping(document.tree.get("search")).get("where"))
+            self.conditions = self.parse_conditions(mapping(document.tree.get("search")).get("where"))
 
-    def where(self, raw: Any) -> tuple[Condition, ...]:
-        """The conditions of `search.where`."""
-        found = []
+    def parse_conditions(self, raw: Any) -> tuple[Condition, ...]:
+        """Return the conditions of `search.where`; report those that cannot be read."""
+        conditions = []
         sources = _source_names(mapping(self.document.tree.get("pretrain")).get("sources"))
-        known = [key for key in Pretrain.model_fields if key != "sources"]
+        keys = [key for key in Pretrain.model_fields if key != "sources"]
         for i, text in enumerate(raw if isinstance(raw, list) else [] if raw is None else [raw]):
             try:
-                found.append(read_condition(text, known, sources))
+                conditions.append(parse_condition(text, keys, sources))
             except ValueError as error:
-                self.say(("search", "where", i), f"search.where: {error}")
-        return tuple(found)
+                self.report(("search", "where", i), f"search.where: {error}")
+        return tuple(conditions)
 
     def meets(self, raw: Any) -> bool:
-        """Whether a mixture, as it was written, meets every condition."""
+        """Return whether a mixture, as it was written, meets every condition."""
         if not self.conditions or not isinstance(raw, dict):
             return True
         values = {name: number_for(Pretrain.model_fields[name], raw.get(name, Pretrain.model_fields[name].default))
@@ -104,115 +117,122 @@ class Reader:
         parts = {name: part.get("weight", 1.0) if isinstance(part, dict) else part
                  for name, part in mapping(raw.get("sources")).items()}  # fmt: skip
         if not all(isinstance(_number(part), int | float) for part in parts.values()):
-            return True  # which is reported as a mistake of its own
+            return True  # an error that is reported elsewhere
         weights = {name: number if _positive(number := _number(part)) else 0.0 for name, part in parts.items()}
         whole = sum(weights.values()) or 1.0
-        known = namespace(values, {name: weight / whole for name, weight in weights.items()})
+        variables = namespace(values, {name: weight / whole for name, weight in weights.items()})
         try:
-            return all(condition.holds(known) for condition in self.conditions)
-        except Unknown as error:
-            self.say(("search", "where"), f"search.where: {error}")
+            return all(condition.holds(variables) for condition in self.conditions)
+        except Undefined as error:
+            self.report(("search", "where"), f"search.where: {error}")
             return True
 
-    def say(self, path: tuple, what: str) -> None:
-        problem = Problem(self.document.place(path), what)
-        if str(problem) not in self.seen:  # the same mistake shows in every level of a grid
-            self.seen.add(str(problem))
+    def report(self, path: tuple, what: str) -> None:
+        """Collect a problem at a path in the file, each once: the same error occurs in every level of a grid."""
+        problem = Problem(self.document.location(path), what)
+        if str(problem) not in self._seen:
+            self._seen.add(str(problem))
             self.problems.append(problem)
             self.paths.append(path)
 
-    def misspelt(self, raw: Mapping[str, Any]) -> None:
-        """Report `{chioce: [...]}` and the like, and read on as if it were spelt well."""
+    def report_misspelt(self, raw: Mapping[str, Any]) -> None:
+        """Report `{chioce: [...]}` and the like, and correct them in `raw`, so that other errors are found as well."""
         for key in VARYING:
             for path, tree in _mappings(raw.get(key), (key,)):
                 for name in [name for name, value in tree.items() if isinstance(value, list)]:
                     near = difflib.get_close_matches(str(name), LISTS, n=1, cutoff=0.75)
                     if near and name not in LISTS and (len(tree) == 1 or path == SOURCES):
                         what = f"{name!r} is no way to vary a value; did you mean {near[0]}?"
-                        self.say((*path, name), f"{dotted(path)}: {what}")
+                        self.report((*path, name), f"{dotted(path)}: {what}")
                         tree[near[0]] = tree.pop(name)
 
     def fixed(self, key: str, raw: Any) -> Any:
-        """A section in which nothing varies."""
+        """Return a section in which nothing varies, None where it has an error, which is reported."""
         axes = list(axes_in(raw, (key,)))
         if axes and key != "baseline":
             path = ".".join(map(str, axes[0][0]))
-            self.say(axes[0][0], f"{path}: cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}")
+            self.report(axes[0][0], f"{path}: cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}")
             return None
         return self.section(key, raw, (key,))
 
-    def levels(self, key: str, raw: Any, own: Places | None = None) -> tuple[Level, ...]:
-        """Every combination of a section's axes, checked; see `axes.combinations`."""
+    def levels(self, key: str, raw: Any, origins: Origins | None = None) -> tuple[Level, ...]:
+        """Return every combination of a section's axes, checked; see `grid.combinations`."""
         if key == "pretrain" and raw == NOTHING:
             return ()
         levels = []
-        for found in combinations(key, raw, own or {}, self.say, self.drawn):
-            if key == "pretrain" and not self.meets(found.raw):  # before it is checked: this may rule a clash out
-                self.fallen += 1
+        for one in combinations(key, raw, origins or {}, self.report, self.drawn):
+            if key == "pretrain" and not self.meets(one.raw):  # first: the condition may exclude what is invalid
+                self.excluded += 1
             else:
-                levels.append(Level(self.section(key, found.raw, (key,), found.places), found.names))
+                levels.append(Level(self.section(key, one.raw, (key,), one.origins), one.names))
         return tuple(levels)
 
-    def section(self, key: str, raw: Any, path: tuple, places: Places | None = None) -> Any:
-        """A validated section, or None with its problems said. `places`: what of it stands elsewhere in the file."""
-        places = places or {}
+    def section(self, key: str, raw: Any, path: tuple, origins: Origins | None = None) -> Any:
+        """Return a validated section, None where it has errors, which are reported. `origins`: parts of it that were
+        written elsewhere in the file."""
+        origins = origins or {}
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            self.say(in_file(path, places), f"{'.'.join(path)}: must be a mapping (key: value), not {shown(raw)}")
+            self.report(
+                origin_of(path, origins), f"{'.'.join(path)}: must be a mapping (key: value), not {short_repr(raw)}"
+            )
             return None
         raw = dict(raw)
         if key == "pretrain":
             if "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
-                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), places)
+                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), origins)
         elif key == "task":
             options = {name: value for name, value in raw.items() if name != "name"}
-            raw = self.pool("task", raw.get("name"), options, path, places)
+            raw = self.pool("task", raw.get("name"), options, path, origins)
             if raw is None:
                 return None
         elif key == "model":
-            self.model_name(raw.get("name"), in_file((*path, "name"), places))
+            self.model_name(raw.get("name"), origin_of((*path, "name"), origins))
         try:
             return SECTIONS[key].model_validate(raw)
         except ValidationError as error:
-            self.explain(SECTIONS[key], error, path, places)
+            self.report_errors(SECTIONS[key], error, path, origins)
             return None
 
-    def sources(self, raw: Any, path: tuple, places: Places) -> Any:
+    def sources(self, raw: Any, path: tuple, origins: Origins) -> dict[str, SourceSection]:
+        """Return `pretrain.sources`, without sources of weight 0; report its errors."""
         if not isinstance(raw, dict) or not raw:
-            self.say(
-                in_file(path, places),
+            self.report(
+                origin_of(path, origins),
                 "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}",
             )
-            return {"": SourceSection(kind="", options=None)}  # keeps one mistake from showing as two
-        found = {}
+            return {"": SourceSection(kind="", options=None)}  # keeps one error from showing as two
+        sections = {}
         parts = {name: dict(part) if isinstance(part, dict) else {"weight": part} for name, part in raw.items()}
         weights = {name: _number(part.pop("weight", 1.0)) for name, part in parts.items()}
         some = any(_positive(weight) for weight in weights.values())
         for name, options in parts.items():
-            pool = self.pool("source", name, options, (*path, name), places)
+            pool = self.pool("source", name, options, (*path, name), origins)
             if pool is None or (some and weights[name] == 0):  # a source of weight 0 is absent from a mixture
                 continue
             if not _positive(weights[name]):
-                what = f"the weight must be a number above 0, not {shown(weights[name])}"
-                self.say(in_file((*path, name, "weight"), places), f"pretrain.sources.{name}: {what}")
+                what = f"the weight must be a number above 0, not {short_repr(weights[name])}"
+                self.report(origin_of((*path, name, "weight"), origins), f"pretrain.sources.{name}: {what}")
                 continue
-            found[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
-        return found or {"": SourceSection(kind="", options=None)}
+            sections[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
+        return sections or {"": SourceSection(kind="", options=None)}
 
-    def pool(self, kind: str, name: Any, options: dict, path: tuple, places: Places) -> dict | None:
-        """The parts of a PoolSection; the options are checked by the registered class."""
+    def pool(self, kind: str, name: Any, options: dict, path: tuple, origins: Origins) -> dict | None:
+        """Return the parts of a PoolSection, its options checked by the registered class; None where one is wrong."""
         if not isinstance(name, str) or not name:
             meant = difflib.get_close_matches("name", options, n=1) if name is None else []
             missing = f"missing ({meant[0]} is no key of it); " if meant else "missing; " if name is None else ""
-            place = in_file((*path, meant[0] if meant else "name"), places)
-            known = did_you_mean("", registry.KINDS[kind])
-            self.say(place, f"{dotted(path)}.name: {missing}must name a {kind}{known}")
+            origin = origin_of((*path, meant[0] if meant else "name"), origins)
+            names = did_you_mean("", registry.KINDS[kind])
+            self.report(origin, f"{dotted(path)}.name: {missing}must name a {kind}{names}")
             return None
         given = "kind" if "kind" in options else "name"
         registered = options.pop("kind", name)
         if not isinstance(registered, str):
-            self.say(in_file((*path, "kind"), places), f"{dotted(path)}.kind: must be text, not {shown(registered)}")
+            self.report(
+                origin_of((*path, "kind"), origins), f"{dotted(path)}.kind: must be text, not {short_repr(registered)}"
+            )
             return None
         try:
             cls = registry.find(kind, registered)
@@ -220,7 +240,7 @@ class Reader:
             here = path if kind == "source" and given == "name" else (*path, given)
             meant = difflib.get_close_matches("kind", options, n=1) if given == "name" else []
             hint = f"; is {meant[0]} meant as kind?" if meant else ""
-            self.say(in_file(here, places), f"{dotted(here)}: {error.problems[0].what}{hint}")
+            self.report(origin_of(here, origins), f"{dotted(here)}: {error.problems[0].what}{hint}")
             return None
         try:
             return {
@@ -229,32 +249,33 @@ class Reader:
                 "options": cls.Options.model_validate(_numbers(cls, options)),
             }
         except ValidationError as error:
-            self.explain(cls.Options, error, path, places)
+            self.report_errors(cls.Options, error, path, origins)
             return None
 
     def model_name(self, name: Any, path: tuple) -> None:
-        known = registry.timm_models()
+        """Report a model that neither timm nor open_clip has."""
+        names = registry.timm_models()
         base = str(name).partition(".")[0]
         if isinstance(name, str) and name.startswith(registry.OPEN_CLIP):
-            base, known = name.removeprefix(registry.OPEN_CLIP).partition("/")[0], registry.open_clip_models()
-            if base not in known:
-                self.say(path, f"model.name: open_clip has no model {base!r}{did_you_mean(base, known)}")
-        elif isinstance(name, str) and known and base not in known and not name.startswith(("hf_hub:", "hf-hub:")):
-            self.say(path, f"model.name: timm has no model {name!r}{did_you_mean(base, known)}")
+            base, names = name.removeprefix(registry.OPEN_CLIP).partition("/")[0], registry.open_clip_models()
+            if base not in names:
+                self.report(path, f"model.name: open_clip has no model {base!r}{did_you_mean(base, names)}")
+        elif isinstance(name, str) and names and base not in names and not name.startswith(("hf_hub:", "hf-hub:")):
+            self.report(path, f"model.name: timm has no model {name!r}{did_you_mean(base, names)}")
 
-    def explain(self, model: type[BaseModel], error: ValidationError, path: tuple, places: Places) -> None:
-        """pydantic's errors, a line each."""
-        for detail in one_per_key(model, error):
-            self.say(*explain(model, detail, path, places, path[0] in VARYING))
+    def report_errors(self, model: type[BaseModel], error: ValidationError, path: tuple, origins: Origins) -> None:
+        """Report pydantic's errors, a line each."""
+        for detail in first_per_key(model, error):
+            self.report(*describe_error(model, detail, path, origins, path[0] in VARYING))
 
 
 def mapping(raw: Any) -> dict:
-    """The value where it is a mapping, else an empty one."""
+    """Return the value where it is a mapping, else an empty one."""
     return raw if isinstance(raw, dict) else {}
 
 
 def _mappings(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
-    """Every mapping within, with its path; not those in lists."""
+    """Yield every mapping within, with its path; not those in lists."""
     if isinstance(raw, dict):
         yield path, raw
         for key, value in list(raw.items()):
@@ -262,7 +283,7 @@ def _mappings(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
 
 
 def _source_names(raw: Any) -> list[str]:
-    """The sources that `pretrain.sources` names in any way of writing it."""
+    """Return the sources that `pretrain.sources` names in any way of writing it."""
     if isinstance(raw, dict):
         listed = [value for way in ("simplex", "lattice", "grid", "choice") if isinstance(value := raw.get(way), list)]
         each = [name for value in listed for part in value for name in (part if isinstance(part, dict) else [part])]
@@ -271,7 +292,7 @@ def _source_names(raw: Any) -> list[str]:
 
 
 def _number(value: Any) -> Any:
-    """The number that a text stands for, else the value as it is."""
+    """Return the number that a text stands for, else the value as it is."""
     number = parse_number(value) if isinstance(value, str) else None
     return value if number is None else number
 
@@ -281,5 +302,5 @@ def _positive(value: Any) -> bool:
 
 
 def _numbers(cls: Any, options: dict) -> dict:
-    """Options with their numbers read as in every section."""
+    """Return options with their numbers read as in every section."""
     return {key: number_for(cls.Options.model_fields.get(key), value) for key, value in options.items()}

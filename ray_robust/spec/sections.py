@@ -1,7 +1,7 @@
 """The sections of a sweep's YAML as frozen models: which keys there are, what each means and what it may be.
 
-Owns how numbers are written (`3e-4`, `64k`, `1_000`) and what cannot go together within one section. Hands on to
-`spec`, which reads a file with them; no torch, no ray.
+Owns how numbers are written (`3e-4`, `64k`, `1_000`) and which values contradict each other within one section. No
+torch, no ray.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
-from ray_robust.spec.class_selection import Classes, read_classes, read_granularity, read_weights
+from ray_robust.spec.class_selection import ClassSelection, parse_classes, parse_granularity, parse_weights
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,14 +25,14 @@ Augmentation = Literal["none", "flip", "crop", "strong"]
 Optimizer = Literal["adamw", "sgd"]
 LARGEST_SEED = 2**32
 LARGEST_SIZE = 2048  # px of an image: a square of 12 MB
-MOST_TRIALS = 1_000_000  # of a sweep: more is a slip of the pen, and would fill the memory before anyone saw it
+MOST_TRIALS = 1_000_000  # of a sweep: more is a typing error, and would fill the memory before anyone saw it
 
 
 class Section(BaseModel):
     """A part of the YAML: frozen, no unknown keys, numbers read by the field's type (`3e-4`, `64k`, `1_000`).
 
-    `only_for` maps a key to the methods that use it. With another method the key counts for nothing, so that methods
-    can vary over one section and no trial is named by what it does not use.
+    `only_for` maps a key to the methods that use it. Any other method ignores the key, so that methods can vary over
+    one section and no trial is named by what it does not use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Section(BaseModel):
 
     @classmethod
     def idle(cls, method: str) -> set[str]:
-        """The keys that count for nothing with that method."""
+        """Return the keys that this method ignores."""
         return {key for key, methods in cls.only_for.items() if method not in methods}
 
     @model_validator(mode="before")
@@ -60,7 +60,7 @@ class Section(BaseModel):
 
 
 def number_for(field: Any, value: Any) -> Any:
-    """`value` as the number that `field` wants, where its text is one; anything else is left for pydantic to judge."""
+    """Return `value` as the number that `field` wants, where its text is one; pydantic judges anything else."""
     if field is None:
         return value
     wanted = types_in(field.annotation)
@@ -73,19 +73,20 @@ def number_for(field: Any, value: Any) -> Any:
 
 
 def is_whole(field: Any) -> bool:
-    """Whether a field's numbers are whole ones."""
+    """Return whether a field's numbers are whole ones."""
     wanted = types_in(field.annotation)
     return int in wanted and float not in wanted
 
 
 def types_in(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of."""
+    """Return the types that an annotation is made of."""
     parts = typing.get_args(annotation)
     return set().union(*map(types_in, parts)) if parts else {annotation}
 
 
 def parse_number(text: str) -> int | float | None:
-    """`64k` is 64000, `1.2M` 1200000, `1_000` 1000, `3e-4` 0.0003; None when the text is no finite number."""
+    """Return the number of a text: `64k` is 64000, `1.2M` 1200000, `1_000` 1000, `3e-4` 0.0003; None where it is
+    no finite number."""
     text = text.strip().replace("_", "")
     scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
@@ -97,11 +98,11 @@ def parse_number(text: str) -> int | float | None:
     return round(value) if abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and abs(value) >= 1 else value
 
 
-def read_size(text: Any) -> Any:
-    """`20G`, `1.5 TB` or `500MB` in bytes; anything else is left for pydantic to judge."""
-    found = re.fullmatch(r"([\d_.]+)\s*([kMGT])B?", text.strip()) if isinstance(text, str) else None
-    number = parse_number(found[1]) if found else None
-    return text if number is None or found is None else round(number * 1000 ** ("kMGT".index(found[2]) + 1))
+def parse_size(text: Any) -> Any:
+    """Return `20G`, `1.5 TB` or `500MB` in bytes; pydantic judges anything else."""
+    match = re.fullmatch(r"([\d_.]+)\s*([kMGT])B?", text.strip()) if isinstance(text, str) else None
+    number = parse_number(match[1]) if match else None
+    return text if number is None or match is None else round(number * 1000 ** ("kMGT".index(match[2]) + 1))
 
 
 class PoolSection(Section):
@@ -150,7 +151,7 @@ class Pretrain(Training):
     num_images: Positive | Literal["all"] = "all"
     num_classes: Positive | Literal["all"] = "all"
     images_per_class: Positive | None = None
-    classes: Classes | None = None  # none: all; else names, a subtree, those near or far from one, a CSV
+    classes: ClassSelection | None = None  # none: all; else names, a subtree, those near or far from one, a CSV
     match: bool = True  # where `classes` varies, numbers of classes and images that are not given are made equal
     granularity: str = "class"  # or a rank of the hierarchy, depth:N, labels:N, random:K, map:PATH.csv
     subclasses_per_label: Positive | None = None  # none: all; so many classes feed each label of a coarser granularity
@@ -182,7 +183,7 @@ class Pretrain(Training):
 
     @classmethod
     def idle(cls, method: str) -> set[str]:
-        """Ready-made weights are trained on nothing, so that no other key means anything to them."""
+        """Return the keys that this method ignores: published weights are not trained here, so no other key applies."""
         return set(cls.model_fields) - {"method", "weights"} if method == "weights" else super().idle(method)
 
     @model_validator(mode="before")
@@ -190,9 +191,9 @@ class Pretrain(Training):
     def _two_views_are_strong(cls, raw: Any) -> Any:
         return {"augment": "strong", **raw} if isinstance(raw, dict) and raw.get("method") == "simclr" else raw
 
-    _classes = field_validator("classes", mode="before")(read_classes)
-    _granularity = field_validator("granularity", mode="before")(read_granularity)
-    _weights = field_validator("weights", mode="before")(read_weights)
+    _classes = field_validator("classes", mode="before")(parse_classes)
+    _granularity = field_validator("granularity", mode="before")(parse_granularity)
+    _weights = field_validator("weights", mode="before")(parse_weights)
 
     @property
     def tables(self) -> dict[str, str]:
@@ -270,7 +271,7 @@ class Finetune(Training):
 
     @property
     def passes(self) -> int:
-        """Passes over the training images that cost a step: a probe looks at every image once."""
+        """Passes over the training images that cost a step: a linear probe computes the features of each image once."""
         return 1 if self.method == "linear" else self.epochs + (self.method == "lp-ft")
 
     @model_validator(mode="after")
@@ -280,13 +281,13 @@ class Finetune(Training):
         return self
 
     def training_images(self, per_class: Sequence[int]) -> int:
-        """How many images it trains on where the task's classes hold `per_class` training images."""
+        """Return how many images it trains on where the task's classes hold `per_class` training images."""
         if self.per_class is not None:
             return sum(min(self.per_class, count) for count in per_class)
         return min(self.num_images or sum(per_class), sum(per_class))
 
     def in_full(self) -> Finetune:
-        """The same for a model from scratch, which has no features to probe: every weight is trained."""
+        """Return the same for a model from scratch, which has no features to probe: every weight is trained."""
         return self if self.method == "full" else Finetune(**self.model_dump(exclude={"method"}))
 
 
@@ -299,14 +300,14 @@ class Baseline(Section):
 
 
 class Resources(Section):
-    """What one trial may use, and what the sweep may take and wait; decides nothing about a trial's meaning."""
+    """What one trial may use, and how long the sweep waits; no part of a trial's identity."""
 
     workers: Positive = 1  # or {min: 1, max: 4}: as many as there is room for, more or fewer as nodes come and go
     min_workers: Positive | None = None  # what {min: ...} becomes; none: all of `workers`
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0.25: four workers share a GPU
     cpus_per_worker: Positive = 1
-    finetunings_at_once: Positive = 1  # take turns in one process, over one copy of the images
-    heartbeat: Positive = 1800  # seconds without a sign of life after which a worker is ended and its trial tried again
+    finetunings_at_once: Positive = 1  # interleaved in one process, over one copy of the images
+    heartbeat: Positive = 1800  # seconds without progress after which a worker is ended and its trial tried again
     disk: Positive | None = None  # bytes (20G) that shared pre-trained weights may take; the least used go first
 
     @model_validator(mode="before")
@@ -321,7 +322,7 @@ class Resources(Section):
             )
         return {**raw, "workers": workers["max"], "min_workers": workers["min"]}
 
-    _disk = field_validator("disk", mode="before")(read_size)
+    _disk = field_validator("disk", mode="before")(parse_size)
 
     @model_validator(mode="after")
     def _can_be_placed(self) -> Resources:
@@ -348,7 +349,8 @@ class Resources(Section):
 
 
 class Analysis(Section):
-    """Set before anything is seen: the scale of the trend, the margin of "no effect", the floor below which no ER."""
+    """Set before any result is known: the scale of the line, the margin of "no effect", the R2 below which ER is
+    not given."""
 
     scale: Literal["probit", "logit", "linear"] = "probit"
     margin: Rate = 2.0

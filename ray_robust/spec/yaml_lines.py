@@ -1,7 +1,7 @@
-"""A YAML file read with the line of every key, so that a mistake can be shown where it stands.
+"""Parse a YAML file with the line of every key, so that an error can name its line.
 
-Owns what PyYAML gets wrong for people: `no` is text, not false; two equal keys are a mistake with both lines named;
-`3e-4` stays text until a field says that it wants a number. Hands on `Document`.
+Corrects PyYAML where it surprises people: `no` is text, not false; two equal keys are an error that names both lines;
+`3e-4` stays text until a field wants a number.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Document:
     lines: dict[tuple, int] = field(default_factory=dict)
     overridden: dict[tuple, str] = field(default_factory=dict)
 
-    def place(self, path: tuple) -> str:
-        """`file:line` of a path or of the nearest path above it, or the `--set` that wrote it; what stands in the file
-        but was changed below by a `--set` is both."""
+    def location(self, path: tuple) -> str:
+        """Return `file:line` of a path or of the nearest path above it, or the `--set` that wrote it; both where a
+        `--set` changed something below it."""
         changed = ", ".join(_flag(text) for written, text in self.overridden.items() if _inside(path, written))
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
@@ -72,7 +72,7 @@ class Document:
         return changed or self.file
 
     def override(self, text: str) -> None:
-        """Apply `dotted.key=value`; the value is read as YAML. Raises UserError when the text is no such thing."""
+        """Apply `dotted.key=value`; the value is read as YAML. Raise UserError where the text is no such thing."""
         dotted, equals, value = text.partition("=")
         path = tuple(part.strip() for part in dotted.split("."))
         if not equals or not all(path):
@@ -86,13 +86,14 @@ class Document:
             tree[key] = below if isinstance(below, dict) else {}
             tree = tree[key]
         tree[path[-1]] = wanted
-        self.lines = {known: line for known, line in self.lines.items() if known[: len(path)] != path}
-        self.overridden = {known: old for known, old in self.overridden.items() if known[: len(path)] != path}
+        self.lines = {other: line for other, line in self.lines.items() if other[: len(path)] != path}
+        self.overridden = {other: old for other, old in self.overridden.items() if other[: len(path)] != path}
         self.overridden[path] = text
 
 
 def read_value(text: str, where: str) -> Any:
-    """The value of a YAML text on the command line. Raises UserError, at `where`, for what is none or far too much."""
+    """Return the value of a YAML text on the command line. Raise UserError, at `where`, where it is invalid or too
+    large."""
     try:
         return _read(text, "", {})
     except UserError as error:
@@ -108,7 +109,7 @@ def _inside(path: tuple, written: tuple) -> bool:
 
 
 def parse(file: Path) -> Document:
-    """Read a sweep's file. Raises UserError: absent, not text, no YAML, no mapping, or keys that stand twice."""
+    """Read a sweep's file. Raise UserError where it is absent, not text, no YAML, no mapping, or has a key twice."""
     shown = str(file)
     try:
         data = read_file(file, MOST_BYTES)
@@ -135,7 +136,7 @@ def parse(file: Path) -> Document:
 
 
 def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
-    """The value of a YAML text; fills in the line of every path in it. Raises UserError with every problem."""
+    """Return the value of a YAML text; fill in the line of every path in it. Raise UserError with every problem."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -161,21 +162,21 @@ def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
 
 
 def _check_size(top: yaml.Node, file: str) -> None:
-    """Refuse what could not be walked: an alias inside its own anchor, or far too much. Raises UserError."""
+    """Refuse what could not be walked: an alias inside its own anchor, or far too much. Raise UserError."""
     count, stack = 0, [(top, 1, frozenset[int]())]
     while stack:
         node, depth, above = stack.pop()
         count += 1
-        place = f"{file}:{node.start_mark.line + 1}"
+        location = f"{file}:{node.start_mark.line + 1}"
         if id(node) in above:
-            raise UserError(Problem(place, "an alias (*name) stands inside the value that it names"))
+            raise UserError(Problem(location, "an alias (*name) stands inside the value that it names"))
         if depth > DEEPEST:
-            raise UserError(Problem(place, f"is nested more than {DEEPEST} levels deep"))
+            raise UserError(Problem(location, f"is nested more than {DEEPEST} levels deep"))
         if count > MOST_NODES:
             raise UserError(Problem(file, f"holds more than {MOST_NODES:,} values once its aliases are written out"))
         if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST:
             raise UserError(
-                Problem(place, f"a value of {len(node.value):,} characters; at most {LONGEST:,} are possible")
+                Problem(location, f"a value of {len(node.value):,} characters; at most {LONGEST:,} are possible")
             )
         if isinstance(node, yaml.CollectionNode):
             pairs = isinstance(node, yaml.MappingNode)
@@ -212,7 +213,7 @@ def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], prob
 
 
 def _question(text: str) -> str:
-    """The line `# Question: ...` of the header comment, with its continuation lines."""
+    """Return the line `# Question: ...` of the header comment, with its continuation lines."""
     match = re.search(r"^#\s*Question:\s*(.+(?:\n#\s{3,}\S.*)*)", text, re.MULTILINE)
     return " ".join(match.group(1).replace("\n#", " ").split()) if match else ""
 

@@ -28,7 +28,7 @@ from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_
 from ray_robust.data.published import counted
 from ray_robust.data.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
-from ray_robust.spec.validation_messages import explain
+from ray_robust.spec.validation_messages import describe_error
 
 RECIPE, MANIFEST = "recipe.json", "manifest.parquet"
 SUFFIX = {"webp": "webp", "png": "png", "jpeg": "jpg"}
@@ -320,7 +320,7 @@ def _of_source(told: dict[str, Any]) -> Pool:
     except UserError as error:
         raise ValueError(str(error)) from None
     except ValidationError as error:
-        raise ValueError(explain(cls.Options, error.errors()[0], (name,), {}, False)[1]) from None
+        raise ValueError(describe_error(cls.Options, error.errors()[0], (name,), {}, False)[1]) from None
 
 
 def _write(path: Path, write: Any) -> None:

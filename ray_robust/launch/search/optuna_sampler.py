@@ -20,7 +20,7 @@ from ray_robust.launch.search.journal import Journal
 from ray_robust.redact import redact, redacted
 from ray_robust.spec.dirichlet import in_thousandths
 from ray_robust.spec.search_space import Dimension, Space
-from ray_robust.spec.validation_messages import text
+from ray_robust.spec.validation_messages import format_value
 
 VALUE, VALUES = "value", "values"
 NEW = "new"  # a proposal before it has its number
@@ -95,7 +95,7 @@ class Learner(OptunaSearch):
 
     def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values as the spec has them: the journal keeps no credential that a choice may hold."""
-        choices = {one.key: one.choices for one in self.space.dimensions if one.way == "choice"}
+        choices = {one.key: one.choices for one in self.space.dimensions if one.distribution == "choice"}
         return {
             key: next((choice for choice in choices.get(key, ()) if redacted(choice) == value), value)
             for key, value in values.items()
@@ -108,14 +108,14 @@ class Learner(OptunaSearch):
             if one.key not in values:
                 return None
             value = values[one.key]
-            if one.way == "simplex":
+            if one.distribution == "simplex":
                 if set(value) - set(one.names):
                     return None
                 found |= _broken(one, value)
-            elif one.way == "choice":
-                if text(value) not in map(text, one.choices):
+            elif one.distribution == "choice":
+                if format_value(value) not in map(format_value, one.choices):
                     return None
-                found[one.key] = redact(text(value))
+                found[one.key] = redact(format_value(value))
             elif not one.low <= value <= one.high:
                 return None
             else:
@@ -141,7 +141,7 @@ class Learner(OptunaSearch):
 
 
 def _suggest(trial: Any, one: Dimension) -> Any:
-    if one.way == "simplex":
+    if one.distribution == "simplex":
         left, weights = 1.0, []
         for i, name in enumerate(one.names[:-1]):
             share = trial.suggest_float(_part(one, name), 0.0, 1.0)
@@ -149,8 +149,8 @@ def _suggest(trial: Any, one: Dimension) -> Any:
             weights.append(left * float(betaincinv(one.concentration, one.concentration * behind, share)))
             left -= weights[-1]
         return in_thousandths(one.names, [*weights, max(left, 0.0)])
-    if one.way == "choice":
-        told = [redact(text(value)) for value in one.choices]  # as the journal has them
+    if one.distribution == "choice":
+        told = [redact(format_value(value)) for value in one.choices]  # as the journal has them
         return one.choices[told.index(trial.suggest_categorical(one.key, told))]
     if one.whole:
         return trial.suggest_int(one.key, int(one.low), int(one.high), log=one.log)
