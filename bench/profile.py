@@ -80,7 +80,7 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
     from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
     from ray_robust.spec.load import load_spec
     from ray_robust.train.context import Context
-    from ray_robust.trial.paths import Places
+    from ray_robust.trial.paths import RunPaths
     from ray_robust.trial.run_trial import run_trial
 
     torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
     ingest([(pool, size, rows) for _, pool, size, rows in jobs_of(sweep, sweep.plan, draw_all(sweep, {}))],
            folder / "store")  # fmt: skip
     for trial in {(trial.pretrain_images, trial.cost): trial for trial in sweep.plan}.values():
-        run_trial(trial, Places(f"{folder}/run", f"{folder}/checkpoints", f"{folder}/store"), Context())
+        run_trial(trial, RunPaths(f"{folder}/run", f"{folder}/checkpoints", f"{folder}/store"), Context())
 
 
 def sampled(spec: str, settings: list[str], tree: Path, folder: Path) -> list[str]:

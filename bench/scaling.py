@@ -71,7 +71,7 @@ def rate(text: str, folder: Path, name: str) -> float:
     from ray_robust.launch.tuner import run_plan
     from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
     from ray_robust.spec.load import load_spec
-    from ray_robust.trial.paths import Places
+    from ray_robust.trial.paths import RunPaths
 
     spec = folder / "scaling.yaml"
     spec.write_text(text)
@@ -79,9 +79,9 @@ def rate(text: str, folder: Path, name: str) -> float:
     ingest([job for _, *job in jobs_of(sweep, sweep.plan, draw_all(sweep, {}))], folder / "store")  # type: ignore[misc]
     run = RunFolder(folder / name)
     monitor = Monitor(sweep.plan, run, Console(quiet=True), 0, name, metrics=False)
-    places = Places(str(folder / name), str(folder / name / "checkpoints"), str(folder / "store"))
+    paths = RunPaths(str(folder / name), str(folder / name / "checkpoints"), str(folder / "store"))
     with connect() as cluster:
-        run_plan(sweep.plan, places, sweep.spec.resources, cluster, monitor)
+        run_plan(sweep.plan, paths, sweep.spec.resources, cluster, monitor)
     (trial,) = sweep.plan
     facts = run.trial(trial.id).storage.read_json("trial.json")
     return facts["pretrain_images_seen"] / facts["seconds_pretrain"]

@@ -124,7 +124,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
     from ray_robust.launch.search.search import Search
     from ray_robust.prepare.open_sweep import Sweep
     from ray_robust.run.run_folder import RunFolder
-    from ray_robust.trial.paths import Places
+    from ray_robust.trial.paths import RunPaths
 
     drawn = "{loguniform: [1000, 1_000_000_000]}"
     spec = specified(folder, list(range(1000, 1000 + count)) if way == "grid" else drawn, "1e-3", 1,
@@ -136,7 +136,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
         search = Search(spec, Known(sweep), plan_of(replace(spec, pretrains=())), run_folder)
     plan = plan_of(spec) if search is None else Plan(())
     tuner._train_here = wait  # type: ignore[assignment]  # the one thing that is not real: what a trial does
-    places = Places(str(folder / way), str(folder / "checkpoints"), str(folder / "store"))
+    paths = RunPaths(str(folder / way), str(folder / "checkpoints"), str(folder / "store"))
     monitor = Monitor(plan, run_folder, Console(quiet=True), 0, way, metrics=False)
     driver, memory, ended = psutil.Process(), [], monitor.ended
 
@@ -150,9 +150,9 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
         slots = slots_now(spec.resources)
         warm = plan_of(specified(folder, list(range(1, 1 + 2 * slots)), "1e-3", 1))
         quiet = Monitor(warm, run_folder, Console(quiet=True), 0, "warm", metrics=False)
-        tuner.run_plan(warm, places, spec.resources, cluster, quiet)  # workers are started, imports are done
+        tuner.run_plan(warm, paths, spec.resources, cluster, quiet)  # workers are started, imports are done
         before, begun = sum(driver.cpu_times()[:2]), time.perf_counter()
-        tuner.run_plan(plan, places, spec.resources, cluster, monitor, search)
+        tuner.run_plan(plan, paths, spec.resources, cluster, monitor, search)
         wall, spent = time.perf_counter() - begun, sum(driver.cpu_times()[:2]) - before
     assert len(monitor.finished) == count, f"{len(monitor.finished)} of {count} trials ended"
     return {
@@ -163,7 +163,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
     }
 
 
-def wait(config: dict[str, Any], places: Any, resources: Any, pools: Any) -> None:
+def wait(config: dict[str, Any], paths: Any, resources: Any, pools: Any) -> None:
     """A trial that only waits."""
     from ray import tune
 
@@ -172,7 +172,7 @@ def wait(config: dict[str, Any], places: Any, resources: Any, pools: Any) -> Non
     time.sleep(float(os.environ[WORK]))
     trial = config["trial"].trial
     rows = [{"finetune": f.id, "task": f.task_label, "id_val": 0.5, "ood_val": 0.5} for f in trial.finetunings]
-    RunFolder(places.run).trial(trial.id).finish(rows, {})
+    RunFolder(paths.run).trial(trial.id).finish(rows, {})
     tune.report({"ended": 1})
 
 

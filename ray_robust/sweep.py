@@ -272,7 +272,7 @@ def _run_trials(
     from ray_robust.launch.monitor.loggers import open_logs
     from ray_robust.launch.placement import slots_now
     from ray_robust.launch.tuner import run_plan
-    from ray_robust.trial.paths import Places
+    from ray_robust.trial.paths import RunPaths
 
     root = default_root()
     jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}
@@ -294,7 +294,7 @@ def _run_trials(
         if cluster.dashboard:
             asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""
             out.print(f"Ray dashboard  http://{cluster.dashboard}{asks}", markup=False)
-        places = Places(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
+        paths = RunPaths(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
         logs = open_logs(sweep.spec, run, todo, cluster.scratch, lambda line: out.print(line, markup=False))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True, logs=logs)
         monitor.when_ending = analysis.warm_up
@@ -303,7 +303,7 @@ def _run_trials(
             search.told = _kept(sweep, run)
         begun = time.monotonic()
         with monitor.watching():
-            run_plan(todo, places, sweep.spec.resources, cluster, monitor, search)
+            run_plan(todo, paths, sweep.spec.resources, cluster, monitor, search)
         return time.monotonic() - begun
 
 

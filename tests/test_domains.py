@@ -17,7 +17,7 @@ from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests import make_images
 from tests import make_tasks as make
@@ -165,9 +165,9 @@ def test_a_trial_fine_tunes_on_a_few_images_and_is_scored_by_its_worst_domain(pa
     text = SPEC.format(root=pacs).replace("[photo]", "[photo, cartoon], metric: worst_group")
     (tmp_path / "x.yaml").write_text(text.replace("finetune: {", "finetune: {per_class: {grid: [10, 100]}, "))
     trial = next(trial for trial in open_sweep(load_spec(tmp_path / "x.yaml")).plan if trial.pretrain is None)
-    places = Places(*(str(tmp_path / name) for name in ("run", "checkpoints", "store")))
-    run_trial(trial, places, Context())
-    folder = RunFolder(places.run).trial(trial.id)
+    paths = RunPaths(*(str(tmp_path / name) for name in ("run", "checkpoints", "store")))
+    run_trial(trial, paths, Context())
+    folder = RunFolder(paths.run).trial(trial.id)
     few, all_ = folder.rows()
     assert (few["finetune_images"], all_["finetune_images"]) == (
         20,

@@ -27,7 +27,7 @@ from ray_robust.plan.plan import Facts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import Resources
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -62,17 +62,17 @@ def cluster(monkeypatch):
 def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
     plan = plan_of(tmp_path / "faults.yaml")
     does = dict(zip((trial.id for trial in plan), WHAT, strict=True))
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     began = tmp_path / "began"
     began.mkdir()
 
-    def run(config, places, resources, pools):
+    def run(config, paths, resources, pools):
         from ray import tune
 
         from ray_robust.launch.failures.preemption import notice
 
         trial, here = config["trial"].trial, ray.get_runtime_context().get_node_id()
-        what, folder, mark = does[trial.id], RunFolder(places.run).trial(trial.id), began / trial.id
+        what, folder, mark = does[trial.id], RunFolder(paths.run).trial(trial.id), began / trial.id
         if not mark.exists() and what != "nothing":
             told = notice()
             with told.training():
@@ -99,7 +99,7 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
                 super().look(now)
 
     def noted(name: str) -> list[str]:
-        return [attempt["kind"] for attempt in RunFolder(places.run).trial(name).attempts()]
+        return [attempt["kind"] for attempt in RunFolder(paths.run).trial(name).attempts()]
 
     def provoke() -> None:
         for name, what in does.items():
@@ -119,10 +119,10 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
     monkeypatch.setattr(tuner, "_train_here", run)
     monkeypatch.setattr(tuner, "Watch", WatchOfTheHang)
     kept = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(12)]  # more than the head's object store holds
-    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "faults", metrics=False)
+    monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "faults", metrics=False)
     thread = threading.Thread(target=provoke, daemon=True)
     thread.start()
-    tuner.run_plan(plan, places, Resources(heartbeat=15), Cluster("", tmp_path / "scratch", False), monitor)
+    tuner.run_plan(plan, paths, Resources(heartbeat=15), Cluster("", tmp_path / "scratch", False), monitor)
     thread.join()
     assert len(kept) == 12
     assert set(monitor.finished.values()) == {"done"}

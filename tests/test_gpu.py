@@ -191,7 +191,7 @@ def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        context = Context(GPU, parts=parts)
+        context = Context(GPU, grad_accum_steps=parts)
         model = trained(section, PLAIN.model_copy(update={"batch_size": 512}), steps=4, context=context)
         return model, torch.cuda.max_memory_allocated() - before
 

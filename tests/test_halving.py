@@ -20,7 +20,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.spec.search_section import Stop
 from ray_robust.train.context import Context
 from ray_robust.train.probe import body_of
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 
 SPEC = """
@@ -71,30 +71,30 @@ def test_milestones_are_shares_of_the_steps():
     assert halving(0.01, 0.9).milestone(1, 10) == 1
 
 
-def places_in(folder: Path, store: Path) -> Places:
-    return Places(str(folder / "run"), str(folder / "checkpoints"), str(store))
+def paths_in(folder: Path, store: Path) -> RunPaths:
+    return RunPaths(str(folder / "run"), str(folder / "checkpoints"), str(store))
 
 
-def run(plan: Plan, places: Places, rule: Halving | None) -> pd.DataFrame:
+def run(plan: Plan, paths: RunPaths, rule: Halving | None) -> pd.DataFrame:
     trial, context = plan.trials[0], Context()
     if rule is not None:
-        context = replace(context, watch=watcher(rule, trial, places, context))
-    run_trial(trial, places, context)
-    folder = RunFolder(places.run)
+        context = replace(context, on_step=watcher(rule, trial, paths, context))
+    run_trial(trial, paths, context)
+    folder = RunFolder(paths.run)
     folder.write_plan(plan.rows())
     return folder.results()
 
 
 def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
-    bare = run(plan, places_in(tmp_path / "bare", tmp_path / "store"), None)
-    places = places_in(tmp_path / "first", tmp_path / "store")
-    first = run(plan, places, halving())
+    bare = run(plan, paths_in(tmp_path / "bare", tmp_path / "store"), None)
+    paths = paths_in(tmp_path / "first", tmp_path / "store")
+    first = run(plan, paths, halving())
     assert first["ood"].tolist() == bare["ood"].tolist()
-    decided = halving().known(Storage(places.run), 1, plan.trials[0].key)
+    decided = halving().known(Storage(paths.run), 1, plan.trials[0].key)
     assert decided["goes_on"]
     assert -100 < decided["value"] < 100
 
-    behind = places_in(tmp_path / "behind", tmp_path / "store")
+    behind = paths_in(tmp_path / "behind", tmp_path / "store")
     halving().decide(Storage(behind.run), 1, "better", decided["value"] + 1)
     table = run(plan, behind, halving())
     assert table["status"].tolist() == ["stopped"]

@@ -28,7 +28,7 @@ from ray_robust.run.lease import held
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.status import __main__ as status
 from ray_robust.train.context import Context
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial, split
 
 ROWS = np.arange(50)
@@ -266,16 +266,16 @@ def test_the_system_that_has_no_number_for_it_is_asked(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_trial_without_inodes_goes_on_once_there_are_some(brief, few_inodes, monkeypatch):  # noqa: F811
-    _, trial, places = brief
+    _, trial, paths = brief
     disk, more = few_inodes
-    other = Places(str(disk / "run"), str(disk / "checkpoints"), places.store)
+    other = RunPaths(str(disk / "run"), str(disk / "checkpoints"), paths.store)
     monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
     use_up(disk, 7)
     with pytest.raises(Outage, match=INODES):
         run_trial(trial, other, Context())
     more()
     run_trial(trial, other, Context())
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
 # --- files that go while a trial runs
@@ -287,29 +287,29 @@ class Saboteur:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, when: str, what: Callable[[], None]) -> None:
         from ray_robust.trial.trial_log import TrialLog
 
-        self.done, say = False, TrialLog.say
+        self.done, write = False, TrialLog.write
 
-        def said(log: TrialLog, line: str) -> None:
-            say(log, line)
+        def watched(log: TrialLog, line: str) -> None:
+            write(log, line)
             if when in line and not self.done:
                 self.done = True
                 what()
 
-        monkeypatch.setattr(TrialLog, "say", said)
+        monkeypatch.setattr(TrialLog, "write", watched)
 
 
 def remove(path: str | Path) -> None:
     shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
-def run_until_done(trial: Trial, places: Places) -> list[str]:
+def run_until_done(trial: Trial, paths: RunPaths) -> list[str]:
     """Run a trial as the launcher does, again when it breaks off; returns why it did."""
     broke = []
-    while not RunFolder(places.run).trial(trial.id).has([f.id for f in trial.finetunings]):
-        assert RunFolder(places.run).trial(trial.id).failure() is None
+    while not RunFolder(paths.run).trial(trial.id).has([f.id for f in trial.finetunings]):
+        assert RunFolder(paths.run).trial(trial.id).failure() is None
         assert len(broke) < 4
         try:
-            run_trial(trial, places, Context())
+            run_trial(trial, paths, Context())
         except OSError as error:
             broke.append(str(error))
     return broke
@@ -320,14 +320,14 @@ def run_until_done(trial: Trial, places: Places) -> list[str]:
 @pytest.mark.parametrize("what", ["run", "run/trials/*", "checkpoints", "store"])
 def test_files_that_go_under_a_trial_cost_time_alone(brief, tmp_path, monkeypatch, when, what):  # noqa: F811
     _, trial, whole = brief
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     for cache in (split, open_store):
         cache.cache_clear()
     saboteur = Saboteur(monkeypatch, when, lambda: [remove(path) for path in tmp_path.glob(what)])
-    run_until_done(trial, places)
+    run_until_done(trial, paths)
     assert saboteur.done
-    assert scores_of(places, trial) == scores_of(whole, trial)
-    folder = RunFolder(places.run).trial(trial.id)
+    assert scores_of(paths, trial) == scores_of(whole, trial)
+    folder = RunFolder(paths.run).trial(trial.id)
     assert folder.damage() == ""
     left = {path.name for path in folder.storage.local().iterdir()}
     assert left >= {"trial.json", "subset.parquet", "rows.jsonl", "predictions", "groups", "finetunings", "done"}
@@ -337,11 +337,11 @@ def test_files_that_go_under_a_trial_cost_time_alone(brief, tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["trial.json", "subset.parquet", "progress.json", "log.txt"])
 def test_a_file_that_goes_under_a_trial_is_there_at_its_end(brief, tmp_path, monkeypatch, name):  # noqa: F811
     _, trial, whole = brief
-    places = Places(str(tmp_path / "run"), whole.checkpoints, whole.store)
+    paths = RunPaths(str(tmp_path / "run"), whole.checkpoints, whole.store)
     Saboteur(monkeypatch, "fine-tuned", lambda: remove(next(tmp_path.glob(f"run/trials/*/{name}"))))
-    assert run_until_done(trial, places) == []
-    assert scores_of(places, trial) == scores_of(whole, trial)
-    assert RunFolder(places.run).trial(trial.id).storage.exists(name)
+    assert run_until_done(trial, paths) == []
+    assert scores_of(paths, trial) == scores_of(whole, trial)
+    assert RunFolder(paths.run).trial(trial.id).storage.exists(name)
 
 
 def test_a_trial_whose_folder_went_after_its_end_is_told_from_a_worker_that_died(tmp_path, brief):  # noqa: F811

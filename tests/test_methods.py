@@ -25,7 +25,7 @@ from ray_robust.train.methods.clip import Texts, readable
 from ray_robust.train.models import build_model, feature_width, fresh_head
 from ray_robust.train.points import counts, points
 from ray_robust.train.pretrain import Images, Job, pretrain
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
 
@@ -321,10 +321,10 @@ def test_a_sweep_of_methods_ends_in_points_that_say_so(tmp_path):
     text = SPEC.replace("WEIGHTS", write(tmp_path / "body.pth", state_of(build_model(RESNET, 10, 3))))
     text = text.replace("{method: simclr}, ", "").replace("full, linear, lp-ft", "linear, lp-ft")
     plan = plan_of(tmp_path / "a.yaml", text)
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     for trial in plan:
-        run_trial(trial, places, Context())
-    run = RunFolder(places.run)
+        run_trial(trial, paths, Context())
+    run = RunFolder(paths.run)
     run.write_plan(plan.rows())
     table = run.write_results()
     assert set(table["status"]) == {"done"}

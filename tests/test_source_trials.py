@@ -15,7 +15,7 @@ from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests import make_sources as make
 from tests.make_pipeline import pipeline
@@ -89,9 +89,9 @@ def test_a_trial_on_a_source(name, made, images, classes, tmp_path):
     (trial,) = sweep.plan
     jobs = jobs_of(sweep, sweep.plan, draw_all(sweep, {}))
     ingest([(pool, size, rows) for _, pool, size, rows in jobs], tmp_path / "store")
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
-    run_trial(trial, places, Context())
-    folder = RunFolder(places.run).trial(trial.id)
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    run_trial(trial, paths, Context())
+    folder = RunFolder(paths.run).trial(trial.id)
     assert folder.failure() is None
     told = json.loads(folder.storage.read("trial.json"))
     assert (told["num_images"], told["num_classes"], told["pretrain_images_seen"]) == (8, 2, 8)

@@ -159,7 +159,7 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
     def train(**more) -> torch.Tensor:
         model = build_model(section, 4, 1)
         length = Length.of(160, 32, 8, None)
-        fit(model, images, labels, SETTINGS, section.model_copy(update=more), length, 1, Context(say=said.append), "t")
+        fit(model, images, labels, SETTINGS, section.model_copy(update=more), length, 1, Context(log=said.append), "t")
         return weights(model)
 
     short = train()
@@ -195,7 +195,7 @@ def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monke
     leaving = iter(["", "", "soon"])
     arguments = (images, labels, SETTINGS, section, Length.of(160, 32, 4, None), 1)
     with pytest.raises(Preempted):
-        fit(build_model(section, 4, 1), *arguments, Context(leaving=lambda: next(leaving)), "t", Storage(tmp_path))
+        fit(build_model(section, 4, 1), *arguments, Context(preemption=lambda: next(leaving)), "t", Storage(tmp_path))
     assert checkpoint_facts(Storage(tmp_path), "t.1")["run_as"] == "compiled"
     fit(build_model(section, 4, 1), *arguments[:3], ModelSection(), *arguments[4:], Context(), "t", Storage(tmp_path))
     assert built == ["compiled", "compiled"]

@@ -165,7 +165,7 @@ def test_a_state_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch,
 
 def test_a_training_told_to_leave_saves_its_state_at_once(tmp_path, whole):
     heard = []
-    context = Context(leaving=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
+    context = Context(preemption=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
     with pytest.raises(Preempted, match="t: stops at step 9 of 24: the node is drained"):
         train_some(SETTINGS, Storage(tmp_path), context=context)
     assert max((checkpoint_facts(Storage(tmp_path), f"t.{i}") or {"step": 0})["step"] for i in (0, 1)) == 9
@@ -181,7 +181,7 @@ def test_a_divided_batch_gives_the_same_but_for_rounding():
         images = torch.from_numpy(make_images(96)[0]).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()
         data, labels = ImageBank([(images, None)], torch.device("cpu")), torch.from_numpy(make_images(96)[1])
         model = build_model(section, 4, 1)
-        fit(model, data, labels, SETTINGS, section, Length.of(96, 32, 1, None), 7, Context(parts=parts), "t")
+        fit(model, data, labels, SETTINGS, section, Length.of(96, 32, 1, None), 7, Context(grad_accum_steps=parts), "t")
         return torch.cat([value.flatten() for value in model.state_dict().values() if value.is_floating_point()])
 
     whole, thirds = trained("test_vit", 1), trained("test_vit", 3)
@@ -197,7 +197,7 @@ def test_a_loss_that_compares_images_is_not_divided():
     compares = Objective(nothing, nothing, divisible=False)
     with pytest.raises(TrainingFailed, match="t: a batch of 32 does not fit into memory, and its loss compares"):
         optimise(build_model(MODEL, 4, 1), compares, SETTINGS, MODEL, Length.of(64, 32, 1, None), 1,
-                 Context(parts=2), "t")  # fmt: skip
+                 Context(grad_accum_steps=2), "t")  # fmt: skip
 
 
 def test_trainings_that_take_turns_are_the_same_bit_for_bit():

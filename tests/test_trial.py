@@ -21,7 +21,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.train import loop
 from ray_robust.train.context import Context
 from ray_robust.train.interleave import Pass
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import _come_again, run_trial
 from ray_robust.trial.trial_log import TrialLog
 
@@ -44,16 +44,16 @@ def plan_of(folder: Path, *overrides: str) -> Plan:
     return open_sweep(load_spec(file, overrides)).plan
 
 
-def places_in(folder: Path, name: str) -> Places:
-    return Places(str(folder / name / "run"), str(folder / name / "checkpoints"), str(folder / "store"))
+def paths_in(folder: Path, name: str) -> RunPaths:
+    return RunPaths(str(folder / name / "run"), str(folder / name / "checkpoints"), str(folder / "store"))
 
 
 def pretrained_of(plan: Plan) -> Trial:
     return next(trial for trial in plan if trial.pretrain is not None)
 
 
-def results(plan: Plan, places: Places) -> pd.DataFrame:
-    run = RunFolder(places.run)
+def results(plan: Plan, paths: RunPaths) -> pd.DataFrame:
+    run = RunFolder(paths.run)
     run.write_plan(plan.rows())
     return run.write_results()
 
@@ -68,15 +68,15 @@ def shared(tmp_path_factory):
     """A plan of two trials, both run once."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trial")
-    plan, places = plan_of(folder), places_in(folder, "first")
+    plan, paths = plan_of(folder), paths_in(folder, "first")
     for trial in plan:
-        run_trial(trial, places, Context())
-    return folder, plan, places
+        run_trial(trial, paths, Context())
+    return folder, plan, paths
 
 
 def test_a_trial_leaves_what_the_contract_says(shared):
-    _, plan, places = shared
-    table = results(plan, places)
+    _, plan, paths = shared
+    table = results(plan, paths)
     assert tuple(table.columns) == COLUMNS
     assert list(table["group"].unique()) == ["scratch", "pretrained"]
     assert len(table) == 2 * 2 * 2  # trials, learning rates, evaluated epochs
@@ -89,7 +89,7 @@ def test_a_trial_leaves_what_the_contract_says(shared):
     assert set(mine["pretrain_epochs"]) == {8.0}
     assert mine["upstream_accuracy"].between(0, 1).all()
     assert json.loads(mine["sources"].iloc[0]) == {"species": 1.0}
-    folder = Path(places.run, "trials", trial.id)
+    folder = Path(paths.run, "trials", trial.id)
     assert {"trial.json", "subset.parquet", "rows.jsonl", "predictions", "log.txt", "done"} <= set(os.listdir(folder))
     subset = pd.read_parquet(folder / "subset.parquet")
     assert list(subset.columns) == ["source", "image", "label"]
@@ -111,9 +111,9 @@ def test_a_trial_leaves_what_the_contract_says(shared):
 
 
 def test_a_damaged_trial_is_run_again_with_what_is_whole_of_it(shared, tmp_path):
-    folder, plan, places = shared
+    folder, plan, paths = shared
     shutil.copytree(folder / "first", tmp_path / "again")
-    again, trial = replace(places_in(tmp_path, "again"), store=places.store), pretrained_of(plan)
+    again, trial = replace(paths_in(tmp_path, "again"), store=paths.store), pretrained_of(plan)
     own = Path(again.run, "trials", trial.id)
     first, second = (f.id for f in trial.finetunings)
     before = (own / "log.txt").read_text()
@@ -127,26 +127,26 @@ def test_a_damaged_trial_is_run_again_with_what_is_whole_of_it(shared, tmp_path)
     assert f"fine-tunes {second}" in log
     assert f"fine-tunes {first}" not in log
     assert RunFolder(again.run).trial(trial.id).damage() == ""
-    one, other = (results(plan, each).drop(columns=["seconds_finetune"]) for each in (places, again))
+    one, other = (results(plan, each).drop(columns=["seconds_finetune"]) for each in (paths, again))
     pd.testing.assert_frame_equal(one, other)
 
 
 def test_running_again_does_nothing(shared):
-    _, plan, places = shared
-    before = {path: path.stat().st_mtime_ns for path in Path(places.run, "trials").rglob("*") if path.is_file()}
+    _, plan, paths = shared
+    before = {path: path.stat().st_mtime_ns for path in Path(paths.run, "trials").rglob("*") if path.is_file()}
     for trial in plan:
-        run_trial(trial, places, Context())
-    assert before == {path: path.stat().st_mtime_ns for path in Path(places.run, "trials").rglob("*") if path.is_file()}
+        run_trial(trial, paths, Context())
+    assert before == {path: path.stat().st_mtime_ns for path in Path(paths.run, "trials").rglob("*") if path.is_file()}
 
 
 def test_another_run_finds_the_pre_trained_weights(shared):
-    folder, plan, places = shared
-    other = Places(str(folder / "other" / "run"), places.checkpoints, places.store)
+    folder, plan, paths = shared
+    other = RunPaths(str(folder / "other" / "run"), paths.checkpoints, paths.store)
     trial = pretrained_of(plan)
     run_trial(trial, other, Context())
     log = Path(other.run, "trials", trial.id, "log.txt").read_text()
     assert "finds its pre-trained weights" in log
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +155,13 @@ def brief(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("brief")
     trial = pretrained_of(plan_of(folder, "pretrain.images_seen=1280", "finetune.epochs=1", "baseline=none"))
-    places = places_in(folder, "first")
-    run_trial(trial, places, Context())
-    return folder, trial, places
+    paths = paths_in(folder, "first")
+    run_trial(trial, paths, Context())
+    return folder, trial, paths
 
 
-def scores_of(places: Places, trial: Trial) -> list[tuple]:
-    rows = RunFolder(places.run).trial(trial.id).rows()
+def scores_of(paths: RunPaths, trial: Trial) -> list[tuple]:
+    rows = RunFolder(paths.run).trial(trial.id).rows()
     return [(row["finetune"], row["epoch"], row["upstream_accuracy"], row["id"], row["ood"]) for row in rows]
 
 
@@ -171,8 +171,8 @@ class CutOffError(BaseException):
 
 @pytest.mark.parametrize("steps", [7, 55])
 def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypatch, steps):
-    folder, plan, places = shared
-    trial, other = pretrained_of(plan), places_in(folder, f"cut{steps}")
+    folder, plan, paths = shared
+    trial, other = pretrained_of(plan), paths_in(folder, f"cut{steps}")
     monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
     taken, step = 0, loop.learning_rate
@@ -190,18 +190,18 @@ def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypat
     assert not Path(other.run, "trials", trial.id, "done").exists()
     monkeypatch.setattr(loop, "learning_rate", step)
     run_trial(trial, other, Context())
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
 def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
     folder, _, _ = shared
     plan = plan_of(folder, "finetune.lr=1e9", "finetune.optimizer=sgd", "baseline=none")
-    places, trial = places_in(folder, "broken"), pretrained_of(plan)
-    run_trial(trial, places, Context())
-    failure = RunFolder(places.run).trial(trial.id).failure()
+    paths, trial = paths_in(folder, "broken"), pretrained_of(plan)
+    run_trial(trial, paths, Context())
+    failure = RunFolder(paths.run).trial(trial.id).failure()
     assert failure["reason"].startswith("finetune: the loss became nan by step")
     assert "Traceback" in Path(failure["log"]).read_text()
-    table = results(plan, places)
+    table = results(plan, paths)
     assert list(table["status"]) == ["failed"]
     assert table["id"].isna().all()
     assert set(table["num_images"]) == {800}
@@ -209,7 +209,7 @@ def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
 
 def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkeypatch):
     folder, trial, _ = brief
-    places, sizes = places_in(folder, "short"), []
+    paths, sizes = paths_in(folder, "short"), []
     run = Pass.run
 
     def short(work):
@@ -225,9 +225,9 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
         run(work)
 
     monkeypatch.setattr(Pass, "run", short)
-    run_trial(trial, places, Context())
+    run_trial(trial, paths, Context())
     assert sizes[:3] == [128, 64, 32]
-    done = RunFolder(places.run).trial(trial.id)
+    done = RunFolder(paths.run).trial(trial.id)
     assert done.parts() == 4
     facts = done.storage.read_json("trial.json")
     assert (facts["batch_parts"], facts["micro_batch"]) == (4, 32)
@@ -236,15 +236,15 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
     )
     assert len(done.rows()) == 2
     monkeypatch.setattr(Pass, "run", lambda work: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    single = places_in(folder, "single")
+    single = paths_in(folder, "single")
     run_trial(trial, single, Context())
     reason = RunFolder(single.run).trial(trial.id).failure()["reason"]
     assert reason == "out of memory with a single image at a time: CUDA out of memory"
 
 
 def test_what_may_go_better_the_next_time_is_raised_and_goes_on(brief, monkeypatch):
-    folder, trial, places = brief
-    other = places_in(folder, "away")
+    folder, trial, paths = brief
+    other = paths_in(folder, "away")
     step, taken = loop.learning_rate, []
 
     def away(*args):
@@ -258,15 +258,15 @@ def test_what_may_go_better_the_next_time_is_raised_and_goes_on(brief, monkeypat
         run_trial(trial, other, Context())
     assert RunFolder(other.run).trial(trial.id).failure() is None  # whether it is one is for the launcher to say
     run_trial(trial, other, Context())
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
 def test_damaged_weights_are_made_again(brief):
-    folder, trial, places = brief
-    other = places_in(folder, "damaged")
+    folder, trial, paths = brief
+    other = paths_in(folder, "damaged")
     weights = Path(other.checkpoints, trial.key, "final.safetensors")
     weights.parent.mkdir(parents=True)
-    whole = bytearray(Path(places.checkpoints, trial.key, "final.safetensors").read_bytes())
+    whole = bytearray(Path(paths.checkpoints, trial.key, "final.safetensors").read_bytes())
     whole[-10] ^= 1
     weights.write_bytes(whole)
     run_trial(trial, other, Context())
@@ -274,22 +274,22 @@ def test_damaged_weights_are_made_again(brief):
         "its pre-trained weights are damaged: they are made again"
         in Path(other.run, "trials", trial.id, "log.txt").read_text()
     )
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
     assert json.loads((weights.parent / "used.json").read_text())["trial"] == trial.id
 
 
 @pytest.mark.slow
 def test_fine_tunings_that_take_turns_come_out_the_same(shared):
-    folder, plan, places = shared
+    folder, plan, paths = shared
     trial = pretrained_of(plan)
-    other = Places(str(folder / "turns" / "run"), places.checkpoints, places.store)
-    run_trial(trial, other, Context(at_once=2))
-    assert scores_of(other, trial) == scores_of(places, trial)
+    other = RunPaths(str(folder / "turns" / "run"), paths.checkpoints, paths.store)
+    run_trial(trial, other, Context(finetunings_at_once=2))
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
 def test_work_done_twice_is_counted(brief, monkeypatch):
     folder, trial, _ = brief
-    other = places_in(folder, "twice")
+    other = paths_in(folder, "twice")
     step, taken = loop.learning_rate, []
 
     def cut(*args):
@@ -331,39 +331,39 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_trial_on_a_disk_that_is_full_goes_on_once_there_is_room(brief, small_disk, monkeypatch):
-    _, trial, places = brief
+    _, trial, paths = brief
     disk, enlarge = small_disk
-    other = Places(str(disk / "run"), str(disk / "checkpoints"), places.store)
+    other = RunPaths(str(disk / "run"), str(disk / "checkpoints"), paths.store)
     monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0")
     with pytest.raises(Outage, match=r"final.safetensors: the disk is full; free some room, then run the same command"):
         run_trial(trial, other, Context())
     assert not [file for file in disk.rglob("*") if file.name.endswith((".part", ".safetensors"))]
     enlarge()
     run_trial(trial, other, Context())
-    assert scores_of(other, trial) == scores_of(places, trial)
+    assert scores_of(other, trial) == scores_of(paths, trial)
 
 
-def _rank(rank: int, trial: Trial, places: Places, address: str) -> None:
+def _rank(rank: int, trial: Trial, paths: RunPaths, address: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    run_trial(trial, places, Context(rank=rank, world_size=2))
+    run_trial(trial, paths, Context(rank=rank, world_size=2))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_agree_with_one_within_seed_noise(shared):
-    folder, plan, places = shared
+    folder, plan, paths = shared
     trial = pretrained_of(plan)
-    two = places_in(folder, "two")
+    two = paths_in(folder, "two")
     processes.spawn(_rank, args=(trial, two, (folder / "ranks").as_uri()), nprocs=2)
     noise = []
     for seed in (2, 3, 4):  # what another seed would have made of it
         other = replace(pretrained_of(plan_of(folder, f"seeds=[{seed}]")))
-        run_trial(other, places_in(folder, f"seed{seed}"), Context())
-        noise.append(list(pd.DataFrame(RunFolder(places_in(folder, f"seed{seed}").run).trial(other.id).rows())["id"]))
-    alone = np.array([row[3] for row in scores_of(places, trial)])
+        run_trial(other, paths_in(folder, f"seed{seed}"), Context())
+        noise.append(list(pd.DataFrame(RunFolder(paths_in(folder, f"seed{seed}").run).trial(other.id).rows())["id"]))
+    alone = np.array([row[3] for row in scores_of(paths, trial)])
     together = np.array([row[3] for row in scores_of(two, trial)])
     spread = np.std([*noise, alone], axis=0, ddof=1).max()
-    assert [row[:2] for row in scores_of(two, trial)] == [row[:2] for row in scores_of(places, trial)]
+    assert [row[:2] for row in scores_of(two, trial)] == [row[:2] for row in scores_of(paths, trial)]
     assert np.abs(alone - together).mean() < 3 * spread
     assert not np.array_equal(alone, together)  # another order of sums: the same bits would mean one rank did it all

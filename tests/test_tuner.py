@@ -11,7 +11,7 @@ from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.plan.plan import Facts, Plan, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -29,32 +29,32 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     plan = make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
                      {pool_key(task.name, task): Facts("t", 100, {"train": 50})})  # fmt: skip
     doomed, fine = (trial.id for trial in plan)
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
 
-    def run(config, places, resources, pools):
+    def run(config, paths, resources, pools):
         from ray import tune
 
         trial = config["trial"].trial
         if trial.id == doomed:
             os._exit(3)
-        RunFolder(places.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
+        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
         tune.report({"ended": 1})
 
-    RunFolder(places.run).trial(doomed).finish([{"finetune": "of an earlier run"}], {})  # done before, with less
+    RunFolder(paths.run).trial(doomed).finish([{"finetune": "of an earlier run"}], {})  # done before, with less
     monkeypatch.setattr(tuner, "_train_here", run)
     monkeypatch.setattr(tuner, "RETRIES", 1)
-    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "dying", metrics=False)
+    monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "dying", metrics=False)
     with connect(dashboard=False) as cluster:
-        tuner.run_plan(plan, places, spec.resources, cluster, monitor)
+        tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
     assert monitor.finished == {doomed: "quarantined", fine: "done"}
-    reason = RunFolder(places.run).trial(doomed).failure()["reason"]
+    reason = RunFolder(paths.run).trial(doomed).failure()["reason"]
     assert reason.startswith("broke off 2 times and is left alone until the command is run again: its worker died"), (
         reason
     )
     assert reason.endswith("(2 times)")
     assert "worker process has died" in reason
     assert len(reason) < 400
-    assert RunFolder(places.run).trial(fine).failure() is None
+    assert RunFolder(paths.run).trial(fine).failure() is None
 
 
 def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
@@ -65,11 +65,11 @@ def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
     plan = Plan(tuple(make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
                                 {pool_key(task.name, task): Facts("t", 100, {"train": 50})}))[:1])  # fmt: skip
     (trial,) = plan
-    places = Places(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
-    monitor = Monitor(plan, RunFolder(places.run), Console(quiet=True), 0, "one", metrics=False)
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "one", metrics=False)
     with connect(dashboard=False) as cluster:
-        tuner.run_plan(plan, places, spec.resources, cluster, monitor)
-    folder = RunFolder(places.run).trial(trial.id)
+        tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
+    folder = RunFolder(paths.run).trial(trial.id)
     assert monitor.finished == {trial.id: "failed"}
     assert folder.attempts() == []
     failure = folder.failure()

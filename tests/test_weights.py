@@ -27,7 +27,7 @@ from ray_robust.train.context import Context, TrainingFailed
 from ray_robust.train.methods.weights import load_body, read_tensors
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import Job, pretrain
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
 
@@ -233,9 +233,9 @@ def test_a_stem_that_stays_random_is_said_in_the_report(tmp_path, monkeypatch):
     text += "pretrain: {method: weights, weights: gray.pth}\nfinetune: {epochs: 1, evaluate_every: 1}\nseeds: 2\n"
     Path("x.yaml").write_text(text)
     plan = open_sweep(load_spec("x.yaml")).plan
-    places = Places("run", "checkpoints", "store")
+    paths = RunPaths("run", "checkpoints", "store")
     for trial in plan:
-        run_trial(trial, places, Context())
+        run_trial(trial, paths, Context())
     run = RunFolder("run")
     run.write_plan(plan.rows())
     run.write_results()

@@ -40,7 +40,7 @@ from ray_robust.launch.search.tune_searcher import Handing, Sent
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 
 if TYPE_CHECKING:
     from ray_robust.train.context import Context
@@ -51,7 +51,7 @@ TIDY_EVERY = 60.0  # seconds between two looks at the room that shared weights t
 
 
 def run_plan(
-    plan: Plan, places: Places, resources: Resources, cluster: Cluster, monitor: Monitor, search: Search | None = None
+    plan: Plan, paths: RunPaths, resources: Resources, cluster: Cluster, monitor: Monitor, search: Search | None = None
 ) -> None:
     """Run every trial of the plan, or those that a `search` gives, one by one. A trial that fails leaves its reason in
     its folder and the others alone.
@@ -60,13 +60,13 @@ def run_plan(
     """
     slots = slots_now(resources)
     trials = {trial.id: trial for trial in plan}
-    recovery = Recovery(trials, RunFolder(places.run), RETRIES)
+    recovery = Recovery(trials, RunFolder(paths.run), RETRIES)
     watch = Watch(recovery, resources.heartbeat)
     left = list(trials)
-    tell = _Tell(monitor, recovery, watch, places, resources)
+    tell = _Tell(monitor, recovery, watch, paths, resources)
     if search is not None:
         with watch.watching(), _said_in_a_line():
-            _fit_search(search, trials, places, resources, cluster, slots, tell)
+            _fit_search(search, trials, paths, resources, cluster, slots, tell)
         for name in trials:
             recovery.give_up(name)
         return
@@ -74,7 +74,7 @@ def run_plan(
         for _ in range(PASSES):
             order = BasicVariantGenerator(max_concurrent=slots)
             space = {"trial": tune.grid_search([Sent(trials[name]) for name in left])}
-            _fit(order, space, places, resources, cluster, tell)
+            _fit(order, space, paths, resources, cluster, tell)
             left = [name for name in left if not recovery.settled(name)]
             if not any(recovery.faults.get(name) for name in left):
                 break
@@ -85,7 +85,7 @@ def run_plan(
 def _fit_search(
     search: Search,
     trials: dict[str, Trial],
-    places: Places,
+    paths: RunPaths,
     resources: Resources,
     cluster: Cluster,
     slots: int,
@@ -99,7 +99,7 @@ def _fit_search(
 
     handing = Handing(search, slots, begun)
     with handing.let_wait():
-        _fit(handing, {}, places, resources, cluster, tell, num_samples=-1)
+        _fit(handing, {}, paths, resources, cluster, tell, num_samples=-1)
     if handing.mistake is not None:
         raise handing.mistake
 
@@ -107,7 +107,7 @@ def _fit_search(
 def _fit(
     order: Any,
     space: dict[str, Any],
-    places: Places,
+    paths: RunPaths,
     resources: Resources,
     cluster: Cluster,
     tell: tune.Callback,
@@ -116,7 +116,7 @@ def _fit(
     """Hand trials to Tune, in the order that it takes from `order`, and wait for all of them."""
     function = _drive_group if resources.together else _train_here
     pools = [ray.put(listed())]  # in a list: not every trial of a worker needs them sent again
-    trainable = tune.with_parameters(function, places=places, resources=resources, pools=pools)
+    trainable = tune.with_parameters(function, paths=paths, resources=resources, pools=pools)
     tuner = tune.Tuner(
         tune.with_resources(trainable, trial_needs(resources)),
         param_space=space,
@@ -129,7 +129,7 @@ def _fit(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
-            storage_path=str(cluster.scratch) if cluster.local else f"{places.run}/.ray",
+            storage_path=str(cluster.scratch) if cluster.local else f"{paths.run}/.ray",
             verbose=0,
             callbacks=[tell] if cluster.local else [tell, Room(order, resources)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
@@ -148,7 +148,7 @@ def _adopt(pools: list) -> None:
         _adopted.add(pools[0].hex())
 
 
-def _train_here(config: dict[str, Any], places: Places, resources: Resources, pools: list) -> None:
+def _train_here(config: dict[str, Any], paths: RunPaths, resources: Resources, pools: list) -> None:
     """A trial inside the Tune actor."""
     _adopt(pools)
     from ray_robust.launch.failures.preemption import notice
@@ -156,14 +156,14 @@ def _train_here(config: dict[str, Any], places: Places, resources: Resources, po
     from ray_robust.trial.run_trial import run_trial
 
     sent, told = config["trial"], notice()
-    context = Context(use_device(resources), leaving=told, at_once=resources.finetunings_at_once)
+    context = Context(use_device(resources), preemption=told, finetunings_at_once=resources.finetunings_at_once)
     with told.training():
-        run_trial(sent.trial, places, _watched(context, sent, places))
+        run_trial(sent.trial, paths, _watched(context, sent, paths))
     _give_back_memory()
     tune.report({"ended": 1})
 
 
-def _drive_group(config: dict[str, Any], places: Places, resources: Resources, pools: list) -> None:
+def _drive_group(config: dict[str, Any], paths: RunPaths, resources: Resources, pools: list) -> None:
     """A trial as a Ray Train worker group, driven from here."""
     from ray.train.torch import TorchTrainer
 
@@ -172,7 +172,7 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources, p
     workers: Any = (resources.fewest_workers, resources.workers) if resources.elastic else resources.workers
     trainer = TorchTrainer(
         _train_rank,
-        train_loop_config={"trial": sent, "places": places, "resources": resources, "pools": pools},
+        train_loop_config={"trial": sent, "paths": paths, "resources": resources, "pools": pools},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -187,7 +187,7 @@ def _drive_group(config: dict[str, Any], places: Places, resources: Resources, p
     try:
         trainer.fit()
     except Exception:
-        if RunFolder(places.run).trial(sent).failure() is None:  # no reason left by the trial itself: Ray's own
+        if RunFolder(paths.run).trial(sent).failure() is None:  # no reason left by the trial itself: Ray's own
             raise
     tune.report({"ended": 1})
 
@@ -204,18 +204,18 @@ def _train_rank(config: dict[str, Any]) -> None:
 
     ranks, resources, told = get_context(), config["resources"], notice()
     use_device(resources)
-    context = Context(get_device(), ranks.get_world_rank(), ranks.get_world_size(), leaving=told,
-                      at_once=resources.finetunings_at_once)  # fmt: skip
-    sent, places = config["trial"], config["places"]
+    context = Context(get_device(), ranks.get_world_rank(), ranks.get_world_size(), preemption=told,
+                      finetunings_at_once=resources.finetunings_at_once)  # fmt: skip
+    sent, paths = config["trial"], config["paths"]
     with told.training():
-        run_trial(sent.trial, places, _watched(context, sent, places))
+        run_trial(sent.trial, paths, _watched(context, sent, paths))
 
 
-def _watched(context: Context, sent: Sent, places: Places) -> Context:
+def _watched(context: Context, sent: Sent, paths: RunPaths) -> Context:
     """The context of a trial that a search may stop on its way."""
     if sent.halving is None:
         return context
-    return replace(context, watch=watcher(sent.halving, sent.trial, places, context))
+    return replace(context, on_step=watcher(sent.halving, sent.trial, paths, context))
 
 
 def _give_back_memory() -> None:
@@ -230,10 +230,10 @@ class _Tell(tune.Callback):
     the shared weights within their limit."""
 
     def __init__(
-        self, monitor: Monitor, recovery: Recovery, watch: Watch, places: Places, resources: Resources
+        self, monitor: Monitor, recovery: Recovery, watch: Watch, paths: RunPaths, resources: Resources
     ) -> None:
         self.monitor, self.recovery, self.watch = monitor, recovery, watch
-        self.weights, self.limit = Storage(places.checkpoints), resources.disk
+        self.weights, self.limit = Storage(paths.checkpoints), resources.disk
         self._tidied = time.monotonic()
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there

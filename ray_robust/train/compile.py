@@ -91,18 +91,18 @@ class NetworkChoice:
         left = (self.steps - step) * (now - self._since[1]) / (step - self._since[0])
         names = list(WAYS)
         number = names.index(self._fastest(inputs) if self.context.first and left >= LONG else "eager")
-        self.name = names[self.context.of_first(number)]
+        self.name = names[self.context.broadcast(number)]
         if self.name != "eager":
             self.network = run_as(self.name, self._plain)
-            self.context.say(f"passes are run {self.name} from step {step} on: that is faster for this shape here")
+            self.context.log(f"passes are run {self.name} from step {step} on: that is faster for this shape here")
 
     def _fastest(self, inputs: tuple[torch.Tensor, ...]) -> str:
         """Tried on copies of the model, so that nothing of the training is touched."""
         context, kinds = self.context, ["eager", "compiled"]
-        alone = context.world_size == 1 and context.at_once == 1 and context.parts == 1
+        alone = context.world_size == 1 and context.finetunings_at_once == 1 and context.grad_accum_steps == 1
         if context.device.type == "cuda" and alone:  # graphs own the memory of their gradients
             kinds.append("graphs")
-        pieces = tuple(tensor.chunk(context.parts)[0] for tensor in inputs)
+        pieces = tuple(tensor.chunk(context.grad_accum_steps)[0] for tensor in inputs)
         shapes = " x ".join("x".join(map(str, tensor.shape)) for tensor in pieces)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         what = f"a pass of {self.section.name} ({weights} weights), {shapes}, {self.section.precision}"

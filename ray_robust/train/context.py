@@ -1,6 +1,6 @@
-"""Where a training runs and whom it tells: the little that plain PyTorch code needs to know of its launcher.
+"""Where a training runs and where it reports to: all that plain PyTorch code needs to know of its launcher.
 
-`launch/` makes a Context from a Tune actor or a Ray Train worker; a benchmark or a test makes one by hand.
+`launch/` builds a Context from a Tune actor or a Ray Train worker; benchmarks and tests build one directly.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 
 
 class TrainingFailed(Exception):
-    """A training that cannot go on, with its reason in one line: it fails its trial and leaves the others alone."""
+    """A training that cannot continue, with its reason in one line: its trial fails, other trials are unaffected."""
 
 
 class Preempted(Exception):
-    """A training that stopped because it was told to leave this machine; its state is on disk."""
+    """A training that stopped because its process must leave this machine; its state is on disk."""
 
 
 class Stopped(Exception):
-    """A training that a search ended, since it is behind others; `facts` are plain and say how it was compared."""
+    """A training that a search ended early; `facts` are JSON values that say what it was compared with."""
 
     def __init__(self, reason: str, facts: dict[str, Any]) -> None:
         super().__init__(reason)
@@ -31,11 +31,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training tells while it runs, the first time before its first step: what an earlier process had done.
-    `epoch` counts passes over its images, as a fraction."""
+    """How far a training is. The first report precedes its first step: what an earlier process had done."""
 
     stage: str
-    epoch: float
+    epoch: float  # passes over the images, as a fraction
     epochs: float
     images: int  # training images processed in this stage
     images_per_second: float
@@ -43,78 +42,82 @@ class Progress:
     ood: float | None = None
 
 
-def _silent(*_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
-def _not_looked(*_: object) -> bool:
+def _model_unused(*_: object) -> bool:
     return False
 
 
-def _staying() -> str:
+def _no_preemption() -> str:
     return ""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One rank.
+    """One rank of a trial: its device, its place among the ranks, and the launcher's hooks.
 
-    report   called about once a second while training
-    say      told a sentence for the trial's log
-    alive    called within every piece of work that may take long, as a sign of life
-    leaving  why this process must end soon ("" as long as it need not): its state is then saved and `Preempted` raised
-    watch    called after every step with (stage, network, steps done, steps in all); whether it used the network, which
-             it may leave in evaluation mode. Raises Stopped to end the training
-    at_once  how many fine-tunings take turns in this process, over one copy of the images
-    parts    every batch goes through the model in so many parts, whose gradients are summed: less memory, same batch
+    report               called with a Progress about once a second while training
+    log                  called with a line for the trial's log
+    heartbeat            called within every piece of work that may take long, as a sign of life
+    preemption           returns why this process must end soon, "" while it need not; the training then saves its state
+                         and raises `Preempted`
+    on_step              called after every step with (stage, network, steps done, steps in all); returns whether it
+                         used the network, which it may leave in evaluation mode. Raises Stopped to end the training
+    grad_accum_steps     every batch goes through the model in so many parts, whose gradients are summed: less memory,
+                         same batch
+    finetunings_at_once  how many fine-tunings are interleaved in this process, over one copy of the images
+    stacked              experimental: run alike fine-tunings that are interleaved as one, see `train.stack`
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
-    report: Callable[[Progress], None] = _silent
-    say: Callable[[str], None] = _silent
-    alive: Callable[[], None] = _silent
-    leaving: Callable[[], str] = _staying
-    watch: Callable[..., bool] = _not_looked
-    parts: int = 1
-    at_once: int = 1
+    report: Callable[[Progress], None] = _ignore
+    log: Callable[[str], None] = _ignore
+    heartbeat: Callable[[], None] = _ignore
+    preemption: Callable[[], str] = _no_preemption
+    on_step: Callable[..., bool] = _model_unused
+    grad_accum_steps: int = 1
+    finetunings_at_once: int = 1
+    stacked: bool = False
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes what all share."""
+        """Whether this rank writes what all ranks share."""
         return self.rank == 0
 
     def wait_for_all(self) -> None:
-        """A barrier over the ranks; nothing with a single one."""
+        """Wait until every rank is here; returns at once with a single rank."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    def of_first(self, number: int) -> int:
-        """The number that the first rank has; all must ask at the same step."""
+    def broadcast(self, number: int) -> int:
+        """Return the first rank's number. Collective: all ranks must call it at the same step."""
         if self.world_size == 1:
             return number
-        told = torch.tensor([number], device=self.device)
-        torch.distributed.broadcast(told, src=0)
-        return int(told.item())
+        shared = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return int(shared.item())
 
-    def any_says(self, word: str) -> bool:
-        """Whether any rank says something; all must ask at the same step."""
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank. Collective: all ranks must call it at the same step."""
         if self.world_size == 1:
-            return bool(word)
-        said = torch.tensor([float(bool(word))], device=self.device)
-        torch.distributed.all_reduce(said)
-        return bool(said.item())
+            return flag
+        count = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(count)
+        return bool(count.item())
 
     def autocast(self, precision: str) -> Any:
-        """The autocast context of a `model.precision`: auto is bf16 where the hardware computes in it."""
+        """Return the autocast context of a `model.precision`; `auto` is bf16 where the hardware computes in it."""
         if precision == "bf16" or (precision == "auto" and computes_in_bf16(self.device)):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether this processor or GPU has bf16 arithmetic of its own (emulated bf16 is slower than float32)."""
+    """Return whether a CPU or GPU has bf16 arithmetic of its own (emulated bf16 is slower than float32)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

@@ -66,9 +66,9 @@ def _predicted(
     scores_of: Callable[[torch.Tensor], torch.Tensor], count: int, section: ModelSection, context: Context
 ) -> Predicted:
     classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
-    size = max(1, BATCH // context.parts)
+    size = max(1, BATCH // context.grad_accum_steps)
     for positions in torch.arange(count).split(size):
-        context.alive()
+        context.heartbeat()
         with context.autocast(section.precision):
             scores = scores_of(positions)
         best = scores.argmax(1, keepdim=True)

@@ -42,8 +42,10 @@ def features_of(
     model.eval()
     mean, std = input_scale(model)
     found = []
-    for positions in (torch.arange(len(bank)) if only is None else only).split(max(1, BATCH // context.parts)):
-        context.alive()
+    for positions in (torch.arange(len(bank)) if only is None else only).split(
+        max(1, BATCH // context.grad_accum_steps)
+    ):
+        context.heartbeat()
         with context.autocast(section.precision):
             found.append(make(model, normalise(bank.take(positions), mean, std)).float().cpu())
     return torch.cat(found)

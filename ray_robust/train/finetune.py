@@ -75,7 +75,7 @@ def finetune(
 
     Every random draw is named by `key`; `metric` scores what is reported on the way. `frozen` is shared by fine-tunings
     that start from the same weights, whose heads are trained on the same features. Raises TrainingFailed when the loss
-    is no finite number, Preempted when `context.leaving` says why it must stop.
+    is no finite number, Preempted when `context.preemption` says why it must stop.
     """
     frozen = frozen or Frozen()
     train, seed = splits["train"], seed_of("finetune", key)

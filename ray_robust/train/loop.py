@@ -129,9 +129,9 @@ def optimise(
     `checkpoints` is the folder where a state to resume from is kept, under `stage`; `at_epoch(epoch, step)` is called
     after every whole pass and at the end. `kept` travels with the checkpoints: what at_epoch puts there before an
     interruption is there again after it. Raises TrainingFailed when the loss is no finite number, Preempted, with the
-    state saved, once `context.leaving` says why, and Stopped when `context.watch` does.
+    state saved, once `context.preemption` says why, and Stopped when `context.on_step` does.
     """
-    if context.parts > 1 and not objective.divisible:
+    if context.grad_accum_steps > 1 and not objective.divisible:
         raise TrainingFailed(f"{stage}: a batch of {length.batch} does not fit into memory, and its loss compares the "
                              f"images of a batch, so that it cannot be divided; lower batch_size")  # fmt: skip
     model.to(context.device).train()
@@ -172,13 +172,13 @@ def optimise(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            work = Pass(model, choice.network, objective.loss, inputs, context.parts, objective.kin)
+            work = Pass(model, choice.network, objective.loss, inputs, context.grad_accum_steps, objective.kin)
             waits = time.monotonic()
             yield work
             begun += time.monotonic() - waits - work.seconds
             optimizer.step()
             losses.add(work.total)
-            if context.watch(stage, model, step + 1, length.steps):
+            if context.on_step(stage, model, step + 1, length.steps):
                 model.train()
 
             looking = last or whole or losses.unseen >= LOOK_EVERY
@@ -196,8 +196,8 @@ def optimise(
                 choice.look(inputs, step + 1)
             leaving = ""
             if looking or context.world_size == 1:  # a word to one rank is heard by all, at a step that all look at
-                leaving = context.leaving()
-                if context.any_says(leaving):
+                leaving = context.preemption()
+                if context.any_rank(bool(leaving)):
                     leaving = leaving or "another worker was told to leave"
             due = looking and now() - saved > (max(SAVE_AT_EPOCH, writer.cost / SAVE_SHARE) if whole else SAVE_WITHIN)
             if (due or leaving) and not last:

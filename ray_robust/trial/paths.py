@@ -1,4 +1,4 @@
-"""Where the files of a sweep lie, for everyone who runs a part of it."""
+"""Where the files of a sweep are, for every process that runs a part of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Places:
-    """Run folder and checkpoints (addresses that all nodes share), and the image store (a path of each node's own)."""
+class RunPaths:
+    """Run folder and checkpoints (addresses that all nodes share), and the image store (a path local to each node)."""
 
     run: str
     checkpoints: str

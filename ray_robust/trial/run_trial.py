@@ -45,28 +45,30 @@ from ray_robust.train.stack import Together
 from ray_robust.trial.failure import line_of, recurs, rest
 from ray_robust.trial.oom import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.trial.outputs import write_predictions, write_subset
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.trial_log import TrialLog
 
 
-def run_trial(trial: Trial, places: Places, context: Context) -> None:
+def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
     """Run what is missing of a trial and mark it done; what is wrong with it for good is left in its folder.
 
     Several ranks call it together: they pre-train as one, then share out the fine-tunings. What may go better the next
     time (storage or a worker that went away, a machine to be left) is raised, for the launcher to try again.
     """
-    run = RunFolder(places.run)
+    run = RunFolder(paths.run)
     if run.has(trial.id, [f.id for f in trial.finetunings]):
         return
     folder = run.trial(trial.id)
     log = TrialLog(trial, folder, context)
     if context.first:
         if damage := folder.begin():
-            log.say(f"is run again, with what is whole of it: {damage}")
+            log.write(f"is run again, with what is whole of it: {damage}")
         _come_again(trial, folder, log)
     parts: int | None = folder.parts()
     while parts is not None:
-        short = _attempt(trial, places, replace(context, alive=log.alive, say=log.say, parts=parts), folder, log)
+        short = _attempt(
+            trial, paths, replace(context, heartbeat=log.heartbeat, log=log.write, grad_accum_steps=parts), folder, log
+        )
         if short is None:
             return
         parts = _divided(trial, parts, short, folder, log)
@@ -80,7 +82,7 @@ def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
     Whether it died since it began goes by the number of attempts: driver and worker have clocks of their own."""
     attempts = folder.attempts()
     if wait := rest(attempts, time.time()):
-        log.say(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
+        log.write(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
         time.sleep(wait)
     before = folder.storage.recall_json("worker.json")
     here = {"host": platform.node(), "kills": kills(), "attempts": len(attempts)}
@@ -92,19 +94,19 @@ def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
         folder.storage.write_json("worker.json", here, durable=False)
 
 
-def _attempt(trial: Trial, places: Places, context: Context, folder: TrialFolder, log: TrialLog) -> str | None:
+def _attempt(trial: Trial, paths: RunPaths, context: Context, folder: TrialFolder, log: TrialLog) -> str | None:
     """Run a trial; returns None when it is over, one way or the other, else what there was too little memory for."""
     try:
-        _run(trial, places, context, folder, log)
+        _run(trial, paths, context, folder, log)
     except Preempted as told:
-        log.say(str(told))
+        log.write(str(told))
         raise
     except Stopped as told:
-        log.say(str(told))
+        log.write(str(told))
         if context.first:
             folder.stop(str(told), told.facts)
     except Exception as error:
-        log.say(traceback.format_exc())
+        log.write(traceback.format_exc())
         if is_out_of_memory(error):
             return " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, TrainingFailed | UserError):
@@ -124,23 +126,26 @@ def _divided(trial: Trial, parts: int, short: str, folder: TrialFolder, log: Tri
     if more is None:
         folder.fail(f"out of memory with a single image at a time: {short}")
         return None
-    log.say(f"out of memory: batches go through the model in {more} parts from now on")
+    log.write(f"out of memory: batches go through the model in {more} parts from now on")
     folder.divide(more, short)
     return more
 
 
-def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, log: TrialLog) -> None:
-    log.say(f"starts on {platform.node()}, {context.device}, rank {context.rank} of {context.world_size}")
+def _run(trial: Trial, paths: RunPaths, context: Context, folder: TrialFolder, log: TrialLog) -> None:
+    log.write(f"starts on {platform.node()}, {context.device}, rank {context.rank} of {context.world_size}")
     facts: dict[str, Any] = {**trial.columns(), "key": trial.key, "device": _device_name(context.device)}
-    if context.parts > 1:
-        facts |= {"batch_parts": context.parts, "micro_batch": -(-largest_batch(trial) // context.parts)}
-    weights = Storage(places.checkpoints) / trial.key
+    if context.grad_accum_steps > 1:
+        facts |= {
+            "batch_parts": context.grad_accum_steps,
+            "micro_batch": -(-largest_batch(trial) // context.grad_accum_steps),
+        }
+    weights = Storage(paths.checkpoints) / trial.key
     if context.first:
         weights.tidy()
     start: Start | None = None
     drawn: tuple[Subset, dict[str, ImageStore]] | None = None
     if trial.pretrain is not None:
-        drawn = _draw(trial, places, context) if trial.draws else None
+        drawn = _draw(trial, paths, context) if trial.draws else None
         if drawn is not None:
             subset, stores = drawn
             facts |= {
@@ -169,10 +174,10 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
     todo = []
     for finetuning in trial.finetunings[context.rank :: context.world_size]:
         if folder.finetuning(finetuning.id) is None:
-            todo.append(partial(_finetune, trial, finetuning, start, places, alone, folder, log, facts, frozen))
+            todo.append(partial(_finetune, trial, finetuning, start, paths, alone, folder, log, facts, frozen))
         else:
             log.behind(finetuning.id, finetuning.images)
-    take_turns(todo, context.at_once, context.device, Together(context.device))
+    take_turns(todo, context.finetunings_at_once, context.device, Together(context.device))
     context.wait_for_all()
     if context.first:
         finished = [(f.id, folder.finetuning(f.id)) for f in trial.finetunings]
@@ -184,20 +189,20 @@ def _run(trial: Trial, places: Places, context: Context, folder: TrialFolder, lo
             write_subset(folder, *drawn)
         rows = [row for _, own in finished for row in own or ()]
         folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-        log.say("done")
+        log.write("done")
     context.wait_for_all()
 
 
-def _draw(trial: Trial, places: Places, context: Context) -> tuple[Subset, dict[str, ImageStore]]:
+def _draw(trial: Trial, paths: RunPaths, context: Context) -> tuple[Subset, dict[str, ImageStore]]:
     """The trial's images, and the store of every source on this node."""
     assert trial.pretrain is not None
     stores = {
-        name: open_store(Path(places.store), open_pool("source", name, section), trial.model.image_size)
+        name: open_store(Path(paths.store), open_pool("source", name, section), trial.model.image_size)
         for name, section in trial.pretrain.sources.items()
     }
     for store in stores.values():
         if not store.pool.rendered:
-            store.fill(store.missing(), lambda _: context.alive())
+            store.fill(store.missing(), lambda _: context.heartbeat())
     catalogs = {name: store.pool.catalog for name, store in stores.items()}
     masks = {name: usable(store) for name, store in stores.items()}
     return draw(trial.pretrain, catalogs, masks, trial.subset_seed), stores
@@ -219,12 +224,12 @@ def _pretrain(
     if found is None:
         assert trial.pretrain is not None
         if weights.exists("final.safetensors"):
-            log.say("its pre-trained weights are damaged: they are made again")
+            log.write("its pre-trained weights are damaged: they are made again")
         images = None
         if drawn is not None:
             subset, stores = drawn
             told = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
-            log.say(f"pre-trains on {told}, method {trial.pretrain.method}")
+            log.write(f"pre-trains on {told}, method {trial.pretrain.method}")
             images = _images(subset, stores, context.device, captioned=trial.pretrain.method == "clip")
         told_to = replace(context, report=log.of("pretrain"))
         job = Job(trial.model, trial.pretrain, trial.seed, trial.key, told_to, weights, images)
@@ -233,15 +238,15 @@ def _pretrain(
             save_checkpoint(weights, "final", model, asdict(done))
             drop_state(weights, "pretrain")
         for note in (*done.notes, *done.warnings):
-            log.say(note)
+            log.write(note)
         upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
-        log.say(f"pre-trained in {done.seconds:.1f} s{upstream}")
+        log.write(f"pre-trained in {done.seconds:.1f} s{upstream}")
         context.wait_for_all()
         found = read_checkpoint(weights, "final")
         if found is None:
             raise OSError(f"{weights.shown}: the pre-trained weights cannot be read back")
     else:
-        log.say("finds its pre-trained weights")
+        log.write("finds its pre-trained weights")
     if context.first:
         with suppress(OSError):  # it only says which weights were wanted last
             weights.write_json("used.json", {"time": time.time(), "trial": trial.id}, durable=False)
@@ -270,7 +275,7 @@ def _finetune(
     trial: Trial,
     finetuning: Finetuning,
     start: Start | None,
-    places: Places,
+    paths: RunPaths,
     context: Context,
     folder: TrialFolder,
     log: TrialLog,
@@ -279,16 +284,16 @@ def _finetune(
 ) -> Steps[None]:
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
-    store = Path(places.store)
+    store = Path(paths.store)
     splits = _splits(task, finetuning.settings, trial.seed, store, trial.model.image_size, context.device)
     classes = len(task.catalog.classes)
     model = build_model(trial.model, start.known.num_labels if start else classes, trial.seed)
     if start is not None:
         model.load_state_dict(start.weights)
     resumed = folder.storage / f"checkpoints/{finetuning.id}"
-    log.say(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
+    log.write(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
-    context = replace(context, report=log.of(finetuning.id), say=lambda text: log.say(f"{finetuning.id}: {text}"))
+    context = replace(context, report=log.of(finetuning.id), log=lambda text: log.write(f"{finetuning.id}: {text}"))
     done = yield from finetune.steps(model, trial.model, finetuning.settings, splits, classes, name, task.metric,
                                      context, resumed, frozen)  # fmt: skip
     write_predictions(folder, finetuning.id, done, splits, task)
@@ -308,7 +313,7 @@ def _finetune(
     folder.storage.delete(f"checkpoints/{finetuning.id}")
     log.behind(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
-    log.say(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
+    log.write(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
 
 
 def _told(train: Split, finetuning: Finetuning) -> str:

@@ -36,7 +36,7 @@ class TrialLog:
         self.told = 0.0
         self.worked = int(folder.progress().get("worked", 0)) if self.writes else 0
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """A line with its time."""
         if self.writes:
             self.lines.append(printable(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}"))
@@ -61,7 +61,7 @@ class TrialLog:
 
         return report
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """A sign of life where there is nothing else to tell."""
         if time.monotonic() - self.told > SIGN_OF_LIFE:
             self._write()

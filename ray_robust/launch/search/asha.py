@@ -19,7 +19,7 @@ from ray_robust.files.storage import Storage
 from ray_robust.launch.search.objective import Objective
 from ray_robust.plan.plan import Trial
 from ray_robust.spec.search_section import Stop
-from ray_robust.trial.paths import Places
+from ray_robust.trial.paths import RunPaths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,18 +71,18 @@ def _decided(run: Storage, name: str) -> dict[str, Any] | None:
     return said if sound else None
 
 
-def watcher(halving: Halving, trial: Trial, places: Places, context: Context) -> Callable[..., bool]:
-    """What a training calls after every step; see `Context.watch`. Raises Stopped for a trial that is behind."""
+def watcher(halving: Halving, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
+    """What a training calls after every step; see `Context.on_step`. Raises Stopped for a trial that is behind."""
     from ray_robust.train.context import Stopped
 
-    run, begun = Storage(places.run), time.monotonic()
+    run, begun = Storage(paths.run), time.monotonic()
 
-    def watch(stage: str, network: nn.Module, step: int, steps: int) -> bool:
+    def on_step(stage: str, network: nn.Module, step: int, steps: int) -> bool:
         milestone = halving.milestone(step, steps) if stage == "pretrain" else 0
         if not milestone:
             return False
         if context.first and halving.known(run, milestone, trial.key) is None:
-            value = _probed(halving, trial, places, context, network)
+            value = _probed(halving, trial, paths, context, network)
             if value is not None:
                 halving.decide(run, milestone, trial.key, value)
         context.wait_for_all()
@@ -96,10 +96,10 @@ def watcher(halving: Halving, trial: Trial, places: Places, context: Context) ->
                           f"{halving.settings.keep:.0%} begin at {decided['cutoff']:.2f}", facts)  # fmt: skip
         return True
 
-    return watch
+    return on_step
 
 
-def _probed(halving: Halving, trial: Trial, places: Places, context: Context, network: nn.Module) -> float | None:
+def _probed(halving: Halving, trial: Trial, paths: RunPaths, context: Context, network: nn.Module) -> float | None:
     """The mean over the trial's tasks of what a linear probe is worth on their validation splits."""
     from ray_robust.data.opened import open_pool
     from ray_robust.data.pool import Task
@@ -111,7 +111,7 @@ def _probed(halving: Halving, trial: Trial, places: Places, context: Context, ne
     for finetuning in {f.task_label: f for f in trial.finetunings}.values():
         task = open_pool("task", finetuning.task.name, finetuning.task)
         assert isinstance(task, Task)
-        parts = {name: split(task, name, Path(places.store), trial.model.image_size, context.device)
+        parts = {name: split(task, name, Path(paths.store), trial.model.image_size, context.device)
                  for name in ("train", *PROBED)}  # fmt: skip
         tests = {name: parts[name] for name in PROBED}
         found = linear_probe(body_of(network), parts["train"], tests, len(task.catalog.classes), trial.model, context)
