@@ -1,6 +1,7 @@
 """Names that a spec may use, and the class or function behind each, imported only when asked for.
 
-A new source, task or method of pre-training is one file and one line here, a new log one class and one line.
+A new source, task, pre-training method or search method is one file and one entry here, a new log one class and one
+entry.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,20 +46,55 @@ LOGS = {
     "mlflow": "ray_robust.launch.monitor.loggers:Mlflow",
     "wandb": "ray_robust.launch.monitor.loggers:Wandb",
 }
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """A value of `search.method`.
+
+    how      how it comes by configurations, for the printed plan; may name `{startup}`
+    draws    whether values left open in the spec are drawn; False for a grid
+    sampler  the `launch.search.sampler.Sampler` that proposes values and learns from results; "" where every
+             configuration is a draw from the prior
+    """
+
+    how: str
+    draws: bool = True
+    sampler: str = ""
+
+    @property
+    def learns(self) -> bool:
+        """Whether results of earlier configurations decide what is run next."""
+        return bool(self.sampler)
+
+
+SEARCHES = {
+    "grid": SearchMethod("all that are written", draws=False),
+    "random": SearchMethod("drawn at random"),
+    "optuna": SearchMethod(
+        "the first {startup:,} drawn at random, then proposed by optuna: those below stand for them",
+        sampler="ray_robust.launch.search.optuna_sampler:OptunaSampler",
+    ),
+}
 OPEN_CLIP = "open_clip:"  # how a model's or its weights' name begins that is open_clip's and not timm's
 KINDS = {"source": SOURCES, "task": TASKS, "method": METHODS, "log": LOGS}
 
 
 def find(kind: str, name: str) -> Any:
-    """What is registered as `kind`, one of `KINDS`, under `name`; what follows a colon is the class's own.
+    """Return what is registered as `kind`, one of `KINDS`, under `name`; what follows a colon is the class's own.
 
-    Raises UserError with the nearest known name.
+    Raises UserError with the nearest registered name.
     """
-    known = KINDS[kind]
+    table = KINDS[kind]
     head = name.partition(":")[0]
-    if head not in known:
-        raise UserError(f"{name!r} is no known {kind}{did_you_mean(name, known)}")
-    module, _, attribute = known[head].partition(":")
+    if head not in table:
+        raise UserError(f"{name!r} is no known {kind}{did_you_mean(name, table)}")
+    return load(table[head])
+
+
+def load(reference: str) -> Any:
+    """Return the object that a reference "module:attribute" names, importing its module."""
+    module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

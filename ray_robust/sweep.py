@@ -180,11 +180,11 @@ def _run_search(
     cluster: Cluster | None = None,
 ) -> int:
     """Run a search, or go on with it: its trials are known as they come."""
-    from ray_robust.launch.search.sampler import teacher_of
+    from ray_robust.launch.search.sampler import sampler_of
     from ray_robust.launch.search.search import Search
 
     spec, baseline = sweep.spec, sweep.plan
-    search = Search(spec, Candidates(sweep), baseline, run, teacher_of(spec, run), args.limit)
+    search = Search(spec, Candidates(sweep), baseline, run, sampler_of(spec, run), args.limit)
     known = {trial.id: trial for trial in (*search.plan, *first.plan)}
     begins = replace(sweep, plan=Plan(tuple(known.values())))
     try:
@@ -300,7 +300,7 @@ def _run_trials(
         monitor.when_ending = analysis.warm_up
         if search is not None:
             monitor.total = max(monitor.total, search.expected)
-            search.told = _kept(sweep, run)
+            search.on_plan = _kept(sweep, run)
         begun = time.monotonic()
         with monitor.watching():
             run_plan(todo, paths, sweep.spec.resources, cluster, monitor, search)

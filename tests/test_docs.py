@@ -3,7 +3,6 @@ listed are those installed."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 import make_images as make
 import numpy as np
 import pytest
+import test_search as searches
 import yaml
 from make_pools import open_pool
 
@@ -35,6 +35,7 @@ EXAMPLES = {
     "sweeps/classes.yaml",
     "ray_robust/data/sources/stripes.py",
     "ray_robust/data/tasks/shops.py",
+    "ray_robust/launch/search/climb_sampler.py",
 }
 DOCUMENTS = (
     "README.md",
@@ -123,9 +124,9 @@ def contributed(monkeypatch):
         head, _, code = block.partition("\n")
         place = head.removeprefix("# ")
         if place.startswith("ray_robust/registry.py"):
-            table = {"SOURCES": registry.SOURCES, "TASKS": registry.TASKS}[place.split()[-1]]
-            for name, where in ast.literal_eval("{" + code + "}").items():
-                monkeypatch.setitem(table, name, where)
+            table = getattr(registry, place.split()[-1])
+            for name, entry in eval("{" + code + "}", vars(registry)).items():
+                monkeypatch.setitem(table, name, entry)
             continue
         module = types.ModuleType(place.removesuffix(".py").replace("/", "."))
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -165,6 +166,27 @@ def test_the_task_of_contributing_works_in_a_sweep_with_that_source(tmp_path, mo
     for trial in trained:
         catalogs = {name: opened.sources[pool_key(name, s)].catalog for name, s in trial.pretrain.sources.items()}
         assert len(draw(trial.pretrain, catalogs, {"stripes": None}, trial.subset_seed)) == trial.pretrain.num_images
+
+
+@pytest.mark.usefixtures("contributed")
+def test_the_search_method_of_contributing_works(tmp_path, capsys):
+    method = ("search={method: climb, trials: 24, startup: 4, where: num_images >= 20 * num_classes}",)
+    search = searches.make(tmp_path, *method)
+    drawn = searches.mixtures(searches.drain(search, 9))
+    search = searches.make(tmp_path, *method)  # after a crash
+    drawn += searches.mixtures(searches.drain(search))
+    assert len(drawn) == len(set(drawn)) == 24
+    values = [outcome.value for outcome in search.outcomes]
+    assert max(values[4:]) > max(values[:4])
+    assert searches.make(tmp_path, *method).complete
+    (tmp_path / "plan.yaml").write_text(searches.SPEC)
+    assert sweep.main([str(tmp_path / "plan.yaml"), "--plan", "--set", *method]) == 0
+    assert "climb  24 configurations, the first 4 drawn at random, then the best so far" in capsys.readouterr().out
+
+
+def test_a_search_method_takes_two_files():
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a search method")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^```python\n# ([\w/.]+)", section, re.MULTILINE)) == 2
 
 
 def test_no_figure_is_left_to_be_measured():

@@ -9,7 +9,7 @@ import pytest
 
 from ray_robust.errors import UserError
 from ray_robust.launch.search.objective import Objective, lines_of
-from ray_robust.launch.search.sampler import teacher_of
+from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Configuration, Facts, Trial, make_plan
 from ray_robust.run.run_folder import RunFolder
@@ -57,7 +57,7 @@ def make(folder: Path, *overrides: str, clock=None) -> Search:
     baseline = make_plan(replace(spec, pretrains=()), Pools(), Pools())
     run = RunFolder(folder / "run")
     more = {} if clock is None else {"clock": clock}
-    return Search(spec, Drawn(spec), baseline, run, teacher_of(spec, run), **more)
+    return Search(spec, Drawn(spec), baseline, run, sampler_of(spec, run), **more)
 
 
 def finish(search: Search, trial: Trial) -> None:
@@ -254,12 +254,12 @@ def test_a_configuration_is_stopped_as_a_whole(tmp_path):
     search = make(tmp_path, *stop)
     baseline = [search.next(), search.next()]
     assert search.next() is None  # the probes need the baseline's line
-    assert search.halving is None
+    assert search.asha is None
     for trial in baseline:
         finish(search, trial)
         search.ended(trial.id)
     weak = search.next()
-    assert search.halving.objective.lines
+    assert search.asha.objective.lines
     search.run.trial(weak.id).stop("behind", {"milestone": 1, "value": -3.0, "images_seen": 700, "seconds": 36.0})
     search.ended(weak.id)
     others = drain(search)

@@ -34,9 +34,9 @@ from ray_robust.launch.failures.checkpoint_gc import keep_within
 from ray_robust.launch.failures.recovery import Recovery, Watch
 from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.launch.placement import Room, slots_now, trial_needs, use_device, worker_needs
-from ray_robust.launch.search.asha import watcher
+from ray_robust.launch.search.asha import stop_callback
 from ray_robust.launch.search.search import Search
-from ray_robust.launch.search.tune_searcher import Handing, Sent
+from ray_robust.launch.search.tune_searcher import TrialRef, TuneSearcher
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
@@ -73,7 +73,7 @@ def run_plan(
     with watch.watching(), _said_in_a_line():
         for _ in range(PASSES):
             order = BasicVariantGenerator(max_concurrent=slots)
-            space = {"trial": tune.grid_search([Sent(trials[name]) for name in left])}
+            space = {"trial": tune.grid_search([TrialRef(trials[name]) for name in left])}
             _fit(order, space, paths, resources, cluster, tell)
             left = [name for name in left if not recovery.settled(name)]
             if not any(recovery.faults.get(name) for name in left):
@@ -97,11 +97,11 @@ def _fit_search(
         trials[trial.id] = trial
         tell.monitor.expect(trial)
 
-    handing = Handing(search, slots, begun)
-    with handing.let_wait():
-        _fit(handing, {}, paths, resources, cluster, tell, num_samples=-1)
-    if handing.mistake is not None:
-        raise handing.mistake
+    searcher = TuneSearcher(search, slots, begun)
+    with searcher.pending_limit():
+        _fit(searcher, {}, paths, resources, cluster, tell, num_samples=-1)
+    if searcher.error is not None:
+        raise searcher.error
 
 
 def _fit(
@@ -167,7 +167,7 @@ def _drive_group(config: dict[str, Any], paths: RunPaths, resources: Resources, 
     """A trial as a Ray Train worker group, driven from here."""
     from ray.train.torch import TorchTrainer
 
-    sent: Sent = config["trial"]
+    sent: TrialRef = config["trial"]
     # Ray's annotation lacks the pair (fewest, most)
     workers: Any = (resources.fewest_workers, resources.workers) if resources.elastic else resources.workers
     trainer = TorchTrainer(
@@ -211,11 +211,11 @@ def _train_rank(config: dict[str, Any]) -> None:
         run_trial(sent.trial, paths, _watched(context, sent, paths))
 
 
-def _watched(context: Context, sent: Sent, paths: RunPaths) -> Context:
+def _watched(context: Context, sent: TrialRef, paths: RunPaths) -> Context:
     """The context of a trial that a search may stop on its way."""
-    if sent.halving is None:
+    if sent.asha is None:
         return context
-    return replace(context, on_step=watcher(sent.halving, sent.trial, paths, context))
+    return replace(context, on_step=stop_callback(sent.asha, sent.trial, paths, context))
 
 
 def _give_back_memory() -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ray_robust.plan.plan import Configuration, Plan
 from ray_robust.prepare.candidates import Preview
+from ray_robust.registry import SEARCHES
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
@@ -49,12 +50,9 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
     out.print(table)
     for condition in search.where:
         out.print(f"where  {condition}", markup=False, soft_wrap=True)
-    how = {
-        "random": "drawn at random",
-        "optuna": f"the first {search.startup:,} drawn at random, then proposed by optuna: those below stand for them",
-    }
+    how = SEARCHES[search.method].how.format(startup=search.startup)
     wanted = f"{search.trials:,} configurations" if search.trials else "configurations until the budget is spent"
-    out.print(f"{search.method}  {wanted}, {how[search.method]}", soft_wrap=True)
+    out.print(f"{search.method}  {wanted}, {how}", soft_wrap=True)
     if search.steered:
         out.print(f"objective  {search.mode} {_objective(search.objective)}, on validation splits alone")
     if search.stop is not None:

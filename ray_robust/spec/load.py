@@ -163,7 +163,7 @@ class _SpecParser(SectionParser):
         """Return how the sweep chooses its mixtures, and what it draws from. Raise UserError where an error there
         leaves open how the other sections are to be read."""
         given = self.fixed("search", raw.get("search", {}))
-        if given is None and mapping(raw.get("search")).get("method") in ("random", "optuna"):
+        if given is None and _draws(mapping(raw.get("search")).get("method")):
             raise UserError(*self.problems)
         search = given or Search()
         self.conditions = self.parse_conditions(mapping(raw.get("search")).get("where"))
@@ -272,6 +272,11 @@ class _SpecParser(SectionParser):
             if name not in registry.LOGS:
                 self.report(("track", i), f"track: {name!r} is no known log{did_you_mean(name, registry.LOGS)}")
         return tuple(dict.fromkeys(names))
+
+
+def _draws(method: Any) -> bool:
+    """Whether a search method, as the file has it, leaves values to be drawn."""
+    return isinstance(method, str) and method in registry.SEARCHES and registry.SEARCHES[method].draws
 
 
 def _long_baseline(raw: Any) -> Any:

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ray_robust import registry
 from ray_robust.errors import did_you_mean
 from ray_robust.spec.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section
+from ray_robust.spec.validation_messages import short_repr
 
 EFFECTIVE_ROBUSTNESS = "effective_robustness"
 OBJECTIVES = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val", "upstream_accuracy", "seconds_pretrain", "seconds_finetune")
@@ -53,10 +55,9 @@ class Stop(Section):
 
 
 class Search(Section):
-    """How a sweep chooses its mixtures: all that are written (grid), at random, or proposed by Optuna from the results
-    of those that have finished."""
+    """How a sweep comes by its mixtures: by a method of `registry.SEARCHES`, and what it is steered and limited by."""
 
-    method: Literal["grid", "random", "optuna"] = "grid"
+    method: str = "grid"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # configurations; each is run with every seed
     objective: str = EFFECTIVE_ROBUSTNESS
     mode: Literal["max", "min"] = "max"
@@ -64,17 +65,24 @@ class Search(Section):
     budget: Budget | None = None
     stop: Stop | None = None
     seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] = 0
-    startup: Positive = 10  # optuna: configurations drawn at random before it begins to learn
+    startup: Positive = 10  # of a method that learns: configurations drawn at random before it begins to learn
 
     @property
     def draws(self) -> bool:
         """Whether mixtures are drawn rather than written."""
-        return self.method != "grid"
+        return registry.SEARCHES[self.method].draws
 
     @property
     def steered(self) -> bool:
         """Whether the objective decides what is run, so that it must be known while the search runs."""
-        return self.method == "optuna" or self.stop is not None
+        return registry.SEARCHES[self.method].learns or self.stop is not None
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_is_registered(cls, raw: Any) -> Any:
+        if not isinstance(raw, str) or raw not in registry.SEARCHES:
+            raise ValueError(f"must be one of {', '.join(registry.SEARCHES)}, not {short_repr(raw)}")
+        return raw
 
     @field_validator("where", mode="before")
     @classmethod
@@ -103,13 +111,15 @@ class Search(Section):
     @model_validator(mode="after")
     def _goes_together(self) -> Search:
         written = self.model_fields_set
-        if self.method == "grid":
+        learning = [name for name, method in registry.SEARCHES.items() if method.learns]
+        if not self.draws:
             if drawn := sorted(written & {"trials", "objective", "mode", "budget", "stop", "seed", "startup"}):
-                raise ValueError(f"{drawn[0]} belongs to method random or optuna; a grid runs all that is written")
+                drawing = " or ".join(name for name, method in registry.SEARCHES.items() if method.draws)
+                raise ValueError(f"{drawn[0]} belongs to method {drawing}; a {self.method} runs all that is written")
         elif self.trials is None and self.budget is None:
             raise ValueError("give trials (how many mixtures to draw) or a budget")
-        if self.method == "random" and "startup" in written:
-            raise ValueError("startup belongs to method optuna; random draws do not learn")
+        if self.draws and self.method not in learning and "startup" in written:
+            raise ValueError(f"startup belongs to method {' or '.join(learning)}; {self.method} draws do not learn")
         if self.stop is not None and (self.objective not in PROBED or self.mode != "max"):
             raise ValueError(f"stop needs mode max and an objective that a probe can tell: {', '.join(PROBED)}")
         return self

@@ -1,8 +1,9 @@
-"""Stopping weak trials early: a probe at milestones of the pre-training, compared with those of other trials.
+"""ASHA: stopping weak pre-trainings early, by a linear probe at milestones.
 
-Asynchronous successive halving, by the rule of Tune's scheduler of that name, with its state in the run folder: every
-trial writes what its probe said to a file of its own, and goes on if that is among the best share of those written so
-far. So the decision outlives the driver, is taken once, and is the same code with one worker and with several.
+Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020), by the
+rule of Tune's `AsyncHyperBandScheduler`, with its state in the run folder: every trial writes its probe's value to a
+file of its own, and continues if that is among the best share of those written so far. So the decision outlives the
+driver, is taken once, and is the same code with one worker and with several.
 """
 
 from __future__ import annotations
@@ -31,76 +32,82 @@ PROBED = ("id_val", "ood_val")
 
 
 @dataclass(frozen=True)
-class Halving:
-    """When trials are probed, by what they are compared, and which search they are of."""
+class Asha:
+    """The rule of one search: when trials are probed (`settings`), by what value they are compared (`objective`), and
+    the `study` under which the decisions are kept."""
 
     settings: Stop
     objective: Objective
     study: str
 
     def milestone(self, step: int, steps: int) -> int:
-        """Which milestone (1, 2, ...) is reached by that step; 0 for none."""
+        """Return which milestone (1, 2, ...) is reached at `step` of `steps`; 0 for none."""
         at = [max(1, round(share * steps)) for share in self.settings.milestones]
         return at.index(step) + 1 if step in at else 0
 
-    def known(self, run: Storage, milestone: int, key: str) -> dict[str, Any] | None:
-        """What was decided about a trial: {"value", "cutoff" (None for the first), "goes_on"}; None before."""
-        return _decided(run, f"{self._rung(milestone)}/{key}.json")
+    def decision(self, run: Storage, milestone: int, key: str) -> dict[str, Any] | None:
+        """Return the decision about a trial: {"value", "cutoff" (None for the first), "goes_on"}; None before."""
+        return _read_decision(run, f"{self._rung(milestone)}/{key}.json")
 
     def decide(self, run: Storage, milestone: int, key: str, value: float) -> dict[str, Any]:
-        """Compare a trial with those that were here before it, and write down what comes of that.
+        """Compare a trial with those that reached the milestone before it; write the decision and return it.
 
-        It goes on unless it lies below the quantile 1 - keep of the others' values.
+        The trial continues unless its value lies below the quantile 1 - keep of the others' values.
         """
         rung = self._rung(milestone)
-        others = [_decided(run, f"{rung}/{name}") for name in run.names(rung) if name != f"{key}.json"]
+        others = [_read_decision(run, f"{rung}/{name}") for name in run.names(rung) if name != f"{key}.json"]
         values = [other["value"] for other in others if other is not None]
         cutoff = float(np.percentile(values, 100 * (1 - self.settings.keep))) if values else None
-        decided = {"value": value, "cutoff": cutoff, "goes_on": cutoff is None or value >= cutoff}
-        run.write_json(f"{rung}/{key}.json", decided)
-        return decided
+        decision = {"value": value, "cutoff": cutoff, "goes_on": cutoff is None or value >= cutoff}
+        run.write_json(f"{rung}/{key}.json", decision)
+        return decision
 
     def _rung(self, milestone: int) -> str:
         return f"{FOLDER}/{self.study}/{milestone}"
 
 
-def _decided(run: Storage, name: str) -> dict[str, Any] | None:
+def _read_decision(run: Storage, name: str) -> dict[str, Any] | None:
     """A decision; None where there is none that can be read, so that it is taken again."""
-    said = run.recall_json(name) or {}
-    sound = isinstance(said.get("value"), int | float) and isinstance(said.get("goes_on"), bool) and "cutoff" in said
-    return said if sound else None
+    decision = run.recall_json(name) or {}
+    complete = (
+        isinstance(decision.get("value"), int | float)
+        and isinstance(decision.get("goes_on"), bool)
+        and "cutoff" in decision
+    )
+    return decision if complete else None
 
 
-def watcher(halving: Halving, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
-    """What a training calls after every step; see `Context.on_step`. Raises Stopped for a trial that is behind."""
+def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
+    """Return what a training calls after every step, see `Context.on_step`: it probes the network at milestones, and
+    raises Stopped for a trial that is behind."""
     from ray_robust.train.context import Stopped
 
     run, begun = Storage(paths.run), time.monotonic()
 
     def on_step(stage: str, network: nn.Module, step: int, steps: int) -> bool:
-        milestone = halving.milestone(step, steps) if stage == "pretrain" else 0
+        milestone = asha.milestone(step, steps) if stage == "pretrain" else 0
         if not milestone:
             return False
-        if context.first and halving.known(run, milestone, trial.key) is None:
-            value = _probed(halving, trial, paths, context, network)
+        if context.first and asha.decision(run, milestone, trial.key) is None:
+            value = _probe(asha, trial, paths, context, network)
             if value is not None:
-                halving.decide(run, milestone, trial.key, value)
+                asha.decide(run, milestone, trial.key, value)
         context.wait_for_all()
-        decided = halving.known(run, milestone, trial.key)
-        if decided is not None and not decided["goes_on"]:
-            share = halving.settings.milestones[milestone - 1]
+        decision = asha.decision(run, milestone, trial.key)
+        if decision is not None and not decision["goes_on"]:
+            share = asha.settings.milestones[milestone - 1]
             assert trial.pretrain is not None
-            facts = {"milestone": milestone, **decided, "images_seen": round(trial.pretrain_images * step / steps),
+            facts = {"milestone": milestone, **decision, "images_seen": round(trial.pretrain_images * step / steps),
                      "seconds": round(time.monotonic() - begun, 3)}  # fmt: skip
-            raise Stopped(f"stopped at {share:.0%} of its pre-training: a probe said {decided['value']:.2f}, the best "
-                          f"{halving.settings.keep:.0%} begin at {decided['cutoff']:.2f}", facts)  # fmt: skip
+            raise Stopped(f"stopped at {share:.0%} of its pre-training: a probe scored {decision['value']:.2f}, the "
+                          f"best {asha.settings.keep:.0%} begin at {decision['cutoff']:.2f}", facts)  # fmt: skip
         return True
 
     return on_step
 
 
-def _probed(halving: Halving, trial: Trial, paths: RunPaths, context: Context, network: nn.Module) -> float | None:
-    """The mean over the trial's tasks of what a linear probe is worth on their validation splits."""
+def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network: nn.Module) -> float | None:
+    """The mean over the trial's tasks of the objective's value of a linear probe on their validation splits."""
     from ray_robust.data.opened import open_pool
     from ray_robust.data.pool import Task
     from ray_robust.train.metrics import METRICS
@@ -114,8 +121,10 @@ def _probed(halving: Halving, trial: Trial, paths: RunPaths, context: Context, n
         parts = {name: split(task, name, Path(paths.store), trial.model.image_size, context.device)
                  for name in ("train", *PROBED)}  # fmt: skip
         tests = {name: parts[name] for name in PROBED}
-        found = linear_probe(body_of(network), parts["train"], tests, len(task.catalog.classes), trial.model, context)
-        scores = [METRICS[task.metric](tests[name].tally(found[name])) for name in PROBED]
-        values.append(halving.objective.probe(finetuning.task_label, *scores))
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+        predicted = linear_probe(
+            body_of(network), parts["train"], tests, len(task.catalog.classes), trial.model, context
+        )
+        scores = [METRICS[task.metric](tests[name].tally(predicted[name])) for name in PROBED]
+        values.append(asha.objective.probe(finetuning.task_label, *scores))
+    comparable = [value for value in values if value is not None]
+    return sum(comparable) / len(comparable) if comparable else None

@@ -1,7 +1,7 @@
-"""Optuna's storage of a search: one line per operation in the run folder's search.jsonl, wherever that folder lies.
+"""The journal of an Optuna study: one line per operation in the run folder's search.jsonl, local or remote.
 
-Owns the file. What a crash cut short at its end is dropped when it is opened; all that is before it counts. The run
-folder has one driver at a time, so nothing is locked here.
+Owns the file. A last line that a crash cut short is dropped when the file is opened. The run folder has one driver at a
+time, so nothing is locked here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ REMEDY = "remove the file, then run the same command again: it draws anew, and e
 
 
 class Journal(BaseJournalBackend):
-    """Reads the whole file once; what is appended is on disk when `append_logs` returns."""
+    """Reads the whole file once. What is appended is on disk when `append_logs` returns. Raises Damaged for a line that
+    is no JSON object."""
 
     def __init__(self, folder: Storage) -> None:
         self.folder = folder

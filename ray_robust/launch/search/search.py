@@ -1,8 +1,8 @@
-"""A search while it runs: which trial is next, what came of those before, and when it is over.
+"""A search while it runs: which trial is next, the outcome of those before, and when the search is over.
 
-The baseline's trials come first; then configurations, drawn at random or proposed by a `Learner`. What has been drawn
-is known from the journal and from what lies in the run folder, so that a search that was killed goes on where it was:
-what it had begun comes first, and nothing is run twice. Knows nothing of Ray; `handing` gives its trials to Tune.
+The baseline's trials come first; then configurations, drawn at random or proposed by a `Sampler`. What has been drawn
+is read from the sampler's journal and the run folder, so that a search that was killed continues where it was: what it
+had begun comes first, and nothing is run twice. Independent of Ray; `tune_searcher` gives the trials to Tune.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_robust.errors import UserError
-from ray_robust.launch.search.asha import Halving
+from ray_robust.launch.search.asha import Asha
 from ray_robust.launch.search.objective import Objective, lines_of
-from ray_robust.launch.search.sampler import Candidates, Teacher
+from ray_robust.launch.search.sampler import Candidates, Sampler
 from ray_robust.plan.plan import Configuration, Plan, Trial, hash_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 
 PATIENCE = 1_000  # proposals in a row that cannot be run or were there before: then the space holds no more
-LEARNS_FROM = 50  # of them Optuna's own; the others are drawn from the prior, which repeats itself less
+SAMPLED = 50  # of them the sampler's own choice; the others are drawn from the prior, which repeats itself less
 
 
 @dataclass
 class Open:
-    """A configuration that is being run. `name` is the teacher's ("" when it needs no telling); `waiting` the ids of
-    trials that have not ended."""
+    """A configuration that is being run. `name` is the sampler's ("" when it is not to be told the outcome); `waiting`
+    the ids of trials that have not ended."""
 
     configuration: Configuration
     name: str
@@ -38,7 +38,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a configuration: done, stopped or failed, and its value (None where there is none)."""
+    """How a configuration ended: its state (done, stopped or failed) and its value (None where there is none)."""
 
     configuration: Configuration
     state: str
@@ -46,8 +46,13 @@ class Outcome:
 
 
 class Search:
-    """The trials of a search, one after the other. `baseline` comes first; `most` is the largest number of trials that
-    are run in all (None: as many as the spec says)."""
+    """The trials of a search, one after the other.
+
+    baseline  trials that come first
+    sampler   makes the sampler, given the name of the study; None for a method that does not learn
+    limit     the largest number of trials to run in all; None: as many as the spec says
+    on_plan   called with the plan whenever it has grown
+    """
 
     def __init__(
         self,
@@ -55,17 +60,17 @@ class Search:
         candidates: Candidates,
         baseline: Plan,
         run: RunFolder,
-        teacher: Callable[[str], Teacher] | None = None,
-        most: int | None = None,
+        sampler: Callable[[str], Sampler] | None = None,
+        limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.spec, self.settings, self.candidates, self.run, self.most = spec, spec.search, candidates, run, most
+        self.spec, self.settings, self.candidates, self.run, self.limit = spec, spec.search, candidates, run, limit
         self.clock = clock
-        self.baseline = tuple(baseline)[:most]
+        self.baseline = tuple(baseline)[:limit]
         self.trials: dict[str, Trial] = {trial.id: trial for trial in self.baseline}  # every one that was handed out
         self.outcomes: list[Outcome] = []
         self.over = ""  # why nothing more comes
-        self.told: Callable[[Plan], None] = lambda plan: None  # is told of every plan that has grown
+        self.on_plan: Callable[[Plan], None] = lambda plan: None
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
         self._running: dict[str, float] = {}
@@ -77,16 +82,16 @@ class Search:
         self._number = 0  # the next draw from the prior
         self._accepted = 0
         self._spent: dict[str, tuple[float, float]] = {}  # by the id of a trial that is over
-        self._study = self._meaning()
-        self._teacher = teacher(self._study) if teacher is not None else None
-        self._wishes: deque[dict[str, Any]] = deque()
-        if self._teacher is not None:
-            self._resume(self._teacher)
+        self._study = self._study_name()
+        self._sampler = sampler(self._study) if sampler is not None else None
+        self._warm_starts: deque[dict[str, Any]] = deque()
+        if self._sampler is not None:
+            self._resume(self._sampler)
 
-    # --- what the scheduler asks
+    # --- called by the scheduler
 
     def next(self) -> Trial | None:
-        """The trial to run now. None when there is none yet, or, once `over` says why, none any more."""
+        """Return the trial to run now. None when there is none yet, or, once `over` says why, none any more."""
         self._learn()
         while not self._queue and not self.over and self._may_propose():
             self._propose()
@@ -94,7 +99,7 @@ class Search:
         if not self._queue:
             return None
         trial = self._queue.popleft()
-        if trial.id in self._owner and (why := self._too_much(_images(trial))):
+        if trial.id in self._owner and (why := self._over_budget(_images(trial))):
             self.over = why
             self._queue.clear()
             return None
@@ -102,7 +107,7 @@ class Search:
         return trial
 
     def ended(self, name: str) -> None:
-        """A trial has ended: done, stopped or failed, which its folder says; or neither, then it comes again."""
+        """Note that a trial has ended: done, stopped or failed, as its folder says; or neither: it is run again."""
         self._running.pop(name, None)
         trial = self.trials[name]
         if self.run.trial(name).failure() is not None:
@@ -126,14 +131,14 @@ class Search:
             self._queue.appendleft(trial)
         return trial is None and bool(self.over)
 
-    # --- what is known
+    # --- state
 
     @property
-    def halving(self) -> Halving | None:
-        """What a trial is compared with on its way; None where nothing is stopped."""
+    def asha(self) -> Asha | None:
+        """The rule by which weak pre-trainings are stopped; None where none is, or the objective is not ready yet."""
         if self.settings.stop is None or self.objective is None:
             return None
-        return Halving(self.settings.stop, self.objective, self._study)
+        return Asha(self.settings.stop, self.objective, self._study)
 
     @property
     def plan(self) -> Plan:
@@ -142,11 +147,11 @@ class Search:
 
     @property
     def expected(self) -> int:
-        """How many trials there will be, as far as can be known."""
+        """How many trials there will be, as far as can be told now."""
         each = max((len(outcome.configuration.trials) for outcome in self.outcomes), default=0)
         each = max([each, *(len(one.configuration.trials) for one in self._open.values()), len(self.spec.seeds)])
         whole = len(self.baseline) + (self.settings.trials or self._accepted) * each
-        return min(whole, self.most) if self.most else whole
+        return min(whole, self.limit) if self.limit else whole
 
     def settled(self, trial: Trial) -> bool:
         """Whether a trial is over, one way or the other."""
@@ -177,29 +182,29 @@ class Search:
         return images, seconds * self.spec.resources.workers / 3600
 
     def _spent_on(self, trial: Trial) -> tuple[float, float]:
-        """(training images, seconds of a worker) of a trial that is over, as its folder tells of them."""
+        """(training images, seconds of a worker) of a trial that is over, from its folder."""
         state = self.state(trial)
         if state == "stopped":
-            told = self.run.trial(trial.id).stopped() or {}
-            return told.get("images_seen", 0), told.get("seconds", 0.0)
+            stopped = self.run.trial(trial.id).stopped() or {}
+            return stopped.get("images_seen", 0), stopped.get("seconds", 0.0)
         return (_images(trial), _seconds(self._rows(trial))) if state == "done" else (0, 0.0)
 
     def ranked(self) -> list[Outcome]:
         """The configurations with a value, best first."""
         best_last = self.settings.mode == "min"
-        known = [outcome for outcome in self.outcomes if outcome.value is not None and outcome.state == "done"]
-        return sorted(known, key=lambda outcome: (outcome.value or 0.0) if best_last else -(outcome.value or 0.0))
+        valued = [outcome for outcome in self.outcomes if outcome.value is not None and outcome.state == "done"]
+        return sorted(valued, key=lambda outcome: (outcome.value or 0.0) if best_last else -(outcome.value or 0.0))
 
     # --- proposing
 
     def _may_propose(self) -> bool:
-        """Whether more is wanted, and enough known to choose it."""
+        """Whether more configurations are wanted, and there is enough to choose them by."""
         if self.settings.trials is not None and self._accepted >= self.settings.trials:
             self.over = f"all {self.settings.trials:,} configurations were drawn"
-        elif self.most is not None and len(self.trials) >= self.most:
-            self.over = f"--limit {self.most}"
+        elif self.limit is not None and len(self.trials) >= self.limit:
+            self.over = f"--limit {self.limit}"
         waits = self.settings.stop is not None or (
-            self._teacher is not None and self._accepted >= self.settings.startup and not self._wishes
+            self._sampler is not None and self._accepted >= self.settings.startup and not self._warm_starts
         )
         return not self.over and not (waits and self.objective is None)
 
@@ -211,40 +216,40 @@ class Search:
                 configuration = self.candidates.configure(values)
             except UserError:
                 self.impossible += 1
-                if self._teacher is not None:
-                    self._teacher.impossible(name)
+                if self._sampler is not None:
+                    self._sampler.reject(name)
                 continue
             if configuration.key in self._seen:
                 self.repeated += 1
-                if self._teacher is not None:
-                    self._teacher.refuse(name)
+                if self._sampler is not None:
+                    self._sampler.refuse(name)
                 continue
-            if why := self._too_much(min(map(_images, configuration.trials))):
+            if why := self._over_budget(min(map(_images, configuration.trials))):
                 self.over = why
-                if self._teacher is not None:
-                    self._teacher.refuse(name)
+                if self._sampler is not None:
+                    self._sampler.refuse(name)
                 return
-            if self._teacher is not None:
-                self._teacher.accept(name, values)
+            if self._sampler is not None:
+                self._sampler.accept(name, values)
             self._begin(configuration, name)
             return
         self.over = f"{PATIENCE:,} draws in a row were impossible or there before: the space holds no more"
 
     def _values(self, attempt: int) -> tuple[str, dict[str, Any]]:
-        """The next proposal: draws from the prior first, and where Optuna only repeats itself."""
-        if self._teacher is None:
+        """The next proposal: draws from the prior first, and where the sampler only repeats itself."""
+        if self._sampler is None:
             return "", self._draw()
-        if self._wishes:
-            return self._teacher.propose(self._wishes.popleft())
-        prior = self._accepted < self.settings.startup or attempt >= LEARNS_FROM
-        return self._teacher.propose(self._draw() if prior else None)
+        if self._warm_starts:
+            return self._sampler.propose(self._warm_starts.popleft())
+        prior = self._accepted < self.settings.startup or attempt >= SAMPLED
+        return self._sampler.propose(self._draw() if prior else None)
 
     def _draw(self) -> dict[str, Any]:
         self._number += 1
         return self.candidates.draw(self._number - 1)
 
     def _begin(self, configuration: Configuration, name: str) -> None:
-        """Note a configuration as one of the search; its trials that have not ended are queued."""
+        """Add a configuration to the search, and queue its trials that have not ended."""
         self._seen.add(configuration.key)
         self._accepted += 1
         one = Open(configuration, name)
@@ -257,29 +262,29 @@ class Search:
                 self._queue.append(trial)
         if any(self.state(trial) == "stopped" for trial in configuration.trials):
             self._stop_others(one)
-        self.told(self.plan)
+        self.on_plan(self.plan)
 
-    def _resume(self, teacher: Teacher) -> None:
-        """Take up what an earlier driver had begun; what another study of this folder found is proposed first."""
-        known = False
-        for name, values, is_open in teacher.accepted():
-            known = True
+    def _resume(self, sampler: Sampler) -> None:
+        """Take up what an earlier driver had begun. A new study begins with what other studies of this folder ran."""
+        is_new = True
+        for name, values, is_open in sampler.accepted():
+            is_new = False
             try:
                 configuration = self.candidates.configure(values)
             except UserError:  # the data has changed
                 if is_open:
-                    teacher.refuse(name)
+                    sampler.refuse(name)
                 continue
-            if configuration.key not in self._seen:  # what failed is tried again, without telling of it twice
+            if configuration.key not in self._seen:  # what failed is tried again, without telling the outcome twice
                 self._begin(configuration, name if is_open else "")
         self._number = self._accepted
-        if not known:
-            self._wishes.extend(values for values in teacher.before if teacher.parameters(values) is not None)
+        if is_new:
+            self._warm_starts.extend(values for values in sampler.warm_starts if sampler.contains(values))
 
     # --- learning
 
     def _learn(self) -> None:
-        """Find the baseline's line once it can be known, and tell what came of configurations that have ended."""
+        """Fit the baseline's line once its trials are over, and tell the sampler the outcome of configurations."""
         if self.objective is None and not any(trial.id in self._running for trial in self.baseline):
             if any(not self.settled(trial) for trial in self.baseline):
                 return
@@ -291,13 +296,13 @@ class Search:
                 del self._open[key]
                 outcome = self._outcome(one.configuration)
                 self.outcomes.append(outcome)
-                if self._teacher is None or not one.name:
+                if self._sampler is None or not one.name:
                     continue
                 if outcome.state == "stopped":
-                    told = next(t for t in map(self._stopped, one.configuration.trials) if t)
-                    self._teacher.stopped(one.name, float(told["value"]), int(told["milestone"]))
+                    decision = next(t for t in map(self._stopped, one.configuration.trials) if t)
+                    self._sampler.tell_stopped(one.name, float(decision["value"]), int(decision["milestone"]))
                 else:
-                    self._teacher.tell(one.name, outcome.value)
+                    self._sampler.tell(one.name, outcome.value)
 
     def _objective(self) -> Objective:
         name, analysis = self.settings.objective, self.spec.analysis
@@ -329,8 +334,8 @@ class Search:
         return [{**row, "task": wanted[row["finetune"]]} for row in rows if row.get("wise_alpha") is None]
 
     def _stopped(self, trial: Trial) -> dict[str, Any] | None:
-        told = self.run.trial(trial.id).stopped()
-        return told if told is not None and told.get("value") is not None else None
+        decision = self.run.trial(trial.id).stopped()
+        return decision if decision is not None and decision.get("value") is not None else None
 
     def _stop_others(self, one: Open) -> None:
         """A configuration is stopped as a whole: its trials that have not begun are not, and say why."""
@@ -342,8 +347,8 @@ class Search:
 
     # --- the budget
 
-    def _too_much(self, more: int) -> str:
-        """Why nothing more may begin, "" while it may."""
+    def _over_budget(self, more: int) -> str:
+        """Why `more` images may not begin, "" while they may."""
         budget = self.settings.budget
         if budget is None:
             return ""
@@ -354,8 +359,8 @@ class Search:
             return f"the budget of {budget.device_hours:g} device-hours is spent ({hours:.2f})"
         return ""
 
-    def _meaning(self) -> str:
-        """What a value of this search means; another space, objective or baseline is another study."""
+    def _study_name(self) -> str:
+        """A hash of what a value of this search means: another space, objective or baseline is another study."""
         settings = [self.settings.objective, self.settings.mode, self.spec.analysis.scale, self.settings.seed]
         dimensions = [vars(one) for one in self.spec.space.dimensions]
         return hash_of([settings, dimensions, sorted(trial.key for trial in self.baseline), self.spec.seeds])
@@ -367,6 +372,6 @@ def _images(trial: Trial) -> int:
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
-    """Seconds of training that the rows of a trial tell of."""
+    """Seconds of training in a trial, from its rows."""
     tuned = {row["finetune"]: row.get("seconds_finetune") or 0.0 for row in rows}
     return sum(tuned.values()) + max((row.get("seconds_pretrain") or 0.0 for row in rows), default=0.0)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ray_robust.files.storage import Storage
-from ray_robust.launch.search.asha import Halving, watcher
+from ray_robust.launch.search.asha import Asha, stop_callback
 from ray_robust.launch.search.objective import Objective, ValLine
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.open_sweep import open_sweep
@@ -38,7 +38,7 @@ LINE = ValLine("probit", 0.6, -1.0, 0.1, 0.9, 0.95)
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
-    file = tmp_path_factory.mktemp("halving") / "stop.yaml"
+    file = tmp_path_factory.mktemp("asha") / "stop.yaml"
     file.write_text(SPEC)
     return open_sweep(load_spec(file)).plan
 
@@ -48,37 +48,35 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def halving(*milestones: float, keep: float = 0.5, objective: str = "effective_robustness") -> Halving:
-    return Halving(
-        Stop(milestones=milestones or (0.5,), keep=keep), Objective(objective, {"camera-traps": LINE}), "study"
-    )
+def asha(*milestones: float, keep: float = 0.5, objective: str = "effective_robustness") -> Asha:
+    return Asha(Stop(milestones=milestones or (0.5,), keep=keep), Objective(objective, {"camera-traps": LINE}), "study")
 
 
 def test_a_trial_goes_on_when_it_is_among_the_best_of_those_before(tmp_path):
-    run, rule = Storage(tmp_path), halving(keep=1 / 3)
+    run, rule = Storage(tmp_path), asha(keep=1 / 3)
     assert rule.decide(run, 1, "a", 5.0) == {"value": 5.0, "cutoff": None, "goes_on": True}
     assert not rule.decide(run, 1, "b", 4.0)["goes_on"]
     assert rule.decide(run, 1, "c", 7.0)["goes_on"]
     assert rule.decide(run, 1, "d", 5.1) == {"value": 5.1, "cutoff": pytest.approx(5.6667, abs=1e-3), "goes_on": False}
     assert rule.decide(run, 2, "c", 0.0)["goes_on"]  # the first at the next milestone
-    assert rule.known(run, 1, "b") == {"value": 4.0, "cutoff": 5.0, "goes_on": False}
-    assert rule.known(run, 2, "b") is None
+    assert rule.decision(run, 1, "b") == {"value": 4.0, "cutoff": 5.0, "goes_on": False}
+    assert rule.decision(run, 2, "b") is None
 
 
 def test_milestones_are_shares_of_the_steps():
-    rule = halving(0.1, 0.3)
+    rule = asha(0.1, 0.3)
     assert [rule.milestone(step, 100) for step in (9, 10, 11, 30, 100)] == [0, 1, 0, 2, 0]
-    assert halving(0.01, 0.9).milestone(1, 10) == 1
+    assert asha(0.01, 0.9).milestone(1, 10) == 1
 
 
 def paths_in(folder: Path, store: Path) -> RunPaths:
     return RunPaths(str(folder / "run"), str(folder / "checkpoints"), str(store))
 
 
-def run(plan: Plan, paths: RunPaths, rule: Halving | None) -> pd.DataFrame:
+def run(plan: Plan, paths: RunPaths, rule: Asha | None) -> pd.DataFrame:
     trial, context = plan.trials[0], Context()
     if rule is not None:
-        context = replace(context, on_step=watcher(rule, trial, paths, context))
+        context = replace(context, on_step=stop_callback(rule, trial, paths, context))
     run_trial(trial, paths, context)
     folder = RunFolder(paths.run)
     folder.write_plan(plan.rows())
@@ -88,25 +86,25 @@ def run(plan: Plan, paths: RunPaths, rule: Halving | None) -> pd.DataFrame:
 def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
     bare = run(plan, paths_in(tmp_path / "bare", tmp_path / "store"), None)
     paths = paths_in(tmp_path / "first", tmp_path / "store")
-    first = run(plan, paths, halving())
+    first = run(plan, paths, asha())
     assert first["ood"].tolist() == bare["ood"].tolist()
-    decided = halving().known(Storage(paths.run), 1, plan.trials[0].key)
+    decided = asha().decision(Storage(paths.run), 1, plan.trials[0].key)
     assert decided["goes_on"]
     assert -100 < decided["value"] < 100
 
     behind = paths_in(tmp_path / "behind", tmp_path / "store")
-    halving().decide(Storage(behind.run), 1, "better", decided["value"] + 1)
-    table = run(plan, behind, halving())
+    asha().decide(Storage(behind.run), 1, "better", decided["value"] + 1)
+    table = run(plan, behind, asha())
     assert table["status"].tolist() == ["stopped"]
     assert table["ood"].isna().all()
     folder = RunFolder(behind.run).trial(plan.trials[0].id)
     told = folder.stopped()
     assert told["images_seen"] == 640
-    assert told["reason"].startswith("stopped at 50% of its pre-training: a probe said ")
+    assert told["reason"].startswith("stopped at 50% of its pre-training: a probe scored ")
     assert RunFolder(behind.run).states() == {plan.trials[0].id: "stopped"}
     assert not folder.storage.exists("finetunings")
 
-    run(plan, behind, halving())  # decided once: no second probe changes it
+    run(plan, behind, asha())  # decided once: no second probe changes it
     assert folder.stopped()["value"] == told["value"]
     assert run(plan, behind, None)["status"].tolist() == ["done"] * 1  # asked for without a search, it is run
 

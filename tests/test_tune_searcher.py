@@ -1,4 +1,4 @@
-"""How a search's trials reach Tune: how many are out at once, what travels, and how a mistake ends it."""
+"""How a search's trials reach Tune: how many at once, how each travels, and how a mistake ends the search."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from ray.tune.search import Searcher
 
 from ray_robust.errors import UserError
-from ray_robust.launch.search.asha import Halving
+from ray_robust.launch.search.asha import Asha
 from ray_robust.launch.search.objective import Objective
-from ray_robust.launch.search.tune_searcher import Handing, Sent
+from ray_robust.launch.search.tune_searcher import TrialRef, TuneSearcher
 from ray_robust.spec.search_section import Stop
 
 
@@ -21,7 +21,7 @@ class Given:
     def __init__(self, count: int, mistaken: UserError | None = None) -> None:
         self.left = [SimpleNamespace(id=f"t{i}", pretrain=None) for i in range(count)]
         self.ends: list[str] = []
-        self.mistaken, self.halving, self.over = mistaken, None, ""
+        self.mistaken, self.asha, self.over = mistaken, None, ""
 
     def next(self):
         if self.left:
@@ -38,32 +38,32 @@ class Given:
 def test_one_more_trial_is_out_than_runs_and_the_end_waits_for_all():
     begun: list = []
     search = Given(4)
-    handing = Handing(search, 2, begun.append)
-    given = [handing.suggest(f"tune{i}") for i in range(4)]
+    searcher = TuneSearcher(search, 2, begun.append)
+    given = [searcher.suggest(f"tune{i}") for i in range(4)]
     assert [one and str(one["trial"]) for one in given] == ["t0", "t1", "t2", None]
-    handing.on_trial_complete("tune1")
+    searcher.on_trial_complete("tune1")
     assert search.ends == ["t1"]
-    assert str(handing.suggest("tune4")["trial"]) == "t3"
+    assert str(searcher.suggest("tune4")["trial"]) == "t3"
     assert [trial.id for trial in begun] == ["t0", "t1", "t2", "t3"]
-    handing.on_trial_complete("tune0", error=True)
-    assert handing.suggest("tune5") is None  # nothing more comes, but two are out
+    searcher.on_trial_complete("tune0", error=True)
+    assert searcher.suggest("tune5") is None  # nothing more comes, but two are out
     for name in ("tune2", "tune4"):
-        handing.on_trial_complete(name)
-    assert handing.suggest("tune6") == Searcher.FINISHED
+        searcher.on_trial_complete(name)
+    assert searcher.suggest("tune6") == Searcher.FINISHED
 
 
 def test_a_mistake_ends_the_search_when_what_runs_has_ended():
     mistake = UserError("cannot steer")
-    handing = Handing(Given(1, mistake), 2, lambda trial: None)
-    handing.suggest("a")
-    assert handing.suggest("b") == Searcher.FINISHED
-    assert handing.mistake is mistake
+    searcher = TuneSearcher(Given(1, mistake), 2, lambda trial: None)
+    searcher.suggest("a")
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert searcher.error is mistake
 
 
 def test_a_trial_travels_as_a_text_that_knows_it():
-    halving = Halving(Stop(), Objective("ood_val", {}), "study")
-    sent = Sent(SimpleNamespace(id="a-s1-0f", pretrain=1), halving)
-    assert sent == "a-s1-0f"
-    assert copy.deepcopy({"trial": sent})["trial"] is sent
-    back = pickle.loads(pickle.dumps(sent))
-    assert (back, back.trial.pretrain, back.halving) == ("a-s1-0f", 1, halving)
+    asha = Asha(Stop(), Objective("ood_val", {}), "study")
+    ref = TrialRef(SimpleNamespace(id="a-s1-0f", pretrain=1), asha)
+    assert ref == "a-s1-0f"
+    assert copy.deepcopy({"trial": ref})["trial"] is ref
+    back = pickle.loads(pickle.dumps(ref))
+    assert (back, back.trial.pretrain, back.asha) == ("a-s1-0f", 1, asha)
