@@ -335,7 +335,7 @@ def _describe(sweep: Sweep, run: RunFolder, stores: list[ImageStore], out: Conso
 
 
 def _finished(run: RunFolder, plan: Iterable[Trial]) -> set[str]:
-    return {trial.id for trial in plan if run.has(trial.id, [f.id for f in trial.finetunings])}
+    return {trial.id for trial in plan if run.has_rows(trial.id, [f.id for f in trial.finetunings])}
 
 
 def _write_plan(sweep: Sweep, run: RunFolder) -> None:

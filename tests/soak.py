@@ -105,7 +105,7 @@ def behind(run: Path) -> float:
     for trial in folder.plan().to_dict("records"):
         cost, own = float(trial["cost_images"]), folder.trial(trial["trial"])
         whole += cost
-        if own.has(list(json.loads(trial["finetunes"]))):
+        if own.is_done(list(json.loads(trial["finetunes"]))):
             done += cost
         else:
             done += cost * (own.storage.read_json("progress.json") or {}).get("share", 0.0)

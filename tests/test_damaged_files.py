@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ def table(rows: int) -> bytes:
 def train(folder: TrialFolder, points: pd.DataFrame) -> list[str]:
     """What `launch.trial` does of a trial, with these points in the place of training; returns what it "trained"."""
     trained: list[str] = []
-    if folder.has(list(points["finetune"].unique())):
+    if folder.is_done(list(points["finetune"].unique())):
         return trained
     folder.begin()
     if folder.storage.stamp("subset.parquet") is None:
@@ -233,14 +234,14 @@ def test_a_digit_that_changed_without_a_trace_in_size_and_time_is_found_when_the
     assert name in set(found.left_out["trial"])
     own = points[points["trial"] == name]
     again, wanted = RunFolder(run.storage), list(own["finetune"].unique())
-    assert not again.has(name, wanted)  # so the command runs it again, and so does the worker that it is given to
+    assert not again.has_rows(name, wanted)  # so the command runs it again, and so does the worker that it is given to
     assert list(again.damaged([name])) == [
         f"damaged  {name}: rows.jsonl was altered: its checksum is another; it is run again, with what is whole of it"
     ]
     worker = RunFolder(run.storage)
-    assert not worker.has(name, wanted)
+    assert not worker.has_rows(name, wanted)
     assert train(worker.trial(name), own) == []
-    assert again.has(name, wanted)
+    assert again.has_rows(name, wanted)
     assert RunFolder(run.storage).states()[name] == "done"
 
 
@@ -249,7 +250,7 @@ def test_rows_alone_are_made_again_from_the_finetunings_without_training(whole, 
     name = run.plan()["trial"].iloc[-1]
     make_damage(file_of(run, "rows.jsonl"), how)
     again = RunFolder(run.storage)
-    assert not again.has(name, [])
+    assert not again.has_rows(name, [])
     assert again.trial(name).mend()
     assert not again.trial(name).mend(), "there is nothing left to mend"
     assert RunFolder(run.storage).states()[name] == "done"
@@ -268,9 +269,9 @@ def test_rows_whose_bits_turned_are_made_again(whole, run):
     make_damage(file, "flipped")
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     again = RunFolder(run.storage)
-    assert not again.has(name, [])
+    assert not again.has_rows(name, [])
     assert again.trial(name).mend()
-    assert again.has(name, [])
+    assert again.has_rows(name, [])
     pd.testing.assert_frame_equal(RunFolder(run.storage).results(), RunFolder(whole).results())
 
 
@@ -305,6 +306,15 @@ def test_rows_that_change_while_they_are_read_are_read_again(run, monkeypatch):
 def test_a_file_whose_name_reads_like_that_of_a_secret_keeps_its_checksum(tmp_path):
     run = RunFolder(tmp_path)
     run.write("duplicates/source-password-12345678.csv", "split,image\nid_test,a\n")
+    assert run.altered() == []
+
+
+def test_threads_that_write_at_once_keep_each_others_checksums(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    run, names = RunFolder(tmp_path), [f"duplicates/{i}.csv" for i in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: run.write(name, f"image\n{name}\n"), names))
+    assert set(json.loads((tmp_path / "checksums.json").read_text())) >= set(names)
     assert run.altered() == []
 
 

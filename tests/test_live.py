@@ -305,7 +305,7 @@ def remove(path: str | Path) -> None:
 def run_until_done(trial: Trial, paths: RunPaths) -> list[str]:
     """Run a trial as the launcher does, again when it breaks off; returns why it did."""
     broke = []
-    while not RunFolder(paths.run).trial(trial.id).has([f.id for f in trial.finetunings]):
+    while not RunFolder(paths.run).trial(trial.id).is_done([f.id for f in trial.finetunings]):
         assert RunFolder(paths.run).trial(trial.id).failure() is None
         assert len(broke) < 4
         try:

@@ -110,12 +110,12 @@ def test_nothing_is_done_until_its_marker_is_there(run, tmp_path):
     folder.storage.write("rows.jsonl", json.dumps(row(trial, wanted[0], 1)) + "\n")
     folder.storage.write_json(f"finetunings/{wanted[0]}.json", [row(trial, wanted[0], 1)])
     assert folder.finished() is None
-    assert not folder.has(wanted)
+    assert not folder.is_done(wanted)
     assert folder.finetuning(wanted[0])
     finish(run, trial)
-    assert folder.has(wanted)
-    assert folder.has(wanted[:1])
-    assert not folder.has([*wanted, "another"])
+    assert folder.is_done(wanted)
+    assert folder.is_done(wanted[:1])
+    assert not folder.is_done([*wanted, "another"])
     assert not folder.storage.exists("checkpoints")  # only resuming needed them
 
 
@@ -181,7 +181,7 @@ def test_an_edited_spec_keeps_what_it_still_asks_for(run, tmp_path):
         finish(run, trial)
     after = plan(tmp_path, "pretrain.num_images={grid: [1000, 2000]}", "finetune.lr={grid: [3e-3]}")
     run.write_plan(after.rows())
-    done = {trial.group for trial in after if run.trial(trial.id).has([f.id for f in trial.finetunings])}
+    done = {trial.group for trial in after if run.trial(trial.id).is_done([f.id for f in trial.finetunings])}
     assert done == {"scratch", "num_images=1000"}
     table = run.results()
     assert set(table["finetune"]) == {after.trials[0].finetunings[0].id}  # the other fine-tuning is not asked for now

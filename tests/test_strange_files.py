@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from make_pools import open_pool
 
-from ray_robust.data import archive, decode, files
+from ray_robust.data import archive, decode, files, wordnet
 from ray_robust.data.files import Folder, Zip
+from ray_robust.data.sources import imagenet, shards
+from ray_robust.data.tasks import domains
 from ray_robust.errors import UserError
 from ray_robust.files.regular_file import read_file
 from tests import make_images as make
@@ -259,3 +261,28 @@ def test_a_zip_in_a_link_is_read(tmp_path):
         opened.writestr("cat/a.jpg", make.encoded(make.picture()))
     (tmp_path / "y.zip").symlink_to("x.zip")
     assert Zip(str(tmp_path / "y.zip")).read("cat/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("read", "wanted"),
+    [
+        (lambda file: wordnet._pairs(str(file)), "lines of parent and child"),
+        (imagenet._mapping, "lines like 'n01440764 tench, Tinca tinca'"),
+        (lambda file: domains._read_list(file, "real"), "real/<class>/<file> <number>"),
+        (lambda file: shards.WebDataset("x", shards.ShardOptions(path=str(file.parent), classes=str(file))).columns,
+         "a name a line"),
+    ],
+    ids=["WordNet", "ImageNet", "domains", "shards"],
+)  # fmt: skip
+def test_a_list_that_is_no_text_is_a_line(tmp_path, read, wanted):
+    file = tmp_path / "list.txt"
+    file.write_bytes(b"n01440764 \xff\xfe\n")
+    assert problems_of(read, file) == [f"{file}: is no text in UTF-8; wanted: {wanted}"]
+    file.unlink()
+    assert problems_of(read, file) == [f"{file}: cannot be read: No such file or directory; wanted: {wanted}"]
+
+
+def problems_of(read, file) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        read(file)
+    return [str(problem) for problem in caught.value.problems]

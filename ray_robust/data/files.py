@@ -179,6 +179,16 @@ def absolute(path: str) -> Path:
     return Path(class_selection.absolute(path))
 
 
+def lines_of(file: Path, wanted: str) -> list[str]:
+    """The lines of a list in UTF-8, of which each should be what `wanted` says. Raises UserError."""
+    try:
+        return file.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(file), f"is no text in UTF-8; wanted: {wanted}")) from None
+    except OSError as error:
+        raise UserError(Problem(str(file), f"cannot be read: {error.strerror}; wanted: {wanted}")) from None
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 

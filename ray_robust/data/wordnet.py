@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from ray_robust.data.files import absolute
+from ray_robust.data.files import absolute, lines_of
 from ray_robust.errors import Problem, UserError
 
 FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/WordNet-3.0/dict", "/opt/WordNet-3.0/dict")
@@ -81,7 +81,7 @@ def _wordnet(folder: str) -> IsA:
 def _pairs(file: str) -> IsA:
     parents: dict[str, list[str]] = {}
     problems = []
-    for number, line in enumerate(_lines(Path(file)), 1):
+    for number, line in enumerate(lines_of(Path(file), "lines of parent and child"), 1):
         pair = [cell.strip() for cell in line.split("\t" if "\t" in line else None)]
         if not line.strip():
             continue
@@ -94,14 +94,7 @@ def _pairs(file: str) -> IsA:
         raise UserError(*problems[:5])
     words = {}
     if (beside := Path(file).with_name("words.txt")).is_file():
-        for line in _lines(beside):
+        for line in lines_of(beside, "lines of id and words, a tab between them"):
             node, _, said = line.partition("\t")
             words[node] = tuple(word.strip() for word in said.split(","))
     return IsA(file, {n: tuple(p) for n, p in parents.items()}, {n: words.get(n, (n,)) for n in parents})
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(Problem(str(path), "is no text in UTF-8; wanted: lines of parent and child")) from None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -63,6 +64,7 @@ TABLES = ("results.csv", "results.parquet")
 PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json", *TABLES)  # whose checksums are kept there
 ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends
 ANEW = "the same command again writes it anew"
+_CHECKSUMS = threading.Lock()  # one for all run folders, so that these can be pickled
 PARTIAL = "the report does without it until a trial is run again"
 
 
@@ -147,7 +149,7 @@ class RunFolder:
         plan, states = self.plan(), {}
         for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
             folder = self.trial(name)
-            if folder.has(list(json.loads(finetunes))):
+            if folder.is_done(list(json.loads(finetunes))):
                 states[name] = "done"
             elif folder.damage():
                 states[name] = "damaged"
@@ -169,7 +171,7 @@ class RunFolder:
         ):
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
-            if self.has(name, list(wanted)):
+            if self.has_rows(name, list(wanted)):
                 # names come from the plan: another axis in the spec renames groups and tasks, not trials
                 own = {"trial": name, "status": "done"}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
@@ -188,12 +190,11 @@ class RunFolder:
             table[column] = pd.to_numeric(table[column]).astype("float64")
         return table
 
-    def has(self, name: str, finetunings: list[str]) -> bool:
-        """Whether a trial is done with at least these fine-tunings, and all is there that it left; unlike with
-        `TrialFolder.has` its rows are read, and kept in memory: no size or time tells of a bit that turned on the disk.
-        """
+    def has_rows(self, name: str, finetunings: list[str]) -> bool:
+        """Whether a trial is done with at least these fine-tunings (`TrialFolder.is_done`), and its rows are those that
+        it left: they are read, and kept in memory, since no size or time tells of a bit that turned on the disk."""
         folder = self.trial(name)
-        if not folder.has(finetunings):
+        if not folder.is_done(finetunings):
             return False
         if name not in self._rows:
             try:
@@ -217,11 +218,13 @@ class RunFolder:
 
     def write(self, name: str, data: bytes | str) -> None:
         """Any file of the run. The checksum of one that others rely on (`PROVED`, tables of duplicates) is kept beside
-        those that it had before, and first: who is killed in between leaves one of them."""
+        those that it had before, and first: who is killed in between leaves one of them. Of all processes the one that
+        holds the lease writes here, and its threads in turn."""
         if name in PROVED or (name.startswith("duplicates/") and name.endswith(".csv")):
             data = data if isinstance(data, bytes) else redact_file(name, data).encode()
-            known = self._checksums()
-            self.storage.write(CHECKSUMS, seal({**known, name: [*known.get(name, ())[-2:], checksum(data)]}))
+            with _CHECKSUMS:
+                known = self._checksums()
+                self.storage.write(CHECKSUMS, seal({**known, name: [*known.get(name, ())[-2:], checksum(data)]}))
         self.storage.write(name, data)
 
     def damaged(self, trials: Iterable[str]) -> Iterator[str]:

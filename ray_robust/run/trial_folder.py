@@ -45,8 +45,9 @@ class TrialFolder:
         done, damage = self._look()
         return None if damage else done
 
-    def has(self, finetunings: list[str]) -> bool:
-        """Whether the trial is done with at least these fine-tunings, and all is there that it left."""
+    def is_done(self, finetunings: list[str]) -> bool:
+        """Whether the trial is done with at least these fine-tunings, and all that it left has the size and time that
+        it was left with, or the checksum."""
         done = self.finished()
         return done is not None and set(finetunings) <= set(done["finetunings"])
 

@@ -56,7 +56,7 @@ def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
     time (storage or a worker that went away, a machine to be left) is raised, for the launcher to try again.
     """
     run = RunFolder(paths.run)
-    if run.has(trial.id, [f.id for f in trial.finetunings]):
+    if run.has_rows(trial.id, [f.id for f in trial.finetunings]):
         return
     folder = run.trial(trial.id)
     log = TrialLog(trial, folder, context)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import SUFFIXES, Folder
+from ray_robust.data.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.folder import ImageFiles, Place, make_listing, unexpanded
 from ray_robust.data.hierarchy import place
 from ray_robust.data.pool import Catalog, FileOptions, Source
@@ -152,16 +152,16 @@ def _class_list(root: Path, images: Path) -> ClassList:
 
 
 def _mapping(file: Path) -> ClassList:
-    return ClassList(file, _lines(file, " ", "n01440764 tench, Tinca tinca"))
+    return ClassList(file, _named(file, " ", "n01440764 tench, Tinca tinca"))
 
 
 def _words(file: Path) -> ClassList:
-    return ClassList(file, _lines(file, "\t", "n01440764<TAB>tench, Tinca tinca"), complete=False)
+    return ClassList(file, _named(file, "\t", "n01440764<TAB>tench, Tinca tinca"), complete=False)
 
 
-def _lines(file: Path, between: str, wanted: str) -> dict[str, str]:
+def _named(file: Path, between: str, wanted: str) -> dict[str, str]:
     names = {}
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(lines_of(file, f"lines like {wanted!r}"), 1):
         wnid, _, words = line.partition(between)
         if not _is_id(wnid) or not words.strip():
             raise UserError(Problem(f"{file}:{number}", f"is no line like {wanted!r}"))

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from ray_robust.data.file_pool import FilePool, Listing
-from ray_robust.data.files import STAMP, STAMP_FIELDS, Folder, Stamp, absolute
+from ray_robust.data.files import STAMP, STAMP_FIELDS, Folder, Stamp, absolute, lines_of
 from ray_robust.data.folder import Place, make_listing
 from ray_robust.data.pool import FileOptions, Source
 from ray_robust.data.shards import (
@@ -81,12 +81,8 @@ class ShardSource(FilePool, Source):
         o = self.options
         names: tuple[str, ...] = ()
         if o.classes is not None:
-            try:
-                names = tuple(line.strip() for line in Path(o.classes).read_text("utf-8").splitlines() if line.strip())
-            except OSError as error:
-                raise UserError(
-                    Problem(o.classes, f"cannot be read: {error.strerror}; wanted: a name a line")
-                ) from None
+            lines = lines_of(Path(o.classes), "a name a line")
+            names = tuple(line.strip() for line in lines if line.strip())
         return Columns(o.image, o.label, o.caption, names)
 
     def make_listing(self) -> Listing:

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 
 from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import SUFFIXES, Folder
+from ray_robust.data.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.folder import ImageFiles, Place, key_ids, make_listing, with_stamps
 from ray_robust.data.label_checks import lost_to_form
 from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
@@ -229,7 +229,7 @@ def _read_list(file: Path, domain: str) -> pd.DataFrame:
     """The rows of an official list, `<domain>/<class>/<file> <number>`; a path may hold blanks."""
 
     def rows() -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(lines_of(file, f"{domain}/<class>/<file> <number>"), 1):
             if not line.strip():
                 continue
             key = line.strip().rpartition(" ")[0]

@@ -87,7 +87,7 @@ class Recovery:
         return (
             folder.failure() is not None
             or folder.stopped() is not None
-            or folder.has([f.id for f in self.trials[name].finetunings])
+            or folder.is_done([f.id for f in self.trials[name].finetunings])
         )
 
     def reason(self, name: str) -> str:

@@ -159,7 +159,7 @@ class Search:
 
     def state(self, trial: Trial) -> str:
         """Done, stopped, failed in this run of the command, or still to be run."""
-        if self.run.has(trial.id, [f.id for f in trial.finetunings]):
+        if self.run.has_rows(trial.id, [f.id for f in trial.finetunings]):
             return "done"
         if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
