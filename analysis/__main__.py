@@ -18,6 +18,7 @@ from typing import Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
+from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.run.run_folder import RunFolder, suggestion
 from ray_robust.text.names import clean
 
@@ -173,8 +174,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--unit", metavar="COL=percent|fraction", action="append", default=[],
         help="table: the unit of one column, whatever its scores look like and --percent says")  # fmt: skip
     add("--id-min", type=float, metavar="SCORE", help="table: leave out rows with a lower ID score (in its own unit)")
-    add("--scale", metavar="probit|logit|linear", help="axis that lines are fitted on (default: the spec's, or probit)")
-    add("--margin", type=float, metavar="PP", help="points of ER that count as no effect (default: the spec's, or 2)")
+    add(
+        "--scale",
+        metavar="probit|logit|linear",
+        help=f"axis that lines are fitted on (default: the spec's, or {DEFAULTS.scale})",
+    )
+    add("--margin", type=float, metavar="PP",
+        help=f"points of ER that count as no effect (default: the spec's, or {DEFAULTS.margin:g})")  # fmt: skip
     add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
     add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")
     add("--confirm", metavar="RUN_DIR", help="with --predict: compare with that larger run")

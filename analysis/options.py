@@ -1,4 +1,4 @@
-"""What an analysis decides before it looks at any score, with the defaults of every way to ask for one."""
+"""What an analysis decides before it looks at any score. The defaults are those of `run.analysis_settings`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.scales import SCALES
 from ray_robust.errors import Problem, did_you_mean
+from ray_robust.run.analysis_settings import DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Options:
     one cluster is called. With several ID sets (of a plain table) `id_names` are the user's names of their columns."""
 
     baseline: str
-    scale: str = "probit"
-    margin: float = 2.0
-    min_r2: float = 0.8
+    scale: str = DEFAULTS.scale
+    margin: float = DEFAULTS.margin
+    min_r2: float = DEFAULTS.min_r2
     id_min: float | None = None
     unit: str = "trial"
     id_names: tuple[str, ...] = ()

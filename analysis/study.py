@@ -18,7 +18,7 @@ from analysis.line.checks import check_line
 from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
 from analysis.options import Options
-from analysis.scales import SCALES, Scale
+from analysis.scales import PP, SCALES, Scale
 from analysis.stats import (
     ancova,
     contrasts,
@@ -268,7 +268,7 @@ def refusals_of(compared: Compared, options: Options, trends: pd.DataFrame) -> l
         )
     else:
         ends = baseline.scale.inverse(baseline.line.at(np.array([points["x"].min(), points["x"].max()])))
-        rise = robustness.PP * float(ends[1] - ends[0])
+        rise = PP * float(ends[1] - ends[0])
         if rise < options.margin:
             why.append(
                 f"the baseline line rises by {rise:.1f} points of OOD score over all of its ID scores, less than the "

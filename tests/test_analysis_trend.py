@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,11 @@ from analysis.__main__ import report_on
 from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.scales import SCALES, clip
+from analysis.stats.robustness import effective_robustness
 from analysis.stats.trend import fit
 from analysis.study import analyse_all
+from ray_robust.run.analysis_settings import ScaleName, settings_of
+from ray_robust.spec.load import load_spec
 
 DATA = Path(os.environ.get("RAY_ROBUST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TESTBED = DATA / "imagenet-testbed"
@@ -119,3 +124,24 @@ def test_fewer_images_against_fewer_classes_runs_through_to_a_verdict(tmp_path):
 
 def test_probit_is_the_normal_quantile():
     assert SCALES["probit"].h(np.array([0.975])) == pytest.approx(ndtri(0.975))
+
+
+def test_every_way_to_ask_for_an_analysis_has_the_same_defaults(tmp_path):
+    (tmp_path / "spec.yaml").write_text(
+        "task: {name: camera-traps}\npretrain: {sources: {fractals: 1}, num_images: 80}\n"
+    )
+    settings, spec = settings_of({}), load_spec(str(tmp_path / "spec.yaml"))
+    assert settings_of({"baseline": {"name": "x"}, "analysis": {"margin": 3.0, "scale": None}}) == replace(
+        settings, baseline="x", margin=3.0
+    )
+    assert {f.name: getattr(Options(settings.baseline), f.name) for f in fields(settings)} == asdict(settings)
+    assert asdict(settings) == {"baseline": spec.baseline.name, **spec.analysis.model_dump()}
+    assert list(SCALES) == list(get_args(ScaleName))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_effective_robustness_is_what_lies_above_the_height_of_the_line(scale):
+    height = SCALES[scale].h(np.array([0.2, 0.5, 0.8]))
+    er = effective_robustness([0.3, 0.5, 0.7], height, SCALES[scale])
+    assert er == pytest.approx([10.0, 0.0, -10.0], abs=1e-12)
+    assert effective_robustness(0.3, height, SCALES[scale], unit=1.0)[0] == pytest.approx(0.1)

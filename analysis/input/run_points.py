@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from analysis.input import run_counts
 from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.errors import Problem, UserError
+from ray_robust.run.analysis_settings import settings_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
 
@@ -27,10 +28,6 @@ def read_run(address: str) -> tuple[Table, Options]:
     spec, results = run.spec(), run.results()
     if not spec and not run.exists("plan.csv"):
         raise UserError(Problem(address, "no run folder: it has neither spec.yaml nor plan.csv"))
-    asked = spec.get("analysis") or {}
-    baseline = spec.get("baseline", "scratch")
-    options = Options(baseline=str(baseline.get("name", "scratch") if isinstance(baseline, dict) else baseline))
-    known = {key: asked[key] for key in ("scale", "margin", "min_r2") if asked.get(key) is not None}
     scores = results[["id", "ood"]].notna().all(axis=1)
     missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
     reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
@@ -54,8 +51,8 @@ def read_run(address: str) -> tuple[Table, Options]:
     keys = tuple(key for key in RUN_KEYS if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
-    found = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(run_counts.read, (run,)))
-    return found, replace(options, **known)
+    table = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(run_counts.read, (run,)))
+    return table, Options(**asdict(settings_of(spec)))
 
 
 def _reason(run: RunFolder, name: str) -> str:

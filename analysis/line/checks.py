@@ -18,11 +18,12 @@ from analysis.line import gaps
 from analysis.line.line_checks import NOISE, OTHERS, RESIDUALS, SCHEDULE, STEPS, TESTS, LineChecks
 from analysis.line.verdicts import verdicts
 from analysis.options import Options
-from analysis.scales import SCALES, Scale
+from analysis.scales import PP, SCALES, Scale
 from analysis.stats import curvature, reliability
 from analysis.stats.contrasts import holm
 from analysis.stats.curvature import Fit, fit
 from analysis.stats.estimates import Estimate
+from analysis.stats.robustness import effective_robustness
 from analysis.stats.trend import MIN_POINTS
 from analysis.stats.wald import Wald
 
@@ -54,7 +55,7 @@ def check_line(
         return None
     fitted = line.design @ line.coefficients
     residuals = own.reindex(columns=list(RESIDUALS)).assign(
-        id=own["id"], residual=100 * (own["ood"].to_numpy(float) - scale.inverse(fitted))
+        id=own["id"], residual=effective_robustness(own["ood"], fitted, scale)
     )
     bent = curvature.bend(own["x"].to_numpy(float), axes, y, clusters, scale)
     steps = {name: step for name in STEPS if (step := _step(own, name)) is not None}
@@ -111,7 +112,7 @@ def _slope(line: Fit, expected: np.ndarray, slope: tuple[float, float, float] | 
             "p": np.nan,
         }
     yield row
-    yield {"check": "slope", "test": "rise over the ID range", "value": 100 * float(np.ptp(expected)), "unit": "points"}
+    yield {"check": "slope", "test": "rise over the ID range", "value": PP * float(np.ptp(expected)), "unit": "points"}
 
 
 def _curvature(bent: curvature.Bend) -> Iterator[dict[str, object]]:
@@ -143,7 +144,7 @@ def _moves(name: str, step: np.ndarray, line: Fit, y: np.ndarray, scale: Scale) 
     more = fit(np.column_stack([base, step]), y, line.clusters)
     if more is not None:
         slope = more.single(np.eye(k + 1)[k])
-        rate = 100 * float(scale.rate(height).mean())
+        rate = PP * float(scale.rate(height).mean())
         points = Estimate(slope.value * rate, slope.se * rate, slope.df)
         unit = "points per epoch" if name == "epoch" else "points per tenfold"
         yield _single("schedule", f"{STEPS[name]}, straight", points, unit)

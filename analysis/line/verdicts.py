@@ -14,7 +14,7 @@ from analysis.formatting import interval, listed, name, number, p_value, percent
 from analysis.line import gaps
 from analysis.line.line_checks import FAILS, OPEN, PASSES, QUESTIONS, LineChecks, Verdict
 from analysis.options import Options
-from analysis.scales import SCALES
+from analysis.scales import PP, SCALES
 from analysis.stats import reliability
 from analysis.stats.curvature import Fit
 
@@ -64,7 +64,7 @@ def _curvature(checks: LineChecks, own: pd.DataFrame, options: Options) -> tuple
     bend, at = checks.bend
     parabola = f"{signed(bend.value)} ({interval(bend.low, bend.high)}) at ID {percent(at)}"
     if rows["fails"].any():
-        apart = 100 * float(checks.curve[["square", "spline"]].sub(checks.curve["line"], axis=0).abs().max(axis=None))
+        apart = PP * float(checks.curve[["square", "spline"]].sub(checks.curve["line"], axis=0).abs().max(axis=None))
         tests = listed([f"{r.test}: {_p(r.p)}" for r in rows.itertuples() if np.isfinite(r.p)])
         return FAILS, (
             f"the baseline bends ({tests}): a curve lies up to {number(apart, 1)} points of OOD from the line, a "
@@ -104,7 +104,7 @@ def _lift(least: float, own: pd.DataFrame, line: Fit, options: Options) -> float
     x, scale = own["x"].to_numpy(float), SCALES[options.scale]
     height = line.coefficients[0] + line.coefficients[1] * x.max()
     steeper = height + line.coefficients[1] * (1 / max(least, 0.1) - 1) * (x.max() - x.mean())
-    return 100 * float(scale.inverse(steeper) - scale.inverse(height))
+    return PP * float(scale.inverse(steeper) - scale.inverse(height))
 
 
 def _schedule(checks: LineChecks, options: Options) -> tuple[str, str] | None:

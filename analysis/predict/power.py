@@ -27,6 +27,7 @@ from analysis.stats.estimates import LEVEL, POWER, TWO_SIDED, Part, combine
 from analysis.stats.factor_rows import LEAST_DF
 from analysis.stats.robustness import LINE
 from analysis.stats.task_points import LEAST_SEEDS
+from ray_robust.run.analysis_settings import DEFAULTS
 
 DRAWS = 20_000  # the share of sweeps that a quantile stands for is then exact to 0.3 %
 TRIALS = "trials"  # name of that cause of error; the line's is `LINE`
@@ -51,7 +52,7 @@ class Design:
     baseline_finetunings: int
     factors: Mapping[str, tuple[float, ...]]
     test_groups: Mapping[str, int] = field(default_factory=dict)
-    margin: float = 2.0
+    margin: float = DEFAULTS.margin
     same_seeds: bool = False
 
     @property

@@ -18,9 +18,10 @@ from scipy.stats import kendalltau, spearmanr
 from analysis.input.table import Table
 from analysis.predict.mixtures import Mixture, Space, mixtures_of
 from analysis.predict.surface import SPARE, Check, Surface, cross_validate, fit, rank
+from analysis.scales import PP
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import LINE, PP
+from analysis.stats.robustness import LINE
 from analysis.study import Analysis
 
 TARGETS = {"er": "ER", "id": "ID score", "ood": "OOD score"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.scales import Scale
+from analysis.scales import PP, Scale
 from analysis.stats import cluster_robust
 from analysis.stats.estimates import Estimate, combine
 from analysis.stats.wald import Wald, wald
@@ -117,7 +117,7 @@ def bend(x: np.ndarray, axes: np.ndarray, y: np.ndarray, clusters: np.ndarray, s
     # the parabola less the line is its coefficient times `gap`: what u^2 has beyond a straight line through the points
     both, along = (np.column_stack([np.ones(len(v)), v]) for v in (u, grid))
     height, projected = (along @ np.linalg.lstsq(both, np.column_stack([y, u**2]), rcond=None)[0]).T
-    gap = 100 * scale.rate(height) * (grid**2 - projected)
+    gap = PP * scale.rate(height) * (grid**2 - projected)
     where = int(np.abs(gap).argmax())
     distance = Estimate(square.value * gap[where], square.se * abs(gap[where]), square.df)
     curve = _curve(u, y, grid, at, scale).assign(id=scale.inverse(middle + half * grid))

@@ -13,10 +13,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from analysis.scales import PP
 from analysis.stats import cluster_robust, quantities, robustness
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import PP, Arm, Baseline
+from analysis.stats.robustness import Arm, Baseline
 
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
 RANK = 1e-10  # singular values of a design, as a share of the largest, that are rounding

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.scales import PP
 from analysis.stats.estimates import Part, combine
-from analysis.stats.robustness import PP, Arm, Baseline
+from analysis.stats.robustness import Arm, Baseline, effective_robustness
 
 INFLUENCE = ("trial", "group", "moves", "change", "slope_without", "cook")
 SELECTION = (
@@ -80,7 +81,9 @@ def _without_baseline_trials(
         for name, points in others.items():
             if len(points):
                 height = without[t, 0] + points[columns].to_numpy(float) @ without[t, 1:]
-                moved[name] = PP * (points["ood"] - baseline.scale.inverse(height)).mean() - means[name]
+                moved[name] = (
+                    PP * effective_robustness(points["ood"], height, baseline.scale, unit=1.0).mean() - means[name]
+                )
         name = max(moved, key=lambda n: abs(moved[n]), default="")
         rows.append(
             {"trial": trials[t], "group": baseline.name, "moves": name, "change": moved.get(name, np.nan),

@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from analysis.scales import Scale
+from analysis.scales import PP, Scale
 from analysis.stats import cluster_robust, estimates
 from analysis.stats.cluster_robust import Robust
 from analysis.stats.group_jackknife import Resampled
@@ -24,7 +25,19 @@ from analysis.stats.trend import Line, fit
 
 KNOTS = 129  # the bands of the line are drawn through so many ID scores
 LINE = "baseline line"  # the name of its error, beside those of trials and groups
-PP = 100.0  # scores are fractions, ER is percentage points
+
+
+def effective_robustness(ood: ArrayLike, height: ArrayLike, scale: Scale, unit: float = PP) -> np.ndarray:
+    """Return the effective robustness of each point: OOD - h^-1(height), of which the height is that of the baseline's
+    line at the point's ID score, a + b h(ID).
+
+    ood     OOD scores, fractions, any shape
+    height  expected OOD scores on the transformed axis, of the same shape
+    unit    how many of it a score of 1 is: 100 for percentage points, 1 for fractions
+    Taori et al., "Measuring Robustness to Natural Distribution Shifts in Image Classification" (NeurIPS 2020), eq. 1;
+    the transformed axes are those of Miller et al., "Accuracy on the Line" (ICML 2021).
+    """
+    return unit * (np.asarray(ood, float) - scale.inverse(height))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +79,10 @@ class Baseline:
         return design if self.on_axis else self.scale.rate(design @ self.coefficients)[:, None] * design
 
     def er(self, ood: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """ER in percentage points: OOD - h^-1(height) (Taori et al. 2020). Along the axis: h(OOD) - height."""
+        """ER in percentage points (see `effective_robustness`). Along the axis: h(OOD) - height."""
         if self.on_axis:
             return PP * (self.scale.h(np.clip(ood, 1e-9, 1 - 1e-9)) - height)
-        return PP * (ood - self.scale.inverse(height))
+        return effective_robustness(ood, height, self.scale)
 
     def outside(self, points: pd.DataFrame) -> np.ndarray:
         """Which points lie beyond the scores that the line was fitted on, on any ID set: bool [points]."""

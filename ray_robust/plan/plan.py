@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.class_selection import granularity_text
 from ray_robust.spec.load import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
 
 RECIPE = 1  # raised when the training code changes what a trial's scores come out as
-SCRATCH = "scratch"
 TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
 
 

@@ -28,6 +28,7 @@ import yaml
 from ray_robust.errors import Damaged
 from ray_robust.files.storage import Stamp, Storage, wrong
 from ray_robust.redact import redact_file
+from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checksums import checksum, seal, unseal
 from ray_robust.run.trial_folder import TrialFolder
 from ray_robust.text import safe_csv
@@ -167,7 +168,7 @@ class RunFolder:
         rows: list[dict[str, Any]] = []
         plan = self.plan().to_dict("records")
         for planned in sorted(
-            plan, key=lambda row: (row["group"] != "scratch", row["group"], row["model"], row["trial"])
+            plan, key=lambda row: (row["group"] != BASELINE, row["group"], row["model"], row["trial"])
         ):
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.spec.grid import axes_in, is_drawn
 from ray_robust.spec.resolved import resolved_yaml
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
@@ -153,7 +154,7 @@ class _SpecParser(SectionParser):
             if key not in allowed:
                 self.report((key,), f"{key}: unknown key{did_you_mean(key, allowed)}")
         raw = {key: value for key, value in tree.items() if key in allowed}
-        raw["baseline"] = _long_baseline(raw.get("baseline", "scratch"))
+        raw["baseline"] = _long_baseline(raw.get("baseline", DEFAULTS.baseline))
         for key in ("task", "pretrain"):
             if key not in raw:
                 self.report((), f"{key}: missing; a sweep needs it")

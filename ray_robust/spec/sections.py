@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
+from ray_robust.run.analysis_settings import DEFAULTS, ScaleName
 from ray_robust.spec.class_selection import ClassSelection, parse_classes, parse_granularity, parse_weights
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
@@ -294,7 +295,7 @@ class Finetune(Training):
 class Baseline(Section):
     """The points that the reference trend is fitted on: models fine-tuned from scratch, or a group of the sweep."""
 
-    name: str = "scratch"
+    name: str = DEFAULTS.baseline
     seeds: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # none: as many as the sweep has
     finetune: dict[str, Any] = {}  # what differs from `finetune`, e.g. more epochs, so that the ID ranges overlap
 
@@ -352,6 +353,6 @@ class Analysis(Section):
     """Set before any result is known: the scale of the line, the margin of "no effect", the R2 below which ER is
     not given."""
 
-    scale: Literal["probit", "logit", "linear"] = "probit"
-    margin: Rate = 2.0
-    min_r2: Fraction = 0.8
+    scale: ScaleName = DEFAULTS.scale
+    margin: Rate = DEFAULTS.margin
+    min_r2: Fraction = DEFAULTS.min_r2

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_robust.errors import UserError
+from ray_robust.run.analysis_settings import settings_of
 from ray_robust.run.run_folder import RunFolder, suggestion
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
@@ -122,9 +123,8 @@ def er_so_far(run: RunFolder) -> ErSoFar:
     A look while a sweep runs: means without intervals, over the points whose ID score lies in the baseline's range. The
     report has the rest. `why` says what is missing: points for a line, or the R^2 that the spec asks for.
     """
-    spec = run.spec()
-    asked = spec.get("baseline", "scratch")
-    baseline = str(asked.get("name", "scratch") if isinstance(asked, dict) else asked)
+    settings = settings_of(run.spec())
+    baseline = settings.baseline
     groups, states = run.plan().get("group", ()), list(run.states().values())
     awaited = [state for group, state in zip(groups, states, strict=True) if group == baseline]
     if not awaited:
@@ -133,24 +133,26 @@ def er_so_far(run: RunFolder) -> ErSoFar:
         return ErSoFar(why=f"no ER yet: {coming} of {len(awaited)} trials of the baseline are to come")
     points = run.results()
     points = points.loc[points["id"].notna() & points["ood"].notna()]
-    from analysis.scales import SCALES
-    from analysis.stats.trend import fit  # late: not every look at a run has something to fit
+    import pandas as pd  # late: most calls have no line to fit
 
-    settings = {"scale": "probit", "min_r2": 0.8} | (spec.get("analysis") or {})
-    scale = SCALES[settings["scale"]]
+    from analysis.scales import SCALES
+    from analysis.stats.robustness import effective_robustness
+    from analysis.stats.trend import fit
+
+    scale = SCALES[settings.scale]
     means: dict[tuple[str, str], float] = {}
     why = ""
     for task, rows in points.groupby(points["task"].fillna("task").astype(str), sort=False):
         x, y = (scale.of(rows[score].to_numpy(float), _examples(rows[f"{score}_images"])) for score in ("id", "ood"))
         own = (rows["group"] == baseline).to_numpy()
         line = fit(x[own], y[own])
-        if line is None or line.r2 < settings["min_r2"]:
+        if line is None or line.r2 < settings.min_r2:
             poor = "has too few points for a line" if line is None else f"explains only R^2 = {line.r2:.2f}"
             why = f"no ER on {task}: the baseline {poor}"
             continue
         ids = rows["id"]
         inside = ids.between(ids[own].min(), ids[own].max())
-        er = 100 * (rows["ood"] - scale.inverse(line.at(x)))
+        er = pd.Series(effective_robustness(rows["ood"], line.at(x), scale), rows.index)
         for group, mean in er[inside].groupby(rows["group"], sort=False).mean().items():
             means[str(task), str(group)] = float(mean)
     return ErSoFar(means, why)

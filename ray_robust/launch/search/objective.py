@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.scales import SCALES
+from analysis.stats.robustness import effective_robustness
 from analysis.stats.trend import fit
 from ray_robust.errors import Problem, UserError
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 
-PP = 100.0  # scores are fractions, effective robustness is percentage points
 NEEDED = 3  # baseline points that a line takes
 
 Rows = Sequence[Mapping[str, Any]]
@@ -35,8 +35,8 @@ class ValLine:
     def er(self, id_val: float, ood_val: float) -> float:
         """How far a point lies above the line, in percentage points, also beyond its range."""
         scale = SCALES[self.scale]
-        x = scale.of([id_val])
-        return PP * (ood_val - float(scale.inverse(self.intercept + self.slope * x)[0]))
+        height = self.intercept + self.slope * scale.of([id_val])
+        return float(effective_robustness(ood_val, height, scale)[0])
 
     def covers(self, id_val: float) -> bool:
         """Whether there is a line at that score."""
