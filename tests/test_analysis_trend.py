@@ -128,7 +128,7 @@ def test_probit_is_the_normal_quantile():
 
 def test_every_way_to_ask_for_an_analysis_has_the_same_defaults(tmp_path):
     (tmp_path / "spec.yaml").write_text(
-        "task: {name: camera-traps}\npretrain: {sources: {fractals: 1}, num_images: 80}\n"
+        "task: {name: camera-traps}\npretrain: {sources: {fractals: 1}, num_images: 80, epochs: 1}\n"
     )
     settings, spec = settings_of({}), load_spec(str(tmp_path / "spec.yaml"))
     assert settings_of({"baseline": {"name": "x"}, "analysis": {"margin": 3.0, "scale": None}}) == replace(
