@@ -28,7 +28,7 @@ The actor died because its node has died. Node Id: 5ba52b
 CUT_OFF = "The actor f89a is unavailable: The actor is temporarily unavailable: RpcError: RPC error: Socket closed"
 TERM = DIED.replace("Worker unexpectedly", "Worker exits with an exit code 1. The process receives a SIGTERM. Worker")
 LEFT = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
-ray_robust.train.context.Preempted: pretrain: stops at step 9 of 24: its node is drained"""
+ray_robust.train.exceptions.Preempted: pretrain: stops at step 9 of 24: its node is drained"""
 OUTAGE = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
 ray_robust.errors.Outage: runs/x/trials/t/rows.jsonl: the disk is full; free some room, then run it again"""
 MEMORY = "Task was killed due to the node running low on memory."

@@ -27,6 +27,7 @@ from ray_robust.plan.plan import Facts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import Resources
+from ray_robust.train.exceptions import Preempted
 from ray_robust.trial.paths import RunPaths
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -83,8 +84,7 @@ def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
                     folder.storage.write_json("progress.json", {"share": 0.0, "time": time.time()}, durable=False)
                     time.sleep(0.05)
                 Path(f"{mark}.heard").write_text(told())
-                preempted = type("Preempted", (Exception,), {"__module__": "ray_robust.train.context"})  # no torch here
-                raise preempted(told())
+                raise Preempted(told())
         folder.finish([{"finetune": f.id} for f in trial.finetunings], {})
         tune.report({"ended": 1})
 

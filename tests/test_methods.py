@@ -16,8 +16,9 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import Finetune, ModelSection, Pretrain, SourceSection
 from ray_robust.train import features, interleave, loop
-from ray_robust.train.context import Context, TrainingFailed
+from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split, predict
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import body_features
 from ray_robust.train.finetune import Finetuned, Look, finetune
 from ray_robust.train.images import ImageBank

@@ -186,7 +186,7 @@ def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
 def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monkeypatch):
     from ray_robust.files.storage import Storage
     from ray_robust.train.checkpoints import checkpoint_facts
-    from ray_robust.train.context import Preempted
+    from ray_robust.train.exceptions import Preempted
 
     images, labels = bank()
     built = []

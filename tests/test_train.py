@@ -11,8 +11,9 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.load import Finetune, ModelSection, Training
 from ray_robust.train import loop
 from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
-from ray_robust.train.context import Context, Preempted, TrainingFailed
+from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split, predict
+from ray_robust.train.exceptions import Preempted, TrainingFailed
 from ray_robust.train.finetune import Look, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.interleave import take_turns

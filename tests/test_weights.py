@@ -23,7 +23,8 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.checkpoints import save_checkpoint
-from ray_robust.train.context import Context, TrainingFailed
+from ray_robust.train.context import Context
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.methods.weights import load_body, read_tensors
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import Job, pretrain

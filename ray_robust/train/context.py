@@ -13,22 +13,6 @@ from typing import Any
 import torch
 
 
-class TrainingFailed(Exception):
-    """A training that cannot continue, with its reason in one line: its trial fails, other trials are unaffected."""
-
-
-class Preempted(Exception):
-    """A training that stopped because its process must leave this machine; its state is on disk."""
-
-
-class Stopped(Exception):
-    """A training that a search ended early; `facts` are JSON values that say what it was compared with."""
-
-    def __init__(self, reason: str, facts: dict[str, Any]) -> None:
-        super().__init__(reason)
-        self.facts = facts
-
-
 @dataclass(frozen=True)
 class Progress:
     """How far a training is. The first report precedes its first step: what an earlier process had done."""

@@ -23,8 +23,9 @@ from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import TEST_SPLITS
 from ray_robust.spec.load import Finetune, ModelSection
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
-from ray_robust.train.context import Context, Progress, TrainingFailed
+from ray_robust.train.context import Context, Progress
 from ray_robust.train.evaluate import Predicted, Split, predict, predict_from
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import Frozen
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import Steps, Stepwise

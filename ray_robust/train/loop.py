@@ -22,7 +22,8 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.load import ModelSection, Training
 from ray_robust.train.checkpoints import StateWriter, load_state
 from ray_robust.train.compile import NetworkChoice
-from ray_robust.train.context import Context, Preempted, Progress, TrainingFailed
+from ray_robust.train.context import Context, Progress
+from ray_robust.train.exceptions import Preempted, TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.interleave import Pass, Steps, Stepwise
 from ray_robust.train.models import input_scale

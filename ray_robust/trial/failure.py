@@ -43,9 +43,9 @@ def fault_of(said: str) -> Fault:
     """Read what Ray says of a trial that broke off: the text of an error, with or without its traceback."""
     lines = [line.strip() for line in said.strip().splitlines() if line.strip()] or [SILENT]
     last = textwrap.shorten(lines[-1], 300)
-    left = [line for line in lines if "context.Preempted: " in line]
+    left = [line for line in lines if "exceptions.Preempted: " in line]
     if left:
-        return Fault("left", textwrap.shorten(left[-1].partition("context.Preempted: ")[2], 300), False)
+        return Fault("left", textwrap.shorten(left[-1].partition("exceptions.Preempted: ")[2], 300), False)
     if "receives a SIGTERM" in said:
         return Fault("left", "its worker was told to end (SIGTERM)", False)
     if "errors.Outage: " in said:

@@ -32,8 +32,9 @@ from ray_robust.plan.plan import Finetuning, Trial
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.spec.sections import Finetune
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
-from ray_robust.train.context import Context, Preempted, Stopped, TrainingFailed
+from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
+from ray_robust.train.exceptions import Preempted, Stopped, TrainingFailed
 from ray_robust.train.features import Frozen
 from ray_robust.train.finetune import finetune
 from ray_robust.train.images import ImageBank

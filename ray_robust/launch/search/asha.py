@@ -80,7 +80,7 @@ def _read_decision(run: Storage, name: str) -> dict[str, Any] | None:
 def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
     """Return what a training calls after every step, see `Context.on_step`: it probes the network at milestones, and
     raises Stopped for a trial that is behind."""
-    from ray_robust.train.context import Stopped
+    from ray_robust.train.exceptions import Stopped
 
     run, begun = Storage(paths.run), time.monotonic()
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from ray_robust.data.weights import find_weights
 from ray_robust.errors import UserError
-from ray_robust.train.context import TrainingFailed
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.models import build_model, made, seeded
 from ray_robust.train.pretrain import Job, Pretrained
 
