@@ -31,7 +31,8 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.data.store import ImageStore
 from ray_robust.launch.ingest.ingest import ingest
 from ray_robust.plan.plan import Finetuning, Trial
-from ray_robust.prepare.open_sweep import Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.prepare.open_sweep import Sweep, open_sweep
+from ray_robust.prepare.subsets import decode_jobs, draw_all
 from ray_robust.spec.load import load_spec
 
 
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 def prepare(sweep: Sweep, root: Path) -> dict[str, ImageStore]:
     """Every pool's store, filled with what the sweep looks at, by pool_key."""
-    jobs = jobs_of(sweep, sweep.plan, draw_all(sweep, {}))
+    jobs = decode_jobs(sweep, sweep.plan, draw_all(sweep, {}))
     stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], root)
     return {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
 

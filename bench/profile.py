@@ -77,7 +77,8 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
     import torch
 
     from ray_robust.launch.ingest.ingest import ingest
-    from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+    from ray_robust.prepare.open_sweep import open_sweep
+    from ray_robust.prepare.subsets import decode_jobs, draw_all
     from ray_robust.spec.load import load_spec
     from ray_robust.train.context import Context
     from ray_robust.trial.paths import RunPaths
@@ -85,7 +86,7 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
 
     torch.set_num_threads(1)
     sweep = open_sweep(load_spec(spec, tuple(settings)))
-    ingest([(pool, size, rows) for _, pool, size, rows in jobs_of(sweep, sweep.plan, draw_all(sweep, {}))],
+    ingest([(pool, size, rows) for _, pool, size, rows in decode_jobs(sweep, sweep.plan, draw_all(sweep, {}))],
            folder / "store")  # fmt: skip
     for trial in {(trial.pretrain_images, trial.cost): trial for trial in sweep.plan}.values():
         run_trial(trial, RunPaths(f"{folder}/run", f"{folder}/checkpoints", f"{folder}/store"), Context())

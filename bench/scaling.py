@@ -69,14 +69,15 @@ def rate(text: str, folder: Path, name: str) -> float:
     from ray_robust.launch.ingest.ingest import ingest
     from ray_robust.launch.monitor.live_view import Monitor
     from ray_robust.launch.tuner import run_plan
-    from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+    from ray_robust.prepare.open_sweep import open_sweep
+    from ray_robust.prepare.subsets import decode_jobs, draw_all
     from ray_robust.spec.load import load_spec
     from ray_robust.trial.paths import RunPaths
 
     spec = folder / "scaling.yaml"
     spec.write_text(text)
     sweep = open_sweep(load_spec(spec))
-    ingest([job for _, *job in jobs_of(sweep, sweep.plan, draw_all(sweep, {}))], folder / "store")  # type: ignore[misc]
+    ingest([job for _, *job in decode_jobs(sweep, sweep.plan, draw_all(sweep, {}))], folder / "store")  # type: ignore[misc]
     run = RunFolder(folder / name)
     monitor = Monitor(sweep.plan, run, Console(quiet=True), 0, name, metrics=False)
     paths = RunPaths(str(folder / name), str(folder / name / "checkpoints"), str(folder / "store"))

@@ -21,7 +21,7 @@ import psutil
 from rich.console import Console
 
 from bench import show
-from ray_robust.plan.plan import Configuration, Facts, Plan, make_plan
+from ray_robust.plan.plan import Configuration, Plan, PoolFacts, make_plan
 from ray_robust.prepare.candidates import Candidates
 from ray_robust.spec.load import Spec, load_spec
 
@@ -40,11 +40,11 @@ baseline: none
 WORK = "BENCH_SCHEDULING_WORK"  # the seconds that a trial waits, told to the workers
 
 
-class Pools(dict[str, Facts]):
+class Pools(dict[str, PoolFacts]):
     """Facts of any pool: a plan needs no more of one."""
 
-    def __missing__(self, key: str) -> Facts:
-        return Facts(key, 10**9, {"train": 100, "id_val": 10, "id_test": 10, "ood_val": 10, "ood_test": 10})
+    def __missing__(self, key: str) -> PoolFacts:
+        return PoolFacts(key, 10**9, {"train": 100, "id_val": 10, "id_test": 10, "ood_val": 10, "ood_test": 10})
 
 
 class Known(Candidates):

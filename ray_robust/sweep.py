@@ -23,9 +23,10 @@ from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance
 from ray_robust.prepare.candidates import Candidates, Preview, check_choices, preview
-from ray_robust.prepare.open_sweep import Draws, Sweep, draw_all, jobs_of, open_sweep
+from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_plan, print_title
-from ray_robust.prepare.search_text import print_found, print_space, write_found
+from ray_robust.prepare.search_text import print_best, print_space, write_search_table
+from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
 from ray_robust.run.lease import held
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
@@ -92,7 +93,7 @@ def _waiting(out: Console, who: str) -> None:
     out.print(f"{who} was here: waiting to see whether it still runs ...")
 
 
-def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Draws, Preview | None]:
+def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Subsets, Preview | None]:
     """The images of every trial (of some, for a plan), and of a search what it begins with. Raises UserError for what
     cannot be drawn, before anything is written: an impossible mixture leaves no folder."""
     first = _first_draws(sweep, plan_only) if sweep.spec.space.dimensions else None
@@ -103,7 +104,7 @@ def _drawn(sweep: Sweep, plan_only: bool = False) -> tuple[Draws, Preview | None
 
 
 def _plan(
-    sweep: Sweep, subsets: Draws, first: Preview | None, run: RunFolder, args: argparse.Namespace, out: Console
+    sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder, args: argparse.Namespace, out: Console
 ) -> int:
     """What --plan prints and writes."""
     if first is not None:
@@ -165,7 +166,7 @@ def _first_draws(sweep: Sweep, plan_only: bool) -> Preview:
         check_choices(sweep)
     first = preview(sweep, _draws(sweep.spec, plan_only))
     if not first.configurations:
-        what = f"search: none of the first {first.left_out:,} draws can be run"
+        what = f"search: none of the first {first.rejected:,} draws can be run"
         raise UserError(Problem(sweep.spec.location("search"), what), *first.reasons)
     return first
 
@@ -173,7 +174,7 @@ def _first_draws(sweep: Sweep, plan_only: bool) -> Preview:
 def _run_search(
     sweep: Sweep,
     first: Preview,
-    subsets: Draws,
+    subsets: Subsets,
     run: RunFolder,
     args: argparse.Namespace,
     out: Console,
@@ -195,14 +196,14 @@ def _run_search(
         raise
     finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
         run.write_plan(search.plan.rows())
-        write_found(run, spec, search.outcomes)
-    print_found(out, spec, search.ranked(), search.outcomes, search.over)
+        write_search_table(run, spec, search.outcomes)
+    print_best(out, spec, search.ranked(), search.outcomes, search.over)
     return code
 
 
 def _run(
     sweep: Sweep,
-    subsets: Draws,
+    subsets: Subsets,
     run: RunFolder,
     address: str | None,
     out: Console,
@@ -221,7 +222,7 @@ def _run(
     out.print(f"{len(before)} of {whole} trials are done, {whole - len(before)} to run{expected}")
     for name in mended:
         out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings", markup=False)
-    for line in (*run.damaged(trial.id for trial in sweep.plan), *provenance.told_apart_by_size(run, sweep.pools())):
+    for line in (*run.damaged(trial.id for trial in sweep.plan), *provenance.identified_by_size(run, sweep.pools())):
         out.print(line, markup=False, soft_wrap=True)
     outage: Outage | None = None
     if len(todo) if search is None else not search.complete:
@@ -229,8 +230,8 @@ def _run(
             seconds = _run_trials(sweep, subsets, run, todo, address, out, search, cluster)
             if search is not None:
                 todo = Plan(tuple(trial for trial in search.plan if trial.id not in before))
-            provenance.keep_rate(run, todo, sweep.spec)
-            provenance.note_invocation(run, begun, seconds, len(todo))
+            provenance.record_throughput(run, todo, sweep.spec)
+            provenance.record_invocation(run, begun, seconds, len(todo))
         except Outage as said:  # what is done is told all the same
             outage = said
     if search is not None:
@@ -256,7 +257,7 @@ def _run(
 
 def _run_trials(
     sweep: Sweep,
-    subsets: Draws,
+    subsets: Subsets,
     run: RunFolder,
     todo: Plan,
     address: str | None,
@@ -275,7 +276,7 @@ def _run_trials(
     from ray_robust.trial.paths import RunPaths
 
     root = default_root()
-    jobs = {key: (pool, size, rows) for key, pool, size, rows in jobs_of(sweep, todo, subsets)}
+    jobs = {key: (pool, size, rows) for key, pool, size, rows in decode_jobs(sweep, todo, subsets)}
     with contextlib.ExitStack() as stack:
         if cluster is None:
             with head_start(list(jobs.values()), root):

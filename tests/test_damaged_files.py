@@ -179,7 +179,7 @@ def test_a_damaged_file_costs_a_line_or_nothing(whole, points, run, kind, how, c
 
 def provenance_of(run: RunFolder) -> None:
     """What the driver reads of its own at the end."""
-    provenance.note_invocation(run, 0.0, 1.0, 1)
+    provenance.record_invocation(run, 0.0, 1.0, 1)
     assert json.loads(run.read_bytes("run.json"))["invocations"][-1]["trials_run"] == 1
 
 

@@ -23,7 +23,7 @@ from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import SETTINGS, Cluster
 from ray_robust.launch.failures.recovery import Watch
 from ray_robust.launch.monitor.live_view import Monitor
-from ray_robust.plan.plan import Facts, make_plan, pool_key
+from ray_robust.plan.plan import PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import Resources
@@ -44,8 +44,8 @@ def plan_of(file: Path):
     file.write_text(SPEC)
     spec = load_spec(file)
     level, task = spec.pretrains[0].section, spec.tasks[0].section
-    return make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
-                     {pool_key(task.name, task): Facts("t", 100, {"train": 50})})  # fmt: skip
+    return make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
+                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
 
 
 @pytest.fixture

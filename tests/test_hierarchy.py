@@ -12,7 +12,8 @@ from ray_robust.data import wordnet
 from ray_robust.data.hierarchy import distances, place, subtrees, tree_paths
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
-from ray_robust.prepare.open_sweep import draw_all, open_sweep
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.prepare.subsets import draw_all
 from ray_robust.spec.load import load_spec
 from tests import make_images as make
 

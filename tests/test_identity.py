@@ -39,8 +39,9 @@ from ray_robust.errors import UserError
 from ray_robust.launch.ingest import ingest as launch
 from ray_robust.prepare import open_sweep as preparation
 from ray_robust.prepare import provenance
-from ray_robust.prepare.open_sweep import draw_all, open_sweep
+from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.prepare.plan_text import print_plan
+from ray_robust.prepare.subsets import draw_all
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from tests import fake_run
@@ -501,10 +502,10 @@ def test_a_run_from_before_says_that_its_identity_was_by_size(tmp_path):
     assert ("identity", "by names and sizes") in run_facts.samples([run])[1]["facts"]
     pool = pool_at(tree(tmp_path / "a", [bmp(i) for i in range(4)]))
     pool.name = "shops"
-    assert [line[:44] for line in provenance.told_apart_by_size(run, [("task", pool)])] == [
+    assert [line[:44] for line in provenance.identified_by_size(run, [("task", pool)])] == [
         "shops: an earlier version told its images ap"
     ]
-    assert list(provenance.told_apart_by_size(run, [("source", pool)])) == []
+    assert list(provenance.identified_by_size(run, [("source", pool)])) == []
 
 
 def test_a_new_run_says_what_its_identity_is_of(tmp_path):

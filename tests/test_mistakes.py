@@ -19,7 +19,7 @@ from ray_robust import sweep
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError, command
 from ray_robust.launch.ingest.ingest import ingest
-from ray_robust.prepare import open_sweep
+from ray_robust.prepare import open_sweep, subsets
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Finetune, load_spec
 
@@ -474,10 +474,10 @@ ODD = {  # odd, but images
 def ingested() -> tuple[open_sweep.Sweep, dict]:
     """As a run does before its first trial: open, decode, draw again without what is broken."""
     opened = open_sweep.open_sweep(load_spec("x.yaml"))
-    jobs = open_sweep.jobs_of(opened, opened.plan, open_sweep.draw_all(opened, {}))
+    jobs = subsets.decode_jobs(opened, opened.plan, subsets.draw_all(opened, {}))
     stores = ingest([(pool, size, rows) for _, pool, size, rows in jobs], Path("store"))
     by_key = {key: store for (key, *_), store in zip(jobs, stores, strict=True)}
-    return opened, open_sweep.draw_all(opened, by_key)
+    return opened, subsets.draw_all(opened, by_key)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -315,7 +315,8 @@ import sys, hashlib
 from ray_robust.data.mixture import draw
 from ray_robust.plan.plan import pool_key
 from ray_robust.spec.load import load_spec
-from ray_robust.prepare.open_sweep import draw_all, open_sweep
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.prepare.subsets import draw_all
 sweep = open_sweep(load_spec(sys.argv[1]))
 for id in sorted(draw_all(sweep, {})):
     (trial,) = [trial for trial in sweep.plan if trial.id == id]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from effort import calls
 
-from ray_robust.plan.plan import Facts, Plan, hash_of, make_plan
+from ray_robust.plan.plan import Plan, PoolFacts, hash_of, make_plan
 from ray_robust.spec.load import load_spec
 
 GOOD = """\
@@ -27,8 +27,8 @@ SPLITS = {"train": 100, "id_val": 10, "id_test": 20, "ood_val": 30, "ood_test": 
 class Pools(dict):
     """Facts of any pool: what it is called means it."""
 
-    def __missing__(self, key: str) -> Facts:
-        return Facts(key, 50_000, SPLITS)
+    def __missing__(self, key: str) -> PoolFacts:
+        return PoolFacts(key, 50_000, SPLITS)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ray_robust.plan.plan import Facts, Plan, Trial, make_plan
+from ray_robust.plan.plan import Plan, PoolFacts, Trial, make_plan
 from ray_robust.run.run_folder import COLUMNS, FINETUNE_COLUMNS, POINT_COLUMNS, TRIAL_COLUMNS, RunFolder
 from ray_robust.spec.load import load_spec
 
@@ -60,8 +60,8 @@ CONTRACT = [
 
 
 class Pools(dict):
-    def __missing__(self, key: str) -> Facts:
-        return Facts(key, 50_000, {"train": 100, "id_val": 10, "id_test": 10, "ood_val": 10, "ood_test": 10})
+    def __missing__(self, key: str) -> PoolFacts:
+        return PoolFacts(key, 50_000, {"train": 100, "id_val": 10, "id_test": 10, "ood_val": 10, "ood_test": 10})
 
 
 def plan(folder: Path, *overrides: str, name: str = "x") -> Plan:

@@ -11,7 +11,7 @@ from ray_robust.errors import UserError
 from ray_robust.launch.search.objective import Objective, lines_of
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
-from ray_robust.plan.plan import Configuration, Facts, Trial, make_plan
+from ray_robust.plan.plan import Configuration, PoolFacts, Trial, make_plan
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 
@@ -30,8 +30,8 @@ search: {method: optuna, trials: 12, startup: 4, where: num_images >= 20 * num_c
 class Pools(dict):
     """Facts of any pool: what it is called means it."""
 
-    def __missing__(self, key: str) -> Facts:
-        return Facts(key, 50_000, {"train": 100, "id_val": 10, "id_test": 20, "ood_val": 30, "ood_test": 40})
+    def __missing__(self, key: str) -> PoolFacts:
+        return PoolFacts(key, 50_000, {"train": 100, "id_val": 10, "id_test": 20, "ood_val": 30, "ood_test": 40})
 
 
 class Drawn:

@@ -11,7 +11,8 @@ import torch
 
 from ray_robust.data.store import ImageStore
 from ray_robust.launch.ingest.ingest import ingest
-from ray_robust.prepare.open_sweep import draw_all, jobs_of, open_sweep
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.prepare.subsets import decode_jobs, draw_all
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
@@ -87,7 +88,7 @@ def test_a_trial_on_a_source(name, made, images, classes, tmp_path):
     (pool,) = sweep.sources.values()
     assert (len(pool.catalog), len(pool.catalog.classes)) == (images, classes)
     (trial,) = sweep.plan
-    jobs = jobs_of(sweep, sweep.plan, draw_all(sweep, {}))
+    jobs = decode_jobs(sweep, sweep.plan, draw_all(sweep, {}))
     ingest([(pool, size, rows) for _, pool, size, rows in jobs], tmp_path / "store")
     paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     run_trial(trial, paths, Context())

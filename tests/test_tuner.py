@@ -8,7 +8,7 @@ from rich.console import Console
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.monitor.live_view import Monitor
-from ray_robust.plan.plan import Facts, Plan, make_plan, pool_key
+from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.trial.paths import RunPaths
@@ -26,8 +26,8 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
     (tmp_path / "dying.yaml").write_text(SPEC)
     spec = load_spec(tmp_path / "dying.yaml")
     level, task = spec.pretrains[0].section, spec.tasks[0].section
-    plan = make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
-                     {pool_key(task.name, task): Facts("t", 100, {"train": 50})})  # fmt: skip
+    plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
+                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
     doomed, fine = (trial.id for trial in plan)
     paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
 
@@ -62,8 +62,8 @@ def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
     (tmp_path / "one.yaml").write_text(SPEC + "model: {name: test_byobnet}\nfinetune: {batch_size: 1, epochs: 1}\n")
     spec = load_spec(tmp_path / "one.yaml")
     level, task = spec.pretrains[0].section, spec.tasks[0].section
-    plan = Plan(tuple(make_plan(spec, {pool_key("species", level.sources["species"]): Facts("s", 10_000)},
-                                {pool_key(task.name, task): Facts("t", 100, {"train": 50})}))[:1])  # fmt: skip
+    plan = Plan(tuple(make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
+                                {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})}))[:1])  # fmt: skip
     (trial,) = plan
     paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "one", metrics=False)

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 
-from ray_robust.data.weights import find_weights, ready
+from ray_robust.data.weights import find_weights, weights_facts
 from ray_robust.errors import UserError
 from ray_robust.files.storage import Storage
 from ray_robust.prepare.open_sweep import open_sweep
@@ -80,15 +80,15 @@ def test_a_folder_of_timm_says_which_model_its_weights_are_of(tmp_path):
     write(tmp_path / "model.safetensors", state_of(build_model(RESNET, 10, 7)))
     config = '{"architecture": "test_resnet", "pretrained_cfg": {"tag": "r160_in1k"}}'
     (tmp_path / "config.json").write_text(config)
-    told = ready(str(tmp_path))
+    told = weights_facts(str(tmp_path))
     assert told.model == "test_resnet.r160_in1k"
-    assert told.meaning == ready(str(tmp_path / "model.safetensors")).meaning
+    assert told.meaning == weights_facts(str(tmp_path / "model.safetensors")).meaning
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "model.safetensors").rename(elsewhere / "other.safetensors")
-    assert ready(str(elsewhere)).meaning == told.meaning  # known by its bytes, not by its path
-    assert ready("resnet50.a1_in1k").model == "resnet50.a1_in1k"
-    assert ready("ViT-B-32/openai").model == "open_clip:ViT-B-32/openai"
+    assert weights_facts(str(elsewhere)).meaning == told.meaning  # known by its bytes, not by its path
+    assert weights_facts("resnet50.a1_in1k").model == "resnet50.a1_in1k"
+    assert weights_facts("ViT-B-32/openai").model == "open_clip:ViT-B-32/openai"
 
 
 def test_what_did_not_match_is_said(tmp_path):

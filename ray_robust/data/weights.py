@@ -14,7 +14,7 @@ from typing import Literal
 
 from ray_robust import registry
 from ray_robust.errors import UserError, did_you_mean
-from ray_robust.plan.plan import Ready
+from ray_robust.plan.plan import WeightsFacts
 from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec.class_selection import absolute
 
@@ -72,17 +72,17 @@ def find_weights(text: str) -> Weights:
     )
 
 
-def ready(text: str) -> Ready:
+def weights_facts(text: str) -> WeightsFacts:
     """What a plan needs to know of them. A file is known by its bytes, wherever it lies."""
     found = find_weights(text)
     if found.kind == "hub":
-        return Ready(found.name, found.model)
+        return WeightsFacts(found.name, found.model)
     try:
         with open(found.name, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
     except OSError as error:
         raise UserError(f"pretrain.weights: {found.name} cannot be read: {error.strerror or error}") from None
-    return Ready(f"file-{digest.hexdigest()}", found.model)
+    return WeightsFacts(f"file-{digest.hexdigest()}", found.model)
 
 
 def _in_folder(folder: Path) -> Weights:

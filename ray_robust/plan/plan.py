@@ -1,4 +1,4 @@
-"""Every trial of a sweep before anything runs: ids, seeds by name, groups and what it will cost.
+"""Every trial of a sweep before anything runs: ids, seeds, groups and cost.
 
 Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count,
 the sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
@@ -18,14 +18,14 @@ from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.class_selection import granularity_text
 from ray_robust.spec.load import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
 
-RECIPE = 1  # raised when the training code changes what a trial's scores come out as
+RECIPE = 1  # raised when the training code changes the scores of a trial
 TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a plan needs to know of a pool: its meaning (see `Pool.meaning`; of a task `Task.scored`) and its size, of a
-    task the images per split and the training images per class."""
+class PoolFacts:
+    """What a plan needs of a pool: its meaning (see `Pool.meaning`; of a task `Task.scored`) and its size in images, of
+    a task the images per split and the training images per class."""
 
     meaning: str
     images: int
@@ -34,18 +34,18 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What a plan needs to know of ready-made weights: their meaning, which is never a path, and the model that they
-    are of ("" where they do not say it)."""
+class WeightsFacts:
+    """What a plan needs of published weights: their meaning, which is never a path, and their model ("" where the
+    weights do not name it)."""
 
     meaning: str
     model: str = ""
 
 
 @dataclass(frozen=True)
-class Details:
-    """What only the data can say of a mixture: what stands for a CSV in its identity, by key, and what it can take of
-    each source (by name)."""
+class MixtureDetails:
+    """What a plan needs of a mixture and only the data has: a hash of the contents of each CSV, by key, and how many
+    images the mixture can take of each source, by name."""
 
     tables: Mapping[str, str]
     images: Mapping[str, int]
@@ -60,7 +60,7 @@ class Finetuning:
     task_label: str
     settings: Finetune
     images: int  # training images processed
-    evaluated: int  # test images looked at
+    evaluated: int  # test images, over all evaluations
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,17 @@ class Trial:
 
     @property
     def draws(self) -> bool:
-        """Whether it pre-trains on images: from scratch there are none, and ready-made weights saw theirs elsewhere."""
+        """Whether it pre-trains on images here: not from scratch, and not with published weights."""
         return self.pretrain is not None and bool(self.pretrain.sources)
 
     @property
     def cost(self) -> float:
-        """In training images: an evaluated image counts as the share of a step that a forward pass is."""
+        """The cost in training images. An evaluated image counts as `EVALUATION_COST` of one: its forward pass's share
+        of a step."""
         return self.pretrain_images + sum(f.images + EVALUATION_COST * f.evaluated for f in self.finetunings)
 
     def columns(self) -> dict[str, Any]:
-        """The columns of the results table that say which trial a row belongs to."""
+        """Return the columns of the results table that identify a trial."""
         mixture = self.pretrain
         return {
             "trial": self.id,
@@ -113,7 +114,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials of a sweep, the costliest first, so that none is left to run alone at the end."""
+    """The trials of a sweep, the costliest first, so that no long one runs alone at the end."""
 
     trials: tuple[Trial, ...]
 
@@ -125,11 +126,11 @@ class Plan:
 
     @property
     def pretrainings(self) -> int:
-        """How many different pre-trainings the trials need."""
+        """The number of different pre-trainings that the trials need."""
         return sum(trial.pretrain is not None for trial in self.trials)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per trial, for plan.csv."""
+        """Return one row per trial, for plan.csv."""
         return [
             {
                 **trial.columns(),
@@ -149,7 +150,7 @@ class Configuration:
 
     @property
     def key(self) -> str:
-        """The same for two draws exactly when their trials mean the same."""
+        """A hash, equal for two draws exactly when their trials mean the same."""
         return hash_of(sorted(trial.key for trial in self.trials))
 
     @property
@@ -160,44 +161,46 @@ class Configuration:
 
 def make_plan(
     spec: Spec,
-    sources: Mapping[str, Facts],
-    tasks: Mapping[str, Facts],
+    sources: Mapping[str, PoolFacts],
+    tasks: Mapping[str, PoolFacts],
     limit: int | None = None,
-    ready: Mapping[str, Ready] | None = None,
-    details: Callable[[Pretrain], Details] | None = None,
+    weights: Mapping[str, WeightsFacts] | None = None,
+    details: Callable[[Pretrain], MixtureDetails] | None = None,
 ) -> Plan:
-    """Every trial of `spec`; facts of pools by `pool_key`, of ready-made weights by their tag or path. `limit` keeps
-    the first few trials. `details` is asked of a mixture that names its classes or a table of labels.
+    """Return every trial of `spec`; two combinations that mean the same are one trial.
 
-    Two combinations that mean the same are one trial. Weights that say which model they are of decide it.
+    sources, tasks  facts of the pools, by `pool_key`
+    limit           keep the first so many trials
+    weights         facts of published weights, by their tag or path; weights that name their model decide the model
+    details         called with a mixture that names its classes or a table of labels
     """
-    found: dict[str, Trial] = {}
+    by_key: dict[str, Trial] = {}
     scratch = tuple(Level(level.section.in_full(), level.axes) for level in spec.baseline_finetunes)
     baseline, after = (_finetunings(spec, levels, tasks) for levels in (scratch, spec.finetunes))
     for model in spec.models:
         if baseline:
             for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources, {}):
-                found.setdefault(trial.key, trial)
+                by_key.setdefault(trial.key, trial)
         for pretrain in spec.pretrains:
-            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, ready or {}, details):
-                found.setdefault(trial.key, trial)
-    trials = list(found.values())[:limit]
+            for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, weights or {}, details):
+                by_key.setdefault(trial.key, trial)
+    trials = list(by_key.values())[:limit]
     return Plan(tuple(sorted(trials, key=lambda trial: -trial.cost)))
 
 
 def pool_key(name: str, section: PoolSection) -> str:
-    """The same for two sections exactly when they mean the same source or task."""
+    """Return a text that is equal for two sections exactly when they mean the same source or task."""
     return f"{name}|{section.kind}|{section.options.model_dump_json()}"
 
 
 def task_label(level: Level[TaskSection]) -> str:
-    """A task's name in results: `camera-traps`, with what varies behind it: `camera-traps[shift=0]`."""
+    """Return a task's name in results: `camera-traps`, then what varies: `camera-traps[shift=0]`."""
     axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("name", "kind"))
     return f"{level.section.name}[{axes}]" if axes else level.section.name
 
 
 def hash_of(meaning: Any, length: int = 10) -> str:
-    """A short hash of plain values, whatever the order of their keys."""
+    """Return a hash of plain values, in `length` hex digits; the order of keys does not matter."""
     text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:length]
 
@@ -208,14 +211,14 @@ def _trials(
     pretrain: Level[Pretrain] | None,
     seeds: tuple[int, ...],
     finetunings: tuple[Finetuning, ...],
-    sources: Mapping[str, Facts],
-    ready: Mapping[str, Ready],
-    details: Callable[[Pretrain], Details] | None = None,
+    sources: Mapping[str, PoolFacts],
+    published: Mapping[str, WeightsFacts],
+    details: Callable[[Pretrain], MixtureDetails] | None = None,
 ) -> Iterator[Trial]:
-    """One mixture (None: from scratch) on one model, under every seed."""
+    """Yield the trials of one mixture (None: from scratch) on one model, one per seed."""
     several_models = len(spec.models) > 1
     mixture = pretrain.section if pretrain else None
-    weights = ready.get(mixture.weights or "") if mixture else None
+    weights = published.get(mixture.weights or "") if mixture else None
     if weights and weights.model:
         model = Level(model.section.model_copy(update={"name": weights.model}), model.axes)
     meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
@@ -227,12 +230,14 @@ def _trials(
         }
         if weights:
             meaning["pretrain"]["weights"] = weights.meaning
-    known = details(mixture) if details and mixture and (mixture.classes or mixture.tables) else Details({}, {})
+    more = MixtureDetails({}, {})
+    if details and mixture and (mixture.classes or mixture.tables):
+        more = details(mixture)
     if mixture:
-        meaning["pretrain"] |= known.tables
+        meaning["pretrain"] |= more.tables
     group = _group(pretrain, model, several_models)
     names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
-    images = _pretrain_images(mixture, sources, known.images) if mixture else 0
+    images = _pretrain_images(mixture, sources, more.images) if mixture else 0
     for seed in seeds:
         subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
         key = hash_of({**meaning, "seed": seed, **({"subset_seed": subset_seed} if mixture else {})})
@@ -249,16 +254,18 @@ def _trials(
         )
 
 
-def _finetunings(spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping[str, Facts]) -> tuple[Finetuning, ...]:
-    found = [
+def _finetunings(
+    spec: Spec, levels: tuple[Level[Finetune], ...], tasks: Mapping[str, PoolFacts]
+) -> tuple[Finetuning, ...]:
+    finetunings = [
         _finetuning(level, task, tasks[pool_key(task.section.name, task.section)])
         for task in spec.tasks
         for level in levels
     ]
-    return tuple({finetuning.id: finetuning for finetuning in found}.values())  # what means the same is one
+    return tuple({finetuning.id: finetuning for finetuning in finetunings}.values())  # equal meanings are one
 
 
-def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) -> Finetuning:
+def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: PoolFacts) -> Finetuning:
     label, settings = task_label(task), level.section
     meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, facts.meaning]}
     evaluations = -(-settings.epochs // settings.evaluate_every) + len(settings.wise_ft)
@@ -273,11 +280,11 @@ def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: Facts) 
 
 
 def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
-    """What of a section decides a result. Defaults are left out, so that a key added later changes no old identity."""
+    """Return what of a section decides a result, without defaults: a key added later changes no old identity."""
     return section.model_dump(mode="json", exclude=without, exclude_defaults=True)
 
 
-def _pretrain_images(mixture: Pretrain, sources: Mapping[str, Facts], held: Mapping[str, int]) -> int:
+def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: Mapping[str, int]) -> int:
     if mixture.method == "weights":
         return 0
     if mixture.images_seen is not None:
@@ -302,7 +309,7 @@ def _short(pretrain: Level[Pretrain] | None) -> str:
 
 
 def _safe(text: str, length: int = 40) -> str:
-    """The part of a text that any file system takes as a name."""
+    """Return the text as a name that any file system takes."""
     return re.sub(r"[^A-Za-z0-9._+]+", "_", text)[:length]
 
 
@@ -311,7 +318,7 @@ def _number(value: int | str) -> int | None:
 
 
 def _first(seeds: tuple[int, ...], count: int | None) -> tuple[int, ...]:
-    """`count` seeds: the sweep's own, then the numbers after them."""
+    """Return `count` seeds: the sweep's own, then the numbers after them."""
     if count is None:
         return seeds
     more = tuple(range(max(seeds) + 1, max(seeds) + 1 + max(0, count - len(seeds))))

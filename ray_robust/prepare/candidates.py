@@ -1,7 +1,6 @@
-"""What a search may run: values drawn from its space as trials, or why they cannot be.
+"""Candidates of a search: values drawn from its space, as trials, checked against the data.
 
-Owns the check of a drawn mixture against the data, and the configurations that a plan shows. Hands on to the command,
-and to `launch.search`, which runs them.
+`launch.search` runs them; the command shows the first of them in a plan.
 """
 
 from __future__ import annotations
@@ -15,31 +14,32 @@ from typing import Any
 
 from ray_robust.errors import Problem, UserError
 from ray_robust.plan.plan import Configuration, Plan
-from ray_robust.prepare.open_sweep import Draws, Sweep, draw_all
+from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.prepare.subsets import Subsets, draw_all
 from ray_robust.spec.validation_messages import format_value
 
-CHECKED = 100  # configurations of a plan that are drawn to see whether the sources hold them; a run checks every one
-TRIED = 10  # draws with a value of a choice, of which one must be possible
-SHOWN = 3  # reasons why draws are left out
-MOST_TRIED = 1_000  # draws in a row without a new configuration
+CHECKED = 100  # configurations of a plan that are checked against the sources; a run checks every one
+DRAWS_PER_CHOICE = 10  # of which one must be possible
+REASONS = 3  # that a plan shows why draws are rejected
+MOST_REJECTED = 1_000  # draws in a row without a new configuration
 
 
 @dataclass
 class Candidates:
-    """Values into trials. `subsets` collects what was drawn of the configurations that were checked."""
+    """Turns drawn values into trials. `subsets` collects those of the configurations that were checked."""
 
     sweep: Sweep
 
     def __post_init__(self) -> None:
-        self.subsets = Draws()
+        self.subsets = Subsets()
 
     def draw(self, number: int) -> dict[str, Any]:
-        """A draw from the prior."""
+        """Return draw `number` from the prior."""
         return self.sweep.spec.space.draw(number)
 
     def configure(self, values: Mapping[str, Any], check: bool = True) -> Configuration:
-        """The trials of some values. Raises UserError when they do not go together, `search.where` is not met, or a
-        source does not hold what they ask for (unless `check` is False)."""
+        """Return the trials of some values. Raise UserError where the values contradict each other, `search.where` is
+        not met, or a source does not hold what they ask for (skipped if `check` is False)."""
         spec = replace(self.sweep.spec.at(values), baseline_finetunes=())
         plan = self.sweep.plan_of(spec)
         if check:
@@ -49,70 +49,71 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first draws from the prior: those that can be run, how many cannot or repeat another, and why most cannot."""
+    """The first draws from the prior: those that can be run, how many were rejected or repeat another, and the most
+    frequent reasons."""
 
     configurations: tuple[Configuration, ...]
-    left_out: int
-    subsets: Draws
+    rejected: int
+    subsets: Subsets
     reasons: tuple[Problem, ...] = ()
 
     @property
     def plan(self) -> Plan:
-        """Their trials."""
+        """The trials of all configurations."""
         return Plan(tuple(trial for one in self.configurations for trial in one.trials))
 
 
 def preview(sweep: Sweep, count: int) -> Preview:
-    """The first `count` configurations that are drawn from the prior, as a search draws them."""
+    """Return the first `count` configurations that a search draws from the prior."""
     candidates = Candidates(sweep)
     seen: set[str] = set()
-    left_out, reasons = 0, Counter[Problem]()
+    rejected, reasons = 0, Counter[Problem]()
 
-    def found() -> Iterator[Configuration]:
-        nonlocal left_out
+    def configurations() -> Iterator[Configuration]:
+        nonlocal rejected
         number = since = 0
-        while since < MOST_TRIED:
+        while since < MOST_REJECTED:
             number, since = number + 1, since + 1
             try:
                 one = candidates.configure(candidates.draw(number - 1), check=len(seen) < CHECKED)
             except UserError as error:
-                left_out += 1
-                reasons.update(replace(problem, what=_of_any_draw(problem.what)) for problem in error.problems)
+                rejected += 1
+                reasons.update(replace(problem, what=_without_group(problem.what)) for problem in error.problems)
                 continue
             if one.key in seen:
-                left_out += 1
+                rejected += 1
                 continue
             seen.add(one.key)
             since = 0
             yield one
 
-    configurations = tuple(islice(found(), count))
-    most = tuple(problem for problem, _ in reasons.most_common(SHOWN))
-    return Preview(configurations, left_out, candidates.subsets, most)
+    first = tuple(islice(configurations(), count))
+    most = tuple(problem for problem, _ in reasons.most_common(REASONS))
+    return Preview(first, rejected, candidates.subsets, most)
 
 
 def check_choices(sweep: Sweep) -> None:
-    """See that every value that a search may choose can be drawn: one that fails by itself in each of `TRIED` draws is
-    a mistake, as it would be in a grid, and not a draw to be left out.
+    """Check that some draw can have each value of a choice. A value that fails by itself in each of `DRAWS_PER_CHOICE`
+    draws is an error, as in a grid, and not a draw to be rejected.
 
-    Raises UserError, with the place of each such value.
+    Raise UserError with the line of each such value.
     """
     candidates, spec = Candidates(sweep), sweep.spec
     problems = []
     for one in spec.space.dimensions:
         for i, value in enumerate(one.choices):
-            said = _why_never(candidates, one.key, value)
-            if said is not None:
-                place = spec.location(*one.path, "choice", i)
-                problems.append(Problem(place, f"{said} [{one.path[-1]}={format_value(value)}]"))
+            reason = _why_never(candidates, one.key, value)
+            if reason is not None:
+                location = spec.location(*one.path, "choice", i)
+                problems.append(Problem(location, f"{reason} [{one.path[-1]}={format_value(value)}]"))
     if problems:
         raise UserError(*problems)
 
 
 def _why_never(candidates: Candidates, key: str, value: Any) -> str | None:
-    """Why no draw can have a value, None where one can, or where it is only not known to be to blame."""
-    said: str | None = None
-    for number in range(TRIED):
+    """Return why no draw can have a value; None where one can, or where another value may be the cause."""
+    reason: str | None = None
+    for number in range(DRAWS_PER_CHOICE):
         try:
             candidates.configure({**candidates.draw(number), key: value})
             return None
@@ -120,10 +121,10 @@ def _why_never(candidates: Candidates, key: str, value: Any) -> str | None:
             own = [problem.what for problem in error.problems if problem.what.partition(":")[0] == key]
             if not own:
                 return None
-            said = said or _of_any_draw(own[0])
-    return said
+            reason = reason or _without_group(own[0])
+    return reason
 
 
-def _of_any_draw(what: str) -> str:
-    """A problem without the group that it was met in, which is named at its end."""
+def _without_group(what: str) -> str:
+    """Return a problem without the group at its end: it is that of any draw."""
     return re.sub(r" \[[^][]*\]$", "", what)

@@ -1,4 +1,4 @@
-"""What a sweep says of itself: before it runs its trials, its mixtures, its cost; after it what did not succeed."""
+"""What a sweep prints: before it runs its trials, mixtures and cost; after it the trials that failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ray_robust.plan.plan import Plan, Trial
-from ray_robust.prepare.open_sweep import Draws, Sweep, jobs_of
+from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.prepare.subsets import Subsets, decode_jobs
 from ray_robust.run import throughput
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
@@ -19,12 +20,12 @@ SHOWN_IN_A_PLAN = 60  # trials, one line each
 
 
 def print_title(out: Console, spec: Spec) -> None:
-    """The sweep's name and its question."""
+    """Print the sweep's name and its question."""
     out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
 
 
-def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
-    """Every trial, every mixture, images, time, disk and power: what --plan shows."""
+def print_plan(out: Console, sweep: Sweep, subsets: Subsets) -> None:
+    """Print what --plan shows: every trial and mixture, images, time, disk and power."""
     from ray_robust.prepare import (
         power as planning,  # late: scipy's functions take a moment, and a run needs none of them
     )
@@ -62,7 +63,7 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
     out.print(f"images to process: {sum(t.pretrain_images for t in plan):,} in pre-training, {finetuned:,} in "
               f"fine-tuning, {evaluated:,} in evaluation")  # fmt: skip
     out.print(f"time  {estimate(plan, spec)}")
-    jobs = jobs_of(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
+    jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
     decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
     out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
     unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
@@ -72,21 +73,21 @@ def print_plan(out: Console, sweep: Sweep, subsets: Draws) -> None:
         out.print(f"power {power}", markup=False, soft_wrap=True)
 
 
-def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
-    """What every mixture is made of: asked, held and taken."""
+def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:
+    """Print what every mixture is made of: asked for, available and taken."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("mixture", "source"):
         table.add_column(name, no_wrap=True)
-    told = [
+    parts = [
         (trial.group, part) for trial in sweep.plan if trial.id in subsets for part in subsets[trial.id].composition
     ]
-    cut = any(part["labels"] != part["classes"] for _, part in told)
+    cut = any(part["labels"] != part["classes"] for _, part in parts)
     words = ("class", "label") if cut else ("class",)
     for name in ("available", "held out", "taken", "share", "wanted", "classes", "per class", "labels", "per label"):
         if cut or "label" not in name:
             table.add_column(name, justify="right")
     shown = set()
-    for group, part in told:
+    for group, part in parts:
         counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
         shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
         row = [group, part["source"], *counts, *shares]
@@ -102,7 +103,8 @@ def print_composition(out: Console, sweep: Sweep, subsets: Draws) -> None:
 
 
 def estimate(plan: Plan, spec: Spec) -> str:
-    """Time from what earlier runs on this machine measured, or that nothing is known."""
+    """Return the time that the plan will take, from the throughput of earlier runs on this machine, or that there is
+    none."""
     if not len(plan):
         return ""
     seconds = 0.0
@@ -117,7 +119,7 @@ def estimate(plan: Plan, spec: Spec) -> str:
 
 
 def print_failures(out: Console, run: RunFolder, failed: Iterable[Trial]) -> int:
-    """Print why trials failed, and what is wrong with what others left; returns how many have failed."""
+    """Print why trials failed, and which files of others are damaged; return how many have failed."""
     count = 0
     for folder, name in ((run.trial(trial.id), trial.id) for trial in failed):
         if (failure := folder.failure()) is not None:

@@ -1,7 +1,7 @@
-"""The command `python -m analysis power --spec SPEC [--from RUN]`: what a sweep could see, before it is paid for.
+"""The command `python -m analysis power --spec SPEC [--from RUN]`: which effects a sweep could detect, before it runs.
 
-Reads the spec (the only module here that does) and prints `power`'s rows: as planned, over numbers of seeds, and how
-many seeds the margin asks for. `--plan` of a sweep prints `line` of the same numbers.
+Prints the rows of `analysis.predict.power` for the planned design and over numbers of seeds, and how many seeds the
+margin needs. `--plan` of a sweep prints `line` of the same numbers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from analysis.predict.power import (
     seeds_for,
 )
 from ray_robust.errors import DONE, Arguments, Problem, UserError
+from ray_robust.prepare.open_sweep import Sweep, open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 from ray_robust.text import safe_csv
 from ray_robust.text.console import console as default_console
 
@@ -45,10 +48,7 @@ EXPLAINED = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print what the spec's design could see. Raises UserError."""
-    from ray_robust.prepare.open_sweep import open_sweep
-    from ray_robust.spec.load import load_spec
-
+    """Print which effects the spec's design could detect; return the exit code. Raise UserError."""
     args = _parser().parse_args(argv)
     seeds = _seeds(args.seeds)
     if args.margin is not None and not (args.margin > 0 and math.isfinite(args.margin)):
@@ -65,14 +65,12 @@ def main(argv: Sequence[str]) -> int:
         spread = variances.of_run(args.run)
     show(design, spread, seeds)
     if args.out:
-        from ray_robust.run.run_folder import RunFolder
-
         RunFolder(args.out).write("power.csv", table(design, spread, seeds))
     return DONE
 
 
-def design_in(sweep: Any, margin: float | None = None) -> Design:
-    """The design of an opened sweep (`preparation.Sweep`); of several tasks the first one's test groups count."""
+def design_in(sweep: Sweep, margin: float | None = None) -> Design:
+    """Return the design of an opened sweep; of several tasks the first one's test groups count."""
     spec = sweep.spec
     task = next(iter(sweep.tasks.values()), None)
     groups = test_groups(task.catalog) if task is not None else {}
@@ -80,41 +78,41 @@ def design_in(sweep: Any, margin: float | None = None) -> Design:
 
 
 def test_groups(catalog: Any) -> dict[str, int]:
-    """How many groups each test has, by the name of that source of error (see `analysis.stats.group_jackknife`)."""
+    """Return how many groups each test has, by the name of that source of error (see `stats.group_jackknife`)."""
     if catalog.group is None:
         return {}
-    found = {name: {*catalog.group[catalog.rows(split)].tolist()} for name, split in SIDES.items()}
-    if found["ID groups"] & found["OOD groups"]:
-        return {"groups": len(found["ID groups"] | found["OOD groups"])}
-    return {name: len(groups) for name, groups in found.items()}
+    sides = {name: {*catalog.group[catalog.rows(split)].tolist()} for name, split in SIDES.items()}
+    if sides["ID groups"] & sides["OOD groups"]:
+        return {"groups": len(sides["ID groups"] | sides["OOD groups"])}
+    return {name: len(groups) for name, groups in sides.items()}
 
 
 def line(design: Design) -> str:
-    """What `--plan` says, from published figures: one sentence."""
+    """Return the sentence that `--plan` prints, from published figures; "" where there is no contrast."""
     spread = published(design)
     rows = [row for row in power(design, spread) if math.isfinite(row.detectable)]
     if not kinds(design):
         return ""
     if not rows:
         return "one trial a group: no difference between groups can be established; more seeds are needed"
-    said = [f"{row.kind} from {row.detectable:.1f} points of ER" for row in rows]
+    detectable = [f"{row.kind} from {row.detectable:.1f} points of ER" for row in rows]
     provable = min(row.provable for row in rows)
     return (
-        f"in four sweeps of five it would find {', '.join(said)} on; it could prove no effect within {provable:.1f} at "
-        f"best (margin {design.margin:g}). Assumed: ER varies by {spread.trials:.1f} points between seeds; python -m "
-        f"analysis {COMMAND} takes that from an earlier run"
+        f"in four sweeps of five it would find {', '.join(detectable)} on; it could prove no effect within "
+        f"{provable:.1f} at best (margin {design.margin:g}). Assumed: ER varies by {spread.trials:.1f} points between "
+        f"seeds; python -m analysis {COMMAND} takes that from an earlier run"
     )
 
 
 def show(design: Design, spread: Spread, seeds: Iterable[int], console: Console | None = None) -> None:
-    """The tables for a terminal."""
+    """Print the tables."""
     out = console or default_console()
     trials = ", ".join(f"{name} {count}" for name, count in list(design.groups.items())[:8])
     more = f" and {len(design.groups) - 8} more" if len(design.groups) > 8 else ""
     tuned = f"{design.finetunings} fine-tunings of each, of the baseline's {design.baseline_finetunings}"
     out.print(f"[bold]trials[/]  baseline {design.baseline}, {escape(trials)}{more}; {tuned}", soft_wrap=True)
     out.print(f"[bold]spread[/]  {escape(spread.by)}", soft_wrap=True)
-    for sentence in said_of(design, spread):
+    for sentence in spread_sentences(design, spread):
         out.print(f"        {escape(sentence)}", soft_wrap=True)
     rows = power(design, spread)
     out.print(_rows(rows))
@@ -124,30 +122,29 @@ def show(design: Design, spread: Spread, seeds: Iterable[int], console: Console 
     out.print(EXPLAINED, soft_wrap=True)
 
 
-def said_of(design: Design, spread: Spread) -> list[str]:
-    """What the spread's numbers are, and what they leave out."""
-    said = []
+def spread_sentences(design: Design, spread: Spread) -> list[str]:
+    """Return what the spread's numbers are, and what they do not cover."""
+    sentences = []
     if design.paired:
-        said.append(f"all groups have the same {design.trials} seeds and are compared seed by seed")
+        sentences.append(f"all groups have the same {design.trials} seeds and are compared seed by seed")
     if spread.df:
         from analysis.predict.variances import reach
 
         low, high = reach(1.0, spread.df)
-        said.append(
+        sentences.append(
             f"a trial's ER varies by {spread.trials:.2f} points, a fine-tuning's within it by {spread.finetunings:.2f} "
             f"(standard deviations); from so few trials they are known to a factor of {low:.2f} to {high:.2f} (95 %)"
         )
-    known = [name for name in spread.test_groups if name in design.test_groups]
-    if known:
-        counts = ", ".join(f"{design.test_groups[name]} {name}" for name in known)
-        said.append(f"test groups: {counts}; what is found then holds for others of their kind")
+    if shared := [name for name in spread.test_groups if name in design.test_groups]:
+        counts = ", ".join(f"{design.test_groups[name]} {name}" for name in shared)
+        sentences.append(f"test groups: {counts}; what is found then holds for others of their kind")
     elif design.test_groups:
-        said.append("what other test groups would do is not known from it: figures speak of these groups only")
-    return said
+        sentences.append("what other test groups would do is not known from it: figures speak of these groups only")
+    return sentences
 
 
 def table(design: Design, spread: Spread, seeds: Iterable[int]) -> str:
-    """power.csv: a row per kind of contrast and number of trials a group."""
+    """Return the text of power.csv: a row per kind of contrast and number of seeds."""
     import pandas as pd
 
     rows = []
@@ -179,15 +176,15 @@ def _over_seeds(design: Design, spread: Spread, seeds: Iterable[int]) -> Grid:
 
 
 def _seeds_sentence(number: int, row: Power, design: Design, spread: Spread) -> str:
-    def told(of: Callable[[Power], float]) -> str:
+    def needed(of: Callable[[Power], float]) -> str:
         if count := seeds_for(design.margin, number, design, spread, of):
             return f"with {count} seeds"
         floor = of(power(design.with_seeds(MOST_SEEDS), spread)[number])
         return f"with no number of seeds, which come down to {floor:.1f}: the test groups stay those they are"
 
-    found, proved = told(lambda power: power.detectable), told(lambda power: power.provable)
+    to_detect, to_prove = needed(lambda power: power.detectable), needed(lambda power: power.provable)
     margin = f"{design.margin:g}"
-    return f"{row.kind}: {margin} points are found {found}; no effect within {margin} is proved {proved}"
+    return f"{row.kind}: {margin} points are found {to_detect}; no effect within {margin} is proved {to_prove}"
 
 
 def _number(value: float) -> str:
@@ -204,16 +201,18 @@ def _grid(first: str, *names: str) -> Grid:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        found = ()
-    if not found or min(found) < 1 or max(found) > 10_000:
+        seeds = ()
+    if not seeds or min(seeds) < 1 or max(seeds) > 10_000:
         raise UserError(f"--seeds: {text!r} is no list of numbers from 1 to 10000, such as 2,3,5,10")
-    return found
+    return seeds
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Arguments(f"python -m analysis {COMMAND}", description="What a sweep could see, before it is run.")
+    parser = Arguments(
+        f"python -m analysis {COMMAND}", description="Which effects a sweep could detect, before it is run."
+    )
     parser.add_argument("--spec", required=True, metavar="SPEC.yaml", help="the sweep that is planned")
     parser.add_argument("--from", dest="run", metavar="RUN_DIR", help="an earlier run whose variances hold "
                         "(default: published figures)")  # fmt: skip

@@ -28,7 +28,7 @@ PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pandas", "statsmode
 
 
 def versions() -> dict[str, Any]:
-    """What the run's spec.yaml says of the software that ran it."""
+    """Return the versions of the software that runs, for the run's spec.yaml."""
     return {
         "ray_robust": __version__,
         "commit": _commit(),
@@ -38,16 +38,16 @@ def versions() -> dict[str, Any]:
 
 
 def command(argv: list[str]) -> str:
-    """The command that continues a sweep, by the Python that runs, as it was called: another may lack the packages."""
+    """Return the command that continues a sweep, with the Python that runs now: another may lack the packages."""
     return redact(shlex.join([sys.orig_argv[0], "-m", "ray_robust.sweep", *argv]))
 
 
-def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:
-    """Remember images per second and worker, from the trials' own clocks."""
+def record_throughput(run: RunFolder, todo: Plan, spec: Spec) -> None:
+    """Record images per second and worker, measured by the trials' own clocks."""
     work: dict[str, list[float]] = {}
     for trial in todo:
         folder = run.trial(trial.id)
-        if folder.finished() is None:  # also one that is not as it was left
+        if folder.finished() is None:  # nor one whose files have changed since
             continue
         rows = {row["finetune"]: row for row in folder.rows()}
         seconds = sum(row["seconds_finetune"] for row in rows.values())
@@ -61,24 +61,25 @@ def keep_rate(run: RunFolder, todo: Plan, spec: Spec) -> None:
             throughput.keep(key, cost / seconds)
 
 
-def note_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:
-    """run.json: the hardware, and what every run of the command cost."""
-    known = run.storage.recall_json("run.json") or {}
-    before = known.get("invocations")
-    known["hardware"] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
+def record_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:
+    """Add to run.json the hardware and what this run of the command cost: seconds since `begun` (monotonic), seconds in
+    trials, trials run."""
+    record = run.storage.recall_json("run.json") or {}
+    before = record.get("invocations")
+    record["hardware"] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
                          "processor": processor()}  # fmt: skip
-    known["invocations"] = [*(before if isinstance(before, list) else ()), {
+    record["invocations"] = [*(before if isinstance(before, list) else ()), {
         "started": datetime.fromtimestamp(time.time() - (time.monotonic() - begun), UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begun, 1),
         "seconds_in_trials": round(seconds, 1),
         "trials_run": trials,
     }]  # fmt: skip
-    run.write("run.json", json.dumps(known, indent=1) + "\n")
+    run.write("run.json", json.dumps(record, indent=1) + "\n")
 
 
-def told_apart_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Iterator[str]:
-    """Why trials of a run folder do not count any more: it is from before contents were looked at. `pools` are those of
-    the sweep, each with its kind."""
+def identified_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Iterator[str]:
+    """Yield why trials of a run folder do not count any more: it is older than the identity of images by contents.
+    `pools` are those of the sweep, each with its kind."""
     old = {(entry.get("kind"), entry.get("name")) for entry in run.data().get("pools", ()) if "identity" not in entry}
     for kind, pool in pools:
         if pool.identity == "content" and (kind, pool.name) in old:
@@ -89,7 +90,7 @@ def told_apart_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Ite
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """Return the name of this machine's processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -105,10 +106,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The git commit of this code, else what RAY_ROBUST_COMMIT says of it (a job's package has no history), or None."""
+    """Return the git commit of this code, else $RAY_ROBUST_COMMIT (a job's package has no history), or None."""
     with contextlib.suppress(OSError):
-        asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
-                               cwd=Path(__file__).parent)  # fmt: skip
-        if asked.stdout.strip():
-            return asked.stdout.strip()
+        words = ["git", "describe", "--always", "--dirty"]
+        described = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        if described.stdout.strip():
+            return described.stdout.strip()
     return os.environ.get("RAY_ROBUST_COMMIT")

@@ -1,6 +1,6 @@
-"""What a search says of itself: the space and the cost of its draws before it runs, and the best it found.
+"""What a search prints: its space and the cost of its draws before it runs, its best configurations after.
 
-Also search.csv in the run folder: one row per configuration, with what was drawn and what came of it.
+Also search.csv in the run folder: one row per configuration, with its drawn values and its outcome.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 from ray_robust.spec.validation_messages import format_value
 from ray_robust.text.safe_csv import cells
 
-SHOWN = 5  # configurations of those that came out best
+SHOWN = 5  # of the best configurations
 
 
 class Outcome(Protocol):
-    """What came of a configuration; see `launch.search.Outcome`."""
+    """How a configuration ended; see `launch.search.Outcome`."""
 
     @property
     def configuration(self) -> Configuration: ...
@@ -40,7 +40,7 @@ class Outcome(Protocol):
 
 
 def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> None:
-    """The space, how many configurations are drawn from it, and the range of what they cost."""
+    """Print the space, how many configurations are drawn from it, and the range of their cost."""
     search = spec.search
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("drawn", no_wrap=True)
@@ -60,29 +60,29 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
         out.print(f"stop  {search.stop.method}: of those that reach {shares} of a pre-training the best "
                   f"{search.stop.keep:.0%} go on")  # fmt: skip
     if (budget := search.budget) is not None:
-        told = [f"{budget.images:,} images"] if budget.images is not None else []
-        told += [f"{budget.device_hours:g} device-hours"] if budget.device_hours is not None else []
-        out.print(f"budget  {', '.join(told)}, whichever is first; no trial begins beyond it")
+        limits = [f"{budget.images:,} images"] if budget.images is not None else []
+        limits += [f"{budget.device_hours:g} device-hours"] if budget.device_hours is not None else []
+        out.print(f"budget  {', '.join(limits)}, whichever is first; no trial begins beyond it")
     costs = sorted(sum(trial.cost for trial in one.trials) for one in first.configurations)
     if costs:
         middle = costs[len(costs) // 2]
         out.print(f"cost of one  {costs[0]:,.0f} to {costs[-1]:,.0f} images, {middle:,.0f} in the middle; the baseline "
                   f"{sum(trial.cost for trial in baseline):,.0f}")  # fmt: skip
-    if first.left_out:
-        draws = first.left_out + len(first.configurations)
-        out.print(f"left out  {first.left_out:,} of the first {draws:,} draws: they do not go together, do not meet a "
+    if first.rejected:
+        draws = first.rejected + len(first.configurations)
+        out.print(f"left out  {first.rejected:,} of the first {draws:,} draws: they do not go together, do not meet a "
                   "condition, ask for more than there is, or repeat another")  # fmt: skip
         for problem in first.reasons:
             out.print(f"  e.g.  {problem}", markup=False, soft_wrap=True)
 
 
-def print_found(out: Console, spec: Spec, ranked: Sequence[Outcome], outcomes: Sequence[Outcome], why: str) -> None:
-    """How a search ended, and its best configurations by the objective."""
+def print_best(out: Console, spec: Spec, ranked: Sequence[Outcome], outcomes: Sequence[Outcome], why: str) -> None:
+    """Print how a search ended, and its best configurations by the objective."""
     counts = Counter(outcome.state for outcome in outcomes)
-    told = ", ".join(f"{counts[state]} {state}" for state in ("done", "stopped", "failed") if counts[state])
+    states = ", ".join(f"{counts[state]} {state}" for state in ("done", "stopped", "failed") if counts[state])
     end = why or "goes on when it is run again"
     out.print(
-        f"search   {len(outcomes)} configurations: {told or 'none has ended'}; {end}", markup=False, soft_wrap=True
+        f"search   {len(outcomes)} configurations: {states or 'none has ended'}; {end}", markup=False, soft_wrap=True
     )
     if not ranked:
         return
@@ -94,8 +94,8 @@ def print_found(out: Console, spec: Spec, ranked: Sequence[Outcome], outcomes: S
     out.print(table)
 
 
-def write_found(run: RunFolder, spec: Spec, outcomes: Sequence[Outcome]) -> None:
-    """search.csv: one row per configuration that has ended, in that order."""
+def write_search_table(run: RunFolder, spec: Spec, outcomes: Sequence[Outcome]) -> None:
+    """Write search.csv: one row per configuration that has ended, in that order."""
     keys = [one.key for one in spec.space.dimensions]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
