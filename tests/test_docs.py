@@ -91,7 +91,7 @@ def test_commands_parse(command, monkeypatch):
 def test_files_that_are_named_exist(document):
     text = (ROOT / document).read_text()
     named = set(re.findall(r"\b(?:ray_robust|analysis|tests|sweeps|docs|bench)/[\w/.-]*\w\.(?:py|yaml|md|png)\b", text))
-    missing = {name for name in named if not (ROOT / name).exists()}
+    missing = {name for name in named if not (ROOT / name).exists() and "/NAME." not in name}
     assert missing <= EXAMPLES
 
 
@@ -187,6 +187,22 @@ def test_the_search_method_of_contributing_works(tmp_path, capsys):
 def test_a_search_method_takes_two_files():
     section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a search method")[2].partition("\n## ")[0]
     assert len(re.findall(r"^```python\n# ([\w/.]+)", section, re.MULTILINE)) == 2
+
+
+def test_where_a_thing_goes_is_where_such_things_are():
+    table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Where does it go?")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| a ")]
+    subjects = {subject.strip().removeprefix("a ").split(" for ")[0] for subject, _, _ in rows}
+    assert subjects >= {"source", "task", "metric", "pre-training method", "fine-tuning method", "search method"}
+    assert subjects >= {"loss", "log", "chart", "finding", "failure class", "cluster file"}
+    for subject, edit, test in rows:
+        paths = [name for name in re.findall(r"`([\w./-]+)`", edit) if "/" in name]
+        tests = re.findall(r"`(tests/test_\w+\.py)`", test)
+        assert paths, subject
+        assert tests, subject
+        for path in (*paths, *tests):
+            new = ROOT / path
+            assert (new.parent if new.stem == "NAME" else new).exists(), f"{subject}: {path}"
 
 
 def test_no_figure_is_left_to_be_measured():

@@ -146,11 +146,11 @@ def test_grids_beside_draws_are_levels_of_every_draw():
         (["search.where=images_per_class < 1"], "search.where: none of the first 1,000 draws meets it"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_said_at_its_place(overrides, said):
+def test_an_error_is_reported_at_its_place(overrides, said):
     assert said in mistakes(*overrides)
 
 
-def test_a_search_that_draws_nothing_is_said():
+def test_a_search_that_draws_nothing_is_reported():
     (said,) = mistakes(
         text="""\
         task: {name: camera-traps}
@@ -212,7 +212,7 @@ def test_conditions_are_arithmetic_and_comparisons(text, wanted):
         (3, "must be a condition such as"),
     ],
 )
-def test_what_is_no_condition_is_said_and_never_run(text, said):
+def test_what_is_no_condition_is_reported_and_never_run(text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         parse_condition(text, NAMES, ("species",))
 
