@@ -40,6 +40,7 @@ from analysis.stats.robustness import Arm, Baseline, Mean
 from analysis.stats.task_points import Compared, Material
 from analysis.stats.transform import transformed
 from analysis.stats.trend import MIN_POINTS
+from ray_robust.metrics import METRICS
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -315,14 +316,14 @@ def _resampled(
     only = "intervals speak of the test groups as they are"
     metrics = set(points["metric"]) if "metric" in points else set()
     metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
-    if metric not in group_jackknife.METRICS:
+    if metric not in METRICS:
         return [], [f"the metric is not one that counts per group can give: {only}"]
     for side in group_jackknife.SIDES:
         again = group_jackknife.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
         if not np.allclose(again, points[side], rtol=0, atol=1e-9):
             return [], [f"the counts per group do not give the {side} scores: {only}"]
-    if metric in group_jackknife.EXTREMES:
-        return [], [f"{metric} is no mean over groups, of which leaving some out would tell: {only}"]
+    if METRICS[metric].not_resampled:
+        return [], [f"{metric} {METRICS[metric].not_resampled}: {only}"]
     return group_jackknife.resample(counts, metric)
 
 

@@ -1,7 +1,7 @@
 """What a reader may switch the figures to: other metrics of the results, other scales of the axes, one `View` each.
 
 The verdict is about one metric on one scale, fixed beforehand; the others are there to see whether it hangs on that
-choice, and every one is the same analysis of other columns. Owns the metrics' columns and `View`.
+choice, and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`. Owns `View`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pandas as pd
 
 from analysis.scales import SCALES
 from analysis.study import PROGRESS, Analysis, analyse
+from ray_robust.metrics import METRICS
 
-METRICS = ("accuracy", "macro_f1", "class_accuracy", "worst_group")  # results have id_<metric> and ood_<metric>
 SCORE = "score"  # what the metric of a table is called that does not name it
 MOST_POINTS = 50_000  # of a table that is looked at in other views too
 NEEDED = ("trial", "group", "task", "epoch", "id_images", "ood_images", "place")  # besides the scores: less is quicker
@@ -86,7 +86,7 @@ def metrics(analysis: Analysis) -> list[str]:
         return [own]
     others = [
         metric
-        for metric in METRICS
+        for metric in sorted(METRICS, key=lambda name: METRICS[name].needs_groups)  # those of images come first
         if metric != own
         and {f"id_{metric}", f"ood_{metric}"} <= set(points)
         and _scored(points, metric)["id"].notna().any()

@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.special import ndtr
 
 from ray_robust.plan.plan import hash_of
-from ray_robust.run.run_folder import COLUMNS, RunFolder
+from ray_robust.run import results_schema
+from ray_robust.run.run_folder import RunFolder
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 RATES = (3e-4, 1e-3, 3e-3)
@@ -75,7 +76,7 @@ def run_folder(path, points: pd.DataFrame, failed: Mapping[str, str] | None = No
     for name in trials:
         own = points.loc[points["trial"] == name]
         first = own.iloc[0].to_dict()
-        known = {c: first.get(c, "") for c in COLUMNS[:17]}
+        known = {c: first.get(c, "") for c in results_schema.names(results_schema.TRIAL)}
         planned.append(
             {
                 **known,

@@ -17,8 +17,9 @@ from analysis.__main__ import report_on
 from analysis.input.join_runs import read_runs
 from analysis.input.run_points import read_run
 from analysis.study import Analysis, analyse_all
+from ray_robust.metrics import METRICS
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.train.metrics import METRICS, tally
+from ray_robust.train.counts import tally
 from tests.fake_run import run_folder, sweep
 
 TASK = "camera-traps"
@@ -56,7 +57,7 @@ def write_run(
                 sure = leaked & (point["group"] == GROUP) & (split == "ood_test")
                 guess = predicted(random, truth[split], float(point[side]), sure)
                 part[f"epoch_{point['epoch']}"] = guess
-                points.loc[at, side] = METRICS[metric](tally(truth[split], guess, sites.get(split)))
+                points.loc[at, side] = METRICS[metric].score(tally(truth[split], guess, sites.get(split)))
             parts[split] = pd.DataFrame(part)
         tests = pd.concat(parts.values())
         files[trial, finetune] = pd.concat([tests.head(7).assign(split="id_val"), tests])
@@ -146,7 +147,7 @@ def test_every_metric_with_and_without_groups(tmp_path, metric, cameras):
     truth, guess = (
         pd.Categorical(frame[c], categories=names).codes.astype(int) for c in ("label", f"epoch_{point['epoch']}")
     )
-    assert point["ood"] == pytest.approx(METRICS[metric](tally(truth, guess)), abs=1e-12)
+    assert point["ood"] == pytest.approx(METRICS[metric].score(tally(truth, guess)), abs=1e-12)
     assert abs(duplicates.compared(analysis).set_index("group").loc[GROUP, "er_without"]) < 2
 
 

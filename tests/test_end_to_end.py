@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from soak import soak
 
-from ray_robust.run.run_folder import COLUMNS
+from ray_robust.run import results_schema
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -65,7 +65,7 @@ def test_a_sweep_runs_from_its_yaml_to_its_report(home, first):
     assert "[6/6]" in first.stdout
     assert "Ray dashboard  http://127.0.0.1:" in first.stdout
     table = home.results()
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == results_schema.names()
     assert len(table) == 6 * 2 * 2
     assert set(table["group"]) == {"scratch", "num_images=500", "num_images=1000"}
     run = home.folder / "run"

@@ -24,7 +24,7 @@ FILES = {
 }
 # Rooms of the first kind may use the analysis; it may use of ray_robust those of the second, its command the third too.
 ASK_THE_ANALYSIS = {"ray_robust.sweep", "ray_robust.status", "ray_robust.prepare", "ray_robust.launch"}
-USED_BY_THE_ANALYSIS = {"ray_robust.errors", "ray_robust.text", "ray_robust.files", "ray_robust.run"}
+USED_BY_THE_ANALYSIS = {f"ray_robust.{name}" for name in ("errors", "metrics", "text", "files", "run")}
 POWER = "ray_robust.prepare"  # `python -m analysis power` asks what a spec would run
 POWER_OF = ("analysis.__main__", POWER)
 FLAT = {"ray_robust": 10, "analysis": 12, "ray_robust/launch": 6}  # modules that may lie in these folders themselves

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from typing import get_args
+import re
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score
 
-from ray_robust.data.pool import Metric
-from ray_robust.train import metrics
-from ray_robust.train.metrics import METRICS, calibration_error, group_counts, tally
+from analysis.input.run_points import read_run
+from analysis.report import tables
+from analysis.stats import group_jackknife
+from analysis.study import analyse_all
+from analysis.views import chosen, views
+from ray_robust import metrics
+from ray_robust.errors import UserError
+from ray_robust.metrics import METRICS, calibration_error
+from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
+from ray_robust.train.context import Context
+from ray_robust.train.counts import group_counts, tally
+from ray_robust.trial.paths import RunPaths
+from ray_robust.trial.run_trial import run_trial
 
 
 def random_cases(count: int = 200):
@@ -58,11 +72,11 @@ def test_macro_f1_is_that_of_the_wilds_package():
 
 def test_groups_aside_count_for_their_classes_only():
     truth, predicted, groups = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), np.array([0, 0, 1, 2])
-    assert metrics.worst_group(tally(truth, predicted, groups)) == 0
-    assert metrics.worst_group(tally(truth, predicted, groups, aside=(2,))) == 1
+    assert METRICS["worst_group"].score(tally(truth, predicted, groups)) == 0
+    assert METRICS["worst_group"].score(tally(truth, predicted, groups, aside=(2,))) == 1
     assert metrics.accuracy(tally(truth, predicted, groups, aside=(2,))) == 0.75
-    assert np.isnan(metrics.worst_group(tally(truth, predicted)))
-    assert np.isnan(metrics.worst_group(tally(truth, predicted, groups, aside=(0, 1, 2))))
+    assert np.isnan(METRICS["worst_group"].score(tally(truth, predicted)))
+    assert np.isnan(METRICS["worst_group"].score(tally(truth, predicted, groups, aside=(0, 1, 2))))
 
 
 def test_calibration_error_is_its_definition():
@@ -97,5 +111,53 @@ def test_group_counts_add_up_to_every_score_of_any_groups():
         assert tp.sum() / (tp + fn).sum() == pytest.approx(metrics.accuracy(wanted), abs=1e-12)
 
 
-def test_metrics_are_those_a_spec_may_name():
-    assert set(METRICS) == set(get_args(Metric))
+def contributed() -> dict[str, metrics.Metric]:
+    """The entry in `METRICS` that CONTRIBUTING.md shows how to make."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    function, entry = re.findall(r"```python\n# ray_robust/metrics.py[^\n]*\n(.*?)```", text, re.DOTALL)
+    space = dict(vars(metrics))
+    exec(function, space)
+    return eval("{" + entry + "}", space)
+
+
+SPEC = """
+# Question: Is precision another matter?
+task: {name: camera-traps, metric: macro_precision, train_images: 400, id_val_images: 100, id_test_images: 300,
+       ood_val_images: 100, ood_test_images: 300}
+pretrain: {sources: {species: 1.0}, num_images: 200, num_classes: 20, epochs: 1}
+finetune: {epochs: 2, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 1}
+seeds: 2
+"""
+
+
+def test_an_entry_is_all_that_a_new_metric_needs(tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(SPEC)
+    wrong = r"x.yaml:3: task.metric: must be one of accuracy, .*, not 'macro_precision'"
+    with pytest.raises(UserError, match=wrong):
+        open_sweep(load_spec(tmp_path / "x.yaml"))
+    monkeypatch.setitem(METRICS, "macro_precision", contributed()["macro_precision"])
+    torch.set_num_threads(1)
+    plan = open_sweep(load_spec(tmp_path / "x.yaml")).plan
+    paths = RunPaths(*(str(tmp_path / name) for name in ("run", "checkpoints", "store")))
+    for trial in plan:
+        run_trial(trial, paths, Context())
+    run = RunFolder(paths.run)
+    run.write_plan(plan.rows())
+    results = run.write_results()
+    assert (results["ood"] == results["ood_macro_precision"]).all()
+    assert "id_macro_precision" in pd.read_csv(tmp_path / "run" / "results.csv")
+    first = results.iloc[0]
+    seen = pd.read_parquet(run.trial(first["trial"]).storage.local(f"predictions/{first['finetune']}.parquet"))
+    truth, predicted = seen.loc[seen["split"] == "id_test", ["label", f"epoch_{first['epoch']}"]].astype(str).T.values
+    wanted = precision_score(truth, predicted, average="macro", labels=np.unique(truth), zero_division=0)
+    assert first["id"] == pytest.approx(wanted, abs=1e-12)
+
+    table, options = read_run(paths.run)
+    counts, _ = table.counts(table.points)
+    resampled, notes = group_jackknife.resample(counts, "macro_precision")
+    assert ([each.source.name for each in resampled], notes) == (["ID groups", "OOD groups"], [])
+    (analysis,) = analyse_all(table, options)
+    drawn = views(analysis)
+    assert {view.metric for view in drawn} == set(METRICS)
+    assert chosen(drawn).metric == "macro_precision"
+    assert {row[1] for row in tables._views(analysis, drawn).rows} >= {"macro-precision", "macro-F1"}

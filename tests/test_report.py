@@ -156,7 +156,7 @@ def test_what_the_script_draws_from(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
     page = page_data.scene(analysis, views.views(analysis), found, RunFolder(report).storage)
-    assert page["chosen"] == {"metric": "macro_f1", "scale": "probit"}
+    assert page["chosen"] == {"metric": "macro_f1", "label": "macro-F1", "scale": "probit"}
     assert {metric: list(scales) for metric, scales in page["views"].items()} == {
         metric: ["probit", "logit", "linear"] for metric in ("macro_f1", "accuracy")
     }

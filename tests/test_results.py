@@ -11,10 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ray_robust.errors import UserError
 from ray_robust.plan.plan import Plan, PoolFacts, Trial, make_plan
-from ray_robust.run.run_folder import COLUMNS, FINETUNE_COLUMNS, POINT_COLUMNS, TRIAL_COLUMNS, RunFolder
+from ray_robust.run import results_schema
+from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 
+DOCUMENT = Path(__file__).parents[1] / "docs/results.md"
 GOOD = """\
 task: {name: camera-traps}
 pretrain: {sources: {species: 1}, num_images: {grid: [1000, 4000]}, epochs: 1}
@@ -99,8 +102,50 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_the_columns_are_the_contracts_in_its_order():
-    assert list(COLUMNS[: len(CONTRACT)]) == CONTRACT
-    assert [*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS] == CONTRACT
+    assert list(results_schema.names()[: len(CONTRACT)]) == CONTRACT
+
+
+def test_the_documents_have_the_schemas_table():
+    wanted = results_schema.markdown()
+    assert wanted in DOCUMENT.read_text("utf-8"), f"put this into {DOCUMENT.name}:\n{wanted}"
+
+
+def test_rows_that_the_results_cannot_hold_are_refused(run, tmp_path):
+    trial = plan(tmp_path).trials[0]
+    name, folder = trial.finetunings[0].id, run.trial(trial.id)
+    wrong = row(trial, name, 1, id_acuracy=0.5, ood="much", id_groups=4.0, step=True, sources=None, group=3)
+    for write in (lambda: folder.finish([wrong], {}), lambda: folder.keep_finetuning(name, [wrong])):
+        with pytest.raises(results_schema.SchemaError) as caught:
+            write()
+        assert str(caught.value).split("; ") == [
+            "column group: must be text, not 3", "column step: must be a whole number, not True",
+            "column ood: must be a number, not 'much'", "column id_groups: must be a whole number, not 4.0",
+            "column id_acuracy: not in ray_robust.run.results_schema",
+        ]  # fmt: skip
+    assert not folder.storage.exists("rows.jsonl")
+
+
+def test_rows_of_another_version_are_not_dropped_in_silence(run, tmp_path, monkeypatch):
+    trial = plan(tmp_path).trials[0]
+    run.write_plan([next(iter(plan(tmp_path).rows()))])
+    with monkeypatch.context() as later:
+        later.setattr(results_schema, "check", lambda rows: None)
+        rows = [row(trial, f.id, 1, calories=7) for f in trial.finetunings]
+        run.trial(trial.id).finish(rows, {})
+    with pytest.raises(UserError, match="do not fit this version's results: column calories: not in"):
+        run.results()
+    monkeypatch.setattr(results_schema, "_LAST", (*results_schema._LAST, results_schema.Column(
+        "calories", int, results_schema.EVALUATION, "eaten")))  # fmt: skip
+    assert set(run.write_results()["calories"]) == {7}
+    assert set(pd.read_csv(io.BytesIO(run.read_bytes("results.csv")))["calories"]) == {7}
+
+
+def test_columns_that_an_older_run_lacks_are_empty(run, tmp_path):
+    trial = plan(tmp_path).trials[0]
+    run.write_plan([next(iter(plan(tmp_path).rows()))])
+    finish(run, trial)
+    table = run.results()
+    assert table[["id_ece", "ood_worst_group", "id_images", "wise_alpha", "finetune_method"]].isna().all(axis=None)
 
 
 def test_nothing_is_done_until_its_marker_is_there(run, tmp_path):
@@ -147,7 +192,7 @@ def test_a_point_is_a_row_and_a_failed_trial_is_one_too(run, tmp_path):
     broken = next(trial for trial in found if trial.group == "num_images=4000")
     run.trial(broken.id).fail("why")
     table = run.write_results()
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(results_schema.names())
     assert table["status"].tolist() == ["done"] * 4 + ["failed"]
     failed = table.iloc[-1]
     assert (failed["trial"], failed["group"], failed["num_images"], failed["seed"]) == (

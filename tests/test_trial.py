@@ -16,7 +16,8 @@ from make_disk import mounted
 from ray_robust.errors import Outage
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.run.run_folder import COLUMNS, RunFolder
+from ray_robust.run import results_schema
+from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.train import loop
 from ray_robust.train.context import Context
@@ -77,7 +78,7 @@ def shared(tmp_path_factory):
 def test_a_trial_leaves_what_the_contract_says(shared):
     _, plan, paths = shared
     table = results(plan, paths)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == results_schema.names()
     assert list(table["group"].unique()) == ["scratch", "pretrained"]
     assert len(table) == 2 * 2 * 2  # trials, learning rates, evaluated epochs
     assert table["status"].eq("done").all()

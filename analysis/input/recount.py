@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.input import run_counts
 from analysis.stats import group_jackknife
 from analysis.stats.group_jackknife import Counts
+from ray_robust.metrics import METRICS
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 from ray_robust.text.names import counted
@@ -173,7 +174,7 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
     """`so_far` with points, or with why they cannot be made."""
     table, metrics = pd.concat(parts, ignore_index=True), set(points["metric"])
     metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
-    if metric not in group_jackknife.METRICS:
+    if metric not in METRICS:
         return Recount(so_far.affected, so_far.images, note=f"it cannot be made from counts for the metric {metric!r}")
     again, left = points.copy(), {}
     for side, split in run_counts.SPLITS.items():

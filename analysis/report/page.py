@@ -27,6 +27,7 @@ from analysis.report.tables import CHECKS, Sheet, plain
 from analysis.study import Analysis
 from analysis.views import View, metric_of
 from ray_robust.files.storage import Storage
+from ray_robust.metrics import label_of
 from ray_robust.text.names import printable, printable_in
 
 TEMPLATES = Path(__file__).parent / "template"
@@ -94,7 +95,7 @@ def _question(parts: Sequence[Part]) -> list[tuple[str, str]]:
     models = list(dict.fromkeys(points["model"].dropna().astype(str))) if "model" in points else []
     said = [
         ("Task", listed([part.analysis.task for part in parts]) if parts[0].analysis.task != "task" else ""),
-        ("Metric", metric_of(first).replace("_", " ")),
+        ("Metric", label_of(metric_of(first))),
         ("Model", listed(models) if len(models) <= 3 else f"{len(models)} models"),
         ("Groups compared", str(max(len(first.groups) - 1, 0))),
         ("Baseline", options.baseline),
@@ -124,7 +125,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "number": index,
         "options": analysis.options,
         "metric": metric_of(analysis),
-        "metrics": list(drawn["tasks"][-1]["views"]),
+        "label": label_of(metric_of(analysis)),
+        "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
         "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],

@@ -21,6 +21,7 @@ from analysis.report import chart_data
 from analysis.study import Analysis
 from analysis.views import View, chosen
 from ray_robust.files.storage import Storage
+from ray_robust.metrics import label_of
 
 TOLD = ("trial", "model", "seed", "finetune", "epoch")  # by a tooltip, where a table has them
 MOST_TOLD = 5
@@ -62,7 +63,7 @@ def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage
         "keys": told(analysis, table),
         "metrics": scores,
         "views": by_metric,
-        "chosen": {"metric": main.metric, "scale": main.scale},
+        "chosen": {"metric": main.metric, "label": label_of(main.metric), "scale": main.scale},
         "logs": _logs(table, list(dict.fromkeys(points["trial"])), page),
     }
 
@@ -90,7 +91,7 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 def _note(view: View, analysis: Analysis) -> str:
     """What the line beside the figure says of a view that is not the verdict's."""
-    metric = view.metric.replace("_", " ")
+    metric = label_of(view.metric)
     if not math.isfinite(view.r2):
         return f"{metric} on {view.scale} axes: no line can be fitted to the baseline."
     under = f", under the floor of {analysis.options.min_r2:g}: no ER is given" if view.refused else ""

@@ -18,6 +18,7 @@ from analysis.formatting import UNKNOWN, interval, listed, number, p_value, pair
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
 from analysis.views import View
+from ray_robust.metrics import label_of
 
 SHORT = 24  # characters; a longer cell may wrap
 
@@ -295,7 +296,7 @@ def _views(analysis: Analysis, views: Sequence[View]) -> Sheet:
         (
             {
                 "group": str(r["group"]),
-                "metric": view.metric.replace("_", " "),
+                "metric": label_of(view.metric),
                 "scale": view.scale + (" (chosen)" if view.chosen else ""),
                 "ER": signed(r["er"]),
                 "95 % interval": group_interval(r, analysis.options.baseline),

@@ -15,12 +15,13 @@ left out apart; groups that both tests have are left out of both at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.stats.quantities import Source
+from ray_robust.metrics import METRICS
 
 LEAST_GROUPS = 8  # with fewer, nothing is said about other groups
 LEAST_EVEN = 2.0  # groups of even size that uneven ones must be worth
@@ -61,65 +62,55 @@ class Counts:
         return dense[0].reshape(self.truth.shape), dense[1].reshape(self.truth.shape)
 
 
-def _accuracy(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
-    images = weights @ counts.images
-    return lambda point: weights @ counts.of(point)[0].sum(1) / images
+@dataclass(frozen=True, eq=False)
+class Reweighted:
+    """The counts of one point when its groups count as often as `weights` says, float [..., groups]: a
+    `ray_robust.metrics.Tally` whose sums over groups are made when a metric asks for them.
+
+    own_hits, own_guessed        the point's, float [groups, classes]
+    images, truth, group_images  as in `Tally`, the same for all points
+    """
+
+    weights: np.ndarray
+    own_hits: np.ndarray
+    own_guessed: np.ndarray
+    images: np.ndarray
+    truth: np.ndarray
+    group_images: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.weights @ self.group_hits
+
+    @property
+    def hits(self) -> np.ndarray:
+        return self.weights @ self.own_hits
+
+    @property
+    def guessed(self) -> np.ndarray:
+        return self.weights @ self.own_guessed
+
+    @property
+    def group_hits(self) -> np.ndarray:
+        return self.own_hits.sum(1)
 
 
-def _macro_f1(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
-    truth = weights @ counts.truth
-    there = (truth > 0).sum(1)
-    size = truth.shape[1]
-
-    def score(point: int) -> np.ndarray:
-        sums = weights @ np.concatenate(counts.of(point), axis=1)
-        # an absent class has no hits: it adds nothing, whatever it is divided by
-        return 2 * (sums[:, :size] / np.maximum(truth + sums[:, size:], 1e-300)).sum(1) / there
-
-    return score
-
-
-def _class_accuracy(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
-    truth = weights @ counts.truth
-    there, truth = (truth > 0).sum(1), np.maximum(truth, 1e-300)
-    return lambda point: ((weights @ counts.of(point)[0]) / truth).sum(1) / there
-
-
-def _worst_group(weights: np.ndarray, counts: Counts) -> Callable[[int], np.ndarray]:
-    there = (weights > 0) & (counts.images > 0)
-
-    def score(point: int) -> np.ndarray:
-        by_group = counts.of(point)[0].sum(1) / np.maximum(counts.images, 1)
-        return np.where(there, by_group, np.inf).min(1)
-
-    return score
-
-
-METRICS: Mapping[str, Callable[[np.ndarray, Counts], Callable[[int], np.ndarray]]] = {
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "class_accuracy": _class_accuracy,
-    "worst_group": _worst_group,
-}
-
-
-# the least of some groups is never under the least of all: resampling is inconsistent (Bickel and Freedman 1981)
-EXTREMES = ("worst_group",)
+def reweighted(counts: Counts, weights: np.ndarray) -> Iterator[Reweighted]:
+    """Every point's counts under these weights, float [..., groups]; one at a time, so that memory does not grow."""
+    weights = np.asarray(weights, float)
+    shared = weights @ counts.images, weights @ counts.truth, np.where(weights > 0, counts.images, 0)
+    for point in range(len(counts)):
+        yield Reweighted(weights, *counts.of(point), *shared)
 
 
 def scores(metric: str, weights: np.ndarray, counts: Counts) -> np.ndarray:
     """Every point's score when its groups count as often as `weights` says: float [points, replicates].
 
+    metric    a name in `METRICS`
     weights   float [replicates, groups]: how often each is drawn, 0 where it is left out; ones give the score itself
-    macro-F1 and class accuracy are means over the classes that the groups left hold (the rule of WILDS, Koh et al.
-    2021); the F1 of a class is 2 tp / (true + predicted). Points are taken one at a time, each a matrix product of
-    weights with counts, so that memory does not grow with them.
     """
-    score = METRICS[metric](np.asarray(weights, float), counts)
-    found = np.empty((len(counts), len(weights)))
-    for point in range(len(counts)):
-        found[point] = score(point)
-    return found
+    score = METRICS[metric].function
+    return np.array([score(point) for point in reweighted(counts, weights)]).reshape(len(counts), len(weights))
 
 
 @dataclass(frozen=True, eq=False)

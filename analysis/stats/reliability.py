@@ -10,69 +10,27 @@ bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.scales import Scale
-from analysis.stats.group_jackknife import Counts
+from analysis.stats.group_jackknife import Counts, reweighted
+from ray_robust.metrics import METRICS
 
 LEAST = 0.95  # reliability under which the line is visibly too flat
 COLUMNS = ("id_set", "source", "images", "noise_sd", "spread_sd", "reliability", "given_others")
-# what a score is when nobody says: the share of images that are right
-SHARES = ("accuracy", "")
 
 
 def variance_of(counts: Counts, metric: str) -> np.ndarray | None:
     """The sampling variance of every point's score over other images of the same kind, float [points] (of a fraction);
-    None for a metric that counts do not give.
-
-    Delta method: the sum over images of the squared influence of one image on the score, given its class.
+    None for a metric of which it is not known (see `Metric.variance`).
     """
-    if metric not in METRICS:
+    variance = METRICS[metric].variance if metric in METRICS else None
+    if variance is None:
         return None
-    return np.array([METRICS[metric](counts, *counts.of(point)) for point in range(len(counts))])
-
-
-def _of_accuracy(counts: Counts, hits: np.ndarray, guessed: np.ndarray) -> float:
-    right, images = hits.sum(), counts.images.sum()
-    return float(right / images * (1 - right / images) / images)
-
-
-def _of_class_accuracy(counts: Counts, hits: np.ndarray, guessed: np.ndarray) -> float:
-    truth = counts.truth.sum(0)
-    right = hits.sum(0) / truth
-    return float((right * (1 - right) / truth).sum() / len(truth) ** 2)
-
-
-def _of_macro_f1(counts: Counts, hits: np.ndarray, guessed: np.ndarray) -> float:
-    """An image of class t counts (2 - 2 F_t)/(T_t + G_t) when it is right, and -F_t/(T_t + G_t) - F_g/(T_g + G_g) when
-    it is taken for g (T true, G guessed images of a class, F = 2 tp/(T + G)). Which t is taken for which g is not in
-    the counts: they are taken to be independent."""
-    truth, tp, said = counts.truth.sum(0), hits.sum(0), guessed.sum(0)
-    both = truth + said
-    f1 = 2 * tp / both
-    right, wrong = (2 - 2 * f1) / both, f1 / both
-    missed, false = truth - tp, said - tp
-    together = (wrong @ missed) * (wrong @ false) / max(missed.sum(), 1)
-    squares = (right**2) @ tp + (wrong**2) @ (missed + false) + 2 * together
-    return float(squares) / len(truth) ** 2
-
-
-def _of_worst_group(counts: Counts, hits: np.ndarray, guessed: np.ndarray) -> float:
-    there = counts.images > 0
-    share = hits.sum(1)[there] / counts.images[there]
-    worst = int(share.argmin())
-    return float(share[worst] * (1 - share[worst]) / counts.images[there][worst])
-
-
-METRICS: Mapping[str, Callable[[Counts, np.ndarray, np.ndarray], float]] = {
-    "accuracy": _of_accuracy,
-    "class_accuracy": _of_class_accuracy,
-    "macro_f1": _of_macro_f1,
-    "worst_group": _of_worst_group,
-}
+    return np.array([variance(point) for point in reweighted(counts, np.ones(len(counts.groups)))])
 
 
 def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None, str]:
@@ -87,8 +45,9 @@ def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None
         if np.isfinite(known).all():
             return known, "counts per class"
     metrics = set(points["metric"].fillna("").astype(str)) if "metric" in points else {""}
-    if not metrics <= set(SHARES):
-        return None, f"{' and '.join(sorted(metrics - set(SHARES)))} without counts per class"
+    shares = {metric for metric, entry in METRICS.items() if entry.share_of_images} | {""}  # not named: taken as one
+    if not metrics <= shares:
+        return None, f"{' and '.join(sorted(metrics - shares))} without counts per class"
     if f"{name}_images" not in points:
         return None, f"no column {name}_images says how many images were tested"
     images = pd.to_numeric(points[f"{name}_images"], errors="coerce").to_numpy(float)

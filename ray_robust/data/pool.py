@@ -12,16 +12,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticKnownError
 
 from ray_robust.data.contents import DIGEST
+from ray_robust.metrics import METRICS
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
-Metric = Literal["macro_f1", "accuracy", "class_accuracy", "worst_group"]
+
+
+def _known_metric(name: Any) -> Any:
+    """The name, where it is a metric's. Raises as for a value that is not among the listed ones."""
+    if not isinstance(name, str) or name not in METRICS:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
+    return name
+
+
+MetricName = Annotated[str, BeforeValidator(_known_metric)]
 
 
 def seed_of(*names: object) -> int:
@@ -127,7 +138,7 @@ class TaskOptions(Options):
     metric   what `id` and `ood` hold in the results, instead of the task's own
     """
 
-    metric: Metric | None = None
+    metric: MetricName | None = None
 
 
 AnyOptions = Options  # inside a pool `Options` is its own
@@ -239,10 +250,10 @@ class Task(Pool):
     """A shifted fine-tuning problem: its catalog has a split for every image; `metric` scores it."""
 
     Options: ClassVar[type[AnyOptions]] = TaskOptions
-    own_metric: Metric
+    own_metric: str
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> str:
         """What scores it: the one that the spec names, else the task's own."""
         return getattr(self.options, "metric", None) or self.own_metric
 

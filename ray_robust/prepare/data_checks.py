@@ -9,14 +9,15 @@ import numpy as np
 from ray_robust.data.labels import read_map
 from ray_robust.data.pool import Pool, Task
 from ray_robust.errors import Problem, UserError
+from ray_robust.metrics import METRICS
 from ray_robust.spec.load import Spec
 
 
 def check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
     """Yield what a fine-tuning or a metric needs and the task does not have."""
     catalog = task.catalog
-    if isinstance(task, Task) and task.metric == "worst_group" and catalog.group is None:
-        yield Problem(spec.location("task", "metric"), f"task.metric: {task.name} has no groups, so no worst_group")
+    if isinstance(task, Task) and METRICS[task.metric].needs_groups and catalog.group is None:
+        yield Problem(spec.location("task", "metric"), f"task.metric: {task.name} has no groups, so no {task.metric}")
     held = len(catalog.rows("train"))
     baseline = spec.baseline_finetunes if "num_images" in spec.baseline.finetune else ()
     for path, levels in ((("finetune",), spec.finetunes), (("baseline", "finetune"), baseline)):

@@ -25,40 +25,16 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ray_robust.errors import Damaged
+from ray_robust.errors import Damaged, Problem, UserError
 from ray_robust.files.storage import Stamp, Storage, wrong
 from ray_robust.redact import redact_file
+from ray_robust.run import results_schema
 from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checksums import checksum, seal, unseal
 from ray_robust.run.trial_folder import TrialFolder
 from ray_robust.text import safe_csv
 
-__all__ = ["COLUMNS", "RunFolder", "TrialFolder"]
-
-TRIAL_COLUMNS = (
-    "trial", "group", "status", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
-    "granularity", "semantics", "sources", "pretrain_method", "pretrain_epochs", "pretrain_images_seen",
-    "upstream_accuracy", "seconds_pretrain",
-)  # fmt: skip
-FINETUNE_COLUMNS = (
-    "finetune", "finetune_method", "finetune_lr", "finetune_weight_decay", "finetune_images", "seconds_finetune",
-    "task",
-)  # fmt: skip
-POINT_COLUMNS = (
-    "epoch", "step", "metric", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy", "id_groups",
-    "ood_groups",
-)  # fmt: skip
-SCORE_COLUMNS = (
-    "id_macro_f1", "ood_macro_f1", "id_worst_group", "ood_worst_group", "id_class_accuracy", "ood_class_accuracy",
-    "id_ece", "ood_ece",
-)  # fmt: skip
-COLUMNS = (*TRIAL_COLUMNS, *FINETUNE_COLUMNS, *POINT_COLUMNS, "id_images", "ood_images", *SCORE_COLUMNS, "wise_alpha")
-_WHOLE = ("seed", "subset_seed", "num_images", "num_classes", "images_per_class", "pretrain_images_seen",
-          "finetune_images", "epoch", "step", "id_groups", "ood_groups", "id_images", "ood_images")  # fmt: skip
-_REAL = ("pretrain_epochs", "upstream_accuracy", "seconds_pretrain", "seconds_finetune", "finetune_lr",
-         "finetune_weight_decay", "id_val", "ood_val", "id", "ood", "id_accuracy", "ood_accuracy",
-         *SCORE_COLUMNS, "wise_alpha")  # fmt: skip
-
+__all__ = ["RunFolder", "TrialFolder"]
 
 CHECKSUMS = "checksums.json"
 TABLES = ("results.csv", "results.parquet")
@@ -164,8 +140,9 @@ class RunFolder:
 
     def results(self) -> pd.DataFrame:
         """One row per point of every finished trial, one with empty scores per trial that failed, was stopped, or is
-        not any more as it was left."""
+        damaged; columns as in `results_schema`. Raises UserError for rows with columns of another version."""
         rows: list[dict[str, Any]] = []
+        of_trial = set(results_schema.names(results_schema.TRIAL))
         plan = self.plan().to_dict("records")
         for planned in sorted(
             plan, key=lambda row: (row["group"] != BASELINE, row["group"], row["model"], row["trial"])
@@ -182,14 +159,13 @@ class RunFolder:
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
                 ]
             elif status := _status(folder):
-                known = {key: value if value != "" else None for key, value in planned.items() if key in TRIAL_COLUMNS}
-                rows.append({**known, "status": status})
-        table = pd.DataFrame(rows, columns=[*COLUMNS])
-        for column in _WHOLE:
-            table[column] = pd.to_numeric(table[column]).astype("Int64")
-        for column in _REAL:
-            table[column] = pd.to_numeric(table[column]).astype("float64")
-        return table
+                facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
+                rows.append({**facts, "status": status})
+        try:
+            return results_schema.table_of(rows)
+        except results_schema.SchemaError as error:
+            what = f"rows of its trials do not fit this version's results: {error}"
+            raise UserError(Problem(self.storage.shown, what)) from None
 
     def has_rows(self, name: str, finetunings: list[str]) -> bool:
         """Whether a trial is done with at least these fine-tunings (`TrialFolder.is_done`), and its rows are those that

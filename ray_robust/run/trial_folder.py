@@ -15,6 +15,7 @@ from typing import Any
 from ray_robust.errors import Damaged
 from ray_robust.files.storage import Stamp, Storage, wrong
 from ray_robust.redact import redacted
+from ray_robust.run import results_schema
 from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
 
 ALTERED = "was altered: its checksum is another"
@@ -131,7 +132,9 @@ class TrialFolder:
         return None
 
     def keep_finetuning(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Mark a fine-tuning as finished, once its predictions are written."""
+        """Mark a fine-tuning as finished, once its predictions are written. Raises SchemaError for rows that the
+        results cannot hold."""
+        results_schema.check(rows)
         files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet")
         self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
 
@@ -163,7 +166,9 @@ class TrialFolder:
     def finish(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         """Write the rows of every fine-tuning, then the marker, which proves what the trial left; what only resuming
         needed is dropped. The fine-tunings' files are not among it: nobody reads them of a trial that is done, unless
-        to use them again, and then each is compared with its own checksum."""
+        to use them again, and then each is compared with its own checksum. Raises SchemaError for
+        rows that the results cannot hold."""
+        results_schema.check(rows)
         self.storage.write("rows.jsonl", _text_of(rows))
         self.storage.delete("failed.json")
         finetunings = sorted({row["finetune"] for row in rows})

@@ -11,8 +11,8 @@ from torch import nn
 
 from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
+from ray_robust.train.counts import SplitCounts, tally
 from ray_robust.train.images import ImageBank, normalise
-from ray_robust.train.metrics import Tally, tally
 from ray_robust.train.models import input_scale
 
 BATCH = 512
@@ -31,7 +31,7 @@ class Split:
     rows: np.ndarray | None = None
     aside: tuple[int, ...] = ()
 
-    def tally(self, classes: np.ndarray) -> Tally:
+    def tally(self, classes: np.ndarray) -> SplitCounts:
         """The counts that every score of these predicted classes [n] is made from."""
         return tally(self.labels, classes, self.groups, self.aside)
 

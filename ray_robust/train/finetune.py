@@ -20,6 +20,7 @@ from torch import nn
 
 from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
+from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import TEST_SPLITS
 from ray_robust.spec.load import Finetune, ModelSection
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
@@ -30,7 +31,6 @@ from ray_robust.train.features import Frozen
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import Steps, Stepwise
 from ray_robust.train.loop import Length, fit, optimise
-from ray_robust.train.metrics import METRICS
 from ray_robust.train.models import fresh_head
 from ray_robust.train.objective import Objective
 
@@ -97,7 +97,7 @@ def finetune(
             for name, predicted in found.items():
                 for part, values in vars(predicted).items():
                     kept[f"{epoch}/{step}/{name}/{part}"] = torch.from_numpy(values)
-            scores = [METRICS[metric](splits[name].tally(found[name].classes)) for name in TESTS]
+            scores = [METRICS[metric].score(splits[name].tally(found[name].classes)) for name in TESTS]
             pace = step * length.batch / (time.monotonic() - begun)
             told.report(Progress("finetune", epoch, settings.epochs, step * length.batch, pace, *scores))
 

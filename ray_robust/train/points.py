@@ -6,21 +6,20 @@ Owns which scores a point has. Reads predictions and what is known of the test i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
 from ray_robust.plan.plan import TEST_SPLITS
+from ray_robust.train.counts import group_counts
 from ray_robust.train.evaluate import Predicted, Split
 from ray_robust.train.finetune import Finetuned
-from ray_robust.train.metrics import METRICS, accuracy, calibration_error, class_accuracy, group_counts, macro_f1
-from ray_robust.train.metrics import worst_group as worst
 
 TESTS = {"id": "id_test", "ood": "ood_test"}
-BESIDE: dict[str, Callable] = {"macro_f1": macro_f1, "worst_group": worst, "class_accuracy": class_accuracy}
 
 
 def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[dict[str, Any]]:
@@ -38,17 +37,17 @@ def _scores(predicted: Mapping[str, Predicted], splits: Mapping[str, Split], met
     seen = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
     both = list(TESTS.items())
     scores: dict[str, float | int | None] = {
-        **{name: METRICS[metric](seen[name]) for name in ("id_val", "ood_val")},
-        **{side: METRICS[metric](seen[name]) for side, name in both},
-        **{f"{side}_accuracy": accuracy(seen[name]) for side, name in both},
+        **{name: METRICS[metric].score(seen[name]) for name in ("id_val", "ood_val")},
+        **{side: METRICS[metric].score(seen[name]) for side, name in both},
         **{f"{side}_groups": _groups(splits[name]) for side, name in both},
         **{f"{side}_images": len(splits[name].labels) for side, name in both},
     }
-    for what, score in BESIDE.items():
-        scores |= {f"{side}_{what}": score(seen[name]) for side, name in both}
+    for what, each in METRICS.items():
+        scores |= {f"{side}_{what}": each.score(seen[name]) for side, name in both}
     for side, name in both:
         right = predicted[name].classes == splits[name].labels
-        scores[f"{side}_ece"] = calibration_error(right, predicted[name].confidence)
+        for what, measure in CONFIDENCE_SCORES.items():
+            scores[f"{side}_{what}"] = measure.function(right, predicted[name].confidence)
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()}
 
 

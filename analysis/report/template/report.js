@@ -207,11 +207,11 @@
 
   const switched = (number) => {
     const state = states[number];
-    const { metric, scale } = tasks[number].chosen;
+    const { metric, label, scale } = tasks[number].chosen;
     const note = document.querySelector(`.other[data-task="${number}"]`);
     const view = tasks[number].views[state.metric][state.scale];
     note.hidden = state.metric === metric && state.scale === scale;
-    note.textContent = note.hidden ? "" : `${view.note} To compare only: the verdict is about ${metric.replaceAll("_", " ")} on ${scale} axes, as set beforehand.`;
+    note.textContent = note.hidden ? "" : `${view.note} To compare only: the verdict is about ${label} on ${scale} axes, as set beforehand.`;
     drawAll(number);
     detail(number);
   };

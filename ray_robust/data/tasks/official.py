@@ -17,7 +17,7 @@ import pandas as pd
 
 from ray_robust.data.archive import Known
 from ray_robust.data.folder import key_ids
-from ray_robust.data.pool import Metric, mix_bits, seed_of
+from ray_robust.data.pool import mix_bits, seed_of
 
 Read = Callable[[Any], tuple[pd.DataFrame, tuple[str, ...]]]
 
@@ -41,7 +41,7 @@ class Official:
     needs: tuple[str, ...]
     sizes: dict[str, int]
     classes: int
-    metric: Metric
+    metric: str
     licence: str
     obtain: str
     read: Read

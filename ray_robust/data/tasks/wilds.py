@@ -18,7 +18,7 @@ from PIL import Image
 from ray_robust.data.file_pool import Listing
 from ray_robust.data.files import Folder
 from ray_robust.data.folder import ImageFiles, Place, make_listing
-from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Metric, Task, TaskOptions
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, TaskOptions
 from ray_robust.data.published import counted
 from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
@@ -50,7 +50,7 @@ class WildsTask(ImageFiles, Task):
             raise UserError(f"task {name!r}: no such WILDS data set here{did_you_mean(self.dataset, KNOWN)}")
 
     @property
-    def own_metric(self) -> Metric:  # type: ignore[override]  # as its data set has it
+    def own_metric(self) -> str:  # type: ignore[override]  # as its data set has it
         return KNOWN[self.dataset].metric
 
     @property

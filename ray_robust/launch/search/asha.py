@@ -110,7 +110,7 @@ def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network:
     """The mean over the trial's tasks of the objective's value of a linear probe on their validation splits."""
     from ray_robust.data.opened import open_pool
     from ray_robust.data.pool import Task
-    from ray_robust.train.metrics import METRICS
+    from ray_robust.metrics import METRICS
     from ray_robust.train.probe import body_of, linear_probe
     from ray_robust.trial.run_trial import split
 
@@ -124,7 +124,7 @@ def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network:
         predicted = linear_probe(
             body_of(network), parts["train"], tests, len(task.catalog.classes), trial.model, context
         )
-        scores = [METRICS[task.metric](tests[name].tally(predicted[name])) for name in PROBED]
+        scores = [METRICS[task.metric].score(tests[name].tally(predicted[name])) for name in PROBED]
         values.append(asha.objective.probe(finetuning.task_label, *scores))
     comparable = [value for value in values if value is not None]
     return sum(comparable) / len(comparable) if comparable else None

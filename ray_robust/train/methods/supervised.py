@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ray_robust.data.pool import seed_of
+from ray_robust.metrics import METRICS
 from ray_robust.train.evaluate import predict
 from ray_robust.train.loop import fit
-from ray_robust.train.metrics import accuracy
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import Job, Pretrained
 
@@ -21,5 +21,6 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
                   seed_of("pretrain", job.key), job.context, "pretrain", job.checkpoints)  # fmt: skip
     upstream = None
     if len(held_out.labels):
-        upstream = accuracy(held_out.tally(predict(model, held_out.images, job.model, job.context).classes))
+        predicted = predict(model, held_out.images, job.model, job.context)
+        upstream = METRICS["accuracy"].score(held_out.tally(predicted.classes))
     return model, job.done(job.length, len(job.images.labels), upstream, seconds)
