@@ -169,7 +169,7 @@ def test_what_the_script_draws_from(report):
         assert (view["x"][i], view["er"][i]) == pytest.approx((row["x"], row["er"]), abs=1e-4)
     linear = page["views"]["macro_f1"]["linear"]
     assert linear["x"] == page["metrics"]["macro_f1"]["id"]
-    assert linear["note"].startswith("macro f1 on linear axes: R² of the baseline line 0.")
+    assert linear["note"].startswith("macro-F1 on linear axes: R² of the baseline line 0.")
     name = columns["trial"]["levels"][0]
     assert page["logs"] == {name: {"text": f"trials/{name}/log.txt", "href": f"../trials/{name}/log.txt"}}
 
