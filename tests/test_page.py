@@ -121,7 +121,7 @@ def test_another_metric_on_another_scale(page, run):
     })()"""
     told, labels = page.ask(switch % ("metric", "accuracy"))
     assert told.startswith("accuracy on probit axes: R² of the baseline line ")
-    assert told.endswith("To compare only: the verdict is about macro f1 on probit axes, as set beforehand.")
+    assert told.endswith("To compare only: the verdict is about macro-F1 on probit axes, as set beforehand.")
     assert all(label.endswith(" %") for label in labels)
     told, _ = page.ask(switch % ("scale", "linear"))
     assert told.startswith("accuracy on linear axes")
