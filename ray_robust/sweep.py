@@ -27,6 +27,7 @@ from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_plan, print_title
 from ray_robust.prepare.search_text import print_best, print_space, write_search_table
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
+from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.lease import held
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
@@ -295,7 +296,7 @@ def _run_trials(
         if cluster.dashboard:
             asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""
             out.print(f"Ray dashboard  http://{cluster.dashboard}{asks}", markup=False)
-        paths = RunPaths(run.storage.address, (run.storage.parent / "checkpoints").address, str(root))
+        paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
         logs = open_logs(sweep.spec, run, todo, cluster.scratch, lambda line: out.print(line, markup=False))
         monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, metrics=True, logs=logs)
         monitor.when_ending = analysis.warm_up

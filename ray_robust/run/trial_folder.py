@@ -15,7 +15,7 @@ from typing import Any
 from ray_robust.errors import Damaged
 from ray_robust.files.storage import Stamp, Storage, wrong
 from ray_robust.redact import redacted
-from ray_robust.run import results_schema
+from ray_robust.run import checkpoint_paths, results_schema
 from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
 
 ALTERED = "was altered: its checksum is another"
@@ -178,7 +178,7 @@ class TrialFolder:
             kept, _ = unseal(self.storage.recall(name) or b"")
             files |= (kept or {}).get("files", {})
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
-        for name in ("checkpoints", "worker.json"):
+        for name in (checkpoint_paths.STATES, "worker.json"):
             self.storage.delete(name)
 
     def _drop_damaged(self) -> None:
@@ -245,7 +245,7 @@ class TrialFolder:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write_json("stopped.json", said)
-        for name in ("checkpoints", "worker.json"):
+        for name in (checkpoint_paths.STATES, "worker.json"):
             self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:

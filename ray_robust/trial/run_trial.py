@@ -29,6 +29,7 @@ from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.errors import Outage, UserError
 from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import Finetuning, Trial
+from ray_robust.run import checkpoint_paths
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.spec.sections import Finetune
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
@@ -140,7 +141,7 @@ def _run(trial: Trial, paths: RunPaths, context: Context, folder: TrialFolder, l
             "batch_parts": context.grad_accum_steps,
             "micro_batch": -(-largest_batch(trial) // context.grad_accum_steps),
         }
-    weights = Storage(paths.checkpoints) / trial.key
+    weights = checkpoint_paths.weights_of(paths.checkpoints, trial.key)
     if context.first:
         weights.tidy()
     start: Start | None = None
@@ -221,10 +222,10 @@ def _pretrain(
     trial: Trial, drawn: tuple[Subset, dict[str, ImageStore]] | None, weights: Storage, context: Context, log: TrialLog
 ) -> Start:
     """Pre-train, or find it done: the weights are kept by what they mean. Weights that are damaged are made again."""
-    found = read_checkpoint(weights, "final")
+    found = read_checkpoint(weights, checkpoint_paths.FINAL)
     if found is None:
         assert trial.pretrain is not None
-        if weights.exists("final.safetensors"):
+        if checkpoint_paths.is_finished(weights):
             log.write("its pre-trained weights are damaged: they are made again")
         images = None
         if drawn is not None:
@@ -236,21 +237,21 @@ def _pretrain(
         job = Job(trial.model, trial.pretrain, trial.seed, trial.key, told_to, weights, images)
         model, done = pretrain(job)
         if context.first:
-            save_checkpoint(weights, "final", model, asdict(done))
+            save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
             drop_state(weights, "pretrain")
         for note in (*done.notes, *done.warnings):
             log.write(note)
         upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
         log.write(f"pre-trained in {done.seconds:.1f} s{upstream}")
         context.wait_for_all()
-        found = read_checkpoint(weights, "final")
+        found = read_checkpoint(weights, checkpoint_paths.FINAL)
         if found is None:
             raise OSError(f"{weights.shown}: the pre-trained weights cannot be read back")
     else:
         log.write("finds its pre-trained weights")
     if context.first:
         with suppress(OSError):  # it only says which weights were wanted last
-            weights.write_json("used.json", {"time": time.time(), "trial": trial.id}, durable=False)
+            weights.write_json(checkpoint_paths.USED, {"time": time.time(), "trial": trial.id}, durable=False)
     tensors, facts = found
     return Start(Pretrained(**facts), weights_in(tensors))
 
@@ -291,7 +292,7 @@ def _finetune(
     model = build_model(trial.model, start.known.num_labels if start else classes, trial.seed)
     if start is not None:
         model.load_state_dict(start.weights)
-    resumed = folder.storage / f"checkpoints/{finetuning.id}"
+    resumed = folder.storage / checkpoint_paths.finetuning_state(finetuning.id)
     log.write(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
     context = replace(context, report=log.of(finetuning.id), log=lambda text: log.write(f"{finetuning.id}: {text}"))
@@ -311,7 +312,7 @@ def _finetune(
     }
     rows = [{**columns, **point} for point in points(done, splits, task.metric)]
     folder.keep_finetuning(finetuning.id, rows)
-    folder.storage.delete(f"checkpoints/{finetuning.id}")
+    folder.storage.delete(checkpoint_paths.finetuning_state(finetuning.id))
     log.behind(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
     log.write(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")

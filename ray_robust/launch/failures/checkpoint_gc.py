@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ray_robust.files.storage import Storage
-
-FINAL = "final.safetensors"
+from ray_robust.run.checkpoint_paths import USED, is_finished, weights_of
 
 
 def keep_within(weights: Storage, limit: int, wanted: Collection[str] = ()) -> list[str]:
@@ -19,7 +18,7 @@ def keep_within(weights: Storage, limit: int, wanted: Collection[str] = ()) -> l
     What trainings under way keep there is counted and not touched; the keys `wanted` by trials to come go last.
     """
     sizes = {key: weights.size(key) for key in weights.names()}
-    finished = [key for key in sizes if weights.exists(f"{key}/{FINAL}")]
+    finished = [key for key in sizes if is_finished(weights_of(weights, key))]
     order = sorted(finished, key=lambda key: (key in wanted, _last_used(weights, key), key))
     gone, total = [], sum(sizes.values())
     for key in order:
@@ -32,5 +31,5 @@ def keep_within(weights: Storage, limit: int, wanted: Collection[str] = ()) -> l
 
 
 def _last_used(weights: Storage, key: str) -> float:
-    time = (weights.recall_json(f"{key}/used.json") or {}).get("time")
+    time = (weights_of(weights, key).recall_json(USED) or {}).get("time")
     return float(time) if isinstance(time, int | float) else 0.0
