@@ -135,7 +135,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
         sweep = Sweep(spec, {}, {}, Plan(()))
         search = Search(spec, Known(sweep), plan_of(replace(spec, pretrains=())), run_folder)
     plan = plan_of(spec) if search is None else Plan(())
-    tuner._train_here = wait  # type: ignore[assignment]  # the one thing that is not real: what a trial does
+    tuner.train_here = wait  # type: ignore[assignment]  # the one thing that is not real: what a trial does
     paths = RunPaths(str(folder / way), str(folder / "checkpoints"), str(folder / "store"))
     monitor = Monitor(plan, run_folder, Console(quiet=True), 0, way, metrics=False)
     driver, memory, ended = psutil.Process(), [], monitor.ended

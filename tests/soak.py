@@ -89,7 +89,7 @@ class Command:
 def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
     """The processes in which trials of this driver train now."""
     below = psutil.Process(driver.pid).children(recursive=True)
-    return [p for p in below if "_train_here" in _title(p) or "ray::ImplicitFunc" in _title(p)]
+    return [p for p in below if "train_here" in _title(p) or "ray::ImplicitFunc" in _title(p)]
 
 
 def _title(process: psutil.Process) -> str:

@@ -20,7 +20,7 @@ from soak import raylets
 
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
-from ray_robust.launch.cluster import address, connect, temporary_folder
+from ray_robust.launch.cluster import address, connect, private_apis, temporary_folder
 from ray_robust.launch.cluster.address import ALIVE, HEALTH, address_of, check_address, probe
 
 SPEC = """\
@@ -219,7 +219,7 @@ def test_every_command_refuses_a_cluster_that_is_not_there_before_it_writes(tmp_
 
 
 def test_a_machine_that_is_no_node_is_told_so(monkeypatch, as_written):
-    monkeypatch.setattr(address, "_is_node", lambda head: False)
+    monkeypatch.setattr(private_apis, "runs_node_here", lambda head, timeout: False)
     with speaking_grpc(HEALTH, ALIVE) as port, pytest.raises(UserError) as refused:
         check_address(f"127.0.0.1:{port}")
     assert str(refused.value) == (
@@ -251,7 +251,7 @@ def test_a_cluster_that_is_there_is_joined_and_one_without_nodes_here_is_not(mon
             there.remove_node(node)
         there.head_node.kill_raylet()  # what is left is a head that answers, and no node
         monkeypatch.setattr(address, "NODE_PATIENCE", 2)
-        wait_for(lambda: not address._is_node(there.address))
+        wait_for(lambda: not private_apis.runs_node_here(there.address, 2))
         with pytest.raises(UserError, match="this machine is no node of that cluster"):
             check_address(there.address)
 

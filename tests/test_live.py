@@ -347,11 +347,11 @@ def test_a_file_that_goes_under_a_trial_is_there_at_its_end(brief, tmp_path, mon
 def test_a_trial_whose_folder_went_after_its_end_is_told_from_a_worker_that_died(tmp_path, brief):  # noqa: F811
     _, trial, _ = brief
     recovery = Recovery({trial.id: trial}, RunFolder(tmp_path))
-    recovery.give_up(trial.id)
-    assert RunFolder(tmp_path).trial(trial.id).failure()["reason"] == "the worker ended without a word"
+    recovery.quarantine(trial.id)
+    assert RunFolder(tmp_path).trial(trial.id).failure()["reason"] == "the worker ended without an error message"
     remove(tmp_path / "trials")
     recovery.ran.add(trial.id)
-    recovery.give_up(trial.id)
+    recovery.quarantine(trial.id)
     assert RunFolder(tmp_path).trial(trial.id).failure()["reason"] == REMOVED
 
 

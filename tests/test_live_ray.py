@@ -88,7 +88,7 @@ def test_ray_s_own_folder_may_go(peace, tmp_path, monkeypatch):
         command, code = under(peace, tmp_path / "home", lambda _: gone(*Path(short).glob("rr-*")))
         assert "Traceback" not in command.log()
         assert code in (0, 1), command.log()
-        assert code == 0 or "broke off" in command.log() or "the Ray cluster went away" in command.log()
+        assert code == 0 or "quarantined" in command.log() or "the Ray cluster went away" in command.log()
         assert command.start().wait(timeout=HANG) == 0, command.log()
     assert same(peace, command)
 

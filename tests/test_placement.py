@@ -4,7 +4,7 @@ import pytest
 
 from ray_robust.errors import Outage, UserError
 from ray_robust.launch import tuner
-from ray_robust.launch.placement import DRIVER, Room, slots_of, trial_needs
+from ray_robust.launch.placement import DRIVER, ConcurrencyLimit, slots_of, trial_needs
 from ray_robust.spec.sections import Resources
 
 
@@ -38,25 +38,25 @@ def test_a_trial_that_only_drives_a_group_takes_next_to_nothing():
 
 
 @pytest.mark.parametrize(("grows", "wanted"), [(False, [2, 6, 1]), (True, [6, 10, 4])])
-def test_room_follows_the_cluster(monkeypatch, grows, wanted):
+def test_the_limit_follows_the_cluster(monkeypatch, grows, wanted):
     """Nodes come and go while a sweep runs; where more can come, some trials wait: that is what an autoscaler sees."""
     cluster = {"CPU": 2.0}
     monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
     monkeypatch.setattr("ray_robust.launch.placement.grows", lambda: grows)
-    monkeypatch.setattr("ray_robust.launch.placement.LOOK_EVERY", -1)
+    monkeypatch.setattr("ray_robust.launch.placement.CHECK_EVERY", -1)
 
-    class Limit:
+    class Searcher:
         max_concurrent = 0
 
-    room, seen = Room(Limit, Resources()), []
+    limit, seen = ConcurrencyLimit(Searcher, Resources()), []
     for cpus in (2, 6, 0):
         cluster["CPU"] = cpus
-        room.on_step_begin(0, [])
-        seen.append(Limit.max_concurrent)
+        limit.on_step_begin(0, [])
+        seen.append(Searcher.max_concurrent)
     assert seen == wanted
 
 
 def test_a_cluster_that_goes_away_is_said_in_a_line():
     wanted = r"the Ray cluster went away \(no head\); start it, then run the same command again: what is done is kept"
-    with pytest.raises(Outage, match=wanted), tuner._said_in_a_line():
+    with pytest.raises(Outage, match=wanted), tuner._cluster_outage():
         raise ConnectionError("no\nhead")

@@ -18,7 +18,6 @@ EXCEPTIONS = {
     "ray_robust/data/world/scene.py::_draw": "the order in which one image is composed",
     "bench/overhead.py::bare_fit": "the loop that the product is compared with, written as anyone would write it",
     "tests/soak.py": "one program, run by hand for hours",
-    "tests/test_faults_ray.py::test_what_breaks_under_a_trial_is_survived": "one cluster, one story",
     # being recut
     "ray_robust/train/finetune.py::finetune": "recut into a strategy per method",
     "ray_robust/train/loop.py::fit": "recut into callbacks",

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.launch.cluster import accounts, auth_token, connect
+from ray_robust.launch.cluster import accounts, auth_token, connect, private_apis
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_local_cluster_asks_for_a_token_where_others_could_reach_it(home, monk
         assert os.environ.get("DASHBOARD_METRIC_PORT") == ("-1" if wanted == "token" else None)
     finally:
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        connect._read_settings()
+        private_apis.reread_environment()
 
 
 # --- who else is here

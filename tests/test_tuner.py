@@ -22,7 +22,7 @@ baseline: none
 """
 
 
-def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_path, monkeypatch):
+def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp_path, monkeypatch):
     (tmp_path / "dying.yaml").write_text(SPEC)
     spec = load_spec(tmp_path / "dying.yaml")
     level, task = spec.pretrains[0].section, spec.tasks[0].section
@@ -41,16 +41,14 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up_with_its_own_reason(tmp_pa
         tune.report({"ended": 1})
 
     RunFolder(paths.run).trial(doomed).finish([{"finetune": "of an earlier run"}], {})  # done before, with less
-    monkeypatch.setattr(tuner, "_train_here", run)
+    monkeypatch.setattr(tuner, "train_here", run)
     monkeypatch.setattr(tuner, "RETRIES", 1)
     monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "dying", metrics=False)
     with connect(dashboard=False) as cluster:
         tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
     assert monitor.finished == {doomed: "quarantined", fine: "done"}
     reason = RunFolder(paths.run).trial(doomed).failure()["reason"]
-    assert reason.startswith("broke off 2 times and is left alone until the command is run again: its worker died"), (
-        reason
-    )
+    assert reason.startswith("failed 2 times; quarantined until the next run: its worker died"), reason
     assert reason.endswith("(2 times)")
     assert "worker process has died" in reason
     assert len(reason) < 400

@@ -1,4 +1,4 @@
-"""Where trials fit: what one needs, how many a cluster holds at once, and the device a worker trains on.
+"""Placement: what a trial needs, how many a cluster holds at once, and the device that a worker trains on.
 
 Nothing is pinned to a machine: a trial asks for amounts, and Ray finds them. How many run at once follows the cluster
 as nodes come and go.
@@ -16,29 +16,30 @@ import ray
 from ray import tune
 
 from ray_robust.errors import UserError
+from ray_robust.launch.cluster import private_apis
 from ray_robust.spec.sections import Resources
 
 if TYPE_CHECKING:
     import torch
 
 DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}  # a trial that only drives a group; Ray refuses an empty request
-LOOK_EVERY = 5.0  # seconds between two looks at the size of the cluster
+CHECK_EVERY = 5.0  # seconds between two looks at the size of the cluster
 AHEAD = 4  # trials that wait for room where nodes can be added: what waits is what an autoscaler sees
 
 
 def worker_needs(resources: Resources) -> dict[str, float]:
-    """What one worker takes."""
+    """Return the resources of one worker."""
     needs = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
     return {key: value for key, value in needs.items() if value}
 
 
 def trial_needs(resources: Resources) -> dict[str, float]:
-    """What the Tune trial itself takes: its worker, or next to nothing where a group of its own does the work."""
+    """Return the resources of the Tune trial itself: its worker's, or next to none where it drives a worker group."""
     return dict(DRIVER) if resources.together else worker_needs(resources)
 
 
 def slots_of(resources: Resources, cluster: Mapping[str, float], grows: bool = False) -> int:
-    """How many trials a cluster with these resources holds at once.
+    """Return how many trials a cluster with these resources holds at once.
 
     Raises UserError when it is none, unless the cluster `grows` by itself.
     """
@@ -52,49 +53,43 @@ def slots_of(resources: Resources, cluster: Mapping[str, float], grows: bool = F
 
 
 def slots_now(resources: Resources) -> int:
-    """The same of the cluster that this process is connected to, as it is now; at least 1. Raises UserError."""
+    """Return the same of the cluster that this process is connected to, as it is now; at least 1. Raises UserError."""
     return max(1, slots_of(resources, ray.cluster_resources(), grows()))
 
 
 def grows() -> bool:
-    """Whether the cluster adds nodes by itself when trials wait for room."""
+    """Return whether the cluster adds nodes by itself when trials wait for room."""
     if Path("~/ray_bootstrap_config.yaml").expanduser().exists():  # on the head of a cluster that `ray up` made
         return True
-    from ray._private.state import state
-
-    try:
-        groups = state.get_cluster_config().node_group_configs
-    except Exception:  # a cluster without an autoscaler has none
-        return False
-    return any(group.max_count > 0 for group in groups.values())
+    return private_apis.autoscales()
 
 
-class Room(tune.Callback):
-    """Keeps the number of trials that run at once at what the cluster holds: `limit.max_concurrent` is set as it
-    changes, and a little more is let wait where the cluster grows by itself."""
+class ConcurrencyLimit(tune.Callback):
+    """Keeps the number of trials that run at once at what the cluster holds: sets `searcher.max_concurrent` as it
+    changes, and lets a few more wait where the cluster grows by itself."""
 
-    def __init__(self, limit: Any, resources: Resources) -> None:
-        self.limit, self.resources = limit, resources
+    def __init__(self, searcher: Any, resources: Resources) -> None:
+        self.searcher, self.resources = searcher, resources
         self._ahead = AHEAD if grows() else 0
-        self._looked = 0.0
-        self.look()
+        self._checked = 0.0
+        self.update()
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
         return {}
 
-    def look(self) -> None:
-        """Set the limit to the cluster as it is now: at least 1, for nodes that went away may come back."""
+    def update(self) -> None:
+        """Set the limit to the cluster as it is now: at least 1, since nodes that went away may come back."""
         slots = slots_of(self.resources, ray.cluster_resources(), grows=True)
-        self.limit.max_concurrent = max(1, slots + self._ahead)
+        self.searcher.max_concurrent = max(1, slots + self._ahead)
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        if time.monotonic() - self._looked > LOOK_EVERY:
-            self._looked = time.monotonic()
-            self.look()
+        if time.monotonic() - self._checked > CHECK_EVERY:
+            self._checked = time.monotonic()
+            self.update()
 
 
 def use_device(resources: Resources) -> torch.device:
-    """The device of this worker, within its share: so many threads, and of a GPU's memory no more than its fraction.
+    """Return the device of this worker, limited to its share: its threads, and its fraction of a GPU's memory.
 
     Scores on a CPU are the same bits only for the same number of threads.
     """

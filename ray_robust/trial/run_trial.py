@@ -44,7 +44,7 @@ from ray_robust.train.models import build_model
 from ray_robust.train.points import points
 from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
 from ray_robust.train.stack import Together
-from ray_robust.trial.failure import line_of, recurs, rest
+from ray_robust.trial.failure import backoff, one_line, recurs
 from ray_robust.trial.oom import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.trial.outputs import write_predictions, write_subset
 from ray_robust.trial.paths import RunPaths
@@ -83,8 +83,8 @@ def _come_again(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
     """Rest after a fault. A worker that the kernel killed for memory could not say so: the machine's count does.
     Whether it died since it began goes by the number of attempts: driver and worker have clocks of their own."""
     attempts = folder.attempts()
-    if wait := rest(attempts, time.time()):
-        log.write(f"rests for {wait:.0f} s: {attempts[-1]['reason']}")
+    if wait := backoff(attempts, time.time()):
+        log.write(f"waits {wait:.0f} s before another attempt: {attempts[-1]['reason']}")
         time.sleep(wait)
     before = folder.storage.recall_json("worker.json")
     here = {"host": platform.node(), "kills": kills(), "attempts": len(attempts)}
@@ -114,7 +114,7 @@ def _attempt(trial: Trial, paths: RunPaths, context: Context, folder: TrialFolde
         if isinstance(error, TrainingFailed | UserError):
             folder.fail(str(error))
         elif not isinstance(error, Outage) and recurs(error, folder.attempts()):
-            folder.fail(line_of(error))
+            folder.fail(one_line(error))
         else:
             raise
         if context.world_size > 1:  # the other ranks would wait for this one for ever

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_robust.errors import UserError
+from ray_robust.launch.cluster import private_apis
 
 PATIENCE = 8.0  # seconds in all until a cluster must have answered; a head under load answers within one
 NODE_PATIENCE = 4  # seconds until a node of it must be seen on this machine
@@ -55,7 +56,7 @@ def check_address(option: str | None) -> None:
     if why := probe(host, port, PATIENCE):
         resolved = "" if address.text == head else f" ({head})"
         raise UserError(f"{address.where}: no Ray cluster answers there{resolved}: {why}")
-    if address.text != "auto" and not _is_node(head):
+    if address.text != "auto" and not private_apis.runs_node_here(head, NODE_PATIENCE):
         raise UserError(f"{address.where}: this machine is no node of that cluster; run the command on one that is, or "
                         "submit it with ray job submit")  # fmt: skip
 
@@ -81,29 +82,13 @@ def _check_form(address: Address) -> None:
 
 def _as_ray_does(address: Address) -> tuple[str, int]:
     """The host and port that Ray would connect to; of `localhost` it makes the IP of this node. Raises UserError."""
-    from ray._private import services  # no public function tells what `auto` is
-
     try:
-        services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]  # Ray's annotation hides the cache
-        text = services.canonicalize_bootstrap_address(address.text)
+        text = private_apis.resolve_address(address.text)
     except (ConnectionError, ValueError, OSError) as error:
         why = "no cluster runs on this machine" if address.text == "auto" else _line(error)
         raise UserError(f"{address.where}: no Ray cluster answers there: {why}; {FORMS}") from None
-    host, _, port = str(text).rpartition(":")
+    host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _is_node(head: str) -> bool:
-    """Whether a node of the cluster runs on this machine: a driver talks to it, and Ray waits a minute for one. True
-    also where it cannot be told: then Ray reports why."""
-    from ray._private import services  # no public function asks for less than a minute
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled; its stub lacks it
-
-    try:
-        services.get_node_to_connect_for_driver(GcsClient(address=head), timeout_seconds=NODE_PATIENCE)
-    except Exception as error:
-        return "No node info found" not in str(error)
-    return True
 
 
 def probe(host: str, port: int, patience: float) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import Outage, UserError
+from ray_robust.launch.cluster import private_apis
 from ray_robust.launch.cluster.accounts import others
 from ray_robust.launch.cluster.address import address_of, check_address
 from ray_robust.launch.cluster.auth_token import protect
@@ -126,7 +127,7 @@ def _guard() -> str:
         note = protect()
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray's own default depends on whether a token is there
-    _read_settings()
+    private_apis.reread_environment()
     return note
 
 
@@ -135,13 +136,6 @@ def _set_mode(mode: str | None) -> None:
         os.environ.pop("RAY_AUTH_MODE", None)
     else:
         os.environ["RAY_AUTH_MODE"] = mode
-
-
-def _read_settings() -> None:
-    """Have Ray go by the environment as it is now: it reads it once, when it is imported. No public call does so."""
-    from ray._raylet import Config  # type: ignore[attr-defined]  # compiled; its stub lacks it
-
-    Config.initialize("")
 
 
 def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
@@ -163,7 +157,7 @@ def _start(base: Path, scratch: Path, dashboard: bool) -> tuple[Any, str]:
 def _init(base: Path, folder: Path, dashboard: bool) -> Any:
     import ray
 
-    with _on_loopback(), temporary_files_in(base):
+    with private_apis.on_loopback(), temporary_files_in(base):
         return ray.init(address="local", include_dashboard=dashboard, _temp_dir=str(folder),
                         object_store_memory=OBJECT_STORE, **QUIET)  # fmt: skip
 
@@ -172,20 +166,3 @@ def _cause(error: Exception) -> str:
     """One line: the end of what Ray says, where the cause stands; it begins with pages of logs."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
     return text if len(text) <= LONGEST_CAUSE else "... " + text[-LONGEST_CAUSE:].partition(" ")[2]
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray's processes on this machine find and serve each other on 127.0.0.1, as they do on macOS and Windows. On
-    Linux they listen on every interface, the dashboard apart; no public setting says otherwise. The variable is for the
-    processes that are started, the constant for this one, which may have imported Ray already."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]

@@ -21,7 +21,7 @@ from soak import SHORT, behind, raylets
 
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import SETTINGS, Cluster
-from ray_robust.launch.failures.recovery import Watch
+from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
 from ray_robust.launch.monitor.live_view import Monitor
 from ray_robust.plan.plan import PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
@@ -60,77 +60,87 @@ def cluster(monkeypatch):
             ray.shutdown()
 
 
-def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
-    plan = plan_of(tmp_path / "faults.yaml")
-    does = dict(zip((trial.id for trial in plan), WHAT, strict=True))
-    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
-    began = tmp_path / "began"
-    began.mkdir()
+def victim(does: dict[str, str], began: Path):
+    """A trainable in the place of the real one: its first attempt of a trial waits for what that trial is to suffer."""
 
     def run(config, paths, resources, pools):
         from ray import tune
 
-        from ray_robust.launch.failures.preemption import notice
+        from ray_robust.launch.failures.preemption import preemption
 
         trial, here = config["trial"].trial, ray.get_runtime_context().get_node_id()
         what, folder, mark = does[trial.id], RunFolder(paths.run).trial(trial.id), began / trial.id
         if not mark.exists() and what != "nothing":
-            told = notice()
-            with told.training():
+            why = preemption()
+            with why.training():
                 mark.write_text(json.dumps({"node": here, "pid": os.getpid()}))
                 if what == "hang":
                     os.kill(os.getpid(), signal.SIGSTOP)
-                while not told():
+                while not why():
                     folder.storage.write_json("progress.json", {"share": 0.0, "time": time.time()}, durable=False)
                     time.sleep(0.05)
-                Path(f"{mark}.heard").write_text(told())
-                raise Preempted(told())
+                Path(f"{mark}.why").write_text(why())
+                raise Preempted(why())
         folder.finish([{"finetune": f.id} for f in trial.finetunings], {})
         tune.report({"ended": 1})
 
-    class WatchOfTheHang(Watch):
-        """Sees the silence of the one that hangs alone: how long a worker takes to start is the machine's affair."""
+    return run
 
-        def look(self, now: float) -> None:
-            hangs = next(name for name, what in does.items() if what == "hang")
-            with self._lock:
-                self._kills = {name: kill for name, kill in self._kills.items() if name == hangs}
-            if (began / hangs).exists() and "hung" not in noted(hangs):
-                super().look(now)
 
-    def noted(name: str) -> list[str]:
+def provoke(cluster, does: dict[str, str], began: Path) -> None:
+    """Do to every trial what it is to suffer, once it has begun."""
+    for name, what in does.items():
+        if what == "nothing":
+            continue
+        place = json.loads(wait_for(lambda name=name: (began / name).exists() and (began / name).read_text()))
+        if what == "killed node":
+            lost = next(node for node in cluster.worker_nodes if node.node_id == place["node"])
+            cluster.remove_node(lost, allow_graceful=False)
+        elif what == "drained node":
+            reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+            deadline = int(1000 * (time.time() + HANG))
+            ray._raylet.GcsClient(address=cluster.address).drain_node(place["node"], reason, "spot", deadline)
+        elif what == "SIGTERM":
+            os.kill(place["pid"], signal.SIGTERM)
+
+
+def test_what_breaks_under_a_trial_is_survived(tmp_path, monkeypatch, cluster):
+    plan = plan_of(tmp_path / "failures.yaml")
+    does = dict(zip((trial.id for trial in plan), WHAT, strict=True))
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    began = tmp_path / "began"
+    began.mkdir()
+    hangs = next(name for name, what in does.items() if what == "hang")
+
+    def kinds(name: str) -> list[str]:
         return [attempt["kind"] for attempt in RunFolder(paths.run).trial(name).attempts()]
 
-    def provoke() -> None:
-        for name, what in does.items():
-            if what == "nothing":
-                continue
-            said = wait_for(lambda name=name: (began / name).exists() and (began / name).read_text())
-            node, pid = json.loads(said)["node"], json.loads(said)["pid"]
-            if what == "killed node":
-                cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node), allow_graceful=False)
-            elif what == "drained node":
-                reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
-                deadline = int(1000 * (time.time() + HANG))
-                ray._raylet.GcsClient(address=cluster.address).drain_node(node, reason, "spot", deadline)
-            elif what == "SIGTERM":
-                os.kill(pid, signal.SIGTERM)
+    class WatchdogOfTheHang(HeartbeatWatchdog):
+        """Watches the one that hangs alone: how long a worker takes to start is the machine's affair."""
 
-    monkeypatch.setattr(tuner, "_train_here", run)
-    monkeypatch.setattr(tuner, "Watch", WatchOfTheHang)
+        def started(self, name, kill):
+            if name == hangs:
+                super().started(name, kill)
+
+        def check(self, now):
+            if (began / hangs).exists() and "hung" not in kinds(hangs):
+                super().check(now)
+
+    monkeypatch.setattr(tuner, "train_here", victim(does, began))
+    monkeypatch.setattr(tuner, "HeartbeatWatchdog", WatchdogOfTheHang)
     kept = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(12)]  # more than the head's object store holds
-    monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "faults", metrics=False)
-    thread = threading.Thread(target=provoke, daemon=True)
+    monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "failures", metrics=False)
+    thread = threading.Thread(target=provoke, args=(cluster, does, began), daemon=True)
     thread.start()
     tuner.run_plan(plan, paths, Resources(heartbeat=15), Cluster("", tmp_path / "scratch", False), monitor)
     thread.join()
     assert len(kept) == 12
     assert set(monitor.finished.values()) == {"done"}
-    kinds = {what: noted(name) for name, what in does.items()}
+    seen = {what: kinds(name) for name, what in does.items()}
     for what, kind in {"killed node": "node", "drained node": "left", "hang": "hung", "SIGTERM": "left"}.items():
-        assert kind in kinds[what], kinds
-    heard = {what: (began / f"{name}.heard").read_text() for name, what in does.items() if what in WHAT[1:3]}
-    assert heard == {"drained node": "its node is drained", "SIGTERM": "the process was told to end"}
+        assert kind in seen[what], seen
+    why = {what: (began / f"{name}.why").read_text() for name, what in does.items() if what in WHAT[1:3]}
+    assert why == {"drained node": "its node is drained", "SIGTERM": "the process was told to end"}
 
 
 def test_a_command_told_to_end_keeps_what_is_done(tmp_path):
