@@ -7,6 +7,8 @@ themselves are read from the disk, so that a new one needs no entry here.
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,3 +176,41 @@ for module, heavy in {steps!r}.items():
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.splitlines() == list(steps)
+
+
+DESIGN = (ROOT / "docs/design.md").read_text("utf-8")
+
+
+def block_after(words: str) -> list[str]:
+    """The lines of the fenced block of docs/design.md that follows these words."""
+    return DESIGN.partition(words)[2].partition("```\n")[2].partition("```")[0].splitlines()
+
+
+def test_the_tree_of_the_design_has_every_folder():
+    tree = "\n".join(block_after("## The folders"))
+    folders = {file.parent for file in FILES.values() if file.name == "__init__.py"}
+    missing = [str(folder) for folder in folders if not re.search(rf"\b{folder.name}/", tree)]
+    assert missing == []
+    named = set(re.findall(r"(\w+)/", tree))
+    assert named == {folder.name for folder in folders}
+
+
+def test_the_arrows_of_the_design_are_imports():
+    edges = rooms()
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set[str](), [start]
+        while todo:
+            for name in edges.get(todo.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+        return seen
+
+    for line in block_after("An arrow means"):
+        names = [[name if "." in name else f"ray_robust.{name}" for name in part.split(", ")]
+                 for part in line.split(" -> ")]  # fmt: skip
+        for above, below in itertools.pairwise(names):
+            for one, other in itertools.product(above, below):
+                assert other in reached(one), f"{one} -> {other}"
+                assert one not in reached(other), f"{other} -> {one}"
