@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.stats.robustness import Arm, Baseline
-from analysis.stats.task_points import Material
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
+from analysis.stats.task_points import TaskPoints
 
 
 def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
@@ -41,9 +42,9 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
     return notes
 
 
-def few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
+def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
     """What one or two trials cannot say."""
-    one, two = ([name for name, arm in arms.items() if arm.trials == count] for count in (1, 2))
+    one, two = ([name for name, group in groups.items() if group.trials == count] for count in (1, 2))
     notes = []
     if one:
         notes.append(
@@ -54,16 +55,16 @@ def few_trials(arms: Mapping[str, Arm], unit: str) -> list[str]:
     return notes
 
 
-def target(material: Material) -> str:
+def target(task_points: TaskPoints) -> str:
     """Which repetition of the study the intervals speak of."""
-    options, resampled = material.options, material.resampled
-    drawn = {
+    options, jackknife_scores = task_points.options, task_points.jackknife_scores
+    names = {
         "ID groups": "test groups in distribution",
         "OOD groups": "test groups under shift",
         "groups": "test groups",
     }
-    seeds = material.pairing.seeds
+    seeds = task_points.pairing.seeds
     trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
-    others = [trials, *(f"other {drawn[r.source.name]} of the same kind" for r in resampled)]
-    same = "" if len(resampled) else " and the same test images"
+    others = [trials, *(f"other {names[scores.source.name]} of the same kind" for scores in jackknife_scores)]
+    same = "" if len(jackknife_scores) else " and the same test images"
     return f"Intervals speak of the study repeated with {', '.join(others)}{same}."

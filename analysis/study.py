@@ -1,6 +1,7 @@
 """One task from points to numbers: `analyse(points) -> Analysis`, all tables of the report and its verdict.
 
-Owns the order of the steps and the shape of the tables; every number is made in the module named after it.
+Owns the order of the steps: resample the points, fit the baseline, score every point, make the tables. Every number is
+made in the module of `stats` that is named after it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from analysis.line.checks import check_line
 from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
 from analysis.options import Options
-from analysis.scales import PP, SCALES, Scale
+from analysis.scales import SCALES
 from analysis.stats import (
     ancova,
     contrasts,
@@ -27,30 +28,27 @@ from analysis.stats import (
     robustness,
     sensitivity,
 )
-from analysis.stats import (
-    half_gain as gain,
-)
-from analysis.stats import (
-    influence as checks,
-)
-from analysis.stats.estimates import combine
 from analysis.stats.factors import FACTOR_TABLE, Factor, Regression, factor_table
-from analysis.stats.group_jackknife import Counts, Resampled
-from analysis.stats.robustness import Arm, Baseline, Mean
-from analysis.stats.task_points import Compared, Material
+from analysis.stats.group_jackknife import Counts, JackknifeScores
+from analysis.stats.group_means import MeanER, mean_er
+from analysis.stats.half_gain import HALF_GAIN, half_gain_table
+from analysis.stats.influence import INFLUENCE, SELECTION, cook_distances, influence_table, selection_table
+from analysis.stats.refusals import no_line, refusals_of
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
+from analysis.stats.study_tables import (
+    ERRORS,
+    ID_SETS,
+    error_table,
+    group_table,
+    id_set_table,
+    progress_table,
+    trend_table,
+)  # fmt: skip
+from analysis.stats.task_points import Comparison, TaskPoints
 from analysis.stats.transform import transformed
-from analysis.stats.trend import MIN_POINTS
 from ray_robust.metrics import METRICS
 
-TRENDS = (
-    "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
-    "id_min", "id_max", "clipped",
-)  # fmt: skip
-GROUPS = ("group", "n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated", "id_low", "id_high")
-ERRORS = ("group", "source", "clusters", "se", "df")
-PROGRESS = ("group", "epoch", "er", "id", "ood", "points", "trials", "er_low", "er_high")
-ID_SETS = ("id_set", "share", "slope", "slope_low", "slope_high", "id_min", "id_max")
-MOST_EPOCHS = 200  # that ER is followed along
 CONTRASTS, ANCOVA, AT_IDS = (*contrasts.COLUMNS, *contrasts.MORE), ancova.COLUMNS, ancova.AT_ID
 LEFT_OUT = ("trial", "group", "task", "reason")
 
@@ -101,8 +99,8 @@ class Analysis:
     warnings: list[str] = field(default_factory=list)
     contrasts: pd.DataFrame = field(default_factory=_empty(CONTRASTS))
     factors: list[Factor] = field(default_factory=list)
-    influence: pd.DataFrame = field(default_factory=_empty(checks.INFLUENCE))
-    selection: pd.DataFrame = field(default_factory=_empty(checks.SELECTION))
+    influence: pd.DataFrame = field(default_factory=_empty(INFLUENCE))
+    selection: pd.DataFrame = field(default_factory=_empty(SELECTION))
     progress: pd.DataFrame = field(default_factory=pd.DataFrame)
     band: pd.DataFrame = field(default_factory=pd.DataFrame)
     baseline: Baseline | None = None
@@ -111,8 +109,8 @@ class Analysis:
     ancova: pd.DataFrame = field(default_factory=_empty(ANCOVA))
     at_ids: pd.DataFrame = field(default_factory=_empty(AT_IDS))
     regression: Regression = field(default_factory=Regression)
-    half_gain: pd.DataFrame = field(default_factory=_empty(gain.COLUMNS))
-    means: dict[str, Mean] = field(default_factory=dict)
+    half_gain: pd.DataFrame = field(default_factory=_empty(HALF_GAIN))
+    means: dict[str, MeanER] = field(default_factory=dict)
     id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
     recount: Recount | None = None
     without_duplicates: Analysis | None = None
@@ -133,23 +131,24 @@ class Analysis:
 
 
 def analyse_all(table: Table, options: Options) -> list[Analysis]:
-    """Every task of the table by itself, in the order of appearance; at least one, however empty the table."""
+    """Return the analysis of every task of the table, in the order of appearance; at least one, however empty the
+    table."""
     tasks = list(dict.fromkeys([*table.points["task"], *table.left_out["task"].dropna()])) or ["task"]
-    found = []
+    analyses = []
     for task in tasks:
         own = (table.points["task"] == task).to_numpy()
         # a trial that failed before it could name its task is missing from every one of them
         missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
         points = table.points.loc[own].reset_index(drop=True)
         counts, notes = table.counts(points) if table.counts else (None, [])
-        again, without = recount(table.runs, points), None
-        if again is not None:
-            notes = [*notes, again.sentence]
-            if again.points is not None:
-                without = analyse(task, again.points, options, missing, (), again.counts, checked=False)
+        duplicates, without = recount(table.runs, points), None
+        if duplicates is not None:
+            notes = [*notes, duplicates.sentence]
+            if duplicates.points is not None:
+                without = analyse(task, duplicates.points, options, missing, (), duplicates.counts, checked=False)
         analysis = analyse(task, points, options, missing, (*table.warnings, *notes), counts, without)
-        found.append(replace(analysis, recount=again))
-    return found
+        analyses.append(replace(analysis, recount=duplicates))
+    return analyses
 
 
 def analyse(
@@ -162,155 +161,50 @@ def analyse(
     without_duplicates: Analysis | None = None,
     checked: bool = True,
 ) -> Analysis:
-    """The analysis of one task. `points` has trial, group, id, ood (see `input.table.Table`); `counts`, where they
-    are kept, what each point predicted per group of the task, for "id" and "ood", rows aligned with `points`.
-    `without_duplicates` is the same without test images that occur elsewhere. Not `checked`: nothing is asked of the
-    line, nor what claims survive (see `sensitivity`).
+    """Return the analysis of one task.
 
-    Never raises for lack of points: what cannot be known is NaN, and a warning says why.
+    points    columns trial, group, id, ood (see `input.table.Table`)
+    counts    what each point predicted per test group, for "id" and "ood", rows aligned with `points`; None: not kept
+    without_duplicates   the same analysis without test images that occur elsewhere
+    checked   whether the line is checked, and the claims (see `sensitivity`)
+
+    Never raises for lack of points: what cannot be estimated is NaN, and a warning says why.
     """
     left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
-    resampled, notes = _resampled(points, counts, options)
-    notes = [*warnings, *notes]
-    material = Material.of(_with_variances(points, counts), options, resampled)
-    arms_on = {name: material.on(scale) for name, scale in SCALES.items()}
-    trends = pd.concat([_trends(arms, SCALES[name]) for name, arms in arms_on.items()], ignore_index=True)
-    arms = arms_on[options.scale]
-    parts = [arm.points for arm in arms.values()]
+    resampled = _resample(points, counts, options)
+    trends = pd.concat([trend_table(groups, SCALES[n]) for n, groups in resampled.groups.items()], ignore_index=True)
+    groups = resampled.groups[options.scale]
+    parts = [group.points for group in groups.values()]
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
-    bare = Analysis(task, options, placed, trends, _group_rows(arms, {}), left_out, target(material))
-    compared = material.compare(SCALES[options.scale], arms=arms)
-    if compared is None:
-        return _without_line(bare, arms, notes)
-    refusals = refusals_of(compared, options, trends)
-    bare = replace(bare, without_duplicates=without_duplicates)
-    if checked:
-        own = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
-        slope = own[["slope", "slope_low", "slope_high"]].astype(float)
-        bare = replace(bare, line=check_line(placed, options, tuple(slope)))
-        rises = ("slope",) if refusals else ()  # a line that does not rise is refused, which says it already
-        notes += bare.line.failed(*rises) if bare.line else []
-    return _with_line(bare, compared, material, refusals, refusals + notes, checked)
+    sentence = target(resampled.task_points)
+    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence)
+    fitted = _fit_baseline(bare, resampled, checked)
+    if fitted is None:
+        return _without_line(bare, no_line(groups, options), [*warnings, *resampled.notes])
+    bare = replace(bare, without_duplicates=without_duplicates, line=fitted.line)
+    scored = _score(bare, resampled, fitted, checked)
+    return _with_tables(bare, fitted, scored, [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes])
 
 
-def _with_line(
-    bare: Analysis, compared: Compared, material: Material, refusals: list[str], notes: list[str], checked: bool
-) -> Analysis:
-    """Everything that there is to say once the baseline has a line; no ER where it is refused."""
-    options, baseline, arms = bare.options, compared.baseline, dict(compared.arms)
-    refused, reference = bool(refusals), arms[options.baseline]
-    arms = {name: replace(arm, points=robustness.with_intervals(arm.points, baseline)) for name, arm in arms.items()}
-    own = arms[options.baseline].points
-    arms[options.baseline] = replace(reference, points=own.assign(cook=checks.cook(own, baseline)))
-    points = pd.concat([arm.points for arm in arms.values()], ignore_index=True)
-    means = {} if refused else {
-        name: mean for name, arm in arms.items()
-        if (mean := robustness.mean_of(arm, baseline, baseline.low, baseline.high)) is not None
-    }  # fmt: skip
-    without = bare.without_duplicates
-    cleaned = None if without is None else {} if without.refused else without.claims  # no line: nothing holds
-    survived = bare.survival if refused or not checked else sensitivity.survival(material, compared, cleaned)
-    regression = Regression() if refused else compared.regression
-    levels = sensitivity.annotated(regression.levels, "levels", survived)
-    regression = replace(regression, levels=levels)
-    slopes = factor_table(regression, options.margin)
-    table = contrasts.contrast(arms, baseline, options.margin, refused) if refused else compared.contrasts
-    lines, at_ids = ancova.compare({} if refused else arms, baseline, options.margin)
-    notes = notes + regression.notes + count_notes(points, bare.left_out, baseline) + few_trials(arms, options.unit)
-    return replace(
-        bare,
-        points=points,
-        groups=_group_rows(arms, means),
-        warnings=notes,
-        contrasts=sensitivity.annotated(table, "contrasts", survived),
-        factor_table=sensitivity.annotated(slopes, "factors", survived),
-        factors=[factor for factor in regression.factors if factor.per == "tenfold"],
-        influence=checks.influence(arms, baseline),
-        selection=checks.selection(arms),
-        progress=_progress(arms, baseline, refused),
-        band=baseline.band(reference),
-        baseline=baseline,
-        refused=refused,
-        refusals=tuple(refusals),
-        errors=_errors(means),
-        ancova=lines,
-        at_ids=at_ids,
-        regression=regression,
-        half_gain=gain.half_gain(arms, means, baseline),
-        means=means,
-        id_sets=_id_sets(reference.points, baseline, options),
-        survival=survived,
-    )
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """A task's points with their replicates; `groups` are those of every scale, by its name."""
+
+    task_points: TaskPoints
+    groups: Mapping[str, Mapping[str, Group]]
+    notes: list[str]
 
 
-def refusals_of(compared: Compared, options: Options, trends: pd.DataFrame) -> list[str]:
-    """Why the baseline's line is none that ER could be measured from, a sentence each; empty where it is one.
-
-    It must explain the baseline (R^2), rise for certain, and rise by more than the margin over the baseline's range: on
-    a level line every expectation is the same, and ER only the OOD score under another name.
-    """
-    baseline, points = compared.baseline, compared.arms[options.baseline].points
-    if (points["id"] == points["ood"]).all():
-        return [
-            f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
-        ]
-    why, none = [], "no verdict on effective robustness is given"
-    if not baseline.line.r2 >= options.min_r2:
-        why.append(f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: {none}")
-    chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
-    if baseline.line.slope <= 0 or chosen["slope_low"] <= 0:
-        span_ = (
-            f" ({chosen['slope_low']:.2f} to {chosen['slope_high']:.2f})" if np.isfinite(chosen["slope_low"]) else ""
-        )
-        falls = "falls" if baseline.line.slope <= 0 and not chosen["slope_high"] > 0 else "is not shown to rise"
-        why.append(
-            f"the baseline line {falls}, slope {baseline.line.slope:.2f}{span_}: a better ID score does not make a "
-            f"better OOD score, so nothing can be expected from one; {none}"
-        )
-    else:
-        ends = baseline.scale.inverse(baseline.line.at(np.array([points["x"].min(), points["x"].max()])))
-        rise = PP * float(ends[1] - ends[0])
-        if rise < options.margin:
-            why.append(
-                f"the baseline line rises by {rise:.1f} points of OOD score over all of its ID scores, less than the "
-                f"margin of {options.margin:g}: it is level, and ER the OOD score under another name; {none}"
-            )
-    return why
+def _resample(points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options) -> _Resampled:
+    scores, notes = _jackknife_scores(points, counts, options)
+    task_points = TaskPoints.of(_with_variances(points, counts), options, scores)
+    return _Resampled(task_points, {name: task_points.groups_on(scale) for name, scale in SCALES.items()}, notes)
 
 
-def _with_variances(points: pd.DataFrame, counts: Mapping[str, Counts] | None) -> pd.DataFrame:
-    """`points` with `id_variance`, the sampling variance of the ID score, where counts give it."""
-    metrics = points["metric"].dropna().unique() if "metric" in points else []
-    if counts is None or len(metrics) != 1:
-        return points
-    variance = reliability.variance_of(counts["id"], str(metrics[0]))
-    return points if variance is None else points.assign(id_variance=variance)
-
-
-def _without_line(known: Analysis, arms: Mapping[str, Arm], notes: list[str]) -> Analysis:
-    """What is left to say when the baseline makes no line."""
-    name = known.options.baseline
-    count = len(arms[name].points) if name in arms else 0
-    if count < MIN_POINTS:
-        why = f"the baseline {name!r} has {count} points, too few for a line"
-    elif len(known.options.ids) > 1:
-        why = (
-            f"the ID sets of the baseline {name!r} cannot be told apart, or its plane falls: no expectation can be "
-            "made of them"
-        )
-    else:
-        why = f"every point of the baseline {name!r} has the same ID score"
-    notes.append(f"no effective robustness: {why}")
-    empty = known.points.assign(
-        expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
-    )
-    return replace(known, points=empty, warnings=notes + count_notes(empty, known.left_out, None), refusals=(why,))
-
-
-def _resampled(
+def _jackknife_scores(
     points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options
-) -> tuple[list[Resampled], list[str]]:
-    """Every point's scores under draws of the task's groups, where its counts are kept and give its very scores."""
+) -> tuple[list[JackknifeScores], list[str]]:
+    """Every point's scores without each test group; empty, and why, where its counts do not give its very scores."""
     if counts is None or not len(points) or not (points["group"] == options.baseline).any():
         return [], []
     only = "intervals speak of the test groups as they are"
@@ -324,74 +218,116 @@ def _resampled(
             return [], [f"the counts per group do not give the {side} scores: {only}"]
     if METRICS[metric].not_resampled:
         return [], [f"{metric} {METRICS[metric].not_resampled}: {only}"]
-    return group_jackknife.resample(counts, metric)
+    return group_jackknife.leave_groups_out(counts, metric)
 
 
-def _trends(arms: Mapping[str, Arm], scale: Scale) -> pd.DataFrame:
-    rows = []
-    for name, arm in arms.items():
-        p, own = arm.points, robustness.own_line(arm)
-        slope = own.slope.estimate if own else contrasts.NOT_KNOWN
-        intercept = own.intercept.estimate if own else contrasts.NOT_KNOWN
-        rows.append(
-            (
-                name, scale.name, len(p), slope.value, slope.low, slope.high, intercept.value, intercept.low,
-                intercept.high, own.line.r2 if own else np.nan, p["id"].min(), p["id"].max(), int(p["clipped"].sum()),
-            )
-        )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(TRENDS))
+def _with_variances(points: pd.DataFrame, counts: Mapping[str, Counts] | None) -> pd.DataFrame:
+    """`points` with `id_variance`, the sampling variance of the ID score, where counts give it."""
+    metrics = points["metric"].dropna().unique() if "metric" in points else []
+    if counts is None or len(metrics) != 1:
+        return points
+    variance = reliability.variance_of(counts["id"], str(metrics[0]))
+    return points if variance is None else points.assign(id_variance=variance)
 
 
-def _group_rows(arms: Mapping[str, Arm], means: Mapping[str, Mean]) -> pd.DataFrame:
-    rows = []
-    for name, arm in arms.items():
-        points, mean = arm.points, means.get(name)
-        estimate = mean.quantity.estimate if mean else contrasts.NOT_KNOWN
-        outside = int(points["extrapolated"].sum()) if "extrapolated" in points else 0
-        rows.append(
-            (
-                name, len(points), points["trial"].nunique(), mean.points if mean else 0, estimate.value, estimate.low,
-                estimate.high, outside, points["id"].min(), points["id"].max(),
-            )
-        )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(GROUPS))
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """The comparison under the baseline's line, why no ER is given (empty where it is), and the checks of the line."""
+
+    comparison: Comparison
+    refusals: list[str]
+    line: LineChecks | None
+    notes: list[str]
 
 
-def _errors(means: Mapping[str, Mean]) -> pd.DataFrame:
-    rows = [
-        (name, part.name, part.clusters, float(np.sqrt(part.variance)), part.df)
-        for name, mean in means.items()
-        for part in mean.quantity.parts
-    ]
-    return pd.DataFrame(rows, columns=list(ERRORS))
+def _fit_baseline(bare: Analysis, resampled: _Resampled, checked: bool) -> _Fitted | None:
+    """Fit the baseline's line, compare the groups under it, check it; None where its points make no line."""
+    options, trends = bare.options, bare.trends
+    groups = resampled.groups[options.scale]
+    comparison = resampled.task_points.compare(SCALES[options.scale], groups=groups)
+    if comparison is None:
+        return None
+    refusals = refusals_of(comparison, options, trends)
+    if not checked:
+        return _Fitted(comparison, refusals, None, [])
+    own = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
+    slope = own[["slope", "slope_low", "slope_high"]].astype(float)
+    line = check_line(bare.points, options, tuple(slope))
+    rises = ("slope",) if refusals else ()  # a line that does not rise is refused, which says it already
+    return _Fitted(comparison, refusals, line, line.failed(*rises) if line else [])
 
 
-def _progress(arms: Mapping[str, Arm], baseline: Baseline, refused: bool) -> pd.DataFrame:
-    """Mean ER, ID and OOD by group and epoch of fine-tuning, with the interval of the mean ER."""
-    epochs = {e for arm in arms.values() if "epoch" in arm.points for e in arm.points["epoch"].dropna().unique()}
-    if refused or not 2 <= len(epochs) <= MOST_EPOCHS:
-        return pd.DataFrame()
-    rows = []
-    for name, arm in arms.items():
-        for epoch in sorted(arm.points["epoch"].dropna().unique(), key=float):
-            chosen = (arm.points["epoch"] == epoch).to_numpy()
-            mean = robustness.mean_of(arm, baseline, baseline.low, baseline.high, chosen)
-            if mean is not None:
-                inside, er = arm.points.loc[chosen & ~arm.points["extrapolated"]], mean.quantity.estimate
-                scores = inside["id"].mean(), inside["ood"].mean()
-                rows.append((name, float(epoch), er.value, *scores, mean.points, mean.trials, er.low, er.high))
-    return pd.DataFrame(rows, columns=list(PROGRESS))
+def _without_line(bare: Analysis, why: str, notes: list[str]) -> Analysis:
+    """Return the analysis of a task whose baseline makes no line."""
+    empty = bare.points.assign(
+        expected_ood=np.nan, er=np.nan, er_low=np.nan, er_high=np.nan, extrapolated=False, cook=np.nan
+    )
+    notes = [*notes, f"no effective robustness: {why}", *count_notes(empty, bare.left_out, None)]
+    return replace(bare, points=empty, warnings=notes, refusals=(why,))
 
 
-def _id_sets(reference: pd.DataFrame, baseline: Baseline, options: Options) -> pd.DataFrame:
-    """The coefficients of the baseline's plane, one row per ID set; empty for a single one."""
-    if len(options.ids) == 1:
-        return pd.DataFrame(columns=list(ID_SETS))
-    rows = []
-    for i, name in enumerate(options.ids):
-        own = baseline.errors.part(np.eye(len(baseline.coefficients))[1 + i])
-        slope = combine(baseline.line.slope * float(baseline.shares[i]), [own])
-        scores = reference[name].astype(float)
-        said = options.id_names[i] if options.id_names else name
-        rows.append((said, baseline.shares[i], slope.value, slope.low, slope.high, scores.min(), scores.max()))
-    return pd.DataFrame(rows, columns=list(ID_SETS))
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The groups with ER and its interval per point, the mean ER of each, and which claims the checks leave standing;
+    no mean, regression or claim where ER is refused."""
+
+    groups: Mapping[str, Group]
+    means: dict[str, MeanER]
+    regression: Regression
+    survival: pd.DataFrame
+
+
+def _score(bare: Analysis, resampled: _Resampled, fitted: _Fitted, checked: bool) -> _Scored:
+    comparison, without = fitted.comparison, bare.without_duplicates
+    baseline = comparison.baseline
+    groups = {name: replace(group, points=robustness.with_intervals(group.points, baseline))
+              for name, group in comparison.groups.items()}  # fmt: skip
+    points = groups[baseline.name].points
+    cook = cook_distances(points, baseline)
+    groups[baseline.name] = replace(comparison.groups[baseline.name], points=points.assign(cook=cook))
+    if fitted.refusals:
+        return _Scored(groups, {}, Regression(), bare.survival)
+    means = {name: mean for name, group in groups.items()
+             if (mean := mean_er(group, baseline, baseline.low, baseline.high)) is not None}  # fmt: skip
+    cleaned = None if without is None else {} if without.refused else without.claims  # no line: nothing holds
+    survival = sensitivity.survival(resampled.task_points, comparison, cleaned) if checked else bare.survival
+    levels = sensitivity.annotated(comparison.regression.levels, "levels", survival)
+    return _Scored(groups, means, replace(comparison.regression, levels=levels), survival)
+
+
+def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[str]) -> Analysis:
+    """Return the analysis with every table that ER is in."""
+    options, baseline, refused = bare.options, fitted.comparison.baseline, bool(fitted.refusals)
+    groups, reference = scored.groups, fitted.comparison.groups[options.baseline]
+    points = pd.concat([group.points for group in groups.values()], ignore_index=True)
+    slopes = factor_table(scored.regression, options.margin)
+    table = fitted.comparison.contrasts
+    if refused:
+        table = contrasts.contrast(groups, baseline, options.margin, refused)
+    lines, at_ids = ancova.compare({} if refused else groups, baseline, options.margin)
+    notes = [*notes, *scored.regression.notes, *count_notes(points, bare.left_out, baseline),
+             *few_trials(groups, options.unit)]  # fmt: skip
+    return replace(
+        bare,
+        points=points,
+        groups=group_table(groups, scored.means),
+        warnings=notes,
+        contrasts=sensitivity.annotated(table, "contrasts", scored.survival),
+        factor_table=sensitivity.annotated(slopes, "factors", scored.survival),
+        factors=[factor for factor in scored.regression.factors if factor.per == "tenfold"],
+        influence=influence_table(groups, baseline),
+        selection=selection_table(groups),
+        progress=progress_table(groups, baseline, refused),
+        band=baseline.band(reference),
+        baseline=baseline,
+        refused=refused,
+        refusals=tuple(fitted.refusals),
+        errors=error_table(scored.means),
+        ancova=lines,
+        at_ids=at_ids,
+        regression=scored.regression,
+        half_gain=half_gain_table(groups, scored.means, baseline),
+        means=scored.means,
+        id_sets=id_set_table(reference.points, baseline, options),
+        survival=scored.survival,
+    )

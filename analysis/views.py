@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import SCALES
-from analysis.study import PROGRESS, Analysis, analyse
+from analysis.stats.study_tables import PROGRESS
+from analysis.study import Analysis, analyse
 from ray_robust.metrics import METRICS
 
 SCORE = "score"  # what the metric of a table is called that does not name it

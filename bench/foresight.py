@@ -27,7 +27,7 @@ from analysis.predict import surface, variances
 from analysis.predict.power import Design, Spread, power
 from analysis.scales import SCALES
 from analysis.stats import contrasts
-from analysis.stats.task_points import Compared, Material
+from analysis.stats.task_points import Comparison, TaskPoints
 from bench import filled, show
 
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
@@ -56,11 +56,11 @@ def simulated(er: Iterable[float], trials: int, seed: int, paired: bool = False)
     return pd.concat(rows, ignore_index=True)
 
 
-def analysed(points: pd.DataFrame) -> Compared:
+def analysed(points: pd.DataFrame) -> Comparison:
     """The steps of an analysis that contrasts need, and no other."""
-    compared = Material.of(points, OPTIONS, ()).compare(SCALES[OPTIONS.scale])
-    assert compared is not None
-    return compared
+    comparison = TaskPoints.of(points, OPTIONS, ()).compare(SCALES[OPTIONS.scale])
+    assert comparison is not None
+    return comparison
 
 
 def spread() -> Spread:
@@ -70,8 +70,8 @@ def spread() -> Spread:
 
 def found(seed: int, trials: int, paired: bool, group: float, pair: float, provable: float) -> list[bool]:
     """One sweep: is the group's effect found, the pair's, none where there is none, and equivalence proved?"""
-    compared = analysed(simulated((0.0, group, pair), trials, 1_000 + seed, paired))
-    rows = contrasts.contrast(compared.arms, compared.baseline, provable).set_index(["a", "b"])
+    comparison = analysed(simulated((0.0, group, pair), trials, 1_000 + seed, paired))
+    rows = contrasts.contrast(comparison.groups, comparison.baseline, provable).set_index(["a", "b"])
     null = rows.loc[("low", "scratch")]
     proved = max(abs(null.low90), abs(null.high90)) < provable  # by itself, before Holm's correction
     return [rows.p["middle", "scratch"] < 0.05, rows.p["high", "low"] < 0.05, null.p < 0.05, bool(proved)]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.stats.group_jackknife import Counts, left_out, scores, source
+from analysis.stats.group_jackknife import Counts, error_source, leave_one_out_weights, scores
 from bench import show, write_table
 from bench.coverage import counted, shares
 
@@ -56,13 +56,13 @@ def looked_at(cameras: int, species: int, seed: int) -> tuple[float, dict[str, t
     random = np.random.default_rng(seed)
     counts = two_models(cameras, species, random)
     count = len(counts.groups)
-    worth = source("cameras", [counts.images])
+    worth = error_source("cameras", [counts.images])
     flat = random.standard_exponential((DRAWS, count))
     even = worth.df + 1  # what the uneven groups are worth
     methods = {
         "with replacement": (drawn(count, DRAWS, random), even / (even - 1)),
         "Bayesian": (flat * (count / flat.sum(1, keepdims=True)), (even + 1) / (even - 1)),
-        "leave one out": (left_out(counts.groups), worth.factor),
+        "leave one out": (leave_one_out_weights(counts.groups), worth.factor),
     }
     errors = {}
     for name, (weights, factor) in methods.items():

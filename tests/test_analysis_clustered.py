@@ -31,7 +31,7 @@ def test_it_is_its_definition(seed):
     x = np.column_stack([np.ones(30), random.normal(size=(30, 2))])
     y, c = random.normal(size=30), random.normal(size=3)
     residuals = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    found = cluster_robust.part(x, residuals, c, clusters, "trials")
+    found = cluster_robust.robust(x, residuals, clusters, "", "trials").part(c)
     assert (found.variance, found.df) == pytest.approx(by_definition(x, residuals, c, clusters))
     assert (found.name, found.clusters) == ("trials", 6)
 
@@ -42,11 +42,13 @@ def test_two_groups_are_welchs_test():
     arm, y = np.repeat([0.0, 1.0], [4, 7]), np.concatenate([a, b])
     x = np.column_stack([np.ones(11), arm])
     residuals = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    found = cluster_robust.part(x, residuals, np.array([0.0, 1.0]), np.arange(11), "trials")
+    found = cluster_robust.robust(x, residuals, np.arange(11), "", "trials").part(np.array([0.0, 1.0]))
     assert found.variance == pytest.approx(a.var(ddof=1) / 4 + b.var(ddof=1) / 7)
 
 
 def test_one_cluster_says_nothing():
     x = np.column_stack([np.ones(5), np.arange(5.0)])
-    found = cluster_robust.part(x, np.array([1.0, -1, 0, -1, 1]), np.array([0.0, 1.0]), np.zeros(5, int), "trials")
+    found = cluster_robust.robust(x, np.array([1.0, -1, 0, -1, 1]), np.zeros(5, int), "", "trials").part(
+        np.array([0.0, 1.0])
+    )
     assert np.isnan([found.variance, found.df]).all()

@@ -98,8 +98,8 @@ def test_macro_f1_of_drawn_groups_is_that_of_the_wilds_package():
 
 
 def test_every_group_is_left_out_once():
-    assert (group_jackknife.left_out(["c", "a", "b"]) == 1 - np.eye(3)[[1, 2, 0]]).all()
-    many = group_jackknife.left_out([f"g{i:04d}" for i in range(1_100)])
+    assert (group_jackknife.leave_one_out_weights(["c", "a", "b"]) == 1 - np.eye(3)[[1, 2, 0]]).all()
+    many = group_jackknife.leave_one_out_weights([f"g{i:04d}" for i in range(1_100)])
     assert many.shape == (group_jackknife.MOST_LEFT_OUT, 1_100)
     assert ((many == 0).sum(0) == 1).all()
 
@@ -111,16 +111,16 @@ def test_the_variance_of_a_mean_is_that_of_its_groups():
     truth = random.integers(0, 2, 600)
     predicted = np.where(random.random(600) < random.uniform(0.5, 0.9, 12)[group], truth, 1 - truth)
     found, by_group = counted(truth, predicted, group), (truth == predicted).reshape(12, 50).mean(1)
-    where = group_jackknife.source("g", [found.images])
-    made = group_jackknife.scores("accuracy", group_jackknife.left_out(found.groups), found)[0]
+    where = group_jackknife.error_source("g", [found.images])
+    made = group_jackknife.scores("accuracy", group_jackknife.leave_one_out_weights(found.groups), found)[0]
     assert np.var(made) * where.factor == pytest.approx(by_group.var(ddof=1) / 12)
     assert where.df == pytest.approx(11)
 
 
 def test_uneven_groups_are_worth_fewer():
     some, few = (
-        group_jackknife.source("g", [np.array([50] * 4 + [1] * 8)]),
-        group_jackknife.source("g", [np.array([50] + [1] * 9)]),
+        group_jackknife.error_source("g", [np.array([50] * 4 + [1] * 8)]),
+        group_jackknife.error_source("g", [np.array([50] + [1] * 9)]),
     )
     assert 3 < some.df < 4
     assert np.isnan([few.df, few.factor]).all()  # nearly all images are of one: nothing is known of others

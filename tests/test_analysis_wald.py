@@ -57,7 +57,7 @@ def test_of_one_coefficient_it_is_the_square_of_t():
     clusters = np.repeat(np.arange(6), 5)
     x = np.column_stack([np.ones(30), random.normal(size=(30, 2))])
     b, e = fitted(x, random.normal(size=30))
-    one = cluster_robust.part(x, e, np.array([0.0, 0, 1]), clusters, "trials")
+    one = cluster_robust.robust(x, e, clusters, "", "trials").part(np.array([0.0, 0, 1]))
     found = wald(x, e, b, np.array([[0.0, 0, 1]]), clusters)
     assert found.f == pytest.approx(b[2] ** 2 / one.variance)
     assert found.df2 == pytest.approx(one.df)

@@ -2,7 +2,7 @@
 
 Owns the checks of the baseline's points (does it rise, does it bend, is ID measured well, do epoch or learning rate
 move points off the line, does the scatter grow, where are there no points), their tables and a plain sentence for each
-that fails. All tests are clustered by trial with few-cluster corrections (`curvature.Fit`). Which claims survive is
+that fails. All tests are clustered by trial with few-cluster corrections (`least_squares`). Which claims survive is
 decided elsewhere; nothing here changes an estimate.
 """
 
@@ -21,8 +21,8 @@ from analysis.options import Options
 from analysis.scales import PP, SCALES, Scale
 from analysis.stats import curvature, reliability
 from analysis.stats.contrasts import holm
-from analysis.stats.curvature import Fit, fit
 from analysis.stats.estimates import Estimate
+from analysis.stats.least_squares import ClusteredFit, least_squares
 from analysis.stats.robustness import effective_robustness
 from analysis.stats.trend import MIN_POINTS
 from analysis.stats.wald import Wald
@@ -50,10 +50,10 @@ def check_line(
     if len(own) < MIN_POINTS:
         return None
     clusters, y = _clusters(own["trial"]), own["y"].to_numpy(float)
-    line = fit(np.column_stack([np.ones(len(own)), axes]), y, clusters)
+    line = least_squares(np.column_stack([np.ones(len(own)), axes]), y, clusters)
     if line is None:
         return None
-    fitted = line.design @ line.coefficients
+    fitted = line.fitted
     residuals = own.reindex(columns=list(RESIDUALS)).assign(
         id=own["id"], residual=effective_robustness(own["ood"], fitted, scale)
     )
@@ -98,9 +98,11 @@ def _joint(check: str, test: str, found: Wald) -> dict[str, object]:
     return {"check": check, "test": test, "f": found.f, "df1": found.df1, "df2": found.df2, "p": found.p}
 
 
-def _slope(line: Fit, expected: np.ndarray, slope: tuple[float, float, float] | None) -> Iterator[dict[str, object]]:
+def _slope(
+    line: ClusteredFit, expected: np.ndarray, slope: tuple[float, float, float] | None
+) -> Iterator[dict[str, object]]:
     """The sum of the slopes (of one ID set: the slope), and how far the line rises in points of the OOD score."""
-    row = _single("slope", "slope", line.single(np.array([0.0] + [1.0] * (line.design.shape[1] - 1))), "axis")
+    row = _single("slope", "slope", line.estimate(np.array([0.0] + [1.0] * (line.design.shape[1] - 1))), "axis")
     if slope is not None:
         row |= {
             "value": slope[0],
@@ -131,50 +133,52 @@ def _step(own: pd.DataFrame, name: str) -> np.ndarray | None:
     return values if np.isfinite(values).all() and np.ptp(values) > 1e-9 else None
 
 
-def _moves(name: str, step: np.ndarray, line: Fit, y: np.ndarray, scale: Scale) -> Iterator[dict[str, object]]:
+def _moves(name: str, step: np.ndarray, line: ClusteredFit, y: np.ndarray, scale: Scale) -> Iterator[dict[str, object]]:
     """Does it move points off the line? As a straight line, which few trials can show, and as categories.
 
     A parabola is let in beside: scores rise along the schedule, and a bend would else pass for its effect. The other
     step is not: epoch and rate together all but fix the score, and nothing would be left to see.
     """
-    height = line.design @ line.coefficients
+    height = line.fitted
     bent = np.column_stack([line.design, (height - height.mean()) ** 2])
-    base = bent if fit(np.column_stack([bent, step]), y, line.clusters) is not None else line.design
+    base = bent if least_squares(np.column_stack([bent, step]), y, line.clusters.codes) is not None else line.design
     k = base.shape[1]
-    more = fit(np.column_stack([base, step]), y, line.clusters)
+    more = least_squares(np.column_stack([base, step]), y, line.clusters.codes)
     if more is not None:
-        slope = more.single(np.eye(k + 1)[k])
+        slope = more.coefficient(k)
         rate = PP * float(scale.rate(height).mean())
         points = Estimate(slope.value * rate, slope.se * rate, slope.df)
         unit = "points per epoch" if name == "epoch" else "points per tenfold"
         yield _single("schedule", f"{STEPS[name]}, straight", points, unit)
     levels = np.unique(step)
     if 3 <= len(levels) <= MOST_TESTED:
-        apart = fit(np.column_stack([base, step[:, None] == levels[1:]]), y, line.clusters)
+        apart = least_squares(np.column_stack([base, step[:, None] == levels[1:]]), y, line.clusters.codes)
         if apart is not None:
             yield _joint("schedule", f"{STEPS[name]}, any level", apart.joint(range(k, k + len(levels) - 1)))
 
 
-def _scatter(line: Fit, x: np.ndarray) -> Iterator[dict[str, object]]:
+def _scatter(line: ClusteredFit, x: np.ndarray) -> Iterator[dict[str, object]]:
     """Glejser (1969): sizes of residuals regressed on the ID axis. The value is per length of the range, as a share of
     the mean size."""
     size = np.abs(_within(line))
     if size.mean() <= 1e-12:
         return
-    of_size = fit(np.column_stack([np.ones(len(x)), (x - x.min()) / np.ptp(x)]), size / size.mean(), line.clusters)
+    of_size = least_squares(
+        np.column_stack([np.ones(len(x)), (x - x.min()) / np.ptp(x)]), size / size.mean(), line.clusters.codes
+    )
     if of_size is not None:
-        yield _single("scatter", "size of residuals along ID", of_size.single(np.array([0.0, 1.0])), "mean size")
+        yield _single("scatter", "size of residuals along ID", of_size.coefficient(1), "mean size")
 
 
-def _within(line: Fit) -> np.ndarray:
+def _within(line: ClusteredFit) -> np.ndarray:
     """Residuals around each trial's own height where trials have several points: what a trial adds to all of its points
     would hide how they scatter. Else those of the line."""
-    size = np.bincount(line.clusters)
-    if len(size) > len(line.clusters) / 3:
+    size = np.bincount(line.clusters.codes)
+    if len(size) > len(line.clusters.codes) / 3:
         return line.residuals
     both = np.column_stack([line.design[:, 1:], line.residuals])
-    means = np.column_stack([np.bincount(line.clusters, column) / size for column in both.T])
-    inside = both - means[line.clusters]
+    means = np.column_stack([np.bincount(line.clusters.codes, column) / size for column in both.T])
+    inside = both - means[line.clusters.codes]
     return inside[:, -1] - inside[:, :-1] @ np.linalg.lstsq(inside[:, :-1], inside[:, -1], rcond=None)[0]
 
 
@@ -198,8 +202,8 @@ def _by_step(name: str, step: np.ndarray, residuals: pd.DataFrame, clusters: np.
     for one in np.unique(part):
         inside = part == one
         codes = np.unique(clusters[inside], return_inverse=True)[1]
-        mean = fit(np.ones((int(inside.sum()), 1)), y[inside], codes)
-        found = mean.single(np.ones(1)) if mean else Estimate(float(y[inside].mean()), np.nan, np.nan)
+        mean = least_squares(np.ones((int(inside.sum()), 1)), y[inside], codes)
+        found = mean.estimate(np.ones(1)) if mean else Estimate(float(y[inside].mean()), np.nan, np.nan)
         value = float(step[inside].mean())
         rows.append((STEPS[name], 10**value if name == "finetune_lr" else value, int(inside.sum()), codes.max() + 1,
                      found.value, found.low, found.high))  # fmt: skip
@@ -225,7 +229,7 @@ def _several(values: Sequence[float]) -> str:
     return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]} to {texts[-1]} ({len(texts)})"
 
 
-def _noise(own: pd.DataFrame, line: Fit, residuals: pd.DataFrame) -> pd.DataFrame:
+def _noise(own: pd.DataFrame, line: ClusteredFit, residuals: pd.DataFrame) -> pd.DataFrame:
     """The scatter in parts of the ID range that hold equally many points."""
     parts = min(BINS, len(own) // 5)
     if parts < 2:

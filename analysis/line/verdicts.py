@@ -16,7 +16,7 @@ from analysis.line.line_checks import FAILS, OPEN, PASSES, QUESTIONS, LineChecks
 from analysis.options import Options
 from analysis.scales import PP, SCALES
 from analysis.stats import reliability
-from analysis.stats.curvature import Fit
+from analysis.stats.least_squares import ClusteredFit
 
 RATIO = 1.5  # of the scatter at one end of the line to that at the other, from where it is a warning
 MOST_NAMED = 4  # groups in a sentence
@@ -26,7 +26,7 @@ SCHEDULES = {
 }
 
 
-def verdicts(checks: LineChecks, own: pd.DataFrame, line: Fit, options: Options) -> list[Verdict]:
+def verdicts(checks: LineChecks, own: pd.DataFrame, line: ClusteredFit, options: Options) -> list[Verdict]:
     """One per check that could be asked, in the order of `QUESTIONS`."""
     found = (
         _slope(checks, options),
@@ -77,7 +77,7 @@ def _curvature(checks: LineChecks, own: pd.DataFrame, options: Options) -> tuple
     return PASSES, text
 
 
-def _reliability(table: pd.DataFrame, own: pd.DataFrame, line: Fit, options: Options) -> tuple[str, str]:
+def _reliability(table: pd.DataFrame, own: pd.DataFrame, line: ClusteredFit, options: Options) -> tuple[str, str]:
     several, low, unknown, high = len(table) > 1, [], [], []
     for row in table.itertuples():
         least = min(row.reliability, row.given_others) if several else row.reliability
@@ -99,7 +99,7 @@ def _reliability(table: pd.DataFrame, own: pd.DataFrame, line: Fit, options: Opt
     return state, "; ".join(low or unknown or high)
 
 
-def _lift(least: float, own: pd.DataFrame, line: Fit, options: Options) -> float:
+def _lift(least: float, own: pd.DataFrame, line: ClusteredFit, options: Options) -> float:
     """How far the line of slope / reliability lies above the line at the highest ID score, points of OOD."""
     x, scale = own["x"].to_numpy(float), SCALES[options.scale]
     height = line.coefficients[0] + line.coefficients[1] * x.max()

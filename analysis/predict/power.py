@@ -57,7 +57,7 @@ class Design:
 
     @property
     def paired(self) -> bool:
-        """Whether the analysis will pair groups by seed (see `arms.pairing`)."""
+        """Whether the analysis will pair groups by seed (see `task_points.pairing`)."""
         return self.same_seeds and self.trials >= LEAST_SEEDS
 
     def with_seeds(self, seeds: int) -> Design:

@@ -71,7 +71,7 @@ class Target:
         return there.value - here.value, *_joined([np.maximum(own, 0.0), *variances], [here.df, *dfs])
 
     def _moved(self, smoother: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-        named = dict.fromkeys(source for quantity in self.shared for source in quantity.groups)
+        named = dict.fromkeys(source for quantity in self.shared for source in quantity.replicates)
         sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
         for line in {line for quantity in self.shared for line in quantity.trials if line.name == LINE}:
@@ -79,9 +79,9 @@ class Target:
             variances.append((((smoother @ pulls) @ line.effects.T) ** 2).sum(1))
             dfs.append(line.df(pulls.mean(0)))
         for source in sources:
-            drawn = np.array([quantity.groups[source] for quantity in self.shared])
-            twice = np.array([quantity.twice.get(source, 0.0) for quantity in self.shared])
-            left = np.var(smoother @ drawn, axis=1) * source.factor - smoother**2 @ twice
+            drawn = np.array([quantity.replicates[source] for quantity in self.shared])
+            double_counted = np.array([quantity.double_counted.get(source, 0.0) for quantity in self.shared])
+            left = np.var(smoother @ drawn, axis=1) * source.factor - smoother**2 @ double_counted
             variances.append(np.maximum(left, 0.0))
             dfs.append(source.df)
         return variances, dfs

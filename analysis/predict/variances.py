@@ -15,7 +15,8 @@ from analysis import study
 from analysis.input.run_points import read_run
 from analysis.predict.power import Cause, Spread
 from analysis.stats.estimates import TWO_SIDED
-from analysis.stats.robustness import LINE, Mean
+from analysis.stats.group_means import MeanER
+from analysis.stats.robustness import LINE
 from ray_robust.errors import Problem, UserError
 
 
@@ -76,7 +77,7 @@ def _noise(each: pd.DataFrame) -> float:
     return squares / df if df > 0 else 0.0
 
 
-def _shared(means: Sequence[Mean]) -> dict[str, Cause]:
+def _shared(means: Sequence[MeanER]) -> dict[str, Cause]:
     """Every source of error that groups share, per unit: averages over groups, and over pairs of groups."""
     quantities = [mean.quantity for mean in means]
     causes = {}
@@ -86,20 +87,22 @@ def _shared(means: Sequence[Mean]) -> dict[str, Cause]:
         df = line.df(pulls.mean(0))
         if np.isfinite(df):
             causes[LINE] = _cause(drawn @ drawn.T, 0.0, line.used, line.used - df, 1.0)
-    sources = dict.fromkeys(source for quantity in quantities for source in quantity.groups)
+    sources = dict.fromkeys(source for quantity in quantities for source in quantity.replicates)
     for source in sources:
         if np.isfinite(source.df):  # else nothing is known, of very uneven test groups
-            drawn = np.array([quantity.groups[source] for quantity in quantities])
-            twice = float(np.mean([quantity.twice.get(source, 0.0) for quantity in quantities]))
+            drawn = np.array([quantity.replicates[source] for quantity in quantities])
+            double_counted = float(np.mean([quantity.double_counted.get(source, 0.0) for quantity in quantities]))
             covariance = np.atleast_2d(np.cov(drawn, bias=True)) * source.factor
-            causes[source.name] = _cause(covariance, twice, source.clusters, 1.0, (source.df + 1) / source.clusters)
+            causes[source.name] = _cause(
+                covariance, double_counted, source.clusters, 1.0, (source.df + 1) / source.clusters
+            )
     return causes
 
 
-def _cause(covariance: np.ndarray, twice: float, units: int, spent: float, even: float) -> Cause:
+def _cause(covariance: np.ndarray, double_counted: float, units: int, spent: float, even: float) -> Cause:
     """From the covariance of groups' means, float [groups, groups]: averages over groups, and over pairs of groups."""
     count = len(covariance)
-    alone = max(float(np.mean(np.diag(covariance))) - twice, 0.0)
+    alone = max(float(np.mean(np.diag(covariance))) - double_counted, 0.0)
     apart = (covariance.sum() - np.trace(covariance)) / (count * (count - 1)) if count > 1 else 0.0
     return Cause(alone * units, float(np.clip(apart, -alone, alone)) * units, spent, even)
 

@@ -18,7 +18,8 @@ from analysis.report import line_tables
 from analysis.report import tables as sheets
 from analysis.stats import ancova, contrasts, influence, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
-from analysis.study import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS, Analysis
+from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
+from analysis.study import Analysis
 from analysis.views import View, views
 from analysis.writing import put
 from ray_robust.files.storage import Storage

@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import clip
-from analysis.stats import cluster_robust, contrasts, line_models, quantities, robustness, schedules
+from analysis.stats import cluster_robust, contrasts, line_models, quantities, schedules
 from analysis.stats.contrasts import Pair
 from analysis.stats.estimates import Estimate, keeps_half
 from analysis.stats.line_models import LineModel
+from analysis.stats.own_line import OwnLine, own_line, slopes_and_intercepts
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Arm, Baseline, OwnLine
+from analysis.stats.robustness import Baseline
 from analysis.stats.sensitivity import ERRORS, ONE, SCHEDULE
+from analysis.stats.study_group import Group
 from analysis.stats.task_points import NOISE
 
 COLUMNS = (
@@ -44,8 +46,8 @@ WITHIN = "within trials"
 LEAST_POINTS = 3  # of a trial, for a slope of its own
 
 
-def compare(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables `COLUMNS`, one row per pair whose arms both have a line over the ID scores that they share, and
+def compare(groups: Mapping[str, Group], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables `COLUMNS`, one row per pair whose groups both have a line over the ID scores that they share, and
     `AT_ID`, for pairs whose slopes differ.
 
     First the difference of the slopes, then of the heights given a common slope (the weighted mean of both slopes),
@@ -56,28 +58,28 @@ def compare(arms: Mapping[str, Arm], baseline: Baseline, margin: float) -> tuple
     percentage points at a quarter, half and three quarters of the shared range, with Holm's p over these rows per
     family.
     """
-    compared = []
-    for pair in contrasts.pairs(arms, baseline):
-        near = [arm.between(pair.low, pair.high) for arm in (pair.a, pair.b)]
-        lines = [robustness.own_line(arm) for arm in near if len(arm.points)]
+    comparison = []
+    for pair in contrasts.pairs(groups, baseline):
+        near = [group.between(pair.low, pair.high) for group in (pair.a, pair.b)]
+        lines = [own_line(group) for group in near if len(group.points)]
         if len(lines) == 2 and lines[0] is not None and lines[1] is not None:
-            compared.append(_Lines(pair, near, (lines[0], lines[1])))
-    table = pd.DataFrame([_row(each) for each in compared], columns=list(COLUMNS))
+            comparison.append(_Lines(pair, near, (lines[0], lines[1])))
+    table = pd.DataFrame([_row(each) for each in comparison], columns=list(COLUMNS))
     table["slope_p_adjusted"] = contrasts.holm(table["slope_p"].to_numpy(float))
     contrasts.by_family(table, "height_p", "height_p_adjusted")
     table["heights_differ"] = table["height_p_adjusted"] <= LEVEL
-    table["slopes_differ"] = _checked(table, compared, arms, baseline)
-    differ = [each for each, shown in zip(compared, table["slopes_differ"], strict=True) if shown]
+    table["slopes_differ"] = _checked(table, comparison, groups, baseline)
+    differ = [each for each, shown in zip(comparison, table["slopes_differ"], strict=True) if shown]
     rows = [row for each in differ for row in _at_ids(each.pair, each.own, baseline, margin)]
     return table, contrasts.adjust(pd.DataFrame(rows, columns=list(AT_ID)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Lines:
-    """Two arms inside the ID scores that they share, and the line of each."""
+    """Two groups inside the ID scores that they share, and the line of each."""
 
     pair: Pair
-    near: Sequence[Arm]
+    near: Sequence[Group]
     own: tuple[OwnLine, OwnLine]
 
     @property
@@ -93,14 +95,14 @@ class _Lines:
         w_b x_a + w_a x_b (x the mean ID scores, w the shares of the sums of squares): the same number, and it stays
         defined where slopes differ.
         """
-        x = [arm.points["x"].to_numpy() for arm in self.near]
+        x = [group.points["x"].to_numpy() for group in self.near]
         squares = [float(((own - own.mean()) ** 2).sum()) for own in x]
         at = (squares[1] * x[0].mean() + squares[0] * x[1].mean()) / sum(squares)
         return _less([own.quantity(at, 1.0, float(own.line.at(at))) for own in self.own])
 
-    def check(self, slope: Callable[[Arm, OwnLine], Quantity | None]) -> Estimate | None:
+    def check(self, slope: Callable[[Group, OwnLine], Quantity | None]) -> Estimate | None:
         """The difference of slopes that are found in another way; None where it cannot be."""
-        a, b = (slope(arm, own) for arm, own in zip(self.near, self.own, strict=True))
+        a, b = (slope(group, own) for group, own in zip(self.near, self.own, strict=True))
         return None if a is None or b is None else _less([a, b]).estimate
 
 
@@ -109,26 +111,26 @@ def _less(pair: Sequence[Quantity]) -> Quantity:
 
 
 def _checked(
-    table: pd.DataFrame, compared: Sequence[_Lines], arms: Mapping[str, Arm], baseline: Baseline
+    table: pd.DataFrame, comparison: Sequence[_Lines], groups: Mapping[str, Group], baseline: Baseline
 ) -> np.ndarray:
     """Which slopes differ, bool [rows]; fills `survived` and `not_robust_to` of those that would without the checks. A
     check without an interval, where the sampling error is most of what is seen, is not passed."""
     differ = (table["slope_p_adjusted"] <= LEVEL).to_numpy()
-    passed: list[list[str]] = [[] for _ in compared]
-    failed: list[list[str]] = [[] for _ in compared]
+    passed: list[list[str]] = [[] for _ in comparison]
+    failed: list[list[str]] = [[] for _ in comparison]
     table["survived"] = table["not_robust_to"] = ""
     if not differ.any():
         return differ
     for i in np.flatnonzero(differ).tolist():
-        difference = compared[i].slope
+        difference = comparison[i].slope
         (passed if keeps_half(difference.value, *difference.without_one) else failed)[i].append(ONE)
-    others = [arm for name, arm in arms.items() if name != baseline.name]
-    moving = schedules.moving(arms[baseline.name], others, tuple(axis for axis, _, _ in baseline.ids))
-    checks: dict[str, Callable[[Arm, OwnLine], Quantity | None]] = {
+    others = [group for name, group in groups.items() if name != baseline.name]
+    moving = schedules.moving(groups[baseline.name], others, tuple(axis for axis, _, _ in baseline.ids))
+    checks: dict[str, Callable[[Group, OwnLine], Quantity | None]] = {
         ERRORS: _corrected, SCHEDULE: partial(_scheduled, moving=moving), WITHIN: _within
     }  # fmt: skip
     for check, slope in checks.items():
-        again = [each.check(slope) for each in compared]
+        again = [each.check(slope) for each in comparison]
         adjusted = contrasts.holm([np.nan if one is None else one.p for one in again])
         for i in np.flatnonzero(differ).tolist():
             one = again[i]
@@ -139,50 +141,46 @@ def _checked(
     return differ & np.array([not one for one in failed], bool)
 
 
-def _corrected(arm: Arm, own: OwnLine) -> Quantity | None:
+def _corrected(group: Group, own: OwnLine) -> Quantity | None:
     """The slope without the sampling error of the ID scores; NaN where that is most of what they show. None where it is
     not known, and with several ID sets."""
-    points, noise = arm.points, f"{NOISE}x"
+    points, noise = group.points, f"{NOISE}x"
     if noise not in points:
         return None
-    return _slope_of(line_models.noisy(("x",), (noise,)), arm, own)
+    return _slope_of(line_models.noisy(("x",), (noise,)), group, own)
 
 
-def _scheduled(arm: Arm, own: OwnLine, moving: Sequence[str]) -> Quantity | None:
+def _scheduled(group: Group, own: OwnLine, moving: Sequence[str]) -> Quantity | None:
     """The slope at equal epochs and rates, of those that move the baseline; NaN where they cannot be told from ID."""
     if not moving:
         return None
-    varied = [name for name in moving if len(schedules.values(arm, name)) > 1]
-    columns = [column for name in varied for column in schedules.columns(name, arm)]
-    return _slope_of(line_models.with_columns(("x",), columns, "with the schedule"), arm, own)
+    varied = [name for name in moving if len(schedules.values(group, name)) > 1]
+    columns = [column for name in varied for column in schedules.columns(name, group)]
+    return _slope_of(line_models.with_columns(("x",), columns, "with the schedule"), group, own)
 
 
-def _slope_of(model: LineModel, arm: Arm, own: OwnLine) -> Quantity:
-    """The coefficient of the ID score in a model of an arm's points; NaN where they do not determine it."""
-    points = arm.points
-    design, y = model.design(points["x"].to_numpy(), points), points["y"].to_numpy()
-    fitted = line_models.solve(design, y, None, model.noise(points), arm.codes, arm.count, arm.unit, own.errors.name)
-    if fitted is None:
+def _slope_of(model: LineModel, group: Group, own: OwnLine) -> Quantity:
+    """Return the coefficient of the ID score in a model of a group's points; NaN where they do not determine it."""
+    fit = model.fit(group.points, group.clusters(own.errors.name))
+    if fit is None:
         return contrasts.UNKNOWN
-    coefficients, errors = fitted
-    combination = np.zeros(len(coefficients))
-    combination[1] = 1.0
-    return Quantity(float(coefficients[1]), {errors: combination}, own.slope.groups)
+    combination = np.eye(len(fit.coefficients))[1]
+    return Quantity(float(fit.coefficients[1]), {fit.errors: combination}, own.slope.replicates)
 
 
-def _within(arm: Arm, own: OwnLine) -> Quantity | None:
+def _within(group: Group, own: OwnLine) -> Quantity | None:
     """The mean of the slopes of single trials; None where fewer than two trials have one."""
-    x, y = arm.points["x"].to_numpy(), arm.points["y"].to_numpy()
+    x, y = group.points["x"].to_numpy(), group.points["y"].to_numpy()
     trials, slopes = [], []
-    for trial in np.unique(arm.codes):
-        rows = arm.codes == trial
+    for trial in np.unique(group.codes):
+        rows = group.codes == trial
         if rows.sum() >= LEAST_POINTS and np.ptp(x[rows]) > 0:
             trials.append(trial)
-            slopes.append(float(robustness.least_squares(x[rows], y[rows])[0]))
+            slopes.append(float(slopes_and_intercepts(x[rows], y[rows])[0]))
     if len(trials) < 2:
         return None
-    errors = cluster_robust.mean(np.array(slopes), np.array(trials), arm.unit, own.errors.name, arm.count)
-    return Quantity(float(np.mean(slopes)), {errors: np.ones(1)}, own.slope.groups)
+    errors = cluster_robust.mean(np.array(slopes), np.array(trials), group.unit, own.errors.name, group.count)
+    return Quantity(float(np.mean(slopes)), {errors: np.ones(1)}, own.slope.replicates)
 
 
 def _row(lines: _Lines) -> dict[str, object]:

@@ -95,14 +95,6 @@ def robust(
     return Robust(unit, name, effects, without, df, len(np.unique(clusters)))
 
 
-def part(
-    design: np.ndarray, residuals: np.ndarray, combination: np.ndarray, clusters: np.ndarray, name: str,
-    least_df: float = LEAST_DF,
-) -> Part:  # fmt: skip
-    """The error of `combination` [k] @ coefficients of least squares on `design` [rows, k]; `clusters` int [rows]."""
-    return robust(design, residuals, clusters, "", name, least_df).part(combination)
-
-
 def mean(values: np.ndarray, clusters: np.ndarray, unit: str, name: str, count: int) -> Robust:
     """The error of the mean of one value per cluster, [n] each: CR2 of a constant, which is Student's."""
     n = len(values)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.stats import quantities, robustness
+from analysis.stats import quantities
 from analysis.stats.estimates import Estimate
+from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Arm, Baseline
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
 
 COLUMNS = (
     "a", "b", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable", "id_low",
@@ -62,23 +64,23 @@ def adjust(table: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two arms to compare, a minus b, over the ID scores low..high that both and the baseline's line have; nothing is
+    """Two groups to compare, a minus b, over the ID scores low..high that both and the baseline's line have; nothing is
     shared where low > high. The family is `baseline` where b is the baseline, else `pairs`."""
 
-    a: Arm
-    b: Arm
+    a: Group
+    b: Group
     low: float
     high: float
     family: str
 
 
-def pairs(arms: Mapping[str, Arm], baseline: Baseline) -> Iterable[Pair]:
-    """Every arm against the baseline, then all pairs of arms, the later one less the earlier."""
-    others = [arm for arm in arms.values() if arm.name != baseline.name]
-    known = [(arm, arms[baseline.name]) for arm in others]
+def pairs(groups: Mapping[str, Group], baseline: Baseline) -> Iterable[Pair]:
+    """Yield every group against the baseline, then all pairs of groups, the later one less the earlier."""
+    others = [group for group in groups.values() if group.name != baseline.name]
+    known = [(group, groups[baseline.name]) for group in others]
     known += list(combinations(reversed(others), 2)) if len(others) <= MOST_GROUPS else []
     for a, b in known:
-        compared = [arm.points["id"] for arm in (a, b) if arm.name != baseline.name]
+        compared = [group.points["id"] for group in (a, b) if group.name != baseline.name]
         yield Pair(
             a,
             b,
@@ -88,7 +90,7 @@ def pairs(arms: Mapping[str, Arm], baseline: Baseline) -> Iterable[Pair]:
         )
 
 
-def contrast(arms: Mapping[str, Arm], baseline: Baseline, margin: float, refused: bool = False) -> pd.DataFrame:
+def contrast(groups: Mapping[str, Group], baseline: Baseline, margin: float, refused: bool = False) -> pd.DataFrame:
     """One row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and `MORE`: the 90 % interval, the
     standard error with its degrees of freedom, the family.
 
@@ -97,14 +99,14 @@ def contrast(arms: Mapping[str, Arm], baseline: Baseline, margin: float, refused
     that no difference comes from looking at different parts of the line. Each of the two families has its own Holm
     adjustment. Where nothing is shared, or ER is `refused`, the numbers are empty.
     """
-    rows = [_row(pair, baseline, margin, refused) for pair in pairs(arms, baseline)]
+    rows = [_row(pair, baseline, margin, refused) for pair in pairs(groups, baseline)]
     return adjust(pd.DataFrame(rows, columns=[*COLUMNS, *MORE]))
 
 
 def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
     """The difference of mean ER over the shared ID scores, or None where one of the two has no point there."""
     compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
-    means = [robustness.mean_of(arm, baseline, pair.low, pair.high) for arm in compared]
+    means = [mean_er(group, baseline, pair.low, pair.high) for group in compared]
     known = [mean.quantity for mean in means if mean is not None]
     return quantities.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
 

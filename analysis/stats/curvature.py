@@ -1,8 +1,7 @@
 """Does the baseline bend? Its line against a parabola, a natural cubic spline and RESET, each clustered by trial.
 
-Owns the least-squares `Fit` with its tests (one coefficient: CR2 and Bell-McCaffrey, see `clustered`; several: `wald`),
-the tests of curvature and the curves for the figure. All of it is on the transformed axes; bends are told in percentage
-points of the OOD score.
+Owns the tests of curvature and the curves for the figure. All of it is on the transformed axes; bends are given in
+percentage points of the OOD score.
 """
 
 from __future__ import annotations
@@ -13,42 +12,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import PP, Scale
-from analysis.stats import cluster_robust
-from analysis.stats.estimates import Estimate, combine
-from analysis.stats.wald import Wald, wald
+from analysis.stats.estimates import Estimate
+from analysis.stats.least_squares import least_squares
+from analysis.stats.wald import Wald
 
 KNOTS = {4: (0.05, 0.35, 0.65, 0.95), 3: (0.1, 0.5, 0.9)}  # quantiles of ID (Harrell 2015, section 2.4.6)
 GRID = 65
 CURVE = ("id", "line", "square", "spline")
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Least squares of y [rows] on `design` [rows, k], whose rows come in clusters (int [rows])."""
-
-    design: np.ndarray
-    coefficients: np.ndarray
-    residuals: np.ndarray
-    clusters: np.ndarray
-
-    def single(self, combination: np.ndarray) -> Estimate:
-        """combination [k] @ coefficients, with its few-cluster error."""
-        error = cluster_robust.part(self.design, self.residuals, combination, self.clusters, "trials")
-        return combine(float(combination @ self.coefficients), [error])
-
-    def joint(self, columns: range) -> Wald:
-        """The test that the coefficients of these columns are all 0."""
-        constraints = np.eye(len(self.coefficients))[list(columns)]
-        return wald(self.design, self.residuals, self.coefficients, constraints, self.clusters)
-
-
-def fit(design: np.ndarray, y: np.ndarray, clusters: np.ndarray) -> Fit | None:
-    """None where the design is short of rank, or leaves no residual."""
-    scale = np.sqrt((design * design).sum(0))
-    if len(y) <= design.shape[1] or not (scale > 0).all() or np.linalg.matrix_rank(design / scale) < design.shape[1]:
-        return None
-    coefficients = np.linalg.lstsq(design / scale, y, rcond=None)[0] / scale
-    return Fit(design, coefficients, y - design @ coefficients, clusters)
 
 
 def knots(x: np.ndarray) -> np.ndarray | None:
@@ -103,16 +73,16 @@ def bend(x: np.ndarray, axes: np.ndarray, y: np.ndarray, clusters: np.ndarray, s
     u = (x - middle) / half if half > 0 else x * 0
     straight = np.column_stack([np.ones(len(x)), axes])
     k = straight.shape[1]
-    curved = fit(np.column_stack([straight, u**2]), y, clusters)
+    curved = least_squares(np.column_stack([straight, u**2]), y, clusters)
     if curved is None:
         return None
     joint, at = {}, knots(u)
     more = {"spline": spline(u, at) if at is not None else None, "RESET": np.column_stack([u**2, u**3])}
     for name, columns in more.items():
-        bent = fit(np.column_stack([straight, columns]), y, clusters) if columns is not None else None
+        bent = least_squares(np.column_stack([straight, columns]), y, clusters) if columns is not None else None
         if bent is not None:
             joint[name] = bent.joint(range(k, bent.design.shape[1]))
-    square = curved.single(np.eye(k + 1)[k])
+    square = curved.coefficient(k)
     grid = np.linspace(-1, 1, GRID)
     # the parabola less the line is its coefficient times `gap`: what u^2 has beyond a straight line through the points
     both, along = (np.column_stack([np.ones(len(v)), v]) for v in (u, grid))

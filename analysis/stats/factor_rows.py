@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import PP
-from analysis.stats import cluster_robust, quantities, robustness
+from analysis.stats import cluster_robust, quantities
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
+from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Arm, Baseline
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
 
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
 RANK = 1e-10  # singular values of a design, as a share of the largest, that are rounding
@@ -27,10 +29,10 @@ RANK = 1e-10  # singular values of a design, as a share of the largest, that are
 class Layout:
     """Which points make one row of a regression: the same whatever line ER is measured from.
 
-    cells   a row per trial (and per value of what varies inside a trial): arm (its number), trial, cluster and the
+    cells   a row per trial (and per value of what varies inside a trial): group (its number), trial, cluster and the
             factors' columns
-    codes   int [points of all arms], the cell of each
-    unit    what `cluster` counts: trials, or seeds where arms are paired by them
+    codes   int [points of all groups], the cell of each
+    unit    what `cluster` counts: trials, or seeds where groups are paired by them
     """
 
     cells: pd.DataFrame
@@ -38,24 +40,24 @@ class Layout:
     unit: str
 
     @staticmethod
-    def of(arms: Sequence[Arm]) -> Layout | None:
-        """None where the arms have no factor's column."""
-        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in arm.points for arm in arms)]
-        parts = [arm.points.reindex(columns=["trial", *keys]).assign(arm=i, cluster=arm.codes)
-                 for i, arm in enumerate(arms)]  # fmt: skip
+    def of(groups: Sequence[Group]) -> Layout | None:
+        """Return the layout of these groups; None where they have no factor's column."""
+        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in group.points for group in groups)]
+        parts = [group.points.reindex(columns=["trial", *keys]).assign(group=i, cluster=group.codes)
+                 for i, group in enumerate(groups)]  # fmt: skip
         points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         if points.empty or not keys:
             return None
         inner = [key for key in WITHIN_TRIALS if key in keys]
-        by = points.groupby(["arm", "trial", *inner], sort=False, dropna=False)
+        by = points.groupby(["group", "trial", *inner], sort=False, dropna=False)
         cells = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
-        units = {arm.unit for arm in arms}
-        return Layout(cells, by.ngroup().to_numpy(), units.pop() if len(units) == 1 and len(arms) > 1 else "")
+        units = {group.unit for group in groups}
+        return Layout(cells, by.ngroup().to_numpy(), units.pop() if len(units) == 1 and len(groups) > 1 else "")
 
 
-def varied(arms: Mapping[str, Arm], baseline: str) -> list[Arm]:
-    """The arms whose trials enter the regression: all but the baseline's, and but points between weights."""
-    return [arm for arm in arms.values() if arm.name != baseline and not _between_weights(arm.points)]
+def varied(groups: Mapping[str, Group], baseline: str) -> list[Group]:
+    """Return the groups whose trials enter the regression: all but the baseline and points between weights."""
+    return [group for group in groups.values() if group.name != baseline and not _between_weights(group.points)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,26 +66,26 @@ class Rows:
 
     values: pd.DataFrame  # the factors' columns
     er: np.ndarray  # [rows]
-    clusters: np.ndarray  # int [rows]: trials, or seeds where arms are paired by them
+    clusters: np.ndarray  # int [rows]: trials, or seeds where groups are paired by them
     unit: str
-    arms: list[tuple[Arm, np.ndarray]]  # every arm with its points inside (int), in the order of `codes`
+    groups: list[tuple[Group, np.ndarray]]  # every group with its points inside (int), in the order of `codes`
     codes: np.ndarray  # int [points], the row of each
 
     @staticmethod
-    def of(arms: Sequence[Arm], layout: Layout | None) -> Rows | None:
-        chosen = [(arm, np.flatnonzero(arm.inside)) for arm in arms]
+    def of(groups: Sequence[Group], layout: Layout | None) -> Rows | None:
+        chosen = [(group, np.flatnonzero(group.inside)) for group in groups]
         if layout is None or not sum(len(rows) for _, rows in chosen):
             return None
-        cells = layout.codes[np.concatenate([arm.inside for arm in arms])]
+        cells = layout.codes[np.concatenate([group.inside for group in groups])]
         used, first, codes = np.unique(cells, return_index=True, return_inverse=True)
         order = np.argsort(first)  # as they come
         values = layout.cells.iloc[used[order]].reset_index(drop=True)
-        keys = [key for key in values if key not in ("arm", "trial", "cluster")]
+        keys = [key for key in values if key not in ("group", "trial", "cluster")]
         same = [key for key in keys if len(values[key].unique()) < 2]
         if len(same) == len(keys):
             return None
         codes = np.argsort(order)[codes]
-        er = np.concatenate([arm.points["er"].to_numpy(float)[rows] for arm, rows in chosen])
+        er = np.concatenate([group.points["er"].to_numpy(float)[rows] for group, rows in chosen])
         paired = bool(layout.unit)
         clusters = values["cluster"].to_numpy() if paired else pd.factorize(values["trial"].astype(str))[0]
         means = np.bincount(codes, er) / np.bincount(codes)
@@ -92,13 +94,13 @@ class Rows:
 
     @property
     def trials(self) -> int:
-        """Different ones."""
+        """The number of different trials."""
         return int(self.values["trial"].nunique())
 
     @cached_property
     def gradients(self) -> np.ndarray:
         """What one unit of every coefficient of the line does to the mean expectation of each row: float [rows, k]."""
-        return self.means(np.concatenate([arm.gradient[points] for arm, points in self.arms]))
+        return self.means(np.concatenate([group.gradient[points] for group, points in self.groups]))
 
     def means(self, per_point: np.ndarray) -> np.ndarray:
         """The mean over each row's points: [points, k] -> [rows, k]."""
@@ -116,7 +118,7 @@ class Fit:
         self.residuals = rows.er - design @ (self.inverse @ rows.er)
         self.sse = float(self.residuals @ self.residuals)
         self._patterns = np.unique(np.round(design, 9), axis=0, return_inverse=True)[1].ravel()
-        own = pd.Series(list(zip(self._patterns, rows.values["arm"], strict=True)))
+        own = pd.Series(list(zip(self._patterns, rows.values["group"], strict=True)))
         self._cells = pd.factorize(own)[0]  # rows that were trained on the same
         self.repeated = bool((np.bincount(self._cells) >= 2).all())
 
@@ -138,31 +140,32 @@ class Fit:
         row_of_point, quantities = np.split(self.rows.codes, self._ends), []
         for cell in range(int(self._cells.max()) + 1):
             member = self._cells == cell
-            number = int(self.rows.values["arm"].to_numpy()[member][0])
-            arm, points = self.rows.arms[number]
-            chosen = np.zeros(len(arm.points), bool)
+            number = int(self.rows.values["group"].to_numpy()[member][0])
+            group, points = self.rows.groups[number]
+            chosen = np.zeros(len(group.points), bool)
             chosen[points[member[row_of_point[number]]]] = True
-            mean = robustness.mean_of(arm, self.baseline, -np.inf, np.inf, chosen)
+            mean = mean_er(group, self.baseline, -np.inf, np.inf, chosen)
             assert mean is not None  # a row has points
             quantities.append(mean.quantity)
         return quantities
 
     @property
     def _ends(self) -> np.ndarray:
-        return np.cumsum([len(points) for _, points in self.rows.arms])[:-1]
+        return np.cumsum([len(points) for _, points in self.rows.groups])[:-1]
 
     def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
         rows, baseline = self.rows, self.baseline
         line = -PP * (by_row @ rows.gradients)
         left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
-        groups, twice = {}, {}
-        for i, drawn in enumerate(rows.arms[0][0].redrawn):
-            er = rows.means(np.concatenate([arm.redrawn[i].er[points] for arm, points in rows.arms]))
+        replicates, double_counted = {}, {}
+        for i, source in enumerate(jackknife.source for jackknife in rows.groups[0][0].jackknife):
+            er = rows.means(np.concatenate([group.jackknife[i].er[points] for group, points in rows.groups]))
             apart = np.var(er - self.design @ (self.inverse @ er), axis=1)
-            groups[drawn.source] = by_row @ er
-            twice[drawn.source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * drawn.source.factor
+            replicates[source] = by_row @ er
+            double_counted[source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * source.factor
         own = self._basis.T @ combination
-        return Quantity(float(by_row @ rows.er), {self._errors: own, baseline.errors: line}, groups, twice)
+        trials = {self._errors: own, baseline.errors: line}
+        return Quantity(float(by_row @ rows.er), trials, replicates, double_counted)
 
     @cached_property
     def _basis(self) -> np.ndarray:
@@ -175,7 +178,7 @@ class Fit:
     def _errors(self) -> cluster_robust.Robust:
         """Of the coefficients in the directions of `_basis`, from the residuals."""
         rows, design = self.rows, self.design @ self._basis
-        count = max(int(rows.clusters.max()) + 1, max(arm.count for arm, _ in rows.arms))
+        count = max(int(rows.clusters.max()) + 1, max(group.count for group, _ in rows.groups))
         return cluster_robust.robust(design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
 
 

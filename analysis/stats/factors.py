@@ -19,7 +19,8 @@ from analysis.stats.estimates import Estimate
 from analysis.stats.factor_coding import MOST_LEVELS, WORST_CONDITION, Block, blocks_of, without_followers
 from analysis.stats.factor_rows import Fit, Layout, Rows, varied
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Arm, Baseline
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
 
 MOST_BENDS = 4  # kinds of bend that a line is tested against
 APART = 1e-6
@@ -116,17 +117,17 @@ def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
     )
 
 
-def factors(arms: Mapping[str, Arm], baseline: Baseline, margin: float, layout: Layout | None) -> Regression:
-    """The regression over the trials of all arms but the baseline's, each with its mean ER inside the baseline's range.
+def factors(groups: Mapping[str, Group], baseline: Baseline, margin: float, layout: Layout | None) -> Regression:
+    """The regression over the trials of all groups but the baseline, each with its mean ER inside the baseline's range.
 
     Ordinary least squares. Where every combination of factors was trained several times, a slope is a weighted sum of
     the means of these combinations and has their errors: over each one's own trials (Welch), the baseline's line and
     the task's groups. Else the error over trials is that of the residuals ("CR2" of Bell and McCaffrey 2002, with their
     degrees of freedom, which hold for few and uneven clusters). A slope over an ordered factor is one test of a trend
     in place of all pairs, and means something where ER is straight: see `Factor.straight_p`.
-    `layout` is that of the `varied` arms.
+    `layout` is that of the `varied` groups.
     """
-    own = varied(arms, baseline.name)
+    own = varied(groups, baseline.name)
     rows = Rows.of(own, layout)
     if rows is None:
         return Regression()

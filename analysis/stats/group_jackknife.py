@@ -1,9 +1,9 @@
-"""The task's groups (cameras, hospitals, regions) as a source of error: scores made again from counts.
+"""Test groups (cameras, hospitals, regions) as a source of error: the jackknife, on scores recomputed from counts.
 
 Owns `Counts`, what every point predicted right and wrong per group and class, `scores` under any weights of groups, and
-`resample`: every point's ID and OOD score with each group left out in turn, the same for all points, so that
-differences between models stay paired. What ER makes of them is in `robustness`; how a run's files become counts is in
-`counts`.
+`leave_groups_out`: every point's ID and OOD score with each group left out in turn, the same for all points, so that
+differences between models stay paired. ER under each replicate is made in `robustness`, counts are read in
+`analysis.input.run_counts`.
 
 Leaving one of G groups out (the jackknife: Quenouille 1956, Tukey 1958), the variance of a score over other groups is
 (G - 1)/G times the sum of squared deviations. For a mean over images that is what resampling groups gives; for
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.stats.quantities import Source
+from analysis.stats.quantities import ErrorSource
 from ray_robust.metrics import METRICS
 
-LEAST_GROUPS = 8  # with fewer, nothing is said about other groups
+LEAST_GROUPS = 8  # with fewer, other groups are not a source of error
 LEAST_EVEN = 2.0  # groups of even size that uneven ones must be worth
 MOST_LEFT_OUT = 512  # more groups are left out in so many blocks
 SIDES = ("id", "ood")
@@ -54,8 +54,8 @@ class Counts:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def of(self, point: int) -> tuple[np.ndarray, np.ndarray]:
-        """A point's hits and guesses, float [groups, classes] each."""
+    def of_point(self, point: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a point's hits and guesses, float [groups, classes] each."""
         own = slice(self.starts[point], self.starts[point + 1])
         dense = np.zeros((2, self.truth.size))
         dense[0, self.cells[own]], dense[1, self.cells[own]] = self.hits[own], self.guessed[own]
@@ -96,15 +96,15 @@ class Reweighted:
 
 
 def reweighted(counts: Counts, weights: np.ndarray) -> Iterator[Reweighted]:
-    """Every point's counts under these weights, float [..., groups]; one at a time, so that memory does not grow."""
+    """Yield every point's counts under these weights, float [..., groups]; one at a time, so that memory does not grow."""
     weights = np.asarray(weights, float)
     shared = weights @ counts.images, weights @ counts.truth, np.where(weights > 0, counts.images, 0)
     for point in range(len(counts)):
-        yield Reweighted(weights, *counts.of(point), *shared)
+        yield Reweighted(weights, *counts.of_point(point), *shared)
 
 
 def scores(metric: str, weights: np.ndarray, counts: Counts) -> np.ndarray:
-    """Every point's score when its groups count as often as `weights` says: float [points, replicates].
+    """Return every point's score when its groups count as often as `weights` says: float [points, replicates].
 
     metric    a name in `METRICS`
     weights   float [replicates, groups]: how often each is drawn, 0 where it is left out; ones give the score itself
@@ -114,64 +114,65 @@ def scores(metric: str, weights: np.ndarray, counts: Counts) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Resampled:
-    """Scores without each of a set of groups, float [points, replicates]; a side that has none of them is None.
+class JackknifeScores:
+    """Scores without each of a set of test groups, float [points, replicates]; None for a side that has none of them.
 
     Rows are aligned with the points that the counts were made for.
     """
 
-    source: Source
+    source: ErrorSource
     id: np.ndarray | None
     ood: np.ndarray | None
 
 
-def left_out(groups: Sequence[str]) -> np.ndarray:
-    """Weights with each group left out in turn, float [replicates, groups]; of very many, every 512th by name at
-    once."""
+def leave_one_out_weights(groups: Sequence[str]) -> np.ndarray:
+    """Return weights with each group left out in turn, float [replicates, groups]; very many are left out in
+    `MOST_LEFT_OUT` blocks, every 512th by name at once."""
     block = np.argsort(np.argsort(np.asarray(groups))) % MOST_LEFT_OUT
     return 1.0 - (np.arange(block.max() + 1)[:, None] == block)
 
 
-def source(name: str, images: Sequence[np.ndarray]) -> Source:
-    """What leaving these groups out is worth; `images` int [groups], their sizes in each split that has them.
+def error_source(name: str, images: Sequence[np.ndarray]) -> ErrorSource:
+    """Return the factor and degrees of freedom of leaving these groups out; `images` int [groups], their sizes in each
+    split that has them.
 
     A score is a mean over images or classes, in which large groups weigh more: degrees of freedom are those of as many
     equal groups as weigh as evenly, (sum n)^2 / sum n^2 - 1 (Kish 1965). NaN where nearly all images are of one group.
     """
     sizes = np.sum([n / n.sum() for n in images], axis=0)
     even, replicates = float(sizes.sum() ** 2 / (sizes**2).sum()), min(len(sizes), MOST_LEFT_OUT)
-    known = even >= LEAST_EVEN
-    return Source(name, len(sizes), replicates - 1.0 if known else np.nan, even - 1 if known else np.nan)
+    enough = even >= LEAST_EVEN
+    return ErrorSource(name, len(sizes), replicates - 1.0 if enough else np.nan, even - 1 if enough else np.nan)
 
 
-def resample(counts: Mapping[str, Counts], metric: str) -> tuple[list[Resampled], list[str]]:
-    """Every point's scores without each group, a `Resampled` per independent set of groups, and what could not be
-    resampled, as sentences. `counts` has the splits "id" and "ood" with the same points."""
+def leave_groups_out(counts: Mapping[str, Counts], metric: str) -> tuple[list[JackknifeScores], list[str]]:
+    """Return every point's scores without each test group, a `JackknifeScores` per independent set of groups, and a
+    sentence for each set that has too few. `counts` has the splits "id" and "ood" with the same points."""
     if set(counts["id"].groups) & set(counts["ood"].groups):
-        return _both(counts, metric)
-    found, said = [], []
+        return _leave_shared_groups_out(counts, metric)
+    replicates, notes = [], []
     for side in SIDES:
         own = counts[side]
         if len(own.groups) < LEAST_GROUPS:
-            said.append(_too_few(f"{side}_test", len(own.groups)))
+            notes.append(_too_few(f"{side}_test", len(own.groups)))
             continue
-        made = scores(metric, left_out(own.groups), own)
-        where = source(f"{side.upper()} groups", [own.images])
-        found.append(Resampled(where, made if side == "id" else None, made if side == "ood" else None))
-    return found, said
+        made = scores(metric, leave_one_out_weights(own.groups), own)
+        source = error_source(f"{side.upper()} groups", [own.images])
+        replicates.append(JackknifeScores(source, made if side == "id" else None, made if side == "ood" else None))
+    return replicates, notes
 
 
-def _both(counts: Mapping[str, Counts], metric: str) -> tuple[list[Resampled], list[str]]:
-    """Groups that both tests have."""
+def _leave_shared_groups_out(counts: Mapping[str, Counts], metric: str) -> tuple[list[JackknifeScores], list[str]]:
+    """The same for groups that both test splits have: each is left out of both at once."""
     names = sorted({group for own in counts.values() for group in own.groups})
     if len(names) < LEAST_GROUPS:
         return [], [_too_few("the task", len(names))]
-    place = {group: i for i, group in enumerate(names)}
-    columns = {side: [place[group] for group in counts[side].groups] for side in SIDES}
-    weights = left_out(names)
+    index = {group: i for i, group in enumerate(names)}
+    columns = {side: [index[group] for group in counts[side].groups] for side in SIDES}
+    weights = leave_one_out_weights(names)
     sizes = [np.bincount(columns[side], counts[side].images, len(names)) for side in SIDES]
     made = (scores(metric, weights[:, columns[side]], counts[side]) for side in SIDES)
-    return [Resampled(source("groups", sizes), *made)], []
+    return [JackknifeScores(error_source("groups", sizes), *made)], []
 
 
 def _too_few(where: str, count: int) -> str:

@@ -12,15 +12,17 @@ import pandas as pd
 
 from analysis.stats.estimates import Estimate
 from analysis.stats.factor_coding import FACTORS
+from analysis.stats.group_means import MeanER
 from analysis.stats.quantities import weighted
-from analysis.stats.robustness import Arm, Baseline, Mean
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group
 
-COLUMNS = ("factor", "gain", "gain_low", "gain_high", "half_at", "half_low", "half_high")
+HALF_GAIN = ("factor", "gain", "gain_low", "gain_high", "half_at", "half_low", "half_high")
 LEAST_LEVELS = 3
 STEPS = 200  # of the search, over the range of the levels
 
 
-def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Baseline) -> pd.DataFrame:
+def half_gain_table(groups: Mapping[str, Group], means: Mapping[str, MeanER], baseline: Baseline) -> pd.DataFrame:
     """One row where the study varies exactly one number over three levels or more, and the ER at its highest level is
     above the baseline's: that gain (percentage points), and the amount at which the curve first reaches half of it.
 
@@ -28,9 +30,9 @@ def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Base
     its 95 % interval holds 0 (Fieller 1954). Empty where that goes on beyond the levels: the amount is then lower than
     the lowest, or not bounded from above. Empty `half_at`: more than half is reached at the lowest level already.
     """
-    empty = pd.DataFrame(columns=list(COLUMNS))
+    empty = pd.DataFrame(columns=list(HALF_GAIN))
     names = [name for name in means if name != baseline.name]
-    levels = {factor: [_level(arms[name].points, factor) for name in names] for factor in FACTORS}
+    levels = {factor: [_level(groups[name].points, factor) for name in names] for factor in FACTORS}
     varied = [factor for factor, values in levels.items() if len(set(values)) > 1]
     if not varied or any(value is None for value in levels[varied[0]]):
         return empty
@@ -65,7 +67,7 @@ def half_gain(arms: Mapping[str, Arm], means: Mapping[str, Mean], baseline: Base
     low = np.nan if not len(within) or possible[0] else 10 ** grid[within[0]]
     high = np.nan if not len(within) or possible[-1] else 10 ** grid[within[-1]]
     row = (factor, gain.value, gain.low, gain.high, 10**at, low, high)
-    return pd.DataFrame([row], columns=list(COLUMNS))
+    return pd.DataFrame([row], columns=list(HALF_GAIN))
 
 
 def _level(points: pd.DataFrame, factor: str) -> float | None:

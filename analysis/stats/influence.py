@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis.scales import PP
 from analysis.stats.estimates import Part, combine
-from analysis.stats.robustness import Arm, Baseline, effective_robustness
+from analysis.stats.robustness import Baseline, effective_robustness
+from analysis.stats.study_group import Group
 
 INFLUENCE = ("trial", "group", "moves", "change", "slope_without", "cook")
 SELECTION = (
@@ -23,7 +24,7 @@ SELECTION = (
 MOST_LEFT_OUT = 30  # trials of the baseline, those of the largest Cook's distance, whose absence is followed through
 
 
-def cook(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
+def cook_distances(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
     """Cook's (1977) distance of every point of the baseline, float [points]: how far all fitted values move when it is
     left out, in units of the residual variance and the number of coefficients. 4/n and over asks for a look."""
     design = np.column_stack([np.ones(len(points)), *(points[name] for name, _, _ in baseline.ids)])
@@ -35,17 +36,17 @@ def cook(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
         return residual**2 / (k * variance) * leverage / (1 - leverage) ** 2
 
 
-def influence(arms: Mapping[str, Arm], baseline: Baseline) -> pd.DataFrame:
+def influence_table(groups: Mapping[str, Group], baseline: Baseline) -> pd.DataFrame:
     """Leave each trial out in turn: the group whose mean ER moves most, by how much (percentage points), strongest
     first. For a trial of the baseline the line is refitted: `slope_without` is its slope then, and `cook` is Cook's
     distance of the trial, all its points left out at once."""
     rows: list[dict[str, object]] = []
-    means = {name: arm.points.loc[~arm.points["extrapolated"], "er"].mean() for name, arm in arms.items()}
-    own = arms[baseline.name]
+    means = {name: group.points.loc[~group.points["extrapolated"], "er"].mean() for name, group in groups.items()}
+    own = groups[baseline.name]
     if own.trials > 1:
-        rows += _without_baseline_trials(own, arms, means, baseline)
-    for name, arm in arms.items():
-        inside = arm.points.loc[~arm.points["extrapolated"]]
+        rows += _without_baseline_trials(own, groups, means, baseline)
+    for name, group in groups.items():
+        inside = group.points.loc[~group.points["extrapolated"]]
         if name == baseline.name or inside["trial"].nunique() < 2:
             continue
         by_trial = inside.groupby("trial", sort=False)["er"].agg(["sum", "count"])
@@ -57,7 +58,7 @@ def influence(arms: Mapping[str, Arm], baseline: Baseline) -> pd.DataFrame:
 
 
 def _without_baseline_trials(
-    own: Arm, arms: Mapping[str, Arm], means: Mapping[str, float], baseline: Baseline
+    own: Group, groups: Mapping[str, Group], means: Mapping[str, float], baseline: Baseline
 ) -> list[dict[str, object]]:
     columns = [name for name, _, _ in baseline.ids]
     x, y = own.points[columns].to_numpy(float), own.points["y"].to_numpy()
@@ -74,7 +75,7 @@ def _without_baseline_trials(
     shift = without - fitted
     distance = np.einsum("ti,ij,tj->t", shift, design.T @ design, shift) / (k * max(baseline.line.variance, 1e-300))
     strongest = [t for t in np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable") if solved[t]][:MOST_LEFT_OUT]
-    others = {n: arm.points.loc[~arm.points["extrapolated"]] for n, arm in arms.items() if n != baseline.name}
+    others = {n: group.points.loc[~group.points["extrapolated"]] for n, group in groups.items() if n != baseline.name}
     rows: list[dict[str, object]] = []
     for t in strongest:
         moved = {}
@@ -92,13 +93,13 @@ def _without_baseline_trials(
     return rows
 
 
-def selection(arms: Mapping[str, Arm]) -> pd.DataFrame:
+def selection_table(groups: Mapping[str, Group]) -> pd.DataFrame:
     """Mean ER (percentage points) and OOD score (a fraction) of each trial's best checkpoint: by id_val, as one should,
     and by ood_val, which looks at the shift; the change with its 95 % interval over trials, and in how many trials
     another checkpoint is chosen. Empty where the table has no validation scores."""
     rows = []
-    for name, arm in arms.items():
-        points = arm.points
+    for name, group in groups.items():
+        points = group.points
         if not {"id_val", "ood_val"} <= set(points):
             continue
         inside = points.loc[~points["extrapolated"]].dropna(subset=["id_val", "ood_val"])

@@ -1,7 +1,7 @@
-"""What the expected OOD score may be made of: the straight line, and what a doubter would put in its place.
+"""The curves that the baseline's line may be: the straight line, and the alternatives of the sensitivity analysis.
 
-Owns `LineModel` (columns of a design, weights of its rows, known errors of ID scores), the models, and `solve`. The
-straight line is what a study reports; the others serve to see which of its claims hold without it (`sensitivity`).
+Owns `LineModel` (columns of a design, weights of its rows, known errors of ID scores) and the models. The straight line
+is what a study reports; the others show which of its claims depend on it (`sensitivity`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.stats import curvature
-from analysis.stats.cluster_robust import Robust, robust
+from analysis.stats.least_squares import ClusteredFit, Clusters, solve
 
 Design = Callable[[np.ndarray, pd.DataFrame], np.ndarray]
-SINGULAR = 1e-10  # reciprocal condition number of a design under which its coefficients are not determined
-LEAST_RELIABLE = 0.5  # share of the variance of h(ID) that must be no sampling error, if it is to be corrected
 
 
 def _no_values(_: pd.DataFrame) -> np.ndarray | None:
@@ -37,6 +35,11 @@ class LineModel:
     design: Design
     weights: Callable[[pd.DataFrame], np.ndarray | None] = _no_values
     noise: Callable[[pd.DataFrame], np.ndarray | None] = _no_values
+
+    def fit(self, points: pd.DataFrame, clusters: Clusters) -> ClusteredFit | None:
+        """Return the fit of the points' `y`, or None where they do not determine it."""
+        design = self.design(points["x"].to_numpy(), points)
+        return solve(design, points["y"].to_numpy(), clusters, self.weights(points), self.noise(points))
 
 
 def straight(axes: Sequence[str] = ("x",)) -> LineModel:
@@ -105,50 +108,3 @@ def unequal(axes: Sequence[str], x: np.ndarray, residuals: np.ndarray) -> LineMo
         return np.exp(-powers)
 
     return LineModel("unequal noise", _straight(tuple(axes)), weights=weights)
-
-
-def coefficients(
-    design: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, noise: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Least squares of y [points] or [points, many] on `design` [points, k], and (X'WX - S)^-1 [k, k]; None where the
-    design does not determine them, or hardly anything but error is left of a column."""
-    left = design if weights is None else design * weights[:, None]
-    products = left.T @ design
-    scale = np.sqrt(np.maximum(np.diag(products), 1e-300))
-    if noise is not None:
-        error = noise.sum(0)
-        centred = np.diag(products) - left.sum(0) ** 2 / len(design)
-        if (error > 0).any() and (1 - error / np.maximum(centred, 1e-300))[error > 0].min() < LEAST_RELIABLE:
-            return None
-        products = products - np.diag(error)
-    if np.linalg.cond(products / np.outer(scale, scale)) > 1 / SINGULAR:
-        return None
-    inverse = np.linalg.inv(products)
-    return inverse @ (left.T @ y), inverse
-
-
-def solve(
-    design: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray | None,
-    noise: np.ndarray | None,
-    clusters: np.ndarray,
-    count: int,
-    unit: str,
-    name: str = "",
-) -> tuple[np.ndarray, Robust] | None:
-    """The coefficients with their error over clusters (see `clustered.robust`), or None."""
-    found = coefficients(design, y, weights, noise)
-    if found is None:
-        return None
-    values, inverse = found
-    residuals = y - design @ values
-    root = np.ones(len(y)) if weights is None else np.sqrt(weights)
-    plain = robust(design * root[:, None], residuals * root, clusters, unit, name, count=count)
-    if noise is None:
-        return values, plain
-    scores = np.zeros((count, design.shape[1]))  # of the corrected normal equations, which are 0 in sum
-    np.add.at(scores, clusters, design * residuals[:, None] + noise * values)
-    used = plain.used
-    wider = np.sqrt(used / (used - 1)) if used > 1 else np.nan
-    return values, Robust(unit, name, scores @ inverse * wider, plain.without, plain.df, used)

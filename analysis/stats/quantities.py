@@ -18,7 +18,7 @@ from analysis.stats.estimates import Estimate, Part, combine
 
 
 @dataclass(frozen=True)
-class Source:
+class ErrorSource:
     """A set of the task's groups (cameras), left out in turn for all numbers at once. `factor` corrects the variance of
     replicates, `df` are its degrees of freedom."""
 
@@ -32,15 +32,15 @@ class Source:
 class Quantity:
     """A number and what makes it uncertain.
 
-    trials  by coefficients with an error over trials, what the number takes of them: float [k]
-    groups  per source the number's replicates under it, float [replicates]: those of a sum are the sums
-    twice   per source the variance that `trials` holds too: it is taken off the source's
+    trials          by coefficients with an error over trials, their weights in the number: float [k]
+    replicates      per source, the number without each of its test groups, float [replicates]: those of a sum are sums
+    double_counted  per source, the variance that `trials` holds too: it is subtracted from the source's
     """
 
     value: float
     trials: Mapping[Robust, np.ndarray] = field(default_factory=dict)
-    groups: Mapping[Source, np.ndarray] = field(default_factory=dict)
-    twice: Mapping[Source, float] = field(default_factory=dict)
+    replicates: Mapping[ErrorSource, np.ndarray] = field(default_factory=dict)
+    double_counted: Mapping[ErrorSource, float] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
@@ -48,13 +48,13 @@ class Quantity:
         units: dict[str, list[tuple[Robust, np.ndarray]]] = {}
         for robust, combination in self.trials.items():
             units.setdefault(robust.unit, []).append((robust, combination))
-        return [_of_unit(members) for members in units.values()] + [self._part(source) for source in self.groups]
+        return [_of_unit(members) for members in units.values()] + [self._part(source) for source in self.replicates]
 
-    def _part(self, source: Source) -> Part:
+    def _part(self, source: ErrorSource) -> Part:
         """The variance under a source less what `trials` holds of it. A difference of variances is known less well: its
         degrees of freedom shrink with the square of what is left (Satterthwaite 1946), to no less than one."""
-        whole = float(np.var(self.groups[source])) * source.factor
-        left = max(whole - self.twice.get(source, 0.0), 0.0) if np.isfinite(whole) else np.nan
+        whole = float(np.var(self.replicates[source])) * source.factor
+        left = max(whole - self.double_counted.get(source, 0.0), 0.0) if np.isfinite(whole) else np.nan
         df = max(1.0, source.df * (left / whole) ** 2) if left > 0 else source.df
         return Part(left, df, source.name, source.clusters)
 
@@ -90,12 +90,13 @@ def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quanti
     """The sum of weights * quantities: what they share adds up or cancels."""
     pairs = [(q, w) for q, w in zip(quantities, weights, strict=True) if w]
     trials: dict[Robust, np.ndarray] = {}
-    groups: dict[Source, np.ndarray] = {}
-    twice: dict[Source, float] = {}
+    replicates: dict[ErrorSource, np.ndarray] = {}
+    double_counted: dict[ErrorSource, float] = {}
     for quantity, weight in pairs:
         for robust, combination in quantity.trials.items():
             trials[robust] = trials.get(robust, 0.0) + weight * combination
-        for source, replicates in quantity.groups.items():
-            groups[source] = groups.get(source, 0.0) + weight * replicates
-            twice[source] = twice.get(source, 0.0) + weight**2 * quantity.twice.get(source, 0.0)
-    return Quantity(float(sum(w * q.value for q, w in pairs)), trials, groups, twice)
+        for source, values in quantity.replicates.items():
+            replicates[source] = replicates.get(source, 0.0) + weight * values
+            counted = weight**2 * quantity.double_counted.get(source, 0.0)
+            double_counted[source] = double_counted.get(source, 0.0) + counted
+    return Quantity(float(sum(w * q.value for q, w in pairs)), trials, replicates, double_counted)

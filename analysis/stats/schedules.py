@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.stats import line_models
-from analysis.stats.estimates import combine
 from analysis.stats.line_models import LineModel
-from analysis.stats.robustness import Arm
+from analysis.stats.study_group import Group
 
 SCHEDULE = ("epoch", "finetune_lr")
 MOVES = 0.10  # p under which one of them is taken to move the baseline off its line
 MOST_RATES = 6  # learning rates that enter one by one; of more, their logarithm
 
 
-def models(reference: Arm, others: Sequence[Arm], axes: tuple[str, ...]) -> Iterator[LineModel]:
+def models(reference: Group, others: Sequence[Group], axes: tuple[str, ...]) -> Iterator[LineModel]:
     """The baseline's line with epoch, with learning rate and with both in, of those that move it; and the line through
     its points of the other groups' epochs alone, where it has others too.
 
@@ -35,7 +34,7 @@ def models(reference: Arm, others: Sequence[Arm], axes: tuple[str, ...]) -> Iter
         model = line_models.with_columns(axes, added, f"with {' and '.join(names)}")
         if added and moves(model, reference, range(1 + len(axes), 1 + len(axes) + len(added)), MOVES):
             yield model
-    theirs = {epoch for arm in others for epoch in values(arm, "epoch")}
+    theirs = {epoch for group in others for epoch in values(group, "epoch")}
     own = values(reference, "epoch")
     if own - theirs and own & theirs:
         yield LineModel(
@@ -45,48 +44,44 @@ def models(reference: Arm, others: Sequence[Arm], axes: tuple[str, ...]) -> Iter
         )
 
 
-def moving(reference: Arm, others: Sequence[Arm], axes: tuple[str, ...]) -> tuple[str, ...]:
+def moving(reference: Group, others: Sequence[Group], axes: tuple[str, ...]) -> tuple[str, ...]:
     """Those of epoch and learning rate that move the baseline off its line by themselves."""
     made = {model.name for model in models(reference, others, axes)}
     return tuple(name for name in SCHEDULE if f"with {name}" in made)
 
 
-def _varied(reference: Arm, others: Sequence[Arm]) -> list[str]:
-    """Those that differ between the baseline's points, and are known of every point of all arms."""
+def _varied(reference: Group, others: Sequence[Group]) -> list[str]:
+    """Those that differ between the baseline's points, and are known of every point of all groups."""
     return [
         name for name in SCHEDULE
         if len(values(reference, name)) > 1
-        and all(name in arm.points and _numbers(arm, name).notna().all() for arm in (reference, *others))
+        and all(name in group.points and _numbers(group, name).notna().all() for group in (reference, *others))
     ] if others else []  # fmt: skip
 
 
-def moves(model: LineModel, arm: Arm, columns: Sequence[int], p: float) -> bool:
+def moves(model: LineModel, group: Group, columns: Sequence[int], p: float) -> bool:
     """Whether any of these columns of a model moves the baseline's points off the straight line, at this p."""
-    points = arm.points
-    design = model.design(points["x"].to_numpy(), points)
-    solved = line_models.solve(design, points["y"].to_numpy(), None, None, arm.codes, arm.count, arm.unit)
-    if solved is None:
+    fit = model.fit(group.points, group.clusters())
+    if fit is None:
         return False
-    coefficients, errors = solved
-    unit = np.eye(len(coefficients))
-    tests = [combine(coefficients[j], [errors.part(unit[j])]).p for j in columns]
+    tests = [fit.coefficient(j).p for j in columns]
     return any(np.isfinite(test) and test <= p for test in tests)
 
 
-def values(arm: Arm, name: str) -> set[float]:
-    """The different numbers in a column of an arm's points; empty where it has none."""
-    return set(_numbers(arm, name).dropna().astype(float)) if name in arm.points else set()
+def values(group: Group, name: str) -> set[float]:
+    """The different numbers in a column of a group's points; empty where it has none."""
+    return set(_numbers(group, name).dropna().astype(float)) if name in group.points else set()
 
 
-def _numbers(arm: Arm, name: str) -> pd.Series:
-    return pd.to_numeric(arm.points[name], errors="coerce")
+def _numbers(group: Group, name: str) -> pd.Series:
+    return pd.to_numeric(group.points[name], errors="coerce")
 
 
-def columns(name: str, reference: Arm, others: Sequence[Arm] = ()) -> list[Any]:
+def columns(name: str, reference: Group, others: Sequence[Group] = ()) -> list[Any]:
     """How epoch or rate enters a line, functions of points: rates that all groups have one by one, else the
     logarithm."""
     levels = sorted(values(reference, name))
-    shared = all(values(arm, name) <= set(levels) for arm in others)
+    shared = all(values(group, name) <= set(levels) for group in others)
     if name == "finetune_lr" and shared and len(levels) <= MOST_RATES:
         return [
             lambda points, level=level: (points[name].astype(float) == level).to_numpy(float) for level in levels[1:]

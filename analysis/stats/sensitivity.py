@@ -22,8 +22,8 @@ from analysis.stats.contrasts import claimed
 from analysis.stats.estimates import keeps_half
 from analysis.stats.factors import factor_table
 from analysis.stats.line_models import LineModel
-from analysis.stats.robustness import Arm
-from analysis.stats.task_points import NOISE, Compared, Material
+from analysis.stats.study_group import Group
+from analysis.stats.task_points import NOISE, Comparison, TaskPoints
 from analysis.stats.trend import fit
 
 # name of the check: what is done instead
@@ -71,25 +71,25 @@ def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFra
     return claims
 
 
-def _of(compared: Compared, margin: float) -> Claims:
-    table = factor_table(compared.regression, margin)
-    return claims_of(compared.contrasts, table, compared.regression.levels)
+def _of(comparison: Comparison, margin: float) -> Claims:
+    table = factor_table(comparison.regression, margin)
+    return claims_of(comparison.contrasts, table, comparison.regression.levels)
 
 
-def survival(material: Material, compared: Compared, cleaned: Claims | None = None) -> pd.DataFrame:
+def survival(task_points: TaskPoints, comparison: Comparison, cleaned: Claims | None = None) -> pd.DataFrame:
     """Columns `COLUMNS`: for every claim and every check that could be made, whether the claim holds in it, and what
     the number is there. `how` tells the variants of a check apart; a claim holds in a check where it does in each.
 
     material   the task's points; `cleaned` what is claimed without test images that occur elsewhere
     """
-    margin = material.options.margin
-    made = {key: claim for key, claim in _of(compared, margin).items() if claim.kind != "open"}
+    margin = task_points.options.margin
+    made = {key: claim for key, claim in _of(comparison, margin).items() if claim.kind != "open"}
     if not made:
         return pd.DataFrame(columns=list(COLUMNS))
     rows = [_without_trial(key, claim) for key, claim in made.items() if _is_one_number(key, claim)]
     rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
     of_factors = any(table != "contrasts" for table, *_ in made)
-    for check, how, other in _variants(material, compared, of_factors):
+    for check, how, other in _variants(task_points, comparison, of_factors):
         if other is None:  # hardly anything but error is left of the ID scores: what is claimed of them rests on it
             rows += _held(made, {}, check, how, needed=True)
         else:  # the margin of equivalence is in points, and says nothing along the axis
@@ -178,47 +178,49 @@ def _row(
             "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
 
 
-def _variants(material: Material, compared: Compared, of_factors: bool) -> Iterator[tuple[str, str, Compared | None]]:
+def _variants(
+    task_points: TaskPoints, comparison: Comparison, of_factors: bool
+) -> Iterator[tuple[str, str, Comparison | None]]:
     """Every check that compares anew, with what it makes of the study (None where it must be made and cannot);
     `of_factors`: of its factors too."""
-    options, scale = material.options, SCALES[material.options.scale]
-    x = compared.arms[options.baseline].points["x"].to_numpy()
+    options, scale = task_points.options, SCALES[task_points.options.scale]
+    x = comparison.groups[options.baseline].points["x"].to_numpy()
     tried: list[tuple[str, str, LineModel | None]] = []
     if len(x) >= LEAST_POINTS:
         tried.append(("a curve", "parabola", line_models.parabola(options.axes, x)))
         tried.append(("a curve", "spline", line_models.spline(options.axes, x)))
         tried.append(("a curve", "broken line", line_models.broken(options.axes, x)))
     noisy = [f"{NOISE}{axis}" for axis in options.axes]
-    if all(name in arm.points for arm in compared.arms.values() for name in noisy):
+    if all(name in group.points for group in comparison.groups.values() for name in noisy):
         tried.append((ERRORS, "", line_models.noisy(options.axes, noisy)))
-    own = compared.arms[options.baseline]
-    others = [arm for name, arm in compared.arms.items() if name != options.baseline]
+    own = comparison.groups[options.baseline]
+    others = [group for name, group in comparison.groups.items() if name != options.baseline]
     tried += [(SCHEDULE, model.name, model) for model in schedules.models(own, others, options.axes)]
-    reference = compared.arms[options.baseline].points
-    residuals = reference["y"].to_numpy() - compared.baseline.height(reference)
+    reference = comparison.groups[options.baseline].points
+    residuals = reference["y"].to_numpy() - comparison.baseline.height(reference)
     tried.append(("unequal noise", "", line_models.unequal(options.axes, x, residuals)))
-    again = partial(material.compare, layout=compared.layout, of_factors=of_factors)
+    again = partial(task_points.compare, layout=comparison.layout, of_factors=of_factors)
     for check, how, model in tried:
-        other = again(scale, model, arms=compared.arms) if model is not None else None
+        other = again(scale, model, groups=comparison.groups) if model is not None else None
         if other is not None or check == ERRORS:
             yield check, how, other
     if scale.name != "linear":
-        along = again(scale, on_axis=True, arms=compared.arms)
+        along = again(scale, on_axis=True, groups=comparison.groups)
         if along is not None:
             yield "other scales", f"along the {scale.name} axis", along
     for name, another in SCALES.items():
         if name == scale.name:
             continue
-        arms = material.on(another)
-        other = again(another, arms=arms) if _straight(arms[options.baseline], options) else None
+        groups = task_points.groups_on(another)
+        other = again(another, groups=groups) if _straight(groups[options.baseline], options) else None
         if other is not None:
             yield "other scales", name, other
 
 
-def _straight(arm: Arm, options: Options) -> bool:
+def _straight(group: Group, options: Options) -> bool:
     """Whether the baseline lies on a straight line here: R^2 above the floor, and no parabola fits better."""
-    x = arm.points["x"].to_numpy()
-    line = fit(x, arm.points["y"].to_numpy())
+    x = group.points["x"].to_numpy()
+    line = fit(x, group.points["y"].to_numpy())
     if line is None or not line.r2 >= options.min_r2:
         return False
-    return not schedules.moves(line_models.parabola(options.axes, x), arm, [-1], BENDS)
+    return not schedules.moves(line_models.parabola(options.axes, x), group, [-1], BENDS)

@@ -1,7 +1,7 @@
-"""A task's points, ready for any scale and any model of the line: `Material`, and what is compared under one of them.
+"""A task's points before anything is fitted, and the comparisons of a study under one scale and one model of the line.
 
-Owns which trials are compared with which: where every group was trained with the same seeds, groups are paired by seed,
-since what a seed does to one (its subset, its initial weights, its order of images) it may do to all.
+Owns `TaskPoints`, `Comparison` and which trials are paired: where every group was trained with the same seeds, groups
+are paired by seed, since a seed (its subset, its initial weights, its order of images) may move all of them alike.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from analysis.scales import Scale
 from analysis.stats import contrasts, factors, robustness
 from analysis.stats.factor_rows import Layout, varied
 from analysis.stats.factors import Regression
-from analysis.stats.group_jackknife import Resampled
+from analysis.stats.group_jackknife import JackknifeScores
 from analysis.stats.line_models import LineModel, straight
 from analysis.stats.reliability import on_axis
-from analysis.stats.robustness import Arm, Baseline
+from analysis.stats.robustness import Baseline
+from analysis.stats.study_group import Group, jackknife_on
 from analysis.stats.transform import clips, ordered_groups, shares_of, transformed
 from analysis.stats.trend import fit
 
@@ -39,7 +40,8 @@ class Pairing:
 
 
 def pairing(points: pd.DataFrame, unit: str = "trial") -> Pairing:
-    """By seed where every group has the same `LEAST_SEEDS` seeds or more, one trial of each; else by trial."""
+    """Return the pairing by seed where every group has the same `LEAST_SEEDS` seeds or more, one trial of each; else by
+    trial."""
     seeds = _shared_seeds(points)
     if seeds is not None:
         codes, names = pd.factorize(seeds, sort=True)
@@ -63,11 +65,11 @@ def _shared_seeds(points: pd.DataFrame) -> pd.Series | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """What a study says under one model of the line: its arms with ER, the contrasts and the factors, with the layout
-    of their regression, which another line shares."""
+class Comparison:
+    """The results under one model of the line: groups with ER, contrasts and regression over the factors, with the
+    layout of the regression, which is the same for every line."""
 
-    arms: Mapping[str, Arm]
+    groups: Mapping[str, Group]
     baseline: Baseline
     contrasts: pd.DataFrame
     regression: Regression
@@ -75,54 +77,61 @@ class Compared:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """The points of one task with what makes them uncertain, before anything is fitted.
+class TaskPoints:
+    """The points of one task with their replicates and the pairing of trials, before anything is fitted.
 
-    resampled  every point's scores without each of the task's groups, rows aligned with `points`
+    jackknife_scores  every point's scores without each of the test groups, rows aligned with `points`
+    names             of the groups, in the order of the report
     """
 
     points: pd.DataFrame
     options: Options
-    resampled: tuple[Resampled, ...]
+    jackknife_scores: tuple[JackknifeScores, ...]
     pairing: Pairing
     names: tuple[str, ...]
 
     @staticmethod
-    def of(points: pd.DataFrame, options: Options, resampled: Sequence[Resampled]) -> Material:
-        """Groups in order, trials paired where they can be."""
+    def of(points: pd.DataFrame, options: Options, jackknife_scores: Sequence[JackknifeScores]) -> TaskPoints:
+        """Return the points with groups in the report's order and trials paired where they can be."""
         names = tuple(ordered_groups(points, options.baseline))
-        return Material(points, options, tuple(resampled), pairing(points, options.unit), names)
+        return TaskPoints(points, options, tuple(jackknife_scores), pairing(points, options.unit), names)
 
-    def on(self, scale: Scale) -> dict[str, Arm]:
-        """Every group's points on a scale, without ER."""
+    def groups_on(self, scale: Scale) -> dict[str, Group]:
+        """Return every group's points on a scale, without ER."""
         moved = transformed(self.points, scale, self.options)
         for name, axis in zip(self.options.ids, self.options.axes, strict=True):
             variance, _ = on_axis(moved, name, axis, scale)
             if variance is not None:
                 moved[f"{NOISE}{axis}"] = variance
-        redrawn = [robustness.redraw(moved, r, scale, clips(self.points, scale)) for r in self.resampled]
-        arms = {}
+        clip = clips(self.points, scale)
+        jackknife = [jackknife_on(scale, moved, scores, clip) for scores in self.jackknife_scores]
+        groups = {}
         for name in self.names:
             rows = np.flatnonzero(self.points["group"] == name)
             unit, count = self.pairing.units[name]
             own = moved.iloc[rows].reset_index(drop=True)
-            arms[name] = Arm(name, own, unit, self.pairing.codes[rows], count, tuple(r.of(rows) for r in redrawn))
-        return arms
+            replicates = tuple(each.take(rows) for each in jackknife)
+            groups[name] = Group(name, own, unit, self.pairing.codes[rows], count, replicates)
+        return groups
 
     def compare(
         self,
         scale: Scale,
         model: LineModel | None = None,
         on_axis: bool = False,
-        arms: Mapping[str, Arm] | None = None,
+        groups: Mapping[str, Group] | None = None,
         layout: Layout | None = None,
         of_factors: bool = True,
-    ) -> Compared | None:
-        """The comparisons on a scale under a model of the line (default: the straight line); None where the baseline
-        makes no such line. `arms` are those of `on`, `layout` that of the regression, if they are there already.
-        Not `of_factors`: the regression is left out."""
-        options, arms = self.options, arms or self.on(scale)
-        reference = arms.get(options.baseline)
+    ) -> Comparison | None:
+        """Return the comparison on a scale under a model of the line; None where the baseline makes no such line.
+
+        model       default: the straight line
+        on_axis     measure ER along the transformed axis (see `Baseline`)
+        groups      those of `groups_on`, if they exist already; `layout` that of the regression likewise
+        of_factors  whether the regression is made
+        """
+        options, groups = self.options, groups or self.groups_on(scale)
+        reference = groups.get(options.baseline)
         if reference is None:
             return None
         line = fit(reference.points["x"].to_numpy(), reference.points["y"].to_numpy())
@@ -130,13 +139,13 @@ class Material:
         chosen = straight(options.axes) if model is None else model
         if line is None or share is None:
             return None
-        baseline = robustness.baseline_of(reference, scale, line, chosen, options.axes, share, on_axis)
+        baseline = robustness.fit_baseline(reference, scale, line, chosen, options.axes, share, on_axis)
         if baseline is None:
             return None
-        arms = robustness.with_baseline(arms, baseline)
-        table = contrasts.contrast(arms, baseline, options.margin)
+        groups = robustness.with_baseline(groups, baseline)
+        table = contrasts.contrast(groups, baseline, options.margin)
         if not of_factors:
-            return Compared(arms, baseline, table, Regression(), layout)
-        layout = layout or Layout.of(varied(arms, baseline.name))
-        regression = factors.factors(arms, baseline, options.margin, layout)
-        return Compared(arms, baseline, table, regression, layout)
+            return Comparison(groups, baseline, table, Regression(), layout)
+        layout = layout or Layout.of(varied(groups, baseline.name))
+        regression = factors.factors(groups, baseline, options.margin, layout)
+        return Comparison(groups, baseline, table, regression, layout)

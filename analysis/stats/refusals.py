@@ -1,0 +1,63 @@
+"""Why no effective robustness is given: the baseline makes no line, or one from which nothing can be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.options import Options
+from analysis.scales import PP
+from analysis.stats.study_group import Group
+from analysis.stats.task_points import Comparison
+from analysis.stats.trend import MIN_POINTS
+
+
+def no_line(groups: Mapping[str, Group], options: Options) -> str:
+    """Return why the baseline's points make no line."""
+    name = options.baseline
+    count = len(groups[name].points) if name in groups else 0
+    if count < MIN_POINTS:
+        return f"the baseline {name!r} has {count} points, too few for a line"
+    if len(options.ids) > 1:
+        return (
+            f"the ID sets of the baseline {name!r} cannot be told apart, or its plane falls: no expectation can be "
+            "made of them"
+        )
+    return f"every point of the baseline {name!r} has the same ID score"
+
+
+def refusals_of(comparison: Comparison, options: Options, trends: pd.DataFrame) -> list[str]:
+    """Return why ER cannot be measured from the baseline's line, a sentence each; empty where it can.
+
+    It must explain the baseline (R^2), rise for certain, and rise by more than the margin over the baseline's range: on
+    a level line every expectation is the same, and ER only the OOD score under another name.
+    """
+    baseline, points = comparison.baseline, comparison.groups[options.baseline].points
+    if (points["id"] == points["ood"]).all():
+        return [
+            f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
+        ]
+    why, none = [], "no verdict on effective robustness is given"
+    if not baseline.line.r2 >= options.min_r2:
+        why.append(f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: {none}")
+    chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
+    if baseline.line.slope <= 0 or chosen["slope_low"] <= 0:
+        span_ = (
+            f" ({chosen['slope_low']:.2f} to {chosen['slope_high']:.2f})" if np.isfinite(chosen["slope_low"]) else ""
+        )
+        falls = "falls" if baseline.line.slope <= 0 and not chosen["slope_high"] > 0 else "is not shown to rise"
+        why.append(
+            f"the baseline line {falls}, slope {baseline.line.slope:.2f}{span_}: a better ID score does not make a "
+            f"better OOD score, so nothing can be expected from one; {none}"
+        )
+    else:
+        ends = baseline.scale.inverse(baseline.line.at(np.array([points["x"].min(), points["x"].max()])))
+        rise = PP * float(ends[1] - ends[0])
+        if rise < options.margin:
+            why.append(
+                f"the baseline line rises by {rise:.1f} points of OOD score over all of its ID scores, less than the "
+                f"margin of {options.margin:g}: it is level, and ER the OOD score under another name; {none}"
+            )
+    return why
