@@ -96,7 +96,7 @@ class Reweighted:
 
 
 def reweighted(counts: Counts, weights: np.ndarray) -> Iterator[Reweighted]:
-    """Yield every point's counts under these weights, float [..., groups]; one at a time, so that memory does not grow."""
+    """Yield every point's counts under these weights, float [..., groups]; one at a time, for memory's sake."""
     weights = np.asarray(weights, float)
     shared = weights @ counts.images, weights @ counts.truth, np.where(weights > 0, counts.images, 0)
     for point in range(len(counts)):
