@@ -2,13 +2,15 @@
 
 The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
 rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
-images already in memory with the same augmentation, nothing told, checked or seeded; and timm's own recipe (ImageFolder
-of photographs, `create_loader` with the augmentation of its train.py); those named in `--compiled` through `fit` once
-more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
+images already in memory with the same augmentation, without reports, checks or seeds; and timm's own recipe
+(ImageFolder of photographs, `create_loader` with the augmentation of its train.py); those named in `--compiled` through
+`fit` once more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep
+pays it once.
 
 On a GPU the bare step is the compiled one on random tensors that lie there, and beside it stand the procedure of timm's
 benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
-trains several models at once, in turn and stacked, and compares their images per second with one alone. Needs no Ray.
+trains several models at once, one after the other and stacked, and compares their images per second with one alone.
+Needs no Ray.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,10 +38,11 @@ from bench import command_of, print_table, show, write_table
 from ray_robust.spec.sections import ModelSection, Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank, augment, normalise
-from ray_robust.train.interleave import Pass, Turn, one_by_one, take_turns
-from ray_robust.train.loop import Length, fit, make_optimizer
+from ray_robust.train.interleave import ForwardBackward, Runner, run_each, run_interleaved
+from ray_robust.train.loop import fit, make_optimizer
 from ray_robust.train.models import build_model, input_scale
-from ray_robust.train.stack import Together
+from ray_robust.train.stack import StackedRunner
+from ray_robust.train.state import Duration, Stage
 
 SHAPES = {
     "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],
@@ -216,10 +219,10 @@ def through_fit(shape: Shape, section: ModelSection, settings: Training, bank: I
     labels = torch.arange(len(bank)) % CLASSES
 
     def run(steps: int) -> float:
-        length = Length(len(bank), shape.batch, steps)
+        stage = Stage("bench", settings, section, Duration(len(bank), shape.batch, steps), 0, context)
         _wait(context.device)
         begun = time.perf_counter()
-        fit(model, bank, labels, settings, section, length, 0, context, "bench")
+        fit(model, bank, labels, stage)
         _wait(context.device)
         return time.perf_counter() - begun
 
@@ -233,32 +236,32 @@ def _several(shape: Shape, device: torch.device, counts: list[int]) -> Iterator[
     bank = ImageBank([(pixels, None)], device)
     labels = torch.arange(len(bank)) % CLASSES
 
-    def way(count: int, run: Callable[[Sequence[Turn]], None]) -> Way:
+    def way(count: int, runner: Runner) -> Way:
         models = [build_model(shape.section, CLASSES, seed) for seed in range(count)]
 
         def work(steps: int) -> float:
-            length = Length(len(bank), shape.batch, steps)
-            todo = [partial(fit.steps, model, bank, labels, settings, shape.section, length, seed, context, "bench")
-                    for seed, model in enumerate(models)]  # fmt: skip
+            duration = Duration(len(bank), shape.batch, steps)
+            stages = [Stage("bench", settings, shape.section, duration, seed, context) for seed in range(count)]
+            todo = [partial(fit.steps, model, bank, labels, stage) for model, stage in zip(models, stages, strict=True)]
             _wait(device)
             begun = time.perf_counter()
-            take_turns(todo, count, device, run)
+            run_interleaved(todo, count, device, runner)
             _wait(device)
             return (time.perf_counter() - begun) / count
 
         return work
 
-    yield "1 alone", way(1, one_by_one)
+    yield "1 alone", way(1, run_each)
     for count in counts:
         if count > 1:
-            yield f"{count} in turn", way(count, one_by_one)
+            yield f"{count} in turn", way(count, run_each)
         yield f"{count} stacked", way(count, Stacked(device))
 
 
-class Stacked(Together):
-    """Stacks whether it wins or not: that is what is to be measured."""
+class Stacked(StackedRunner):
+    """Stacks whether that is faster or not: it is what is measured."""
 
-    def _wins(self, works: list[Pass]) -> bool:
+    def _is_faster(self, works: list[ForwardBackward]) -> bool:
         return True
 
 

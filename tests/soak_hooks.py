@@ -53,13 +53,13 @@ def count(module):
     with open(os.path.join(HOME, "counts", f"{os.getpid()}-{time.time_ns()}"), "w+b") as file:
         file.write(bytes(8))
         file.flush()
-        shared, run = mmap.mmap(file.fileno(), 8), module.Pass.run
+        shared, run = mmap.mmap(file.fileno(), 8), module.ForwardBackward.run
 
     def counted(work):
         run(work)
         shared[:] = struct.pack("q", struct.unpack("q", shared[:])[0] + len(work.inputs[0]))
 
-    module.Pass.run = counted
+    module.ForwardBackward.run = counted
 
 
 def mark(module, name, stage, ends):

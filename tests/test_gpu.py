@@ -11,13 +11,15 @@ import torch
 
 from ray_robust.files.storage import Storage
 from ray_robust.spec.sections import ModelSection, Training
-from ray_robust.train import autotune, compile, images, loop, stack
+from ray_robust.train import autotune, callbacks, compile, images, stack
+from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
-from ray_robust.train.interleave import take_turns
-from ray_robust.train.loop import Length, fit
+from ray_robust.train.interleave import run_interleaved
+from ray_robust.train.loop import fit
 from ray_robust.train.models import build_model
-from ray_robust.train.stack import Stack, Together
+from ray_robust.train.stack import Stack, StackedRunner
+from ray_robust.train.state import Duration, Stage
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,12 +53,18 @@ def pixels(count: int = 512) -> tuple[np.ndarray, torch.Tensor]:
     return (noise + 40 * labels.numpy()[:, None, None, None]).astype(np.uint8), labels
 
 
-def trained(section=SECTION, settings=SETTINGS, steps=16, checkpoints=None, context=None, at_epoch=None, seed=1):
+def trained(section=SECTION, settings=SETTINGS, steps=16, checkpoints=None, context=None, callbacks=(), seed=1):
     data, labels = pixels()
     model = build_model(section, 4, seed)
     bank = ImageBank([(data, None)], GPU)
-    length = Length(len(bank), settings.batch_size, steps)
-    fit(model, bank, labels, settings, section, length, seed, context or Context(GPU), "t", checkpoints, at_epoch)
+    duration = Duration(len(bank), settings.batch_size, steps)
+    fit(
+        model,
+        bank,
+        labels,
+        Stage("t", settings, section, duration, seed, context or Context(GPU), checkpoints),
+        callbacks,
+    )
     return model
 
 
@@ -77,7 +85,7 @@ def test_a_gpu_may_be_named_without_its_number():
 
 
 def test_what_cannot_be_stacked_is_run_in_turn(monkeypatch):
-    alone, together = several(2, 1), several(2, 2, Together(GPU))
+    alone, together = several(2, 1), several(2, 2, StackedRunner(GPU))
     assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
 
 
@@ -91,14 +99,14 @@ def test_images_lie_on_the_gpu_where_they_fit_and_come_ahead_where_not(monkeypat
     assert not fetched._parts[0][0].is_cuda
     for _ in range(20):
         positions = torch.randperm(len(data))[:100]
-        fetched.fetch(positions)
-        assert fetched._ahead is not None
+        fetched.prefetch(positions)
+        assert fetched._prefetched is not None
         torch.randn(2000, 2000, device=GPU).matmul(torch.randn(2000, 2000, device=GPU))  # the stream is busy meanwhile
         got = fetched.take(positions)
         assert got.is_cuda
         assert torch.equal(got, resident.take(positions))
         assert torch.equal(got.cpu(), torch.from_numpy(data[positions.numpy()]))
-    fetched.fetch(positions)
+    fetched.prefetch(positions)
     other = torch.randperm(len(data))[:100]
     assert torch.equal(fetched.take(other).cpu(), torch.from_numpy(data[other.numpy()]))  # asked for something else
 
@@ -129,7 +137,7 @@ def test_bf16_is_used_and_learns():
 def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
     section = SECTION.model_copy(update={"precision": "float32"})
     eager = trained(section, PLAIN, steps=12)
-    monkeypatch.setitem(compile.WAYS, "compiled", compile.WAYS[way])
+    monkeypatch.setitem(compile.VARIANTS, "compiled", compile.VARIANTS[way])
     other = trained(section.model_copy(update={"compile": True}), PLAIN, steps=12)
     assert distance(eager, other) < 1e-3
 
@@ -138,19 +146,20 @@ def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, compile_):
     section = SECTION.model_copy(update={"compile": compile_})
     whole = trained(section, steps=24)
-    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(callbacks, "MIN_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "MAX_SAVE_SHARE", 1e9)
 
     class CutOffError(Exception):
         pass
 
-    def cut(epoch: int, step: int) -> None:
-        if epoch == 2:
-            raise CutOffError
+    class CutOff(Callback):
+        def on_epoch_end(self, state):
+            if state.epoch == 2:
+                raise CutOffError
 
     folder = Storage(tmp_path / "states")
     with pytest.raises(CutOffError):
-        trained(section, steps=24, checkpoints=folder, at_epoch=cut)
+        trained(section, steps=24, checkpoints=folder, callbacks=[CutOff()])
     resumed = trained(section, steps=24, checkpoints=folder)
     assert torch.equal(weights(whole), weights(resumed))
 
@@ -160,12 +169,14 @@ def several(count: int, at_once: int, run=None, settings=PLAIN, name="resnet18")
     bank = ImageBank([(data, None)], GPU)
     section = SECTION.model_copy(update={"precision": "float32", "name": name})
     models = [build_model(section, 4, seed) for seed in range(count)]
-    length = Length(len(bank), settings.batch_size, 10)
+    duration = Duration(len(bank), settings.batch_size, 10)
 
     def steps(seed: int):
-        return lambda: fit.steps(models[seed], bank, labels, settings, section, length, seed, Context(GPU), "t")
+        return lambda: fit.steps(
+            models[seed], bank, labels, Stage("t", settings, section, duration, seed, Context(GPU))
+        )
 
-    take_turns([steps(seed) for seed in range(count)], at_once, GPU, *([run] if run else []))
+    run_interleaved([steps(seed) for seed in range(count)], at_once, GPU, *([run] if run else []))
     return models
 
 
@@ -175,11 +186,11 @@ def test_company_on_other_streams_changes_no_bit():
 
 
 def test_stacked_trainings_train_alike(monkeypatch):
-    monkeypatch.setattr(stack, "fastest", lambda *_: "stacked")
+    monkeypatch.setattr(stack, "pick_fastest", lambda *_: "stacked")
     sizes, run = [], Stack.run
     monkeypatch.setattr(Stack, "run", lambda self, works: (sizes.append(len(works)), run(self, works))[1])
     name = "convnext_atto"  # batch normalisation over channels_last cannot be mapped over models on a GPU
-    alone, together = several(4, 1, name=name), several(4, 4, Together(GPU), name=name)
+    alone, together = several(4, 1, name=name), several(4, 4, StackedRunner(GPU), name=name)
     assert sizes == [4] * 10
     assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
 
@@ -224,5 +235,5 @@ def hog() -> tuple[int, torch.Tensor]:
 def test_the_fastest_way_is_measured_on_the_gpu():
     a = torch.randn(4096, 4096, device=GPU)
     ways = {"plain": lambda: [a @ a for _ in range(4)], "one": lambda: a @ a}
-    assert autotune.fastest("four products or one", GPU, ways) == "one"
-    assert autotune.known("four products or one", GPU) == "one"
+    assert autotune.pick_fastest("four products or one", GPU, ways) == "one"
+    assert autotune.remembered("four products or one", GPU) == "one"

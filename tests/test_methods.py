@@ -15,17 +15,17 @@ from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import Finetune, ModelSection, Pretrain, SourceSection
-from ray_robust.train import features, interleave, loop
+from ray_robust.train import callbacks, features, interleave, loop
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import body_features
-from ray_robust.train.finetune import Finetuned, Look, finetune
+from ray_robust.train.finetune import EvalPoint, Finetuned, FinetuneJob, finetune
 from ray_robust.train.images import ImageBank
 from ray_robust.train.methods.clip import Texts, readable
 from ray_robust.train.models import build_model, feature_width, fresh_head
 from ray_robust.train.points import counts, points
-from ray_robust.train.pretrain import Images, Job, pretrain
+from ray_robust.train.pretrain import MixtureImages, PretrainJob, pretrain
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
@@ -52,10 +52,10 @@ def split_of(count: int, seed: int) -> Split:
     return Split(ImageBank([(images, None)], CPU), labels, groups=np.arange(count) % 5)
 
 
-def job(method: str, model: ModelSection = RESNET, checkpoints: Storage | None = None, **settings) -> Job:
+def job(method: str, model: ModelSection = RESNET, checkpoints: Storage | None = None, **settings) -> PretrainJob:
     asked = {"sources": SOURCES, "epochs": 4, "batch_size": 32, "lr": 3e-3, "method": method, **settings}
-    drawn = Images(split_of(128, 1), split_of(80, 2), LABELS)
-    return Job(model, Pretrain(**asked), 1, f"some {method}", Context(), checkpoints, drawn)
+    images = MixtureImages(split_of(128, 1), split_of(80, 2), LABELS)
+    return PretrainJob(model, Pretrain(**asked), 1, f"some {method}", Context(), checkpoints, images)
 
 
 class CutOffError(Exception):
@@ -79,8 +79,8 @@ def cut_off(step: int, training, *args, **settings) -> None:
         return rate(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
-        patch.setattr(loop, "SAVE_SHARE", 1e9)
+        patch.setattr(callbacks, "MIN_SAVE_INTERVAL", 0.0)
+        patch.setattr(callbacks, "MAX_SAVE_SHARE", 1e9)
         patch.setattr(loop, "learning_rate", counted)
         with pytest.raises(CutOffError):
             training(*args, **settings)
@@ -123,7 +123,7 @@ def test_texts_are_captions_or_templates_over_the_tokens_that_occur():
     train = Split(split_of(6, 1).images, np.array([0, 1, 2, 3, 0, 1]))
     settings = Pretrain(sources=SOURCES, epochs=1, method="clip", templates=("a photo of a {}.", "the {}"))
     captions = [None, "two cats on a red mat", None, None, "two cats on a red mat", None]
-    texts = Texts(Images(train, train, LABELS, captions), settings)
+    texts = Texts(MixtureImages(train, train, LABELS, captions), settings)
     assert texts.choices.tolist() == [[0, 1], [8, 8], [4, 5], [6, 7], [8, 8], [2, 3]]
     assert texts.tokens.shape[0] == 9
     assert texts.vocabulary == len(texts.tokens.unique()) < 40
@@ -151,7 +151,9 @@ def splits() -> dict[str, Split]:
 
 def finetuned(model: nn.Module, checkpoints: Storage | None = None, **settings) -> Finetuned:
     asked = {"epochs": 4, "evaluate_every": 2, "batch_size": 32, "lr": 1e-3, **settings}
-    return finetune(model, RESNET, Finetune(**asked), splits(), 4, "name", "accuracy", Context(), checkpoints)
+    return finetune(
+        model, FinetuneJob(RESNET, Finetune(**asked), splits(), 4, "name", "accuracy", Context(), checkpoints)
+    )
 
 
 def equal(a: Finetuned, b: Finetuned) -> bool:
@@ -177,7 +179,7 @@ def test_a_linear_probe_leaves_the_body_as_it_was_and_learns():
     done = finetuned(model, method="linear", lr=1e-2, epochs=30, evaluate_every=30)
     after = state_of(model)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert list(done.predictions) == [Look(30, 90)]
+    assert list(done.predictions) == [EvalPoint(30, 90)]
     assert points(done, splits(), "accuracy")[-1]["id"] > 0.5
 
 
@@ -185,12 +187,12 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
     asked, data = [], splits()
     made = features.features_of
     monkeypatch.setattr(features, "features_of", lambda *a: asked.append(1) or made(*a))
-    frozen, settings = features.Frozen(), {"epochs": 2, "evaluate_every": 2, "batch_size": 32}
+    cache, settings = features.FeatureCache(), {"epochs": 2, "evaluate_every": 2, "batch_size": 32}
 
     def probed(method: str, lr: float) -> tuple[nn.Module, Finetuned]:
         model = build_model(RESNET, 0, 1)
         own = Finetune(method=method, lr=lr, **settings)
-        return model, finetune(model, RESNET, own, data, 4, f"{lr}", "accuracy", Context(), None, frozen)
+        return model, finetune(model, FinetuneJob(RESNET, own, data, 4, f"{lr}", "accuracy", Context(), None, cache))
 
     model, done = probed("linear", 1e-2)
     assert len(asked) == 1 + len(TEST_SPLITS)
@@ -199,7 +201,7 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
     assert len(asked) == 1 + len(TEST_SPLITS)
     assert not equal(done, again)
     for name in TEST_SPLITS:
-        whole, seen = predict(model, data[name].images, RESNET, Context()), done.predictions[Look(2, 6)][name]
+        whole, seen = predict(model, data[name].images, RESNET, Context()), done.predictions[EvalPoint(2, 6)][name]
         assert np.array_equal(whole.classes, seen.classes)
         assert np.allclose(whole.confidence, seen.confidence, atol=1e-6)
 
@@ -219,7 +221,7 @@ def test_points_of_wise_ft_lie_between_the_probed_and_the_fine_tuned_model(monke
     done = finetuned(build_model(RESNET, 0, 1), method="lp-ft", probe_epochs=5, wise_ft=alphas, lr=3e-3)
     rows = points(done, splits(), "accuracy")
     assert [(row["epoch"], row["wise_alpha"]) for row in rows] == [(2, None), (4, None), *((4, a) for a in alphas)]
-    plain, start, middle, end = (done.predictions[Look(4, 12, a)] for a in (None, *alphas))
+    plain, start, middle, end = (done.predictions[EvalPoint(4, 12, a)] for a in (None, *alphas))
     for name in TEST_SPLITS:
         assert np.array_equal(end[name].confidence, plain[name].confidence)
         assert not np.array_equal(start[name].confidence, plain[name].confidence)

@@ -1,10 +1,11 @@
-"""Trainings that share a process: in turn, or stacked; and how the faster way is found and remembered."""
+"""Trainings that share a process, one after the other or stacked; how the fastest variant is measured and cached."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 
 from ray_robust.spec.sections import ModelSection, Training
 from ray_robust.train import autotune, compile, stack
+from ray_robust.train.callbacks import LossGuard
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
-from ray_robust.train.interleave import take_turns
-from ray_robust.train.loop import Length, Losses, fit, seed_device
+from ray_robust.train.interleave import run_interleaved
+from ray_robust.train.loop import fit, seed_device
 from ray_robust.train.models import build_model
-from ray_robust.train.stack import Stack, Together
+from ray_robust.train.stack import Stack, StackedRunner
+from ray_robust.train.state import Duration, Stage
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # which is what is looked for
@@ -53,7 +56,8 @@ def trainings(section: ModelSection, epochs: tuple[int, ...], settings: Training
     todo = []
     for seed, (model, passes) in enumerate(zip(models, epochs, strict=True)):
         own = settings.model_copy(update={"lr": 1e-3 * (seed + 1)})
-        arguments = (model, images, labels, own, section, Length.of(160, 32, passes, None), seed, Context(), "t")
+        stage = Stage("t", own, section, Duration.of(160, 32, passes, None), seed, Context())
+        arguments = (model, images, labels, stage)
         todo.append(lambda arguments=arguments: fit.steps(*arguments))
     return models, todo
 
@@ -65,13 +69,13 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
 def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monkeypatch):
     section = ModelSection(name=name, image_size=32, precision="float32")
-    monkeypatch.setattr(stack, "fastest", lambda *_: "stacked")
+    monkeypatch.setattr(stack, "pick_fastest", lambda *_: "stacked")
     sizes, run = [], Stack.run
     monkeypatch.setattr(Stack, "run", lambda self, works: (sizes.append(len(works)), run(self, works))[1])
     alone, todo = trainings(section, (1, 2, 2), PLAIN)
-    take_turns(todo, 1, CPU)
+    run_interleaved(todo, 1, CPU)
     together, todo = trainings(section, (1, 2, 2), PLAIN)
-    ended = take_turns(todo, 3, CPU, Together(CPU))
+    ended = run_interleaved(todo, 3, CPU, StackedRunner(CPU))
     assert sizes == [3] * 5 + [2] * 5  # the first ends after one of two passes
     assert all(seconds > 0 for seconds in ended)
     for one, other in zip(alone, together, strict=True):
@@ -80,16 +84,16 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
             assert a.stride() == b.stride()
 
 
-def test_where_stacking_does_not_win_the_bits_are_those_of_turns(cache, monkeypatch):
-    monkeypatch.setattr(autotune, "ROUND", 0.0)
-    measured = autotune.measured
+def test_where_stacking_is_not_faster_the_bits_are_those_of_each_alone(cache, monkeypatch):
+    monkeypatch.setattr(autotune, "ROUND_SECONDS", 0.0)
+    measure = autotune.measure
     slower = {"in turn": 1.0, "stacked": 2.0}
-    monkeypatch.setattr(autotune, "measured", lambda *asked: measured(*asked) and slower)
+    monkeypatch.setattr(autotune, "measure", lambda *asked: measure(*asked) and slower)
     section = ModelSection()
     alone, todo = trainings(section, (2, 2))
-    take_turns(todo, 1, CPU)
+    run_interleaved(todo, 1, CPU)
     together, todo = trainings(section, (2, 2))
-    take_turns(todo, 2, CPU, Together(CPU))
+    run_interleaved(todo, 2, CPU, StackedRunner(CPU))
     ((what, answer),) = json.loads(cache.read_text()).items()
     assert what.startswith("2 passes of ('test_resnet', 'auto', 0.1), 32x3x32x32 x 32, x86_64")
     assert answer == "in turn"
@@ -104,15 +108,15 @@ def test_dropout_draws_the_same_in_company(cache):
         models = [build_model(section, 4, seed) for seed in range(2)]
         for model in models:
             model.drop_rate = 0.5
-        todo = [lambda m=m, s=s: fit.steps(m, images, labels, SETTINGS, section, Length(160, 32, 3), s, Context(), "t")
-                for s, m in enumerate(models)]  # fmt: skip
-        take_turns(todo, at_once, CPU)
+        stages = [Stage("t", SETTINGS, section, Duration(160, 32, 3), seed, Context()) for seed in range(2)]
+        todo = [lambda m=m, s=s: fit.steps(m, images, labels, s) for m, s in zip(models, stages, strict=True)]
+        run_interleaved(todo, at_once, CPU)
         return [weights(model) for model in models]
 
     assert all(torch.equal(a, b) for a, b in zip(trained(1), trained(2), strict=True))
 
 
-def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
+def test_the_fastest_candidate_is_measured_once_and_cached(cache, monkeypatch):
     calls, clock = [], [0.0]
     monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock[0]))  # one that only work moves
 
@@ -127,24 +131,24 @@ def test_the_fastest_way_is_found_once_and_remembered(cache, monkeypatch):
         raise RuntimeError("no kernel for it")
 
     ways = {"slow": way("slow", 0.19), "fast": way("fast", 0.1), "broken": fails}
-    assert autotune.fastest("it", CPU, ways) == "fast"
+    assert autotune.pick_fastest("it", CPU, ways) == "fast"
     assert calls.count("slow") == 4 + 5 * 2  # of 0.3 s, five times in turn
     assert calls.count("fast") == 4 + 5 * 3
     calls.clear()
-    assert autotune.fastest("it", CPU, ways) == "fast"
+    assert autotune.pick_fastest("it", CPU, ways) == "fast"
     assert not calls
-    assert autotune.fastest("other", CPU, {"fast": ways["fast"], "slow": way("slow", 0.21)}) == "fast"
+    assert autotune.pick_fastest("other", CPU, {"fast": ways["fast"], "slow": way("slow", 0.21)}) == "fast"
     assert calls.count("slow") == 4  # the first look was enough
-    assert autotune.fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
+    assert autotune.pick_fastest("nothing goes", CPU, {"plain": fails, "other": fails}) == "plain"
     assert len(json.loads(cache.read_text())) == 3
     cache.write_text("{}")
-    monkeypatch.setattr(autotune, "measured", lambda *_: {"plain": 1.0, "other": 0.99})
-    assert autotune.fastest("hardly faster", CPU, {"plain": fails, "other": fails}) == "plain"
+    monkeypatch.setattr(autotune, "measure", lambda *_: {"plain": 1.0, "other": 0.99})
+    assert autotune.pick_fastest("hardly faster", CPU, {"plain": fails, "other": fails}) == "plain"
 
 
-def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache, monkeypatch):
+def test_a_long_training_measures_variants_and_a_short_one_does_not(cache, monkeypatch):
     images, labels = bank()
-    asked, said = [], []
+    asked, lines = [], []
 
     def answer(what, device, ways):
         for way in ways.values():  # as it would be measured: nothing of the training is touched
@@ -152,22 +156,27 @@ def test_a_long_training_looks_for_the_faster_way_and_a_short_one_does_not(cache
         asked.append((what, list(ways)))
         return "compiled"
 
-    monkeypatch.setattr(compile, "fastest", answer)
-    monkeypatch.setitem(compile.WAYS, "compiled", lambda model: model)
+    monkeypatch.setattr(compile, "pick_fastest", answer)
+    monkeypatch.setitem(compile.VARIANTS, "compiled", lambda model: model)
     section = ModelSection()
 
     def train(**more) -> torch.Tensor:
         model = build_model(section, 4, 1)
-        length = Length.of(160, 32, 8, None)
-        fit(model, images, labels, SETTINGS, section.model_copy(update=more), length, 1, Context(log=said.append), "t")
+        own = section.model_copy(update=more)
+        fit(
+            model,
+            images,
+            labels,
+            Stage("t", SETTINGS, own, Duration.of(160, 32, 8, None), 1, Context(log=lines.append)),
+        )
         return weights(model)
 
     short = train()
     assert not asked
-    monkeypatch.setattr(compile, "LONG", 0.0)
+    monkeypatch.setattr(compile, "MIN_SECONDS_LEFT", 0.0)
     long = train()
     assert asked == [("a pass of test_resnet (373076 weights), 32x3x32x32 x 32, auto", ["eager", "compiled"])]
-    assert said == ["passes are run compiled from step 10 on: that is faster for this shape here"]
+    assert lines == ["runs compiled from step 10 on: faster for this shape on this device"]
     assert torch.equal(short, long)
     train(compile=False)
     assert len(asked) == 1
@@ -179,7 +188,7 @@ def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
     kept = str(cache.parent / "compiled")
     for before in ("", f"{tempfile.gettempdir()}/torchinductor_me", "/mine"):  # torch names its own when it is imported
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
-        compile.run_as("compiled", torch.nn.Identity())
+        compile.build_variant("compiled", torch.nn.Identity())
     assert chosen == [kept, kept, "/mine"]
 
 
@@ -190,14 +199,16 @@ def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monke
 
     images, labels = bank()
     built = []
-    monkeypatch.setitem(compile.WAYS, "compiled", lambda model: built.append("compiled") or model)
+    monkeypatch.setitem(compile.VARIANTS, "compiled", lambda model: built.append("compiled") or model)
     section = ModelSection(compile=True)
     leaving = iter(["", "", "soon"])
-    arguments = (images, labels, SETTINGS, section, Length.of(160, 32, 4, None), 1)
+    preempted = Context(preemption=lambda: next(leaving))
+    stage = Stage("t", SETTINGS, section, Duration.of(160, 32, 4, None), 1, preempted, Storage(tmp_path))
     with pytest.raises(Preempted):
-        fit(build_model(section, 4, 1), *arguments, Context(preemption=lambda: next(leaving)), "t", Storage(tmp_path))
+        fit(build_model(section, 4, 1), images, labels, stage)
     assert checkpoint_facts(Storage(tmp_path), "t.1")["run_as"] == "compiled"
-    fit(build_model(section, 4, 1), *arguments[:3], ModelSection(), *arguments[4:], Context(), "t", Storage(tmp_path))
+    again = replace(stage, section=ModelSection(), context=Context())
+    fit(build_model(section, 4, 1), images, labels, again)
     assert built == ["compiled", "compiled"]
 
 
@@ -208,13 +219,10 @@ def test_a_step_is_seeded_as_torch_would():
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_losses_that_break_are_told():
-    losses = Losses(CPU)
-    for value in (1.0, 2.0):
-        losses.add(torch.tensor(value))
-    assert losses.unseen == 2
-    assert losses.broken(at_once=False) is None
-    assert losses.unseen == 0
-    losses.add(torch.tensor(float("inf")))
-    losses.add(torch.tensor(0.5))
-    assert losses.broken(at_once=True) == float("inf")
+def test_a_loss_that_is_not_finite_is_noticed():
+    guard = LossGuard(CPU)
+    guard.pending += [torch.tensor(1.0), torch.tensor(2.0)]
+    assert guard.non_finite(wait=False) is None
+    assert not guard.pending
+    guard.pending += [torch.tensor(float("inf")), torch.tensor(0.5)]
+    assert guard.non_finite(wait=True) == float("inf")

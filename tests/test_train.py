@@ -9,18 +9,20 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from ray_robust.files.storage import Storage
 from ray_robust.spec.load import Finetune, ModelSection, Training
-from ray_robust.train import loop
+from ray_robust.train import callbacks, loop
+from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.exceptions import Preempted, TrainingFailed
-from ray_robust.train.finetune import Look, finetune
+from ray_robust.train.finetune import EvalPoint, FinetuneJob, finetune
 from ray_robust.train.images import ImageBank, augment, normalise
-from ray_robust.train.interleave import take_turns
-from ray_robust.train.loop import Length, fit, learning_rate, optimise
+from ray_robust.train.interleave import run_interleaved
+from ray_robust.train.loop import fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
 from ray_robust.train.objective import Objective
 from ray_robust.train.points import counts, points
+from ray_robust.train.state import Duration, Stage
 
 MODEL = ModelSection()
 CONTEXT = Context()
@@ -54,26 +56,15 @@ def state_of(model: torch.nn.Module) -> list[torch.Tensor]:
 def train_some(settings: Training, checkpoints: Storage | None = None, context=None, **more) -> list[torch.Tensor]:
     data = bank(200)
     model = build_model(MODEL, 4, 1)
-    length = Length.of(200, settings.batch_size, 4, None)
-    fit(
-        model,
-        data.images,
-        torch.from_numpy(data.labels),
-        settings,
-        MODEL,
-        length,
-        7,
-        context or CONTEXT,
-        "t",
-        checkpoints,
-        **more,
-    )
+    duration = Duration.of(200, settings.batch_size, 4, None)
+    stage = Stage("t", settings, MODEL, duration, 7, context or CONTEXT, checkpoints)
+    fit(model, data.images, torch.from_numpy(data.labels), stage, **more)
     return state_of(model)
 
 
 def save_at_every_epoch(monkeypatch) -> None:
-    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(callbacks, "MIN_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "MAX_SAVE_SHARE", 1e9)
 
 
 SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
@@ -99,21 +90,20 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, 
     class CutOffError(Exception):
         pass
 
-    kept: dict[str, torch.Tensor] = {}
-
-    def cut(epoch: int, step: int) -> None:
-        kept[f"seen/{epoch}"] = torch.tensor(step)
-        if epoch == 3:
-            raise CutOffError
+    class CutOff(Callback):
+        def on_epoch_end(self, state):
+            state.extra_state[f"seen/{state.epoch}"] = torch.tensor(state.step)
+            if state.epoch == 3:
+                raise CutOffError
 
     with pytest.raises(CutOffError):
-        train_some(settings, folder, at_epoch=cut, kept=kept)
+        train_some(settings, folder, callbacks=[CutOff()])
     assert checkpoint_facts(folder, "t.0")["step"] == 12  # two epochs of six steps
     assert checkpoint_facts(folder, "t.1")["step"] == 6  # and the one before
-    kept_again: dict[str, torch.Tensor] = {}
-    resumed = train_some(settings, folder, kept=kept_again)
+    restored: dict[str, torch.Tensor] = {}
+    resumed = train_some(settings, folder, extra_state=restored)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
-    assert {name: int(step) for name, step in kept_again.items()} == {"seen/1": 6, "seen/2": 12}
+    assert {name: int(step) for name, step in restored.items()} == {"seen/1": 6, "seen/2": 12}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +172,8 @@ def test_a_divided_batch_gives_the_same_but_for_rounding():
         images = torch.from_numpy(make_images(96)[0]).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()
         data, labels = ImageBank([(images, None)], torch.device("cpu")), torch.from_numpy(make_images(96)[1])
         model = build_model(section, 4, 1)
-        fit(model, data, labels, SETTINGS, section, Length.of(96, 32, 1, None), 7, Context(grad_accum_steps=parts), "t")
+        context = Context(grad_accum_steps=parts)
+        fit(model, data, labels, Stage("t", SETTINGS, section, Duration.of(96, 32, 1, None), 7, context))
         return torch.cat([value.flatten() for value in model.state_dict().values() if value.is_floating_point()])
 
     whole, thirds = trained("test_vit", 1), trained("test_vit", 3)
@@ -197,20 +188,20 @@ def test_a_loss_that_compares_images_is_not_divided():
 
     compares = Objective(nothing, nothing, divisible=False)
     with pytest.raises(TrainingFailed, match="t: a batch of 32 does not fit into memory, and its loss compares"):
-        optimise(build_model(MODEL, 4, 1), compares, SETTINGS, MODEL, Length.of(64, 32, 1, None), 1,
-                 Context(grad_accum_steps=2), "t")  # fmt: skip
+        optimise(build_model(MODEL, 4, 1), compares,
+                 Stage("t", SETTINGS, MODEL, Duration.of(64, 32, 1, None), 1, Context(grad_accum_steps=2)))  # fmt: skip
 
 
-def test_trainings_that_take_turns_are_the_same_bit_for_bit():
+def test_interleaved_trainings_are_the_same_bit_for_bit():
     def fresh(seed: int):
         data, model = bank(200, seed), build_model(MODEL, 4, seed)
-        length = Length.of(200, 32, 1, None)
-        return model, (model, data.images, torch.from_numpy(data.labels), SETTINGS, MODEL, length, seed, CONTEXT, "t")
+        stage = Stage("t", SETTINGS, MODEL, Duration.of(200, 32, 1, None), seed, CONTEXT)
+        return model, (model, data.images, torch.from_numpy(data.labels), stage)
 
     alone, together = [fresh(seed) for seed in (1, 2, 3)], [fresh(seed) for seed in (1, 2, 3)]
     for _, arguments in alone:
         fit(*arguments)
-    ended = take_turns([(lambda a=a: fit.steps(*a)) for _, a in together], 2, torch.device("cpu"))
+    ended = run_interleaved([(lambda a=a: fit.steps(*a)) for _, a in together], 2, torch.device("cpu"))
     assert all(seconds > 0 for seconds in ended)
     for (one, _), (other, _) in zip(alone, together, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(state_of(one), state_of(other), strict=True))
@@ -227,20 +218,20 @@ def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
         splits[name] = replace(bank(100, 10 + i), groups=np.arange(100) % 7)
     model = build_model(MODEL, 9, 1)
     settings = Finetune(epochs=5, evaluate_every=2, batch_size=32, lr=3e-3, augment="none")
-    done = finetune(model, MODEL, settings, splits, 4, "some name", "macro_f1", CONTEXT)
+    done = finetune(model, FinetuneJob(MODEL, settings, splits, 4, "some name", "macro_f1", CONTEXT))
     rows = points(done, splits, "macro_f1")
     assert [row["epoch"] for row in rows] == [2, 4, 5]  # the last one always
     assert [row["step"] for row in rows] == [24, 48, 60]
     assert rows[-1]["id"] > 0.8
     assert rows[-1]["id_groups"] == 7
-    truth, predicted = splits["id_test"].labels, done.predictions[Look(5, 60)]["id_test"].classes
+    truth, predicted = splits["id_test"].labels, done.predictions[EvalPoint(5, 60)]["id_test"].classes
     assert rows[-1]["id"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
     assert rows[-1]["id_accuracy"] == accuracy_score(truth, predicted)
     assert rows[-1]["id_macro_f1"] == rows[-1]["id"]
     assert rows[-1]["id_class_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
     by_group = [accuracy_score(truth[g::7], predicted[g::7]) for g in range(7)]
     assert rows[-1]["id_worst_group"] == min(by_group)
-    confidence = done.predictions[Look(5, 60)]["id_test"].confidence
+    confidence = done.predictions[EvalPoint(5, 60)]["id_test"].confidence
     assert 0.25 <= confidence.min() <= confidence.max() <= 1
     counted = counts(done, splits)
     mine = counted[(counted["epoch"] == 5) & (counted["split"] == "id_test")]
@@ -258,10 +249,10 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert rates[-1] < 1e-5
 
 
-def test_lengths():
-    assert Length.of(1000, 128, 3, None) == Length(1000, 128, 21)  # seven whole batches a pass
-    assert Length.of(10, 128, 3, None) == Length(10, 10, 3)
-    assert Length.of(1000, 128, None, 12800).steps == 100
+def test_durations():
+    assert Duration.of(1000, 128, 3, None) == Duration(1000, 128, 21)  # seven whole batches a pass
+    assert Duration.of(10, 128, 3, None) == Duration(10, 10, 3)
+    assert Duration.of(1000, 128, None, 12800).steps == 100
 
 
 @pytest.mark.parametrize("method", ["none", "flip", "crop", "strong"])

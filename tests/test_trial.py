@@ -19,9 +19,9 @@ from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run import results_schema
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.train import loop
+from ray_robust.train import callbacks, loop
 from ray_robust.train.context import Context
-from ray_robust.train.interleave import Pass
+from ray_robust.train.interleave import ForwardBackward
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import _come_again, run_trial
 from ray_robust.trial.trial_log import TrialLog
@@ -174,8 +174,8 @@ class CutOffError(BaseException):
 def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypatch, steps):
     folder, plan, paths = shared
     trial, other = pretrained_of(plan), paths_in(folder, f"cut{steps}")
-    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 0.0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(callbacks, "MIN_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "MAX_SAVE_SHARE", 1e9)
     taken, step = 0, loop.learning_rate
 
     def counted(*args):
@@ -211,10 +211,10 @@ def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
 def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkeypatch):
     folder, trial, _ = brief
     paths, sizes = paths_in(folder, "short"), []
-    run = Pass.run
+    run = ForwardBackward.run
 
     def short(work):
-        whole = work.loss
+        whole = work.loss_fn
 
         def loss(network, *inputs):
             sizes.append(len(inputs[0]))
@@ -222,10 +222,10 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return whole(network, *inputs)
 
-        work.loss = loss
+        work.loss_fn = loss
         run(work)
 
-    monkeypatch.setattr(Pass, "run", short)
+    monkeypatch.setattr(ForwardBackward, "run", short)
     run_trial(trial, paths, Context())
     assert sizes[:3] == [128, 64, 32]
     done = RunFolder(paths.run).trial(trial.id)
@@ -236,7 +236,9 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
         done.storage.read("log.txt").decode()
     )
     assert len(done.rows()) == 2
-    monkeypatch.setattr(Pass, "run", lambda work: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(
+        ForwardBackward, "run", lambda work: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    )
     single = paths_in(folder, "single")
     run_trial(trial, single, Context())
     reason = RunFolder(single.run).trial(trial.id).failure()["reason"]
@@ -280,7 +282,7 @@ def test_damaged_weights_are_made_again(brief):
 
 
 @pytest.mark.slow
-def test_fine_tunings_that_take_turns_come_out_the_same(shared):
+def test_interleaved_fine_tunings_come_out_the_same(shared):
     folder, plan, paths = shared
     trial = pretrained_of(plan)
     other = RunPaths(str(folder / "turns" / "run"), paths.checkpoints, paths.store)
@@ -300,7 +302,7 @@ def test_work_done_twice_is_counted(brief, monkeypatch):
         return step(*args)
 
     monkeypatch.setattr(loop, "learning_rate", cut)
-    monkeypatch.setattr(loop, "SAVE_AT_EPOCH", 1e9)  # no state is kept: all of it is done again
+    monkeypatch.setattr(callbacks, "MIN_SAVE_INTERVAL", 1e9)  # no state is kept: all of it is done again
     with pytest.raises(CutOffError):
         run_trial(trial, other, Context())
     told = RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["images"]

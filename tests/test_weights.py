@@ -27,7 +27,7 @@ from ray_robust.train.context import Context
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.methods.weights import load_body, read_tensors
 from ray_robust.train.models import build_model
-from ray_robust.train.pretrain import Job, pretrain
+from ray_robust.train.pretrain import PretrainJob, pretrain
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 from tests.make_weights import prefixed, same, state_of, write
@@ -43,8 +43,8 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def job(method: str, model: ModelSection = RESNET, **settings) -> Job:
-    return Job(model, Pretrain(method=method, **settings), 1, f"some {method}", Context())
+def job(method: str, model: ModelSection = RESNET, **settings) -> PretrainJob:
+    return PretrainJob(model, Pretrain(method=method, **settings), 1, f"some {method}", Context())
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])

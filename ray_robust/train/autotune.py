@@ -1,7 +1,7 @@
-"""Which way of doing the same thing is the fastest here: measured once per shape, device and version, and remembered.
+"""Which of several ways to compute the same thing is the fastest here: measured once per shape, device and version.
 
-Owns `fastest.json` in the cache folder, which can be deleted at any time. Who asks again, in this process or another,
-gets the same answer, so that a sweep's trials are all run the same way.
+Owns `fastest.json` in the cache folder, which can be deleted at any time. Every process reads the same answer, so that
+all trials of a sweep are run the same way.
 """
 
 from __future__ import annotations
@@ -18,70 +18,72 @@ from ray_robust.files.storage import Storage
 from ray_robust.run.throughput import cache_folder
 
 FILE = "fastest.json"
-GAIN = 1.05  # times as fast as the plain way that another must be: it costs a warm-up in every process
-ROUNDS, ROUND = 5, 0.3  # measurements of each way in turn, and their seconds, about
-HOPELESS = 2.0  # times as slow as the plain way at the first look: not measured any further
+MIN_SPEEDUP = 1.05  # over the plain candidate that another must reach: it costs a warm-up in every process
+ROUNDS, ROUND_SECONDS = 5, 0.3  # measurements of each candidate, in turn with the others, of about so many seconds
+MAX_SLOWDOWN = 2.0  # a candidate that is slower than the plain one by more is not measured further
+
+Candidates = Mapping[str, Callable[[], object]]  # each computes the same once; the first is the plain one
 
 
-def known(what: str, device: torch.device) -> str | None:
-    """The way that was the fastest for this shape on this device with these versions; None when nobody has looked."""
-    return (Storage(cache_folder()).recall_json(FILE) or {}).get(_key(what, device))
+def remembered(key: str, device: torch.device) -> str | None:
+    """Return the fastest candidate measured earlier for this device and torch version, None if there was none."""
+    return (Storage(cache_folder()).recall_json(FILE) or {}).get(_cache_key(key, device))
 
 
-def fastest(what: str, device: torch.device, ways: Mapping[str, Callable[[], object]]) -> str:
-    """The name of the fastest of `ways`, each of which does the same once; the first is the plain one.
+def pick_fastest(key: str, device: torch.device, candidates: Candidates) -> str:
+    """Return the name of the fastest candidate; one that raises, out of memory included, is not chosen.
 
-    One that raises has lost, memory that is short included. The answer is remembered under `what`; of two processes
-    that measure at the same time, the first to write is right.
+    The answer is kept under `key`, which names the computation and its shapes; of two processes that measure at the
+    same time, the first to write decides.
     """
-    if isinstance(answer := known(what, device), str) and answer in ways:
+    if isinstance(answer := remembered(key, device), str) and answer in candidates:
         return str(answer)
-    plain, times = next(iter(ways)), measured(device, ways)
-    best = min(times, key=times.__getitem__, default=plain)
-    answer = best if plain not in times or times[best] * GAIN < times[plain] else plain
+    plain, seconds = next(iter(candidates)), measure(device, candidates)
+    best = min(seconds, key=seconds.__getitem__, default=plain)
+    answer = best if plain not in seconds or seconds[best] * MIN_SPEEDUP < seconds[plain] else plain
     cache = Storage(cache_folder())
-    remembered = cache.recall_json(FILE) or {}
-    answer = remembered.setdefault(_key(what, device), answer)
-    cache.write_json(FILE, remembered)
+    answers = cache.recall_json(FILE) or {}
+    answer = answers.setdefault(_cache_key(key, device), answer)
+    cache.write_json(FILE, answers)
     return answer
 
 
-def measured(device: torch.device, ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of the plain way and of every other that neither fails nor is hopeless, medians of rounds in turn."""
-    plain, first = next(iter(ways)), dict[str, float]()
-    for name, way in ways.items():
+def measure(device: torch.device, candidates: Candidates) -> dict[str, float]:
+    """Return the median seconds per candidate; those that raise or are `MAX_SLOWDOWN` times slower are left out."""
+    plain, first = next(iter(candidates)), dict[str, float]()
+    for name, candidate in candidates.items():
         try:
-            _seconds(device, way, 3)  # kernels are chosen, code is compiled
-            first[name] = _seconds(device, way, 1)
+            _seconds(device, candidate, 3)  # kernels are chosen, code is compiled
+            first[name] = _seconds(device, candidate, 1)
         except Exception:  # what a compiler, a batching rule or an allocator may raise has no common class
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-    slowest = HOPELESS * first.get(plain, math.inf)
-    counts = {name: max(1, round(ROUND / took)) for name, took in first.items() if took <= slowest}
-    taken: dict[str, list[float]] = {name: [] for name in counts}
+    slowest = MAX_SLOWDOWN * first.get(plain, math.inf)
+    counts = {name: max(1, round(ROUND_SECONDS / once)) for name, once in first.items() if once <= slowest}
+    seconds: dict[str, list[float]] = {name: [] for name in counts}
     for _ in range(ROUNDS if len(counts) > 1 else 1):
         for name, count in counts.items():
-            taken[name].append(_seconds(device, ways[name], count) / count)
-    return {name: median(each) for name, each in taken.items()}
+            seconds[name].append(_seconds(device, candidates[name], count) / count)
+    return {name: median(values) for name, values in seconds.items()}
 
 
-def _seconds(device: torch.device, way: Callable[[], object], times: int) -> float:
-    _wait(device)
+def _seconds(device: torch.device, candidate: Callable[[], object], times: int) -> float:
+    _synchronise(device)
     begun = time.perf_counter()
     for _ in range(times):
-        way()
-    _wait(device)
+        candidate()
+    _synchronise(device)
     return time.perf_counter() - begun
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _key(what: str, device: torch.device) -> str:
+def _cache_key(key: str, device: torch.device) -> str:
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return f"{what}, {card}, torch {torch.__version__}"
+    return f"{key}, {card}, torch {torch.__version__}"
 
 
 def _processor() -> str:

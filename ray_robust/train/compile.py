@@ -1,7 +1,7 @@
-"""How a model's passes are run: by one rank or several, as it is written, compiled, or compiled into CUDA graphs.
+"""How a model's forward and backward passes are run: eager, compiled, or as CUDA graphs; on one rank or several.
 
-`model.compile: auto` looks at a training that is long enough to pay for a compiler, once per shape, and goes on with
-what is faster; any other is run as it is written. What a training began with it goes on with after an interruption.
+With `model.compile: auto` a training that is long enough to pay for the compiler measures the variants, once per shape,
+and continues with the fastest; any other runs eagerly. A resumed training keeps the variant that it began with.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ import torch
 from torch import nn
 
 from ray_robust.run.throughput import cache_folder
-from ray_robust.spec.sections import ModelSection
-from ray_robust.train.autotune import fastest
+from ray_robust.train.autotune import pick_fastest
+from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
-from ray_robust.train.interleave import Pass
+from ray_robust.train.interleave import ForwardBackward
 from ray_robust.train.objective import Objective
+from ray_robust.train.state import TrainState
 
-LONG = 900.0  # seconds that a training has left, if it is to pay for a compiler that takes up to two minutes
+MIN_SECONDS_LEFT = 900.0  # that a training must have, to pay for a compiler that takes up to two minutes
 
 
-def run_as(name: str, network: nn.Module) -> Any:
-    """A callable that gives what `network` gives, in one of the `WAYS`."""
-    return WAYS[name](network)
+def build_variant(name: str, network: nn.Module) -> Any:
+    """Return a callable that computes what `network` does, in one of the `VARIANTS`."""
+    return VARIANTS[name](network)
 
 
 def _compiled(network: nn.Module, **options: Any) -> Any:
-    where = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
-    if not where or where.startswith(f"{tempfile.gettempdir()}/torchinductor_"):  # torch's own choice: lost with /tmp
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if not folder or folder.startswith(f"{tempfile.gettempdir()}/torchinductor_"):  # torch's default is lost with /tmp
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
     return torch.compile(network, **options)
 
@@ -42,14 +43,14 @@ def _graphs(network: nn.Module) -> Callable[..., Any]:
     compiled = _compiled(network, mode="reduce-overhead")
 
     def call(*inputs: torch.Tensor) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()  # what the step before gave may be written over
+        torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten
         return compiled(*inputs)
 
     return call
 
 
-WAYS: dict[str, Callable[[nn.Module], Any]] = {"eager": lambda network: network, "compiled": _compiled,
-                                               "graphs": _graphs}  # fmt: skip
+VARIANTS: dict[str, Callable[[nn.Module], Any]] = {"eager": lambda network: network, "compiled": _compiled,
+                                                   "graphs": _graphs}  # fmt: skip
 
 
 def _distributed(model: nn.Module, context: Context) -> nn.Module:
@@ -59,64 +60,59 @@ def _distributed(model: nn.Module, context: Context) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
-class NetworkChoice:
-    """Which way a training of so many steps runs its network, and `network`, which its passes call: distributed where
-    there are several ranks. `before` is the way that an interrupted training was run in."""
+class NetworkChoice(Callback):
+    """Holds `network`, which a training's passes call: distributed where there are several ranks, and one of the
+    `VARIANTS`, whose name is `state.run_as`."""
 
-    def __init__(
-        self,
-        section: ModelSection,
-        model: nn.Module,
-        objective: Objective,
-        context: Context,
-        steps: int,
-        before: str | None,
-    ) -> None:
-        self.section, self.model, self.objective, self.context = section, model, objective, context
-        self.steps, self._plain = steps, _distributed(model, context)
-        self.name = before or ("compiled" if section.compile is True else "eager")
-        self.network = run_as(self.name, self._plain)
-        self._open = section.compile == "auto" and before is None
-        self._since: tuple[int, float] | None = None  # steps and seconds at the first look: what comes before warms up
+    def __init__(self, objective: Objective, state: TrainState) -> None:
+        """A resumed `state` names its variant already."""
+        stage = state.stage
+        self.objective, self.stage, self.model = objective, stage, state.model
+        self._plain = _distributed(state.model, stage.context)
+        self._open = stage.section.compile == "auto" and state.run_as is None
+        state.run_as = state.run_as or ("compiled" if stage.section.compile is True else "eager")
+        self.network = build_variant(state.run_as, self._plain)
+        self._first_check: tuple[int, float] | None = None  # its step and time: the steps before it warm up
 
-    def look(self, inputs: tuple[torch.Tensor, ...], step: int) -> None:
-        """Called now and then with the latest batch, at the same steps by all ranks; decides the second time."""
-        if not self._open:
+    def on_step_end(self, state: TrainState) -> None:
+        """Choose a variant at the second check step, by the time that the training has left."""
+        if not self._open or not state.is_check_step:
             return
         now = time.monotonic()
-        if self._since is None:
-            self._since = step, now
+        if self._first_check is None:
+            self._first_check = state.step, now
             return
         self._open = False
-        left = (self.steps - step) * (now - self._since[1]) / (step - self._since[0])
-        names = list(WAYS)
-        number = names.index(self._fastest(inputs) if self.context.first and left >= LONG else "eager")
-        self.name = names[self.context.broadcast(number)]
-        if self.name != "eager":
-            self.network = run_as(self.name, self._plain)
-            self.context.log(f"passes are run {self.name} from step {step} on: that is faster for this shape here")
+        step, since = self._first_check
+        seconds_left = (self.stage.duration.steps - state.step) * (now - since) / (state.step - step)
+        context, names = self.stage.context, list(VARIANTS)
+        name = self._measure(state.inputs) if context.first and seconds_left >= MIN_SECONDS_LEFT else "eager"
+        state.run_as = names[context.broadcast(names.index(name))]
+        if state.run_as != "eager":
+            self.network = build_variant(state.run_as, self._plain)
+            context.log(f"runs {state.run_as} from step {state.step} on: faster for this shape on this device")
 
-    def _fastest(self, inputs: tuple[torch.Tensor, ...]) -> str:
-        """Tried on copies of the model, so that nothing of the training is touched."""
-        context, kinds = self.context, ["eager", "compiled"]
+    def _measure(self, inputs: tuple[torch.Tensor, ...]) -> str:
+        """The fastest variant, measured on copies of the model: the training itself is unchanged."""
+        context, section, names = self.stage.context, self.stage.section, ["eager", "compiled"]
         alone = context.world_size == 1 and context.finetunings_at_once == 1 and context.grad_accum_steps == 1
         if context.device.type == "cuda" and alone:  # graphs own the memory of their gradients
-            kinds.append("graphs")
-        pieces = tuple(tensor.chunk(context.grad_accum_steps)[0] for tensor in inputs)
-        shapes = " x ".join("x".join(map(str, tensor.shape)) for tensor in pieces)
+            names.append("graphs")
+        batch = tuple(tensor.chunk(context.grad_accum_steps)[0] for tensor in inputs)
+        shapes = " x ".join("x".join(map(str, tensor.shape)) for tensor in batch)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
-        what = f"a pass of {self.section.name} ({weights} weights), {shapes}, {self.section.precision}"
+        key = f"a pass of {section.name} ({weights} weights), {shapes}, {section.precision}"
 
-        def way(name: str) -> Callable[[], None]:
-            built: list[Pass] = []
+        def candidate(name: str) -> Callable[[], None]:
+            built: list[ForwardBackward] = []
 
-            def once() -> None:
-                if not built:  # as late as it is wanted: a copy takes memory
+            def run() -> None:
+                if not built:  # as late as possible: a copy takes memory
                     twin = copy.deepcopy(self.model)
-                    built.append(Pass(twin, run_as(name, twin), self.objective.loss, pieces))
+                    built.append(ForwardBackward(twin, build_variant(name, twin), self.objective.loss_fn, batch))
                 built[0].model.zero_grad(set_to_none=True)
                 built[0].run()
 
-            return once
+            return run
 
-        return fastest(what, context.device, {name: way(name) for name in kinds})
+        return pick_fastest(key, context.device, {name: candidate(name) for name in names})

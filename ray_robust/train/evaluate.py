@@ -1,4 +1,4 @@
-"""What a model predicts on a split, and the scores of those predictions."""
+"""Predictions of a model on a split, from which every score is computed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ BATCH = 512
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with what is known of them: int64 labels [n]; int32 groups [n] where the task has them; catalog rows.
+    """Images and their labels.
 
-    `aside` are groups that the worst group is not looked for in.
+    labels  int64 [n]
+    groups  int32 [n], None where the task has none
+    rows    int64 [n], their rows in the task's catalog; None for a mixture
+    aside   groups that are left out of `worst_group`
     """
 
     images: ImageBank
@@ -32,39 +35,43 @@ class Split:
     aside: tuple[int, ...] = ()
 
     def tally(self, classes: np.ndarray) -> SplitCounts:
-        """The counts that every score of these predicted classes [n] is made from."""
+        """Return the counts from which every score of the predicted `classes` [n] is computed."""
         return tally(self.labels, classes, self.groups, self.aside)
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
-    """What a model says of n images: the most likely class, int32 [n], and its softmax probability, float32 [n]."""
+class Predictions:
+    """The most likely class of n images, int32 [n], and its softmax probability, float32 [n]."""
 
     classes: np.ndarray
     confidence: np.ndarray
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: ImageBank, section: ModelSection, context: Context) -> Predicted:
-    """The most likely class of every image and its probability. Leaves the model in evaluation mode."""
+def predict(model: nn.Module, images: ImageBank, section: ModelSection, context: Context) -> Predictions:
+    """Return the most likely class of every image and its probability. Leaves the model in evaluation mode."""
     model.eval()
     mean, std = input_scale(model)
 
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
         return model(normalise(images.take(positions), mean, std))
 
-    return _predicted(scores_of, len(images), section, context)
+    return _predict_batches(scores_of, len(images), section, context)
 
 
 @torch.inference_mode()
-def predict_from(head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context) -> Predicted:
-    """The same from what the model's body has made of the images already, [n, width]."""
-    return _predicted(lambda positions: head(features[positions].to(context.device)), len(features), section, context)
+def predict_from(head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context) -> Predictions:
+    """Return the same from features of the images, float32 [n, width], by the model's linear head."""
+
+    def scores_of(positions: torch.Tensor) -> torch.Tensor:
+        return head(features[positions].to(context.device))
+
+    return _predict_batches(scores_of, len(features), section, context)
 
 
-def _predicted(
+def _predict_batches(
     scores_of: Callable[[torch.Tensor], torch.Tensor], count: int, section: ModelSection, context: Context
-) -> Predicted:
+) -> Predictions:
     classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
     size = max(1, BATCH // context.grad_accum_steps)
     for positions in torch.arange(count).split(size):
@@ -75,4 +82,5 @@ def _predicted(
         classes.append(best[:, 0].to(torch.int32))
         confidence.append(scores.float().softmax(1).gather(1, best)[:, 0])
     device = classes[-1].device
-    return Predicted(*(torch.cat([part.to(device) for part in parts]).cpu().numpy() for parts in (classes, confidence)))
+    joined = (torch.cat([batch.to(device) for batch in batches]).cpu().numpy() for batches in (classes, confidence))
+    return Predictions(*joined)

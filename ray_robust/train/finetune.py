@@ -1,19 +1,18 @@
-"""Fine-tuning with a fresh head, looked at on all four test splits as it goes: each look is a point.
+"""Fine-tuning with a fresh head, evaluated on all four test splits on the way: each evaluation is a point.
 
 All weights (full), the head alone (linear), or first the head and then everything (lp-ft: Kumar et al., "Fine-Tuning
-can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022). Hands on predictions; `points` makes
-the rows of the results table from them, so that nothing about a score needs the model again.
+can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022): one function of `METHODS` each.
+Returns predictions; `points` computes the rows of the results table from them, so that no score needs the model again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,24 +21,26 @@ from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import TEST_SPLITS
-from ray_robust.spec.load import Finetune, ModelSection
+from ray_robust.spec.sections import Finetune, ModelSection
+from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress
-from ray_robust.train.evaluate import Predicted, Split, predict, predict_from
+from ray_robust.train.evaluate import Predictions, Split, predict, predict_from
 from ray_robust.train.exceptions import TrainingFailed
-from ray_robust.train.features import Frozen
+from ray_robust.train.features import FeatureCache
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import Steps, Stepwise
-from ray_robust.train.loop import Length, fit, optimise
+from ray_robust.train.loop import fit, optimise
 from ray_robust.train.models import fresh_head
 from ray_robust.train.objective import Objective
+from ray_robust.train.state import Duration, Stage, TrainState
 
 TESTS = ("id_test", "ood_test")
 
 
 @dataclass(frozen=True)
-class Look:
-    """When a model was looked at; `wise_alpha` is None but for a model between two others (see `_between`)."""
+class EvalPoint:
+    """When a model was evaluated; `wise_alpha` is None except for weights between two others (see `_interpolated`)."""
 
     epoch: int
     step: int  # optimizer steps taken by then
@@ -47,145 +48,182 @@ class Look:
 
     @property
     def name(self) -> str:
-        """`12`, or `12_wise_0.5`: what names of columns end in."""
+        """`12`, or `12_wise_0.5`: the end of column names."""
         return f"{self.epoch}" if self.wise_alpha is None else f"{self.epoch}_wise_{self.wise_alpha:g}"
+
+
+SplitPredictions = dict[str, Predictions]  # by test split
 
 
 @dataclass(frozen=True, eq=False)
 class Finetuned:
-    """`predictions[look]` for the four test splits, in order."""
+    """The predictions of every evaluation, in order, for the four test splits."""
 
-    predictions: dict[Look, dict[str, Predicted]]
+    predictions: dict[EvalPoint, SplitPredictions]
     seconds: float
 
 
-@Stepwise
-def finetune(
-    model: nn.Module,
-    section: ModelSection,
-    settings: Finetune,
-    splits: Mapping[str, Split],
-    num_classes: int,
-    key: str,
-    metric: str,
-    context: Context,
-    checkpoints: Storage | None = None,
-    frozen: Frozen | None = None,
-) -> Steps[Finetuned]:
-    """Fine-tune `model` in place on `splits["train"]`, predicting all test splits every `evaluate_every` epochs.
+@dataclass(frozen=True, eq=False)
+class FinetuneJob:
+    """One fine-tuning.
 
-    Every random draw is named by `key`; `metric` scores what is reported on the way. `frozen` is shared by fine-tunings
-    that start from the same weights, whose heads are trained on the same features. Raises TrainingFailed when the loss
-    is no finite number, Preempted when `context.preemption` says why it must stop.
+    splits    `train` and the four test splits
+    key       names every random draw
+    metric    the score that progress reports give
+    features  shared by fine-tunings that start from the same weights
     """
-    frozen = frozen or Frozen()
-    train, seed = splits["train"], seed_of("finetune", key)
-    fresh_head(model, num_classes, seed).to(context.device)
-    length = Length.of(len(train.labels), settings.batch_size, settings.epochs, None)
-    kept: dict[str, torch.Tensor] = {}
-    begun = time.monotonic()
-    told = _one_pass(context, settings.epochs) if settings.method == "linear" else context
 
-    def seen(images: ImageBank) -> Predicted:
-        if settings.method != "linear":
-            return predict(model, images, section, context)
-        return predict_from(_head(model), frozen.of(model, images, section, context), section, context)
+    section: ModelSection
+    settings: Finetune
+    splits: Mapping[str, Split]
+    num_classes: int
+    key: str
+    metric: str
+    context: Context
+    checkpoints: Storage | None = None
+    features: FeatureCache = field(default_factory=FeatureCache)
 
-    def look(epoch: int, step: int) -> None:
-        if epoch % settings.evaluate_every == 0 or step == length.steps:
-            found = {name: seen(splits[name].images) for name in TEST_SPLITS}
-            for name, predicted in found.items():
-                for part, values in vars(predicted).items():
-                    kept[f"{epoch}/{step}/{name}/{part}"] = torch.from_numpy(values)
-            scores = [METRICS[metric].score(splits[name].tally(found[name].classes)) for name in TESTS]
-            pace = step * length.batch / (time.monotonic() - begun)
-            told.report(Progress("finetune", epoch, settings.epochs, step * length.batch, pace, *scores))
+    def seed(self, stage: str) -> int:
+        """The seed of a stage."""
+        return seed_of(stage, self.key)
 
-    between: dict[Look, dict[str, Predicted]] = {}
-    if settings.method == "linear":
-        stages = (told, "finetune", checkpoints, look, kept)
-        features = frozen.of(model, train.images, section, context)
-        seconds = yield from _train_head(model, features, train.labels, settings, section, length, seed, *stages)
-    else:
-        seconds = yield from _probe(model, train, settings, section, key, context, checkpoints, frozen)
-        start = {name: value.clone() for name, value in model.state_dict().items()} if settings.wise_ft else {}
-        seconds += yield from fit.steps(model, train.images, torch.from_numpy(train.labels), settings, section, length,
-                                        seed, context, "finetune", checkpoints, look, kept)  # fmt: skip
-        for alpha in settings.wise_ft:
-            if alpha == 1:  # the end itself, which has been looked at
-                between[Look(settings.epochs, length.steps, alpha)] = list(_looks(kept).values())[-1]
-                continue
-            with _between(model, start, alpha):
-                between[Look(settings.epochs, length.steps, alpha)] = {
-                    name: predict(model, splits[name].images, section, context) for name in TEST_SPLITS
-                }
-    return Finetuned({**_looks(kept), **between}, seconds)
+    def stage(self, name: str, settings: Finetune, context: Context) -> Stage:
+        """A training of so many epochs on the `train` split."""
+        images = len(self.splits["train"].labels)
+        duration = Duration.of(images, settings.batch_size, settings.epochs, None)
+        return Stage(name, settings, self.section, duration, self.seed(name), context, self.checkpoints)
 
 
-def _looks(kept: Mapping[str, torch.Tensor]) -> dict[Look, dict[str, Predicted]]:
-    """The predictions that travelled with the checkpoints, by epoch."""
-    found: dict[Look, dict[str, Predicted]] = {}
-    for look_at in sorted({name.rpartition("/")[0] for name in kept}, key=lambda name: int(name.partition("/")[0])):
-        epoch, step, split = look_at.split("/")
-        parts = {part: kept[f"{look_at}/{part}"].numpy() for part in ("classes", "confidence")}
-        found.setdefault(Look(int(epoch), int(step)), {})[split] = Predicted(**parts)
-    return found
+@Stepwise
+def finetune(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
+    """Fine-tune `model` in place, predicting all test splits every `evaluate_every` epochs and at the end.
+
+    Raises TrainingFailed when the loss is not finite or the model has no linear head to probe, Preempted when
+    `context.preemption` gives a reason.
+    """
+    fresh_head(model, job.num_classes, job.seed("finetune")).to(job.context.device)
+    return (yield from METHODS[job.settings.method](model, job))
 
 
-def _probe(
-    model: nn.Module,
-    train: Split,
-    settings: Finetune,
-    section: ModelSection,
-    key: str,
-    context: Context,
-    checkpoints: Storage | None,
-    frozen: Frozen,
-) -> Steps[float]:
-    """With lp-ft train the head before everything; the seconds it took. Its end is kept, since WiSE starts from it."""
-    if settings.method != "lp-ft":
-        return 0.0
-    head = _head(model)
-    done = load_checkpoint(checkpoints, "probed", head) if checkpoints else None
-    if done is not None:
-        return done["seconds"]
-    length = Length.of(len(train.labels), settings.batch_size, settings.probe_epochs, None)
-    at_its_rate = settings.model_copy(update={"lr": settings.probe_lr})
-    told = _one_pass(context, settings.probe_epochs)
-    stages = (told, "probe", checkpoints)
-    features, seed = frozen.of(model, train.images, section, context), seed_of("probe", key)
-    seconds = yield from _train_head(model, features, train.labels, at_its_rate, section, length, seed, *stages)
-    if checkpoints and context.first:
+def _full(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
+    evaluator = Evaluator(job, lambda images: predict(model, images, job.section, job.context))
+    seconds = yield from _train_all(model, job, evaluator)
+    return Finetuned(evaluator.predictions(), seconds)
+
+
+def _linear(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
+    def predict_images(images: ImageBank) -> Predictions:
+        features = job.features.of(model, images, job.section, job.context)
+        return predict_from(_head(model), features, job.section, job.context)
+
+    evaluator = Evaluator(job, predict_images)
+    stage = job.stage("finetune", job.settings, _reporting_one_epoch(job.context, job.settings.epochs))
+    seconds = yield from _train_head(model, job, stage, evaluator)
+    return Finetuned(evaluator.predictions(), seconds)
+
+
+def _lp_ft(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
+    alphas = job.settings.wise_ft
+    seconds = yield from _probe(model, job)
+    start = {name: value.clone() for name, value in model.state_dict().items()} if alphas else {}
+    evaluator = Evaluator(job, lambda images: predict(model, images, job.section, job.context))
+    seconds += yield from _train_all(model, job, evaluator)
+    predictions = evaluator.predictions()
+    for alpha in alphas:
+        end = max(predictions, key=lambda point: point.step)  # the first of its step: the one without interpolation
+        point = replace(end, wise_alpha=alpha)
+        if alpha == 1:  # the end itself, which has been evaluated
+            predictions[point] = predictions[end]
+            continue
+        with _interpolated(model, start, alpha):
+            predictions[point] = evaluator.predict_all()
+    return Finetuned(predictions, seconds)
+
+
+METHODS: dict[str, Callable[[nn.Module, FinetuneJob], Steps[Finetuned]]] = {
+    "full": _full,
+    "linear": _linear,
+    "lp-ft": _lp_ft,
+}
+
+
+class Evaluator(Callback):
+    """Predicts the test splits every `evaluate_every` epochs and at the end, and reports the scores.
+
+    The predictions are kept in `extra_state`, a tensor per evaluation, split and field, so that a resumed training has
+    those that an earlier process made.
+    """
+
+    def __init__(self, job: FinetuneJob, predict_images: Callable[[ImageBank], Predictions]) -> None:
+        self.job, self.predict_images = job, predict_images
+        self.extra_state: dict[str, torch.Tensor] = {}
+        self._begun = time.monotonic()
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        settings = self.job.settings
+        if state.epoch % settings.evaluate_every and not state.is_last_step:
+            return
+        predictions = self.predict_all()
+        for name, predicted in predictions.items():
+            for part, values in vars(predicted).items():
+                self.extra_state[f"{state.epoch}/{state.step}/{name}/{part}"] = torch.from_numpy(values)
+        metric, splits = METRICS[self.job.metric], self.job.splits
+        scores = [metric.score(splits[name].tally(predictions[name].classes)) for name in TESTS]
+        images = state.step * state.stage.duration.batch_size
+        pace = images / (time.monotonic() - self._begun)
+        state.stage.context.report(Progress("finetune", state.epoch, settings.epochs, images, pace, *scores))
+        state.model.train()
+
+    def predict_all(self) -> SplitPredictions:
+        """Predict every test split with the model as it is now."""
+        return {name: self.predict_images(self.job.splits[name].images) for name in TEST_SPLITS}
+
+    def predictions(self) -> dict[EvalPoint, SplitPredictions]:
+        """Return the predictions of all evaluations, those of earlier processes included, by epoch."""
+        keys = {tuple(name.split("/")[:3]) for name in self.extra_state}
+        predictions: dict[EvalPoint, SplitPredictions] = {}
+        for epoch, step, split in sorted(keys, key=lambda key: int(key[0])):
+            fields = {part: self.extra_state[f"{epoch}/{step}/{split}/{part}"].numpy()
+                      for part in ("classes", "confidence")}  # fmt: skip
+            predictions.setdefault(EvalPoint(int(epoch), int(step)), {})[split] = Predictions(**fields)
+        return predictions
+
+
+def _train_all(model: nn.Module, job: FinetuneJob, evaluator: Evaluator) -> Steps[float]:
+    train, stage = job.splits["train"], job.stage("finetune", job.settings, job.context)
+    labels = torch.from_numpy(train.labels)
+    return (yield from fit.steps(model, train.images, labels, stage, [evaluator], evaluator.extra_state))
+
+
+def _probe(model: nn.Module, job: FinetuneJob) -> Steps[float]:
+    """Train the head before everything; the seconds it took. Its end is kept on disk, since WiSE starts from it."""
+    head, checkpoints, settings = _head(model), job.checkpoints, job.settings
+    facts = load_checkpoint(checkpoints, "probed", head) if checkpoints else None
+    if facts is not None:
+        return facts["seconds"]
+    probe = settings.model_copy(update={"lr": settings.probe_lr, "epochs": settings.probe_epochs})
+    stage = job.stage("probe", probe, _reporting_one_epoch(job.context, settings.probe_epochs))
+    seconds = yield from _train_head(model, job, stage)
+    if checkpoints and job.context.first:
         save_checkpoint(checkpoints, "probed", head, {"seconds": seconds})
     return seconds
 
 
-def _train_head(
-    model: nn.Module,
-    features: torch.Tensor,
-    classes: np.ndarray,
-    settings: Finetune,
-    section: ModelSection,
-    length: Length,
-    seed: int,
-    context: Context,
-    *stages,
-) -> Steps[float]:
-    """Train the head alone, on features computed once of the images as they are: no augmentation, the body as it was.
-
-    `stages` is the rest of what `optimise` takes.
-    """
-    head, labels = _head(model), torch.from_numpy(classes).to(context.device)
-    features = features.to(context.device)
+def _train_head(model: nn.Module, job: FinetuneJob, stage: Stage, evaluator: Evaluator | None = None) -> Steps[float]:
+    """Train the head alone, on features of the images computed once: no augmentation, the body is not changed."""
+    train, device = job.splits["train"], job.context.device
+    features = job.features.of(model, train.images, job.section, job.context).to(device)
+    head, labels = _head(model), torch.from_numpy(train.labels).to(device)
 
     def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        wanted = positions.to(context.device)
-        return features[wanted], labels[wanted]
+        rows = positions.to(device)
+        return features[rows], labels[rows]
 
-    def loss(network: nn.Module, shown: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(network(shown), wanted, label_smoothing=settings.label_smoothing)
+    def loss_fn(network: nn.Module, shown: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(network(shown), targets, label_smoothing=stage.settings.label_smoothing)
 
-    return (yield from optimise.steps(head, Objective(batch, loss), settings, section, length, seed, context, *stages))
+    callbacks, extra_state = ([evaluator], evaluator.extra_state) if evaluator else ([], None)
+    return (yield from optimise.steps(head, Objective(batch, loss_fn), stage, callbacks, extra_state))
 
 
 def _head(model: nn.Module) -> nn.Linear:
@@ -196,17 +234,17 @@ def _head(model: nn.Module) -> nn.Linear:
     return head
 
 
-def _one_pass(context: Context, epochs: int) -> Context:
-    """Tell of a probe as of one pass: that is what its images cost."""
-    return replace(context, report=lambda told: context.report(replace(told, images=told.images // epochs)))
+def _reporting_one_epoch(context: Context, epochs: int) -> Context:
+    """Report the images of a probe as those of one epoch: it computes features once."""
+    return replace(context, report=lambda progress: context.report(replace(progress, images=progress.images // epochs)))
 
 
 @contextmanager
-def _between(model: nn.Module, start: Mapping[str, torch.Tensor], alpha: float) -> Iterator[None]:
+def _interpolated(model: nn.Module, start: Mapping[str, torch.Tensor], alpha: float) -> Iterator[None]:
     """Inside, the model's weights are (1 - alpha) x start + alpha x its own; afterwards its own again.
 
-    Running averages are mixed likewise. Source: Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models" (CVPR 2022);
-    in the place of a zero-shot head, which only a model with a text tower has, the start has its linear probe.
+    Running averages are interpolated too. Source: Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models" (CVPR
+    2022); instead of a zero-shot head, which only a model with a text tower has, the start has its linear probe.
     """
     end = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict({

@@ -19,7 +19,7 @@ RESIDENT_SHARE = 0.4  # of a GPU's free memory that the images of one training m
 
 
 class ImageBank:
-    """Images addressed by position: `parts` of (uint8 array [m, size, size, 3], rows in it or None for all of it).
+    """Images addressed by position, of several arrays: (uint8 [m, size, size, 3], rows in it or None for all of it).
 
     Arrays may be memory-mapped: nothing is copied except to a GPU on which all of it fits.
     """
@@ -34,46 +34,46 @@ class ImageBank:
         lengths = [len(pixels) if rows is None else len(rows) for pixels, rows in self._parts]
         self._ends = torch.tensor(lengths).cumsum(0)
         self._length = sum(lengths)
-        self._ahead: tuple[torch.Tensor, Future[torch.Tensor]] | None = None
+        self._prefetched: tuple[torch.Tensor, Future[torch.Tensor]] | None = None
         self._fetcher: ThreadPoolExecutor | None = None
         if device.type == "cuda" and self._length * self.size * self.size * 3 <= RESIDENT_SHARE * _free(device):
             whole = torch.cat([self._gather(torch.arange(i, min(i + 4096, len(self))))
                                for i in range(0, len(self), 4096)])  # fmt: skip
-            with suppress(torch.OutOfMemoryError):  # who shares the GPU was quicker: they stay in RAM
+            with suppress(torch.OutOfMemoryError):  # another process took the memory: they stay in RAM
                 self._parts, self._ends = [(whole.to(device), None)], self._ends[-1:]
 
     def __len__(self) -> int:
         return self._length
 
     def take(self, positions: torch.Tensor) -> torch.Tensor:
-        """uint8 [b, size, size, 3] on the device, for int64 positions on the CPU."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and torch.equal(ahead[0], positions):
-            return self._handed_over(ahead[1].result())
+        """Return uint8 [b, size, size, 3] on the device, for int64 positions [b] on the CPU."""
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is not None and torch.equal(prefetched[0], positions):
+            return self._on_this_stream(prefetched[1].result())
         images = self._gather(positions)
         if images.device == self.device:
             return images
         return (images.pin_memory() if self.device.type == "cuda" else images).to(self.device, non_blocking=True)
 
-    def fetch(self, positions: torch.Tensor) -> None:
-        """Begin to bring images to the GPU, which `take` will be asked for next; nothing where they lie there already.
+    def prefetch(self, positions: torch.Tensor) -> None:
+        """Begin to copy images to the GPU that `take` will return next; does nothing where they are there already.
 
-        A thread gathers and pins them while the training goes on, and a stream of its own copies them.
+        A thread gathers and pins them while the training continues, and a stream of its own copies them.
         """
         if self.device.type != "cuda" or self._parts[0][0].is_cuda:
             return
         if self._fetcher is None:
             self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="images")
             self._copies = torch.cuda.Stream(self.device)
-        self._ahead = positions, self._fetcher.submit(self._bring, positions)
+        self._prefetched = positions, self._fetcher.submit(self._to_gpu, positions)
 
-    def _bring(self, positions: torch.Tensor) -> torch.Tensor:
+    def _to_gpu(self, positions: torch.Tensor) -> torch.Tensor:
         images = self._gather(positions).pin_memory()
         with torch.cuda.stream(self._copies):
             return images.to(self.device, non_blocking=True)
 
-    def _handed_over(self, images: torch.Tensor) -> torch.Tensor:
-        """Images that another stream has copied, for use in this one."""
+    def _on_this_stream(self, images: torch.Tensor) -> torch.Tensor:
+        """Images that the copying stream has copied, for use on the current one."""
         here = torch.cuda.current_stream(self.device)
         here.wait_stream(self._copies)
         images.record_stream(here)
@@ -83,12 +83,12 @@ class ImageBank:
         if len(self._parts) == 1:
             return _pick(*self._parts[0], positions)
         which = torch.searchsorted(self._ends, positions, right=True)
-        found = torch.empty((len(positions), self.size, self.size, 3), dtype=torch.uint8)
+        images = torch.empty((len(positions), self.size, self.size, 3), dtype=torch.uint8)
         for part, (pixels, rows) in enumerate(self._parts):
             mine = which == part
             start = int(self._ends[part - 1]) if part else 0
-            found[mine] = _pick(pixels, rows, positions[mine] - start)
-        return found
+            images[mine] = _pick(pixels, rows, positions[mine] - start)
+        return images
 
 
 def _numbered(device: torch.device) -> torch.device:
@@ -117,14 +117,14 @@ def _pick(pixels: torch.Tensor, rows: torch.Tensor | None, positions: torch.Tens
 
 
 def normalise(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """uint8 or float [b, h, w, 3] to float32 [b, 3, h, w] in channels_last, (x - mean) / std per channel."""
+    """Return (x - mean) / std per channel, float32 [b, 3, h, w] in channels_last, of uint8 or float [b, h, w, 3]."""
     scale = 1 / torch.tensor(std, device=images.device)
     shift = -torch.tensor(mean, device=images.device) * scale
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
 
 
 def augment(images: torch.Tensor, method: str) -> torch.Tensor:
-    """A random variant of every image, uint8 [b, s, s, 3] in; uint8 out, float32 (0-255) from `strong`.
+    """Return a random variant of every image: uint8 [b, s, s, 3] in; uint8 out, float32 (0-255) from `strong`.
 
     none; flip: left to right with probability 1/2; crop: flip, then a shift of up to an eighth of the side with
     reflected borders; strong: random-resized crop (area 0.3-1, ratio 3/4-4/3), flip, brightness, contrast and

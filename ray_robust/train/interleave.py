@@ -1,7 +1,7 @@
-"""Trainings as generators of passes, so that several share one process: `Stepwise`, `take_turns`.
+"""Trainings as generators of steps, so that several share one process: `Stepwise`, `run_interleaved`.
 
-A training yields the forward and backward pass of every step and goes on once somebody has run it. Called like a
-function it runs its own; of several that take turns, those that are alike may be run as one (`stack`).
+A training yields the `ForwardBackward` of every step and continues once its caller has run it. Called like a function
+it runs its own steps to the end.
 """
 
 from __future__ import annotations
@@ -19,59 +19,60 @@ from torch import nn
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Loss = Callable[..., torch.Tensor]
+LossFn = Callable[..., torch.Tensor]
 
 
 @dataclass(eq=False)
-class Pass:
-    """The forward and backward pass of one step; afterwards `total` is its loss, detached, and the gradients are there.
+class ForwardBackward:
+    """The forward and backward pass of one step, to be run.
 
-    network  as it is run: distributed, compiled; `model` is itself
-    loss     (network, tensors of a batch, alike in length) -> the mean over them, a scalar
-    parts    the batch goes through the network in so many parts: less memory, same gradient
-    kin      equal for passes that differ in numbers alone, so that they can be run as one; None: this one cannot
+    model             itself; `network` is what runs it: distributed, compiled
+    loss_fn           (network, tensors of a batch, of equal length) -> the mean over them, a scalar
+    grad_accum_steps  the batch goes through the network in so many micro-batches: less memory, same gradient
+    stack_key         equal for passes that differ in numbers alone, which can be run as one; None: cannot be stacked
+    loss, seconds     set by `run`: the detached loss, and the seconds that the pass took
     """
 
     model: nn.Module
     network: nn.Module
-    loss: Loss
+    loss_fn: LossFn
     inputs: tuple[torch.Tensor, ...]
-    parts: int = 1
-    kin: Hashable | None = None
-    total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    seconds: float = 0.0  # that it took, of the process that ran it
+    grad_accum_steps: int = 1
+    stack_key: Hashable | None = None
+    loss: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    seconds: float = 0.0
 
     def run(self) -> None:
         """Add this batch's gradients to the network's.
 
-        The gradients of its parts, weighted by their sizes, add up to that of the batch. What a model computes from a
-        batch as such it computes from each part: running means of batch normalisation and draws of dropout differ.
+        The gradients of its micro-batches, weighted by their sizes, add up to that of the batch. What a model computes
+        over a batch it computes over each micro-batch: running means of batch normalisation and dropout masks differ.
         """
         begun = time.monotonic()
-        pieces = list(zip(*(tensor.chunk(self.parts) for tensor in self.inputs), strict=True))
+        batches = list(zip(*(tensor.chunk(self.grad_accum_steps) for tensor in self.inputs), strict=True))
         losses = []
-        for number, piece in enumerate(pieces):
-            with nullcontext() if number + 1 == len(pieces) else _unshared(self.network):
-                loss = self.loss(self.network, *piece)
-                if len(pieces) > 1:
-                    loss = loss * (len(piece[0]) / len(self.inputs[0]))
+        for number, batch in enumerate(batches, start=1):
+            with nullcontext() if number == len(batches) else _no_sync(self.network):
+                loss = self.loss_fn(self.network, *batch)
+                if len(batches) > 1:
+                    loss = loss * (len(batch[0]) / len(self.inputs[0]))
                 loss.backward()
             losses.append(loss.detach())
-        self.total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self.loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.seconds = time.monotonic() - begun
 
 
-def _unshared(network: nn.Module) -> AbstractContextManager[Any]:
+def _no_sync(network: nn.Module) -> AbstractContextManager[Any]:
     """Gradients stay on this rank: they are averaged once, with those of a batch's last part."""
     no_sync = getattr(network, "no_sync", None)
     return no_sync() if no_sync else nullcontext()
 
 
-Steps = Generator[Pass, None, T]  # yields the pass of every optimizer step
+Steps = Generator[ForwardBackward, None, T]  # yields the pass of every optimizer step
 
 
 class Stepwise(Generic[P, T]):
-    """A training as a generator, `steps`; called like a function it goes on to the end."""
+    """A training as a generator, `steps`; called like a function it runs to the end."""
 
     def __init__(self, steps: Callable[P, Steps[T]]) -> None:
         self.steps = steps
@@ -87,73 +88,79 @@ class Stepwise(Generic[P, T]):
 
 
 @dataclass(eq=False)
-class Turn:
-    """A training that is under way: its place in the list, its steps, its own stream on a GPU, its next pass, and where
-    the random generator stood when that was ready."""
+class ActiveTraining:
+    """A training under way among others.
+
+    number     its index in the list of trainings
+    stream     its own on a GPU, else None
+    work       its next pass; None once it has ended
+    rng_state  of the random generator when that pass was ready
+    """
 
     number: int
     steps: Steps[Any]
     stream: Any
-    work: Pass | None = None
-    drawn: torch.Tensor | None = None
+    work: ForwardBackward | None = None
+    rng_state: torch.Tensor | None = None
 
-    def go_on(self) -> None:
-        """Take it to its next pass. Raises StopIteration at its end."""
+    def advance(self) -> None:
+        """Bring it to its next pass. Raises StopIteration at its end."""
         self.work = None
-        with self.here():
+        with self.on_stream():
             self.work = next(self.steps)
-            self.drawn = torch.get_rng_state() if self.stream is None else torch.cuda.get_rng_state(self.stream.device)
+            device = None if self.stream is None else self.stream.device
+            self.rng_state = torch.get_rng_state() if device is None else torch.cuda.get_rng_state(device)
 
     def run(self) -> None:
-        """Its pass, by itself: dropout draws what it would alone."""
+        """Run its pass by itself: dropout draws what it would without the others."""
         assert self.work is not None
-        with self.here():
-            self.draw_on()
+        with self.on_stream():
+            self.restore_rng()
             self.work.run()
 
-    def draw_on(self) -> None:
-        """Put the generator to where this training left it."""
-        assert self.drawn is not None
+    def restore_rng(self) -> None:
+        """Set the random generator to where this training left it."""
+        assert self.rng_state is not None
         if self.stream is None:
-            torch.set_rng_state(self.drawn)
+            torch.set_rng_state(self.rng_state)
         else:
-            torch.cuda.set_rng_state(self.drawn, self.stream.device)
+            torch.cuda.set_rng_state(self.rng_state, self.stream.device)
 
-    def here(self) -> AbstractContextManager[Any]:
-        """What is done inside belongs to this training's stream."""
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """Return a context in which this training's stream is the current one."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
-def one_by_one(turns: Sequence[Turn]) -> None:
-    """Run the pass of each."""
-    for turn in turns:
-        turn.run()
+Runner = Callable[[Sequence[ActiveTraining]], None]  # runs the pass of each
 
 
-def take_turns(
-    trainings: Sequence[Callable[[], Steps[T]]],
-    at_once: int,
-    device: torch.device,
-    run: Callable[[Sequence[Turn]], None] = one_by_one,
+def run_each(active: Sequence[ActiveTraining]) -> None:
+    """Run the passes one after the other."""
+    for training in active:
+        training.run()
+
+
+def run_interleaved(
+    trainings: Sequence[Callable[[], Steps[T]]], at_once: int, device: torch.device, runner: Runner = run_each
 ) -> list[T]:
-    """What each training ends in; `at_once` of them are under way, a step of each in turn, their passes run by `run`.
+    """Return what each training returns; `at_once` of them are under way, a step of each after the other.
 
     On a GPU each has a stream of its own, so that kernels too small to fill it run side by side. Every step seeds what
-    it draws, so that company changes no bit of it.
+    it draws, so that each training ends in the same bits as by itself.
     """
-    waiting, running, ended = deque(enumerate(trainings)), list[Turn](), dict[int, T]()
-    while waiting or running:
-        while waiting and len(running) < at_once:
+    waiting, active, results = deque(enumerate(trainings)), list[ActiveTraining](), dict[int, T]()
+    while waiting or active:
+        while waiting and len(active) < at_once:
             number, start = waiting.popleft()
             stream = torch.cuda.Stream(device) if device.type == "cuda" else None
             if stream is not None:
-                stream.wait_stream(torch.cuda.current_stream(device))  # the images lie there by then
-            running.append(Turn(number, start(), stream))
-        for turn in running:
+                stream.wait_stream(torch.cuda.current_stream(device))  # the images are on the GPU by then
+            active.append(ActiveTraining(number, start(), stream))
+        for training in active:
             try:
-                turn.go_on()
+                training.advance()
             except StopIteration as end:
-                ended[turn.number] = end.value
-        running = [turn for turn in running if turn.work is not None]
-        run(running)
-    return [ended[number] for number in range(len(trainings))]
+                results[training.number] = end.value
+        active = [training for training in active if training.work is not None]
+        runner(active)
+    return [results[number] for number in range(len(trainings))]

@@ -1,4 +1,4 @@
-"""What a training minimises, of a batch at a time."""
+"""What a training minimises, one batch at a time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import torch
 
-from ray_robust.train.interleave import Loss
+from ray_robust.train.interleave import LossFn
 
 
 @dataclass(frozen=True)
 class Objective:
     """What a training minimises.
 
-    batch      int64 positions of this rank's images, on the CPU -> the tensors that `loss` wants, alike in length;
-               whatever is random about them is drawn here, for the whole batch at once
-    loss       (the network, possibly wrapped; those tensors, or a part of them) -> the mean over them, a scalar
+    batch      int64 positions of this rank's images, on the CPU -> the tensors that `loss_fn` takes, all of the batch's
+               length; random augmentation is drawn here, for the whole batch at once
+    loss_fn    (the network, possibly wrapped; those tensors, or a micro-batch of them) -> the mean over them, a scalar
     divisible  whether the loss of a batch is the mean over its images, and not a comparison among them
-    kin        what `loss` and the network hang on: trainings in which it is equal can be stacked; None: not this one
-    ahead      told, with positions that `batch` will be asked for next, so that they can be fetched meanwhile
+    stack_key  equal for trainings whose `loss_fn` and network are alike, which can be stacked; None: cannot be stacked
+    prefetch   called with the positions of the next batch, so that its images can be fetched meanwhile
     """
 
     batch: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    loss: Loss
+    loss_fn: LossFn
     divisible: bool = True
-    kin: Hashable | None = None
-    ahead: Callable[[torch.Tensor], None] | None = None
+    stack_key: Hashable | None = None
+    prefetch: Callable[[torch.Tensor], None] | None = None

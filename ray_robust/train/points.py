@@ -16,24 +16,24 @@ import pandas as pd
 from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
 from ray_robust.plan.plan import TEST_SPLITS
 from ray_robust.train.counts import group_counts
-from ray_robust.train.evaluate import Predicted, Split
+from ray_robust.train.evaluate import Predictions, Split
 from ray_robust.train.finetune import Finetuned
 
 TESTS = {"id": "id_test", "ood": "ood_test"}
 
 
 def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[dict[str, Any]]:
-    """One dict per look, in order: the contract's point columns, then every other score of both tests.
+    """Return one dict per evaluation, in order: the contract's point columns, then every other score of both tests.
 
     `metric` names the score that `id`, `ood`, `id_val` and `ood_val` hold. A score that does not exist is None.
     """
     return [
-        {**asdict(look), "metric": metric, **_scores(predicted, splits, metric)}
-        for look, predicted in done.predictions.items()
+        {**asdict(point), "metric": metric, **_scores(predicted, splits, metric)}
+        for point, predicted in done.predictions.items()
     ]
 
 
-def _scores(predicted: Mapping[str, Predicted], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
+def _scores(predicted: Mapping[str, Predictions], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
     seen = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
     both = list(TESTS.items())
     scores: dict[str, float | int | None] = {
@@ -59,12 +59,12 @@ def counts(done: Finetuned, splits: Mapping[str, Split]) -> pd.DataFrame | None:
     """Per look, split, group and class: the columns epoch, split and those of `group_counts`, groups and classes as
     their numbers, wise_alpha where there are such looks. None for a task without groups."""
     parts = []
-    for look, predicted in done.predictions.items():
+    for point, predicted in done.predictions.items():
         for name in TEST_SPLITS:
             groups = splits[name].groups
             if groups is None:
                 return None
             columns = group_counts(splits[name].labels, predicted[name].classes, groups)
-            between = {} if look.wise_alpha is None else {"wise_alpha": look.wise_alpha}
-            parts.append(pd.DataFrame({"epoch": np.int32(look.epoch), "split": name, **columns, **between}))
+            between = {} if point.wise_alpha is None else {"wise_alpha": point.wise_alpha}
+            parts.append(pd.DataFrame({"epoch": np.int32(point.epoch), "split": name, **columns, **between}))
     return pd.concat(parts, ignore_index=True)

@@ -44,9 +44,9 @@ def write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: d
         part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
         if known.groups is not None:
             part["group"] = groups[known.groups]
-        for look, predicted in done.predictions.items():
-            part[f"epoch_{look.name}"] = classes[predicted[split].classes]
-            part[f"confidence_{look.name}"] = predicted[split].confidence.astype(np.float16)
+        for point, predicted in done.predictions.items():
+            part[f"epoch_{point.name}"] = classes[predicted[split].classes]
+            part[f"confidence_{point.name}"] = predicted[split].confidence.astype(np.float16)
         parts.append(pd.DataFrame(part))
     _write_parquet(folder, f"predictions/{name}.parquet", _named(pd.concat(parts, ignore_index=True)))
     counted = counts(done, splits)

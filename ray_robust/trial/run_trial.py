@@ -36,14 +36,14 @@ from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_check
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.exceptions import Preempted, Stopped, TrainingFailed
-from ray_robust.train.features import Frozen
-from ray_robust.train.finetune import finetune
+from ray_robust.train.features import FeatureCache
+from ray_robust.train.finetune import FinetuneJob, finetune
 from ray_robust.train.images import ImageBank
-from ray_robust.train.interleave import Steps, take_turns
+from ray_robust.train.interleave import Steps, run_each, run_interleaved
 from ray_robust.train.models import build_model
 from ray_robust.train.points import points
-from ray_robust.train.pretrain import Images, Job, Pretrained, pretrain
-from ray_robust.train.stack import Together
+from ray_robust.train.pretrain import MixtureImages, Pretrained, PretrainJob, pretrain
+from ray_robust.train.stack import StackedRunner
 from ray_robust.trial.failure import backoff, one_line, recurs
 from ray_robust.trial.oom import free, is_out_of_memory, kills, largest_batch, more_parts
 from ray_robust.trial.outputs import write_predictions, write_subset
@@ -172,14 +172,15 @@ def _run(trial: Trial, paths: RunPaths, context: Context, folder: TrialFolder, l
     if context.first:
         folder.storage.write_json("trial.json", facts)
     log.behind("pretrain", trial.pretrain_images)
-    alone, frozen = replace(context, rank=0, world_size=1), Frozen()
+    alone, features = replace(context, rank=0, world_size=1), FeatureCache()
     todo = []
     for finetuning in trial.finetunings[context.rank :: context.world_size]:
         if folder.finetuning(finetuning.id) is None:
-            todo.append(partial(_finetune, trial, finetuning, start, paths, alone, folder, log, facts, frozen))
+            todo.append(partial(_finetune, trial, finetuning, start, paths, alone, folder, log, facts, features))
         else:
             log.behind(finetuning.id, finetuning.images)
-    take_turns(todo, context.finetunings_at_once, context.device, Together(context.device))
+    runner = StackedRunner(context.device) if context.stacked else run_each
+    run_interleaved(todo, context.finetunings_at_once, context.device, runner)
     context.wait_for_all()
     if context.first:
         finished = [(f.id, folder.finetuning(f.id)) for f in trial.finetunings]
@@ -234,7 +235,7 @@ def _pretrain(
             log.write(f"pre-trains on {told}, method {trial.pretrain.method}")
             images = _images(subset, stores, context.device, captioned=trial.pretrain.method == "clip")
         told_to = replace(context, report=log.of("pretrain"))
-        job = Job(trial.model, trial.pretrain, trial.seed, trial.key, told_to, weights, images)
+        job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, told_to, weights, images)
         model, done = pretrain(job)
         if context.first:
             save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
@@ -256,7 +257,7 @@ def _pretrain(
     return Start(Pretrained(**facts), weights_in(tensors))
 
 
-def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device, captioned: bool) -> Images:
+def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device, captioned: bool) -> MixtureImages:
     """The images of a mixture, and their captions where one of its sources has some."""
 
     def split(held_out: bool) -> Split:
@@ -270,7 +271,7 @@ def _images(subset: Subset, stores: dict[str, ImageStore], device: torch.device,
         pool = stores[share.source].pool
         texts = pool.captions(share.rows) if isinstance(pool, Source) else None
         captions += [None] * len(share.rows) if texts is None else texts
-    return Images(split(False), split(True), subset.classes, captions)
+    return MixtureImages(split(False), split(True), subset.classes, captions)
 
 
 def _finetune(
@@ -282,7 +283,7 @@ def _finetune(
     folder: TrialFolder,
     log: TrialLog,
     facts: dict[str, Any],
-    frozen: Frozen,
+    features: FeatureCache,
 ) -> Steps[None]:
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
@@ -296,8 +297,8 @@ def _finetune(
     log.write(f"fine-tunes {finetuning.id} on {_told(splits['train'], finetuning)}")
     name = f"{trial.key}/{finetuning.id}"
     context = replace(context, report=log.of(finetuning.id), log=lambda text: log.write(f"{finetuning.id}: {text}"))
-    done = yield from finetune.steps(model, trial.model, finetuning.settings, splits, classes, name, task.metric,
-                                     context, resumed, frozen)  # fmt: skip
+    job = FinetuneJob(trial.model, finetuning.settings, splits, classes, name, task.metric, context, resumed, features)
+    done = yield from finetune.steps(model, job)
     write_predictions(folder, finetuning.id, done, splits, task)
     columns = {
         **{key: facts.get(key) for key in trial.columns()},

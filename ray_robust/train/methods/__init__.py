@@ -1,1 +1,1 @@
-"""Methods of pre-training, one module each: `pretrain(job)` makes a model and what is known of it."""
+"""Methods of pre-training, one module each: `pretrain(job)` returns a model and the facts of it."""

@@ -1,8 +1,8 @@
-"""CLIP: an image is to be alike the text that belongs to it, and unlike the other texts of the batch.
+"""CLIP: pulls an image towards its own text, and away from the other texts of the batch.
 
 A text is the image's caption where its source has one, else a template with its label's name. The text tower, tokenizer
-and loss are open_clip's; the body is the spec's model, and what is left. Source: Radford et al., "Learning Transferable
-Visual Models From Natural Language Supervision" (ICML 2021).
+and loss are open_clip's; the body, which alone is kept, is the spec's model. Source: Radford et al., "Learning
+Transferable Visual Models From Natural Language Supervision" (ICML 2021).
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from open_clip import ClipLoss, SimpleTokenizer
 from open_clip.transformer import TextTransformer
 from torch import nn
 
-from ray_robust.data.pool import seed_of
 from ray_robust.spec.load import Pretrain
 from ray_robust.train.features import features_of
 from ray_robust.train.images import augment, normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective
-from ray_robust.train.pretrain import Images, Job, Pretrained
+from ray_robust.train.pretrain import MixtureImages, Pretrained, PretrainJob, pretrained
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the similarities, as in the paper
 
 
 class Texts:
-    """Every text of a mixture, as tokens. Only tokens that occur are numbered: the table of the tower is as small.
+    """Every text of a mixture, as tokens. Only tokens that occur are numbered, which keeps the embedding table small.
 
     tokens   int64 [texts, length]; text `label * templates + t` is template t of that label, captions follow
     choices  int64 [images, templates], the texts that an image may be shown with
     """
 
-    def __init__(self, images: Images, settings: Pretrain) -> None:
+    def __init__(self, images: MixtureImages, settings: Pretrain) -> None:
         texts = [template.format(readable(label)) for label in images.labels for template in settings.templates]
         several = len(settings.templates)
         self.choices = torch.from_numpy(images.train.labels)[:, None] * several + torch.arange(several)
@@ -45,12 +44,12 @@ class Texts:
                 self.choices[image] = number.setdefault(caption, len(texts) + len(number))
         tokens = SimpleTokenizer(context_length=settings.text_length)([*texts, *number]).numpy()
         tokens = tokens[:, : int((tokens > 0).sum(1).max())]  # the same for all: zeros that no text reaches
-        known, places = np.unique(tokens, return_inverse=True)  # in order: the end of a text stays the highest
-        self.tokens, self.vocabulary = torch.from_numpy(places.reshape(tokens.shape)), len(known)
+        used, numbers = np.unique(tokens, return_inverse=True)  # in order: the end of a text stays the highest
+        self.tokens, self.vocabulary = torch.from_numpy(numbers.reshape(tokens.shape)), len(used)
 
 
 class Pairs(nn.Module):
-    """A body and a text tower that meet at one width; `forward` gives both, of length 1, and the scale."""
+    """A body and a text tower with outputs of one width; `forward` returns both, normalised, and the logit scale."""
 
     def __init__(self, body: nn.Module, texts: Texts, settings: Pretrain) -> None:
         super().__init__()
@@ -63,22 +62,22 @@ class Pairs(nn.Module):
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         each, text = tokens.unique(dim=0, return_inverse=True)  # a text that several images share is read once
-        shown, told = self.projection(self.body(images)), self.text(each)[text]
+        of_images, of_texts = self.projection(self.body(images)), self.text(each)[text]
         scale = self.scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-        return F.normalize(shown.float(), dim=-1), F.normalize(told.float(), dim=-1), scale
+        return F.normalize(of_images.float(), dim=-1), F.normalize(of_texts.float(), dim=-1), scale
 
 
 def readable(label: str) -> str:
-    """`species/red_fox` as in a sentence: `red fox`."""
+    """Return a label as in a sentence: `red fox` for `species/red_fox`."""
     return label.rpartition("/")[2].replace("_", " ")
 
 
-def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     """Train a fresh body on pairs of image and text; upstream accuracy is zero-shot, by the labels' templates."""
-    settings, context, train = job.settings, job.context, job.images.train
+    settings, context, train, stage = job.settings, job.context, job.images.train, job.stage(contrastive=True)
     texts = Texts(job.images, settings)
-    body = build_model(job.model, 0, job.seed)
-    with seeded("texts", job.model.name, job.seed):
+    body = build_model(job.section, 0, job.seed)
+    with seeded("texts", job.section.name, job.seed):
         pairs = Pairs(body, texts, settings)
     ranks = {"rank": context.rank, "world_size": context.world_size}
     loss = ClipLoss(local_loss=True, gather_with_grad=True, **ranks)
@@ -90,26 +89,25 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
         return shown, texts.tokens[texts.choices[positions, drawn]].to(context.device)
 
     def contrast(network: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        with context.autocast(job.model.precision):
-            shown, told, scale = network(images, tokens)
-        return loss(shown, told, scale)
+        with context.autocast(job.section.precision):
+            of_images, of_texts, scale = network(images, tokens)
+        return loss(of_images, of_texts, scale)
 
     objective = Objective(batch, contrast, divisible=False)
-    seconds = optimise(pairs, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
-                       "pretrain", job.checkpoints)  # fmt: skip
-    return body, job.done(job.compared, 0, _zero_shot(pairs, texts, job), seconds)
+    seconds = optimise(pairs, objective, stage)
+    return body, pretrained(stage, 0, _zero_shot(pairs, texts, job), seconds)
 
 
 @torch.no_grad()
-def _zero_shot(pairs: Pairs, texts: Texts, job: Job) -> float | None:
+def _zero_shot(pairs: Pairs, texts: Texts, job: PretrainJob) -> float | None:
     """Share of held-out images that are nearest to the texts of their own label, of all labels of the mixture."""
     held_out, labels, several = job.images.held_out, len(job.images.labels), len(job.settings.templates)
     if not len(held_out.labels):
         return None
     pairs.eval()
     parts = texts.tokens[: labels * several].to(job.context.device).split(1024)
-    told = torch.cat([F.normalize(pairs.text(part).float(), dim=-1).cpu() for part in parts])
-    told = F.normalize(told.view(labels, several, -1).mean(1), dim=-1)
-    shown = features_of(pairs.body, held_out.images, job.model, job.context,
+    templates = torch.cat([F.normalize(pairs.text(part).float(), dim=-1).cpu() for part in parts])
+    of_labels = F.normalize(templates.view(labels, several, -1).mean(1), dim=-1)
+    of_images = features_of(pairs.body, held_out.images, job.section, job.context,
                         make=lambda body, images: pairs.projection(body(images)))  # fmt: skip
-    return float(np.mean((shown @ told.T).argmax(1).numpy() == held_out.labels))
+    return float(np.mean((of_images @ of_labels.T).argmax(1).numpy() == held_out.labels))

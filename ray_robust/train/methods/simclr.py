@@ -1,4 +1,4 @@
-"""SimCLR: two augmented views of an image are to be alike, and unlike those of every other image of the batch.
+"""SimCLR: pulls two augmented views of an image together, and away from those of every other image of the batch.
 
 The loss and the projection are lightly's; the projection is dropped afterwards. Source: Chen, Kornblith, Norouzi,
 Hinton, "A Simple Framework for Contrastive Learning of Visual Representations" (ICML 2020).
@@ -11,21 +11,20 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import nn
 
-from ray_robust.data.pool import seed_of
 from ray_robust.train.features import nearest_mean_accuracy
 from ray_robust.train.images import augment, normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective
-from ray_robust.train.pretrain import Job, Pretrained
+from ray_robust.train.pretrain import Pretrained, PretrainJob, pretrained
 
 
-def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     """Train a fresh body on views alone: labels choose the images, and measure upstream accuracy (by class means)."""
-    settings, context, train = job.settings, job.context, job.images.train
-    body = build_model(job.model, 0, job.seed)
+    settings, context, train, stage = job.settings, job.context, job.images.train, job.stage(contrastive=True)
+    body = build_model(job.section, 0, job.seed)
     width = feature_width(body)
-    with seeded("projection", job.model.name, job.seed):
+    with seeded("projection", job.section.name, job.seed):
         network = nn.Sequential(body, SimCLRProjectionHead(width, width, settings.projection))
     loss = NTXentLoss(settings.temperature, gather_distributed=context.world_size > 1)
     mean, std = input_scale(body)
@@ -36,12 +35,11 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
         return (normalise(views, mean, std),)
 
     def contrast(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
-        with context.autocast(job.model.precision):
+        with context.autocast(job.section.precision):
             projected = network(views)
         return loss(*projected.float().chunk(2))
 
     objective = Objective(batch, contrast, divisible=False)
-    seconds = optimise(network, objective, settings, job.model, job.compared, seed_of("pretrain", job.key), context,
-                       "pretrain", job.checkpoints)  # fmt: skip
-    upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.model, context)
-    return body, job.done(job.compared, 0, upstream, seconds)
+    seconds = optimise(network, objective, stage)
+    upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.section, context)
+    return body, pretrained(stage, 0, upstream, seconds)

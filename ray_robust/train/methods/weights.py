@@ -23,7 +23,7 @@ from ray_robust.data.weights import find_weights
 from ray_robust.errors import UserError
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.models import build_model, made, seeded
-from ray_robust.train.pretrain import Job, Pretrained
+from ray_robust.train.pretrain import Pretrained, PretrainJob
 
 ENOUGH = 0.9  # share of the body's values that must be found in a file
 PREFERRED = ("ema", "teacher", "encoder_q", "base_encoder")  # of several copies of a body in one file
@@ -37,7 +37,7 @@ PLAIN = (  # what training programs put beside the weights: data, of which nothi
 )  # fmt: skip
 
 
-def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
+def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     """The body that `settings.weights` names. Raises TrainingFailed when it cannot be had or does not fit the model."""
     begun = time.monotonic()
     wanted = job.settings.weights or ""
@@ -48,18 +48,18 @@ def pretrain(job: Job) -> tuple[nn.Module, Pretrained]:
     if found.kind == "hub":
         model, note, warning = _published(job, found.name), f"loaded the weights {found.name}", ""
     else:
-        model = build_model(job.model, 0, job.seed)
-        note, warning = load_body(model, read_tensors(Path(found.name)), found.name, job.model.name)
+        model = build_model(job.section, 0, job.seed)
+        note, warning = load_body(model, read_tensors(Path(found.name)), found.name, job.section.name)
     warnings = (warning,) if warning else ()
     return model, Pretrained(0, 0.0, 0, None, time.monotonic() - begun, (note,), warnings)
 
 
-def _published(job: Job, name: str) -> nn.Module:
+def _published(job: PretrainJob, name: str) -> nn.Module:
     """A model with its published weights, from the local cache or the network."""
-    build_model(job.model, 0, job.seed)  # what is wrong with the model itself is said as ever
+    build_model(job.section, 0, job.seed)  # what is wrong with the model itself is said as ever
     try:
-        with seeded("init", job.model.name, job.seed):  # what the weights leave out, if anything
-            return made(job.model, 0, pretrained=True)
+        with seeded("init", job.section.name, job.seed):  # what the weights leave out, if anything
+            return made(job.section, 0, pretrained=True)
     except Exception as error:  # each hub client has errors of its own
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainingFailed(

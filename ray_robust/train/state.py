@@ -1,0 +1,127 @@
+"""What a training is, and how far it is: `Duration`, `Stage` and `TrainState`, shared by the loop and its callbacks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_robust.files.storage import Storage
+from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.train.context import Context
+
+CHECK_EVERY = 16  # steps after which a check step follows, at the latest
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long a training is. The last, smaller batch of an epoch is left out: every epoch draws another order."""
+
+    images: int
+    batch_size: int
+    steps: int
+
+    @classmethod
+    def of(cls, images: int, batch_size: int, epochs: int | None, images_seen: int | None) -> Duration:
+        """From a number of epochs, or of images to process in all."""
+        batch = min(batch_size, images)
+        if epochs is not None:
+            return cls(images, batch, epochs * max(1, images // batch))
+        return cls(images, batch, max(1, round((images_seen or 0) / batch)))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the images."""
+        return max(1, self.images // self.batch_size)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or the training, is over after so many steps."""
+        return step % self.steps_per_epoch == 0 or step == self.steps
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One training within a trial.
+
+    name         `pretrain`, `probe` or `finetune`: the name of its states on disk and of its reports
+    settings     optimizer, learning rate, batch size, augmentation
+    section      the model as the spec names it, with its precision and compilation
+    seed         every random draw depends on it and on the step alone
+    checkpoints  the folder of states to resume from; None: none are written
+    """
+
+    name: str
+    settings: Training
+    section: ModelSection
+    duration: Duration
+    seed: int
+    context: Context
+    checkpoints: Storage | None = None
+
+
+class TrainState:
+    """A training under way, as its callbacks see it.
+
+    step           optimizer steps taken, those of earlier processes included
+    inputs, loss   the latest batch, and its loss as a detached scalar on the device
+    run_as         the variant of the network that is run, see `compile`; None before one was chosen
+    extra_state    tensors that are saved and restored with the model
+    is_check_step  whether this is a step at which the device may be waited for and ranks may talk: at least every
+                   `CHECK_EVERY` steps and at ends of epochs, the same steps on all ranks
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        extra_state: dict[str, torch.Tensor],
+        resumed: dict[str, Any] | None,
+    ) -> None:
+        """`resumed` are the facts of the checkpoint that has been loaded."""
+        facts = resumed or {"step": 0, "seconds": 0.0}
+        self.stage, self.model, self.optimizer, self.extra_state = stage, model, optimizer, extra_state
+        self.step: int = facts["step"]
+        self.run_as: str | None = facts.get("run_as")
+        self.checkpoint_number: int = facts.get("number", 0)
+        self.inputs: tuple[torch.Tensor, ...] = ()
+        self.loss = torch.zeros(())
+        self.is_check_step = False
+        self._unchecked = 0
+        self._started = time.monotonic() - facts["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training: those of earlier processes included, those of others in this process not."""
+        return time.monotonic() - self._started
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the latest step, counted from 1."""
+        return -(-self.step // self.stage.duration.steps_per_epoch)
+
+    @property
+    def is_last_step(self) -> bool:
+        """Whether the training is over."""
+        return self.step == self.stage.duration.steps
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the latest step was the last of its epoch, or of the training."""
+        return self.stage.duration.ends_epoch(self.step)
+
+    def exclude(self, seconds: float) -> None:
+        """Take time that was not spent on this training out of its `seconds`."""
+        self._started += seconds
+
+    def advance(self, inputs: tuple[torch.Tensor, ...], loss: torch.Tensor) -> None:
+        """Count a step that has been taken."""
+        self.step += 1
+        self.inputs, self.loss = inputs, loss
+        self._unchecked += 1
+        self.is_check_step = self.ends_epoch or self._unchecked >= CHECK_EVERY
+        if self.is_check_step:
+            self._unchecked = 0
