@@ -13,9 +13,6 @@ MOST_MODULE_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 60, 8
 
 # `file` or `file::function`, and why it is longer
 EXCEPTIONS = {
-    "ray_robust/data/world/animals.py::pose": "one animal's limbs, joint by joint; parts of it mean nothing alone",
-    "ray_robust/data/world/animals.py::paint": "the coats, one branch each",
-    "ray_robust/data/world/scene.py::_draw": "the order in which one image is composed",
     "bench/overhead.py::bare_fit": "the loop that the product is compared with, written as anyone would write it",
     "tests/soak.py": "one program, run by hand for hours",
     # being recut

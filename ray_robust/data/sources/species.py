@@ -1,4 +1,4 @@
-"""Source `species`: the animals of the built-in world, each image in a place of its own.
+"""Source `species`: the animals of the built-in world, each image at a site of its own.
 
 A rendered stand-in for a photographed pool, with a hierarchy order / family / species. Nothing is stored: any image is
 drawn from its id at the moment it is asked for.
@@ -11,8 +11,8 @@ from pydantic import Field
 
 from ray_robust.data import pool
 from ray_robust.data.world.draws import normal
-from ray_robust.data.world.places import describe
 from ray_robust.data.world.scene import RENDERER, render
+from ray_robust.data.world.sites import describe
 from ray_robust.data.world.taxonomy import SOURCE_SPECIES, make_taxonomy
 
 
@@ -54,5 +54,5 @@ class Species(pool.Source):
     def read(self, rows: np.ndarray, size: int) -> pool.Pixels:
         ids = self.catalog.ids[rows]
         taxonomy = make_taxonomy(0, self.options.species, self.options.seed)
-        place = describe(lambda name: normal(ids, "place", name))
-        return pool.Pixels(render(ids, taxonomy.of(self.catalog.labels[rows]), place, size), {})
+        site = describe(lambda name: normal(ids, "place", name))
+        return pool.Pixels(render(ids, taxonomy.of(self.catalog.labels[rows]), site, size), {})

@@ -1,4 +1,4 @@
-"""Task `camera-traps`: animals of the built-in world before fixed cameras; the OOD cameras hang elsewhere.
+"""Task `camera-traps`: animals of the built-in world before fixed cameras; the OOD cameras are at other sites.
 
 Owns which camera sees which species how often, and how far the OOD cameras are from the ID ones (`shift`). Each camera
 sees a few species, so that the background predicts the animal in distribution and misleads where the camera is new.
@@ -13,8 +13,8 @@ from pydantic import Field
 
 from ray_robust.data import pool
 from ray_robust.data.world.draws import F32, normal, uniform
-from ray_robust.data.world.places import describe
 from ray_robust.data.world.scene import RENDERER, render
+from ray_robust.data.world.sites import describe
 from ray_robust.data.world.taxonomy import SOURCE_SPECIES, TASK_SPECIES, make_taxonomy
 from ray_robust.errors import Problem, UserError
 
@@ -26,9 +26,9 @@ SIDES = {"train": "id", "id_val": "id", "id_test": "id", "ood_val": "val", "ood_
 class CameraTraps(pool.Task):
     """`species` classes that no source has, seen by `cameras`; group = camera; metric macro-F1.
 
-    `shift` 0: the OOD cameras hang where the ID ones do and see the same species as often (other images), so there is
-    no shift; 1: wholly new places with species mixes of their own; above 1: places at the far ends of what the ID
-    cameras' places are drawn from, and more uneven mixes; between 0 and 1: in between.
+    `shift` 0: no shift; OOD cameras have the sites and species mixes of the ID ones (other images); 1: new sites with
+    species mixes of their own; above 1: sites in the tails of the distribution of ID sites, and more uneven mixes;
+    between 0 and 1: in between.
     """
 
     class Options(pool.TaskOptions):
@@ -86,13 +86,13 @@ class CameraTraps(pool.Task):
             notes=(
                 "A rendered world, not photographs: animals before fixed cameras.",
                 f"Shift {o.shift:g}: the OOD cameras "
-                + ("hang where the ID ones do." if o.shift == 0 else "hang elsewhere and see other mixes of species."),
+                + ("are at the sites of the ID ones." if o.shift == 0 else "are at other sites, with other species mixes."),
             ),
         )  # fmt: skip
 
     @cached_property
     def _cameras(self) -> tuple[np.ndarray, np.ndarray]:
-        """(id of every camera, id of the ID camera whose place it has at shift 0), uint64 [all cameras]."""
+        """(id of every camera, id of the ID camera whose site it has at shift 0), uint64 [all cameras]."""
         o = self.options
         home = np.concatenate(
             [np.arange(count) % o.cameras for count in (o.cameras, o.ood_val_cameras, o.ood_test_cameras)]
@@ -134,7 +134,7 @@ class CameraTraps(pool.Task):
         beyond = np.where(camera < o.cameras, F32(1), F32(max(1.0, o.shift)))
 
         def latent(name: str) -> np.ndarray:
-            there, here = normal(own, "place", name), normal(home, "place", name)
+            there, here = normal(own, "place", name), normal(home, "place", name)  # the word is part of a seed
             mixed = ((1 - share) * here + share * there) / size_of_mix
             return np.where(camera < o.cameras, here, mixed) * beyond
 

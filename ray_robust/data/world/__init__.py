@@ -1,1 +1,1 @@
-"""The built-in world: a renderer of species, places and fractals, deterministic for every single image."""
+"""The built-in world: a renderer of species, camera sites and fractals, deterministic for every single image."""

@@ -31,8 +31,13 @@ def spread(z: np.ndarray, low: float, high: float) -> np.ndarray:
     return (low + high) / 2 + (high - low) / 2 * z / np.sqrt(z * z + 1.3)
 
 
+def per_pixel(values: np.ndarray) -> np.ndarray:
+    """Return values [n] as [n, 1, 1], to combine with pixels [n, size, size]."""
+    return values[:, None, None]
+
+
 def ramp(x: np.ndarray) -> np.ndarray:
-    """x limited to [0, 1], in place."""
+    """Limit x to [0, 1], in place, and return it."""
     return np.clip(x, 0, 1, out=x)
 
 

@@ -167,10 +167,10 @@ def _draw(ids: np.ndarray, x: np.ndarray, y: np.ndarray, frame: np.ndarray, size
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
     np.clip(column, 0, size - 1, out=column)
     np.clip(row, 0, size - 1, out=row)
-    place = row.astype(np.int32) * size + column.astype(np.int32)
-    place += (np.arange(n, dtype=np.int32) * (size * size))[:, None, None]
-    place = np.where(inside, place, n * size * size)  # points beyond the frame fall into a bin of their own
-    density = np.bincount(place.ravel(), minlength=n * size * size + 1)[:-1].reshape(n, size, size).astype(F32)
+    cell = row.astype(np.int32) * size + column.astype(np.int32)
+    cell += (np.arange(n, dtype=np.int32) * (size * size))[:, None, None]
+    cell = np.where(inside, cell, n * size * size)  # points beyond the frame fall into a bin of their own
+    density = np.bincount(cell.ravel(), minlength=n * size * size + 1)[:-1].reshape(n, size, size).astype(F32)
 
     glow = density / (density + F32(1.5))
     dark = rgb(uniform(ids, "ground hue"), 0.3 * uniform(ids, "ground grey"), 0.25 * uniform(ids, "ground"))

@@ -110,8 +110,8 @@ def _word(number: int, parts: int) -> str:
     """An invented word, another one for every number below 16^(parts + 1) (the digits of the number, scrambled)."""
     number = number * 1237 % 16 ** (parts + 1)  # odd, so no two meet; neighbours sound unlike
     digits = []
-    for place in range(parts + 1):
-        digits.append((number * 11 + place * 5) % 16)
+    for position in range(parts + 1):
+        digits.append((number * 11 + position * 5) % 16)
         number //= 16
     return "".join(_HEADS[d] for d in digits[:-1]) + _TAILS[digits[-1]]
 

@@ -1,7 +1,7 @@
-"""Where a camera hangs: sky, wood line, ground, grass, trunks, light.
+"""Camera sites: sky, wood line, ground, grass, trunks, light.
 
-Hands on `Place` (numbers per image, made by `describe` from standard normals by name) and `paint` (per pixel). A place
-is the same whichever animal walks through it; what changes from picture to picture (hour, wind) is the scene's.
+Defines `Site` (numbers per image, made by `describe` from standard normals by name) and `paint` (per pixel). A site is
+the same whichever animal walks through it; what changes from picture to picture (hour, wind) belongs to the scene.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_robust.data.world.draws import F32, ramp, rgb, spread, wave
+from ray_robust.data.world.draws import F32, per_pixel, ramp, rgb, spread, wave
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Places, one per image (every array starts with n).
+class Site:
+    """Sites, one per image (every array starts with n).
 
     colours  [n, 7, 3]: sky, sky at the horizon, wood, ground, ground's other tone, grass, trunk
     texture  [n, 6]: frequency x and y, phase x and y, warp, contrast of the ground
@@ -38,13 +38,13 @@ class Place:
     distance: np.ndarray
 
 
-def describe(z: Callable[[str], np.ndarray]) -> Place:
-    """Places from `z(name)`, a standard normal per place: float32 [n] for any name."""
+def describe(z: Callable[[str], np.ndarray]) -> Site:
+    """Return sites made from `z(name)`, a standard normal per site: float32 [n] for any name."""
 
     def between(name: str, low: float, high: float) -> np.ndarray:
         return spread(z(name), low, high).astype(F32)
 
-    snow = ramp(z("snow") * 6 - 8.5)  # one place in twelve or so
+    snow = ramp(z("snow") * 6 - 8.5)  # one site in twelve or so
     hue = between("ground hue", 0.02, 0.36)
     saturation = between("ground saturation", 0.08, 0.62) * (1 - 0.85 * snow)
     value = between("ground value", 0.20, 0.68)
@@ -71,7 +71,7 @@ def describe(z: Callable[[str], np.ndarray]) -> Place:
     ]  # fmt: skip
     warmth = between("warmth", -0.1, 0.1)
     tint = np.stack([1 + warmth, np.ones_like(hue), 1 - warmth], axis=1)
-    return Place(
+    return Site(
         colours=np.stack(colours, axis=1),
         texture=np.stack([between("texture x", 0.4, 3.2), between("texture y", 0.3, 2.6), between("phase x", 0, 4),
                           between("phase y", 0, 4), between("warp", 0.0, 0.5), between("contrast", 0.3, 1.2)], axis=1),
@@ -87,18 +87,14 @@ def describe(z: Callable[[str], np.ndarray]) -> Place:
     )  # fmt: skip
 
 
-def paint(place: Place, x: np.ndarray, y: np.ndarray, pixel: float, wind: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(sky, wood, ground, tone, behind, before, blades): masks, float32 [n, size or 1, size], in 0-1.
+def paint(site: Site, x: np.ndarray, y: np.ndarray, pixel: float, wind: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return (sky, wood, ground, tone, behind, before, blades): masks, float32 [n, size or 1, size], in 0-1.
 
     sky is the share of the horizon's colour in the sky, tone that of the other ground tone; wind [n] moves the grass.
     """
-
-    def at(values: np.ndarray) -> np.ndarray:
-        return values[:, None, None]
-
     sharp = F32(1 / pixel)
-    horizon, rough, hills, wood_height, wood_wave = (at(place.line[:, k]) for k in range(5))
-    fx, fy, px, py, warp, contrast = (at(place.texture[:, k]) for k in range(6))
+    horizon, rough, hills, wood_height, wood_wave = (per_pixel(site.line[:, k]) for k in range(5))
+    fx, fy, px, py, warp, contrast = (per_pixel(site.texture[:, k]) for k in range(6))
 
     edge = horizon + rough * wave(hills * x + px)
     crown = wave(wood_wave * x + py)
@@ -119,19 +115,21 @@ def paint(place: Place, x: np.ndarray, y: np.ndarray, pixel: float, wind: np.nda
     tone += F32(0.5)
     ramp(tone)
 
-    masks = []
-    for k in range(2):
-        tx, width, lean, foot = (at(place.trunks[:, k, j]) for j in range(4))
-        mask = np.abs(x - (tx + lean * (y - F32(0.5))))
-        np.subtract(width, mask, out=mask)
-        mask *= sharp
-        mask += F32(0.5)
-        ramp(mask)
-        mask *= ramp((foot - y) * sharp + F32(0.5))
-        masks.append(mask)
-
-    blades = wave(at(place.grass[:, 1]) * x + at(wind))
-    blades *= wave(at(place.grass[:, 1]) * F32(0.61) * x + px)
+    blades = wave(per_pixel(site.grass[:, 1]) * x + per_pixel(wind))
+    blades *= wave(per_pixel(site.grass[:, 1]) * F32(0.61) * x + px)
     blades *= F32(0.5)
     blades += F32(0.5)
-    return sky, wood, ground, tone, masks[0], masks[1], blades
+    behind, before = (_trunk(site.trunks[:, k], x, y, sharp) for k in range(2))
+    return sky, wood, ground, tone, behind, before, blades
+
+
+def _trunk(trunk: np.ndarray, x: np.ndarray, y: np.ndarray, sharp: np.float32) -> np.ndarray:
+    """Return the mask of a trunk [n, 4] (x, half-width, lean, foot y)."""
+    middle, width, lean, foot = (per_pixel(trunk[:, j]) for j in range(4))
+    mask = np.abs(x - (middle + lean * (y - F32(0.5))))
+    np.subtract(width, mask, out=mask)
+    mask *= sharp
+    mask += F32(0.5)
+    ramp(mask)
+    mask *= ramp((foot - y) * sharp + F32(0.5))
+    return mask
