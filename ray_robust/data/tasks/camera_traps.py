@@ -86,7 +86,7 @@ class CameraTraps(pool.Task):
             notes=(
                 "A rendered world, not photographs: animals before fixed cameras.",
                 f"Shift {o.shift:g}: the OOD cameras "
-                + ("are at the sites of the ID ones." if o.shift == 0 else "are at other sites, with other species mixes."),
+                + ("are at the sites of the ID ones." if o.shift == 0 else "are elsewhere, with other species mixes."),
             ),
         )  # fmt: skip
 
