@@ -13,20 +13,19 @@ MOST_MODULE_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 60, 8
 
 # `file` or `file::function`, and why it is longer
 EXCEPTIONS = {
-    "bench/overhead.py::bare_fit": "the loop that the product is compared with, written as anyone would write it",
+    "bench/overhead.py::bare_fit": "the loop that the product is compared with, written out as anyone would write it",
     "tests/soak.py": "one program, run by hand for hours",
-    # being recut
-    "ray_robust/train/finetune.py::finetune": "recut into a strategy per method",
-    "ray_robust/train/loop.py::fit": "recut into callbacks",
-    "ray_robust/train/loop.py::optimise": "recut into callbacks",
-    "ray_robust/trial/run_trial.py::_finetune": "recut into a strategy per method",
-    "analysis/__main__.py::report_on": "recut into steps",
-    "analysis/stats/sensitivity.py::_row": "recut into a frozen row",
-    "analysis/stats/robustness.py": "to be split",
-    "tests/test_damaged_files.py": "to be split",
-    "tests/test_identity.py": "to be split",
-    "tests/test_labels.py": "to be split",
-    "tests/test_redact.py": "to be split",
+}
+# still to be cut
+LONG = {
+    "ray_robust/trial/run_trial.py::_run",
+    "ray_robust/trial/run_trial.py::_finetune",
+    "analysis/__main__.py::report_on",
+    "analysis/stats/sensitivity.py::_row",
+    "tests/test_damaged_files.py",
+    "tests/test_identity.py",
+    "tests/test_labels.py",
+    "tests/test_redact.py",
 }
 
 
@@ -48,7 +47,7 @@ def too_long(name: str, text: str) -> Iterator[tuple[str, str]]:
 def test_modules_and_functions_are_short(folder):
     files = sorted((ROOT / folder).rglob("*.py"))
     long = [one for file in files for one in too_long(str(file.relative_to(ROOT)), file.read_text("utf-8"))]
-    assert [f"{name}: {what}" for name, what in long if name not in EXCEPTIONS] == []
+    assert [f"{name}: {what}" for name, what in long if name not in {*EXCEPTIONS, *LONG}] == []
 
 
 def test_what_is_too_long_is_seen():
@@ -59,7 +58,7 @@ def test_what_is_too_long_is_seen():
     assert seen[:3] == [("x.py", "461 lines"), ("x.py::f", "61 lines"), ("x.py::g", "9 arguments")]
 
 
-def test_exceptions_name_what_exists():
+def test_every_exception_is_one():
     for name in EXCEPTIONS:
-        path, _, function = name.partition("::")
-        assert not function or f"def {function}(" in (ROOT / path).read_text("utf-8"), name
+        path = name.partition("::")[0]
+        assert name in dict(too_long(path, (ROOT / path).read_text("utf-8")))
