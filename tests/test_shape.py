@@ -23,9 +23,6 @@ LONG = {
     "analysis/__main__.py::report_on",
     "analysis/stats/sensitivity.py::_row",
     "tests/test_damaged_files.py",
-    "tests/test_identity.py",
-    "tests/test_labels.py",
-    "tests/test_redact.py",
 }
 
 
