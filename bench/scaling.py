@@ -67,7 +67,7 @@ def rate(text: str, folder: Path, name: str) -> float:
     """Images per second of one pre-training, in folders of its own but for the images."""
     from ray_robust.launch.cluster.connect import connect
     from ray_robust.launch.ingest.ingest import ingest
-    from ray_robust.launch.monitor.live_view import Monitor
+    from ray_robust.launch.monitor.monitor import Monitor
     from ray_robust.launch.tuner import run_plan
     from ray_robust.prepare.open_sweep import open_sweep
     from ray_robust.prepare.subsets import decode_jobs, draw_all

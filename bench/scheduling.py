@@ -119,7 +119,7 @@ def run(folder: Path, way: str, count: int, work: float) -> dict[str, Any]:
     """Run `count` waiting trials through the scheduler; their overhead and the driver's memory."""
     from ray_robust.launch import tuner
     from ray_robust.launch.cluster.connect import connect
-    from ray_robust.launch.monitor.live_view import Monitor
+    from ray_robust.launch.monitor.monitor import Monitor
     from ray_robust.launch.placement import slots_now
     from ray_robust.launch.search.search import Search
     from ray_robust.prepare.open_sweep import Sweep

@@ -15,6 +15,7 @@ from analysis import __main__ as analysis
 from analysis.writing import Unwritable
 from ray_robust import ingest, sweep
 from ray_robust.errors import Outage, UserError, command
+from ray_robust.launch import run_sweep
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
@@ -114,7 +115,7 @@ def test_a_report_that_breaks_down_leaves_what_was_trained_and_says_so(monkeypat
         raise KeyError("id")
 
     monkeypatch.setattr(analysis, "report_on", broken)
-    assert sweep._report(RunFolder(tmp_path), Console(width=300)) is None
+    assert run_sweep.report(RunFolder(tmp_path), Console(width=300)) is None
     said = capsys.readouterr().out
     assert said.startswith("no report: KeyError: 'id' (traceback: ")
     assert "Traceback" not in said
@@ -154,7 +155,7 @@ def test_a_sweep_whose_report_cannot_be_written_does_not_end_with_0(monkeypatch,
         raise Unwritable("report: cannot be written: Permission denied")
 
     monkeypatch.setattr(analysis, "report_on", denied)
-    assert sweep._report(RunFolder(tmp_path), Console(width=300)) is None
+    assert run_sweep.report(RunFolder(tmp_path), Console(width=300)) is None
     assert capsys.readouterr().out == "no report: report: cannot be written: Permission denied\n"
 
 

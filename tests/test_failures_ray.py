@@ -22,7 +22,7 @@ from soak import SHORT, behind, raylets
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import SETTINGS, Cluster
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
-from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec

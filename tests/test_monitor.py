@@ -1,5 +1,5 @@
-"""What the monitor passes on while a sweep runs: gauges and counters, logs for other tools, and the Grafana dashboard
-that shows them."""
+"""What the monitor passes on while a sweep runs: Ray metrics, loggers for other tools, and the Grafana dashboard that
+shows the metrics."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rich.console import Console
 
 from ray_robust.errors import UserError
 from ray_robust.files.storage import Storage
-from ray_robust.launch.monitor import live_view, loggers
-from ray_robust.launch.monitor import metrics as gauges
-from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.launch.monitor import loggers, monitor
+from ray_robust.launch.monitor import metrics as ray_metrics
+from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.redact import HIDDEN
@@ -36,7 +36,7 @@ finetune: {epochs: 2}
 baseline: none
 seeds: 3
 """
-SAID = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images": 6000, "images_per_second": 2500.0, "id": 0.25,
+PROGRESS = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images": 6000, "images_per_second": 2500.0, "id": 0.25,
         "ood": 0.125, "share": 0.5, "worked": 6000}  # fmt: skip
 
 
@@ -63,7 +63,7 @@ class Metric:
         self.set(before + value, tags)
 
 
-def told(name, **tags):
+def value_of(name, **tags):
     return Metric.made[name].values.get(tuple(sorted({"sweep": "how", **tags}.items())))
 
 
@@ -87,9 +87,9 @@ def planned(tmp_path):
     return run, plan
 
 
-def start(run, trial, **said):
+def start(run, trial, **changed):
     run.trial(trial.id).storage.write_json("trial.json", {"trial": trial.id})
-    run.trial(trial.id).storage.write_json("progress.json", {**SAID, "time": time.time(), **said})
+    run.trial(trial.id).storage.write_json("progress.json", {**PROGRESS, "time": time.time(), **changed})
 
 
 def finish(run, trial):
@@ -100,7 +100,7 @@ def finish(run, trial):
 
 
 def watch(run, plan, logs=None):
-    return Monitor(plan, run, Console(quiet=True), 0, "how", metrics=True, logs=logs)
+    return Monitor(plan, run, Console(quiet=True), 0, "how", metrics=True, loggers=logs)
 
 
 @pytest.mark.usefixtures("metrics")
@@ -111,62 +111,62 @@ def test_gauges_and_counters_follow_the_trials(planned):
     seen.started(first.id)
     seen.started(second.id)
     start(run, first)
-    seen._look()
-    assert told("rr_trials", state="running") == 2
-    assert told("rr_trials", state="waiting") == 1
-    assert told("rr_images_per_second", trial=first.id) == 2500.0
-    assert told("rr_stage", trial=first.id) == 2
-    assert told("rr_stage", trial=second.id) == 0
-    assert (told("rr_id", trial=first.id), told("rr_ood", trial=first.id)) == (0.25, 0.125)
-    assert told("rr_starts") == 2
-    assert told("rr_gpu_memory", trial=first.id) is None, "there is no GPU"
+    seen._update()
+    assert value_of("rr_trials", state="running") == 2
+    assert value_of("rr_trials", state="waiting") == 1
+    assert value_of("rr_images_per_second", trial=first.id) == 2500.0
+    assert value_of("rr_stage", trial=first.id) == 2
+    assert value_of("rr_stage", trial=second.id) == 0
+    assert (value_of("rr_id", trial=first.id), value_of("rr_ood", trial=first.id)) == (0.25, 0.125)
+    assert value_of("rr_starts") == 2
+    assert value_of("rr_gpu_memory", trial=first.id) is None, "there is no GPU"
     start(run, first, worked=7000, gpu_memory=3 << 30)
-    seen._look()
-    assert told("rr_images") == 1000
-    assert told("rr_gpu_memory", trial=first.id) == 3 << 30
+    seen._update()
+    assert value_of("rr_images") == 1000
+    assert value_of("rr_gpu_memory", trial=first.id) == 3 << 30
     finish(run, first)
     seen.ended(first.id)
     run.trial(second.id).fail("its worker died 4 times", quarantined=True)
     seen.ended(second.id)
-    seen._look()
-    assert told("rr_images") == 2000, "the last images too"
-    assert {s: told("rr_trials", state=s) for s in ("running", "done", "quarantined", "waiting")} == {
+    seen._update()
+    assert value_of("rr_images") == 2000, "the last images too"
+    assert {s: value_of("rr_trials", state=s) for s in ("running", "done", "quarantined", "waiting")} == {
         "running": 0, "done": 1, "quarantined": 1, "waiting": 1}  # fmt: skip
-    assert told("rr_ended", state="done") == told("rr_ended", state="quarantined") == 1
-    assert told("rr_stage", trial=first.id) == gauges.ENDED
-    assert told("rr_images_per_second", trial=first.id) == 0.0
-    assert told("rr_gpu_memory", trial=first.id) == 0.0
-    assert told("rr_gpu_memory", trial=second.id) is None, "it never said any"
-    assert told("rr_id", trial=first.id) == 0.5
-    assert told("rr_done") == pytest.approx((first.cost + second.cost) / sum(t.cost for t in plan))
+    assert value_of("rr_ended", state="done") == value_of("rr_ended", state="quarantined") == 1
+    assert value_of("rr_stage", trial=first.id) == ray_metrics.ENDED
+    assert value_of("rr_images_per_second", trial=first.id) == 0.0
+    assert value_of("rr_gpu_memory", trial=first.id) == 0.0
+    assert value_of("rr_gpu_memory", trial=second.id) is None, "it never said any"
+    assert value_of("rr_id", trial=first.id) == 0.5
+    assert value_of("rr_done") == pytest.approx((first.cost + second.cost) / sum(t.cost for t in plan))
     run.trial(third.id).stop("behind at a milestone", {})
     seen.started(third.id)
     seen.ended(third.id)
-    seen._look()
-    assert told("rr_trials", state="stopped") == told("rr_ended", state="stopped") == 1
-    assert told("rr_trials", state="waiting") == 0
+    seen._update()
+    assert value_of("rr_trials", state="stopped") == value_of("rr_ended", state="stopped") == 1
+    assert value_of("rr_trials", state="waiting") == 0
 
 
 @pytest.mark.usefixtures("metrics")
 def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(live_view, "ER_EVERY", 0.0)
+    monkeypatch.setattr(monitor, "ER_EVERY", 0.0)
     run = fake_run.run_folder(tmp_path / "run", fake_run.sweep({"num_images=1000": 5.0}, trial_sd=0.0))
     seen = watch(run, Plan(()))
-    seen._look()
+    seen._update()
     seen._er_thread.join()
-    assert told("rr_er", task="camera-traps", group="num_images=1000") == pytest.approx(5.0, abs=1.0)
+    assert value_of("rr_er", task="camera-traps", group="num_images=1000") == pytest.approx(5.0, abs=1.0)
 
 
 @pytest.mark.usefixtures("metrics")
 def test_series_are_bounded_so_that_memory_stays_flat(monkeypatch):
-    monkeypatch.setattr(gauges, "MOST_TRIALS", 3)
-    known = gauges.Gauges("how")
+    monkeypatch.setattr(ray_metrics, "MOST_TRIALS", 3)
+    metrics = ray_metrics.SweepMetrics("how")
     for number in range(10):
-        known.started(f"t{number}")
-        known.progress(f"t{number}", SAID)
-        known.ended(f"t{number}", "done")
+        metrics.started(f"t{number}")
+        metrics.progress(f"t{number}", PROGRESS)
+        metrics.ended(f"t{number}", "done")
     assert len(Metric.made["rr_stage"].values) == 3
-    assert told("rr_ended", state="done") == told("rr_starts") == 10
+    assert value_of("rr_ended", state="done") == value_of("rr_starts") == 10
 
 
 @pytest.mark.usefixtures("metrics")
@@ -177,9 +177,9 @@ def test_storage_that_is_away_for_a_moment_costs_a_look(planned, monkeypatch):
     start(run, plan.trials[0])
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "read_json", lambda self, *_: (_ for _ in ()).throw(OSError("away")))
-        seen._look()
-    seen._look()
-    assert told("rr_images_per_second", trial=plan.trials[0].id) == 2500.0
+        seen._update()
+    seen._update()
+    assert value_of("rr_images_per_second", trial=plan.trials[0].id) == 2500.0
 
 
 # --- the dashboard
@@ -190,15 +190,15 @@ def panels() -> list[dict]:
 
 
 def test_every_panel_asks_for_a_metric_that_exists_and_every_metric_is_shown():
-    known = {f"ray_{name}" for name in gauges.GAUGES} | {f"ray_{name}_total" for name in gauges.COUNTERS}
+    known = {f"ray_{name}" for name in ray_metrics.GAUGES} | {f"ray_{name}_total" for name in ray_metrics.COUNTERS}
     asked = [set(re.findall(r"\bray_rr_\w+", target["expr"])) for panel in panels() for target in panel["targets"]]
     assert all(asked)
     assert set().union(*asked) == known
 
 
 def test_every_label_that_a_panel_uses_belongs_to_its_metric():
-    labels = {f"ray_{name}": set(keys) for name, (_, keys) in gauges.GAUGES.items()}
-    labels |= {f"ray_{name}_total": set(keys) for name, (_, keys) in gauges.COUNTERS.items()}
+    labels = {f"ray_{name}": set(keys) for name, (_, keys) in ray_metrics.GAUGES.items()}
+    labels |= {f"ray_{name}_total": set(keys) for name, (_, keys) in ray_metrics.COUNTERS.items()}
     for panel in panels():
         for target in panel["targets"]:
             (metric,) = re.findall(r"\bray_rr_\w+", target["expr"])
@@ -231,14 +231,14 @@ def spec_with(tmp_path, line):
 def followed(run, plan, tmp_path, line) -> list[str]:
     """A sweep in small, with logs: one trial begins and ends, one is interrupted; returns what the user was told."""
     said = []
-    logs = loggers.open_logs(spec_with(tmp_path, line), run, plan, tmp_path / "scratch", said.append)
+    logs = loggers.open_loggers(spec_with(tmp_path, line), run, plan, tmp_path / "scratch", said.append)
     first, second, _ = plan
     for trial in (first, second):
         start(run, trial, worked=1000)
-        logs.progress(trial.id, run.trial(trial.id).storage.read_json("progress.json"))
-    logs.progress(first.id, run.trial(first.id).storage.read_json("progress.json"))  # nothing new
+        logs.on_progress(trial.id, run.trial(trial.id).storage.read_json("progress.json"))
+    logs.on_progress(first.id, run.trial(first.id).storage.read_json("progress.json"))  # nothing new
     finish(run, first)
-    logs.ended(first.id, "done", run.trial(first.id).rows())
+    logs.on_end(first.id, "done", run.trial(first.id).rows())
     logs.close(lambda: ErSoFar({("camera-traps", "num_images=400"): 3.5}))
     return said
 
@@ -339,7 +339,7 @@ def test_a_log_that_fails_is_left_out_and_said_and_the_others_go_on(planned, tmp
     run, plan = planned
 
     class Broken(loggers.Csv):
-        def progress(self, trial, said):
+        def on_progress(self, trial, progress):
             raise ConnectionError("no route to https://me:secretive@host/api")
 
     monkeypatch.setattr(loggers, "TensorBoard", Broken)
@@ -355,13 +355,13 @@ def test_a_log_that_cannot_be_kept_is_said_before_anything_runs(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(loggers, "PACKAGES", {**loggers.PACKAGES, "mlflow": "not_here_mlflow"})
     with pytest.raises(UserError) as error:
-        loggers.check(("csv", "mlflow"), "how.yaml:7", remote=False)
+        loggers.check_loggers(("csv", "mlflow"), "how.yaml:7", remote=False)
     assert str(error.value) == (
         "how.yaml:7: track: mlflow needs the package not_here_mlflow; pip install -r requirements-track.txt"
     )
     monkeypatch.setattr(loggers, "PACKAGES", dict.fromkeys(loggers.PACKAGES, "csv"))
     with pytest.raises(UserError) as error:
-        loggers.check(("mlflow", "wandb"), "how.yaml:7", remote=True)
+        loggers.check_loggers(("mlflow", "wandb"), "how.yaml:7", remote=True)
     assert [problem.what for problem in error.value.problems] == [
         "track: mlflow needs MLFLOW_TRACKING_URI where the run folder is no local one",
         "track: wandb needs WANDB_API_KEY where the run folder is no local one",

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import connect
-from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec

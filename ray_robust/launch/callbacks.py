@@ -18,7 +18,7 @@ from ray_robust.launch.failures.checkpoint_gc import collect_garbage
 from ray_robust.launch.failures.failure_classes import latest_failure
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
 from ray_robust.launch.failures.recovery import Recovery
-from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.launch.monitor.monitor import Monitor
 
 COLLECT_EVERY = 60.0  # seconds between two looks at the disk space of shared weights
 

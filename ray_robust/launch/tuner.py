@@ -26,7 +26,7 @@ from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.cluster.connect import Cluster
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
 from ray_robust.launch.failures.recovery import Recovery
-from ray_robust.launch.monitor.live_view import Monitor
+from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.placement import ConcurrencyLimit, slots_now, trial_needs
 from ray_robust.launch.search.search import Search
 from ray_robust.launch.search.tune_searcher import TrialRef, TuneSearcher

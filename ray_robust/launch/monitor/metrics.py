@@ -1,7 +1,7 @@
-"""What a sweep tells Ray's metrics endpoint, hence Prometheus and Grafana: every metric, its unit and its labels.
+"""The Ray metrics of a sweep, hence those of Prometheus and Grafana: every metric, its unit and its labels.
 
 Owns the names (Ray puts `ray_` before them, and `_total` behind a counter). All are set by the driver, which lives as
-long as the sweep: the gauges of a worker vanish with it. What they say is read from the run folder by `monitor`.
+long as the sweep: the gauges of a worker vanish with it. Their values are read from the run folder by `monitor`.
 """
 
 from __future__ import annotations
@@ -37,64 +37,64 @@ COUNTERS = {
 MOST_TRIALS = 500  # that have gauges of their own: a series stays in memory for as long as the driver lives
 
 
-class Gauges:
-    """The metrics of one sweep, in the process that it is driven from. Needs a Ray that runs."""
+class SweepMetrics:
+    """The metrics of one sweep, in the driver's process. Needs a running Ray."""
 
     def __init__(self, sweep: str) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        self._known: dict[str, Any] = {  # a Counter or a Gauge, as the name says
+        self._metrics: dict[str, Any] = {  # a Counter or a Gauge, as the name says
             name: kind(name, description=what, tag_keys=(*labels, "sweep"))
-            for kind, metrics in ((Gauge, GAUGES), (Counter, COUNTERS))
-            for name, (what, labels) in metrics.items()
+            for kind, described in ((Gauge, GAUGES), (Counter, COUNTERS))
+            for name, (what, labels) in described.items()
         }
-        for metric in self._known.values():
+        for metric in self._metrics.values():
             metric.set_default_tags({"sweep": sweep})
         self._images: dict[str, int] = {}  # by running trial: the images that were counted
         self._shown: set[str] = set()
-        self._told: dict[str, set[str]] = {}  # by running trial: the gauges that it has set
+        self._set: dict[str, set[str]] = {}  # by running trial: the gauges that it has set
 
     def started(self, trial: str) -> None:
-        """A trial begins, or begins again."""
-        self._known["rr_starts"].inc()
+        """Count that a trial begins, or begins again."""
+        self._metrics["rr_starts"].inc()
         self._stage(trial, STAGES["starting"])
 
-    def progress(self, trial: str, said: Mapping[str, Any]) -> None:
-        """What a running trial's progress.json says now."""
-        worked = int(said.get("worked", said.get("images", 0)))
+    def progress(self, trial: str, progress: Mapping[str, Any]) -> None:
+        """Set the gauges of a running trial from its progress.json."""
+        worked = int(progress.get("worked", progress.get("images", 0)))
         before = self._images.setdefault(trial, worked)
         self._images[trial] = max(before, worked)
         if worked > before:
-            self._known["rr_images"].inc(worked - before)
+            self._metrics["rr_images"].inc(worked - before)
         if not self._has(trial):
             return
-        self._stage(trial, STAGES.get(said.get("stage", ""), STAGES["starting"]))
+        self._stage(trial, STAGES.get(progress.get("stage", ""), STAGES["starting"]))
         for key in TRIAL:
-            if said.get(key) is not None:
-                self._told.setdefault(trial, set()).add(key)
-                self._known[f"rr_{key}"].set(float(said[key]), tags={"trial": trial})
+            if progress.get(key) is not None:
+                self._set.setdefault(trial, set()).add(key)
+                self._metrics[f"rr_{key}"].set(float(progress[key]), tags={"trial": trial})
 
     def ended(self, trial: str, state: str) -> None:
-        """A trial is over; its last scores stay on show, its speed does not."""
-        self._known["rr_ended"].inc(tags={"state": state})
+        """Count the end of a trial; its last scores stay on show, its speed does not."""
+        self._metrics["rr_ended"].inc(tags={"state": state})
         self._images.pop(trial, None)
         if self._has(trial):
             self._stage(trial, ENDED)
-            for key in {"images_per_second", "gpu_memory"} & self._told.pop(trial, set()):
-                self._known[f"rr_{key}"].set(0.0, tags={"trial": trial})
+            for key in {"images_per_second", "gpu_memory"} & self._set.pop(trial, set()):
+                self._metrics[f"rr_{key}"].set(0.0, tags={"trial": trial})
 
     def sweep(self, states: Mapping[str, int], done: float, left: float | None) -> None:
-        """The whole sweep: its trials by state, the share of its work that is behind it, and the seconds to go."""
+        """Set the metrics of the whole sweep: trials by state, the share of work done (0-1), seconds to go."""
         for state, count in states.items():
-            self._known["rr_trials"].set(count, tags={"state": state})
-        self._known["rr_done"].set(done)
+            self._metrics["rr_trials"].set(count, tags={"state": state})
+        self._metrics["rr_done"].set(done)
         if left is not None:
-            self._known["rr_seconds_left"].set(left)
+            self._metrics["rr_seconds_left"].set(left)
 
     def er(self, er: ErSoFar) -> None:
-        """Mean ER by task and group, where it is known."""
+        """Set the mean ER by task and group, in percentage points."""
         for (task, group), mean in er.means.items():
-            self._known["rr_er"].set(mean, tags={"task": task, "group": group})
+            self._metrics["rr_er"].set(mean, tags={"task": task, "group": group})
 
     def _has(self, trial: str) -> bool:
         """Whether a trial has gauges of its own."""
@@ -104,4 +104,4 @@ class Gauges:
 
     def _stage(self, trial: str, stage: int) -> None:
         if self._has(trial):
-            self._known["rr_stage"].set(stage, tags={"trial": trial})
+            self._metrics["rr_stage"].set(stage, tags={"trial": trial})

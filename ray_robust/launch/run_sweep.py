@@ -1,0 +1,244 @@
+"""Running a sweep or a search in this command: fill the stores, run what is missing, write the results, report.
+
+Owns the order of these steps and what is printed of them. The command's arguments and its plan are `sweep`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import yaml
+from rich.console import Console
+
+from ray_robust.data.opened import usable
+from ray_robust.data.store import ImageStore, default_root
+from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
+from ray_robust.launch.cluster.connect import Cluster, connect
+from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
+from ray_robust.launch.monitor.loggers import open_loggers
+from ray_robust.launch.monitor.monitor import Monitor
+from ray_robust.launch.search.sampler import sampler_of
+from ray_robust.launch.search.search import Search
+from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare import provenance
+from ray_robust.prepare.candidates import Candidates, Preview
+from ray_robust.prepare.data_entries import write_data_entries
+from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_title
+from ray_robust.prepare.search_text import print_best, write_search_table
+from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
+from ray_robust.run.checkpoint_paths import shared_weights
+from ray_robust.run.run_folder import RunFolder
+from ray_robust.trial.paths import RunPaths
+
+PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
+
+
+@dataclass
+class SweepRun:
+    """A run of a sweep, or of a search's part of it.
+
+    subsets  the images of every trial, as far as they are drawn
+    address  of a cluster to join, None for RAY_ADDRESS or this machine
+    cluster  one that runs already
+    search   gives the trials that the sweep's plan lacks
+    """
+
+    sweep: Sweep
+    subsets: Subsets
+    run: RunFolder
+    out: Console
+    address: str | None
+    cluster: Cluster | None = None
+    search: Search | None = None
+
+    def execute(self) -> int:
+        """Run what is missing, write results and report; return the exit code. Raises UserError, and Outage once what
+        is done is reported."""
+        begun = time.monotonic()
+        self.run.storage.tidy(deep=False)  # trials do so in their own folders
+        done = self._print_state()
+        outage = None
+        todo = _without(self.sweep.plan, done)
+        if len(todo) if self.search is None else not self.search.complete:
+            try:
+                seconds = self._run_trials(todo)
+                if self.search is not None:
+                    todo = _without(self.search.plan, done)
+                provenance.record_throughput(self.run, todo, self.sweep.spec)
+                provenance.record_invocation(self.run, begun, seconds, len(todo))
+            except Outage as error:
+                outage = error
+        if self.search is not None:
+            self.sweep = replace(self.sweep, plan=self.search.plan)
+        write_plan(self.sweep, self.run)  # again: the results go by it, and it may have been removed or altered
+        self.run.write_results()
+        reported = report(self.run, self.out)
+        complete = self._print_summary(time.monotonic() - begun)
+        if reported:
+            self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
+        if outage is not None:
+            raise outage
+        return DONE if complete and reported is not None else FAILED
+
+    def _print_state(self) -> set[str]:
+        """Mend what needs no training, print how far the sweep is, and return the ids of the trials that are done."""
+        run, plan, out = self.run, self.sweep.plan, self.out
+        done = _finished(run, plan)
+        mended = [trial.id for trial in plan if trial.id not in done and run.trial(trial.id).mend()]
+        done |= _finished(run, [trial for trial in plan if trial.id in mended])
+        print_title(out, self.sweep.spec)
+        if self.search is None:
+            whole = len(plan)
+            cost = f"   {estimate(_without(plan, done), self.sweep.spec)}"
+        else:
+            whole, cost = max(self.search.expected, len(plan)), ""
+        out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}")
+        for name in mended:
+            out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings",
+                      markup=False)  # fmt: skip
+        warnings = (*run.damaged(trial.id for trial in plan), *provenance.identified_by_size(run, self.sweep.pools()))
+        for line in warnings:
+            out.print(line, markup=False, soft_wrap=True)
+        return done
+
+    def _run_trials(self, todo: Plan) -> float:
+        """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took."""
+        import analysis.__main__ as analysis
+        from ray_robust.launch.placement import slots_now
+        from ray_robust.launch.tuner import run_plan
+
+        sweep, run, out, search, root = self.sweep, self.run, self.out, self.search, default_root()
+        jobs = {key: (pool, size, rows) for key, pool, size, rows in decode_jobs(sweep, todo, self.subsets)}
+        with contextlib.ExitStack() as stack:
+            if self.cluster is None:
+                with head_start(list(jobs.values()), root):
+                    self.cluster = stack.enter_context(connect(self.address))
+            slots_now(sweep.spec.resources)
+            with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
+                stores = ingest(list(jobs.values()), root)
+            if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
+                self.subsets = draw_all(sweep, dict(zip(jobs, stores, strict=True)))
+            write_plan(sweep, run)
+            self._print_data(self.cluster, stores)
+            loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self._warn)
+            monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers)
+            monitor.when_ending = analysis.warm_up
+            if search is not None:
+                monitor.total = max(monitor.total, search.expected)
+                search.on_plan = _plan_writer(run)
+            paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
+            begun = time.monotonic()
+            with monitor.watching():
+                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search)
+            return time.monotonic() - begun
+
+    def _warn(self, line: str) -> None:
+        self.out.print(line, markup=False)
+
+    def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
+        """Write data.json; print what trials draw from, and the cluster that they run on."""
+        out = self.out
+        for line in write_data_entries(self.sweep, self.run, stores):
+            out.print("[yellow]duplicates[/]  ", end="")
+            out.print(line, markup=False, soft_wrap=True)
+        print_composition(out, self.sweep, self.subsets)
+        if cluster.note:
+            out.print(cluster.note, markup=False, soft_wrap=True)
+        if cluster.dashboard:
+            asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""
+            out.print(f"Ray dashboard  http://{cluster.dashboard}{asks}", markup=False)
+
+    def _print_summary(self, seconds: float) -> bool:
+        """Print how the trials ended and where the results are; return whether none failed or was not run."""
+        run, plan, states = self.run, self.sweep.plan, self.run.states()
+        stopped = sum(states.get(trial.id) == "stopped" for trial in plan) if self.search is not None else 0
+        ends = ("done", "stopped") if stopped else ("done",)
+        others = [trial for trial in plan if states.get(trial.id) not in ends]
+        failures = print_failures(self.out, run, others)
+        counts = {"failed": failures, "stopped": stopped, "not run": len(others) - failures}
+        listed = "".join(f", {count} {what}" for what, count in counts.items() if count or what == "failed")
+        self.out.print(f"{len(plan) - len(others) - stopped} trials done{listed}, in {seconds:.0f} s", markup=False)
+        self.out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
+        return not others
+
+
+def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
+    """Run a search, or continue it, after the trials of its baseline; return the exit code. `first` are the draws that
+    it begins with, `limit` the largest number of trials. Raises UserError when it cannot be steered."""
+    sweep, run, out = baseline.sweep, baseline.run, baseline.out
+    spec = sweep.spec
+    search = Search(spec, Candidates(sweep), sweep.plan, run, sampler_of(spec, run), limit)
+    begun = {trial.id: trial for trial in (*search.plan, *first.plan)}
+    try:
+        code = replace(baseline, sweep=replace(sweep, plan=Plan(tuple(begun.values()))), search=search).execute()
+    except UserError:  # what there is is written all the same
+        run.write_plan(search.plan.rows())
+        run.write_results()
+        raise
+    finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
+        run.write_plan(search.plan.rows())
+        write_search_table(run, spec, search.outcomes)
+    print_best(out, spec, search.ranked(), search.outcomes, search.over)
+    return code
+
+
+def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
+    """Read, hash and decode the files of every pool that has unread ones; return the cluster that did it, if any."""
+    pools = list({id(pool): pool for pool in sweep.unread()}.values())
+    for pool in pools:
+        out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
+                  "touched since", markup=False, soft_wrap=True)  # fmt: skip
+    sizes = sorted({level.section.image_size for level in sweep.spec.models})
+    with out.status("Reading and decoding images ...") if out.is_terminal else contextlib.nullcontext():
+        return read_files([(pool, size, None) for pool in pools for size in sizes], address, stack)
+
+
+def write_plan(sweep: Sweep, run: RunFolder) -> None:
+    """Write spec.yaml, with versions and the command, and plan.csv."""
+    made = {**provenance.versions(), "command": sweep.command}
+    text = sweep.spec.resolved + yaml.safe_dump({"provenance": made}, sort_keys=False, allow_unicode=True, width=1000)
+    run.write("spec.yaml", text)
+    run.write_plan(sweep.plan.rows())
+
+
+def report(run: RunFolder, out: Console) -> bool | None:
+    """Analyse the run and print the result. Return False when there is nothing to analyse yet, None when the analysis
+    broke down or its folder cannot be written: what was trained is complete all the same."""
+    from analysis.__main__ import report_on
+    from analysis.writing import Unwritable
+
+    try:
+        report_on(run.storage.address)
+    except UserError as error:
+        for problem in error.problems:
+            out.print(f"no report: {problem}", markup=False, soft_wrap=True)
+        return None if isinstance(error, Unwritable) else False
+    except Exception as error:
+        out.print(f"no report: {unforeseen(error)}", markup=False, soft_wrap=True)
+        return None
+    return True
+
+
+def _finished(run: RunFolder, plan: Iterable[Trial]) -> set[str]:
+    return {trial.id for trial in plan if run.has_rows(trial.id, [f.id for f in trial.finetunings])}
+
+
+def _without(plan: Plan, done: set[str]) -> Plan:
+    return Plan(tuple(trial for trial in plan if trial.id not in done))
+
+
+def _plan_writer(run: RunFolder) -> Callable[[Plan], None]:
+    """A function that keeps plan.csv up with a search that grows: not at every trial, and whole again at the end."""
+    last = time.monotonic()
+
+    def write(plan: Plan) -> None:
+        nonlocal last
+        if time.monotonic() - last > PLAN_EVERY:
+            run.write_plan(plan.rows())
+            last = time.monotonic()
+
+    return write
