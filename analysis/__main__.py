@@ -2,8 +2,8 @@
 
 `python -m analysis power ...` is `ray_robust.prepare.power`, `RUN_DIR --predict` is `analysis.predict.text`.
 
-Reads the arguments, runs the analysis, prints a summary for the terminal, and says where the report is. Runs, runs
-joined and tables take the same way: `table.read_*` -> `study.analyse_all` -> `verdict`, `output.write`.
+Owns the arguments and `Request`, what they ask for. A run, runs joined and a table go the same way: points are read
+(`input`), analysed (`study`), written (`report.output`) and summarised on the terminal.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import argparse
 import importlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
 from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.run.run_folder import RunFolder, suggestion
 from ray_robust.text.names import clean
+
+if TYPE_CHECKING:
+    from analysis.input.table import Table
+    from analysis.options import Options
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
 COMMANDS = {"power": "ray_robust.prepare.power"}
@@ -32,88 +36,130 @@ def main(argv: list[str]) -> int:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = _parser().parse_args(argv)
     if args.predict:
-        from analysis.predict import text as prediction_text
+        from analysis.predict import text as prediction
 
         if len(args.source) > 1:
             raise UserError(Problem(args.source[1], "a prediction is made from one run"))
-        return prediction_text.main(args.source[0], args.out, args.at, args.confirm)
+        return prediction.main(args.source[0], args.out, args.at, args.confirm)
     warm_up()
-    report_on(
-        *args.source, out=args.out, scale=args.scale, margin=args.margin, id=args.id, ood=args.ood, group=args.group,
-        baseline=args.baseline, cluster=args.cluster, percent=args.percent, id_min=args.id_min, unit=args.unit,
-    )  # fmt: skip
+    report_on(Request(
+        tuple(args.source), args.out, args.scale, args.margin, tuple(args.id), args.ood, args.group, args.baseline,
+        args.cluster, args.percent, args.id_min, tuple(args.unit),
+    ))  # fmt: skip
     return DONE
 
 
-def report_on(
-    *sources: str,
-    out: str | None = None,
-    scale: str | None = None,
-    margin: float | None = None,
-    id: str | Sequence[str] = (),
-    ood: str | None = None,
-    group: str | None = None,
-    baseline: str | None = None,
-    cluster: str | None = None,
-    percent: bool = False,
-    id_min: float | None = None,
-    unit: Sequence[str] = (),
-    quiet: bool = False,
-) -> str:
-    """Analyse a run folder, several of them joined, or a CSV: write the report, print the summary; returns the address
-    of the page."""
+@dataclass(frozen=True)
+class Request:
+    """What an analysis was asked for.
+
+    sources        one run folder, several to be joined, or one table
+    out            the folder of the report; None: the run's own, or one beside the user
+    scale, margin  in place of the spec's, or of the defaults
+    The rest is for a table alone: the names of its columns (`id` one or several), the baseline's group, whether scores
+    are in per cent, the lowest ID score that enters in that unit, and `COL=percent` or `COL=fraction` for columns whose
+    unit is another.
+    """
+
+    sources: tuple[str, ...]
+    out: str | None = None
+    scale: str | None = None
+    margin: float | None = None
+    id: str | tuple[str, ...] = ()
+    ood: str | None = None
+    group: str | None = None
+    baseline: str | None = None
+    cluster: str | None = None
+    percent: bool = False
+    id_min: float | None = None
+    unit: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The columns of ID scores."""
+        return (self.id,) if isinstance(self.id, str) else self.id
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """Flag -> what was given for it, None where nothing was, of those that name a column or a value in one."""
+        given = {"--ood": self.ood, "--group": self.group, "--baseline": self.baseline, "--cluster": self.cluster}
+        return {"--id": self.ids or None, **given}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that replace the spec's, by name."""
+        given = {"scale": self.scale, "margin": self.margin}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def report_on(request: Request, quiet: bool = False) -> str:
+    """Analyse a run folder, several of them joined, or a CSV: write the report and print the summary unless `quiet`.
+    Return the address of the page. Raises UserError with every mistake in the request or the data."""
     from analysis import study
-    from analysis.input import join_runs, plain_table
-    from analysis.options import Options, check_options
     from analysis.report import output
     from analysis.verdict import verdict
 
-    chosen: dict[str, Any] = {key: value for key, value in (("scale", scale), ("margin", margin)) if value is not None}
-    columns = {"--id": id or None, "--ood": ood, "--group": group, "--baseline": baseline, "--cluster": cluster}
-    tables = [source for source in sources if _is_table(source, columns)]
-    if tables and len(sources) > 1:
+    tables = [source for source in request.sources if _is_table(source, request.columns)]
+    if tables and len(request.sources) > 1:
         raise UserError(Problem(tables[0], "a table is analysed alone; only run folders are joined"))
-    if tables:
-        units, problems = _units(unit)
-        first = id if isinstance(id, str) else next(iter(id), "")
-        in_percent = units.get(first, "percent" if percent else "fraction") == "percent"
-        floor = None if id_min is None else id_min / (100 if in_percent else 1)
-        problems += [Problem(sources[0], f"{flag} is needed for a table") for flag, value in columns.items()
-                    if value is None and flag != "--cluster"]  # fmt: skip
-        names = () if isinstance(id, str) or len(id) < 2 else tuple(id)
-        options = Options(
-            clean(baseline or ""), **chosen, id_min=floor, unit="row" if cluster in (None, "none") else "cluster",
-            id_names=names,
-        )  # fmt: skip
-        problems += check_options(options)
-        if problems:
-            raise UserError(*problems)
-        found = plain_table.read_csv(sources[0], id=id, ood=ood or "", group=group or "", options=options,
-                               cluster=cluster, percent=percent, units=units)  # fmt: skip
-        target = out or f"{Path(sources[0]).stem}-analysis"
-    else:
-        given = [flag for flag, value in {
-                    **columns, "--percent": percent or None, "--id-min": id_min, "--unit": unit or None}.items()
-                 if value is not None]  # fmt: skip
-        problems = [Problem(sources[0], f"{flag} is for tables; a run folder says it itself") for flag in given]
-        if len(sources) > 1 and out is None:
-            problems.append(Problem("", "several runs are joined: say with --out where their report goes"))
-        problems += check_options(Options("", **chosen))
-        if problems:
-            raise UserError(*problems)
-        found, options = join_runs.read_runs(sources)
-        changed = {key: getattr(options, key) for key in chosen if chosen[key] != getattr(options, key)}
-        said = [f"{key} is {_told(chosen[key])}, asked for on the command line; the spec had set {_told(before)}"
-                for key, before in changed.items()]  # fmt: skip
-        found, options = replace(found, warnings=(*found.warnings, *said)), replace(options, **chosen)
-        target = out or (found.runs[0].storage / "report").address
-    analyses = study.analyse_all(found, options)
-    page, lost = output.write(target, found, analyses, verdict(analyses))
+    table, options, target = _read_table(request) if tables else _read_runs(request)
+    analyses = study.analyse_all(table, options)
+    page, lost = output.write(target, table, analyses, verdict(analyses))
     if not quiet:
         from analysis.report.terminal import show
 
-        show(found, analyses, page, lost)
+        show(table, analyses, page, lost)
     return page
+
+
+def _read_table(request: Request) -> tuple[Table, Options, str]:
+    """The points of the request's table, its options, and the folder of its report."""
+    from analysis.input import dependence, plain_table
+    from analysis.options import Options, check_options
+
+    source, ids = request.sources[0], request.ids
+    units, problems = _units(request.unit)
+    in_percent = units.get(ids[0] if ids else "", "percent" if request.percent else "fraction") == "percent"
+    floor = None if request.id_min is None else request.id_min / (100 if in_percent else 1)
+    problems += [Problem(source, f"{flag} is needed for a table") for flag, value in request.columns.items()
+                 if value is None and flag != "--cluster"]  # fmt: skip
+    options = Options(
+        clean(request.baseline or ""), **request.settings, id_min=floor,
+        unit="row" if request.cluster in (None, dependence.INDEPENDENT) else "cluster",
+        id_names=ids if len(ids) > 1 else (),
+    )  # fmt: skip
+    problems += check_options(options)
+    if problems:
+        raise UserError(*problems)
+    table = plain_table.read_csv(
+        source, id=request.id, ood=request.ood or "", group=request.group or "", options=options,
+        cluster=request.cluster, percent=request.percent, units=units,
+    )  # fmt: skip
+    return table, options, request.out or f"{Path(source).stem}-analysis"
+
+
+def _read_runs(request: Request) -> tuple[Table, Options, str]:
+    """The points of the request's run folders, joined, their options, and the folder of their report."""
+    from analysis.input import join_runs
+    from analysis.options import Options, check_options
+
+    for_tables = {**request.columns, "--percent": request.percent or None, "--id-min": request.id_min,
+                  "--unit": request.unit or None}  # fmt: skip
+    problems = [Problem(request.sources[0], f"{flag} is for tables; a run folder says it itself")
+                for flag, value in for_tables.items() if value is not None]  # fmt: skip
+    if len(request.sources) > 1 and request.out is None:
+        problems.append(Problem("", "several runs are joined: say with --out where their report goes"))
+    problems += check_options(Options("", **request.settings))
+    if problems:
+        raise UserError(*problems)
+    table, options = join_runs.read_runs(request.sources)
+    replaced = [
+        f"{key} is {_text(value)}, asked for on the command line; the spec had set {_text(getattr(options, key))}"
+        for key, value in request.settings.items()
+        if value != getattr(options, key)
+    ]
+    table = replace(table, warnings=(*table.warnings, *replaced))
+    return table, replace(options, **request.settings), request.out or (table.runs[0].storage / "report").address
 
 
 def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
@@ -129,7 +175,7 @@ def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
     return units, problems
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -24,7 +24,9 @@ from scipy.special import ndtr
 from analysis import study
 from analysis.options import Options
 from analysis.predict import surface, variances
-from analysis.predict.power import Design, Spread, power
+from analysis.predict.design import Design
+from analysis.predict.power import power
+from analysis.predict.spread import Spread
 from analysis.scales import SCALES
 from analysis.stats import contrasts
 from analysis.stats.task_points import Comparison, TaskPoints

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.__main__ import report_on
+from analysis.__main__ import Request, report_on
 from analysis.input.plain_table import read_csv
 from analysis.input.table import Table
 from analysis.options import Options
@@ -61,4 +61,4 @@ def refused(frame: pd.DataFrame | str | bytes, folder: Path, **changed) -> list[
 def verdict_of(frame: pd.DataFrame, folder: Path, **changed) -> str:
     """Write `frame` and its report into `folder`; the address of the page."""
     frame.to_csv(folder / "t.csv", index=False)
-    return report_on(str(folder / "t.csv"), out=str(folder / "out"), quiet=True, **changed)
+    return report_on(Request((str(folder / "t.csv"),), out=str(folder / "out"), **changed), quiet=True)

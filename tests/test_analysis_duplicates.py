@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from analysis import duplicates
-from analysis.__main__ import report_on
+from analysis.__main__ import Request, report_on
 from analysis.input.join_runs import read_runs
 from analysis.input.run_points import read_run
 from analysis.study import Analysis, analyse_all
@@ -215,7 +215,7 @@ def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
 
 
 def test_the_report_shows_both_and_the_pictures(run):
-    report_on(run.storage.address, quiet=True)
+    report_on(Request((run.storage.address,)), quiet=True)
     report = Path(run.storage.address) / "report"
     table = pd.read_csv(report / "duplicates.csv")
     assert tuple(table) == duplicates.COMPARED
@@ -238,9 +238,9 @@ def test_a_report_says_what_was_not_looked_for(tmp_path):
     skipped = {"name": f"task {TASK}", "pool": {"name": TASK, "fingerprint": "4f1c"}, "skipped": "it is drawn",
                "among": {"name": TASK, "fingerprint": "4f1c"}}  # fmt: skip
     run.write("data.json", json.dumps({"pools": [], "duplicates": [skipped]}))
-    report_on(run.storage.address, quiet=True)
+    report_on(Request((run.storage.address,)), quiet=True)
     assert "Not looked for: <bdi>it is drawn</bdi>." in (tmp_path / "run/report/index.html").read_text("utf-8")
     run.write("data.json", json.dumps({"pools": []}))
-    report_on(run.storage.address, quiet=True)
+    report_on(Request((run.storage.address,)), quiet=True)
     assert "This run has not looked for any." in (tmp_path / "run/report/index.html").read_text("utf-8")
     assert not (tmp_path / "run/report/duplicates.csv").exists()

@@ -13,19 +13,9 @@ import pytest
 import analysis.__main__ as analysis_command
 from analysis.options import Options
 from analysis.predict import variances
-from analysis.predict.power import (
-    PUBLISHED_SD,
-    Cause,
-    Design,
-    by_seed,
-    chance,
-    design_of,
-    kinds,
-    parts,
-    power,
-    published,
-    seeds_for,
-)
+from analysis.predict.design import Design, design_of
+from analysis.predict.power import by_seed, chance, kinds, parts, power, seeds_for
+from analysis.predict.spread import PUBLISHED_SD, Cause, published
 from analysis.study import analyse
 from bench import foresight
 from ray_robust import sweep

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.__main__ import main, report_on
+from analysis.__main__ import Request, main, report_on
 from analysis.input.plain_table import read_csv
 from analysis.input.run_points import read_run
 from analysis.options import Options
@@ -139,7 +139,7 @@ def test_a_table_that_is_not_there(write):
 
 def test_arguments_are_checked_together(write):
     with pytest.raises(UserError) as error:
-        report_on(write(GOOD), id="id", scale="probits", margin=-1)
+        report_on(Request((write(GOOD),), id="id", scale="probits", margin=-1))
     assert [str(p) for p in error.value.problems] == [
         "t.csv: --ood is needed for a table",
         "t.csv: --group is needed for a table",
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_run(write, tmp_path):
 
 def test_nothing_is_written_after_a_mistake(write):
     with pytest.raises(UserError):
-        report_on(write(GOOD), id="id", ood="odd", group="kind", baseline="base")
+        report_on(Request((write(GOOD),), id="id", ood="odd", group="kind", baseline="base"))
     assert [path.name for path in Path().iterdir()] == ["t.csv"]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri
 
-from analysis.__main__ import report_on
+from analysis.__main__ import Request, report_on
 from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.scales import SCALES, clip
@@ -85,8 +85,11 @@ def test_published_fits_are_reproduced(row):
 @pytest.mark.parametrize(("file", "id_", "ood"), [("val_v2", "val", "v2"), ("val_sketch", "val", "sketch"),
                                                   ("objectnet", "val_objectnet", "objectnet")])  # fmt: skip
 def test_the_ready_tables_need_no_floor(file, id_, ood, tmp_path):
-    report_on(str(TESTBED / f"{file}.csv"), id="id", ood="ood", group="type", baseline="standard", percent=True,
-              out=str(tmp_path), quiet=True)  # fmt: skip
+    published = Request(
+        (str(TESTBED / f"{file}.csv"),), id="id", ood="ood", group="type", baseline="standard", percent=True,
+        out=str(tmp_path),
+    )  # fmt: skip
+    report_on(published, quiet=True)
     trends = pd.read_csv(tmp_path / "trends.csv").set_index(["group", "scale"])
     for row in _references():
         if (row["id"], row["ood"]) == (id_, ood):
@@ -108,8 +111,11 @@ def test_fewer_images_against_fewer_classes_runs_through_to_a_verdict(tmp_path):
         columns={"train_images": "num_images", "train_classes": "num_classes"}
     )
     chosen.to_csv(tmp_path / "study.csv", index=False)
-    report_on(str(tmp_path / "study.csv"), id="val_eighth", ood="v2_eighth", group="arm", baseline="standard",
-              percent=True, out=str(tmp_path / "out"), quiet=True)  # fmt: skip
+    study = Request(
+        (str(tmp_path / "study.csv"),), id="val_eighth", ood="v2_eighth", group="arm", baseline="standard",
+        percent=True, out=str(tmp_path / "out"),
+    )  # fmt: skip
+    report_on(study, quiet=True)
     points = pd.read_csv(tmp_path / "out/robustness.csv").set_index("model")
     outside = {name.split("subsample_")[1].split("_batch")[0] for name in points.index[points["extrapolated"]]}
     assert outside == {"1_of_8", "1_of_16", "1_of_32"}

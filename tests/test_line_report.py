@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from analysis.__main__ import main, report_on
+from analysis.__main__ import Request, main, report_on
 from analysis.line.checks import check_line
 from analysis.options import Options
 from analysis.report import line_charts, line_tables
@@ -111,7 +111,7 @@ def test_thousands_of_points_are_thinned():
 def test_without_a_line_there_is_no_panel(tmp_path):
     points = sweep({"num_images=1000": 1.0}, trials=1, epochs=(3,))
     run_folder(tmp_path / "run", points.assign(id=0.5))
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     page = Page((tmp_path / "run/report/index.html").read_text("utf-8"))
     assert "line-0" not in page.ids
     assert not list((tmp_path / "run/report").glob("line_*.csv"))
@@ -121,7 +121,7 @@ def test_two_tasks_have_two_panels(tmp_path):
     points = sweep({"num_images=1000": 1.0})
     points = pd.concat([points.assign(task=task, finetune=points["finetune"] + task) for task in ("a", "b")])
     run_folder(tmp_path / "run", points.reset_index(drop=True))
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     page = Page((tmp_path / "run/report/index.html").read_text("utf-8"))
     assert {"line-0", "line-1", "curve-0", "curve-1"} <= set(page.ids)
     assert set(pd.read_csv(tmp_path / "run/report/line_checks.csv")["task"]) == {"a", "b"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.__main__ import report_on
+from analysis.__main__ import Request, report_on
 from bench import browser
 from tests.fake_run import run_folder, sweep
 from tests.test_report import HOSTILE
@@ -22,7 +22,7 @@ def run(tmp_path_factory) -> Path:
     points = sweep({"num_images=1000": -1.0, "num_images=4000": 3.0, "num_images=16000": 7.0})
     points["id_accuracy"], points["ood_accuracy"] = points["id"] * 0.9, points["ood"] * 0.9
     run_folder(folder, points)
-    report_on(str(folder), quiet=True)
+    report_on(Request((str(folder),)), quiet=True)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_a_finding_leads_to_its_row(page):
 def test_hostile_names_do_nothing(tab, tmp_path):
     points = sweep(dict.fromkeys(HOSTILE, 2.0), trials=2)
     run_folder(tmp_path / "run", points)
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     tab.errors.clear()
     tab.look(width=390)
     tab.call("Page.addScriptToEvaluateOnNewDocument", source="window.alert = () => { window.hurt = true; };")

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from analysis import views
-from analysis.__main__ import main, report_on
+from analysis.__main__ import Request, main, report_on
 from analysis.input.run_points import read_run
 from analysis.report import charts, latex, page_data, terminal
 from analysis.report.export import slug
@@ -197,7 +197,7 @@ def test_hostile_names_are_text(tmp_path):
     run = run_folder(tmp_path / "run", points, failed={lost: "<img src=x onerror=alert(2)>"})
     spec = run.spec() | {"question": "Is <b>bold</b> </title>?", "baseline": "scratch"}
     run.write("spec.yaml", json.dumps(spec))
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     text = (tmp_path / "run/report/index.html").read_text("utf-8")
     page = Page(text)
     assert page.elements.count("script") == 3
@@ -232,7 +232,7 @@ def test_a_run_with_nothing_in_it_yet(tmp_path):
     run = run_folder(tmp_path / "run", sweep({"num_images=1000": 0.0}), unfinished=6)
     for name in ("data.json", "run.json"):
         run.storage.delete(name)
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     verdict = json.loads((tmp_path / "run/report/verdict.json").read_text())
     (finding,) = verdict["findings"]
     assert finding["text"] == "Not established: effective robustness, because no baseline line can be fitted."
@@ -244,7 +244,7 @@ def test_a_run_with_nothing_in_it_yet(tmp_path):
 def test_only_the_baseline_has_run(tmp_path):
     points = sweep({"num_images=1000": 0.0})
     run_folder(tmp_path / "run", points, unfinished=3)
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     verdict = json.loads((tmp_path / "run/report/verdict.json").read_text())
     assert list(verdict["groups"]) == ["scratch"]
     assert len((tmp_path / "run/report/contrasts.csv").read_text().splitlines()) == 1
@@ -255,7 +255,7 @@ def test_several_tasks_in_one_page(tmp_path):
     points = sweep({"num_images=1000": 1.0})
     other = points.assign(task=HOSTILE[1], finetune="second-" + points["finetune"])
     run_folder(tmp_path / "run", pd.concat([points, other], ignore_index=True))
-    report_on(str(tmp_path / "run"), quiet=True)
+    report_on(Request((str(tmp_path / "run"),)), quiet=True)
     trends = pd.read_csv(tmp_path / "run/report/trends.csv")
     assert list(trends)[-1] == "task"
     assert set(trends["task"]) == {"camera-traps", HOSTILE[1]}
@@ -272,7 +272,7 @@ def test_the_same_run_gives_the_same_page(report):
         return files | {"index.html": re.sub(rb'"view_\d+"', b'"view"', files["index.html"])}
 
     before = contents()
-    report_on(str(report.parent), quiet=True)
+    report_on(Request((str(report.parent),)), quiet=True)
     assert contents() == before
 
 
@@ -289,7 +289,7 @@ def test_the_terminal_summary(report):
 
 @pytest.mark.slow
 def test_flags_of_the_command_change_the_scale_and_say_so(report, tmp_path):
-    report_on(str(report.parent), scale="logit", margin=1.0, out=str(tmp_path / "out"), quiet=True)
+    report_on(Request((str(report.parent),), scale="logit", margin=1.0, out=str(tmp_path / "out")), quiet=True)
     verdict = json.loads((tmp_path / "out/verdict.json").read_text())
     assert (verdict["scale"], verdict["margin"]) == ("logit", 1.0)
     assert "scale is logit, asked for on the command line; the spec had set probit" in verdict["warnings"]

@@ -226,7 +226,7 @@ def test_what_stands_in_the_place_of_weights_is_called_what_it_is(tmp_path, data
 
 def test_a_stem_that_stays_random_is_said_in_the_report(tmp_path, monkeypatch):
     """Weights of a model for grey images fit but for their first layer: training goes on, and every reader is told."""
-    from analysis.__main__ import report_on
+    from analysis.__main__ import Request, report_on
 
     monkeypatch.chdir(tmp_path)
     torch.save(timm.create_model("test_byobnet", in_chans=1).state_dict(), "gray.pth")
@@ -240,7 +240,7 @@ def test_a_stem_that_stays_random_is_said_in_the_report(tmp_path, monkeypatch):
     run = RunFolder("run")
     run.write_plan(plan.rows())
     run.write_results()
-    report_on("run", quiet=True)
+    report_on(Request(("run",)), quiet=True)
     warning = ("2 trials: 1 of 100 tensors of the body are not in gray.pth and stay random: stem.conv.weight "
                "([24, 1, 3, 3] in the file, [24, 3, 3, 3] in the model)")  # fmt: skip
     assert warning in json.loads(Path("run/report/verdict.json").read_text())["warnings"]

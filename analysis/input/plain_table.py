@@ -1,4 +1,4 @@
-"""The points of any CSV: columns by name, every mistake in them at once, with file, line and column."""
+"""The points of any CSV: columns by name; all errors are reported at once, each with file, line and column."""
 
 from __future__ import annotations
 
@@ -38,17 +38,44 @@ def read_csv(
     percent: bool = False,
     units: Mapping[str, str] | None = None,
 ) -> Table:
-    """Any CSV of ID and OOD scores: columns by name, each row its own cluster unless `cluster` names a column.
+    """Return the points of any CSV of ID and OOD scores.
 
-    Several columns in `id` are several ID sets, those that `options.id_names` says; their scores become id_1, id_2, ...
-    and `id` their mean, until the baseline's plane says how they count (`placed.transformed`). `units` declares columns
-    as "percent" or "fraction" whatever `percent` says. Rows with an empty score are left out and listed; copies count
-    once; what was read otherwise than it stands is a warning. Everything that is no score, no name, or not in its unit
-    raises UserError, all of it at once; so does a column that says which rows belong together while `cluster` is None
-    (see `analysis.input.dependence`; "none" says that rows are independent).
+    id, ood, group   names of its columns; several in `id` are several ID sets, those that `options.id_names` names.
+                     Their scores become id_1, id_2, ... and `id` their mean, until the baseline's plane gives their
+                     weights (`stats.transform.transformed`)
+    cluster          the column that says which rows belong together; None: not given; "none": rows are independent
+    percent, units   whether scores are 0-100, and the columns ("percent" or "fraction") that are an exception
+
+    Rows with an empty score are left out and listed; copies count once; what is read otherwise than it is written is a
+    warning. Raises UserError with every mistake at once: what is no score, no name or not in its unit, and a column
+    that says which rows belong together while `cluster` is None (see `analysis.input.dependence`).
     """
     roles = Roles.of(id, ood, group, None if cluster == dependence.INDEPENDENT else cluster)
     units = dict(units or {})
+    frame, remarks = _rows(file, roles, units)
+    parsed = parse_scores(frame, roles.scores, remarks)
+    names = role_names(frame, roles, options.baseline, remarks)
+    scores = score_columns(parsed, roles.scores, names["group"], percent, units, remarks)
+    same_columns(scores, roles.scores, names["group"], options.baseline, remarks)
+    check_baseline(names["group"], roles.group, scores, options.baseline, options.id_min, remarks)
+    named_columns.check(frame, names, roles, options.baseline, remarks)
+    others = frame.drop(columns=list(dict.fromkeys([*roles.used, *(["task"] if "task" in frame else [])])))
+    extra = extra_columns(_reported(others, roles, remarks), {"id_val": roles.ids[0], "ood_val": roles.ood}, percent,
+                          units, remarks)  # fmt: skip
+    points, left_out = _scored(names.join(extra).assign(**scores), roles)
+    points = points.assign(trial=same_scores(points, list(roles.scores), roles.cluster is not None, remarks))
+    across_groups(points, list(roles.scores), remarks)
+    dependence.ask_for_clusters(points, others.loc[points.index], cluster, remarks)
+    remarks.refuse()
+    points = _over_floor(points.reset_index(drop=True), options.id_min, remarks)
+    if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
+        remarks.note("some clusters lie in several groups; they count in each group as if independent")
+    keys = ("trial", "group", *extra) if roles.cluster else ("group", *extra)
+    return Table(Path(file).stem, points, keys, left_out, tuple(remarks.notes))
+
+
+def _rows(file: str, roles: Roles, units: Mapping[str, str]) -> tuple[pd.DataFrame, Remarks]:
+    """The rows as text, copies left out, with the remarks on them; raises UserError where a column is not there."""
     source = CsvFile(file, [name for _, name in roles.asked])
     remarks = Remarks(source)
     check_columns(roles, units, remarks)
@@ -57,34 +84,24 @@ def read_csv(
     remarks.refuse()
     frame = without_copies(tidy(source.frame, remarks), remarks)
     remarks.cells(source.short.intersection(frame.index), lambda _: "fewer cells than the header has columns")
-    parsed = parse_scores(frame, roles.scores, remarks)
-    names = role_names(frame, roles, options.baseline, remarks)
-    scores = score_columns(parsed, roles.scores, names["group"], percent, units, remarks)
-    same_columns(scores, roles.scores, names["group"], options.baseline, remarks)
-    check_baseline(names["group"], roles.group, scores, options.baseline, options.id_min, remarks)
-    named_columns.check(frame, names, roles, options.baseline, remarks)
+    return frame, remarks
 
-    others = frame.drop(columns=list(dict.fromkeys([*roles.used, *(["task"] if "task" in frame else [])])))
-    lost = [name for name in others if name in RESERVED]
-    if lost:
-        remarks.note(f"not in the report's tables, which have columns of these names: {', '.join(lost)}")
-    kept = others.drop(columns=[name for name in others if name in RESERVED | {*roles.scores}])
-    kept = extra_columns(kept, {"id_val": roles.ids[0], "ood_val": roles.ood}, percent, units, remarks)
-    points = names.join(kept).assign(**scores)
+
+def _reported(others: pd.DataFrame, roles: Roles, remarks: Remarks) -> pd.DataFrame:
+    """The columns beside the roles', without those whose names the report's tables use for something else."""
+    reserved = [name for name in others if name in RESERVED]
+    if reserved:
+        remarks.note(f"not in the report's tables, which have columns of these names: {', '.join(reserved)}")
+    return others.drop(columns=[name for name in others if name in RESERVED | {*roles.scores}])
+
+
+def _scored(points: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The points with all their scores, and the rows that lack one; `id` is the mean of several ID sets."""
     if len(roles.ids) > 1:
         points["id"] = points[[key for key in roles.scores if key != "ood"]].mean(axis=1, skipna=False)
     empty = points[["id", "ood"]].isna().any(axis=1)  # `id` is empty where one of several ID scores is
     left_out = points.loc[empty, ["trial", "group", "task"]].assign(reason="no score in the table")
-    points = points.loc[~empty]
-    points = points.assign(trial=same_scores(points, list(roles.scores), roles.cluster is not None, remarks))
-    across_groups(points, list(roles.scores), remarks)
-    dependence.ask_for_clusters(points, others.loc[points.index], cluster, remarks)
-    remarks.refuse()
-    points = _over_floor(points.reset_index(drop=True), options.id_min, remarks)
-    if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
-        remarks.note("some clusters lie in several groups; they count in each group as if independent")
-    keys = ("trial", "group", *kept) if roles.cluster else ("group", *kept)
-    return Table(Path(file).stem, points, keys, left_out, tuple(remarks.notes))
+    return points.loc[~empty], left_out
 
 
 def _over_floor(points: pd.DataFrame, id_min: float | None, remarks: Remarks) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""How much ER varied in an earlier run, cause by cause, so that another design's power can be foretold from it.
+"""How much ER varied in an earlier run, cause by cause, from which the power of another design is predicted.
 
-Owns `of_run`: a `power.Spread` from the trials, the baseline line and the test groups of a finished run.
+Owns `of_run`: a `spread.Spread` from the trials, the baseline line and the test groups of a finished run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.special import chdtri
 
 from analysis import study
 from analysis.input.run_points import read_run
-from analysis.predict.power import Cause, Spread
+from analysis.predict.spread import Cause, Spread
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.group_means import MeanER
 from analysis.stats.robustness import LINE

@@ -22,7 +22,7 @@ from analysis.stats.line_models import LineModel
 from analysis.stats.own_line import OwnLine, own_line, slopes_and_intercepts
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Baseline
-from analysis.stats.sensitivity import ERRORS, ONE, SCHEDULE
+from analysis.stats.sensitivity import ERRORS, ONE_TRIAL, SCHEDULE
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import NOISE
 
@@ -123,7 +123,7 @@ def _checked(
         return differ
     for i in np.flatnonzero(differ).tolist():
         difference = comparison[i].slope
-        (passed if keeps_half(difference.value, *difference.without_one) else failed)[i].append(ONE)
+        (passed if keeps_half(difference.value, *difference.without_one) else failed)[i].append(ONE_TRIAL)
     others = [group for name, group in groups.items() if name != baseline.name]
     moving = schedules.moving(groups[baseline.name], others, tuple(axis for axis, _, _ in baseline.ids))
     checks: dict[str, Callable[[Group, OwnLine], Quantity | None]] = {

@@ -1,6 +1,6 @@
-"""Which claims hold without the assumptions they were made under: the same comparisons under other lines and scales.
+"""Sensitivity analysis: which claims hold when the comparisons are repeated under other lines and scales.
 
-Owns the checks, in the order of `CHECKS`, and the table of what each claim survived. A check that cannot be made (no
+Owns the checks, in the order of `CHECKS`, and the table of which claim holds in which. A check that cannot be made (no
 sizes of test sets, one learning rate) is not in the table. A claim that does not hold in a check is not made: it is
 "not robust to" it (`findings`).
 """
@@ -8,7 +8,7 @@ sizes of test sets, one learning rate) is not in the table. A claim that does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -26,16 +26,16 @@ from analysis.stats.study_group import Group
 from analysis.stats.task_points import NOISE, Comparison, TaskPoints
 from analysis.stats.trend import fit
 
-# name of the check: what is done instead
-ERRORS, SCHEDULE, ONE = "errors in ID", "the schedule", "any one trial"
+# name of the check: what is done in it
+ERRORS, SCHEDULE, ONE_TRIAL, ONE_LEVEL = "errors in ID", "the schedule", "any one trial", "any one level"
 CHECKS = {
     "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
     ERRORS: "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
     SCHEDULE: "epoch and learning rate enter the line, where they move the baseline off it",
     "unequal noise": "baseline points are weighted by a noise that changes along the line",
     "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
-    ONE: "every trial is left out in turn: the sign stays, and at least half of the size",
-    "any one level": "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
+    ONE_TRIAL: "every trial is left out in turn: the sign stays, and at least half of the size",
+    ONE_LEVEL: "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
     "duplicates": "test images that also occur elsewhere are left out",
 }
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
@@ -58,7 +58,7 @@ Claims = Mapping[Key, Claim]
 
 
 def claims_of(contrasts: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFrame) -> Claims:
-    """Everything that a comparison could claim, by its key."""
+    """Return everything that a comparison could claim, by its key."""
     claims = {}
     for table, rows in (("contrasts", contrasts), ("factors", factors), ("levels", levels)):
         columns = [column for column in USED if column in rows]
@@ -77,31 +77,32 @@ def _of(comparison: Comparison, margin: float) -> Claims:
 
 
 def survival(task_points: TaskPoints, comparison: Comparison, cleaned: Claims | None = None) -> pd.DataFrame:
-    """Columns `COLUMNS`: for every claim and every check that could be made, whether the claim holds in it, and what
-    the number is there. `how` tells the variants of a check apart; a claim holds in a check where it does in each.
+    """Return for every claim and every check that could be made whether the claim holds in it, and the number there,
+    columns `COLUMNS`. `how` names the variant of a check; a claim holds in a check where it does in each variant.
 
-    material   the task's points; `cleaned` what is claimed without test images that occur elsewhere
+    comparison  the one that the claims are made from, of the points `task_points`
+    cleaned     the claims without test images that occur elsewhere; None where no image does
     """
     margin = task_points.options.margin
-    made = {key: claim for key, claim in _of(comparison, margin).items() if claim.kind != "open"}
-    if not made:
+    claims = {key: claim for key, claim in _of(comparison, margin).items() if claim.kind != "open"}
+    if not claims:
         return pd.DataFrame(columns=list(COLUMNS))
-    rows = [_without_trial(key, claim) for key, claim in made.items() if _is_one_number(key, claim)]
-    rows += [_without_level(key, claim) for key, claim in made.items() if _has_levels(key, claim)]
-    of_factors = any(table != "contrasts" for table, *_ in made)
+    rows = [_without_trial(key, claim) for key, claim in claims.items() if _is_one_number(key, claim)]
+    rows += [_without_level(key, claim) for key, claim in claims.items() if _has_levels(key, claim)]
+    of_factors = any(table != "contrasts" for table, *_ in claims)
     for check, how, other in _variants(task_points, comparison, of_factors):
-        if other is None:  # hardly anything but error is left of the ID scores: what is claimed of them rests on it
-            rows += _held(made, {}, check, how, needed=True)
+        if other is None:  # the ID scores are mostly sampling error: no claim can be claims of them
+            rows += _compared(claims, {}, check, how, needed=True)
         else:  # the margin of equivalence is in points, and says nothing along the axis
             kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
-            rows += _held(made, _of(other, margin), check, how, kinds)
+            rows += _compared(claims, _of(other, margin), check, how, kinds)
     if cleaned is not None:
-        rows += _held(made, cleaned, "duplicates", "", needed=True)
+        rows += _compared(claims, cleaned, "duplicates", "", needed=True)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.DataFrame:
-    """The table of that name with the columns `survived` and `not_robust_to`: names of checks, separated by "; "."""
+    """Return the table of that name with columns `survived` and `not_robust_to`: names of checks, joined by "; "."""
     if table.empty:
         return table
     own = survived.loc[survived["table"] == name]
@@ -114,44 +115,61 @@ def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.Data
     return table.assign(survived=["; ".join(m[True]) for m in mine], not_robust_to=["; ".join(m[False]) for m in mine])
 
 
-def _held(
-    made: Claims,
+@dataclass(frozen=True)
+class _Again:
+    """The number of a claim in one variant of a check."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p_adjusted: float = np.nan
+
+
+def _checked(key: Key, claim: Claim, check: str, how: str, again: _Again, holds: bool) -> dict[str, Any]:
+    """A row of the table."""
+    table, a, b, factor = key
+    return {"table": table, "a": a, "b": b, "factor": factor, "claim": claim.kind, "check": check, "how": how,
+            **asdict(again), "holds": bool(holds)}  # fmt: skip
+
+
+def _compared(
+    claims: Claims,
     others: Claims,
     check: str,
     how: str,
     kinds: tuple[str, ...] = ("differs", "equivalent"),
     needed: bool = False,
 ) -> list[dict[str, Any]]:
-    """Whether each claim is made again. One without an interval there could not be checked, and does not hold where
-    that is `needed`."""
+    """Whether each claim is among the others, which are made in another way. A claim without an interval there could
+    not be checked, and does not hold where that is `needed`."""
     rows = []
-    for key, claim in made.items():
+    for key, claim in claims.items():
         other = others.get(key)
         if claim.kind not in kinds:
             continue
         if other is None or not np.isfinite(other.row["low"]):
-            rows += [_row(key, claim, check, how, np.nan, np.nan, np.nan, np.nan, False)] if needed else []
+            rows += [_checked(key, claim, check, how, _Again(), holds=False)] if needed else []
             continue
         row = other.row
         same = other.kind == "differs" and np.sign(row["delta_er"]) == np.sign(claim.row["delta_er"])
         holds = same if claim.kind == "differs" else bool(row["equivalent"])
-        rows.append(_row(key, claim, check, how, row["delta_er"], row["low"], row["high"], row["p_adjusted"], holds))
+        again = _Again(row["delta_er"], row["low"], row["high"], row["p_adjusted"])
+        rows.append(_checked(key, claim, check, how, again, holds))
     return rows
 
 
 def _without_trial(key: Key, claim: Claim) -> dict[str, Any]:
     low, high = claim.row["without_low"], claim.row["without_high"]
     if claim.kind == "differs":
-        return _left_out(key, claim, ONE, low, high)
+        return _without_one(key, claim, ONE_TRIAL, low, high)
     margin = claim.row["margin"]
-    holds = bool(-margin < low and high < margin)
     nearest = low if claim.row["delta_er"] > 0 else high
-    return _row(key, claim, ONE, "", nearest, low, high, np.nan, holds)
+    return _checked(key, claim, ONE_TRIAL, "", _Again(nearest, low, high), holds=-margin < low and high < margin)
 
 
 def _is_one_number(key: Key, claim: Claim) -> bool:
-    """Whether a claim is of the number in its row. "No effect" of a factor is of every pair of its levels, of which the
-    row does not say what they are without a trial: there the check cannot be made."""
+    """Whether a claim is of the number in its row. "No effect" of a factor is of every pair of its levels, whose values
+    without a trial are not in the row: there the check cannot be made."""
     return key[0] != "factors" or claim.kind == "differs"
 
 
@@ -160,29 +178,21 @@ def _has_levels(key: Key, claim: Claim) -> bool:
 
 
 def _without_level(key: Key, claim: Claim) -> dict[str, Any]:
-    return _left_out(key, claim, "any one level", claim.row["without_level_low"], claim.row["without_level_high"])
+    return _without_one(key, claim, ONE_LEVEL, claim.row["without_level_low"], claim.row["without_level_high"])
 
 
-def _left_out(key: Key, claim: Claim, check: str, low: float, high: float) -> dict[str, Any]:
+def _without_one(key: Key, claim: Claim, check: str, low: float, high: float) -> dict[str, Any]:
     """A difference holds where the value nearest to 0 keeps its sign and half of its size."""
     value = claim.row["delta_er"]
     nearest = low if value > 0 else high
-    return _row(key, claim, check, "", nearest, low, high, np.nan, keeps_half(value, low, high))
-
-
-def _row(
-    key: Key, claim: Claim, check: str, how: str, value: float, low: float, high: float, p: float, holds: bool
-) -> dict[str, Any]:
-    table, a, b, factor = key
-    return {"table": table, "a": a, "b": b, "factor": factor, "claim": claim.kind, "check": check, "how": how,
-            "value": value, "low": low, "high": high, "p_adjusted": p, "holds": bool(holds)}  # fmt: skip
+    return _checked(key, claim, check, "", _Again(nearest, low, high), keeps_half(value, low, high))
 
 
 def _variants(
     task_points: TaskPoints, comparison: Comparison, of_factors: bool
 ) -> Iterator[tuple[str, str, Comparison | None]]:
-    """Every check that compares anew, with what it makes of the study (None where it must be made and cannot);
-    `of_factors`: of its factors too."""
+    """Every check that repeats the comparison: its name, its variant and the other comparison, None where it is needed
+    and cannot be made. `of_factors`: with the regression."""
     options, scale = task_points.options, SCALES[task_points.options.scale]
     x = comparison.groups[options.baseline].points["x"].to_numpy()
     tried: list[tuple[str, str, LineModel | None]] = []

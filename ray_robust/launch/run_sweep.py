@@ -208,11 +208,11 @@ def write_plan(sweep: Sweep, run: RunFolder) -> None:
 def report(run: RunFolder, out: Console) -> bool | None:
     """Analyse the run and print the result. Return False when there is nothing to analyse yet, None when the analysis
     broke down or its folder cannot be written: what was trained is complete all the same."""
-    from analysis.__main__ import report_on
+    from analysis.__main__ import Request, report_on
     from analysis.writing import Unwritable
 
     try:
-        report_on(run.storage.address)
+        report_on(Request((run.storage.address,)))
     except UserError as error:
         for problem in error.problems:
             out.print(f"no report: {problem}", markup=False, soft_wrap=True)

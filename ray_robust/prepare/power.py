@@ -16,18 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis.predict.power import (
-    MOST_SEEDS,
-    SEEDS,
-    Design,
-    Power,
-    Spread,
-    design_of,
-    kinds,
-    power,
-    published,
-    seeds_for,
-)
+from analysis.predict.design import Design, design_of
+from analysis.predict.power import MOST_SEEDS, SEEDS, Power, kinds, power, seeds_for
+from analysis.predict.spread import Spread, published
 from ray_robust.errors import DONE, Arguments, Problem, UserError
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.run.run_folder import RunFolder
