@@ -36,7 +36,7 @@ def test_the_makespan_is_that_of_processes_that_take_the_next_trial():
         (["run_trial (/a/ray_robust/trial/run_trial.py:50)", "manual_seed (/x/torch/random.py:3)"], "seeding of steps"),
         (["optimise (/a/ray_robust/train/loop.py:3)", "_step (/a/ray_robust/train/loop.py:9)", "f (/x/torch/nn.py:1)"],
          "forward and backward passes"),
-        (["Pass.run (/a/ray_robust/train/interleave.py:9)", "conv2d (/x/torch/nn.py:1)"],
+        (["ForwardBackward.run (/a/ray_robust/train/interleave.py:9)", "conv2d (/x/torch/nn.py:1)"],
          "forward and backward passes"),
         (["main (/a/ray_robust/sweep.py:9)", "_find_and_load (<frozen importlib._bootstrap>:1)"], "imports"),
         (["run_trial (/a/ray_robust/trial/run_trial.py:50)", "draw (/a/b.py:3)"], "the rest of a trial"),

@@ -83,7 +83,7 @@ def finished_run(path: Path, points: pd.DataFrame) -> None:
     trial.storage.write("log.txt", "2026-01-02 03:04:05 starts\n")
     trial.storage.write_json("progress.json", PROGRESS)
     trial.note_attempt({"time": 1.0, "host": "a", "kind": "died", "reason": "it died", "counts": True})
-    trial.divide(2, "memory was short")
+    trial.set_grad_accum_steps(2, "memory was short")
     for name in ("worker.json", "failed.json", "stopped.json"):
         trial.storage.write_json(name, {"host": "a", "kills": 0, "attempts": 0, "reason": "9 times too slow"})
     run.write_results()
@@ -195,7 +195,7 @@ def test_what_a_trial_that_broke_off_left_may_be_damaged(points, run, kind, how,
     assert "Traceback" not in printed(run, capsys)
     folder.note_attempt({"time": 2.0, "host": "a", "kind": "died", "reason": "it died", "counts": True})
     assert folder.attempts()[-1]["time"] == 2.0
-    assert folder.parts() in (1, 2)
+    assert folder.grad_accum_steps() in (1, 2)
     assert train(folder, points[points["trial"] == name]) == []
 
 

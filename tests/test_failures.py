@@ -256,12 +256,12 @@ def test_memory_that_was_short_is_answered_by_more_parts(recovery):
     folder = recovery.run.trial("t")
     for parts in (2, 4, 8, 16, 32, 64):  # the batch is 64
         recovery.record_failure("t", MEMORY)
-        assert folder.parts() == parts
+        assert folder.grad_accum_steps() == parts
     recovery.record_failure("t", classify(of_ranks(MemoryError("x"))))  # a rank, which has split its batches itself
-    assert (folder.parts(), recovery.counted("t")) == (64, 0)
+    assert (folder.grad_accum_steps(), recovery.counted("t")) == (64, 0)
     for _ in range(3):
         recovery.record_failure("t", MEMORY)
-    assert folder.parts() == 64
+    assert folder.grad_accum_steps() == 64
     assert folder.failure()["quarantined"]
 
 
@@ -388,8 +388,8 @@ def test_out_of_memory_is_told_from_other_errors(error, short):
 def test_kills_by_the_kernel_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(oom, "CGROUP", tmp_path / "memory.events")
     monkeypatch.setattr(oom, "KERNEL", tmp_path / "vmstat")
-    assert oom.kills() == 0
+    assert oom.oom_kills() == 0
     (tmp_path / "vmstat").write_text("pgfault 7\noom_kill 3\n")
-    assert oom.kills() == 3
+    assert oom.oom_kills() == 3
     (tmp_path / "memory.events").write_text("low 0\noom 5\noom_kill 4\n")
-    assert oom.kills() == 4
+    assert oom.oom_kills() == 4

@@ -212,7 +212,7 @@ def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
 
 
 def test_memory_that_is_short_is_recognised_and_given_back():
-    from ray_robust.trial.oom import free, is_out_of_memory
+    from ray_robust.trial.oom import is_out_of_memory, release_memory
 
     fraction = (torch.cuda.memory_reserved() + 2**30) / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(fraction)
@@ -223,7 +223,7 @@ def test_memory_that_is_short_is_recognised_and_given_back():
         assert is_out_of_memory(error.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    free()
+    release_memory()
     trained(steps=2)
 
 

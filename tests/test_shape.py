@@ -18,8 +18,6 @@ EXCEPTIONS = {
 }
 # still to be cut
 LONG = {
-    "ray_robust/trial/run_trial.py::_run",
-    "ray_robust/trial/run_trial.py::_finetune",
     "analysis/__main__.py::report_on",
     "analysis/stats/sensitivity.py::_row",
     "tests/test_damaged_files.py",

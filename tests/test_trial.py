@@ -23,7 +23,7 @@ from ray_robust.train import callbacks, loop
 from ray_robust.train.context import Context
 from ray_robust.train.interleave import ForwardBackward
 from ray_robust.trial.paths import RunPaths
-from ray_robust.trial.run_trial import _come_again, run_trial
+from ray_robust.trial.run_trial import _after_earlier_attempts, run_trial
 from ray_robust.trial.trial_log import TrialLog
 
 SPEC = """
@@ -229,7 +229,7 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
     run_trial(trial, paths, Context())
     assert sizes[:3] == [128, 64, 32]
     done = RunFolder(paths.run).trial(trial.id)
-    assert done.parts() == 4
+    assert done.grad_accum_steps() == 4
     facts = done.storage.read_json("trial.json")
     assert (facts["batch_parts"], facts["micro_batch"]) == (4, 32)
     assert "out of memory: batches go through the model in 4 parts from now on" in (
@@ -320,9 +320,9 @@ def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts
     for kills, reason, wanted in ((3, None, 1), (3, "died", 1), (4, "node", 1), (5, "died", 2)):
         if reason:
             folder.note_attempt({"time": 0.0, "host": "", "kind": reason, "reason": "x", "counts": True})
-        monkeypatch.setattr("ray_robust.trial.run_trial.kills", lambda kills=kills: kills)
-        _come_again(trial, folder, log)
-        assert folder.parts() == wanted
+        monkeypatch.setattr("ray_robust.trial.run_trial.oom_kills", lambda kills=kills: kills)
+        _after_earlier_attempts(trial, folder, log)
+        assert folder.grad_accum_steps() == wanted
 
 
 @pytest.fixture

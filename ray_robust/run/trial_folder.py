@@ -258,14 +258,14 @@ class TrialFolder:
         """Add to `attempts`."""
         self.storage.write_json("attempts.json", [*self.attempts(), attempt])
 
-    def parts(self) -> int:
-        """In how many parts a batch goes through the model, since the whole did not fit into memory; else 1."""
+    def grad_accum_steps(self) -> int:
+        """In how many parts a batch goes through the model: 1 unless the whole did not fit into memory."""
         parts = (self.storage.recall_json("parts.json") or {}).get("parts")
         return parts if isinstance(parts, int) and parts > 0 else 1
 
-    def divide(self, parts: int, reason: str) -> None:
-        """From now on a batch goes through the model in so many parts."""
-        self.storage.write_json("parts.json", {"parts": parts, "reason": reason})
+    def set_grad_accum_steps(self, steps: int, reason: str) -> None:
+        """Take a batch through the model in so many parts from now on."""
+        self.storage.write_json("parts.json", {"parts": steps, "reason": reason})
 
 
 def _text_of(rows: list[dict[str, Any]]) -> bytes:

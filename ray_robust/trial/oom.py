@@ -1,8 +1,8 @@
-"""Out of memory: told from other errors, and answered by taking every batch through the model in more parts.
+"""Out of memory: told apart from other errors, and answered by gradient accumulation over smaller parts of a batch.
 
-The batch stays what it was, so that a trial means the same; only what a model computes over a batch as such (batch
-normalisation, dropout's draws) is then computed over its parts. Owns how small the parts may become. The driver reads
-this too, so torch is imported late.
+The batch stays the same, so that a trial means the same; only what a model computes over a batch (batch normalisation,
+dropout masks) is computed over its parts. Owns how small the parts may become. The driver uses this too, so torch is
+imported late.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from pathlib import Path
 
 from ray_robust.plan.plan import Trial
 
-SAID = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 CGROUP, KERNEL = Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or this machine had not enough memory; torch says the latter in words only."""
+    """Return whether a GPU or this machine was short of memory; torch reports the latter by its message alone."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in SAID)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in MESSAGES)
 
 
 def largest_batch(trial: Trial) -> int:
-    """The largest batch that any training of a trial takes."""
+    """Return the largest batch of any training of a trial."""
     batches = [finetuning.settings.batch_size for finetuning in trial.finetunings]
     return max([*batches, trial.pretrain.batch_size] if trial.pretrain is not None else batches)
 
 
-def more_parts(trial: Trial, parts: int) -> int | None:
-    """Twice as many parts; None when a part is a single image already."""
-    return None if parts >= largest_batch(trial) else 2 * parts
+def next_grad_accum_steps(trial: Trial, steps: int) -> int | None:
+    """Return twice as many steps; None when a part of a batch is a single image already."""
+    return None if steps >= largest_batch(trial) else 2 * steps
 
 
-def free() -> None:
-    """Give back what a training that broke off still holds."""
+def release_memory() -> None:
+    """Return to the system what a failed training still holds."""
     import torch
 
     gc.collect()
@@ -45,9 +45,9 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def kills() -> int:
-    """How many processes the kernel has killed for memory: of this container, else of this machine. A worker that was
-    cannot tell it, but who comes after it sees the count risen. 0 where nobody counts."""
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory, in this container or else on this machine; 0 where it
+    does not count them. A killed worker leaves no message, but the next one finds the count increased."""
     for file in (CGROUP, KERNEL):
         try:
             counts = dict(line.split() for line in file.read_text().splitlines())

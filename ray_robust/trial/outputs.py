@@ -1,4 +1,4 @@
-"""The tables that a trial leaves beside its rows: which images it took, what it predicted, and the counts by group."""
+"""The tables that a trial writes beside its rows: the images it drew, its predictions, and its counts by group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_robust.train.points import counts
 
 
 def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:
-    """subset.parquet: which images, by name, under which label."""
+    """Write subset.parquet: source, name and label of every image that was drawn."""
     if folder.storage.stamp("subset.parquet") is not None:  # what is damaged is removed before
         return
     names = np.asarray(subset.classes, dtype=object)
@@ -33,17 +33,17 @@ def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageSto
 
 
 def write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: dict[str, Split], task: Pool) -> None:
-    """predictions/<id>.parquet: one row per test image, per evaluated epoch its class and how sure the model is.
-    groups/<id>.parquet, where the task has groups: counts per epoch, split, group and class."""
+    """Write predictions/<id>.parquet: one row per test image, with the predicted class and its probability per point;
+    and groups/<id>.parquet, where the task has groups: counts per epoch, split, group and class."""
     catalog = task.catalog
     classes, groups = np.asarray(catalog.classes, dtype=object), np.asarray(catalog.groups, dtype=object)
     parts = []
     for split in SPLITS[1:]:
-        known = splits[split]
-        assert known.rows is not None
-        part = {"split": split, "image": task.keys(known.rows), "label": classes[known.labels]}
-        if known.groups is not None:
-            part["group"] = groups[known.groups]
+        images = splits[split]
+        assert images.rows is not None
+        part = {"split": split, "image": task.keys(images.rows), "label": classes[images.labels]}
+        if images.groups is not None:
+            part["group"] = groups[images.groups]
         for point, predicted in done.predictions.items():
             part[f"epoch_{point.name}"] = classes[predicted[split].classes]
             part[f"confidence_{point.name}"] = predicted[split].confidence.astype(np.float16)

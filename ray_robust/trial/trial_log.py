@@ -1,7 +1,7 @@
-"""log.txt and progress.json of a trial: what people, the live view and the watch over it read.
+"""log.txt and progress.json of a trial, for people, the live view and the heartbeat watchdog.
 
 Owns how far a trial is: the share of its work that is done, and `worked`, all training images that any of its attempts
-has processed, so that what was done twice can be counted.
+has processed, so that repeated work can be counted.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from ray_robust.run.run_folder import TrialFolder
 from ray_robust.text.names import printable
 from ray_robust.train.context import Context, Progress
 
-SIGN_OF_LIFE = 5.0  # seconds between two, while there is nothing else to tell
+HEARTBEAT_INTERVAL = 5.0  # seconds between two, while there is nothing else to report
 
 
 class TrialLog:
-    """Only the first rank writes. Storage that is full or away for a moment costs lines, never the trial."""
+    """Only the first rank writes. Storage that is full or unreachable for a moment costs lines, never the trial."""
 
     def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
         self.folder, self.writes, self.device = folder, context.first, context.device
-        known = folder.storage.recall("log.txt") if self.writes else None
-        self.lines = (known or b"").decode(errors="replace").splitlines()
+        earlier = folder.storage.recall("log.txt") if self.writes else None
+        self.lines = (earlier or b"").decode(errors="replace").splitlines()
         self.total = trial.pretrain_images + sum(f.images for f in trial.finetunings)
-        self.images: dict[str, int] = {}  # by stage: the training images that are behind it
+        self.images: dict[str, int] = {}  # by stage: training images processed
         self.now: dict[str, Any] = {**asdict(Progress("starting", 0.0, 0.0, 0, 0.0))}
-        self.told = 0.0
+        self.written = 0.0
         self.worked = int(folder.progress().get("worked", 0)) if self.writes else 0
 
     def write(self, line: str) -> None:
-        """A line with its time."""
+        """Add a line, with the time before it."""
         if self.writes:
             self.lines.append(printable(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}"))
             with suppress(OSError):
                 self.folder.storage.write("log.txt", "\n".join(self.lines) + "\n", durable=False)
 
-    def behind(self, stage: str, images: int) -> None:
-        """A stage that is over: now, or found so."""
+    def stage_done(self, stage: str, images: int) -> None:
+        """Count a stage as finished, now or by an earlier attempt."""
         self.images[stage] = images
 
-    def of(self, stage: str) -> Callable[[Progress], None]:
-        """Where a stage reports to. What it says first is what it found done."""
+    def reporter(self, stage: str) -> Callable[[Progress], None]:
+        """Return the function that a stage reports to. The first report is what an earlier attempt had done."""
         began = False
 
         def report(progress: Progress) -> None:
@@ -62,12 +62,12 @@ class TrialLog:
         return report
 
     def heartbeat(self) -> None:
-        """A sign of life where there is nothing else to tell."""
-        if time.monotonic() - self.told > SIGN_OF_LIFE:
+        """Write progress.json if that was not done for some seconds, as a sign of life."""
+        if time.monotonic() - self.written > HEARTBEAT_INTERVAL:
             self._write()
 
     def _write(self) -> None:
-        self.told = time.monotonic()
+        self.written = time.monotonic()
         if self.writes:
             share = min(1.0, sum(self.images.values()) / max(1, self.total))
             now = {**self.now, "share": share, "worked": self.worked, "time": time.time()}

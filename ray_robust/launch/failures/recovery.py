@@ -15,7 +15,7 @@ from ray_robust.errors import Outage
 from ray_robust.launch.failures.failure_classes import HUNG, SILENT, Failure
 from ray_robust.plan.plan import Trial
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.trial.oom import more_parts
+from ray_robust.trial.oom import next_grad_accum_steps
 
 RETRIES = 3  # failures of a trial that count; after one more it is quarantined
 PROGRESS = 0.01  # share of a trial's work by which it must have advanced for its earlier failures to be forgotten
@@ -49,9 +49,9 @@ class Recovery:
         folder = self.run.trial(name)
         with contextlib.suppress(OSError):
             if failure.split_batch:
-                more = more_parts(self.trials[name], folder.parts())
+                more = next_grad_accum_steps(self.trials[name], folder.grad_accum_steps())
                 failure = replace(failure, counts=more is None)
-                folder.divide(more or folder.parts(), failure.reason)
+                folder.set_grad_accum_steps(more or folder.grad_accum_steps(), failure.reason)
         if self._made_progress(name):
             self.failures.pop(name, None)
         self.failures.setdefault(name, []).append(failure)

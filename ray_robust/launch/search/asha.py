@@ -112,13 +112,13 @@ def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network:
     from ray_robust.data.pool import Task
     from ray_robust.metrics import METRICS
     from ray_robust.train.probe import body_of, linear_probe
-    from ray_robust.trial.run_trial import split
+    from ray_robust.trial.datasets import task_split
 
     values = []
     for finetuning in {f.task_label: f for f in trial.finetunings}.values():
         task = open_pool("task", finetuning.task.name, finetuning.task)
         assert isinstance(task, Task)
-        parts = {name: split(task, name, Path(paths.store), trial.model.image_size, context.device)
+        parts = {name: task_split(task, name, Path(paths.store), trial.model.image_size, context.device)
                  for name in ("train", *PROBED)}  # fmt: skip
         tests = {name: parts[name] for name in PROBED}
         predicted = linear_probe(
