@@ -139,7 +139,7 @@ def test_a_run_from_before_says_that_its_identity_was_by_size(tmp_path):
     pool = pool_at(tree(tmp_path / "a", [bmp(i) for i in range(4)]))
     pool.name = "shops"
     assert [line[:44] for line in provenance.identified_by_size(run, [("task", pool)])] == [
-        "shops: an earlier version told its images ap"
+        "shops: an earlier version identified its ima"
     ]
     assert list(provenance.identified_by_size(run, [("source", pool)])) == []
 

@@ -284,7 +284,7 @@ def test_a_map_must_name_every_chosen_class(tmp_path):
         ({"classes": {"nearest": 5}}, "or a .csv file, not a mapping of nearest"),
         ({"classes": {"nearest": 0, "to": "x"}}, "nearest must be a whole number of classes above 0, not 0"),
         ({"classes": {"under": 7}}, "names must be text, not 7; quote it"),
-        ({"classes": ["a", "b", "a"]}, "'a' stands there twice"),
+        ({"classes": ["a", "b", "a"]}, "'a' is given twice"),
         ({"classes": []}, "names no class; give at least one, or leave the key out for all"),
         ({"granularity": "random:1"}, "random: must be followed by a whole number of at least 2, not '1'"),
         ({"granularity": "labels:few"}, "labels: must be followed by a whole number of at least 1, not 'few'"),

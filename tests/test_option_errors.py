@@ -52,7 +52,7 @@ def test_an_error_on_the_command_line_is_error_lines(arguments, lines, capsys):
             ["x.yaml:3 with --set pretrain.epochs=2: pretrain: give images_seen or epochs, one of the two"]),
         (["pretrain.num_images={grid: [1000, -5]}"],
             [f"--set pretrain.num_images={{grid: [1000, -5]}}: pretrain.num_images: {WHOLE} -5"]),
-        (["finetune={lr: 1, lr: 2}"], ["--set finetune={lr: 1, lr: 2}: lr: stands twice, first in line 1"]),
+        (["finetune={lr: 1, lr: 2}"], ["--set finetune={lr: 1, lr: 2}: lr: is given twice, first in line 1"]),
         (["finetune.lr=[1"], ["--set finetune.lr=[1: no valid YAML: expected ',' or ']', but got '<stream end>'"]),
         (["question=" + "[" * 3000], [f"--set question={'[' * 68}...: is nested more than 30 levels deep"]),
         (["baseline.finetune.epocs=3"],

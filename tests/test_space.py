@@ -113,8 +113,8 @@ def test_grids_beside_draws_are_levels_of_every_draw():
          "pretrain.num_images: {loguniform: ...} is drawn by search: {method: random} or optuna; method grid wants "
          "{grid: [...]}"),
         (["search.objective=ood"],
-         "search.objective: 'ood' is a score on a test split, and what steers a search must not see it; did you mean "
-         "ood_val?"),
+         "search.objective: 'ood' is a score on a test split, which the objective of a search must not use; did you "
+         "mean ood_val?"),
         (["search.budget={image: 3}"], "search.budget: image is no key of it; did you mean images?"),
         (["search.budget={}"], "search.budget: give images or device_hours, or both"),
         (["search.stop={milestones: [0.3, 0.1]}"],
@@ -128,7 +128,7 @@ def test_grids_beside_draws_are_levels_of_every_draw():
          "pretrain.num_images: must be two numbers, the lowest and the highest: [1000, 64k]"),
         (["pretrain.num_images={uniform: [100.5, 900]}"],
          "pretrain.num_images: must be two whole numbers, not 100.5,900"),
-        (["pretrain.granularity={choice: [class, class]}"], "pretrain.granularity: class stands there twice"),
+        (["pretrain.granularity={choice: [class, class]}"], "pretrain.granularity: class is given twice"),
         (["pretrain.holdout={uniform: [0.5, 1.5]}"], "pretrain.holdout: must be below 1, not 1.5"),
         (["pretrain.num_imges={uniform: [1, 2]}"], "pretrain.num_imges: unknown key; did you mean num_images?"),
         (["pretrain.sources={simplex: [species, fractlas]}"],

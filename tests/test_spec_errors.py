@@ -22,11 +22,11 @@ def after(text: str) -> tuple[str, str]:
 # what is replaced in the good spec, by what, and everything that is then said; a line number means `x.yaml:<line>`
 SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     # text that is no YAML of ours
-    "a tab": (("  num_images", "\tnum_images"), ["5: no valid YAML: a tab stands where only spaces may; indent with spaces"]),
+    "a tab": (("  num_images", "\tnum_images"), ["5: no valid YAML: a tab where only spaces are allowed; indent with spaces"]),
     "two documents": (after("---\na: 1"), ["8: no valid YAML: expected a single document in the stream, but found another document"]),
     "an undefined alias": (("{epochs: 2}", "*nope"), ["7: no valid YAML: found undefined alias 'nope'"]),
-    "an alias inside itself": (("{epochs: 2}", "&f {epochs: 2, x: *f}"), ["7: an alias (*name) stands inside the value that it names"]),
-    "a list inside itself": (("{name: camera-traps}", "&a [*a]"), ["1: an alias (*name) stands inside the value that it names"]),
+    "an alias inside itself": (("{epochs: 2}", "&f {epochs: 2, x: *f}"), ["7: an alias (*name) lies inside the value that it names"]),
+    "a list inside itself": (("{name: camera-traps}", "&a [*a]"), ["1: an alias (*name) lies inside the value that it names"]),
     "billions of aliases": (after(BOMB), ["x.yaml: holds more than 200,000 values once its aliases are written out"]),
     "brackets without end": (after("question: " + "[" * 3000 + "]" * 3000), ["x.yaml: is nested more than 30 levels deep"]),
     "deep nesting": (after("question: " + "[" * 40 + "]" * 40), ["8: is nested more than 30 levels deep"]),
@@ -37,8 +37,8 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     # keys
     "an unknown section": (after("pretrian: {}"), ["8: pretrian: unknown key; did you mean pretrain?"]),
     "an unknown key": (("num_images", "num_imagess"), ["5: pretrain.num_imagess: unknown key; did you mean num_images?"]),
-    "a section twice": (after("finetune: {epochs: 3}"), ["8: finetune: stands twice, first in line 7"]),
-    "a key twice": (("{epochs: 2}", "{epochs: 2, epochs: 3}"), ["7: finetune.epochs: stands twice, first in line 7"]),
+    "a section twice": (after("finetune: {epochs: 3}"), ["8: finetune: is given twice, first in line 7"]),
+    "a key twice": (("{epochs: 2}", "{epochs: 2, epochs: 3}"), ["7: finetune.epochs: is given twice, first in line 7"]),
     "no task": (("task: {name: camera-traps}\n", ""), ["x.yaml: task: missing; a sweep needs it"]),
     "a section that is text": (("{name: camera-traps}", "camera-traps"), ["1: task: must be a mapping (key: value), not 'camera-traps'"]),
     # values of the wrong type or size
@@ -98,12 +98,12 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
         "5: pretrain.num_classes: source species needs 10 classes with at least 5000 images each, supply is 0 (of 200 "
         "in all) [pretrained]"]),
     "all of two sources": (("{species: 1.0}\n  num_images: 1000", "{species: 1, fractals: 1}\n  num_images: all"),
-        ["5: pretrain.num_images: all says nothing about a mix; give a number of images [pretrained]"]),
+        ["5: pretrain.num_images: all is not defined for a mixture of sources; give a number of images [pretrained]"]),
     "a weight too small": (("{species: 1.0}", "{species: 1, fractals: 0.00001}"),
         ["4: pretrain.sources: the weight of fractals gives it no image of 1000 [pretrained]"]),
     # axes
     "an axis without values": (("1000", "{grid: []}"), ["5: pretrain.num_images.grid: must be a list with at least one value"]),
-    "an axis with equal values": (("1000", "{grid: [1000, 1k]}"), ["5: pretrain.num_images.grid: '1k' stands there twice"]),
+    "an axis with equal values": (("1000", "{grid: [1000, 1k]}"), ["5: pretrain.num_images.grid: '1k' is given twice"]),
     "an axis of which some are wrong": (("1000", "\n    grid:\n      - 1000\n      - -5\n      - x"),
         [f"8: pretrain.num_images: {WHOLE} -5", f"9: pretrain.num_images: {WHOLE} 'x'"]),
     "a word like grid": (("1000", "{gird: [1000]}"),
@@ -114,7 +114,7 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
         ["3: pretrain: its grids make 4,000,000 combinations; at most 1,000,000 are possible"]),
     "points that contradict": (("num_images: 1000", "points:\n  - num_images: 500\n  - num_images: 10\n    num_classes: 20\n"
         "  - {num_class: 3}\n  - {num_images: 500}"), [
-        "10: pretrain.points: the same point stands there twice", "7: pretrain: 10 images cannot fill 20 classes",
+        "10: pretrain.points: the same point is given twice", "7: pretrain: 10 images cannot fill 20 classes",
         "9: pretrain.num_class: unknown key; did you mean num_classes?"]),
     "points and a grid of one key": (("1000", "{grid: [1000, 2000]}\n  points: [{num_images: 500}]"),
         ["6: pretrain.points: num_images is also a grid; vary it in one place"]),
@@ -123,7 +123,7 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     "a lattice that is none": (("{species: 1.0}", "{lattice: [species], steps: 0.5, opt: 1}"), [
         "4: pretrain.sources.lattice: must hold at least 2, not 1", "4: pretrain.sources.steps: must be a whole number, not 0.5",
         "4: pretrain.sources.opt: unknown key; did you mean options?"]),
-    "a source twice": (("{species: 1.0}", "{lattice: [species, species], steps: 4}"), ["4: pretrain.sources: 'species' stands there twice"]),
+    "a source twice": (("{species: 1.0}", "{lattice: [species, species], steps: 4}"), ["4: pretrain.sources: 'species' is given twice"]),
     "an endless lattice": (("{species: 1.0}", "{lattice: [a, b, c, d, e, f], steps: 100}"),
         ["4: pretrain.sources: makes 96,560,646 mixtures; at most 1,000,000 are possible"]),
     "a simplex without draws": (("{species: 1.0}", "{simplex: [species, fractals], concentration: 0}"), [

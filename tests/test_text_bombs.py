@@ -48,7 +48,7 @@ def levels(line: str, count: int) -> str:
         "merges": (levels("{{<<: [{},{},{},{},{},{},{},{},{}]}}", 9), "x.yaml: holds more than 200,000 values once"),
         "a wide merge": ("b: &b {" + ",".join(f"k{i}: 1" for i in range(999)) + "}\na: {<<: [" + "*b," * 999 + "]}\n",
                          "x.yaml: holds more than 200,000 values once its aliases are written out"),
-        "a merge of itself": ("a: &a {<<: *a}\n", "x.yaml:1: an alias (*name) stands inside the value that it names"),
+        "a merge of itself": ("a: &a {<<: *a}\n", "x.yaml:1: an alias (*name) lies inside the value that it names"),
         "nested lists": (SPEC + "seeds: " + "[" * 5000, "x.yaml: is nested more than 30 levels deep"),
         "nested mappings": (SPEC + "seeds: " + "{a: " * 5000, "x.yaml: is nested more than 30 levels deep"),
         "a number of megabytes": (SPEC + "seeds: " + "9" * 200_000,
@@ -90,15 +90,15 @@ def test_a_long_grid_is_compared_by_hashes():
     """To compare each value with all before it took the square of their number."""
     values = [f"{i}.5" for i in range(100_000)]
     assert grid._bad_grid(values) == ""
-    assert grid._bad_grid([*values, "7.50"]) == "'7.50' stands there twice"
-    assert grid._bad_grid([1, 2, True, None, None]) == "nothing stands there twice"
+    assert grid._bad_grid([*values, "7.50"]) == "'7.50' is given twice"
+    assert grid._bad_grid([1, 2, True, None, None]) == "nothing is given twice"
 
 
 @pytest.mark.parametrize("same", [({"a": 1, "b": [2]}, {"b": [2.0], "a": True}), ({"a": "1"}, {"a": "1"})])
 def test_points_that_are_equal_stand_there_twice(same):
     said: list = []
     grid._points([*same, {"a": 3}, {"a": "x"}], set(), lambda place, what: said.append((place, what)))
-    assert said == [((*grid.POINTS, 1), "pretrain.points: the same point stands there twice")]
+    assert said == [((*grid.POINTS, 1), "pretrain.points: the same point is given twice")]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])

@@ -268,7 +268,7 @@ def _count_images(
     supply = {name: np.where(chosen[name], offer.supply, 0) for name, offer in offered.items()}
     if mixture.num_images == "all":
         if len(offered) > 1:
-            problems.append("pretrain.num_images: all says nothing about a mix; give a number of images")
+            problems.append("pretrain.num_images: all is not defined for a mixture of sources; give a number of images")
         return supply
     counts = {}
     for name, need in zip(offered, apportion(mixture.num_images, weights), strict=True):

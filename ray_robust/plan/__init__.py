@@ -1,1 +1,1 @@
-"""From a `Spec` to every trial of a sweep, before anything runs."""
+"""Plan a `Spec`: every trial of a sweep, before anything runs."""

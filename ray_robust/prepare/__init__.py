@@ -1,1 +1,1 @@
-"""A spec with its data opened: what every trial will draw, what it will cost, and what the design can detect."""
+"""Open the data of a spec: the images that every trial draws, its cost, and the effects that the design can detect."""

@@ -84,7 +84,7 @@ def identified_by_size(run: RunFolder, pools: Iterable[tuple[str, Pool]]) -> Ite
     for kind, pool in pools:
         if pool.identity == "content" and (kind, pool.name) in old:
             yield (
-                f"{pool.name}: an earlier version told its images apart by names and sizes; trials that it ran here "
+                f"{pool.name}: an earlier version identified its images by names and sizes; trials that it ran here "
                 "stay in their folders, and are run again under ids of what the files contain"
             )
 

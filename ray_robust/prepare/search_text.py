@@ -70,8 +70,8 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
                   f"{sum(trial.cost for trial in baseline):,.0f}")  # fmt: skip
     if first.rejected:
         draws = first.rejected + len(first.configurations)
-        out.print(f"left out  {first.rejected:,} of the first {draws:,} draws: they do not go together, do not meet a "
-                  "condition, ask for more than there is, or repeat another")  # fmt: skip
+        out.print(f"left out  {first.rejected:,} of the first {draws:,} draws: they are invalid together, do not meet "
+                  "a condition, ask for more than there is, or repeat another")  # fmt: skip
         for problem in first.reasons:
             out.print(f"  e.g.  {problem}", markup=False, soft_wrap=True)
 

@@ -1,1 +1,1 @@
-"""From the YAML of a sweep to a checked `Spec`: sections, what varies, conditions, and every mistake with its line."""
+"""Parse and check the YAML of a sweep: sections, axes, conditions, the search space; every error has its line."""

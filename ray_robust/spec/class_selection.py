@@ -123,7 +123,7 @@ def _names(raw: Any) -> tuple[str, ...]:
         raise ValueError("names no class; give at least one, or leave the key out for all")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{name!r} stands there twice")
+        raise ValueError(f"{name!r} is given twice")
     return tuple(sorted(names))  # in any order they mean the same
 
 

@@ -180,7 +180,7 @@ def _bad_grid(values: Any) -> str:
     seen = [repr(values[i]) if same == "None" else same for i, same in enumerate(seen)]
     first = {same: i for i, same in reversed(list(enumerate(seen)))}
     twice = next((values[i] for i, same in enumerate(seen) if first[same] != i), None)
-    return f"{short_repr(twice)} stands there twice" if len(first) < len(seen) else ""
+    return f"{short_repr(twice)} is given twice" if len(first) < len(seen) else ""
 
 
 def _drawn(path: tuple, written: dict, value: Any, origin: tuple) -> tuple[AxisValue, ...]:
@@ -267,7 +267,7 @@ def _points(points: Any, varying: set[tuple], report: Report) -> tuple[AxisValue
     before: set[str] = set()
     for i, point in enumerate(points):
         if (same := _canonical(point)) in before:
-            report((*POINTS, i), "pretrain.points: the same point stands there twice")
+            report((*POINTS, i), "pretrain.points: the same point is given twice")
         before.add(same)
         for name in point:
             if ("pretrain", name) in varying:

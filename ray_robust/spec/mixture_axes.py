@@ -43,7 +43,7 @@ class MixtureAxis(Section):
     def _is_small_enough(self) -> MixtureAxis:
         names = self.names
         if twice := next((name for name, times in Counter(names).items() if times > 1), None):
-            raise ValueError(f"{twice!r} stands there twice")
+            raise ValueError(f"{twice!r} is given twice")
         if len(names) > MOST_SOURCES:
             raise ValueError(f"names {len(names):,} sources; at most {MOST_SOURCES:,} are possible")
         if (count := self.count) > MOST_TRIALS:

@@ -104,7 +104,7 @@ class Search(Section):
     def _objective_is_no_test(cls, objective: str) -> str:
         if objective not in OBJECTIVES:
             test = objective.startswith(("id", "ood"))
-            why = " is a score on a test split, and what steers a search must not see it" if test else " is unknown"
+            why = " is a score on a test split, which the objective of a search must not use" if test else " is unknown"
             raise ValueError(f"{objective!r}{why}{did_you_mean(objective, OBJECTIVES)}")
         return objective
 

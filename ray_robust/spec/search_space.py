@@ -59,7 +59,7 @@ class _Choice(Section):
     def _differ(self) -> _Choice:
         texts = [format_value(value) for value in self.choice]
         if twice := [one for i, one in enumerate(texts) if one in texts[:i]]:
-            raise ValueError(f"{twice[0]} stands there twice")
+            raise ValueError(f"{twice[0]} is given twice")
         return self
 
 
@@ -74,7 +74,7 @@ class SourceSimplex(Section):
     @model_validator(mode="after")
     def _differ(self) -> SourceSimplex:
         if twice := [name for i, name in enumerate(self.simplex) if name in self.simplex[:i]]:
-            raise ValueError(f"{twice[0]!r} stands there twice")
+            raise ValueError(f"{twice[0]!r} is given twice")
         return self
 
 

@@ -292,7 +292,7 @@ def _source_names(raw: Any) -> list[str]:
 
 
 def _number(value: Any) -> Any:
-    """Return the number that a text stands for, else the value as it is."""
+    """Return the number that a text denotes, else the value itself."""
     number = parse_number(value) if isinstance(value, str) else None
     return value if number is None else number
 

@@ -1,6 +1,6 @@
 """Messages for errors in a spec: pydantic's errors as lines in the words of the YAML, values as people write them.
 
-Owns the wording. `section_parser`, `grid` and `space_parser` add where in the file a key stands.
+Owns the wording. `section_parser`, `grid` and `space_parser` add the path in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Origins = Mapping[tuple, tuple]  # a path in a section -> the path in the file w
 
 def origin_of(path: tuple, origins: Origins) -> tuple:
     """Return the path in the file where a path of a section was written; what was written elsewhere takes along all
-    that is below it. Under () stands the path for errors of the section as a whole."""
+    that is below it. `origins[()]` is the path for errors of the section as a whole."""
     if len(path) == 1 and () in origins:
         return origins[()]
     for length in range(len(path), 0, -1):
@@ -86,7 +86,7 @@ def _sentence(model: type[BaseModel], detail: Any, loc: tuple) -> str:
         return f"must be a {'whole ' if kind.startswith('int_') else ''}number, not {short_repr(value)}"
     if kind == "literal_error":
         names = [name.strip().strip("'") for name in context["expected"].replace(" or ", ",").split(",")]
-        if len(detail["loc"]) > 1:  # one arm of "a number or a word": the arm for words says both
+        if len(detail["loc"]) > 1:  # one arm of "a number or a word": the arm for words names both
             return f"must be a whole number above 0 or {' or '.join(names)}, not {short_repr(value)}"
         return f"must be one of {', '.join(names)}, not {short_repr(value)}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):

@@ -156,7 +156,7 @@ def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
     except yaml.YAMLError as error:
         raise UserError(_invalid(file, text, error)) from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # !!float, !!bool, !!timestamp before a text
-        # that is none: PyYAML trusts whoever writes a tag
+        # that is none: PyYAML trusts tags
         what = without_content(error) if isinstance(error, ValueError) else "a tag (!!...) before a value that is none"
         raise UserError(Problem(file, f"no valid YAML: {what}")) from None
 
@@ -169,7 +169,7 @@ def _check_size(top: yaml.Node, file: str) -> None:
         count += 1
         location = f"{file}:{node.start_mark.line + 1}"
         if id(node) in above:
-            raise UserError(Problem(location, "an alias (*name) stands inside the value that it names"))
+            raise UserError(Problem(location, "an alias (*name) lies inside the value that it names"))
         if depth > DEEPEST:
             raise UserError(Problem(location, f"is nested more than {DEEPEST} levels deep"))
         if count > MOST_NODES:
@@ -202,7 +202,7 @@ def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], prob
             here = (*path, key.value)
             if key.value in own:
                 dotted = ".".join(here)
-                problems.append(Problem(f"{file}:{line}", f"{dotted}: stands twice, first in line {own[key.value]}"))
+                problems.append(Problem(f"{file}:{line}", f"{dotted}: is given twice, first in line {own[key.value]}"))
             own[key.value] = lines[here] = line
             _walk(key, here, file, lines, problems)
             _walk(value, here, file, lines, problems)
@@ -227,6 +227,6 @@ def _invalid(file: str, text: str, error: yaml.YAMLError) -> Problem:
 def _reason(error: yaml.YAMLError) -> str:
     problem = str(getattr(error, "problem", None) or error).splitlines()[0]
     if "'\\t'" in problem:
-        return "a tab stands where only spaces may; indent with spaces"
+        return "a tab where only spaces are allowed; indent with spaces"
     context = getattr(error, "context", None)
     return f"{context}, {problem}" if context and problem.startswith("but ") else problem
