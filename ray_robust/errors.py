@@ -1,10 +1,9 @@
-"""How a user's mistake is said: one clear line each, all of them at once, and an exit code.
+"""Errors of the user: one clear line each, all of them at once, and an exit code.
 
-Owns `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan
-can do without), `Damaged` (a file that is not as this program left it), `Outage` (what nobody did wrong: a full disk,
-storage or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every
-`main` runs: it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into
-130.
+`Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
+without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, storage
+or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every `main` runs:
+it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from ray_robust.text.names import printable
 from ray_robust.text.streams import steady
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
-MOST_LINES = 200  # of mistakes that are printed: who reads more goes on once these are mended
+MOST_LINES = 200  # of errors that are printed
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake. `where` is `file:line` or the like ("" when there is no place), `what` a sentence in one line."""
+    """One error. `where` is `file:line` or the like ("" where there is none), `what` a sentence in one line."""
 
     where: str
     what: str
@@ -42,44 +41,44 @@ class Problem:
 
 
 class UserError(Exception):
-    """The user's mistake(s), found before anything was written. Shown without a traceback."""
+    """Errors of the user, raised before anything was written. Printed without a traceback."""
 
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
         super().__init__("\n".join(map(str, self.problems)))
 
-    def __reduce__(self):  # an exception with its own __init__ must say how it travels between processes
+    def __reduce__(self):  # an exception with its own __init__ must define how it is pickled
         return type(self), self.problems
 
 
 class DataAbsent(UserError):
-    """A source or task whose data is not there at all: what says so says how to obtain it. A plan can do without."""
+    """A source or task without any data; the message says how to obtain it. A plan can do without."""
 
 
 class Damaged(UserError, ValueError):
-    """A file of this program's own is not as it was written: which one, in what way, and what mends it. Who can do
-    without the file catches it as the ValueError of a file that cannot be parsed."""
+    """A file of this program was altered: which one, how, and how to repair it. Callers that can do without the file
+    catch it as the ValueError of a file that cannot be parsed."""
 
 
 class Outage(OSError):
-    """The disk is full, or storage or the cluster is away and stays away: one line that says what to do about it. What
-    was finished before is kept, and the same command again goes on from there."""
+    """The disk is full, or storage or the cluster stays unavailable: one line that says what to do about it. Finished
+    work is kept, and the same command continues from there."""
 
     def __init__(self, line: str) -> None:
         super().__init__(redact(printable(line)))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean num_images?` when a known word is near, else the (short) list of known words, else ""."""
-    known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return `; did you mean num_images?` where a known word is near, else the (short) list of known words, else ""."""
+    names = sorted(map(str, words))
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= 20 else ""
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser of a command's arguments that says a mistake as every other is said: in one line, as a UserError."""
+    """A parser of a command's arguments that reports errors like all others: in one line, as a UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help shows what there is")
@@ -126,10 +125,10 @@ def _code(main: Callable[[list[str]], int]) -> int:
 
 
 def unforeseen(error: BaseException) -> str:
-    """An error in a line, which ends with the name of a new file that holds its traceback."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror and error.filename else str(error)
+    """Return an error as a line that ends with the name of a new file with its traceback."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror and error.filename else str(error)
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else f"{type(error).__name__}: "
-    line = redact(textwrap.shorten(printable(f"{where}{said}"), 300))
+    line = redact(textwrap.shorten(printable(f"{where}{message}"), 300))
     try:
         with tempfile.NamedTemporaryFile("w", prefix="ray_robust-", suffix=".txt", delete=False) as file:
             file.write(redact("".join(traceback.format_exception(error))))

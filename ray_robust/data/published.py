@@ -49,7 +49,7 @@ class StandIn(Pool):
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         raise self.absent
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What a plan says of it, in one line."""
         splits = "" if self._catalog.split is None else " of its splits"
         return (

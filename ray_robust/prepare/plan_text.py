@@ -48,7 +48,7 @@ def print_plan(out: Console, sweep: Sweep, subsets: Subsets) -> None:
         out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
     print_composition(out, sweep, subsets)
     for pool in (absent := sweep.absent()):
-        out.print(f"[yellow]absent[/]  {escape(pool.told())}", soft_wrap=True)
+        out.print(f"[yellow]absent[/]  {escape(pool.describe())}", soft_wrap=True)
         out.print(escape(f"        {pool.absent}"), soft_wrap=True)
     if absent:
         out.print("Names of classes and ranks, and how many images each class has, are checked when the data is there; "

@@ -53,7 +53,7 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
     how = SEARCHES[search.method].how.format(startup=search.startup)
     wanted = f"{search.trials:,} configurations" if search.trials else "configurations until the budget is spent"
     out.print(f"{search.method}  {wanted}, {how}", soft_wrap=True)
-    if search.steered:
+    if search.adaptive:
         out.print(f"objective  {search.mode} {_objective(search.objective)}, on validation splits alone")
     if search.stop is not None:
         shares = ", ".join(f"{share:.0%}" for share in search.stop.milestones)

@@ -208,7 +208,7 @@ class _SpecParser(SectionParser):
         """Report a baseline that this sweep cannot have."""
         if search.draws and baseline.name not in ("scratch", "none"):
             self.report(("baseline",), "baseline: of a search it is scratch or none: no drawn mixture is known before")
-        elif search.steered and search.objective == EFFECTIVE_ROBUSTNESS and baseline.name == "none":
+        elif search.adaptive and search.objective == EFFECTIVE_ROBUSTNESS and baseline.name == "none":
             self.report(("baseline",), "baseline: none leaves no line, so no effective_robustness; give scratch, or "
                                        "another search.objective")  # fmt: skip
         names = ["scratch", "none", *(level.label for level in pretrains if level.label)]

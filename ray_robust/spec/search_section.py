@@ -55,7 +55,7 @@ class Stop(Section):
 
 
 class Search(Section):
-    """How a sweep comes by its mixtures: by a method of `registry.SEARCHES`, and what it is steered and limited by."""
+    """How a sweep chooses its mixtures: a method of `registry.SEARCHES`, its objective and its limits."""
 
     method: str = "grid"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # configurations; each is run with every seed
@@ -73,8 +73,8 @@ class Search(Section):
         return registry.SEARCHES[self.method].draws
 
     @property
-    def steered(self) -> bool:
-        """Whether the objective decides what is run, so that it must be known while the search runs."""
+    def adaptive(self) -> bool:
+        """Whether results decide what runs next, so that the objective is computed while the search runs."""
         return registry.SEARCHES[self.method].learns or self.stop is not None
 
     @field_validator("method", mode="before")

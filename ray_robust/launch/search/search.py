@@ -312,7 +312,7 @@ class Search:
         try:
             return Objective(name, lines_of(rows, analysis.scale, analysis.min_r2))
         except UserError:
-            if self.settings.steered:
+            if self.settings.adaptive:
                 raise
             return Objective(name, {})  # random draws go on: the report will say why there is no ER
 
