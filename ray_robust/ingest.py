@@ -40,7 +40,7 @@ from ray_robust.text.console import Screen
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit code. Raises UserError."""
+    """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
     if args.address is not None:
         check_address(args.address)
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     out = Screen(highlight=False, soft_wrap=True)
     if args.archive:
         _install(pool, args.archive, out)
-    for line in _told(pool):
+    for line in _summary(pool):
         out.print(line, markup=False)
     store = ImageStore.open(args.out, pool, args.size)
     for line in _outdated(args.out):
@@ -100,11 +100,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _open(args: argparse.Namespace) -> Pool:
-    """The pool that the arguments name. Raises UserError, in the words of the command line."""
+    """Return the pool that the arguments name. Raises UserError, which names the arguments."""
     head = args.source.partition(":")[0]
-    known = {*registry.SOURCES, *registry.TASKS}
-    if head not in known:
-        raise UserError(f"{args.source!r} is no known source or task{did_you_mean(args.source, known)}")
+    registered = {*registry.SOURCES, *registry.TASKS}
+    if head not in registered:
+        raise UserError(f"{args.source!r} is no known source or task{did_you_mean(args.source, registered)}")
     kind = "task" if args.task or head not in registry.SOURCES else "source"
     cls = registry.find(kind, args.source)
     fields = cls.Options.model_fields
@@ -135,8 +135,8 @@ def _open(args: argparse.Namespace) -> Pool:
         raise UserError(*problems) from None
 
 
-def _told(pool: Pool) -> Iterator[str]:
-    """What was found, in lines."""
+def _summary(pool: Pool) -> Iterator[str]:
+    """Yield what the pool holds, in lines."""
     catalog = pool.catalog
     yield f"{pool.name:<12} {len(catalog):,} images, {len(catalog.classes):,} classes" + (
         f", {len(catalog.groups):,} groups" if catalog.groups else ""
@@ -156,7 +156,7 @@ def _told(pool: Pool) -> Iterator[str]:
 
 
 def _duplicates(store: ImageStore) -> str:
-    """Which images are there more than once, in one line."""
+    """The images that are there more than once, in one line."""
     compared = within(store)
     none = "none across splits or under two labels" if store.pool.catalog.split is not None else "none under two labels"
     return "; ".join(filter(None, [summary(compared) or none, compared.note]))
@@ -167,7 +167,7 @@ def _outdated(root: Path) -> Iterator[str]:
     if folders := outdated(root):
         names = f"{folders[0].name}{', ...' if len(folders) > 1 else ''}"
         yield (
-            f"old stores   {len(folders)} folders of an earlier version ({names}), which told images apart by the "
+            f"old stores   {len(folders)} folders of an earlier version ({names}), which identified images by the "
             "sizes of their files, are not read any more; delete them"
         )
 
@@ -190,7 +190,7 @@ def _verified(store: ImageStore, out: Console) -> Iterator[str]:
 
 
 def _install(pool: Pool, archive: Path, out: Console) -> None:
-    """Check and unpack the archive of a wilds data set, saying what was done."""
+    """Check and unpack the archive of a wilds data set, and print what was done."""
     from ray_robust.data.tasks.install import install
     from ray_robust.data.tasks.wilds import WildsTask
 

@@ -1,6 +1,6 @@
-"""Kill parts of a sweep at random moments, and compare what comes out with an undisturbed run, bit for bit.
+"""Fault injection: kill parts of a sweep at random moments, and compare the results with those of an undisturbed run.
 
-A moment is a share of the work that is behind, as the run folder tells it, so that a kill always hits a sweep at work.
+A moment is a share of the work that is done, read from the run folder, so that a kill always hits a sweep at work.
 
     python tests/soak.py [SPEC.yaml] --kills 50 --victim mixed --seed 1 [--trials 20] [--set KEY=VALUE ...]
 
@@ -28,17 +28,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pandas as pd
 import psutil
 from deadlines import HANG
+from soak_measures import (
+    done_twice,
+    epochs_of,
+    hung,
+    images_in,
+    needed_images,
+    running_trials,
+    share_done,
+    workers_of,
+)
 
-from ray_robust.data.pack import RECORD
 from ray_robust.errors import FAILED
 from ray_robust.run.run_folder import RunFolder
 
@@ -46,8 +54,8 @@ SCORES = ["upstream_accuracy", "id_val", "ood_val", "id", "ood", "id_accuracy", 
 SAME = ["trial", "group", "status", "finetune", "epoch", "step", *SCORES]
 LEAVING = 60.0  # seconds in which the processes of the last cluster must have ended
 STAGES = ("ingest", "start", "results", "report")  # of a command, that kills are aimed at
-HEARTBEAT = "resources.heartbeat=20"  # seconds of silence that `stop` waits out, where no --set says otherwise
-AGAIN = 5  # times that the command is run again at the end, for trials that were left alone
+HEARTBEAT = "resources.heartbeat=20"  # seconds without one that `stop` waits out, where no --set says otherwise
+AGAIN = 5  # times that the command is run again at the end, for trials that were quarantined
 SHORT = """
 # Question: Do short trials survive?
 task: {{name: camera-traps, train_images: 400, id_val_images: 100, id_test_images: 200, ood_val_images: 100,
@@ -86,45 +94,8 @@ class Command:
         return pd.read_csv(self.out / "results.csv")
 
 
-def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
-    """The processes in which trials of this driver train now."""
-    below = psutil.Process(driver.pid).children(recursive=True)
-    return [p for p in below if "train_here" in _title(p) or "ray::ImplicitFunc" in _title(p)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def behind(run: Path) -> float:
-    """The share of the work that is done, 0-1; 0 as long as the folder cannot tell."""
-    folder, whole, done = RunFolder(str(run)), 0.0, 0.0
-    for trial in folder.plan().to_dict("records"):
-        cost, own = float(trial["cost_images"]), folder.trial(trial["trial"])
-        whole += cost
-        if own.is_done(list(json.loads(trial["finetunes"]))):
-            done += cost
-        else:
-            done += cost * (own.storage.read_json("progress.json") or {}).get("share", 0.0)
-    return done / whole if whole else 0.0
-
-
-def under_way(run: Path) -> dict[str, dict[str, Any]]:
-    """What the trials that are training say of themselves."""
-    folder, found = RunFolder(str(run)), {}
-    for name in folder.plan().get("trial", ()):
-        own = folder.trial(name)
-        said = own.storage.read_json("progress.json")
-        if said and own.finished() is None and time.time() - said["time"] < 10:
-            found[name] = said
-    return found
-
-
 class Hooks:
-    """What is put into every process that is started within: see `soak_hooks`."""
+    """What is put into every process that is started inside: see `soak_hooks`."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -148,7 +119,7 @@ class Hooks:
         draft.write_text(f"{stage} {seconds}")
         draft.replace(self.home / "aim")
 
-    def rest(self) -> None:
+    def disarm(self) -> None:
         """Kill no more."""
         (self.home / "aim").unlink(missing_ok=True)
 
@@ -178,51 +149,6 @@ class Hooks:
         return spent
 
 
-def hung(run: Path) -> int:
-    """How many times a worker's silence was noticed."""
-    attempts = (folder.attempts() for folder in map(RunFolder(str(run)).trial, os.listdir(run / "trials")))
-    return sum(attempt["kind"] == "hung" for each in attempts for attempt in each)
-
-
-def images_in(store: Path) -> dict[str, int]:
-    """How many images a store holds, how many records say so, and how many places for images were taken: a place
-    without a record is an image that was made and lost."""
-    count = {"images": 0, "records": 0, "places": 0}
-    for log in store.glob("*/log.records"):
-        records = np.fromfile(log, RECORD)
-        size = json.loads(log.with_name("meta.json").read_text())["size"]
-        count["images"] += len(np.unique(records["address"]))
-        count["records"] += len(records)
-        count["places"] += log.with_name("pixels.u8").stat().st_size // (3 * size * size)
-    return count
-
-
-def epochs_of(hit: Iterable[dict[str, Any]]) -> float:
-    """Images of one epoch of each of these trainings, as they say of themselves."""
-    return sum(said["images"] / said["epoch"] for said in hit if said["epoch"])
-
-
-def needed_images(run: Path) -> int:
-    """Training images that the trials of a finished run need."""
-    return sum(_needed(run / "trials" / name) for name in RunFolder(str(run)).plan()["trial"])
-
-
-def _needed(folder: Path) -> int:
-    trial = json.loads((folder / "trial.json").read_text())
-    rows = pd.read_json(folder / "rows.jsonl", lines=True).groupby("finetune")
-    return int(trial["pretrain_images_seen"]) + sum(int(r["step"].max()) * min(128, int(r["finetune_images"].max()))
-                                                    for _, r in rows)  # fmt: skip
-
-
-def done_twice(run: Path) -> int:
-    """How many stages of trials ended more than once."""
-    count = 0
-    for log in (file.read_text() for file in (run / "trials").glob("*/log.txt")):
-        ended = [line.split("fine-tuned ")[1].split()[0] for line in log.splitlines() if "fine-tuned " in line]
-        count += len(ended) - len(set(ended)) + max(0, log.count("pre-trained in ") - 1)
-    return count
-
-
 @contextlib.contextmanager
 def raylets(count: int) -> Iterator[Any]:
     """A cluster of a head without CPUs and so many nodes of one CPU, all on this machine."""
@@ -240,32 +166,34 @@ def raylets(count: int) -> Iterator[Any]:
 
 
 def soak(spec: str, kills: int, victim: str, seed: int, settings: list[str]) -> dict[str, Any]:
-    """Run once in peace, once under fire; returns the summary."""
+    """Run once undisturbed, once with kills; return the summary."""
     with tempfile.TemporaryDirectory() as folder:
-        return UnderFire(in_peace(spec, Path(folder, "peace"), settings), Path(folder, "war"), victim, seed).run(kills)
+        return FaultInjection(
+            undisturbed(spec, Path(folder, "reference"), settings), Path(folder, "disturbed"), victim, seed
+        ).run(kills)
 
 
-def in_peace(spec: str, home: Path, settings: list[str]) -> Command:
-    """The undisturbed run, done."""
-    peace = Command(spec, home, settings)
+def undisturbed(spec: str, home: Path, settings: list[str]) -> Command:
+    """The undisturbed run, finished."""
+    reference = Command(spec, home, settings)
     begun = time.monotonic()
     with Hooks(home.with_name(f"{home.name}-hooks")).inside() as hooks:
-        if (code := peace.start().wait()) != 0:
-            raise SystemExit(f"the undisturbed run ended with {code}: {peace.log()[-2000:]}")
-        peace.stages = hooks.seconds()
-    peace.seconds = time.monotonic() - begun
-    return peace
+        if (code := reference.start().wait()) != 0:
+            raise SystemExit(f"the undisturbed run ended with {code}: {reference.log()[-2000:]}")
+        reference.stages = hooks.seconds()
+    reference.seconds = time.monotonic() - begun
+    return reference
 
 
-class UnderFire:
+class FaultInjection:
     """The same run with kills: first those aimed at ingest and at Ray's start, then those at random instants of the
     training, then those aimed at results and report."""
 
-    def __init__(self, peace: Command, home: Path, victim: str, seed: int) -> None:
-        self.peace, self.victim, self.seed = peace, victim, seed
+    def __init__(self, reference: Command, home: Path, victim: str, seed: int) -> None:
+        self.reference, self.victim, self.seed = reference, victim, seed
         self.hooks = Hooks(home.with_name(f"{home.name}-hooks"))
-        beat = [HEARTBEAT] if victim == "stop" and not any("heartbeat" in one for one in peace.settings) else []
-        self.war = Command(peace.spec, home, [*beat, *peace.settings])
+        beat = [HEARTBEAT] if victim == "stop" and not any("heartbeat" in one for one in reference.settings) else []
+        self.disturbed = Command(reference.spec, home, [*beat, *reference.settings])
         self.rng, self.epochs, self.done = random.Random(seed), 0.0, dict[str, int]()
         self.cluster: Any = None
         self.driver: subprocess.Popen | None = None
@@ -281,53 +209,55 @@ class UnderFire:
             self._at_random(kills, stack)
             for stage in ("results", "report"):
                 self._aimed(stage, aimed if stage in aims else 0)
-            self.hooks.rest()
-            code = (self.driver or self.war.start()).wait()
-            for _ in range(AGAIN):  # what was left alone after too many deaths is tried by the next command
+            self.hooks.disarm()
+            code = (self.driver or self.disturbed.start()).wait()
+            for _ in range(AGAIN):  # the next command tries what is quarantined again
                 if code == 1:
-                    code = self.war.start().wait()
+                    code = self.disturbed.start().wait()
         return self._summary(code, time.monotonic() - begun)
 
-    def _killed(self, whom: str, where: str) -> None:
-        self.done[whom] = self.done.get(whom, 0) + 1
-        print(f"kill {sum(self.done.values())}: {whom}, {where}", flush=True)
+    def _count(self, victim: str, when: str) -> None:
+        self.done[victim] = self.done.get(victim, 0) + 1
+        print(f"kill {sum(self.done.values())}: {victim}, {when}", flush=True)
 
     def _aimed(self, stage: str, kills: int) -> None:
         """So many kills within a stage. Of ingest, each takes up what the one before has left."""
         for _ in range(kills):
-            most = self.peace.stages[stage] * (2 / (kills + 1) if stage == "ingest" else 1)
+            most = self.reference.stages[stage] * (2 / (kills + 1) if stage == "ingest" else 1)
             self.hooks.aim(stage, self.rng.uniform(0, most))
             for _ in range(AGAIN):  # on a busy machine Ray may not start
-                code = (self.driver or self.war.start()).wait(timeout=HANG)
+                code = (self.driver or self.disturbed.start()).wait(timeout=HANG)
                 self.driver = None
                 if code != FAILED:
                     break
             if code != -signal.SIGKILL:
-                raise SystemExit(f"the command ended with {code} instead of being killed: {self.war.log()[-2000:]}")
-            self._killed(stage, self.hooks.lines("killed")[-1]["when"])
+                raise SystemExit(
+                    f"the command ended with {code} instead of being killed: {self.disturbed.log()[-2000:]}"
+                )
+            self._count(stage, self.hooks.lines("killed")[-1]["when"])
 
     def _at_random(self, kills: int, stack: contextlib.ExitStack) -> None:
-        self.hooks.rest()
+        self.hooks.disarm()
         low = 0.02 if kills > 5 else 0.1
         for moment in sorted(self.rng.uniform(low, 0.9) for _ in range(kills)):
-            self.driver = self.driver or self.war.start()
+            self.driver = self.driver or self.disturbed.start()
             hit = self._wait(self.driver, moment)
             if self.driver.poll() is not None:
                 break
-            whom = self.rng.choice(["driver", "worker"]) if self.victim == "mixed" else self.victim
-            training = under_way(self.war.out)
+            victim = self.rng.choice(["driver", "worker"]) if self.victim == "mixed" else self.victim
+            training = running_trials(self.disturbed.out)
             one = list(training.values())[:1]  # a worker, or a node of the three, holds one of them
-            self.epochs += epochs_of(training.values() if whom in ("driver", "head") else one)
+            self.epochs += epochs_of(training.values() if victim in ("driver", "head") else one)
             strike = {"driver": self._driver, "head": self._head, "node": self._node, "stop": self._stop}
-            strike.get(whom, self._worker)(hit, stack)
-            self._killed(whom, f"{behind(self.war.out):.0%} of the work behind it")
+            strike.get(victim, self._worker)(hit, stack)
+            self._count(victim, f"{share_done(self.disturbed.out):.0%} of the work done")
 
     def _wait(self, driver: subprocess.Popen, moment: float) -> list[Any]:
-        """Until so much of the work is behind and somebody is there to be hit: those."""
+        """Wait until that share of the work is done and there are victims; return them."""
         while driver.poll() is None:
-            if behind(self.war.out) >= moment:
+            if share_done(self.disturbed.out) >= moment:
                 hit = list(self.cluster.worker_nodes) if self.cluster else workers_of(driver)
-                if hit and (self.cluster is None or under_way(self.war.out)):
+                if hit and (self.cluster is None or running_trials(self.disturbed.out)):
                     return hit
             time.sleep(0.05)
         return []
@@ -340,7 +270,9 @@ class UnderFire:
     def _head(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
         self.cluster.head_node.all_processes["gcs_server"][0].process.kill()
         code = self.driver.wait(timeout=HANG)
-        print(f"the command ended with {code}, its last word: {self.war.log().strip().splitlines()[-1]}", flush=True)
+        print(
+            f"the command ended with {code}, its last line: {self.disturbed.log().strip().splitlines()[-1]}", flush=True
+        )
         self.cluster.shutdown()
         self._new_cluster(stack)
         self.driver = None
@@ -348,7 +280,7 @@ class UnderFire:
     def _new_cluster(self, stack: contextlib.ExitStack) -> None:
         if self.victim in ("node", "head"):
             self.cluster = stack.enter_context(raylets(3))
-            self.war.address = self.cluster.address
+            self.disturbed.address = self.cluster.address
 
     def _node(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
         self.cluster.remove_node(self.rng.choice(hit), allow_graceful=False)
@@ -361,32 +293,33 @@ class UnderFire:
     def _stop(self, hit: list[Any], stack: contextlib.ExitStack) -> None:
         """Stop a worker for longer than its heartbeat, then let it go on: it must not disturb the trial that was begun
         again without it."""
-        process, before = self.rng.choice(hit), hung(self.war.out)
+        process, before = self.rng.choice(hit), hung(self.disturbed.out)
         with contextlib.suppress(psutil.Error):
             process.suspend()
-            while self.driver.poll() is None and hung(self.war.out) == before:
+            while self.driver.poll() is None and hung(self.disturbed.out) == before:
                 time.sleep(0.05)
             was = "stopped" if process.is_running() and process.status() == psutil.STATUS_STOPPED else "gone"
-            print(f"its silence was noticed; the process was {was} then", flush=True)
+            print(f"the watchdog noticed; the process was {was} then", flush=True)
             process.resume()
 
-    def _summary(self, code: int, disturbed: float) -> dict[str, Any]:
-        peace, war = self.peace, self.war
-        same = code == 0 and peace.table()[SAME].equals(war.table()[SAME])
-        needed = needed_images(war.out) if code == 0 else 1
+    def _summary(self, code: int, seconds: float) -> dict[str, Any]:
+        reference, disturbed = self.reference, self.disturbed
+        same = code == 0 and reference.table()[SAME].equals(disturbed.table()[SAME])
+        needed = needed_images(disturbed.out) if code == 0 else 1
         if not same:
-            print(war.log()[-3000:])
-        trials = len(RunFolder(str(war.out)).plan())
-        starts = sum(log.read_text().count(" starts on ") for log in war.out.glob("trials/*/log.txt"))
+            print(disturbed.log()[-3000:])
+        trials = len(RunFolder(str(disturbed.out)).plan())
+        starts = sum(log.read_text().count(" starts on ") for log in disturbed.out.glob("trials/*/log.txt"))
         return {
             "victim": self.victim, "seed": self.seed, "kills": sum(self.done.values()), "killed": self.done,
-            "runs": war.runs, "exit": code, "trials": trials, "resumes": starts - trials, "points": len(peace.table()),
-            "undisturbed_s": round(peace.seconds, 1), "disturbed_s": round(disturbed, 1),
+            "runs": disturbed.runs, "exit": code, "trials": trials, "resumes": starts - trials,
+            "points": len(reference.table()), "undisturbed_s": round(reference.seconds, 1),
+            "disturbed_s": round(seconds, 1),
             "repeated_percent": round(100 * (self.hooks.worked() - needed) / needed, 1),
-            "one_epoch_each_percent": round(100 * self.epochs / needed, 1), "done_twice": done_twice(war.out),
-            "images": images_in(war.home / "store"), "images_in_peace": images_in(peace.home / "store"),
-            "half_written": len(list(war.home.rglob(".*.part"))), "processes_left": self.hooks.alive(),
-            "report": (war.out / "report" / "index.html").exists(), "same": same,
+            "one_epoch_each_percent": round(100 * self.epochs / needed, 1), "done_twice": done_twice(disturbed.out),
+            "images": images_in(disturbed.home / "store"), "images_in_peace": images_in(reference.home / "store"),
+            "half_written": len(list(disturbed.home.rglob(".*.part"))), "processes_left": self.hooks.alive(),
+            "report": (disturbed.out / "report" / "index.html").exists(), "same": same,
         }  # fmt: skip
 
 
@@ -400,7 +333,7 @@ def main() -> None:
     parser.add_argument("--victim", choices=victims, default="driver")
     parser.add_argument("--aim", nargs="+", choices=STAGES, default=(), help="stages to kill the command in, besides")
     parser.add_argument("--aimed", type=int, default=1, metavar="N", help="how many kills for each stage of --aim")
-    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one sweep under fire for each")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one disturbed sweep for each")
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
     whole = True
@@ -409,10 +342,10 @@ def main() -> None:
         if spec is None:
             spec = str(Path(folder, "short.yaml"))
             Path(spec).write_text(SHORT.format(seeds=max(1, args.trials // 4)))
-        peace = in_peace(spec, Path(folder, "peace"), args.set)
+        reference = undisturbed(spec, Path(folder, "reference"), args.set)
         for seed in args.seed:
-            fire = UnderFire(peace, Path(folder, f"war-{seed}"), args.victim, seed)
-            summary = fire.run(args.kills, args.aim, args.aimed)
+            injection = FaultInjection(reference, Path(folder, f"disturbed-{seed}"), args.victim, seed)
+            summary = injection.run(args.kills, args.aim, args.aimed)
             print(json.dumps(summary), flush=True)
             whole &= summary["same"] and not summary["done_twice"]
     sys.exit(0 if whole else 1)

@@ -17,7 +17,8 @@ import ray
 from deadlines import HANG, wait_for
 from ray.core.generated import autoscaler_pb2
 from rich.console import Console
-from soak import SHORT, behind, raylets
+from soak import SHORT, raylets
+from soak_measures import share_done
 
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import SETTINGS, Cluster
@@ -150,7 +151,7 @@ def test_a_command_told_to_end_keeps_what_is_done(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           env={**os.environ, **caches}) as driver:  # fmt: skip
         wait_for(lambda: driver.poll() is not None or list((tmp_path / "run").glob("trials/*/done")))
-        assert behind(tmp_path / "run") > 0
+        assert share_done(tmp_path / "run") > 0
         driver.terminate()
         told = driver.communicate()[0]
     assert driver.returncode == 130, told

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from deadlines import HANG, wait_for
-from soak import SAME, Command, UnderFire, in_peace
+from soak import SAME, Command, FaultInjection, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -26,15 +26,15 @@ resources: {finetunings_at_once: 1}
 
 
 @pytest.fixture(scope="module")
-def peace(tmp_path_factory) -> Command:
+def reference(tmp_path_factory) -> Command:
     folder = tmp_path_factory.mktemp("live")
     (folder / "live.yaml").write_text(SPEC)
-    return in_peace(str(folder / "live.yaml"), folder / "peace", [])
+    return undisturbed(str(folder / "live.yaml"), folder / "reference", [])
 
 
-def under(peace: Command, home: Path, what: Callable[[Command], None]) -> tuple[Command, int]:
+def under(reference: Command, home: Path, what: Callable[[Command], None]) -> tuple[Command, int]:
     """The same sweep, to which `what` is done when its first trial is done; returns it and its exit code."""
-    command = Command(peace.spec, home, [])
+    command = Command(reference.spec, home, [])
     driver = command.start()
     wait_for(lambda: driver.poll() is not None or list(command.out.glob("trials/*/done")))
     assert driver.poll() is None, command.log()
@@ -42,8 +42,8 @@ def under(peace: Command, home: Path, what: Callable[[Command], None]) -> tuple[
     return command, driver.wait(timeout=HANG)
 
 
-def same(peace: Command, command: Command) -> bool:
-    return bool(peace.table()[SAME].equals(command.table()[SAME]))
+def same(reference: Command, command: Command) -> bool:
+    return bool(reference.table()[SAME].equals(command.table()[SAME]))
 
 
 def gone(*paths: Path) -> None:
@@ -51,15 +51,15 @@ def gone(*paths: Path) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-def test_plan_store_cache_and_weights_that_go_are_made_again(peace, tmp_path):
+def test_plan_store_cache_and_weights_that_go_are_made_again(reference, tmp_path):
     def remove(command: Command) -> None:
         gone(command.out / "plan.csv", command.out / "spec.yaml", command.home / "store", command.home / "checkpoints")
         if (command.home / "cache").exists():
             gone(command.home / "cache")
 
-    command, code = under(peace, tmp_path / "home", remove)
+    command, code = under(reference, tmp_path / "home", remove)
     assert code == 0, command.log()
-    assert same(peace, command)
+    assert same(reference, command)
     assert "Traceback" not in command.log()
     assert (command.out / "spec.yaml").exists()
 
@@ -67,34 +67,34 @@ def test_plan_store_cache_and_weights_that_go_are_made_again(peace, tmp_path):
 @pytest.mark.parametrize(
     "what", ["trials/*", "finished", ""], ids=["every trial", "a finished trial", "the run folder"]
 )
-def test_trials_that_go_are_run_again_by_the_same_command(peace, tmp_path, what):
+def test_trials_that_go_are_run_again_by_the_same_command(reference, tmp_path, what):
     def remove(command: Command) -> None:
         finished = [next(command.out.glob("trials/*/done")).parent]
         gone(*(finished if what == "finished" else command.out.glob(what) if what else [command.out]))
 
-    command, code = under(peace, tmp_path / "home", remove)
+    command, code = under(reference, tmp_path / "home", remove)
     assert "Traceback" not in command.log()
     assert code == 1, command.log()
     assert "what it left was removed or altered while the sweep ran; the same command again runs what" in command.log()
     assert len(command.table()) > 0
     assert command.start().wait(timeout=HANG) == 0, command.log()
-    assert same(peace, command)
+    assert same(reference, command)
 
 
-def test_ray_s_own_folder_may_go(peace, tmp_path, monkeypatch):
+def test_ray_s_own_folder_may_go(reference, tmp_path, monkeypatch):
     """Trials that run may end well, as nothing asks for the folder; no other can begin. None counts that did not."""
     with tempfile.TemporaryDirectory(dir="/tmp") as short:  # for sockets
         monkeypatch.setenv("RAY_TMPDIR", short)
-        command, code = under(peace, tmp_path / "home", lambda _: gone(*Path(short).glob("rr-*")))
+        command, code = under(reference, tmp_path / "home", lambda _: gone(*Path(short).glob("rr-*")))
         assert "Traceback" not in command.log()
         assert code in (0, 1), command.log()
         assert code == 0 or "quarantined" in command.log() or "the Ray cluster went away" in command.log()
         assert command.start().wait(timeout=HANG) == 0, command.log()
-    assert same(peace, command)
+    assert same(reference, command)
 
 
-def test_a_worker_stopped_past_its_heartbeat_disturbs_nothing_when_it_goes_on(peace, tmp_path):
-    summary = UnderFire(peace, tmp_path / "war", "stop", 1).run(1)
+def test_a_worker_stopped_past_its_heartbeat_disturbs_nothing_when_it_goes_on(reference, tmp_path):
+    summary = FaultInjection(reference, tmp_path / "disturbed", "stop", 1).run(1)
     assert summary["same"], summary
     assert summary["kills"] == 1
     assert not summary["done_twice"]

@@ -134,7 +134,7 @@ def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, 
     assert f"quarantined {fifth.id}: its worker died 4 times (log: {log})" in lines
     assert f"results {run.storage.shown}/results.csv" in lines
     whole = sum(trial.cost for trial in plan)
-    assert read(run).behind == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
+    assert read(run).share_done == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
 
 
 def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
@@ -180,7 +180,7 @@ def test_without_a_line_there_is_no_er_and_a_reason(tmp_path, capsys):
 def test_a_trial_that_was_stopped_early_is_work_behind(planned, capsys):
     run, plan = planned
     run.trial(plan.trials[0].id).stop("behind at a milestone", {"milestone": 0.33})
-    assert read(run).behind == pytest.approx(plan.trials[0].cost / sum(t.cost for t in plan), rel=1e-4)
+    assert read(run).share_done == pytest.approx(plan.trials[0].cost / sum(t.cost for t in plan), rel=1e-4)
     assert "6 trials: 0 done, 1 stopped, 5 planned" in printed(run, capsys)[1]
 
 

@@ -1,1 +1,1 @@
-"""The only folder that knows Ray: from a plan to finished trials, on this machine or a cluster."""
+"""The only folder that imports Ray: from a plan to finished trials, on this machine or a cluster."""

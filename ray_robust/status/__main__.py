@@ -1,7 +1,7 @@
 """The command `python -m ray_robust.status RUN_DIR`: how far a sweep is, read from its folder alone.
 
-Needs no cluster and starts nothing, so it can look at a run from any machine that sees the folder. Owns what is
-printed; what is known comes from `standing`.
+Needs no cluster and starts nothing, so it works on any machine that sees the folder. `progress` reads the folder; this
+module prints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 
 
 def main(argv: list[str]) -> int:
-    """Print the status. Exit code 1 when a trial failed, else 0, be the sweep finished or not. Raises UserError."""
+    """Print the status. Return exit code 1 when a trial failed, else 0, whether the sweep is finished or not. Raises
+    UserError."""
     parser = Arguments("python -m ray_robust.status", description="How far a sweep is, from its folder alone.")
     parser.add_argument("run", metavar="RUN_DIR", help="a run folder, a path or a URI")
     run = RunFolder(parser.parse_args(argv).run)
@@ -34,21 +35,21 @@ def main(argv: list[str]) -> int:
 
 
 def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
-    """Print a status as seen at the time `now`, in seconds since the epoch."""
+    """Print a status as of the time `now`, in seconds since the epoch."""
     shown = run.storage.shown
     out.print(f"{shown}  {status.question}".rstrip(), markup=False, soft_wrap=True)
     counts = Counter(status.states.values())
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
+    listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
     left = "" if status.left is None else f", about {_duration(status.left)} left"
-    out.print(f"{len(status.states)} trials: {told}; {status.behind:.0%} of the work is done{left}", markup=False)
+    out.print(f"{len(status.states)} trials: {listed}; {status.share_done:.0%} of the work is done{left}", markup=False)
     out.print(_groups(status), markup=False)
     if status.progress:
         out.print(_started(status, now), markup=False)
         if len(status.progress) > SHOWN:
             out.print(f"... and {len(status.progress) - SHOWN:,} more started", markup=False)
     for name, failure in status.failures.items():
-        told = f"{name}: {failure.get('reason', '')} (log: {failure.get('log', '')})"
-        out.print(f"{status.states[name]:<7} {told}", markup=False, soft_wrap=True)
+        reason = f"{name}: {failure.get('reason', '')} (log: {failure.get('log', '')})"
+        out.print(f"{status.states[name]:<7} {reason}", markup=False, soft_wrap=True)
     for name, damage in status.damage.items():
         out.print(f"damaged {name}: {damage}; {RERUN}", markup=False, soft_wrap=True)
     for line in status.altered:
@@ -63,7 +64,7 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
 
 
 def _groups(status: Status) -> Table:
-    """One line per group of the sweep: its trials by state, and its mean ER where that is known."""
+    """One line per group of the sweep: its trials by state, and its mean ER where there is one."""
     counts = {group: Counter[str]() for group in status.groups.values()}
     for name, state in status.states.items():
         counts[status.groups[name]][state] += 1
@@ -71,22 +72,24 @@ def _groups(status: Status) -> Table:
     table = _table(("group",), (*present, *(("ER",) if status.er.means else ())))
     for group, states in counts.items():
         er = status.er.of_group(group)
-        told = () if not status.er.means else ("" if er is None else f"{er:+.1f} pp",)
-        table.add_row(group, *(str(states[state] or "") for state in present), *told)
+        shown = () if not status.er.means else ("" if er is None else f"{er:+.1f} pp",)
+        table.add_row(group, *(str(states[state] or "") for state in present), *shown)
     return table
 
 
 def _started(status: Status, now: float) -> Table:
-    """One line per started trial, the latest to speak first: how long ago that was tells a running trial from one that
+    """One line per started trial, the latest progress first: how long ago that was tells a running trial from one that
     was interrupted."""
-    table = _table(("started", "stage"), ("epoch", "images/s", "ID", "OOD", "done", "last word"))
-    for name, said in sorted(status.progress.items(), key=lambda item: -item[1].get("time", 0.0))[:SHOWN]:
-        if said.get("stage", "starting") == "starting":
+    table = _table(("started", "stage"), ("epoch", "images/s", "ID", "OOD", "done", "updated"))
+    for name, progress in sorted(status.progress.items(), key=lambda item: -item[1].get("time", 0.0))[:SHOWN]:
+        if progress.get("stage", "starting") == "starting":
             table.add_row(name, "starting")
             continue
-        table.add_row(name, STAGES.get(said["stage"], said["stage"]), f"{said['epoch']:.1f}/{said['epochs']:.0f}",
-                      f"{said['images_per_second']:,.0f}", _percent(said.get("id")), _percent(said.get("ood")),
-                      f"{said['share']:.0%}", f"{_duration(now - said['time'])} ago")  # fmt: skip
+        table.add_row(name, STAGES.get(progress["stage"], progress["stage"]),
+                      f"{progress['epoch']:.1f}/{progress['epochs']:.0f}",
+                      f"{progress['images_per_second']:,.0f}",
+                      _percent(progress.get("id")), _percent(progress.get("ood")),
+                      f"{progress['share']:.0%}", f"{_duration(now - progress['time'])} ago")  # fmt: skip
     return table
 
 

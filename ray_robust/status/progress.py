@@ -1,4 +1,4 @@
-"""How far a sweep is, read from its folder alone: states, work behind, time left, and ER as far as it can be told.
+"""How far a sweep is, read from its folder alone: states, share of the work done, time left, and ER so far.
 
 Owns `Status` and `read_status`, which the status command prints, and `er_so_far`, which the metrics show too. Needs no
 cluster and imports neither torch nor Ray; the analysis is loaded only where there is a baseline to compare with.
@@ -17,7 +17,7 @@ from ray_robust.run.run_folder import RunFolder, suggestion
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
-RECENT = 120.0  # seconds since its last word within which a started trial counts as running
+RECENT = 120.0  # seconds since its last progress within which a started trial counts as running
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class ErSoFar:
     why: str = ""
 
     def of_group(self, group: str) -> float | None:
-        """The mean over the tasks that have one."""
-        known = [mean for (_, name), mean in self.means.items() if name == group]
-        return sum(known) / len(known) if known else None
+        """Return the mean over the tasks that have one, in percentage points; None where none has."""
+        means = [mean for (_, name), mean in self.means.items() if name == group]
+        return sum(means) / len(means) if means else None
 
 
 @dataclass(frozen=True)
 class Status:
     """A run at one moment. Every mapping is by trial id, in the plan's order.
 
-    states    one of `STATES`
-    groups    the group of every trial
-    progress  of the started ones: what their progress.json says, {} before its first word
-    failures  of the failed and quarantined ones: {"reason", "log"}
-    damage    of the damaged ones: what is not as the trial left it
-    altered   a line for each of the run's own files that is not as it was written
-    behind    share of the sweep's work that is done, 0-1, by the cost in the plan
-    left      seconds to go at the present speed of the trials that run; None when none does
+    states      one of `STATES`
+    groups      the group of every trial
+    progress    of the started ones: the content of their progress.json, {} before there is one
+    failures    of the failed and quarantined ones: {"reason", "log"}
+    damage      of the damaged ones: what is not as the trial left it
+    altered     a line for each of the run's own files that is not as it was written
+    share_done  share of the sweep's work that is done, 0-1, by the cost in the plan
+    left        seconds to go at the present speed of the trials that run; None when none does
     """
 
     question: str
@@ -57,15 +57,15 @@ class Status:
     failures: dict[str, dict[str, Any]]
     damage: dict[str, str]
     altered: list[str]
-    behind: float
+    share_done: float
     left: float | None
     er: ErSoFar
     command: str = ""  # that continues it, "" where an earlier version ran it
 
 
 def read_status(run: RunFolder, now: float) -> Status:
-    """Look at a run folder at the time `now` (seconds since the epoch). Raises UserError when it is none, or nothing
-    was planned there yet."""
+    """Return the status of a run folder at the time `now` (seconds since the epoch). Raises UserError when it is none,
+    or nothing was planned there yet."""
     shown = run.storage.shown
     if not run.exists(""):
         raise UserError(f"{shown}: no such run folder{suggestion(run)}")
@@ -74,7 +74,7 @@ def read_status(run: RunFolder, now: float) -> Status:
         raise UserError(f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start")
     states = run.states()
     failures = {name: run.trial(name).failure() or {} for name, state in states.items() if state == "failed"}
-    states |= {name: "quarantined" for name, said in failures.items() if said.get("quarantined")}
+    states |= {name: "quarantined" for name, failure in failures.items() if failure.get("quarantined")}
     progress = {name: run.trial(name).progress() for name, state in states.items() if state == "started"}
     cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
     open_work = {
@@ -91,7 +91,7 @@ def read_status(run: RunFolder, now: float) -> Status:
         failures=failures,
         damage={name: run.trial(name).damage() for name, state in states.items() if state == "damaged"},
         altered=run.altered(),
-        behind=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
+        share_done=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
         left=time_left(open_work, progress, now),
         er=er_so_far(run),
         command=_command(run.spec()),
@@ -104,12 +104,12 @@ def _command(spec: Mapping[str, Any]) -> str:
 
 
 def time_left(open_work: Mapping[str, float], progress: Mapping[str, Mapping[str, Any]], now: float) -> float | None:
-    """Seconds until the images in `open_work` (by trial) are processed, at the speeds of the trials that spoke lately:
-    all of them together, and no less than the slowest needs for its own. None when no trial runs."""
+    """Return the seconds until the images in `open_work` (by trial) are processed, at the speeds of the trials with
+    recent progress: all of them together, and no less than the slowest needs for its own. None when no trial runs."""
     speeds = {
-        name: float(said["images_per_second"])
-        for name, said in progress.items()
-        if said.get("images_per_second") and now - said.get("time", 0.0) < RECENT
+        name: float(latest["images_per_second"])
+        for name, latest in progress.items()
+        if latest.get("images_per_second") and now - latest.get("time", 0.0) < RECENT
     }
     if not speeds:
         return None
@@ -118,11 +118,10 @@ def time_left(open_work: Mapping[str, float], progress: Mapping[str, Mapping[str
 
 
 def er_so_far(run: RunFolder) -> ErSoFar:
-    """ER of every group against the line of the baseline, as soon as no trial of the baseline is still to come.
+    """Return the ER of every group against the line of the baseline, once every trial of the baseline has ended.
 
-    A look while a sweep runs: means without intervals, over the points whose ID score lies in the baseline's range. The
-    report has the rest. `why` says what is missing: points for a line, or the R^2 that the spec asks for.
-    """
+    A preview while a sweep runs: means without intervals, over the points whose ID score is in the baseline's range.
+    The report has the intervals. `why` says what is missing: points for a line, or the R^2 that the spec asks for."""
     settings = settings_of(run.spec())
     baseline = settings.baseline
     groups, states = run.plan().get("group", ()), list(run.states().values())
@@ -159,6 +158,6 @@ def er_so_far(run: RunFolder) -> ErSoFar:
 
 
 def _examples(sizes: Any) -> int | None:
-    """How many images a split holds, by its column in the results; None when nobody said."""
+    """How many images a split holds, by its column in the results; None where that is empty."""
     largest = sizes.max()
     return int(largest) if largest == largest and largest else None

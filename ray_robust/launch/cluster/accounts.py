@@ -1,6 +1,6 @@
-"""Who else works on this machine: whether another account could reach a port that listens on loopback.
+"""Other accounts on this machine: whether one could reach a port that listens on loopback.
 
-Owns `others`. It errs towards yes, since a wrong no would let a stranger run code as the user.
+`others` errs towards yes, since a wrong no would let a stranger run code as the user.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SHOWN = 3
 
 
 def others() -> str:
-    """Why other accounts may reach this machine's loopback ("this machine has the accounts ann, bob"), "" where none
-    does. A container that has a network of its own has its own loopback too."""
+    """Return why other accounts may reach this machine's loopback ("this machine has the accounts ann, bob"), "" where
+    none may. A container that has a network of its own has its own loopback too."""
     return _scheduler() or _accounts() or _directory() or _running() or _home() or _container()
 
 

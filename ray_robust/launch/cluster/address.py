@@ -33,8 +33,8 @@ class Address:
 
 
 def address_of(option: str | None) -> Address | None:
-    """The address that Ray would take: the option, else RAY_ADDRESS, which also says what `auto` is; None for a cluster
-    on this machine alone."""
+    """Return the address that Ray would take: the option, else RAY_ADDRESS, which also decides what `auto` is; None for
+    a cluster on this machine alone."""
     set_here = (os.environ.get("RAY_ADDRESS") or "").strip()
     text = (option or "").strip()
     if set_here and text in ("", "auto"):
@@ -43,10 +43,8 @@ def address_of(option: str | None) -> Address | None:
 
 
 def check_address(option: str | None) -> None:
-    """See that a cluster answers at `--address`, or where RAY_ADDRESS says, within `PATIENCE` seconds.
-
-    Raises UserError, in one line, when none does.
-    """
+    """Check that a cluster answers at `--address` or RAY_ADDRESS within `PATIENCE` seconds, and that this machine is
+    one of its nodes. Raises UserError, in one line, otherwise."""
     address = address_of(option)
     if address is None:
         return
@@ -92,7 +90,7 @@ def _as_ray_does(address: Address) -> tuple[str, int]:
 
 
 def probe(host: str, port: int, patience: float) -> str:
-    """Why no head of a Ray cluster answers at that host and port within `patience` seconds; "" when one does."""
+    """Return why no head of a Ray cluster answers at that host and port within `patience` seconds; "" when one does."""
     until = time.monotonic() + patience
     why = _resolves(host, port, patience / 2)
     if why:
@@ -142,7 +140,7 @@ def _answers(target: str, until: float) -> str:
                     return "something accepts connections, but says nothing"
                 if code == grpc.StatusCode.UNAVAILABLE:
                     return other
-                return ""  # it speaks gRPC and wants a token, say: Ray will tell what
+                return ""  # it speaks gRPC and wants a token, say: Ray will report what
     return ""
 
 

@@ -24,8 +24,8 @@ HINT = "set RAY_AUTH_TOKEN_PATH to a file that is yours alone"
 
 
 def protect() -> str:
-    """Have Ray's processes that are started from now on ask for a token, made where there is none. Returns what the
-    user should know of it, or "". Raises UserError where it would not be the user's alone."""
+    """Have Ray's processes that are started from now on ask for a token, made where there is none. Return a line for
+    the user, or "". Raises UserError where the token would not be the user's alone."""
     os.environ["RAY_AUTH_MODE"] = "token"
     for name, value in UNASKED.items():
         os.environ.setdefault(name, value)
@@ -35,8 +35,8 @@ def protect() -> str:
 
 
 def keep_token(file: Path) -> str:
-    """Make the token where there is none; where there is one, see to it that nobody else can read it, and return what
-    to do where others could, else "". Raises UserError where they still can."""
+    """Make the token where there is none; where there is one, close it to other accounts, and return what to do where
+    they could read it, else "". Raises UserError where they still can."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = os.stat(file.parent).st_mode

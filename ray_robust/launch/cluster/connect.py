@@ -48,8 +48,8 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""; `note` what the
-    user should know of it, or ""; `locked` whether this command has it ask for a token."""
+    """A cluster in use. `scratch` is a folder for Ray's own bookkeeping; `dashboard` an address, or ""; `note` a line
+    for the user, or ""; `locked` whether this command has it ask for a token."""
 
     dashboard: str
     scratch: Path
@@ -60,7 +60,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Cluster]:
-    """A cluster for the time of a with-block: the one at `address` (or RAY_ADDRESS), else one of this machine's cores.
+    """Yield a cluster for the time of a with-block: the one at `address` (or RAY_ADDRESS), else one of this machine's
+    cores.
 
     Raises UserError when there is no cluster at the address, or no folder for Ray's sockets; Outage when Ray does not
     start on this machine.
@@ -117,8 +118,8 @@ def _shutdown() -> None:
 
 
 def _guard() -> str:
-    """Have a cluster of this machine ask for a token where others could reach it, or as RAY_AUTH_MODE says. Returns
-    what the user should know of that, or "". Raises UserError where no token can be kept."""
+    """Have a cluster of this machine ask for a token where others could reach it, or as RAY_AUTH_MODE says. Return a
+    line for the user, or "". Raises UserError where no token can be kept."""
     why, mode = others(), os.environ.get("RAY_AUTH_MODE")
     note = ""
     if mode == "disabled" and why:
@@ -163,6 +164,6 @@ def _init(base: Path, folder: Path, dashboard: bool) -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """One line: the end of what Ray says, where the cause stands; it begins with pages of logs."""
+    """The end of Ray's message in one line, where the cause is; it begins with pages of logs."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
     return text if len(text) <= LONGEST_CAUSE else "... " + text[-LONGEST_CAUSE:].partition(" ")[2]

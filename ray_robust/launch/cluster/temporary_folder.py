@@ -1,7 +1,7 @@
-"""The temporary folder of a local cluster: where it lies, whose it is, when it is removed. Ray never cleans its own.
+"""The temporary folder of a local cluster: its place, its owner, its removal. Ray never cleans its own.
 
 A folder is made by `mkdtemp`, of this account alone, and holds a file that this program has marked and that its driver
-keeps locked. Only such a folder is ever removed: the place it lies in is one where everyone may make files.
+keeps locked. Only such a folder is ever removed: everyone may make files in the place where it lies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Making the images of a `diffusion` source that are wanted: on every GPU that Ray has, else in this process.
+"""Generating images of a `diffusion` source: on every GPU that Ray has, else in this process.
 
 Owns the division of the work among devices; what to make and how is the source's. Stopping at any instant is safe: the
 next call makes what is still missing.
@@ -19,7 +19,8 @@ MOST_ON_CPU = 4  # pipelines side by side where there is no GPU: each holds a wh
 
 
 def generate(source: Diffusion, rows: np.ndarray, done: Callable[[int], None] | None = None) -> None:
-    """Make those of `rows` that are not there; `done(count)` is called as they are. Raises UserError."""
+    """Generate those of `rows` that are missing, calling `done(count)` after each batch. Raises UserError where images
+    that were made on other nodes cannot be read here."""
     rows = source.unmade(rows)
     if not len(rows):
         return

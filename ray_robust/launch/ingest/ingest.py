@@ -34,7 +34,7 @@ MAKING = 1.0  # seconds in which a diffusion model makes an image, as roughly
 WORTH_RAY = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this alone
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
 HEAD_START = "head start"
-SHOWN = 20  # broken images that are named; the rest are counted
+SHOWN = 20  # broken images that are named; the others are counted
 
 
 def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progress | None = None) -> list[ImageStore]:
@@ -88,7 +88,7 @@ def read_files(jobs: Sequence[Job], address: str | None, stack: ExitStack) -> Cl
 def head_start(jobs: Sequence[Job], store_root: Path) -> Iterator[None]:
     """Render in a thread during the with-block: Ray takes seconds to start, in which its processes mostly wait.
 
-    Only what is rendered, which cannot be broken; what goes wrong here, `ingest` will meet and say.
+    Only rendered images, which cannot be broken; `ingest` meets and reports any other error.
     """
     over = threading.Event()
 
@@ -113,7 +113,7 @@ def head_start(jobs: Sequence[Job], store_root: Path) -> Iterator[None]:
 
 
 def missing(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> Iterator[tuple[ImageStore, np.ndarray]]:
-    """Per job its store and the rows that are yet to be filled; jobs with nothing to do are left out."""
+    """Yield, per job, its store and the rows that are yet to be filled; jobs with nothing to do are left out."""
     for (pool, _, rows), store in zip(jobs, stores, strict=True):
         todo = store.missing(rows if pool.rendered else None, again=_again(pool))
         if len(todo):
@@ -121,7 +121,7 @@ def missing(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> Iterator[tuple
 
 
 def estimate(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> float:
-    """Seconds of one core that the missing images will take, roughly."""
+    """Return roughly how many seconds of one core the missing images will take."""
     work = list(missing(jobs, stores))
     made = sum(len(store.pool.unmade(rows)) for store, rows in work)
     return sum((len(rows) * SECONDS[store.pool.rendered] for store, rows in work), made * MAKING)
@@ -213,7 +213,7 @@ def _run_all(ray: Any, waiting: list, done: Callable[[int], None]) -> None:
 
 
 def _blocks(rows: np.ndarray, cpus: int) -> list[np.ndarray]:
-    """Neighbours together, small enough that all cores end at about the same time."""
+    """Blocks of neighbouring rows, small enough that all cores end at about the same time."""
     count = math.ceil(len(rows) / int(np.clip(len(rows) / (16 * cpus), 64, 2048)))
     return np.array_split(rows, count) if count else []
 

@@ -22,7 +22,7 @@ MOST = 2048  # rows in a block
 def fill_from_shards(
     fill: Callable[[np.ndarray], int], source: ShardSource, rows: np.ndarray, node: str, done: Callable[[int], None]
 ) -> None:
-    """Call `fill(rows)` on the node of that id until all `rows` are done, telling `done` how many each time.
+    """Call `fill(rows)` on the node of that id until all `rows` are done, and `done(count)` after each block.
 
     Raises UserError, of the first block that did.
     """
@@ -42,7 +42,7 @@ def fill_from_shards(
 
 
 def by_shard(source: ShardSource, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Rows in blocks: each of one shard, none larger than MOST."""
+    """Return rows in blocks: each of one shard, none larger than MOST."""
     parts = np.split(rows, np.flatnonzero(np.diff(source.shard_of(rows))) + 1)
     return [{"rows": part[i : i + MOST]} for part in parts for i in range(0, len(part), MOST)]
 

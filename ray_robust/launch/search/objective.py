@@ -1,7 +1,7 @@
-"""What steers a search: a number per configuration, from the rows that its finished trials left, never of a test split.
+"""The objective of a search: one number per configuration, from the rows of its finished trials, never of a test split.
 
 Owns the baseline's line on validation scores, and which points enter a value. The report's effective robustness is that
-of the test splits; the one here only chooses what to run next, so that the report's stays unseen by the choice.
+of the test splits; the one here only chooses what to run next, so that the choice never sees the report's.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ class ValLine:
     r2: float
 
     def er(self, id_val: float, ood_val: float) -> float:
-        """How far a point lies above the line, in percentage points, also beyond its range."""
+        """Return how far a point with these scores (0-1) lies above the line, in percentage points, also beyond its
+        range."""
         scale = SCALES[self.scale]
         height = self.intercept + self.slope * scale.of([id_val])
         return float(effective_robustness(ood_val, height, scale)[0])
 
     def covers(self, id_val: float) -> bool:
-        """Whether there is a line at that score."""
+        """Return whether that score (0-1) is in the range that the line was fitted on."""
         return self.low <= id_val <= self.high
 
 
 def lines_of(rows: Rows, scale: str, min_r2: float) -> dict[str, ValLine]:
-    """The line of every task from the baseline's rows.
+    """Return the line of every task, fitted on the baseline's rows.
 
-    Raises UserError where there is none, or it explains less than `min_r2`: then nothing can be said of robustness.
+    Raises UserError where there is none, or its R^2 is below `min_r2`: then robustness cannot be measured.
     """
-    found: dict[str, ValLine] = {}
+    lines: dict[str, ValLine] = {}
     problems = []
     h = SCALES[scale]
     for task in dict.fromkeys(str(row["task"]) for row in rows):
@@ -62,12 +63,12 @@ def lines_of(rows: Rows, scale: str, min_r2: float) -> dict[str, ValLine]:
             problems.append(f"the baseline's line explains R^2 {line.r2:.2f} of its validation scores on {task}, under "
                             f"analysis.min_r2 {min_r2:g}")  # fmt: skip
         else:
-            found[task] = ValLine(scale, line.slope, line.intercept, min(x), max(x), line.r2)
-    if problems or not found:
-        told = "; ".join(problems) or "no baseline trial is done"
+            lines[task] = ValLine(scale, line.slope, line.intercept, min(x), max(x), line.r2)
+    if problems or not lines:
+        reasons = "; ".join(problems) or "no baseline trial is done"
         remedy = "give the baseline more seeds, rates or epochs, or the search another objective, e.g. ood_val"
-        raise UserError(Problem("", f"search.objective: effective_robustness cannot steer: {told}; {remedy}"))
-    return found
+        raise UserError(Problem("", f"search.objective: effective_robustness cannot steer: {reasons}; {remedy}"))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,22 @@ class Objective:
     lines: Mapping[str, ValLine]
 
     def value(self, trials: Iterable[Rows]) -> float | None:
-        """The value of a configuration from the rows of each of its trials; None when no point can be compared.
+        """Return the value of a configuration from the rows of each of its trials; None when no point can be compared.
 
         Points are pooled over seeds, grid levels and fine-tunings, as the report pools those of a group.
         """
         rows = [row for of in trials for row in of]
         if self.name == EFFECTIVE_ROBUSTNESS:
-            known = [
+            points = [
                 (self.lines[row["task"]], row["id_val"], row["ood_val"]) for row in rows if row["task"] in self.lines
             ]
-            values = [line.er(id_val, ood_val) for line, id_val, ood_val in known if line.covers(id_val)]
+            values = [line.er(id_val, ood_val) for line, id_val, ood_val in points if line.covers(id_val)]
         else:
             values = [float(row[self.name]) for row in rows if row.get(self.name) is not None]
         return sum(values) / len(values) if values else None
 
     def probe(self, task: str, id_val: float, ood_val: float) -> float | None:
-        """The value of a look in the middle of a pre-training. The line is extended there: a probe often scores lower
+        """Return the value of a probe during a pre-training. The line is extended for it: a probe often scores lower
         than any fine-tuned model, and it is compared with other probes only."""
         if self.name != EFFECTIVE_ROBUSTNESS:
             return {"id_val": id_val, "ood_val": ood_val}[self.name]

@@ -69,7 +69,7 @@ class Search:
         self.baseline = tuple(baseline)[:limit]
         self.trials: dict[str, Trial] = {trial.id: trial for trial in self.baseline}  # every one that was handed out
         self.outcomes: list[Outcome] = []
-        self.over = ""  # why nothing more comes
+        self.over = ""  # why no more trials are given out
         self.on_plan: Callable[[Plan], None] = lambda plan: None
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
@@ -147,7 +147,7 @@ class Search:
 
     @property
     def expected(self) -> int:
-        """How many trials there will be, as far as can be told now."""
+        """How many trials there will be, by what has been drawn so far."""
         each = max((len(outcome.configuration.trials) for outcome in self.outcomes), default=0)
         each = max([each, *(len(one.configuration.trials) for one in self._open.values()), len(self.spec.seeds)])
         whole = len(self.baseline) + (self.settings.trials or self._accepted) * each
