@@ -1,9 +1,10 @@
 """Errors of the user: one clear line each, all of them at once, and an exit code.
 
 `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
-without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, storage
-or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every `main` runs:
-it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
+without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, or
+storage or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every
+`main` runs: it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into
+130.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class Arguments(argparse.ArgumentParser):
 
 
 def command(main: Callable[[list[str]], int]) -> None:
-    """Run `main(argv)` as a program: exit with its code, user errors as plain lines, Ctrl-C as 130. What nobody has
-    foreseen is a line as well, with the file that has its traceback. Nobody need read what it prints. SIGTERM, and
-    SIGHUP of a terminal that is closed, are Ctrl-C, unless whoever started the program has them ignored (nohup)."""
+    """Run `main(argv)` as a program and exit with its code: user errors are plain lines, Ctrl-C is 130, an unexpected
+    error is a line with the file of its traceback. It runs on when its output is closed. SIGTERM, and SIGHUP of a
+    terminal that is closed, act as Ctrl-C, unless they are ignored (nohup)."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
