@@ -112,22 +112,22 @@ def timm_models() -> frozenset[str]:
 def timm_weights() -> frozenset[str]:
     """Every `model.tag` of which timm has published weights, read likewise."""
     pattern = re.compile(r"['\"](\w+\.(?!untrained)\w[\w.]*)['\"] ?:")
-    found = {name for text in _files_of("timm", "models/*.py") for name in pattern.findall(text)}
-    return frozenset(name for name in found if name.partition(".")[0] in timm_models())
+    names = {name for text in _files_of("timm", "models/*.py") for name in pattern.findall(text)}
+    return frozenset(name for name in names if name.partition(".")[0] in timm_models())
 
 
 @lru_cache(maxsize=1)
 def open_clip_models() -> frozenset[str]:
     """Every model name that the installed open_clip has, read likewise."""
-    found = _root_of("open_clip")
-    return frozenset(file.stem for file in found.glob("model_configs/*.json")) if found else frozenset()
+    root = _root_of("open_clip")
+    return frozenset(file.stem for file in root.glob("model_configs/*.json")) if root else frozenset()
 
 
 def _files_of(package: str, pattern: str) -> list[str]:
-    found = _root_of(package)
-    return [file.read_text("utf-8") for file in found.glob(pattern)] if found else []
+    root = _root_of(package)
+    return [file.read_text("utf-8") for file in root.glob(pattern)] if root else []
 
 
 def _root_of(package: str) -> Path | None:
-    found = importlib.util.find_spec(package)
-    return None if found is None or found.origin is None else Path(found.origin).parent
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

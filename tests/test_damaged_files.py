@@ -22,11 +22,7 @@ from test_storage import Remote
 from analysis.input.run_points import read_run
 from analysis.report import run_facts
 from ray_robust.errors import UserError
-from ray_robust.files.storage import Storage
-from ray_robust.launch.failures.checkpoint_gc import _last_used
-from ray_robust.launch.search.journal import FILE, Journal
 from ray_robust.prepare import provenance
-from ray_robust.run import lease, throughput
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.status import __main__ as status
 
@@ -368,39 +364,3 @@ def test_a_run_of_before_counts_as_done_and_is_checked_by_its_rows(run, capsys):
     assert "altered" not in printed(run, capsys)
     make_damage(file_of(run, "rows.jsonl"), "cut")
     assert "rows.jsonl is damaged: it is not a table of points any more" in printed(run, capsys)
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_lease_keeps_nobody_out(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(lease, "WATCH", 0.01)
-    monkeypatch.setattr(lease, "SETTLE", 0.0)
-    theirs = {"host": "elsewhere", "pid": 77, "began": "1", "id": "theirs", "time": 1.0}
-    Storage(tmp_path).write_json("lease.json", theirs)
-    make_damage(tmp_path / "lease.json", how)
-    with lease.held(Storage(tmp_path)):
-        assert json.loads((tmp_path / "lease.json").read_text())["id"] != "theirs"
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_caches_are_made_again(tmp_path, monkeypatch, how):
-    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path))
-    throughput.keep("a", 12.0)
-    make_damage(tmp_path / "rates.json", how)
-    assert throughput.known("a") is None or how == "flipped"
-    throughput.keep("b", 13.0)
-    assert throughput.known("b") == 13.0
-    Storage(tmp_path).write_json("k/used.json", {"time": 5.0})
-    make_damage(tmp_path / "k/used.json", how)
-    assert _last_used(Storage(tmp_path), "k") >= 0.0
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_journal_of_a_search_is_a_line(tmp_path, how):
-    Journal(Storage(tmp_path)).append_logs([{"op": 1, "n": n} for n in range(4)])
-    make_damage(tmp_path / FILE, how)
-    said = ""
-    try:
-        assert all("op" in log for log in Journal(Storage(tmp_path)).read_logs(0))
-    except UserError as error:
-        said = str(error)
-    assert said == "" or ("search.jsonl: " in said and "\n" not in said)

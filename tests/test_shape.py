@@ -19,7 +19,6 @@ EXCEPTIONS = {
 LONG = {
     "analysis/__main__.py::report_on",
     "analysis/stats/sensitivity.py::_row",
-    "tests/test_damaged_files.py",
 }
 
 
