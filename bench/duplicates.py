@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from bench import command_of, show, write_table
-from ray_robust.data import phash
+from ray_robust.data.duplicates import phash
 from ray_robust.data.sources.folder import FolderSource
 from ray_robust.errors import UserError
 

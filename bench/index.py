@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import show
-from ray_robust.data.index import write_index
-from ray_robust.data.mixture import draw
+from ray_robust.data.mixtures.index import write_index
+from ray_robust.data.mixtures.mixture import draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
 from ray_robust.data.rounding import apportion
 from ray_robust.spec.load import parse_number

@@ -25,8 +25,8 @@ import simplejpeg
 from PIL import Image
 
 from bench import show
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.sources.folder import FolderSource
-from ray_robust.data.store import ImageStore
 from tests.make_images import encoded, photo
 
 CLASSES = 10

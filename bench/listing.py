@@ -24,7 +24,7 @@ import pandas as pd
 
 from bench import show
 from ray_robust import registry
-from ray_robust.data import files
+from ray_robust.data.images import files
 from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
 from ray_robust.spec.load import parse_number

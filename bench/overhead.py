@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from bench import command_of, show, write_table
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.opened import open_pool, open_store
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.store import ImageStore
 from ray_robust.launch.ingest.ingest import ingest
 from ray_robust.plan.plan import Finetuning, Trial
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
@@ -97,7 +97,7 @@ def prepare(sweep: Sweep, root: Path) -> dict[str, ImageStore]:
 
 def arrays_of(trial: Trial, root: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, tuple]]:
     """({"train", "held_out": (images, labels)} of the mixture, {split: (images, labels)} of the task), in memory."""
-    from ray_robust.data.mixture import draw
+    from ray_robust.data.mixtures.mixture import draw
 
     mixture: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     size = trial.model.image_size

@@ -29,7 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "batches: gather, augment, normalise": ("batch ray_robust/train/loop.py",),
     "optimizer": ("torch/optim/",),
     "forward and backward passes": ("_step ray_robust/train/loop.py", "run ray_robust/train/interleave.py"),
-    "rendering": ("ray_robust/data/world/", "ray_robust/data/store.py"),
+    "rendering": ("ray_robust/data/world/", "ray_robust/data/images/store.py"),
     "rows, logs, progress": ("ray_robust/trial/trial_log.py", "ray_robust/trial/outputs.py",
                              "ray_robust/train/points.py"),
     "the rest of a trial": ("run_trial ray_robust/trial/run_trial.py",),

@@ -200,8 +200,8 @@ def _ways(shape: Shape, device: torch.device, folder: Path, images: int, compile
 def _store(folder: Path, px: int, images: int) -> tuple[Path, Any]:
     """A tree of photographs (short side 500 px), and its store at `px`, filled."""
     from bench.ingest import make_pictures
+    from ray_robust.data.images.store import ImageStore
     from ray_robust.data.sources.folder import FolderSource
-    from ray_robust.data.store import ImageStore
 
     tree = folder / "pictures"
     if not tree.exists():

@@ -24,12 +24,12 @@ from rich.progress import (
 )
 
 from ray_robust import registry
-from ray_robust.data.duplicate_entries import summary
-from ray_robust.data.duplicates import skipped, within
-from ray_robust.data.file_pool import READ_TOGETHER, FilePool
-from ray_robust.data.pack import BROKEN, PRESENT
+from ray_robust.data.duplicates.comparison import skipped, within
+from ray_robust.data.duplicates.entries import summary
+from ray_robust.data.images.pack import BROKEN, PRESENT
+from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool
-from ray_robust.data.store import ImageStore, default_root, outdated
+from ray_robust.data.readers.file_pool import READ_TOGETHER, FilePool
 from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect

@@ -142,7 +142,7 @@ def runs() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
 def images() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     import make_images as make
 
-    from ray_robust.data.decode import decode_all
+    from ray_robust.data.images.decode import decode_all
 
     kinds = [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
              ("TIFF", {"compression": "jpeg"}), ("WEBP", {}), ("PPM", {}), ("JPEG2000", {}), ("AVIF", {}),
@@ -165,7 +165,7 @@ def images() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
 def archives() -> tuple[list[bytes], Callable[[bytes, Path], None]]:
     import make_images as make
 
-    from ray_robust.data.archive import unpack
+    from ray_robust.data.readers.archive import unpack
 
     seeds = []
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -9,9 +9,9 @@ import numpy as np
 from make_pools import open_pool
 from PIL import Image
 
-from ray_robust.data.file_pool import FilePool
-from ray_robust.data.pack import PRESENT
-from ray_robust.data.store import ImageStore
+from ray_robust.data.images.pack import PRESENT
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.readers.file_pool import FilePool
 from ray_robust.launch.ingest import ingest as launch
 from tests import make_images as make
 

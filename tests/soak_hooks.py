@@ -19,7 +19,7 @@ import time
 
 HOME = os.environ.get("SOAK_HOME", "")
 WRAPPED = {  # by module, what begins and ends a stage; None: it is another one's end
-    "ray_robust.data.store": ("ImageStore.fill", "ingest", False),
+    "ray_robust.data.images.store": ("ImageStore.fill", "ingest", False),
     "ray_robust.launch.ingest.ingest": ("ingest", "ingest", True),
     "ray_robust.launch.cluster.connect": ("_start", "start", True),
     "ray_robust.run.run_folder": ("RunFolder.write_results", "results", True),

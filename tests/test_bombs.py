@@ -14,15 +14,16 @@ import zlib
 import numpy as np
 import pytest
 
-from ray_robust.data import archive, decode, shards, tar_samples
-from ray_robust.data.decode import Undecodable
-from ray_robust.data.files import NO_METHOD, Zip
+from ray_robust.data.images import decode
+from ray_robust.data.images.decode import Undecodable
+from ray_robust.data.images.files import NO_METHOD, Zip
+from ray_robust.data.readers import archive, shards, tar_samples
 from ray_robust.errors import UserError
 from tests import make_images as make
 from tests.make_bombs import limited, lying_zip, png, sparse_tar, tar_of_zeros, tiff
 
 DECODE = """
-from ray_robust.data.decode import decode_all
+from ray_robust.data.images.decode import decode_all
 data = open(sys.argv[1], "rb").read()
 told = decode_all(lambda key: data, [0], 32, "crop").broken
 print(told.get(0, "decoded"))
@@ -48,8 +49,8 @@ TOO_LARGE = "6000 x 6000 pixels (PNG, RGBA) take 0.3 GB to decode, more than the
 def test_an_image_takes_no_more_than_its_budget(tmp_path, data, says):
     """In small: 16-bit grey takes 5 bytes per pixel where it took 19."""
     (tmp_path / "x").write_bytes(data())
-    code = "import ray_robust.data.decode as d; d.BUDGET = 200 << 20" + DECODE
-    assert told(limited(code, tmp_path / "x", imports="import ray_robust.data.decode", more=230 << 20)) == says
+    code = "import ray_robust.data.images.decode as d; d.BUDGET = 200 << 20" + DECODE
+    assert told(limited(code, tmp_path / "x", imports="import ray_robust.data.images.decode", more=230 << 20)) == says
 
 
 def test_an_image_that_would_take_gigabytes_is_refused_by_its_header():
@@ -100,11 +101,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with open(tree / "cat" / "big.jpg", "wb") as file:
         file.truncate(100 << 30)
     code = """
-from ray_robust.data.decode import decode_all
-from ray_robust.data.files import Folder
+from ray_robust.data.images.decode import decode_all
+from ray_robust.data.images.files import Folder
 print(decode_all(Folder(sys.argv[1]).read, ["cat/000.jpg", "cat/big.jpg"], 8, "crop").broken)
 """
-    said = told(limited(code, tree, imports="import ray_robust.data.decode", more=100 << 20))
+    said = told(limited(code, tree, imports="import ray_robust.data.images.decode", more=100 << 20))
     assert said == "{1: 'holds 107,374,182,400 bytes, more than the limit of 1,073,741,824'}"
 
 
@@ -122,11 +123,11 @@ print(decode_all(Folder(sys.argv[1]).read, ["cat/000.jpg", "cat/big.jpg"], 8, "c
 def test_a_member_of_a_zip_that_lies_about_its_size_takes_what_it_claims(tmp_path, how, says):
     file = lying_zip(tmp_path / "x.zip", "cat/a.jpg", 60 << 20, 1000, how)
     code = """
-from ray_robust.data.files import NO_METHOD, Zip
-from ray_robust.data.decode import decode_all
+from ray_robust.data.images.files import NO_METHOD, Zip
+from ray_robust.data.images.decode import decode_all
 print(decode_all(Zip(sys.argv[1]).read, ["cat/a.jpg"], 8, "crop").broken[0])
 """
-    said = told(limited(code, file, imports="import ray_robust.data.files, bz2, lzma", more=40 << 20))
+    said = told(limited(code, file, imports="import ray_robust.data.images.files, bz2, lzma", more=40 << 20))
     assert said == says
 
 
@@ -140,7 +141,7 @@ def test_a_member_of_a_zip_that_claims_too_much_is_not_unpacked(tmp_path):
 
 UNPACK = """
 from pathlib import Path
-from ray_robust.data.archive import unpack
+from ray_robust.data.readers.archive import unpack
 from ray_robust.errors import UserError
 try:
     print(unpack(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, of: None))
@@ -154,7 +155,7 @@ BOMB = (
 
 
 def unpacked(file, folder, more=50 << 20) -> str:
-    return told(limited(UNPACK, file, folder, imports="import ray_robust.data.archive", more=more))
+    return told(limited(UNPACK, file, folder, imports="import ray_robust.data.readers.archive", more=more))
 
 
 def files_in(folder) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from make_pools import open_pool
 
-from ray_robust.data import files as files_module
-from ray_robust.data.contents import DIGEST, RECORD, digest_of
-from ray_robust.data.files import Folder
+from ray_robust.data.images import files as files_module
+from ray_robust.data.images.contents import RECORD, digest_of
+from ray_robust.data.images.files import Folder
+from ray_robust.data.pool import DIGEST
 from ray_robust.errors import UserError
 from tests import make_images as make
 

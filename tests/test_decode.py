@@ -10,8 +10,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
-from ray_robust.data import decode as decoder
-from ray_robust.data.decode import BACKGROUND, decode, decode_all
+from ray_robust.data.images import decode as decoder
+from ray_robust.data.images.decode import BACKGROUND, decode, decode_all
 from tests import make_images as make
 
 

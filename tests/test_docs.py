@@ -20,9 +20,9 @@ from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
 from ray_robust import ingest, registry, sweep
-from ray_robust.data.mixture import draw
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.mixtures.mixture import draw
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.store import ImageStore
 from ray_robust.plan.plan import pool_key
 from ray_robust.prepare import open_sweep
 from ray_robust.spec.load import load_spec

@@ -14,20 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_pools import open_pool
 from PIL import Image
-from rich.console import Console
 
 from bench import duplicates as bench
 from ray_robust import ingest as command
-from ray_robust.data import duplicates, phash
-from ray_robust.data.duplicate_entries import PICTURED, examine, renewed, summary
+from ray_robust.data.duplicates import comparison, phash
+from ray_robust.data.duplicates.entries import PICTURED, examine, renewed, summary
+from ray_robust.data.duplicates.signatures import signatures
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.signatures import signatures
-from ray_robust.data.store import ImageStore
 from ray_robust.launch.ingest.ingest import ingest
+from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.sweep import _describe
 from tests import make_images as make
 
 
@@ -50,7 +49,7 @@ def opened(tmp_path: Path, kind: str, root: Path, size: int = 32, **options) -> 
     return ingest([(pool, size, None)], tmp_path / "store")[0]
 
 
-def rows(compared: duplicates.Duplicates) -> list[tuple]:
+def rows(compared: comparison.Duplicates) -> list[tuple]:
     columns = ["split", "image", "where", "other", "kind"]
     table = compared.table.assign(
         image=compared.pool.keys(compared.table["image"].to_numpy(int)),
@@ -138,7 +137,7 @@ def test_flat_and_tiny_images_have_no_hash():
 
 
 def test_photographs_of_different_things_are_no_duplicates(tmp_path):
-    compared = duplicates.within(opened(tmp_path, "task", task_tree(tmp_path / "t")))
+    compared = comparison.within(opened(tmp_path, "task", task_tree(tmp_path / "t")))
     assert compared.table.empty
     assert summary(compared) == ""
     assert compared.images == dict.fromkeys(SPLITS, 6)
@@ -150,7 +149,7 @@ def test_copies_across_splits_and_under_two_labels(tmp_path):
         shutil.copy(root / f"train/cat/{i}.png", root / f"id_test/cat/t{i}.png")
     shutil.copy(root / "train/dog/0.png", root / "ood_test/cat/leak.png")
     make.write(root / "ood_test/dog/again.jpg", make.encoded(photo(1), quality=60))  # train/cat/0, as another file
-    compared = duplicates.within(opened(tmp_path, "task", root))
+    compared = comparison.within(opened(tmp_path, "task", root))
     assert rows(compared) == sorted([
         *(("id_test", f"id_test/cat/t{i}.png", "train", f"train/cat/{i}.png", "identical") for i in range(3)),
         ("id_test", "id_test/cat/t0.png", "ood_test", "ood_test/dog/again.jpg", "near-identical"),
@@ -179,11 +178,11 @@ def test_what_a_source_and_a_task_share(tmp_path):
     shutil.copy(root / "ood_test/dog/1.png", pre / "x/same.png")
     make.write(pre / "y/small.jpg", make.encoded(Image.open(root / "id_test/cat/2.png").resize((60, 60)), quality=80))
     task, source = opened(tmp_path, "task", root), opened(tmp_path, "source", pre)
-    assert rows(duplicates.between(task, source)) == [
+    assert rows(comparison.between(task, source)) == [
         ("id_test", "id_test/cat/2.png", "source folder", "y/small.jpg", "near-identical"),
         ("ood_test", "ood_test/dog/1.png", "source folder", "x/same.png", "identical"),
     ]
-    assert duplicates.within(source).table.empty
+    assert comparison.within(source).table.empty
 
 
 def test_the_same_file_cut_in_another_way_is_identical(tmp_path):
@@ -192,7 +191,7 @@ def test_the_same_file_cut_in_another_way_is_identical(tmp_path):
     make.write(root / "id_test/cat/wide.jpg", oblong)
     make.write(pre / "x/wide.jpg", oblong)
     task, source = opened(tmp_path, "task", root), opened(tmp_path, "source", pre, fit="squash")
-    assert rows(duplicates.between(task, source)) == [
+    assert rows(comparison.between(task, source)) == [
         ("id_test", "id_test/cat/wide.jpg", "source folder", "x/wide.jpg", "identical")
     ]
 
@@ -201,14 +200,14 @@ def test_blank_images_are_identical_but_never_near(tmp_path):
     root = task_tree(tmp_path / "t")
     for name, grey in (("train/cat/blank", 0), ("id_test/cat/blank", 0), ("ood_test/dog/blank", 7)):
         make.write(root / f"{name}.png", make.encoded(Image.new("RGB", (40, 40), (grey,) * 3), "PNG"))
-    compared = duplicates.within(opened(tmp_path, "task", root))
+    compared = comparison.within(opened(tmp_path, "task", root))
     assert rows(compared) == [("id_test", "id_test/cat/blank.png", "train", "train/cat/blank.png", "identical")]
 
 
 def test_small_images_are_compared_by_their_pixels_alone(tmp_path):
     root = task_tree(tmp_path / "t")
     shutil.copy(root / "train/cat/0.png", root / "id_val/cat/copy.png")
-    compared = duplicates.within(opened(tmp_path, "task", root, size=8))
+    compared = comparison.within(opened(tmp_path, "task", root, size=8))
     assert rows(compared) == [("id_val", "id_val/cat/copy.png", "train", "train/cat/0.png", "identical")]
     assert compared.note == "near-identical images are not looked for under 16 px"
 
@@ -217,10 +216,10 @@ def test_ten_thousand_copies_are_no_trouble(tmp_path, monkeypatch):
     """One image again and again, of many labels: time and memory follow images, not pairs."""
     root = task_tree(tmp_path / "t")
     store = opened(tmp_path, "task", root)
-    few = duplicates.Images.of(store)
+    few = comparison.Images.of(store)
     places = np.zeros(10_000, int)
-    many = duplicates.Images(store, few.rows[places], np.arange(10_000) % 2, few.records[places])
-    table = duplicates._table("", duplicates.LABELS, many, many, other_label=True)
+    many = comparison.Images(store, few.rows[places], np.arange(10_000) % 2, few.records[places])
+    table = comparison._table("", comparison.LABELS, many, many, other_label=True)
     assert len(table) == 10_000
     assert set(table["kind"]) == {"identical"}
 
@@ -229,7 +228,7 @@ def test_broken_images_are_left_out(tmp_path):
     root = task_tree(tmp_path / "t")
     for split in ("train", "id_test"):
         make.write(root / split / "cat/broken.png", b"the same text")
-    compared = duplicates.within(opened(tmp_path, "task", root, broken="drop"))
+    compared = comparison.within(opened(tmp_path, "task", root, broken="drop"))
     assert compared.table.empty
     assert compared.images["train"] == 6
 
@@ -251,9 +250,9 @@ def test_rendered_images_are_all_different_and_are_not_compared(tmp_path):
         wanted = np.arange(0, len(pool.catalog), len(pool.catalog) // 400)
         store = ingest([(pool, 24, wanted)], tmp_path / "store")[0]
         assert len(np.unique(signatures(store, wanted)["content"])) == len(wanted)
-        assert duplicates.skipped(pool).startswith(f"{name} is drawn")
+        assert comparison.skipped(pool).startswith(f"{name} is drawn")
     assert (
-        duplicates.skipped(open_pool("source", "folder", {"path": str(make.tree(tmp_path / "t", {"a": 1, "b": 1}))}))
+        comparison.skipped(open_pool("source", "folder", {"path": str(make.tree(tmp_path / "t", {"a": 1, "b": 1}))}))
         == ""
     )
 
@@ -293,8 +292,8 @@ def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     sweep = open_sweep(load_spec(tmp_path / "s.yaml"))
     pools = [*sweep.tasks.values(), *sweep.sources.values()]
     stores = ingest([(pool, 32, None) for pool in pools], tmp_path / "store")
-    run, out = RunFolder(tmp_path / "run"), Console(file=io.StringIO(), width=60)
-    _describe(sweep, run, stores, out)
+    run = RunFolder(tmp_path / "run")
+    lines = list(write_data_entries(sweep, run, stores))
     entries = {entry["name"]: entry for entry in run.data()["duplicates"]}
     assert set(entries) == {"task folder", "source web", "task folder in source web"}
     assert entries["task folder"]["affected"] == {"id_test": 3}
@@ -309,10 +308,7 @@ def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     with Image.open(io.BytesIO(run.read_bytes(shared["pictures"][0]["file"]))) as picture:
         left, right = np.asarray(picture)[:, :96], np.asarray(picture)[:, -96:]
     assert (left == right).all()
-    lines = out.file.getvalue().splitlines()
-    assert [line.split(": ")[0] for line in lines] == [
-        "duplicates  task folder", "duplicates  task folder in source web"
-    ]  # fmt: skip
+    assert [line.split(": ")[0] for line in lines] == ["task folder", "task folder in source web"]
     # what nothing is left to be read of keeps its entries; a pool that has changed does not
     assert {one["name"] for one in renewed(run, stores[:1], [], pools)} == set(entries)
     (root / "train/cat/0.png").unlink()

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_robust.data import wordnet
-from ray_robust.data.hierarchy import distances, place, subtrees, tree_paths
+from ray_robust.data.labels import wordnet
+from ray_robust.data.labels.hierarchy import distances, place, subtrees, tree_paths
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep

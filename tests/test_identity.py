@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ray_robust import ingest as command
-from ray_robust.data import contents, decode, opened
-from ray_robust.data import files as files_module
-from ray_robust.data.signatures import signatures
+from ray_robust.data import opened
+from ray_robust.data.duplicates.signatures import signatures
+from ray_robust.data.images import contents, decode
+from ray_robust.data.images import files as files_module
 from tests import make_images as make
 from tests.make_folders import bmp, identity, ingested, pool_at, right, tree
 
@@ -199,6 +200,8 @@ def test_stores_of_an_earlier_version_are_pointed_out(tmp_path, capsys):
     (old / "pixels.u8").write_bytes(bytes(4 * 48))
     (old / "state.u8").write_bytes(b"\x01" * 4)
     lines = told(capsys, "--root", root, "--out", tmp_path / "store", "--size", 4)
-    assert lines["old stores"].startswith("1 folders of an earlier version (0123456789abcdef-crop-4-v2), which told")
+    assert lines["old stores"].startswith(
+        "1 folders of an earlier version (0123456789abcdef-crop-4-v2), which identified"
+    )
     assert lines["images"] == "4 in the store, 4 of them new; 0 broken"
     assert right(ingested(root, tmp_path / "store"))

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_robust.data import contents, opened, shards
-from ray_robust.data import files as files_module
-from ray_robust.data import pack as pack_module
-from ray_robust.data import store as store_module
-from ray_robust.data.pack import BROKEN, PRESENT
-from ray_robust.data.store import ImageStore
+from ray_robust.data import opened
+from ray_robust.data.images import contents
+from ray_robust.data.images import files as files_module
+from ray_robust.data.images import pack as pack_module
+from ray_robust.data.images import store as store_module
+from ray_robust.data.images.pack import BROKEN, PRESENT
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.readers import shards
 from ray_robust.errors import UserError
 from ray_robust.launch.ingest import ingest as launch
 from tests import make_images as make

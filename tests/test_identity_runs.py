@@ -17,9 +17,10 @@ from rich.console import Console
 from analysis.input.run_points import identity_of, read_run
 from analysis.report import run_facts
 from ray_robust import sweep
-from ray_robust.data import decode, opened
-from ray_robust.data import files as files_module
-from ray_robust.data import store as store_module
+from ray_robust.data import opened
+from ray_robust.data.images import decode
+from ray_robust.data.images import files as files_module
+from ray_robust.data.images import store as store_module
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.samples import describe
 from ray_robust.launch.ingest import ingest as launch

@@ -13,8 +13,8 @@ from deadlines import wait_for
 from make_pools import open_pool
 
 from ray_robust import ingest as command
+from ray_robust.data.images.store import VERSION, ImageStore
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.store import VERSION, ImageStore
 from ray_robust.errors import UserError
 from ray_robust.launch.ingest import ingest as launch
 from tests import make_images as make

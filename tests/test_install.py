@@ -15,8 +15,8 @@ import pytest
 from make_pools import open_pool
 
 from ray_robust import ingest as command
-from ray_robust.data import archive as archives
-from ray_robust.data.archive import Known, unpack
+from ray_robust.data.readers import archive as archives
+from ray_robust.data.readers.archive import Known, unpack
 from ray_robust.data.tasks import install as installs
 from ray_robust.data.tasks import official
 from ray_robust.errors import UserError

@@ -13,8 +13,8 @@ from make_pools import open_pool
 
 from analysis.input.run_points import read_run
 from ray_robust import ingest as command
-from ray_robust.data.label_checks import SPLIT_NAMES
 from ray_robust.data.pool import SPLITS
+from ray_robust.data.readers.label_checks import SPLIT_NAMES
 from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from ray_robust.data.mixture import Subset, draw
+from ray_robust.data.mixtures.mixture import Subset, draw
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
 from tests.make_mixtures import ANIMALS, FAMILY, TOOLS, asked, pool

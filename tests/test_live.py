@@ -15,8 +15,8 @@ from test_store import Drawn
 from test_trial import brief, scores_of  # noqa: F401 - brief is a fixture
 
 from ray_robust import ingest
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.opened import images_of, open_store, usable
-from ray_robust.data.store import ImageStore
 from ray_robust.errors import Damaged, Outage, UserError
 from ray_robust.files.disk_room import blocked, no_room
 from ray_robust.files.storage import Storage
@@ -75,7 +75,7 @@ def test_a_store_that_is_removed_while_it_is_read_is_filled_again(tmp_path, what
 
 @pytest.mark.parametrize("what", REMOVALS)
 def test_a_store_that_is_removed_while_it_is_filled_is_whole_all_the_same(tmp_path, monkeypatch, what):
-    monkeypatch.setattr("ray_robust.data.store.BATCH_IMAGES", 10)
+    monkeypatch.setattr("ray_robust.data.images.store.BATCH_IMAGES", 10)
     store, pool = ImageStore.open(tmp_path / "store", Drawn(), 4), []
 
     def remove(done: int) -> None:

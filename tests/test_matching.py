@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ray_robust import sweep
-from ray_robust.data.matching import match
-from ray_robust.data.mixture import draw
+from ray_robust.data.mixtures.matching import match
+from ray_robust.data.mixtures.mixture import draw
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep

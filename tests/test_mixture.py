@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as some
 
-from ray_robust.data.mixture import HELD_OUT_PER_CLASS, Subset, draw
+from ray_robust.data.mixtures.mixture import HELD_OUT_PER_CLASS, Subset, draw
 from ray_robust.data.pool import Catalog, Options, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, fill_evenly
 from ray_robust.errors import UserError
@@ -312,7 +312,7 @@ def test_what_cannot_be_names_source_need_and_supply(asked, lines):
 
 HASH = """
 import sys, hashlib
-from ray_robust.data.mixture import draw
+from ray_robust.data.mixtures.mixture import draw
 from ray_robust.plan.plan import pool_key
 from ray_robust.spec.load import load_spec
 from ray_robust.prepare.open_sweep import open_sweep

@@ -89,7 +89,7 @@ folder = Path(sys.argv[1], "run/track"); folder.mkdir()
 Csv("how", folder, {{}}, None)
 sys.path.insert(0, "tests")
 from test_store import Drawn
-from ray_robust.data.store import ImageStore
+from ray_robust.data.images.store import ImageStore
 ImageStore.open(Path(sys.argv[1], "run/store"), Drawn(), 4).fill([1, 2, 3])
 """
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from ray_robust.data import selection
-from ray_robust.data.index import fingerprint, write_index
-from ray_robust.data.mixture import Share, Subset
+from ray_robust.data.mixtures import selection
+from ray_robust.data.mixtures.index import fingerprint, write_index
+from ray_robust.data.mixtures.mixture import Share, Subset
 from ray_robust.data.pool import Catalog, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, most_to_apportion
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_robust.data import tar_samples
-from ray_robust.data.archive import unpack
-from ray_robust.data.decode import decode
+from ray_robust.data.images.decode import decode
+from ray_robust.data.readers import tar_samples
+from ray_robust.data.readers.archive import unpack
 from ray_robust.data.sources.shards import ParquetShards, ShardSource, WebDataset
 from ray_robust.errors import DataAbsent, UserError
 from ray_robust.launch.ingest import ingest as launch

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ray_robust.data.store import ImageStore
+from ray_robust.data.images.store import ImageStore
 from ray_robust.launch.ingest.ingest import ingest
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.prepare.subsets import decode_jobs, draw_all

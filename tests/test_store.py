@@ -12,12 +12,11 @@ import pytest
 from make_damage import DAMAGES, make_damage
 from make_pools import open_pool
 
-from ray_robust.data import pack as pack_module
-from ray_robust.data import store as store_module
-from ray_robust.data.contents import DIGEST
-from ray_robust.data.pack import BROKEN, MISSING, PRESENT, RECORD, Pack
-from ray_robust.data.pool import Catalog, Options, Pixels, Pool
-from ray_robust.data.store import VERSION, ImageStore, default_root, outdated
+from ray_robust.data.images import pack as pack_module
+from ray_robust.data.images import store as store_module
+from ray_robust.data.images.pack import BROKEN, MISSING, PRESENT, RECORD, Pack
+from ray_robust.data.images.store import VERSION, ImageStore, default_root, outdated
+from ray_robust.data.pool import DIGEST, Catalog, Options, Pixels, Pool
 from ray_robust.errors import UserError
 from tests import make_images as make
 

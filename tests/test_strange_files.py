@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from make_pools import open_pool
 
-from ray_robust.data import archive, decode, files, wordnet
-from ray_robust.data.files import Folder, Zip
+from ray_robust.data.images import decode, files
+from ray_robust.data.images.files import Folder, Zip
+from ray_robust.data.labels import wordnet
+from ray_robust.data.readers import archive
 from ray_robust.data.sources import imagenet, shards
 from ray_robust.data.tasks import domains
 from ray_robust.errors import UserError

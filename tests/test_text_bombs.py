@@ -11,8 +11,8 @@ import pytest
 
 from analysis.input import csv_file
 from ray_robust import errors, ingest
-from ray_robust.data import table
-from ray_robust.data.table import read_table
+from ray_robust.data.readers import table
+from ray_robust.data.readers.table import read_table
 from ray_robust.errors import UserError
 from ray_robust.spec import grid
 from ray_robust.spec.load import load_spec
@@ -202,7 +202,7 @@ def test_a_command_refuses_what_never_ends_within_little_memory(tmp_path):
     (tmp_path / "x.yaml").symlink_to("/dev/zero")
     code = """
 from pathlib import Path
-from ray_robust.data.table import read_table
+from ray_robust.data.readers.table import read_table
 from ray_robust.errors import command
 from ray_robust.spec.load import load_spec
 for call, name in ((read_table, "x.csv"), (load_spec, "x.yaml")):
@@ -211,7 +211,7 @@ for call, name in ((read_table, "x.csv"), (load_spec, "x.yaml")):
     except SystemExit as end:
         print(end.code)
 """
-    done = limited(code, tmp_path, imports="import ray_robust.spec.load, ray_robust.data.table", more=300 << 20)
+    done = limited(code, tmp_path, imports="import ray_robust.spec.load, ray_robust.data.readers.table", more=300 << 20)
     assert done.stdout.split() == ["2", "2"], done.stderr
     assert [line.removeprefix(f"{tmp_path}/") for line in done.stderr.splitlines()] == [
         "x.csv: is a device, not a file; wanted: a CSV file",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from make_pools import open_pool
 
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.samples import describe
-from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
 from ray_robust.metrics import accuracy, class_accuracy, macro_f1, worst_group

@@ -55,7 +55,7 @@ class Recount:
 
 
 def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Every comparison that these runs made, once each: see `ray_robust.data.duplicate_entries.entry`."""
+    """Every comparison that these runs made, once each: see `ray_robust.data.duplicates.entries.entry`."""
     unique: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
         for one in run.data().get("duplicates") or ():

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ray_robust import registry
-from ray_robust.data.pack import MISSING, PRESENT
+from ray_robust.data.images.pack import MISSING, PRESENT
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool
-from ray_robust.data.store import ImageStore
 from ray_robust.errors import Outage, UserError
 from ray_robust.spec.load import PoolSection
 

@@ -19,10 +19,10 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticKnownError
 
-from ray_robust.data.contents import DIGEST
 from ray_robust.metrics import METRICS
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
+DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and hashes (np.unique, pd.factorize) as it is
 
 
 def _known_metric(name: Any) -> Any:
@@ -108,7 +108,7 @@ class Pixels:
     the reason why that image could not be read (its pixels are zeros).
 
     skipped  positions of images that were not decoded since the store holds them
-    digests  of files: contents.DIGEST [n], what was read (zeros where a file could not be)
+    digests  of files: DIGEST [n], what was read (zeros where a file could not be)
     stamps   of files: files.STAMP [n], how they were then
     """
 
@@ -197,7 +197,7 @@ class Pool(ABC):
         return self.meaning
 
     def addresses(self, rows: np.ndarray) -> np.ndarray:
-        """contents.DIGEST [n]: where these images are in it; zeros where that is not known."""
+        """DIGEST [n]: where these images are in it; zeros where that is not known."""
         halves = [mix_bits(self.catalog.ids[rows], seed_of("store", self.meaning, half)) for half in (0, 1)]
         return np.ascontiguousarray(np.stack(halves, axis=1), "<u8").view(DIGEST)[:, 0]
 
@@ -217,7 +217,7 @@ class Pool(ABC):
         """Take in what was read of the files, and remember it below a store's `root`."""
 
     def digests(self, rows: np.ndarray) -> np.ndarray | None:
-        """What these images contain, one `contents.DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the
+        """What these images contain, one `DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the
         same bytes, zeros where one cannot be read. Files that were never read are read now. None: images are rendered,
         so that their ids say it all.
         """

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import SPLITS, Pool, mix_bits, seed_of
-from ray_robust.data.store import ImageStore
 from ray_robust.run.run_folder import RunFolder
 
 COLUMNS, ROWS, TILE = 8, 3, 64  # of a sheet; the side of a picture in it, px

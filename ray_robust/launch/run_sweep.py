@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import yaml
 from rich.console import Console
 
+from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.opened import usable
-from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ray_robust.data.labels import read_map
+from ray_robust.data.labels.class_labels import read_map
 from ray_robust.data.pool import Pool, Task
 from ray_robust.errors import Problem, UserError
 from ray_robust.metrics import METRICS

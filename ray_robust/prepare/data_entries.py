@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from ray_robust.data.store import ImageStore
+from ray_robust.data.images.store import ImageStore
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.run.run_folder import RunFolder
 
@@ -15,7 +15,7 @@ def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -
 
     A pool of which no store was opened, since nothing is left to read of it, keeps the entry of an earlier command.
     """
-    from ray_robust.data.duplicate_entries import renewed  # late: it needs Pillow, as does the next one
+    from ray_robust.data.duplicates.entries import renewed  # late: it needs Pillow, as does the next one
     from ray_robust.data.samples import describe
 
     earlier = {

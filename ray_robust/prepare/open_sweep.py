@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ray_robust.data.labels import read_map
-from ray_robust.data.matching import match
-from ray_robust.data.mixture import offers
+from ray_robust.data.labels.class_labels import read_map
+from ray_robust.data.mixtures.matching import match
+from ray_robust.data.mixtures.mixture import offers
 from ray_robust.data.opened import open_pool
 from ray_robust.data.pool import SPLITS, Catalog, Pool, Task
 from ray_robust.data.published import StandIn, checkable

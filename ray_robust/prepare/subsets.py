@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_robust.data.mixture import Subset, draw
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.mixtures.mixture import Subset, draw
 from ray_robust.data.opened import usable
 from ray_robust.data.pool import Pool
-from ray_robust.data.store import ImageStore
 from ray_robust.errors import Problem, UserError
 from ray_robust.plan.plan import Plan, Trial, pool_key
 from ray_robust.prepare.open_sweep import Sweep, drawable, location_of

@@ -1,6 +1,7 @@
 """Which classes to pre-train on and how finely to label them: the keys `classes` and `granularity` of a spec.
 
-Owns what may be written, and its text in tables. `data.labels` applies it to a pool's classes; no files are read here.
+Owns what may be written, and its text in tables. `data.labels.class_labels` applies it to a pool's classes; no files
+are read here.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ray_robust.data.index import fingerprint
-from ray_robust.data.mixture import Subset, draw
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.mixtures.index import fingerprint
+from ray_robust.data.mixtures.mixture import Subset, draw
 from ray_robust.data.opened import images_of, open_pool, open_store, usable
 from ray_robust.data.pool import SPLITS, Source, Task
-from ray_robust.data.store import ImageStore
 from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.plan.plan import Trial
 from ray_robust.spec.sections import Finetune

@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pandas as pd
 
-from ray_robust.data.mixture import Subset
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.mixtures.mixture import Subset
 from ray_robust.data.pool import SPLITS, Pool
-from ray_robust.data.store import ImageStore
 from ray_robust.run.run_folder import TrialFolder
 from ray_robust.train.evaluate import Split
 from ray_robust.train.finetune import Finetuned

@@ -21,12 +21,12 @@ import pandas as pd
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from ray_robust import registry
-from ray_robust.data.decode import decode_all
-from ray_robust.data.files import Folder, absolute
-from ray_robust.data.folder import Place
+from ray_robust.data.images.decode import decode_all
+from ray_robust.data.images.files import Folder, absolute
 from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_bits, seed_of
 from ray_robust.data.published import counted
-from ray_robust.data.table import read_table
+from ray_robust.data.readers.folder import Place
+from ray_robust.data.readers.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 from ray_robust.spec.validation_messages import describe_error
 

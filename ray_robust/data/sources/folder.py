@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.folder import FolderOptions, ImageFiles, list_folder
+from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Source
-from ray_robust.data.wordnet import HierarchyOption
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folder
 
 
 class FolderSource(ImageFiles, Source):
@@ -25,6 +25,6 @@ class FolderSource(ImageFiles, Source):
         listing = list_folder(self.options, splits=False)
         if self.options.hierarchy is None:
             return listing
-        from ray_robust.data.hierarchy import place
+        from ray_robust.data.labels.hierarchy import place
 
         return replace(listing, catalog=place(listing.catalog, self.options.hierarchy))

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import SUFFIXES, Folder, lines_of
-from ray_robust.data.folder import ImageFiles, Place, make_listing, unexpanded
-from ray_robust.data.hierarchy import place
+from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
+from ray_robust.data.labels.hierarchy import place
+from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
-from ray_robust.data.table import some
-from ray_robust.data.wordnet import HierarchyOption
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import ImageFiles, Place, make_listing, unexpanded
+from ray_robust.data.readers.table import some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 IMAGES, CLASSES = 1_281_167, 1_000
@@ -52,7 +52,7 @@ class ImageNet(ImageFiles, Source):
         """root    the folder that holds `train/<wnid>/*.JPEG` or `ILSVRC/Data/CLS-LOC/train/...`, and beside it the
                 list of classes: LOC_synset_mapping.txt, synset_words.txt, torchvision's meta.bin, the development kit,
                 or words.txt
-        hierarchy  wordnet, the folder or file of another (see `data.wordnet`), or null for none
+        hierarchy  wordnet, the folder or file of another (see `data.labels.wordnet`), or null for none
         absent  drop: a part of the classes or images is meant to be missing"""
 
         root: Place

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BeforeValidator
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import Folder
-from ray_robust.data.folder import ImageFiles, Place, make_listing, unexpanded, with_stamps
+from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import counted
-from ray_robust.data.table import SHOWN, some
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import ImageFiles, Place, make_listing, unexpanded, with_stamps
+from ray_robust.data.readers.table import SHOWN, some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 LICENCE = "each image under its photographer's licence (mostly CC BY-NC); the challenge: non-commercial research"

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.file_pool import FilePool, Listing
-from ray_robust.data.files import STAMP, STAMP_FIELDS, Folder, Stamp, absolute, lines_of
-from ray_robust.data.folder import Place, make_listing
+from ray_robust.data.images.files import STAMP, STAMP_FIELDS, Folder, Stamp, absolute, lines_of
+from ray_robust.data.images.store import default_root
 from ray_robust.data.pool import FileOptions, Source
-from ray_robust.data.shards import (
+from ray_robust.data.readers.file_pool import FilePool, Listing
+from ray_robust.data.readers.folder import Place, make_listing
+from ray_robust.data.readers.shards import (
     AT_ONCE,
     Columns,
     Reader,
@@ -35,8 +36,7 @@ from ray_robust.data.shards import (
     open_shard,
     unlisted,
 )
-from ray_robust.data.store import default_root
-from ray_robust.data.tar_samples import LACKING, list_tar
+from ray_robust.data.readers.tar_samples import LACKING, list_tar
 from ray_robust.errors import Problem, UserError
 
 LISTING = 3  # raised when the index of a shard changes

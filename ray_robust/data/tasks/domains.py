@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import SUFFIXES, Folder, lines_of
-from ray_robust.data.folder import ImageFiles, Place, key_ids, make_listing, with_stamps
-from ray_robust.data.label_checks import lost_to_form
+from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
 from ray_robust.data.published import counted
-from ray_robust.data.table import some
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import ImageFiles, Place, key_ids, make_listing, with_stamps
+from ray_robust.data.readers.label_checks import lost_to_form
+from ray_robust.data.readers.table import some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.folder import FolderOptions, ImageFiles, list_folder
 from ray_robust.data.pool import Task, TaskOptions
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folder
 
 
 class FolderTask(ImageFiles, Task):

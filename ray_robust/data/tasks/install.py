@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
-from ray_robust.data.archive import Progress, check, unpack
-from ray_robust.data.target import Target
+from ray_robust.data.readers.archive import Progress, check, unpack
+from ray_robust.data.readers.target import Target
 from ray_robust.data.tasks.official import KNOWN
 from ray_robust.data.tasks.wilds import WildsTask
 from ray_robust.errors import Problem, UserError

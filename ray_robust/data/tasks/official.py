@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ray_robust.data.archive import Known
-from ray_robust.data.folder import key_ids
 from ray_robust.data.pool import mix_bits, seed_of
+from ray_robust.data.readers.archive import Known
+from ray_robust.data.readers.folder import key_ids
 
 Read = Callable[[Any], tuple[pd.DataFrame, tuple[str, ...]]]
 

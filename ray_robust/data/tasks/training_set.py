@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_robust.data.mixture import apportion
+from ray_robust.data.mixtures.mixture import apportion
 from ray_robust.data.pool import Catalog, mix_bits, seed_of
 from ray_robust.spec.sections import Finetune
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ray_robust.data.file_pool import Listing
-from ray_robust.data.files import Folder
-from ray_robust.data.folder import ImageFiles, Place, make_listing
+from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, TaskOptions
 from ray_robust.data.published import counted
+from ray_robust.data.readers.file_pool import Listing
+from ray_robust.data.readers.folder import ImageFiles, Place, make_listing
 from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import without_content

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
 from ray_robust.data.sources.shards import ShardSource
-from ray_robust.data.store import ImageStore, default_root
 from ray_robust.errors import Problem, UserError
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.generate import generate

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_robust.data.labels import by_name, choose, label_classes
+from ray_robust.data.labels.class_labels import by_name, choose, label_classes
+from ray_robust.data.mixtures.selection import count_labels, lowest
 from ray_robust.data.pool import Catalog, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, fill_evenly
-from ray_robust.data.selection import count_labels, lowest
 from ray_robust.errors import UserError
 from ray_robust.spec.load import Pretrain
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ray_robust.data.duplicates import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
+from ray_robust.data.duplicates.comparison import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool
-from ray_robust.data.store import ImageStore
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 

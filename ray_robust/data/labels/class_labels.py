@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_robust.data.hierarchy import class_index, distances, subtrees
+from ray_robust.data.labels.hierarchy import class_index, distances, subtrees
 from ray_robust.data.pool import Catalog, seed_of
+from ray_robust.data.readers.table import read_table
 from ray_robust.data.rounding import apportion
-from ray_robust.data.table import read_table
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.spec.class_selection import ClassSelection
 from ray_robust.spec.sections import Pretrain

@@ -25,8 +25,8 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
-from ray_robust.data.files import Stamp, absolute, settled, stamp_at
-from ray_robust.data.table import some
+from ray_robust.data.images.files import Stamp, absolute, settled, stamp_at
+from ray_robust.data.readers.table import some
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store

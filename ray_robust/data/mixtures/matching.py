@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ray_robust.data.mixture import Offer, offers, weights_of
+from ray_robust.data.mixtures.mixture import Offer, offers, weights_of
 from ray_robust.data.pool import Catalog
 from ray_robust.data.rounding import apportion, most_to_apportion
 from ray_robust.errors import UserError

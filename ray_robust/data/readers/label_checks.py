@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.table import Table, some
+from ray_robust.data.readers.table import Table, some
 from ray_robust.errors import Problem, did_you_mean
 from ray_robust.text.names import alike, counted, difference, is_missing, shown
 

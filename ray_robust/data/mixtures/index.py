@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_robust.data.mixture import Subset
+from ray_robust.data.mixtures.mixture import Subset
 from ray_robust.data.pool import Catalog
 
 BLOCK = 1 << 20

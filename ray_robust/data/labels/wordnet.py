@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from ray_robust.data.files import absolute, lines_of
+from ray_robust.data.images.files import absolute, lines_of
 from ray_robust.errors import Problem, UserError
 
 FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/WordNet-3.0/dict", "/opt/WordNet-3.0/dict")

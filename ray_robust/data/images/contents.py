@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_robust.data.files import STAMP
+from ray_robust.data.images.files import STAMP
+from ray_robust.data.pool import DIGEST
 from ray_robust.errors import Problem, UserError
 
-DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and hashes (np.unique, pd.factorize) as it is
 UNKNOWN = bytes(16)  # in the place of the digest of a file that has not been read, or that cannot be
 RECORD = np.dtype([("key", DIGEST), ("digest", DIGEST), ("stamp", STAMP)])
 assert RECORD.itemsize == 64, "divides a disk's block, so that a record is written whole or not at all"

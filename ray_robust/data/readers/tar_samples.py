@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from ray_robust.data.files import LARGEST_FILE, SUFFIXES
-from ray_robust.data.shards import Columns, Unlistable, named
-from ray_robust.data.tar import TarReader, members
+from ray_robust.data.images.files import LARGEST_FILE, SUFFIXES
+from ray_robust.data.readers.shards import Columns, Unlistable, named
+from ray_robust.data.readers.tar import TarReader, members
 
 LARGEST_TEXT = 16 << 20  # bytes of a member with a label or a caption
 LACKING = "lacking"  # in `attrs` of a listing: the samples without an image

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.file_pool import FilePool, Listing
-from ray_robust.data.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Zip, absolute
-from ray_robust.data.label_checks import check_labels, check_split_names, check_splits, label_warnings
+from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Zip, absolute
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
-from ray_robust.data.table import Table, read_table, some
+from ray_robust.data.readers.file_pool import FilePool, Listing
+from ray_robust.data.readers.label_checks import check_labels, check_split_names, check_splits, label_warnings
+from ray_robust.data.readers.table import Table, read_table, some
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import kind_at
 

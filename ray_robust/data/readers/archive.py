@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ray_robust.data.files import NO_METHOD, member_parts
-from ray_robust.data.tar import members
-from ray_robust.data.target import Target
+from ray_robust.data.images.files import NO_METHOD, member_parts
+from ray_robust.data.readers.tar import members
+from ray_robust.data.readers.target import Target
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.regular_file import kind_of, without_content
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ray_robust.data.contents import DIGEST, UNKNOWN, Contents, digest_of, halves
-from ray_robust.data.decode import decode_all
-from ray_robust.data.files import STAMP, Files, Stamp
-from ray_robust.data.pool import Catalog, FileOptions, Pixels, Pool, mix_bits, seed_of
-from ray_robust.data.store import default_root
+from ray_robust.data.images.contents import UNKNOWN, Contents, digest_of, halves
+from ray_robust.data.images.decode import decode_all
+from ray_robust.data.images.files import STAMP, Files, Stamp
+from ray_robust.data.images.store import default_root
+from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import Problem, UserError
 
 READ_TOGETHER = 2048  # files whose digests are written at once

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from ray_robust.data.files import PART
+from ray_robust.data.images.files import PART
 
 LONGEST_HEADER = 16 << 20  # bytes of headers between two files
 LONGEST_PADDING = 64 << 20  # bytes of zeros behind the end that are looked through; tars are filled up to 10 kB, or to

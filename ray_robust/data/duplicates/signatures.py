@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ray_robust.data import phash
-from ray_robust.data.store import ImageStore
+from ray_robust.data.duplicates import phash
+from ray_robust.data.images.store import ImageStore
 from ray_robust.files.storage import Storage
 
 NAME = "signatures-1.bin"  # in the pack's folder, by slot; the number is that of the hash and of the layout

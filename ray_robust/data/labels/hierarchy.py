@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ray_robust.data.labels.wordnet import IsA, read_hierarchy
 from ray_robust.data.pool import Catalog
-from ray_robust.data.wordnet import IsA, read_hierarchy
 from ray_robust.errors import UserError
 
 

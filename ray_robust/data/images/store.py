@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_robust.data.pack import BROKEN, MISSING, PRESENT, REMEDY, Pack, checksums
+from ray_robust.data.images.pack import BROKEN, MISSING, PRESENT, REMEDY, Pack, checksums
 from ray_robust.data.pool import Pixels, Pool
 from ray_robust.errors import Problem, UserError
 from ray_robust.run.throughput import cache_folder

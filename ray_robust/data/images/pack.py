@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_robust.data.contents import DIGEST, halves
+from ray_robust.data.images.contents import halves
+from ray_robust.data.pool import DIGEST
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.disk_room import FULL, blocked, no_room
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
-from ray_robust.data.files import Files
+from ray_robust.data.images.files import Files
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.regular_file import Unreadable, check_size, open_file, without_content
 

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from ray_robust.data.files import FORMATS
+from ray_robust.data.images.files import FORMATS
 from ray_robust.data.pool import Pixels
 from ray_robust.errors import UserError
 from ray_robust.files.regular_file import Unreadable, without_content

@@ -15,12 +15,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ray_robust.data import phash
-from ray_robust.data.pack import PRESENT
+from ray_robust.data.duplicates import phash
+from ray_robust.data.duplicates.signatures import HASHED, signatures
+from ray_robust.data.images.pack import PRESENT
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import SPLITS, Pool
-from ray_robust.data.signatures import HASHED, signatures
 from ray_robust.data.sources.diffusion import Diffusion
-from ray_robust.data.store import ImageStore
 
 IDENTICAL, NEAR = "identical", "near-identical"
 LABELS = "another label"  # in the column `where`: the partner is in the same pool and has another label

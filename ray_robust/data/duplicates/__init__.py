@@ -1,0 +1,1 @@
+"""Images that occur more than once: across splits, sources and labels."""

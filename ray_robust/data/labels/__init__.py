@@ -1,0 +1,1 @@
+"""Class hierarchies, and the label under which each class is trained."""
