@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
-from ray_robust.data.images.pack import RECORD
 
+from ray_robust.data.images.pack import RECORD
 from ray_robust.run.run_folder import RunFolder
 
 
