@@ -10,17 +10,17 @@ import pandas as pd
 
 from analysis.study import Analysis
 
-COMPARED = ("group", "er", "er_low", "er_high", "er_without", "er_without_low", "er_without_high", "change")
+COLUMNS = ("group", "er", "er_low", "er_high", "er_without", "er_without_low", "er_without_high", "change")
 
 
-def compared(analysis: Analysis) -> pd.DataFrame:
-    """Mean ER of every group with and without affected test images, percentage points: columns `COMPARED`; empty where
+def with_and_without(analysis: Analysis) -> pd.DataFrame:
+    """Mean ER of every group with and without affected test images, percentage points: columns `COLUMNS`; empty where
     no test image is affected. NaN where ER cannot be given."""
     without = analysis.without_duplicates
     if without is None:
-        return pd.DataFrame(columns=list(COMPARED))
+        return pd.DataFrame(columns=list(COLUMNS))
     er = ["er", "er_low", "er_high"]
     renamed = {name: f"er_without{name.removeprefix('er')}" for name in er}
     there = without.groups[["group", *er]].rename(columns=renamed)
     both = analysis.groups[["group", *er]].merge(there, on="group", how="left")
-    return both.assign(change=both["er_without"] - both["er"])[list(COMPARED)]
+    return both.assign(change=both["er_without"] - both["er"])[list(COLUMNS)]

@@ -124,10 +124,10 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
     rows = list(enumerate(_rows(analysis.contrasts)))
     trials = analysis.groups.set_index("group")["n_trials"].to_dict()
     unit = analysis.options.unit
-    told = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
+    families = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
     if not analysis.factors:  # the trend test speaks for the pairs of an ordered factor
-        told["pairs"] = MOST_PAIRS, " differ", "pairs of groups"
-    for family, (most, do, what) in told.items():
+        families["pairs"] = MOST_PAIRS, " differ", "pairs of groups"
+    for family, (most, do, what) in families.items():
         own = [(i, row) for i, row in rows if row["family"] == family]
         yield from (_contrast(analysis, i, row, trials, unit) for i, row in own[:most])
         if len(own) > most:
@@ -165,8 +165,10 @@ def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
     own = at_ids.loc[(at_ids["a"] == row["a"]) & (at_ids["b"] == row["b"])]
     if own.empty:
         return ""
-    told = [f"{signed(r['delta_er'])} {span(r['low'], r['high'])} at ID {percent(r['id'], 0)}" for r in _rows(own)]
-    return f"; their lines differ in slope: {listed(told)}"
+    differences = [
+        f"{signed(r['delta_er'])} {span(r['low'], r['high'])} at ID {percent(r['id'], 0)}" for r in _rows(own)
+    ]
+    return f"; their lines differ in slope: {listed(differences)}"
 
 
 def _small(row: Mapping[str, Any]) -> str:
@@ -200,5 +202,5 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _index(table: pd.DataFrame, row: Mapping[str, Any]) -> int | None:
     """The number of the one row that has these values, or None."""
-    found = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
-    return int(found[0]) if len(found) == 1 else None
+    matches = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
+    return int(matches[0]) if len(matches) == 1 else None

@@ -41,8 +41,8 @@ def span(low: float, high: float) -> str:
 
 def percent(value: Any, digits: int = 1) -> str:
     """A fraction as `47.0 %`."""
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return f"{100 * value:.{digits}f} %" if known else UNKNOWN
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return f"{100 * value:.{digits}f} %" if finite else UNKNOWN
 
 
 def scores(low: float, high: float) -> str:
@@ -55,14 +55,14 @@ def p_value(value: float) -> str:
     return UNKNOWN if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a record: lists joined, whole numbers grouped, floats to four digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(said(item) for item in value) or "none"
+        return ", ".join(format_value(item) for item in value) or "none"
     if isinstance(value, int):
         return f"{value:,}".replace(",", THIN) if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):

@@ -27,7 +27,7 @@ def verdict(analyses: Sequence[Analysis]) -> dict[str, Any]:
 
 
 def _verdict(analysis: Analysis) -> dict[str, Any]:
-    options, trends, found = analysis.options, analysis.trends, findings(analysis)
+    options, trends, claims = analysis.options, analysis.trends, findings(analysis)
     chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)]
     line = chosen.iloc[0].to_dict() if len(chosen) else {"group": options.baseline, "scale": options.scale, "n": 0}
     return {
@@ -44,7 +44,7 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
                 "survived": list(f.survived),
                 "not_robust_to": list(f.not_robust_to),
             }
-            for f in found
+            for f in claims
         ],
         "warnings": analysis.warnings,
         "refused": analysis.refused,

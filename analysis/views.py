@@ -52,10 +52,10 @@ class View:
 
 def views(analysis: Analysis) -> list[View]:
     """Every metric on every scale, the chosen one first; of a huge table that one alone."""
-    options, found = analysis.options, [own_view(analysis)]
+    options, every = analysis.options, [own_view(analysis)]
     if len(analysis.points) > MOST_POINTS:
-        return found
-    points, order = found[0].points, list(analysis.groups["group"])
+        return every
+    points, order = every[0].points, list(analysis.groups["group"])
     for metric in metrics(analysis):
         scored = points if metric == metric_of(analysis) else _scored(points, metric)
         ids = ["id", *options.ids]
@@ -64,8 +64,8 @@ def views(analysis: Analysis) -> list[View]:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
             other = analyse(analysis.task, scored, replace(options, scale=scale), checked=False)
-            found.append(_view(other, other.points, metric, chosen=False).ordered(order))
-    return found
+            every.append(_view(other, other.points, metric, chosen=False).ordered(order))
+    return every
 
 
 def own_view(analysis: Analysis) -> View:
@@ -127,6 +127,6 @@ def _own_lines(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(ends, columns=["group", "x", "y"])
 
 
-def chosen(found: Sequence[View]) -> View:
+def chosen(views: Sequence[View]) -> View:
     """The view that the verdict is about."""
-    return next(view for view in found if view.chosen)
+    return next(view for view in views if view.chosen)

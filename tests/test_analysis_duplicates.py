@@ -106,7 +106,7 @@ def analysis(run) -> Analysis:
 
 
 def test_a_gain_that_is_all_leakage_is_gone_without_it(analysis):
-    both = duplicates.compared(analysis).set_index("group").loc[GROUP]
+    both = duplicates.with_and_without(analysis).set_index("group").loc[GROUP]
     assert both["er"] > 8  # the images known by heart are a fifth of the test
     assert both["er_low"] > 0
     assert abs(both["er_without"]) < 1.5
@@ -148,7 +148,7 @@ def test_every_metric_with_and_without_groups(tmp_path, metric, cameras):
         pd.Categorical(frame[c], categories=names).codes.astype(int) for c in ("label", f"epoch_{point['epoch']}")
     )
     assert point["ood"] == pytest.approx(METRICS[metric].score(tally(truth, guess)), abs=1e-12)
-    assert abs(duplicates.compared(analysis).set_index("group").loc[GROUP, "er_without"]) < 2
+    assert abs(duplicates.with_and_without(analysis).set_index("group").loc[GROUP, "er_without"]) < 2
 
 
 def test_without_duplicates_nothing_is_made_again(tmp_path):
@@ -156,7 +156,7 @@ def test_without_duplicates_nothing_is_made_again(tmp_path):
     analysis = analysed(run)
     assert analysis.recount is None
     assert analysis.without_duplicates is None
-    assert duplicates.compared(analysis).empty
+    assert duplicates.with_and_without(analysis).empty
     run.storage.delete("data.json")  # of an older run
     assert analysed(run).recount is None
 
@@ -196,7 +196,7 @@ def test_joined_runs_leave_out_what_either_lists(tmp_path):
     joined = analyse_all(*read_runs([one.storage.address, other.storage.address]))[0]
     assert joined.recount.affected == {"ood_test": LEAKED}
     assert len(joined.recount.points) == len(joined.points)
-    assert abs(duplicates.compared(joined).set_index("group").loc[GROUP, "er_without"]) < 1.5
+    assert abs(duplicates.with_and_without(joined).set_index("group").loc[GROUP, "er_without"]) < 1.5
 
 
 def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
@@ -218,7 +218,7 @@ def test_the_report_shows_both_and_the_pictures(run):
     report_on(Request((run.storage.address,)), quiet=True)
     report = Path(run.storage.address) / "report"
     table = pd.read_csv(report / "duplicates.csv")
-    assert tuple(table) == duplicates.COMPARED
+    assert tuple(table) == duplicates.COLUMNS
     assert table["group"].tolist() == ["scratch", GROUP]
     page = (report / "index.html").read_text("utf-8")
     section = page[page.index("Images that occur more than once") :]

@@ -181,7 +181,7 @@ CASES = {
 def test_every_sentence_says_the_numbers_of_its_row(case):
     found = CASES[case]()
     table = Table("t", found.points, ("trial", "group"), found.left_out)
-    files = output.tables(table, [(found, [views.own_view(found)])])
+    files = output.csv_tables(table, [(found, [views.own_view(found)])])
     for evidence, finding in zip(verdict([found])["findings"], findings(found), strict=True):
         rows = files[evidence["table"]]
         if not evidence["row"]:

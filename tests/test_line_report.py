@@ -11,7 +11,7 @@ from analysis.__main__ import Request, main, report_on
 from analysis.line.checks import check_line
 from analysis.options import Options
 from analysis.report import line_charts, line_tables
-from analysis.report.palette import looks
+from analysis.report.palette import group_styles
 from analysis.study import analyse
 from bench.line_checks import SCENARIOS, Truth, simulate
 from tests.fake_run import run_folder, sweep
@@ -83,7 +83,7 @@ def test_the_slope_of_the_checks_is_that_of_the_lines(table):
 )  # fmt: skip
 def test_the_charts_are_valid_vega_lite(points, chosen):
     analysis, checks = made(points, **chosen)
-    drawn = line_charts.of_line(checks, analysis.points, looks(analysis), analysis.options.scale, 400)
+    drawn = line_charts.of_line(checks, analysis.points, group_styles(analysis), analysis.options.scale, 400)
     assert {"scatter", "gaps"} <= set(drawn) <= set(line_charts.NAMES)
     assert ("reliability" in drawn) == ("id_images" in points)
     assert ("epochs" in drawn) == ("rates" in drawn) == ("epoch" in points)
@@ -93,7 +93,7 @@ def test_the_charts_are_valid_vega_lite(points, chosen):
 
 def test_the_curve_is_labelled_in_per_cent_on_the_verdicts_scale():
     analysis, checks = made(simulate(Truth(), 0), scale="logit")
-    spec = line_charts.of_line(checks, analysis.points, looks(analysis), "logit", 400)["curve"].to_dict()
+    spec = line_charts.of_line(checks, analysis.points, group_styles(analysis), "logit", 400)["curve"].to_dict()
     axis = spec["layer"][0]["encoding"]["x"]["axis"]
     assert "'logit' == 'logit'" in axis["labelExpr"].replace('"', "'")
     low, high = spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
@@ -104,7 +104,7 @@ def test_the_curve_is_labelled_in_per_cent_on_the_verdicts_scale():
 def test_thousands_of_points_are_thinned():
     points = pd.concat([simulate(Truth(trials=30), seed) for seed in range(20)], ignore_index=True)
     analysis, checks = made(points)
-    for chart in line_charts.of_line(checks, analysis.points, looks(analysis), "probit", 400).values():
+    for chart in line_charts.of_line(checks, analysis.points, group_styles(analysis), "probit", 400).values():
         assert len(json.dumps(chart.to_dict(validate=False))) < 400_000
 
 

@@ -155,7 +155,7 @@ def test_every_finding_points_to_its_row(report):
 def test_what_the_script_draws_from(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
-    page = page_data.scene(analysis, views.views(analysis), found, RunFolder(report).storage)
+    page = page_data.figure_data(analysis, views.views(analysis), found, RunFolder(report).storage)
     assert page["chosen"] == {"metric": "macro_f1", "label": "macro-F1", "scale": "probit"}
     assert {metric: list(scales) for metric, scales in page["views"].items()} == {
         metric: ["probit", "logit", "linear"] for metric in ("macro_f1", "accuracy")
@@ -184,7 +184,8 @@ def test_other_metrics_are_views(report):
 def test_the_charts_are_valid_vega_lite(report):
     found, options = read_run(str(report.parent))
     analysis = analyse_all(found, options)[0]
-    drawn = charts.of_task(analysis, views.views(analysis), page_data.told(analysis, found), "container", legend=False)
+    keys = page_data.tooltip_columns(analysis, found)
+    drawn = charts.of_task(analysis, views.views(analysis), keys, "container", legend=False)
     assert list(drawn) == ["trend", "groups", "along", "contrasts", "factors"]
     for chart in drawn.values():
         chart.to_dict(validate=True)

@@ -51,10 +51,10 @@ def _score(text: str) -> tuple[float, tuple[bool, bool, bool, bool]]:
     text = _plain(text)
     if text.casefold() in MISSING:
         return np.nan, (True, False, False, False)
-    found = SCORE.fullmatch(text)
-    if not found:
+    match = SCORE.fullmatch(text)
+    if not match:
         return np.nan, (False, True, False, False)
-    sign, digits, power, percent = found.groups()
+    sign, digits, power, percent = match.groups()
     value = float(f"{sign}{digits.replace(',', '.')}{power or ''}")
     return value, (False, not np.isfinite(value), bool(percent), "," in digits)
 

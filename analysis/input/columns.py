@@ -69,11 +69,11 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
                      text.index[changed[codes]])  # fmt: skip
     empty = names == ""
     remarks.cells(text.index[empty[codes]], lambda _: f"{column}: empty")
-    found = pd.Series(names[codes], index=text.index)
-    sizes = found.value_counts(sort=False).to_dict()
+    cleaned = pd.Series(names[codes], index=text.index)
+    sizes = cleaned.value_counts(sort=False).to_dict()
     gaps = [name for name in sizes if name and is_missing(name)]
     for name in gaps:
-        rows = found.index[found == name]
+        rows = cleaned.index[cleaned == name]
         if baseline is None:
 
             def nameless(_: int, name: str = name) -> str:
@@ -84,17 +84,17 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
             remarks.note(f"{column}: {name!r} is taken as the name of a group", rows)
     pairs = alike(name for name in sizes if name not in gaps)
     for group in pairs[:MOST_PAIRS]:
-        told = [
+        similar = [
             f"{shown(name)} ({counted(sizes[name], 'row')}{', the baseline' if name == baseline else ''})"
             for name in group[:4]
         ]
         remarks.note(
-            f"{column}: {' and '.join(told)} look alike and are taken as {len(group)} different names; they differ in "
-            f"{difference(group)}"
+            f"{column}: {' and '.join(similar)} look alike and are taken as {len(group)} different names; they differ "
+            f"in {difference(group)}"
         )
     if len(pairs) > MOST_PAIRS:
         remarks.note(f"{column}: {len(pairs) - MOST_PAIRS} more sets of names look alike")
-    return found
+    return cleaned
 
 
 def role_names(frame: pd.DataFrame, roles: Roles, baseline: str, remarks: Remarks) -> pd.DataFrame:
@@ -122,9 +122,9 @@ def score_columns(
 
 def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remarks) -> dict[str, cells.Numbers]:
     """The score columns as numbers in the unit that they are written in."""
-    found = {}
+    parsed = {}
     for key, name in columns.items():
-        numbers = found[key] = cells.numbers(frame[name])
+        numbers = parsed[key] = cells.numbers(frame[name])
         text = frame[name]
 
         def what(row: int, name: str = name, text: pd.Series = text) -> str:
@@ -133,7 +133,7 @@ def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remar
         remarks.cells(text.index[numbers.bad], what)
         if numbers.comma.any():
             remarks.note(f"{name}: {counted(int(numbers.comma.sum()), 'cell')} with a decimal comma")
-    return found
+    return parsed
 
 
 def check_baseline(

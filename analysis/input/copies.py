@@ -70,8 +70,8 @@ def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, re
         f"{shown(names['trial'])} of {shown(names['first'])}: clusters with the same scores count as one"
     )
     merged = contents.set_index([*where, "trial"])["first"]
-    found = merged.reindex(pd.MultiIndex.from_frame(points[[*where, "trial"]])).to_numpy()
-    return pd.Series(found, index=points.index)
+    trials = merged.reindex(pd.MultiIndex.from_frame(points[[*where, "trial"]])).to_numpy()
+    return pd.Series(trials, index=points.index)
 
 
 def across_groups(points: pd.DataFrame, scores: Sequence[str], remarks: Remarks) -> None:

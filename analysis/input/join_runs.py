@@ -56,9 +56,9 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
         raise UserError(*problems)
     names = _run_names([table.name for _, table, _ in parts])
     warnings = [f"{name}: {w}" for name, (_, table, _) in zip(names, parts, strict=True) for w in table.warnings]
-    frames, known = [], dict[tuple, str]()
+    frames, labels = [], dict[tuple, str]()
     for number, (name, (_, table, _)) in enumerate(zip(names, parts, strict=True)):
-        renamed = _renamed(table.points, name, options.baseline, known)
+        renamed = _renamed(table.points, name, options.baseline, labels)
         points = table.points.assign(
             group=table.points["group"].map(renamed), run=number, key=table.points["trial"].map(_key)
         )
@@ -102,8 +102,9 @@ def _differences(
         ("task", set(table.points["task"]), set(first.points["task"])),
     ):
         if here and there and here != there:
-            told = [", ".join(sorted(map(str, names))) for names in (here, there)]
-            problems.append(Problem(address, f"its {what} is {told[0]}, that of {first_address} is {told[1]}: no join"))
+            sides = [", ".join(sorted(map(str, names))) for names in (here, there)]
+            text = f"its {what} is {sides[0]}, that of {first_address} is {sides[1]}: no join"
+            problems.append(Problem(address, text))
     if not problems and table.run and first.run:
         tasks = [_task_of(run.spec()) for run in (table.run, first.run)]
         for key in sorted(set(tasks[0]) | set(tasks[1])):
@@ -133,9 +134,9 @@ def _run_names(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
-def _renamed(points: pd.DataFrame, run: str, baseline: str, known: dict[tuple, str]) -> dict[str, str]:
+def _renamed(points: pd.DataFrame, run: str, baseline: str, labels: dict[tuple, str]) -> dict[str, str]:
     """Group of this run -> its name in the joined table. `known` maps meanings to names and grows."""
-    found = {}
+    renamed = {}
     columns = [column for column in MEANING if column in points]
     for group, rows in points.groupby("group", sort=False):
         meaning = (
@@ -143,12 +144,12 @@ def _renamed(points: pd.DataFrame, run: str, baseline: str, known: dict[tuple, s
             *sorted(set(_text(rows[columns]).itertuples(index=False, name=None))),
         )
         if group == baseline:
-            found[group] = baseline
+            renamed[group] = baseline
             continue
-        if meaning not in known:
-            known[meaning] = str(group) if group not in known.values() else f"{group} ({run})"
-        found[group] = known[meaning]
-    return found
+        if meaning not in labels:
+            labels[meaning] = str(group) if group not in labels.values() else f"{group} ({run})"
+        renamed[group] = labels[meaning]
+    return renamed
 
 
 def _text(rows: pd.DataFrame) -> pd.DataFrame:
@@ -171,10 +172,10 @@ def _other_scores(points: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 def _about_baselines(names: Sequence[str], frames: Sequence[pd.DataFrame], options: Options) -> list[str]:
     """What differs between the baselines that make one line, as sentences."""
-    said = []
+    notes = []
     own = [frame.loc[frame["group"] == options.baseline] for frame in frames]
     for column, what in (("model", "models"), ("finetune", "fine-tunings")):
         sets = [set(frame[column].astype(str)) for frame in own if column in frame and len(frame)]
         if len({frozenset(s) for s in sets}) > 1:
-            said.append(f"the baselines of {' and '.join(names)} have other {what}: one line is fitted on all of them")
-    return said
+            notes.append(f"the baselines of {' and '.join(names)} have other {what}: one line is fitted on all of them")
+    return notes

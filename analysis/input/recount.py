@@ -76,9 +76,9 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     if not any(len(table) for _, table in tables):
         return None
     affected, images, parts, lost = {}, {}, [], []
-    for frame, looks in _predictions(runs, points):
+    for frame, own in _predictions(runs, points):
         if frame is None:
-            lost.append(str(looks["trial"].iloc[0]))
+            lost.append(str(own["trial"].iloc[0]))
             continue
         images = {split: int((frame["split"] == split).sum()) for split in run_counts.SPLITS.values()}
         fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
@@ -86,7 +86,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
             return Recount({}, images, note="of other test images than the predictions have")
         mask = _mask(frame, fitting)
         affected = {split: int(mask[frame["split"] == split].sum()) for split in images}
-        parts += [_cells(frame, mask, look) for look in looks.to_dict("records")]
+        parts += [_cells(frame, mask, row) for row in own.to_dict("records")]
     affected = {split: count for split, count in affected.items() if count}
     note = _missing(list(dict.fromkeys(lost)))
     if not affected:  # of this task, where its options vary; or nothing was left to see it by
@@ -119,8 +119,8 @@ def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tu
     alpha = points["wise_alpha"] if "wise_alpha" in points else pd.Series(np.nan, index=points.index)
     between = ["" if pd.isna(value) else f"_wise_{value:g}" for value in alpha]
     columns = [f"epoch_{epoch}{wise}" for epoch, wise in zip(points["epoch"].astype(int), between, strict=True)]
-    looks = pd.DataFrame({"trial": points["trial"], "point": np.arange(len(points)), "column": columns})
-    for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
+    keys = pd.DataFrame({"trial": points["trial"], "point": np.arange(len(points)), "column": columns})
+    for (number, trial, finetune), own in keys.groupby([run, points["trial"], points["finetune"]], sort=False):
         data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
         try:
             filters = [("split", "in", list(run_counts.SPLITS.values()))]

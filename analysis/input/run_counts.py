@@ -26,9 +26,9 @@ def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Cou
     if points.empty or "id_groups" not in points or points[["id_groups", "ood_groups"]].isna().all(axis=None):
         return None, []
     parts, missing = [], 0
-    for found, count in _tables(runs, points):
-        missing += count if found is None else 0
-        parts += [] if found is None else [found]
+    for rows, count in _tables(runs, points):
+        missing += count if rows is None else 0
+        parts += [] if rows is None else [rows]
     if missing:
         return None, [f"{missing} of {len(points)} points have no counts per group (groups/*.parquet): {ONLY_THESE}"]
     table = pd.concat(parts, ignore_index=True)
@@ -45,9 +45,9 @@ def _tables(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[p
     """For every fine-tuning its rows with the number of the `point` they belong to, and how many points it has."""
     run = points["run"] if "run" in points else pd.Series(0, index=points.index)
     alpha = points["wise_alpha"] if "wise_alpha" in points else pd.Series(np.nan, index=points.index)
-    looks = pd.DataFrame({"epoch": points["epoch"].astype("int64"), "alpha": alpha.astype(float).fillna(-1.0),
+    keys = pd.DataFrame({"epoch": points["epoch"].astype("int64"), "alpha": alpha.astype(float).fillna(-1.0),
                           "point": np.arange(len(points))}, index=points.index)  # fmt: skip
-    for (number, trial, finetune), own in looks.groupby([run, points["trial"], points["finetune"]], sort=False):
+    for (number, trial, finetune), own in keys.groupby([run, points["trial"], points["finetune"]], sort=False):
         data = runs[number].trial(str(trial)).storage.recall(f"groups/{finetune}.parquet")
         try:
             rows = None if data is None else pd.read_parquet(io.BytesIO(data))
@@ -58,9 +58,11 @@ def _tables(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[p
             continue
         between = rows["wise_alpha"] if "wise_alpha" in rows else pd.Series(np.nan, index=rows.index)
         rows = rows.assign(epoch=rows["epoch"].astype("int64"), alpha=between.astype(float).fillna(-1.0))
-        found = rows.merge(own, on=["epoch", "alpha"])
-        whole = found["point"].nunique() == len(own)
-        yield (found[["point", "split", "group", "class", *CELLS]].astype({"split": str}) if whole else None), len(own)
+        matched = rows.merge(own, on=["epoch", "alpha"])
+        if matched["point"].nunique() < len(own):
+            yield None, len(own)
+        else:
+            yield matched[["point", "split", "group", "class", *CELLS]].astype({"split": str}), len(own)
 
 
 def of_rows(rows: pd.DataFrame, points: int) -> Counts | None:
@@ -70,23 +72,23 @@ def of_rows(rows: pd.DataFrame, points: int) -> Counts | None:
     label, classes = pd.factorize(rows["class"].astype(str), sort=True)
     point, (tp, fp, fn) = rows["point"].to_numpy(), (rows[c].to_numpy(np.int64) for c in CELLS)
     cells, true = group * len(classes) + label, tp + fn
-    seen = true > 0
+    present = true > 0
     images = np.zeros(len(groups) * len(classes), np.int64)
-    images[cells[seen]] = true[seen]  # every point writes the same, or:
-    if (images[cells] != true).any() or seen.sum() != points * (images > 0).sum():
+    images[cells[present]] = true[present]  # every point writes the same, or:
+    if (images[cells] != true).any() or present.sum() != points * (images > 0).sum():
         return None
     truth = images.reshape(len(groups), len(classes))
-    kept = truth.sum(0) > 0  # what is guessed of a class that is not there enters no score
+    scored = truth.sum(0) > 0  # what is guessed of a class that is not there enters no score
     order = np.argsort(point, kind="stable")
-    order = order[kept[label[order]]]
-    place = np.cumsum(kept) - 1
+    order = order[scored[label[order]]]
+    place = np.cumsum(scored) - 1
     return Counts(
         tuple(groups),
-        tuple(np.asarray(classes)[kept]),
-        truth[:, kept],
+        tuple(np.asarray(classes)[scored]),
+        truth[:, scored],
         truth.sum(1),
         np.searchsorted(point[order], np.arange(points + 1)),
-        group[order] * int(kept.sum()) + place[label[order]],
+        group[order] * int(scored.sum()) + place[label[order]],
         tp[order],
         (tp + fp)[order],
     )

@@ -80,6 +80,6 @@ def _of_identity(pool: Mapping[str, Any]) -> list[str]:
 def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
     """What trials that began from ready-made weights have to warn of, each once with the number of its trials."""
     names = results.loc[results["pretrain_method"] == "weights", "trial"].unique()
-    said = [warning for name in names
+    warnings = [warning for name in names
             for warning in (run.trial(name).storage.recall_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
-    return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(said).items()]
+    return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(warnings).items()]

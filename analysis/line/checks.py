@@ -94,8 +94,8 @@ def _single(check: str, test: str, estimate: Estimate, unit: str) -> dict[str, o
             "unit": unit, "f": f, "df1": 1.0, "df2": estimate.df, "p": estimate.p}  # fmt: skip
 
 
-def _joint(check: str, test: str, found: Wald) -> dict[str, object]:
-    return {"check": check, "test": test, "f": found.f, "df1": found.df1, "df2": found.df2, "p": found.p}
+def _joint(check: str, test: str, test_of: Wald) -> dict[str, object]:
+    return {"check": check, "test": test, "f": test_of.f, "df1": test_of.df1, "df2": test_of.df2, "p": test_of.p}
 
 
 def _slope(
@@ -120,7 +120,7 @@ def _slope(
 def _curvature(bent: curvature.Bend) -> Iterator[dict[str, object]]:
     yield _single("curvature", "square of ID", bent.bend, "points")
     names = {"spline": "natural cubic spline", "RESET": "RESET (square and cube)"}
-    yield from (_joint("curvature", names[name], found) for name, found in bent.joint.items())
+    yield from (_joint("curvature", names[name], joint) for name, joint in bent.joint.items())
 
 
 def _step(own: pd.DataFrame, name: str) -> np.ndarray | None:
@@ -203,25 +203,25 @@ def _by_step(name: str, step: np.ndarray, residuals: pd.DataFrame, clusters: np.
         inside = part == one
         codes = np.unique(clusters[inside], return_inverse=True)[1]
         mean = least_squares(np.ones((int(inside.sum()), 1)), y[inside], codes)
-        found = mean.estimate(np.ones(1)) if mean else Estimate(float(y[inside].mean()), np.nan, np.nan)
+        estimate = mean.estimate(np.ones(1)) if mean else Estimate(float(y[inside].mean()), np.nan, np.nan)
         value = float(step[inside].mean())
         rows.append((STEPS[name], 10**value if name == "finetune_lr" else value, int(inside.sum()), codes.max() + 1,
-                     found.value, found.low, found.high))  # fmt: skip
+                     estimate.value, estimate.low, estimate.high))  # fmt: skip
     return pd.DataFrame(rows, columns=list(SCHEDULE))
 
 
 def _others(points: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """How every group was fine-tuned, as text, beside the baseline."""
-    known = [name for name in STEPS if name in points and points[name].notna().any()]
+    steps = [name for name in STEPS if name in points and points[name].notna().any()]
     sets = {
-        group: {name: sorted({float(v) for v in pd.to_numeric(own[name], errors="coerce").dropna()}) for name in known}
+        group: {name: sorted({float(v) for v in pd.to_numeric(own[name], errors="coerce").dropna()}) for name in steps}
         for group, own in points.groupby("group", sort=False)
     }
     first, rows = sets.get(baseline, {}), []
     for group, own in sets.items():
         other = [bool(own.get(name)) and own[name] != first.get(name) for name in STEPS]
         rows.append((group, _several(own.get("epoch", [])), _several(own.get("finetune_lr", [])), *other))
-    return pd.DataFrame(rows, columns=list(OTHERS)) if known else pd.DataFrame(columns=list(OTHERS))
+    return pd.DataFrame(rows, columns=list(OTHERS)) if steps else pd.DataFrame(columns=list(OTHERS))
 
 
 def _several(values: Sequence[float]) -> str:

@@ -59,8 +59,8 @@ def _curvature(checks: LineChecks, own: pd.DataFrame, options: Options) -> tuple
     rows = checks.tests.loc[checks.tests["check"] == "curvature"]
     if checks.bend is None or not rows["p"].notna().any():
         trials = own["trial"].nunique()
-        known = f"{trials} {options.unit}{'s' * (trials != 1)} and {len(own)} points"
-        return OPEN, f"whether the baseline bends cannot be tested with {known}"
+        basis = f"{trials} {options.unit}{'s' * (trials != 1)} and {len(own)} points"
+        return OPEN, f"whether the baseline bends cannot be tested with {basis}"
     bend, at = checks.bend
     parabola = f"{signed(bend.value)} ({interval(bend.low, bend.high)}) at ID {percent(at)}"
     if rows["fails"].any():
@@ -110,9 +110,9 @@ def _lift(least: float, own: pd.DataFrame, line: ClusteredFit, options: Options)
 def _schedule(checks: LineChecks, options: Options) -> tuple[str, str] | None:
     own = checks.tests.loc[checks.tests["check"] == "schedule"]
     others = [_fine_tuned(checks.others, flag, what, column, options) for _, flag, what, column in SCHEDULES.values()]
-    said = "; ".join(filter(None, others))
+    differences = "; ".join(filter(None, others))
     if own.empty:
-        return (OPEN, said) if said else None
+        return (OPEN, differences) if differences else None
     moved = []
     for what, (moves, *_) in SCHEDULES.items():
         rows = own.loc[own["test"].str.startswith(what)]
@@ -122,11 +122,11 @@ def _schedule(checks: LineChecks, options: Options) -> tuple[str, str] | None:
             least = _p(rows["p_adjusted"].min())
             moved.append(f"{moves} baseline points off the line ({', '.join([*size, least])})")
     if moved:
-        return FAILS, "; ".join([*moved, *filter(None, [said])])
+        return FAILS, "; ".join([*moved, *filter(None, [differences])])
     if not own["p"].notna().any():
-        return OPEN, "; ".join(["too few trials to test it", *filter(None, [said])])
+        return OPEN, "; ".join(["too few trials to test it", *filter(None, [differences])])
     shown = f"no effect on the baseline's residuals is shown ({_p(own['p_adjusted'].min())})"
-    return (OPEN, f"{shown}, but {said}") if said else (PASSES, shown)
+    return (OPEN, f"{shown}, but {differences}") if differences else (PASSES, shown)
 
 
 def _fine_tuned(others: pd.DataFrame, flag: str, what: str, column: str, options: Options) -> str:

@@ -67,9 +67,9 @@ def design_of(
     own = {group: count for group, count in trials.items() if group != baseline}
     factors = {}
     for factor, values in levels.items():
-        known = [values[group] for group in own]
-        if all(len(level) == 1 and _positive(next(iter(level))) for level in known):
-            logs = tuple(log10(float(next(iter(level)))) for level in known)
+        varied = [values[group] for group in own]
+        if all(len(level) == 1 and _positive(next(iter(level))) for level in varied):
+            logs = tuple(log10(float(next(iter(level)))) for level in varied)
             if len(set(logs)) > 1:
                 factors[factor] = logs
     each = {tuple(sorted(map(str, own))) for own in seeds.values()}

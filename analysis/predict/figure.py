@@ -25,20 +25,20 @@ STEPS = 33
 SIZE = {"width": 250, "height": 190}
 
 
-def curves(found: Prediction) -> dict[str, pd.DataFrame]:
+def curves(prediction: Prediction) -> dict[str, pd.DataFrame]:
     """Per varied number and share, columns value, er, low, high: from the best mixture along that parameter, as far as
     the tried region goes. A share grows at the expense of the others in their proportion (Cox 1971)."""
-    space, best, er = found.space, found.best, found.targets["er"]
+    space, best, er = prediction.space, prediction.best, prediction.targets["er"]
     assert space is not None
     assert best is not None
-    drawn = {}
+    panels = {}
     sources = space.sources[:1] if len(space.sources) == 2 else space.sources  # of two, one says the other
     for name in (*space.numbers, *sources):
         along = [(value, m) for value, m in _along(name, best, space) if space.inside(m)]
         if len(along) > 1:
             value, low, high = er.at(space.at([m for _, m in along]))
-            drawn[name] = pd.DataFrame({"value": [v for v, _ in along], "er": value, "low": low, "high": high})
-    return drawn
+            panels[name] = pd.DataFrame({"value": [v for v, _ in along], "er": value, "low": low, "high": high})
+    return panels
 
 
 def _along(name: str, best: Mixture, space: Space) -> Iterator[tuple[float, Mixture]]:
@@ -55,18 +55,18 @@ def _along(name: str, best: Mixture, space: Space) -> Iterator[tuple[float, Mixt
         yield float(share), replace(best, shares=tuple({name: float(share), **parts}.items()))
 
 
-def figure(found: Prediction, compared: Confirmation | None) -> alt.ConcatChart:
+def figure(prediction: Prediction, confirmation: Confirmation | None) -> alt.ConcatChart:
     """All panels, two to a row; ER in percentage points on every vertical axis."""
-    space, er = found.space, found.targets["er"]
+    space, er = prediction.space, prediction.targets["er"]
     assert space is not None
-    panels = [_trace(name, curve, found, er) for name, curve in curves(found).items()]
-    seen = pd.DataFrame({"predicted": er.check.predicted, "measured": er.values})
-    panels.append(_against(seen, "predicted, the mixture left out", "ER measured", diagonal=True))
-    if compared is not None:
-        seen = compared.table[["predicted", "observed"]].rename(columns={"observed": "measured"})
-        panels.append(_against(seen, f"ER predicted at {compared.reference:,} images", "ER in the larger run"))
-    assert found.best is not None
-    title = alt.Title("ER through the best mixture inside the tried region", subtitle=space.told(found.best))
+    panels = [_trace(name, curve, prediction, er) for name, curve in curves(prediction).items()]
+    pairs = pd.DataFrame({"predicted": er.check.predicted, "measured": er.values})
+    panels.append(_against(pairs, "predicted, the mixture left out", "ER measured", diagonal=True))
+    if confirmation is not None:
+        pairs = confirmation.table[["predicted", "observed"]].rename(columns={"observed": "measured"})
+        panels.append(_against(pairs, f"ER predicted at {confirmation.reference:,} images", "ER in the larger run"))
+    assert prediction.best is not None
+    title = alt.Title("ER through the best mixture inside the tried region", subtitle=space.describe(prediction.best))
     return (
         alt.concat(*panels, columns=2, title=title)
         .configure(background="white", font="sans-serif")
@@ -74,8 +74,8 @@ def figure(found: Prediction, compared: Confirmation | None) -> alt.ConcatChart:
     )
 
 
-def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> Layers:
-    space = found.space
+def _trace(name: str, curve: pd.DataFrame, prediction: Prediction, er: Target) -> Layers:
+    space = prediction.space
     assert space is not None
     number = name in space.numbers
     kind = alt.Scale(type="log" if number else "linear", nice=False, zero=False)
@@ -88,20 +88,20 @@ def _trace(name: str, curve: pd.DataFrame, found: Prediction, er: Target) -> Lay
     base, title = alt.Chart(curve), "ER, percentage points"
     band = base.mark_area(color=CURVE, opacity=0.2).encode(x, alt.Y("low:Q", title=title), alt.Y2("high:Q"))
     line = base.mark_line(color=CURVE, strokeWidth=2).encode(x, alt.Y("er:Q", title=title))
-    at = [float(getattr(m, NUMBERS[name])) if number else m.share(name) for m in found.mixtures]
+    at = [float(getattr(m, NUMBERS[name])) if number else m.share(name) for m in prediction.mixtures]
     spots = alt.Chart(pd.DataFrame({"value": at, "er": er.values})).mark_point(filled=True, color=GREY, opacity=0.7)
     return alt.layer(band, line, spots.encode(x, alt.Y("er:Q", title=title))).properties(**SIZE)
 
 
-def _against(seen: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> Layers:
-    limits = [float(seen.min().min()), float(seen.max().max())]
+def _against(pairs: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> Layers:
+    limits = [float(pairs.min().min()), float(pairs.max().max())]
     room = max(0.05 * (limits[1] - limits[0]), 0.1)
     domain = (
         alt.Scale(domain=[math.floor(limits[0] - room), math.ceil(limits[1] + room)])
         if diagonal
         else alt.Scale(zero=False)
     )
-    spots = alt.Chart(seen).mark_point(filled=True, color=CURVE, size=50, opacity=0.8)
+    spots = alt.Chart(pairs).mark_point(filled=True, color=CURVE, size=50, opacity=0.8)
     spots = spots.encode(alt.X("predicted:Q", title=x, scale=domain), alt.Y("measured:Q", title=y, scale=domain))
     layers = [spots]
     if diagonal:
@@ -110,7 +110,7 @@ def _against(seen: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> Laye
     return alt.layer(*layers).properties(**SIZE)
 
 
-def exported(found: Prediction, compared: Confirmation | None = None) -> dict[str, bytes]:
+def exported(prediction: Prediction, confirmation: Confirmation | None = None) -> dict[str, bytes]:
     """prediction.svg, .png (2x) and .pdf, on white. Raises NotDrawn."""
-    drawn = draw(figure(found, compared).to_dict(validate=False))
-    return {f"prediction.{ending}": content for ending, content in drawn.items()}
+    files = draw(figure(prediction, confirmation).to_dict(validate=False))
+    return {f"prediction.{ending}": content for ending, content in files.items()}

@@ -46,23 +46,23 @@ class Mixture:
 def mixtures_of(table: Table, points: pd.DataFrame) -> dict[str, Mixture]:
     """The mixture of every trial of a run that pre-trains on images, by trial. Numbers that the spec left to the data
     ("all") are what was drawn."""
-    drawn = {} if table.run is None else {
+    composition = {} if table.run is None else {
         trial["trial"].rpartition("-")[2]: trial.get("composition") or [] for trial in table.run.trials()
     }  # fmt: skip
-    found = {}
+    mixtures = {}
     for row in points.drop_duplicates("trial").to_dict("records"):
         weights = json.loads(row.get("sources") or "{}")
         total = sum(weights.values())
         images = row.get("num_images")
         if pd.isna(images):
-            images = sum(part["selected"] for part in drawn.get(str(row["trial"]).rpartition("-")[2], ()))
+            images = sum(part["selected"] for part in composition.get(str(row["trial"]).rpartition("-")[2], ()))
         if not images or not total:
             continue  # from scratch, or weights that were made elsewhere
         classes = row.get("num_classes")
         levels = tuple((name, str(row[name])) for name in LEVELS if name in row and not pd.isna(row[name]))
         shares = tuple((name, weight / total) for name, weight in weights.items())
-        found[row["trial"]] = Mixture(int(images), None if pd.isna(classes) else int(classes), shares, levels)
-    return found
+        mixtures[row["trial"]] = Mixture(int(images), None if pd.isna(classes) else int(classes), shares, levels)
+    return mixtures
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class Space:
         sources = tuple(name for name in names if ranges[name] > 1e-9)
         columns = list(dict.fromkeys(name for mixture in tried for name, _ in mixture.levels))
         written = {c: tuple(dict.fromkeys(dict(m.levels).get(c, "") for m in tried)) for c in columns}
-        levels = {column: found for column, found in written.items() if len(found) > 1}
+        levels = {column: values for column, values in written.items() if len(values) > 1}
         space = Space(
             numbers, sources, max(ranges.values(), default=1.0) or 1.0, levels, tuple(tried), np.zeros((0, 0))
         )
@@ -122,7 +122,7 @@ class Space:
         points, place = self.places[same], self.at([mixture])[0]
         # the least t with |sum of weights * points - place| <= t on every axis
         ones, axes = np.ones((len(place), 1)), points.T
-        found = linprog(
+        solution = linprog(
             np.r_[np.zeros(len(same)), 1.0],
             A_ub=np.block([[axes, -ones], [-axes, -ones]]),
             b_ub=np.r_[place, -place],
@@ -130,12 +130,12 @@ class Space:
             b_eq=[1.0],
             method="highs",
         )
-        return bool(found.success and found.fun <= OUTSIDE)
+        return bool(solution.success and solution.fun <= OUTSIDE)
 
     def between(self, count: int, seed: int = 0, images: float | None = None) -> list[Mixture]:
         """About so many mixtures between the tried ones (random weights of two to five tried mixtures of the same
         levels), different from each other and rounded to what a spec would say. With `images` all have this total."""
-        random, found = np.random.default_rng(seed), dict[Mixture, None]()
+        random, mixtures = np.random.default_rng(seed), dict[Mixture, None]()
         for levels in dict.fromkeys(map(self._levels, self.tried)):
             same = [self.tried[i] for i in self._with_levels(levels)]
             if images is not None:
@@ -143,8 +143,8 @@ class Space:
             for _ in range(count if same else 0):
                 most = min(len(same), 5)
                 chosen = random.choice(len(same), random.integers(min(2, most), most + 1), replace=False)
-                found[self._blend([same[i] for i in chosen], random.dirichlet(np.ones(len(chosen))))] = None
-        return list(found)
+                mixtures[self._blend([same[i] for i in chosen], random.dirichlet(np.ones(len(chosen))))] = None
+        return list(mixtures)
 
     def _levels(self, mixture: Mixture) -> tuple[str, ...]:
         return tuple(dict(mixture.levels).get(column, "") for column in self.levels)
@@ -154,12 +154,12 @@ class Space:
 
     def _with_total(self, same: Sequence[Mixture], images: float) -> list[Mixture]:
         """Where the lines between two tried mixtures cross this total: the corners of that slice of the region."""
-        found = {m: None for m in same if m.images == round(images)}
+        mixtures = {m: None for m in same if m.images == round(images)}
         for low, high in itertools.permutations(same, 2):
             if low.images < images < high.images:
                 part = math.log(images / low.images) / math.log(high.images / low.images)
-                found[replace(self._blend([low, high], np.array([1 - part, part])), images=round(images))] = None
-        return list(found)
+                mixtures[replace(self._blend([low, high], np.array([1 - part, part])), images=round(images))] = None
+        return list(mixtures)
 
     def _blend(self, mixtures: Sequence[Mixture], weights: np.ndarray) -> Mixture:
         """The mixture at the weighted mean of their places, rounded."""
@@ -179,7 +179,7 @@ class Space:
             shares = tuple((n, float(p)) for n, p in zip(names, parts, strict=True) if p > 0)
         return Mixture(int(numbers["images"]), numbers["classes"] and int(numbers["classes"]), shares, first.levels)
 
-    def told(self, mixture: Mixture) -> str:
+    def describe(self, mixture: Mixture) -> str:
         """`12,000 images, 80 classes, species 0.7, fractals 0.3`; of levels only those that vary."""
         parts = [f"{mixture.images:,} images", *([f"{mixture.classes:,} classes"] if mixture.classes else [])]
         parts += [f"{name} {share:.3g}" for name, share in mixture.shares if share] if self.sources else []
@@ -188,23 +188,23 @@ class Space:
     @property
     def text(self) -> str:
         """What was varied, over which range."""
-        said = [f"{name} {low:,} to {high:,}" for name, (low, high) in self.numbers.items()]
+        parts = [f"{name} {low:,} to {high:,}" for name, (low, high) in self.numbers.items()]
         if self.sources:
-            said.append(f"shares of {', '.join(self.sources)}")
-        return "; ".join([*said, *(f"{column}: {', '.join(values)}" for column, values in self.levels.items())])
+            parts.append(f"shares of {', '.join(self.sources)}")
+        return "; ".join([*parts, *(f"{column}: {', '.join(values)}" for column, values in self.levels.items())])
 
     def ranges(self, mixtures: Sequence[Mixture]) -> str:
-        """The least and the most of every axis among these."""
-        said = []
+        """Return the least and the most of every axis among these, as text."""
+        texts = []
         for name in self.numbers:
             values = [getattr(m, NUMBERS[name]) for m in mixtures]
-            said.append(f"{name} {min(values):,} to {max(values):,}")
+            texts.append(f"{name} {min(values):,} to {max(values):,}")
         for name in self.sources:
-            parts = [m.share(name) for m in mixtures]
-            said.append(f"{name} {min(parts):.2f} to {max(parts):.2f}")
+            shares = [m.share(name) for m in mixtures]
+            texts.append(f"{name} {min(shares):.2f} to {max(shares):.2f}")
         for column in self.levels:
-            said.append(f"{column}: {', '.join(dict.fromkeys(dict(m.levels).get(column, '') for m in mixtures))}")
-        return "; ".join(said)
+            texts.append(f"{column}: {', '.join(dict.fromkeys(dict(m.levels).get(column, '') for m in mixtures))}")
+        return "; ".join(texts)
 
 
 # --- as a spec

@@ -70,14 +70,14 @@ class Kind:
 
 def kinds(design: Design) -> list[Kind]:
     """Every kind of contrast that the design allows; none without a baseline, for there is no ER then."""
-    count, trials, found = len(design.groups), design.trials, []
+    count, trials, contrasts = len(design.groups), design.trials, []
     if not count or not design.baseline:
         return []
     mean = (1 / max(trials, 1), trials - 1.0)
-    found.append(Kind("a group against the baseline", count, np.ones(1), (mean,)))
+    contrasts.append(Kind("a group against the baseline", count, np.ones(1), (mean,)))
     if count > 1:
-        found.append(Kind("two groups", comb(count, 2), np.array([1.0, -1.0]), (mean, mean)))
-    return found + _trends(design)
+        contrasts.append(Kind("two groups", comb(count, 2), np.array([1.0, -1.0]), (mean, mean)))
+    return contrasts + _trends(design)
 
 
 def _trends(design: Design) -> list[Kind]:
@@ -94,7 +94,7 @@ def _trends(design: Design) -> list[Kind]:
         return []
     inverse = np.linalg.inv(matrix.T @ matrix)
     left = 1 - np.einsum("ij,jk,ik->i", matrix, inverse, matrix)
-    found, group = [], np.repeat(np.arange(len(trials)), trials)
+    trends, group = [], np.repeat(np.arange(len(trials)), trials)
     for number, name in enumerate(names, 1):
         by_trial = matrix @ inverse[number]
         pull = by_trial / np.sqrt(np.maximum(left, 1e-9))
@@ -104,8 +104,8 @@ def _trends(design: Design) -> list[Kind]:
         df = float(trace**2 / square) if square > 1e-12 else np.nan
         own = (float(by_trial @ by_trial), df if df >= LEAST_DF else np.nan)
         weights = np.bincount(group, by_trial, len(trials))
-        found.append(Kind(f"trend over {name}, per tenfold", 1, weights, (own,)))
-    return found
+        trends.append(Kind(f"trend over {name}, per tenfold", 1, weights, (own,)))
+    return trends
 
 
 def power(design: Design, spread: Spread) -> list[Power]:
@@ -122,10 +122,10 @@ def chance(kind: Kind, design: Design, spread: Spread, difference: float) -> flo
 def parts(kind: Kind, design: Design, spread: Spread) -> list[Part]:
     """What the contrast's error is made of, as the analysis would find it (see `uncertainty.Quantity`)."""
     variance = spread.of_trial(design.finetunings)
-    found = [Part(factor * variance, df if df >= 0.5 else np.nan, TRIALS) for factor, df in kind.own]
+    error = [Part(factor * variance, df if df >= 0.5 else np.nan, TRIALS) for factor, df in kind.own]
     shared = [(LINE, spread.of_line(design.baseline_finetunings), design.baseline)]
     shared += [(name, cause, design.test_groups.get(name, 0)) for name, cause in spread.test_groups.items()]
-    return found + [cause.part(kind.weights, units, name) for name, cause, units in shared if units]
+    return error + [cause.part(kind.weights, units, name) for name, cause, units in shared if units]
 
 
 def by_seed(parts: Sequence[Part], design: Design) -> list[Part]:
@@ -160,14 +160,14 @@ def seeds_for(value: float, kind: int, design: Design, spread: Spread, of: Calla
 
 
 def _power(kind: Kind, design: Design, spread: Spread) -> Power:
-    found = parts(kind, design, spread)
-    total = sum(part.variance for part in found)
-    if not np.isfinite(total) or any(np.isnan(part.df) for part in found):
+    error = parts(kind, design, spread)
+    total = sum(part.variance for part in error)
+    if not np.isfinite(total) or any(np.isnan(part.df) for part in error):
         return Power(kind.name, kind.family, np.nan, np.nan, np.nan, np.nan, np.nan, {})
     shares: dict[str, float] = {}
-    for part in found:
+    for part in error:
         shares[part.name] = shares.get(part.name, 0.0) + float(part.variance / total)
-    e, s, df = _drawn(by_seed(found, design))
+    e, s, df = _drawn(by_seed(error, design))
     inner = np.abs(e) + _t(df, LEVEL) * s
     return Power(
         kind=kind.name,
@@ -181,12 +181,12 @@ def _power(kind: Kind, design: Design, spread: Spread) -> Power:
     )
 
 
-def _drawn(found: Sequence[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _drawn(error: Sequence[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Error, standard error and degrees of freedom as so many sweeps would have them, float [DRAWS] each."""
     random = np.random.default_rng(0)
-    e = np.sqrt(sum(p.variance for p in found)) * random.standard_normal(DRAWS)
-    df = np.array([p.df for p in found])
-    variances = np.array([p.variance for p in found]) * random.chisquare(df, (DRAWS, len(found))) / df
+    e = np.sqrt(sum(p.variance for p in error)) * random.standard_normal(DRAWS)
+    df = np.array([p.df for p in error])
+    variances = np.array([p.variance for p in error]) * random.chisquare(df, (DRAWS, len(error))) / df
     total = variances.sum(1)
     return e, np.sqrt(total), total**2 / (variances**2 / df).sum(1)
 

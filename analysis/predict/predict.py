@@ -8,7 +8,7 @@ Owns the choice of what a trial's value is, the best mixture, the proposals and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -58,9 +58,9 @@ class Target:
     def error(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Value, standard error and degrees of freedom: the surface's own error, and what moves all trials alike."""
         assert self.surface is not None
-        found = self.surface.at(places)
-        variances, dfs = self._moved(found.smoother)
-        return found.value, *_joined([found.se**2, *variances], [found.df, *dfs])
+        surface = self.surface.at(places)
+        variances, dfs = self._moved(surface.smoother)
+        return surface.value, *_joined([surface.se**2, *variances], [surface.df, *dfs])
 
     def apart(self, places: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How far below the place `best` [1, axes] others are, with standard error and degrees of freedom."""
@@ -124,28 +124,28 @@ def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
         own = own.loc[own["wise_alpha"].isna()]
     of_trial = mixtures_of(table, own)
     own = own.loc[own["trial"].isin(of_trial)]
-    known = {g: rows for g, rows in own.groupby("group", sort=False) if g in analysis.means}
-    left_out = own["group"].nunique() - len(known)
-    mixtures = [of_trial[rows["trial"].iloc[0]] for rows in known.values()]
+    with_er = {g: rows for g, rows in own.groupby("group", sort=False) if g in analysis.means}
+    left_out = own["group"].nunique() - len(with_er)
+    mixtures = [of_trial[rows["trial"].iloc[0]] for rows in with_er.values()]
     if len(set(mixtures)) < 2:
         return Prediction(analysis.task, None, refused="there are not two different mixtures with ER")
     space = Space.of(mixtures)
     least = rank(space.places) + SPARE
     if len(np.unique(space.places, axis=0)) < least:
-        said = f"{len(set(mixtures))} mixtures are too few for a surface over {space.text}: at least {least} are needed"
-        return Prediction(analysis.task, space, refused=said)
-    targets = {name: _target(name, known, space, analysis, seed) for name in TARGETS}
-    found = Prediction(analysis.task, space, tuple(known), tuple(mixtures), targets, left_out=left_out)
-    return _with_proposals(found, targets["er"], seed)
+        few = f"{len(set(mixtures))} mixtures are too few for a surface over {space.text}: at least {least} are needed"
+        return Prediction(analysis.task, space, refused=few)
+    targets = {name: _target(name, with_er, space, analysis, seed) for name in TARGETS}
+    prediction = Prediction(analysis.task, space, tuple(with_er), tuple(mixtures), targets, left_out=left_out)
+    return _with_proposals(prediction, targets["er"], seed)
 
 
-def _target(name: str, known: dict[str, pd.DataFrame], space: Space, analysis: Analysis, seed: int) -> Target:
+def _target(name: str, rows_of_group: dict[str, pd.DataFrame], space: Space, analysis: Analysis, seed: int) -> Target:
     """One score's surface. A trial's ER is the mean over its points in the baseline's range; its ID and OOD are those
     of the point that is best on id_val, the model that one would take."""
-    by_trial = [_er(rows) if name == "er" else _chosen(rows, name) for rows in known.values()]
+    by_trial = [_er(rows) if name == "er" else _chosen(rows, name) for rows in rows_of_group.values()]
     values, counts = np.array([one.mean() for one in by_trial]), np.array([float(len(one)) for one in by_trial])
     within, df = sum(float(((one - one.mean()) ** 2).sum()) for one in by_trial), float(counts.sum() - len(counts))
-    shared = tuple(analysis.means[group].quantity for group in known) if name == "er" else ()
+    shared = tuple(analysis.means[group].quantity for group in rows_of_group) if name == "er" else ()
     check = cross_validate(space.places, values, counts, within, df, seed)
     surface = fit(space.places, values, counts, within, df) if check.trusted else None
     return Target(name, values, counts, check, surface, shared)
@@ -160,12 +160,12 @@ def _chosen(rows: pd.DataFrame, score: str) -> np.ndarray:
     return PP * rows.loc[rows.groupby("trial", sort=False)[by].idxmax(), score].to_numpy(float)
 
 
-def _with_proposals(found: Prediction, er: Target, seed: int) -> Prediction:
-    space = found.space
+def _with_proposals(prediction: Prediction, er: Target, seed: int) -> Prediction:
+    space = prediction.space
     assert space is not None
     if er.surface is None:
-        return found
-    tried = list(dict.fromkeys(found.mixtures))
+        return prediction
+    tried = list(dict.fromkeys(prediction.mixtures))
     candidates = list(dict.fromkeys([*tried, *space.between(CANDIDATES // _levels(space), seed)]))
     best = _best(er, space, candidates)
     around = _among(space, [best, *sorted(tried, key=lambda m: _far(space, m, best))[:5]])
@@ -176,9 +176,9 @@ def _with_proposals(found: Prediction, er: Target, seed: int) -> Prediction:
     same = tuple(m for m, alike in zip(candidates, near, strict=True) if alike or m == best)
     totals = sorted(mixture.images for mixture in tried)
     reference = totals[len(totals) // 2]
-    return Prediction(
-        found.task, space, found.groups, found.mixtures, found.targets, best, same, len(candidates),
-        _proposals(er, space, candidates), _to_confirm(er, space, reference, seed), reference, left_out=found.left_out,
+    return replace(
+        prediction, best=best, as_good=same, looked_at=len(candidates), proposals=_proposals(er, space, candidates),
+        confirm=_to_confirm(er, space, reference, seed), reference=reference,
     )  # fmt: skip
 
 
@@ -298,12 +298,12 @@ def confirm(small: Prediction, table: Table, large: Analysis) -> Confirmation | 
         if not known or (space.sources and any(name not in space.sources for name, _ in mixture.shares)):
             continue
         at = Mixture(small.reference, mixture.classes, mixture.shares, mixture.levels)
-        value, low, high = (float(found[0]) for found in er.at(space.at([at])))
+        value, low, high = (float(compositions[0]) for compositions in er.at(space.at([at])))
         estimate = large.means[group].quantity.estimate
         rows.append(
             (
                 group,
-                space.told(mixture),
+                space.describe(mixture),
                 value,
                 low,
                 high,
@@ -324,16 +324,16 @@ def confirm(small: Prediction, table: Table, large: Analysis) -> Confirmation | 
         "er_low",
         "er_high",
     ]
-    found = pd.DataFrame(rows, columns=columns).sort_values("predicted", ascending=False, ignore_index=True)
-    if len(found) < 2:
+    compositions = pd.DataFrame(rows, columns=columns).sort_values("predicted", ascending=False, ignore_index=True)
+    if len(compositions) < 2:
         return "the larger run has no two compositions of the smaller run's kind"
-    rho = float(spearmanr(found["predicted"], found["observed"]).statistic)
-    tau = float(kendalltau(found["predicted"], found["observed"]).statistic)
-    count = len(found)
-    regret = float(found["observed"].max() - found["observed"].iloc[0])
+    rho = float(spearmanr(compositions["predicted"], compositions["observed"]).statistic)
+    tau = float(kendalltau(compositions["predicted"], compositions["observed"]).statistic)
+    count = len(compositions)
+    regret = float(compositions["observed"].max() - compositions["observed"].iloc[0])
     spread = (np.sqrt((1 + rho**2 / 2) / (count - 3)), np.sqrt(0.437 / (count - 4))) if count >= FEWEST_PAIRS else None
     return Confirmation(
-        small.task, found, small.reference, _fisher(rho, spread[0] if spread else np.nan),
+        small.task, compositions, small.reference, _fisher(rho, spread[0] if spread else np.nan),
         _fisher(tau, spread[1] if spread else np.nan), regret,
     )  # fmt: skip
 

@@ -190,9 +190,9 @@ def _fitted(
     df = len(x) - 1 - axes.shape[1] + df_within
     z = (np.sqrt(counts) * y)[:, None]
     weights, s2 = (found[:, 0] for found in _weigh(candidates, z, within, df))
-    kept = weights > NEGLIGIBLE
-    weights = weights / weights[kept].sum()
-    parts = tuple((float(weights[i]), float(s2[i]), candidates[i]) for i in np.flatnonzero(kept))
+    weighty = weights > NEGLIGIBLE
+    weights = weights / weights[weighty].sum()
+    parts = tuple((float(weights[i]), float(s2[i]), candidates[i]) for i in np.flatnonzero(weighty))
     noise = float(np.sqrt(sum(w * s for w, s, _ in parts)))
     return Surface(x, y, counts, noise, df, centre, axes, parts)
 
@@ -239,23 +239,23 @@ def cross_validate(
     predicted, of_mean, reach = np.empty_like(dealt), np.empty_like(dealt), np.full(len(y), np.nan)
     for fold in range(folds.max() + 1):
         out = folds[place.ravel()] == fold
-        kept = ~out
-        of_mean[out] = (counts[kept] @ dealt[kept]) / counts[kept].sum()
-        if kept.sum() < rank(x[kept]) + SPARE:
+        rest = ~out
+        of_mean[out] = (counts[rest] @ dealt[rest]) / counts[rest].sum()
+        if rest.sum() < rank(x[rest]) + SPARE:
             predicted[out] = of_mean[out]
             continue
-        centre, axes = x[kept].mean(0), _axes(x[kept])
-        root = np.sqrt(counts[kept])
-        candidates = _candidates(x[kept], counts[kept], centre, axes)
-        df = kept.sum() - 1 - axes.shape[1] + df_within
-        z = root[:, None] * dealt[kept]
+        centre, axes = x[rest].mean(0), _axes(x[rest])
+        root = np.sqrt(counts[rest])
+        candidates = _candidates(x[rest], counts[rest], centre, axes)
+        df = rest.sum() - 1 - axes.shape[1] + df_within
+        z = root[:, None] * dealt[rest]
         weights, _ = _weigh(candidates, z, within, df)
         plane = _plane(x[out], centre, axes)
         predicted[out] = sum(
-            (plane @ c.plane + c.ratio * _kernel(x[out], x[kept], c.length) * root @ c.gain) @ (z * w)
+            (plane @ c.plane + c.ratio * _kernel(x[out], x[rest], c.length) * root @ c.gain) @ (z * w)
             for c, w in zip(candidates, weights, strict=True)
         )
-        surface = _fitted(x[kept], y[kept], counts[kept], within, df_within, centre, axes, candidates)
+        surface = _fitted(x[rest], y[rest], counts[rest], within, df_within, centre, axes, candidates)
         spread = np.sqrt(surface.covariance(x[out]) + surface.noise**2 / counts[out])
         reach[out] = stdtrit(surface.df, TWO_SIDED) * spread
     error = np.sqrt(counts @ (dealt - predicted) ** 2 / counts.sum())

@@ -37,77 +37,78 @@ def main(source: str, out: str | None, at: int | None, larger: str | None) -> in
         problems.append(Problem("", f"--at: {at} is no number of images"))
     if problems or table.run is None:
         raise UserError(*problems)
-    found = predict(table, study.analyse_all(table, options)[0])
-    compared = _compared(found, larger) if larger is not None else None
+    prediction = predict(table, study.analyse_all(table, options)[0])
+    confirmation = _compared(prediction, larger) if larger is not None else None
     folder = RunFolder(out or (table.run.storage / "report").address)
-    written, lost = write(folder, table, found, at, compared)
-    show(table, found, compared, folder, written, lost)
+    written, lost = write(folder, table, prediction, at, confirmation)
+    show(table, prediction, confirmation, folder, written, lost)
     return DONE
 
 
-def _compared(found: Prediction, larger: str) -> Confirmation | str:
+def _compared(prediction: Prediction, larger: str) -> Confirmation | str:
     table, options = read_run(larger)
     analyses = {analysis.task: analysis for analysis in study.analyse_all(table, options)}
-    if found.task not in analyses:
-        return f"the larger run has no task {found.task}"
-    return confirm(found, table, analyses[found.task])
+    if prediction.task not in analyses:
+        return f"the larger run has no task {prediction.task}"
+    return confirm(prediction, table, analyses[prediction.task])
 
 
 # --- files
 
 
 def write(
-    folder: RunFolder, table: Table, found: Prediction, at: int | None, compared: Confirmation | str | None
+    folder: RunFolder, table: Table, prediction: Prediction, at: int | None, confirmation: Confirmation | str | None
 ) -> tuple[list[str], list[str]]:
     """Write what there is to say; returns the names of the files, and a sentence where the figure failed."""
     lost: list[str] = []
     files: dict[str, str | bytes] = {
-        "prediction.csv": safe_csv.text_of(rows(found)),
-        "prediction.json": json.dumps(facts(found, compared), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        "prediction.csv": safe_csv.text_of(rows(prediction)),
+        "prediction.json": json.dumps(facts(prediction, confirmation), indent=1, allow_nan=False, ensure_ascii=False)
+        + "\n",
     }
-    if found.best is not None and found.space is not None and table.run is not None:
+    if prediction.best is not None and prediction.space is not None and table.run is not None:
         from analysis.predict.figure import exported
         from analysis.report.figures import NotDrawn
 
         spec, name = table.run.spec(), table.name
         asked = f"Is ER as predicted from {name} at the mixtures where it may be highest?"
-        if text := spec_with(spec, found.space, found.proposals, asked):
+        if text := spec_with(spec, prediction.space, prediction.proposals, asked):
             files["next.yaml"] = text
-        larger = [Mixture(at, m.classes, m.shares, m.levels) for m in found.confirm] if at else []
+        larger = [Mixture(at, m.classes, m.shares, m.levels) for m in prediction.confirm] if at else []
         asked = f"Does the order of mixtures that {name} predicts hold at {at:,} images?" if at else ""
-        if larger and (text := spec_with(spec, found.space, larger, asked)):
+        if larger and (text := spec_with(spec, prediction.space, larger, asked)):
             files["confirm.yaml"] = text
         try:
-            files |= exported(found, compared if isinstance(compared, Confirmation) else None)
+            files |= exported(prediction, confirmation if isinstance(confirmation, Confirmation) else None)
         except NotDrawn as error:
             lost.append(f"the figure prediction could not be drawn: {error}")
-    if isinstance(compared, Confirmation):
-        files["confirmation.csv"] = safe_csv.text_of(compared.table)
+    if isinstance(confirmation, Confirmation):
+        files["confirmation.csv"] = safe_csv.text_of(confirmation.table)
     put(folder.storage, files)
     return list(files), lost
 
 
-def rows(found: Prediction) -> pd.DataFrame:
+def rows(prediction: Prediction) -> pd.DataFrame:
     """prediction.csv: a row per group tried, then the best mixture and the proposals. Per target the measured mean, the
     surface with its interval, and what was predicted when the mixture was left out; percentage points."""
-    told = []
-    for i, (group, mixture) in enumerate(zip(found.groups, found.mixtures, strict=True)):
+    records = []
+    for i, (group, mixture) in enumerate(zip(prediction.groups, prediction.mixtures, strict=True)):
         row = {"kind": "tried", "group": group, **_columns(mixture)}
-        for name, target in found.targets.items():
+        for name, target in prediction.targets.items():
             row |= {
                 "trials": int(target.counts[i]),
                 name: target.values[i],
                 f"{name}_left_out": target.check.predicted[i],
             }
-        told.append(row)
-    told += [{"kind": "best", **_columns(m)} for m in ([found.best] if found.best else [])]
-    told += [{"kind": "next", **_columns(m)} for m in found.proposals]
-    frame = pd.DataFrame(told)
-    if found.space is not None and len(frame):
-        every = [*found.mixtures, *([found.best] if found.best else []), *found.proposals]
-        for name, target in found.targets.items():
+        records.append(row)
+    records += [{"kind": "best", **_columns(m)} for m in ([prediction.best] if prediction.best else [])]
+    records += [{"kind": "next", **_columns(m)} for m in prediction.proposals]
+    frame = pd.DataFrame(records)
+    if prediction.space is not None and len(frame):
+        every = [*prediction.mixtures, *([prediction.best] if prediction.best else []), *prediction.proposals]
+        for name, target in prediction.targets.items():
             if target.surface is not None:
-                ends = target.at(found.space.at(every))
+                ends = target.at(prediction.space.at(every))
                 frame[[f"{name}_predicted", f"{name}_low", f"{name}_high"]] = np.column_stack(ends)
     return frame
 
@@ -117,33 +118,33 @@ def _columns(mixture: Mixture) -> dict[str, Any]:
     return {"num_images": mixture.images, "num_classes": mixture.classes, "sources": shares, **dict(mixture.levels)}
 
 
-def facts(found: Prediction, compared: Confirmation | str | None) -> dict[str, Any]:
+def facts(prediction: Prediction, confirmation: Confirmation | str | None) -> dict[str, Any]:
     """prediction.json; NaN as null."""
-    space = found.space
-    told: dict[str, Any] = {
-        "task": found.task,
+    space = prediction.space
+    record: dict[str, Any] = {
+        "task": prediction.task,
         "varied": space.text if space else "",
-        "refused": _refusal(found),
-        "targets": {name: _target_facts(target) for name, target in found.targets.items()},
-        "best": _with_values(found, found.best) if found.best else None,
-        "as_good": {"mixtures": len(found.as_good), "of": found.looked_at,
-                    "ranges": space.ranges(found.as_good) if space and found.as_good else ""},
-        "next": [_with_values(found, mixture) for mixture in found.proposals],
-        "confirm": [space.told(mixture) for mixture in found.confirm] if space else [],
-        "reference_images": found.reference or None,
+        "refused": _refusal(prediction),
+        "targets": {name: _target_facts(target) for name, target in prediction.targets.items()},
+        "best": _with_values(prediction, prediction.best) if prediction.best else None,
+        "as_good": {"mixtures": len(prediction.as_good), "of": prediction.looked_at,
+                    "ranges": space.ranges(prediction.as_good) if space and prediction.as_good else ""},
+        "next": [_with_values(prediction, mixture) for mixture in prediction.proposals],
+        "confirm": [space.describe(mixture) for mixture in prediction.confirm] if space else [],
+        "reference_images": prediction.reference or None,
     }  # fmt: skip
-    if isinstance(compared, Confirmation):
-        told["confirmation"] = {"spearman": _plain(compared.spearman), "kendall": _plain(compared.kendall),
-                                "compositions": len(compared.table), "regret": compared.regret}  # fmt: skip
-    elif compared:
-        told["confirmation"] = {"refused": compared}
-    return told
+    if isinstance(confirmation, Confirmation):
+        record["confirmation"] = {"spearman": _plain(confirmation.spearman), "kendall": _plain(confirmation.kendall),
+                                "compositions": len(confirmation.table), "regret": confirmation.regret}  # fmt: skip
+    elif confirmation:
+        record["confirmation"] = {"refused": confirmation}
+    return record
 
 
-def _refusal(found: Prediction) -> str | None:
-    if found.refused:
-        return found.refused
-    return None if found.best is not None else _no_better(found.targets["er"])
+def _refusal(prediction: Prediction) -> str | None:
+    if prediction.refused:
+        return prediction.refused
+    return None if prediction.best is not None else _no_better(prediction.targets["er"])
 
 
 def _target_facts(target: Target) -> dict[str, Any]:
@@ -161,13 +162,13 @@ def _target_facts(target: Target) -> dict[str, Any]:
     }
 
 
-def _with_values(found: Prediction, mixture: Mixture) -> dict[str, Any]:
-    assert found.space is not None
-    told: dict[str, Any] = {"mixture": found.space.told(mixture), **_columns(mixture)}
-    for name, target in found.targets.items():
+def _with_values(prediction: Prediction, mixture: Mixture) -> dict[str, Any]:
+    assert prediction.space is not None
+    record: dict[str, Any] = {"mixture": prediction.space.describe(mixture), **_columns(mixture)}
+    for name, target in prediction.targets.items():
         if target.surface is not None:
-            told[name] = [float(end[0]) for end in target.at(found.space.at([mixture]))]
-    return told
+            record[name] = [float(end[0]) for end in target.at(prediction.space.at([mixture]))]
+    return record
 
 
 def _plain(values: Sequence[float]) -> list[float | None]:
@@ -178,55 +179,61 @@ def _plain(values: Sequence[float]) -> list[float | None]:
 
 
 def show(
-    table: Table, found: Prediction, compared: Confirmation | str | None, folder: RunFolder, written: Sequence[str],
-    lost: Sequence[str] = (), console: Console | None = None,
+    table: Table, prediction: Prediction, confirmation: Confirmation | str | None, folder: RunFolder,
+    written: Sequence[str], lost: Sequence[str] = (), console: Console | None = None,
 ) -> None:  # fmt: skip
     """The summary for a terminal."""
     out = console or Screen(highlight=False)
 
-    def say(text: str) -> None:
+    def line(text: str) -> None:
         out.print(escape(text), soft_wrap=True)
 
-    trials = int(sum(next(iter(found.targets.values())).counts)) if found.targets else 0
-    out.print(f"[bold]{escape(table.name)}[/]  {len(set(found.mixtures))} mixtures, {trials} trials", soft_wrap=True)
-    if found.space is not None:
-        say(f"varied: {found.space.text}")
-    if found.left_out:
-        say(f"{found.left_out} groups have no point in the baseline's ID range and are left out")
-    if found.targets:
-        out.print(_checks(found.targets))
-    for sentence in sentences(found):
-        say(sentence)
-    if isinstance(compared, Confirmation):
-        out.print(_confirmation(compared))
-    for sentence in _of_confirmation(compared):
-        say(sentence)
+    trials = int(sum(next(iter(prediction.targets.values())).counts)) if prediction.targets else 0
+    count = len(set(prediction.mixtures))
+    out.print(f"[bold]{escape(table.name)}[/]  {count} mixtures, {trials} trials", soft_wrap=True)
+    if prediction.space is not None:
+        line(f"varied: {prediction.space.text}")
+    if prediction.left_out:
+        line(f"{prediction.left_out} groups have no point in the baseline's ID range and are left out")
+    if prediction.targets:
+        out.print(_checks(prediction.targets))
+    for sentence in sentences(prediction):
+        line(sentence)
+    if isinstance(confirmation, Confirmation):
+        out.print(_confirmation(confirmation))
+    for sentence in _of_confirmation(confirmation):
+        line(sentence)
     for sentence in lost:
-        say(sentence)
-    say(f"written to {folder.storage.shown}: {', '.join(written)}")
+        line(sentence)
+    line(f"written to {folder.storage.shown}: {', '.join(written)}")
 
 
-def sentences(found: Prediction) -> list[str]:
+def sentences(prediction: Prediction) -> list[str]:
     """What the prediction comes to; only what its check supports."""
-    if found.refused:
-        return [f"Not established: any prediction, because {found.refused}."]
-    er, space = found.targets["er"], found.space
-    if found.best is None or er.surface is None or space is None:
+    if prediction.refused:
+        return [f"Not established: any prediction, because {prediction.refused}."]
+    er, space = prediction.targets["er"], prediction.space
+    if prediction.best is None or er.surface is None or space is None:
         return [f"Not established: how ER depends on the mixture, because {_no_better(er)}; nothing is proposed."]
-    said = [f"Best inside the tried region: {space.told(found.best)}: ER {_told(er, space, found.best)}."]
-    share = len(found.as_good) / max(found.looked_at, 1)
-    said.append(f"Not to be told from it (95 %): {share:.0%} of the {found.looked_at:,} mixtures looked at; "
-                f"{space.ranges(found.as_good)}.")  # fmt: skip
-    top = max(range(len(found.groups)), key=lambda i: er.values[i])
-    said.append(f"Best of those trained: {space.told(found.mixtures[top])}: ER {er.values[top]:+.1f} measured, "
-                f"{_told(er, space, found.mixtures[top])} predicted.")  # fmt: skip
-    said.append(
-        "Next, where ER may be highest (upper end of the 80 % interval, each as if those before it were known):"
-    )
-    return said + [f"  {space.told(mixture)}: {_told(er, space, mixture)}" for mixture in found.proposals]
+
+    def at(mixture: Mixture) -> str:
+        return f"{space.describe(mixture)}: ER {_with_interval(er, space, mixture)}"
+
+    share = len(prediction.as_good) / max(prediction.looked_at, 1)
+    top = max(range(len(prediction.groups)), key=lambda i: er.values[i])
+    trained = prediction.mixtures[top]
+    return [
+        f"Best inside the tried region: {at(prediction.best)}.",
+        f"Not to be told from it (95 %): {share:.0%} of the {prediction.looked_at:,} mixtures looked at; "
+        f"{space.ranges(prediction.as_good)}.",
+        f"Best of those trained: {space.describe(trained)}: ER {er.values[top]:+.1f} measured, "
+        f"{_with_interval(er, space, trained)} predicted.",
+        "Next, where ER may be highest (upper end of the 80 % interval, each as if those before it were known):",
+        *(f"  {space.describe(m)}: {_with_interval(er, space, m)}" for m in prediction.proposals),
+    ]
 
 
-def _told(target: Target, space: Space, mixture: Mixture) -> str:
+def _with_interval(target: Target, space: Space, mixture: Mixture) -> str:
     value, low, high = (float(end[0]) for end in target.at(space.at([mixture])))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
@@ -243,38 +250,41 @@ def _checks(targets: dict[str, Target]) -> Grid:
     for name in ("left out, predicted", "error", "of the mean", "explained", "p", "in their 95 %", ""):
         grid.add_column(name, justify="left" if name in ("left out, predicted", "") else "right")
     for name, target in targets.items():
-        told = _target_facts(target)
-        held = f"{told['inside_95']:.0%}" if told["inside_95"] is not None else "–"
-        grid.add_row(TARGETS[name], f"{told['error']:.2f}", f"{told['error_of_mean']:.2f}", f"{told['skill']:.0%}",
-                     f"{told['p']:.3f}", held, "" if told["used"] else "no better than the mean: not used")  # fmt: skip
+        record = _target_facts(target)
+        coverage = f"{record['inside_95']:.0%}" if record["inside_95"] is not None else "–"
+        numbers = (f"{record['error']:.2f}", f"{record['error_of_mean']:.2f}", f"{record['skill']:.0%}",
+                   f"{record['p']:.3f}")  # fmt: skip
+        grid.add_row(TARGETS[name], *numbers, coverage, "" if record["used"] else "no better than the mean: not used")
     return grid
 
 
-def _confirmation(compared: Confirmation) -> Grid:
+def _confirmation(confirmation: Confirmation) -> Grid:
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("composition", "predicted", "95 %", "in the larger run", "95 %"):
         grid.add_column(name, justify="left" if name == "composition" else "right")
-    for row in compared.table.itertuples():
+    for row in confirmation.table.itertuples():
         mark = "" if row.inside else " (outside the tried region)"
-        seen = f"{row.er_low:.1f} to {row.er_high:.1f}" if math.isfinite(row.er_low) else "–"
-        grid.add_row(escape(f"{row.mixture}{mark}"), f"{row.predicted:+.1f}",
-                     f"{row.predicted_low:.1f} to {row.predicted_high:.1f}", f"{row.observed:+.1f}", seen)  # fmt: skip
+        interval = f"{row.er_low:.1f} to {row.er_high:.1f}" if math.isfinite(row.er_low) else "–"
+        predicted = f"{row.predicted_low:.1f} to {row.predicted_high:.1f}"
+        name = escape(f"{row.mixture}{mark}")
+        grid.add_row(name, f"{row.predicted:+.1f}", predicted, f"{row.observed:+.1f}", interval)
     return grid
 
 
-def _of_confirmation(compared: Confirmation | str | None) -> list[str]:
-    if not isinstance(compared, Confirmation):
-        return [f"Not established: whether the order holds, because {compared}."] if compared else []
-    told = []
-    for name, (value, low, high) in (("Spearman", compared.spearman), ("Kendall", compared.kendall)):
+def _of_confirmation(confirmation: Confirmation | str | None) -> list[str]:
+    if not isinstance(confirmation, Confirmation):
+        return [f"Not established: whether the order holds, because {confirmation}."] if confirmation else []
+    correlations = []
+    for name, (value, low, high) in (("Spearman", confirmation.spearman), ("Kendall", confirmation.kendall)):
         interval = f"({low:.2f} to {high:.2f})" if math.isfinite(low) else "(too few compositions for an interval)"
-        told.append(f"{name} {value:.2f} {interval}")
-    low = compared.spearman[1]
+        correlations.append(f"{name} {value:.2f} {interval}")
+    low = confirmation.spearman[1]
     head = "The order holds" if low > 0 else "Not established: that the order holds"
     return [
-        f"{head}: rank correlation of ER predicted at {compared.reference:,} images with ER in the larger run over "
-        f"{len(compared.table)} compositions: {', '.join(told)}.",
-        f"The composition predicted to be best is {compared.regret:.1f} points of ER behind the best of the larger run."
-        if compared.regret > 0
+        f"{head}: rank correlation of ER predicted at {confirmation.reference:,} images with ER in the larger run over "
+        f"{len(confirmation.table)} compositions: {', '.join(correlations)}.",
+        f"The composition predicted to be best is {confirmation.regret:.1f} points of ER behind the best of the larger "
+        "run."
+        if confirmation.regret > 0
         else "The composition predicted to be best is the best of the larger run.",
     ]

@@ -23,24 +23,24 @@ from ray_robust.errors import Problem, UserError
 def of_run(address: str) -> Spread:
     """The spread of a run's first task. Raises UserError where it has no line, or no group of two trials."""
     table, options = read_run(address)
-    found = study.analyse_all(table, options)[0]
-    if found.baseline is None or found.refused:
-        raise UserError(Problem(address, f"says nothing about the spread of ER: {'; '.join(found.refusals)}"))
-    spread = spread_of(found, table.name)
+    analysis = study.analyse_all(table, options)[0]
+    if analysis.baseline is None or analysis.refused:
+        raise UserError(Problem(address, f"says nothing about the spread of ER: {'; '.join(analysis.refusals)}"))
+    spread = spread_of(analysis, table.name)
     if not spread.df:
         what = f"no group but {options.baseline} has two trials with ER: the spread between trials is not known from it"
         raise UserError(Problem(address, what))
     return spread
 
 
-def spread_of(found: study.Analysis, name: str) -> Spread:
+def spread_of(analysis: study.Analysis, name: str) -> Spread:
     """The spread behind an analysis that is not refused; its `df` is 0 where no group has two trials."""
-    inside = found.points.loc[~found.points["extrapolated"]]
-    baseline = inside["group"] == found.options.baseline
+    inside = analysis.points.loc[~analysis.points["extrapolated"]]
+    baseline = inside["group"] == analysis.options.baseline
     trials, finetunings, df, _ = between(inside.loc[~baseline])
     line_trials, line_noise, _, line_finetunings = between(inside.loc[baseline])
-    causes = _shared([mean for group, mean in found.means.items() if group != found.options.baseline])
-    by = f"{name}: {found.points['trial'].nunique()} trials, {df} degrees of freedom"
+    causes = _shared([mean for group, mean in analysis.means.items() if group != analysis.options.baseline])
+    by = f"{name}: {analysis.points['trial'].nunique()} trials, {df} degrees of freedom"
     line = causes.pop(LINE, Cause(np.nan))
     return Spread(trials, finetunings, line, line_trials, line_noise, line_finetunings, causes, df, by)
 

@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.findings import PER, STATES
 from analysis.formatting import pair
 from analysis.report.chart_data import records
-from analysis.report.palette import BASELINE_COLOUR, STATE_LOOKS, Look, looks
+from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, group_styles
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
 from analysis.views import View
@@ -32,7 +32,7 @@ SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips l
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
 
 
-def trend(style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640, legend: bool = True) -> Layers:
+def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | str = 640, legend: bool = True) -> Layers:
     """OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and prediction band
     (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field names of the
     points to the columns that a tooltip names; see `chart_data.frame` for the data."""
@@ -55,7 +55,7 @@ def trend(style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640
     layers.append(
         diagonal.mark_line(clip=True, color=BASELINE_COLOUR, strokeDash=[2, 4], strokeWidth=1).encode(x, y("y"))
     )
-    colour = _colour(style, legend)
+    colour = _colour(styles, legend)
     own = alt.Chart(alt.NamedData("lines")).mark_line(clip=True, strokeWidth=1.2)
     layers.append(own.encode(x, y("y"), colour, opacity=_if(f"{SHOWN} && picked == ''", 0.8, 0.12)))
     path = alt.Chart(alt.NamedData("points")).transform_filter(f"picked != '' && datum.trial == picked && {SHOWN}")
@@ -71,7 +71,7 @@ def trend(style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640
         x,
         y("y"),
         colour,
-        shape=_shape(style, legend),
+        shape=_shape(styles, legend),
         size=_if(f"picked != '' && {PICKED}", 90, 46),
         opacity=_if(f"{SHOWN} && ({PICKED})", 0.8, 0, f"{SHOWN}", 0.15),
         tooltip=[
@@ -87,11 +87,11 @@ def trend(style: Sequence[Look], keys: Mapping[str, str], width: int | str = 640
     return chart.add_params(*_params("x_low", "x_high", "y_low", "y_high", "x_ticks", "y_ticks", "axes"), *_readers())
 
 
-def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> Layers:
+def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640) -> Layers:
     """Mean ER of every group with its 95 % interval over the single points; the shaded strip is the margin."""
-    order = [look.group for look in style]
+    order = [style.group for style in styles]
     y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
-    colour, er = _colour(style, False), alt.X("er:Q", title="ER, points", axis=_points())
+    colour, er = _colour(styles, False), alt.X("er:Q", title="ER, points", axis=_points())
     single = alt.Chart(alt.NamedData("points")).transform_filter("!datum.extrapolated")
     single = single.mark_tick(thickness=1, size=12).encode(er, y, colour, opacity=_if(SHOWN, 0.35, 0))
     base = alt.Chart(alt.NamedData("groups"))
@@ -100,7 +100,7 @@ def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> La
         er,
         y,
         colour,
-        shape=_shape(style, False),
+        shape=_shape(styles, False),
         opacity=_if(SHOWN, 1, 0.1),
         tooltip=[
             alt.Tooltip("group:N"),
@@ -117,20 +117,20 @@ def by_group(style: Sequence[Look], margin: float, width: int | str = 640) -> La
         whisker.encode(alt.X("er_low:Q"), y, colour, x2="er_high:Q", opacity=_if(SHOWN, 1, 0.1)),
         mean,
     )
-    return chart.add_params(*_readers()).properties(width=width, height=alt.Step(38 if len(style) <= 20 else 18))
+    return chart.add_params(*_readers()).properties(width=width, height=alt.Step(38 if len(styles) <= 20 else 18))
 
 
-def along(style: Sequence[Look], width: int | str = 640, legend: bool = False) -> Layers:
+def along(styles: Sequence[GroupStyle], width: int | str = 640, legend: bool = False) -> Layers:
     """Mean ER by epoch of fine-tuning, one line per group with its 95 % interval: it can appear half-way and be gone at
     the end (Andreassen et al. 2021)."""
     x = alt.X("epoch:Q", title="epoch of fine-tuning", axis=alt.Axis(tickMinStep=1, grid=False))
-    y, colour = alt.Y("er:Q", title="mean ER, points"), _colour(style, legend)
+    y, colour = alt.Y("er:Q", title="mean ER, points"), _colour(styles, legend)
     base = alt.Chart(alt.NamedData("progress"))
     band = base.transform_filter("isValid(datum.er_low)").mark_area()
     band = band.encode(x, alt.Y("er_low:Q"), alt.Y2("er_high:Q"), colour, opacity=_if(SHOWN, 0.12, 0))
     lines = base.mark_line().encode(x, y, colour, opacity=_if(SHOWN, 1, 0.08))
     dots = base.mark_point(filled=True, size=50).encode(
-        x, y, colour, shape=_shape(style, legend), opacity=_if(SHOWN, 1, 0.08),
+        x, y, colour, shape=_shape(styles, legend), opacity=_if(SHOWN, 1, 0.08),
         tooltip=[
             alt.Tooltip("group:N"),
             alt.Tooltip("epoch:Q"),
@@ -184,14 +184,14 @@ def of_task(
     """Every figure of a task that has something to show, by name; those of scores want data (see `filled`)."""
     if analysis.points.empty:
         return {}
-    style, with_er = looks(analysis), [view for view in views if not view.refused]
-    known = {"trend": trend(style, keys, width, legend)}
+    styles, with_er = group_styles(analysis), [view for view in views if not view.refused]
+    figures = {"trend": trend(styles, keys, width, legend)}
     if with_er:
-        known["groups"] = by_group(style, analysis.options.margin, width)
+        figures["groups"] = by_group(styles, analysis.options.margin, width)
     if any(len(view.progress) for view in with_er):
-        known["along"] = along(style, width, legend)
+        figures["along"] = along(styles, width, legend)
     rest = {"contrasts": forest(analysis, width, legend), "factors": factors(analysis, width)}
-    return known | {name: chart for name, chart in rest.items() if chart is not None}
+    return figures | {name: chart for name, chart in rest.items() if chart is not None}
 
 
 def filled(chart: Layers, datasets: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width:
     label = alt.Axis(ticks=False, domain=False, grid=False, labelExpr=names)
     y, x = alt.Y("row:O", title=None, axis=label), alt.X(f"{value}:Q", title=title, axis=_points())
     kinds = [STATES[kind] for kind in STATES]
-    colours, shapes = ([STATE_LOOKS[kind][i] for kind in STATES] for i in (0, 1))
+    colours, shapes = ([STATE_STYLES[kind][i] for kind in STATES] for i in (0, 1))
     colour = alt.Color("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=colours))
     shape = alt.Shape("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=shapes))
     base = alt.Chart(alt.InlineData(records(rows[["row", "name", "state", value, "low", "high", "p_adjusted"]])))
@@ -276,13 +276,13 @@ def _names() -> alt.Axis:
     return alt.Axis(ticks=False, domain=False)
 
 
-def _colour(style: Sequence[Look], legend: bool) -> alt.Color:
-    domain, colours = [s.group for s in style], [s.colour for s in style]
+def _colour(styles: Sequence[GroupStyle], legend: bool) -> alt.Color:
+    domain, colours = [s.group for s in styles], [s.colour for s in styles]
     return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colours), legend=_legend(legend))
 
 
-def _shape(style: Sequence[Look], legend: bool) -> alt.Shape:
-    domain, shapes = [s.group for s in style], [s.shape for s in style]
+def _shape(styles: Sequence[GroupStyle], legend: bool) -> alt.Shape:
+    domain, shapes = [s.group for s in styles], [s.shape for s in styles]
     return alt.Shape("group:N", scale=alt.Scale(domain=domain, range=shapes), legend=_legend(legend))
 
 

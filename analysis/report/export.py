@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from analysis.line.line_checks import LineChecks
 from analysis.report import chart_data, charts, latex, line_charts
 from analysis.report.figures import NotDrawn, draw
-from analysis.report.palette import looks
-from analysis.report.tables import Sheet
+from analysis.report.palette import group_styles
+from analysis.report.tables import ReportTable
 from analysis.study import Analysis
 from analysis.views import View, chosen
 
 FOLDER = "export"
 WIDTH = 640
-LOOK = {
+STYLE = {
     "background": "white",
     "font": "Helvetica, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": None},
@@ -36,34 +36,34 @@ def figures(
     view = chosen(views)
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
     if line is not None:
-        made |= line_charts.of_line(line, analysis.points, looks(analysis), analysis.options.scale, WIDTH)
-    found, lost = {}, {}
+        made |= line_charts.of_line(line, analysis.points, group_styles(analysis), analysis.options.scale, WIDTH)
+    drawn, lost = {}, {}
     for name, chart in made.items():
         frame = chart_data.frame(view)
-        params = frame["params"] | {"shown": [look.group for look in looks(analysis)], "picked": ""}
+        params = frame["params"] | {"shown": [style.group for style in group_styles(analysis)], "picked": ""}
         data = frame["datasets"] | {"points": chart_data.marks(view.points)}
         try:
-            found[name] = draw(charts.filled(chart, data, params) | {"config": LOOK})
+            drawn[name] = draw(charts.filled(chart, data, params) | {"config": STYLE})
         except NotDrawn as error:
             lost[name] = str(error)
-    return found, lost
+    return drawn, lost
 
 
 def files(
     analyses: Sequence[Analysis],
     drawn: Sequence[Mapping[str, Mapping[str, bytes]]],
-    sheets: Sequence[Mapping[str, Sheet]],
+    tables: Sequence[Mapping[str, ReportTable]],
 ) -> dict[str, bytes]:
     """File name -> contents, of all tasks; of several, each file says whose it is."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for i, analysis in enumerate(analyses):
         of = "" if len(analyses) == 1 else f"-{i + 1}-{slug(analysis.task)}".rstrip("-")
         for name, endings in drawn[i].items():
-            found |= {f"{FOLDER}/{name}{of}.{ending}": content for ending, content in endings.items()}
-        for name, own in sheets[i].items():
+            contents |= {f"{FOLDER}/{name}{of}.{ending}": content for ending, content in endings.items()}
+        for name, own in tables[i].items():
             if own.rows:
-                found[f"{FOLDER}/{name}{of}.tex"] = latex.table(own, f"{name}{of}").encode()
-    return found
+                contents[f"{FOLDER}/{name}{of}.tex"] = latex.table(own, f"{name}{of}").encode()
+    return contents
 
 
 def slug(name: str) -> str:

@@ -92,9 +92,9 @@ class _Renderer:
         with contextlib.suppress(OSError, ValueError):
             self.complaints.seek(0)
             lines = self.complaints.read(100_000).decode(errors="replace").splitlines()
-            for place, said in pairwise(lines):
+            for place, message in pairwise(lines):
                 if "panicked at" in place:
-                    return f" ({printable(said.strip())[:160]})"
+                    return f" ({printable(message.strip())[:160]})"
         return ""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from analysis.report.tables import Sheet
+from analysis.report.tables import ReportTable
 from ray_robust.text.names import printable
 
 # one pass over the text, so that what one replacement writes is not replaced by another
@@ -26,20 +26,20 @@ _BREAK = re.compile(r" *[\n\t][ \n\t]*")
 def escape(text: str) -> str:
     """Text that LaTeX shows as it stands. A line break becomes a space, what cannot be printed its escape; a hyphen
     stays one (two of them would be a dash), a bracket cannot open an option."""
-    return _ANY.sub(lambda found: ESCAPES[found[0]], _BREAK.sub(" ", printable(text)))
+    return _ANY.sub(lambda match: ESCAPES[match[0]], _BREAK.sub(" ", printable(text)))
 
 
-def table(sheet: Sheet, label: str) -> str:
+def table(report_table: ReportTable, label: str) -> str:
     """A floating table: caption, one column per column, numbers to the right, `\\label{tab:LABEL}`."""
-    columns = "".join("r" if "n" in kind.split() else "l" for kind in sheet.kinds)
-    lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (sheet.columns, *sheet.rows)]
-    note = [r"\par\smallskip\footnotesize " + escape(sheet.note)] if sheet.note else []
+    columns = "".join("r" if "n" in kind.split() else "l" for kind in report_table.kinds)
+    lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (report_table.columns, *report_table.rows)]
+    note = [r"\par\smallskip\footnotesize " + escape(report_table.note)] if report_table.note else []
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape(sheet.caption)}}}",
+            rf"\caption{{{escape(report_table.caption)}}}",
             rf"\label{{tab:{label}}}",
             FIT + rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",

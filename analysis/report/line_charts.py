@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.line.line_checks import STEPS, LineChecks
 from analysis.report.chart_data import MOST_POINTS, limits, records, thinning, ticks
 from analysis.report.charts import LABEL, Layers
-from analysis.report.palette import BASELINE_COLOUR, Look
+from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import SCALES, Scale
 from analysis.stats import reliability
 
@@ -28,18 +28,18 @@ NAMES = ("curve", "epochs", "rates", "scatter", "reliability", "gaps")
 
 
 def of_line(
-    checks: LineChecks, points: pd.DataFrame, style: Sequence[Look], scale: str, width: int | str
+    checks: LineChecks, points: pd.DataFrame, styles: Sequence[GroupStyle], scale: str, width: int | str
 ) -> dict[str, Layers]:
     """Every figure that has something to show, by name (of `NAMES`). `points` of all groups have group and id."""
-    found = {
+    figures = {
         "curve": _curve(checks, scale, width),
         "epochs": _by_step(checks, "epoch", width),
         "rates": _by_step(checks, "finetune_lr", width),
         "scatter": _scatter(checks, width),
         "reliability": _reliability(checks, width),
-        "gaps": _gaps(checks, points, style, width),
+        "gaps": _gaps(checks, points, styles, width),
     }
-    return {name: chart for name, chart in found.items() if chart is not None}
+    return {name: chart for name, chart in figures.items() if chart is not None}
 
 
 def _curve(checks: LineChecks, scale: str, width: int | str) -> Layers | None:
@@ -124,12 +124,12 @@ def _scatter(checks: LineChecks, width: int | str) -> Layers:
 
 def _reliability(checks: LineChecks, width: int | str) -> Layers | None:
     """The reliability of every ID set, and the least that does without a warning."""
-    known = checks.reliability.dropna(subset=["reliability"])
-    if known.empty:
+    measured = checks.reliability.dropna(subset=["reliability"])
+    if measured.empty:
         return None
     columns = {"reliability": "alone", "given_others": "given the other ID sets"}
-    ways = columns if len(known) > 1 else {"reliability": "alone"}
-    drawn = known.melt(["id_set", "source", "images"], list(ways), var_name="way", value_name="value")
+    ways = columns if len(measured) > 1 else {"reliability": "alone"}
+    drawn = measured.melt(["id_set", "source", "images"], list(ways), var_name="way", value_name="value")
     drawn = drawn.assign(way=drawn["way"].map(columns))
     low = min(0.8, float(np.floor(drawn["value"].min() * 10) / 10))
     x = alt.X("value:Q", title="reliability", scale=alt.Scale(domain=[low, 1], nice=False), axis=alt.Axis(tickCount=5))
@@ -157,11 +157,11 @@ def _reliability(checks: LineChecks, width: int | str) -> Layers | None:
     return alt.layer(*layers).properties(width=width, height=alt.Step(34))
 
 
-def _gaps(checks: LineChecks, points: pd.DataFrame, style: Sequence[Look], width: int | str) -> Layers | None:
+def _gaps(checks: LineChecks, points: pd.DataFrame, styles: Sequence[GroupStyle], width: int | str) -> Layers | None:
     """Where every group has its ID scores, and the widest gaps of the baseline's."""
     if checks.gaps.empty:
         return None
-    names, colours = [look.group for look in style], [look.colour for look in style]
+    names, colours = [style.group for style in styles], [style.colour for style in styles]
     drawn = points.loc[points["group"].isin(names), ["group", "id"]]
     order = alt.Y("group:N", sort=names, scale=alt.Scale(domain=names), title=None,
                   axis=alt.Axis(ticks=False, domain=False))  # fmt: skip

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.formatting import UNKNOWN, interval, number, p_value, percent, scores, signed
 from analysis.line import gaps
 from analysis.line.line_checks import NOISE, RESIDUALS, SCHEDULE, TESTS, LineChecks
-from analysis.report.tables import Sheet, sheet
+from analysis.report.tables import ReportTable, report_table
 from analysis.stats import curvature, reliability
 
 CHECK = {"slope": "rises", "curvature": "straight", "schedule": "schedule", "scatter": "scatter"}
@@ -41,7 +41,7 @@ def tables(checks: LineChecks | None) -> dict[str, pd.DataFrame]:
     }
 
 
-def of_line(checks: LineChecks | None) -> dict[str, Sheet]:
+def of_line(checks: LineChecks | None) -> dict[str, ReportTable]:
     """The sheets of the panel, by the name of their file."""
     own = tables(checks)
     return {
@@ -56,8 +56,8 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
-def _tests(table: pd.DataFrame) -> Sheet:
-    return sheet(
+def _tests(table: pd.DataFrame) -> ReportTable:
+    return report_table(
         "Tests of the line",
         "Each test of the baseline's line, clustered by trial; p by Holm within its check",
         (
@@ -77,12 +77,12 @@ def _tests(table: pd.DataFrame) -> Sheet:
 
 
 def _f(row: dict[str, Any]) -> str:
-    known = math.isfinite(row["f"])
-    return f"{number(row['f'], 2)} ({number(row['df1'], 0)}, {number(row['df2'], 1)})" if known else UNKNOWN
+    finite = math.isfinite(row["f"])
+    return f"{number(row['f'], 2)} ({number(row['df1'], 0)}, {number(row['df2'], 1)})" if finite else UNKNOWN
 
 
-def _schedule(table: pd.DataFrame) -> Sheet:
-    return sheet(
+def _schedule(table: pd.DataFrame) -> ReportTable:
+    return report_table(
         "Residuals by epoch and learning rate",
         "Mean distance of the baseline's points from its line, percentage points of OOD",
         (
@@ -99,8 +99,8 @@ def _schedule(table: pd.DataFrame) -> Sheet:
     )
 
 
-def _reliability(table: pd.DataFrame) -> Sheet:
-    return sheet(
+def _reliability(table: pd.DataFrame) -> ReportTable:
+    return report_table(
         "How well ID is measured",
         "Reliability of the baseline's ID scores on the transformed axis",
         (
@@ -118,8 +118,8 @@ def _reliability(table: pd.DataFrame) -> Sheet:
     )
 
 
-def _gaps(table: pd.DataFrame) -> Sheet:
-    return sheet(
+def _gaps(table: pd.DataFrame) -> ReportTable:
+    return report_table(
         "Gaps in the baseline",
         "The widest gaps between the baseline's ID scores, and the groups that have points inside",
         (

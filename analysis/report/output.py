@@ -1,4 +1,4 @@
-"""The files of a report: the contract's tables, verdict.json, the figures and the page, written through one door.
+"""The files of a report: the contract's tables, verdict.json, the figures and the page.
 
 Owns file names and column orders. The target is any folder that the run folder's storage reads, local or remote.
 """
@@ -15,7 +15,7 @@ from analysis import duplicates, findings
 from analysis.input.table import Table
 from analysis.line.line_checks import LineChecks
 from analysis.report import line_tables
-from analysis.report import tables as sheets
+from analysis.report.tables import report_tables
 from analysis.stats import ancova, contrasts, influence, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
@@ -26,7 +26,7 @@ from ray_robust.files.storage import Storage
 from ray_robust.text import safe_csv
 
 if TYPE_CHECKING:
-    from analysis.report import page as report
+    from analysis.report.page import Part
 
 ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated")
 BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
@@ -36,11 +36,11 @@ ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even 
 FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 
 
-def tables(
+def csv_tables(
     table: Table, parts: Sequence[tuple[Analysis, Sequence[View]]], lines: Sequence[LineChecks | None] = ()
 ) -> dict[str, pd.DataFrame]:
-    """File name -> table; `lines` are the checks of each part's line. Several tasks stand one after the other, told
-    apart by a `task` column at the end."""
+    """Return file name -> table; `lines` are the checks of each part's line. Several tasks stand one after the other,
+    with a `task` column at the end."""
     columns: dict[str, tuple[str, ...]] = {
         "trends": TRENDS,
         "robustness": (*table.keys, *ROBUSTNESS),
@@ -59,13 +59,13 @@ def tables(
         "influence": influence.INFLUENCE,
         "selection": influence.SELECTION,
         "views": VIEWS,
-        "duplicates": duplicates.COMPARED,
+        "duplicates": duplicates.COLUMNS,
         "left_out": LEFT_OUT,
         **line_tables.FILES,
     }
     checked = [line_tables.tables(line) for line in lines or [None] * len(parts)]
-    made = [_of_task(analysis, seen) | own for (analysis, seen), own in zip(parts, checked, strict=True)]
-    several, found = len(parts) > 1, {}
+    made = [_of_task(analysis, own_views) | own for (analysis, own_views), own in zip(parts, checked, strict=True)]
+    several, files = len(parts) > 1, {}
     for name, wanted in columns.items():
         own = [rows[name] for rows in made]
         if several:
@@ -73,14 +73,14 @@ def tables(
         filled = [rows for rows in own if len(rows)]
         if filled or name in ALWAYS:
             order = [*(c for c in wanted if c != "task"), *(["task"] if several or "task" in wanted else [])]
-            found[f"{name}.csv"] = pd.concat(filled or own[:1], ignore_index=True).reindex(columns=order)
-    return found
+            files[f"{name}.csv"] = pd.concat(filled or own[:1], ignore_index=True).reindex(columns=order)
+    return files
 
 
-def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame]:
-    compared = [
+def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.DataFrame]:
+    rows = [
         view.groups.assign(metric=view.metric, scale=view.scale, chosen=view.chosen, baseline_r2=view.r2)
-        for view in seen
+        for view in own_views
     ]
     return {
         "trends": analysis.trends,
@@ -99,30 +99,29 @@ def _of_task(analysis: Analysis, seen: Sequence[View]) -> dict[str, pd.DataFrame
         "errors": analysis.errors,
         "influence": analysis.influence,
         "selection": analysis.selection,
-        "views": pd.concat(compared, ignore_index=True),
-        "duplicates": duplicates.compared(analysis),
+        "views": pd.concat(rows, ignore_index=True),
+        "duplicates": duplicates.with_and_without(analysis),
         "left_out": analysis.left_out,
     }
 
 
 def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> tuple[str, list[str]]:
-    """Write everything into the folder `target`; returns the address of the page, and a sentence for every figure that
+    """Write the report into the folder `target`; return the address of the page, and a sentence for every figure that
     could not be drawn. Raises Unwritable."""
-    from analysis.report import export  # late: Altair and Vega take a second to load
-    from analysis.report import page as report
+    from analysis.report import export, page  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
     parts = [_part(analysis) for analysis in analyses]
-    files = tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+    files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
     made = [export.figures(part.analysis, part.views, part.line) for part in parts]
     drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
-    papers = export.files(analyses, drawn, [part.sheets for part in parts])
+    papers = export.files(analyses, drawn, [part.tables for part in parts])
     beside = [*files, "verdict.json", *images, *papers]
-    page = report.page(table, parts, beside, folder, lost)  # everything is made before anything is written
+    html = page.render(table, parts, beside, folder, lost)  # everything is made before anything is written
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
     contents["verdict.json"] = json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    put(folder, {**contents, **images, **papers, "index.html": page})
+    put(folder, {**contents, **images, **papers, "index.html": html})
     return (folder / "index.html").shown, lost
 
 
@@ -135,9 +134,9 @@ def _lost(analyses: Sequence[Analysis], reasons: Sequence[dict[str, str]]) -> li
     ]
 
 
-def _part(analysis: Analysis) -> report.Part:
-    from analysis.report import page as report
+def _part(analysis: Analysis) -> Part:
+    from analysis.report.page import Part
 
-    seen = views(analysis)
-    made = sheets.of_task(analysis, seen) | line_tables.of_line(analysis.line)
-    return report.Part(analysis, seen, made, analysis.line)
+    own_views = views(analysis)
+    made = report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
+    return Part(analysis, own_views, made, analysis.line)

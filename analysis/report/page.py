@@ -22,8 +22,8 @@ from analysis.input.table import Table
 from analysis.line.line_checks import QUESTIONS, LineChecks
 from analysis.report import chart_data, charts, line_charts, page_data, run_facts
 from analysis.report.bundle import javascript
-from analysis.report.palette import STATE_LOOKS, Look, looks
-from analysis.report.tables import CHECKS, Sheet, plain
+from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
+from analysis.report.tables import CHECKS, ReportTable, plain
 from analysis.study import Analysis
 from analysis.views import View, metric_of
 from ray_robust.files.storage import Storage
@@ -40,13 +40,19 @@ class Part:
 
     analysis: Analysis
     views: Sequence[View]
-    sheets: Mapping[str, Sheet]
+    tables: Mapping[str, ReportTable]
     line: LineChecks | None = None
 
 
-def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage, notes: Sequence[str] = ()) -> str:
-    """The whole page as text. `beside` are the files that lie beside it, `target` is the folder it goes to, `notes` are
-    said besides what the analyses have to say."""
+def render(
+    table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage, notes: Sequence[str] = ()
+) -> str:
+    """Return the whole page as HTML.
+
+    beside   names of the files that lie beside it
+    target   the folder it goes to
+    notes    sentences that are shown with the warnings of the analyses
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, finalize=_text,
@@ -73,10 +79,10 @@ def page(table: Table, parts: Sequence[Part], beside: Sequence[str], target: Sto
         most_rows=MOST_ROWS,
         data=_json(drawn),
         javascript=Markup(javascript()),
-        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+        stylesheet=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
         shape=_symbol,
-        states=[(Look("", *STATE_LOOKS[kind]), word) for kind, word in STATES.items()],
+        states=[(GroupStyle("", *STATE_STYLES[kind]), word) for kind, word in STATES.items()],
         number=number,
     )
 
@@ -93,7 +99,7 @@ def _question(parts: Sequence[Part]) -> list[tuple[str, str]]:
     first = parts[0].analysis
     options, points = first.options, first.points
     models = list(dict.fromkeys(points["model"].dropna().astype(str))) if "model" in points else []
-    said = [
+    entries = [
         ("Task", listed([part.analysis.task for part in parts]) if parts[0].analysis.task != "task" else ""),
         ("Metric", label_of(metric_of(first))),
         ("Model", listed(models) if len(models) <= 3 else f"{len(models)} models"),
@@ -103,18 +109,18 @@ def _question(parts: Sequence[Part]) -> list[tuple[str, str]]:
         ("No effect means within", f"±{options.margin:g} points"),
         ("Floor of the baseline's R²", f"{options.min_r2:g}"),
     ]
-    return [(key, text) for key, text in said if text]
+    return [(key, text) for key, text in entries if text]
 
 
 def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str, Any]) -> dict[str, Any]:
     """What the template needs for one task; what the script needs of it is added to `drawn`."""
     analysis, views = part.analysis, part.views
-    keys = page_data.told(analysis, table)
+    keys = page_data.tooltip_columns(analysis, table)
     figures = charts.of_task(analysis, views, keys, "container", legend=False)
     if part.line is not None:
-        style, scale = looks(analysis), analysis.options.scale
-        figures |= line_charts.of_line(part.line, analysis.points, style, scale, "container")
-    drawn["tasks"].append(page_data.scene(analysis, views, table, target))
+        styles, scale = group_styles(analysis), analysis.options.scale
+        figures |= line_charts.of_line(part.line, analysis.points, styles, scale, "container")
+    drawn["tasks"].append(page_data.figure_data(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
     chosen = analysis.trends.loc[analysis.trends["scale"] == analysis.options.scale]
@@ -131,10 +137,10 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "trials": _trials(analysis, table, step),
         "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],
         "figures": figures,
-        "looks": [(look, int(counts[look.group])) for look in looks(analysis)],
+        "styles": [(style, int(counts[style.group])) for style in group_styles(analysis)],
         "line": analysis.baseline.line if analysis.baseline else None,
         "fitted": analysis.baseline is not None,
-        "sheets": part.sheets,
+        "tables": part.tables,
         "checks": CHECKS,
         "verdicts": [
             (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts
@@ -170,7 +176,7 @@ def _place(finding: Finding, task: int) -> dict[str, Any]:
     return {"place": f"{finding.table}-row-{task}-{finding.index}" if shown else "", "source": f"{finding.table}{row}"}
 
 
-def _symbol(look: Look) -> Markup:
+def _symbol(style: GroupStyle) -> Markup:
     """The group's mark as a small inline picture, so that the legend shows shape as well as colour."""
     triangle = "M6 1 L11 10.5 L1 10.5 Z"
     turn = {"triangle-up": 0, "triangle-right": 90, "triangle-down": 180, "triangle-left": 270}
@@ -180,10 +186,10 @@ def _symbol(look: Look) -> Markup:
         "diamond": "M6 .5 L11 6 L6 11.5 L1 6 Z",
         "cross": "M4 1h4v3h3v4h-3v3h-4v-3h-3v-4h3Z",
     }
-    path, angle = paths.get(look.shape, triangle), turn.get(look.shape, 0)
+    path, angle = paths.get(style.shape, triangle), turn.get(style.shape, 0)
     return Markup(
         f'<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path d="{path}" '
-        f'fill="{html.escape(look.colour)}" transform="rotate({angle} 6 6)"/></svg>'
+        f'fill="{html.escape(style.colour)}" transform="rotate({angle} 6 6)"/></svg>'
     )
 
 

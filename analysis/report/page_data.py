@@ -23,29 +23,29 @@ from analysis.views import View, chosen
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import label_of
 
-TOLD = ("trial", "model", "seed", "finetune", "epoch")  # by a tooltip, where a table has them
-MOST_TOLD = 5
+TOOLTIP = ("trial", "model", "seed", "finetune", "epoch")  # by a tooltip, where a table has them
+MOST_TOOLTIP = 5
 DETAILS = (
     "pretrain_method", "pretrain_epochs", "pretrain_images_seen", "upstream_accuracy", "seconds_pretrain",
     "finetune_method", "finetune_weight_decay", "finetune_images", "seconds_finetune", "id_val", "ood_val",
 )  # fmt: skip
 
 
-def told(analysis: Analysis, table: Table) -> dict[str, str]:
+def tooltip_columns(analysis: Analysis, table: Table) -> dict[str, str]:
     """Safe field name -> column, for the columns that a tooltip names: those that vary."""
     varied = [key for key in table.keys if key != "group" and len(analysis.points[key].astype(str).unique()) > 1]
-    usual = [key for key in TOLD if key in varied]
-    names = usual if {"finetune", "epoch"} <= set(usual) else varied[:MOST_TOLD]
+    usual = [key for key in TOOLTIP if key in varied]
+    names = usual if {"finetune", "epoch"} <= set(usual) else varied[:MOST_TOOLTIP]
     return {f"k{i}": name for i, name in enumerate(names)}
 
 
-def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage) -> dict[str, Any]:
+def figure_data(analysis: Analysis, views: Sequence[View], table: Table, page: Storage) -> dict[str, Any]:
     """One task. `page` is the folder that the page will lie in: logs are linked from there."""
     places = np.arange(len(analysis.points))[:: chart_data.thinning(len(analysis.points))]
     points = analysis.points.iloc[places]
     names = dict.fromkeys(["trial", "group", *table.keys, *(name for name in DETAILS if name in points)])
     columns = {name: _column(points[name]) for name in names if name in points}
-    kept = {name: column for name, column in columns.items() if column["levels"] or name in ("trial", "group")}
+    shown = {name: column for name, column in columns.items() if column["levels"] or name in ("trial", "group")}
     by_metric: dict[str, dict[str, Any]] = {view.metric: {} for view in views}
     scores: dict[str, dict[str, Any]] = {}
     for view in views:
@@ -59,8 +59,8 @@ def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage
         }
     main = chosen(views)
     return {
-        "columns": kept,
-        "keys": told(analysis, table),
+        "columns": shown,
+        "keys": tooltip_columns(analysis, table),
         "metrics": scores,
         "views": by_metric,
         "chosen": {"metric": main.metric, "label": label_of(main.metric), "scale": main.scale},
@@ -71,8 +71,8 @@ def scene(analysis: Analysis, views: Sequence[View], table: Table, page: Storage
 def _column(values: pd.Series) -> dict[str, list[Any]]:
     """Different values in the order of appearance, and which of them each point has."""
     codes, levels = pd.factorize(values.astype(object).where(values.notna(), None), use_na_sentinel=False)
-    found = [_value(level) for level in levels]
-    return {"levels": found if any(level not in (None, "") for level in found) else [], "codes": codes.tolist()}
+    plain = [_value(level) for level in levels]
+    return {"levels": plain if any(level not in (None, "") for level in plain) else [], "codes": codes.tolist()}
 
 
 def _value(value: Any) -> Any:
@@ -100,7 +100,7 @@ def _note(view: View, analysis: Analysis) -> str:
 
 def _logs(table: Table, trials: Sequence[str], page: Storage) -> dict[str, dict[str, str | None]]:
     """Where each trial's log is: the path to show, and a link where it can be followed from the page."""
-    found: dict[str, dict[str, str | None]] = {}
+    logs: dict[str, dict[str, str | None]] = {}
     for trial in trials:
         for run in table.runs:
             folder = run.trial(str(trial)).storage
@@ -109,6 +109,6 @@ def _logs(table: Table, trials: Sequence[str], page: Storage) -> dict[str, dict[
             log, here = folder.local("log.txt"), page.local()
             link = None if log is None or here is None else quote(os.fsencode(os.path.relpath(log, here)))
             name = folder.address.rstrip("/").rpartition("/")[2]
-            found[str(trial)] = {"text": f"trials/{name}/log.txt", "href": link}
+            logs[str(trial)] = {"text": f"trials/{name}/log.txt", "href": link}
             break
-    return found
+    return logs

@@ -13,7 +13,7 @@ BASELINE_COLOUR = "#8a909a"
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33a0dd", "#ee3377", "#a97b3d", "#8f6fc9")
 RAMP = ("#5a67b8", "#2f8aa8", "#25a884", "#7dbb42", "#d6a800")  # for levels of an ordered factor, low to high
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-STATE_LOOKS = {
+STATE_STYLES = {
     "differs": ("#00917f", "circle"),
     "equivalent": ("#3b82c4", "square"),
     "fragile": ("#b5537a", "triangle-down"),
@@ -23,7 +23,7 @@ BASELINE_SHAPE = "circle"
 
 
 @dataclass(frozen=True)
-class Look:
+class GroupStyle:
     """Colour and shape of a group, the same in every figure."""
 
     group: str
@@ -31,15 +31,15 @@ class Look:
     shape: str
 
 
-def looks(analysis: Analysis) -> list[Look]:
+def group_styles(analysis: Analysis) -> list[GroupStyle]:
     """One look per group, in the order of the report: the baseline grey, levels of an ordered factor as a ramp."""
     names = [name for name in analysis.groups["group"] if name != analysis.options.baseline]
     colours = _ramp(len(names)) if _ordered(analysis) else [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     # every round of colours begins one shape later, so that the ninth group is no twin of the first
     shapes = [SHAPES[(i + 1 + i // len(COLOURS)) % len(SHAPES)] for i in range(len(names))]
-    found = [Look(*look) for look in zip(names, colours, shapes, strict=True)]
+    others = [GroupStyle(*style) for style in zip(names, colours, shapes, strict=True)]
     has_baseline = len(names) < len(analysis.groups)
-    return ([Look(analysis.options.baseline, BASELINE_COLOUR, BASELINE_SHAPE)] if has_baseline else []) + found
+    return ([GroupStyle(analysis.options.baseline, BASELINE_COLOUR, BASELINE_SHAPE)] if has_baseline else []) + others
 
 
 def _ordered(analysis: Analysis) -> bool:

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.formatting import percent, said
+from analysis.formatting import format_value, percent
 from analysis.input.recount import entries
 from analysis.input.run_points import identity_of
-from analysis.report.tables import Sheet, sheet
+from analysis.report.tables import ReportTable, report_table
 from ray_robust.run.run_folder import RunFolder
 
 SHARES = ("target_share", "share")
@@ -40,14 +40,14 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
             sheets.append((split, splits.get(split), uri))
     facts = {k: pool[k] for k in ("images", "classes", "groups", "licence", "fingerprint") if pool.get(k)}
     facts["identity"] = f"by {identity_of(pool)}"
-    broken = ({str(k): said(v) for k, v in image.items()} for image in pool.get("broken") or [])
+    broken = ({str(k): format_value(v) for k, v in image.items()} for image in pool.get("broken") or [])
     return {
         "kind": str(pool.get("kind", "pool")),
         "name": str(pool.get("name", "")),
         "notes": pool.get("notes") or [],
         "sheets": sheets,
-        "facts": [(key, said(value)) for key, value in facts.items()],
-        "broken": sheet("Broken images", "Images left out", broken),
+        "facts": [(key, format_value(value)) for key, value in facts.items()],
+        "broken": report_table("Broken images", "Images left out", broken),
     }
 
 
@@ -79,29 +79,34 @@ def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "uri": uri,
         "kind": pair["kind"],
-        "images": [(said(pair["image"]), said(pair["label"])), (said(pair["other"]), said(pair["other_label"]))],
+        "images": [
+            (format_value(pair["image"]), format_value(pair["label"])),
+            (format_value(pair["other"]), format_value(pair["other_label"])),
+        ],
         "where": f"{pair['split']} and {pair['where']}" if pair["split"] else pair["where"],
     }
 
 
-def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> Sheet:
+def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> ReportTable:
     """Every distinct mixture, with the number of trials that use it; groups in the report's order."""
-    seen: dict[str, dict[str, Any]] = {}
+    distinct: dict[str, dict[str, Any]] = {}
     for run in runs:
         for trial in run.trials():
             for part in trial.get("composition") or []:
                 key = json.dumps([trial.get("group"), part], sort_keys=True, default=str)
-                row = seen.setdefault(key, {"group": trial.get("group", ""), "trials": 0, **part})
+                row = distinct.setdefault(key, {"group": trial.get("group", ""), "trials": 0, **part})
                 row["trials"] += 1
     place = {name: i for i, name in enumerate(order)}
-    rows = sorted(seen.values(), key=lambda row: place.get(row["group"], len(place)))
+    rows = sorted(distinct.values(), key=lambda row: place.get(row["group"], len(place)))
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    return sheet(
+    return report_table(
         "Mixtures",
         "What was pre-trained on: images available and selected, target and observed share",
         (
             {
-                column.replace("_", " "): percent(row.get(column)) if column in SHARES else said(row.get(column))
+                column.replace("_", " "): percent(row.get(column))
+                if column in SHARES
+                else format_value(row.get(column))
                 for column in columns
             }
             for row in rows
@@ -111,12 +116,12 @@ def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> Sheet:
 
 def provenance(runs: Sequence[RunFolder]) -> Titled:
     """Titled lists of key and value: what ran, on what, from which data, with which seeds and settings."""
-    found: Titled = []
+    sections: Titled = []
     for run in runs:
         name = run.storage.shown.rstrip("/").rpartition("/")[2]
         own = [(title, list(_flat(value))) for title, value in _of_run(run)]
-        found += [(f"{name}: {title}", entries) for title, entries in own] if len(runs) > 1 else own
-    return found
+        sections += [(f"{name}: {title}", entries) for title, entries in own] if len(runs) > 1 else own
+    return sections
 
 
 def _of_run(run: RunFolder) -> Iterable[tuple[str, Any]]:
@@ -150,4 +155,4 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
         for i, inner in enumerate(value, 1):
             yield from _flat(inner, f"{prefix}.{i}" if prefix else str(i))
     else:
-        yield prefix, said(value)
+        yield prefix, format_value(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.duplicates import compared
+from analysis.duplicates import with_and_without
 from analysis.findings import PER, STATES, equivalence_table
 from analysis.formatting import UNKNOWN, interval, listed, number, p_value, pair, percent, scores, signed
 from analysis.stats.contrasts import state
@@ -24,7 +24,7 @@ SHORT = 24  # characters; a longer cell may wrap
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ReportTable:
     """A table of text. `title` is what it is called in a heading, `caption` says what it holds and in which unit."""
 
     title: str
@@ -36,27 +36,27 @@ class Sheet:
     @property
     def kinds(self) -> list[str]:
         """The class of every column: `n` for numbers, `tight` for text that is short enough not to wrap."""
-        found = []
+        classes = []
         for cells in zip(*self.rows, strict=True):
             numeric = all(not any(c.isalpha() for c in text.replace(" to ", "")) for text in cells)
-            found.append(" ".join(["n"] * numeric + ["tight"] * (max(map(len, cells)) <= SHORT)))
-        return found or [""] * len(self.columns)
+            classes.append(" ".join(["n"] * numeric + ["tight"] * (max(map(len, cells)) <= SHORT)))
+        return classes or [""] * len(self.columns)
 
 
-def sheet(title: str, caption: str, rows: Iterable[dict[str, str]], note: str = "") -> Sheet:
+def report_table(title: str, caption: str, rows: Iterable[dict[str, str]], note: str = "") -> ReportTable:
     """A sheet from rows by column name."""
     rows = list(rows)
     names = tuple(rows[0]) if rows else ()
-    return Sheet(title, caption, names, [[row[name] for name in names] for row in rows], note)
+    return ReportTable(title, caption, names, [[row[name] for name in names] for row in rows], note)
 
 
-def plain(title: str, caption: str, table: pd.DataFrame) -> Sheet:
+def plain(title: str, caption: str, table: pd.DataFrame) -> ReportTable:
     """Any table, as it is."""
     cells = table.fillna(UNKNOWN).astype(str)
-    return Sheet(title, caption, tuple(map(str, table.columns)), cells.to_numpy().tolist() if len(cells) else [])
+    return ReportTable(title, caption, tuple(map(str, table.columns)), cells.to_numpy().tolist() if len(cells) else [])
 
 
-def of_task(analysis: Analysis, views: Sequence[View]) -> dict[str, Sheet]:
+def report_tables(analysis: Analysis, views: Sequence[View]) -> dict[str, ReportTable]:
     """Every table of a task, by the name of its file."""
     return {
         "groups": _groups(analysis),
@@ -82,9 +82,9 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
-def _groups(analysis: Analysis) -> Sheet:
+def _groups(analysis: Analysis) -> ReportTable:
     baseline = analysis.options.baseline
-    return sheet(
+    return report_table(
         "Groups",
         "Mean ER by group, percentage points",
         (
@@ -109,8 +109,8 @@ def group_interval(row: dict[str, Any], baseline: str) -> str:
     return "by construction" if row["group"] == baseline else interval(row["er_low"], row["er_high"])
 
 
-def _contrasts(analysis: Analysis) -> Sheet:
-    return sheet(
+def _contrasts(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Contrasts",
         "Differences of mean ER, percentage points, over ID scores that both share",
         (
@@ -131,8 +131,8 @@ def _contrasts(analysis: Analysis) -> Sheet:
     )
 
 
-def _equivalence(analysis: Analysis) -> Sheet:
-    return sheet(
+def _equivalence(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Is there no effect? Equivalence tests",
         f"Differences of mean ER with 90 % intervals, percentage points; the margin is ±{analysis.options.margin:g}",
         (
@@ -148,8 +148,8 @@ def _equivalence(analysis: Analysis) -> Sheet:
     )
 
 
-def _duplicates(analysis: Analysis) -> Sheet:
-    return sheet(
+def _duplicates(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Without images that occur elsewhere",
         "Mean ER by group with all test images, and without those that occur in another split, in a source or under "
         "another label too, percentage points",
@@ -162,7 +162,7 @@ def _duplicates(analysis: Analysis) -> Sheet:
                 "95 % interval ": _interval_without(r, analysis.options.baseline),
                 "change": signed(r["change"]),
             }
-            for r in _rows(compared(analysis))
+            for r in _rows(with_and_without(analysis))
         ),
         note=f"{analysis.recount.sentence}." if analysis.recount else "",
     )
@@ -175,8 +175,8 @@ def _interval_without(row: dict[str, Any], baseline: str) -> str:
     )  # fmt: skip
 
 
-def _slopes(analysis: Analysis) -> Sheet:
-    return sheet(
+def _slopes(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Do they lie on one line?",
         f"Differences of slope, then of height, of the groups' own lines ({analysis.options.scale} axes)",
         (
@@ -205,8 +205,8 @@ def _lines_show(row: dict[str, Any]) -> str:
     return "heights differ" if row["heights_differ"] else "not told apart"
 
 
-def _at_id(analysis: Analysis) -> Sheet:
-    return sheet(
+def _at_id(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Where slopes differ: the difference at three ID scores",
         "Distance of the two lines, percentage points of the OOD score",
         (
@@ -223,7 +223,7 @@ def _at_id(analysis: Analysis) -> Sheet:
     )
 
 
-def _factors(analysis: Analysis) -> Sheet:
+def _factors(analysis: Analysis) -> ReportTable:
     regression = analysis.regression
     note = (
         f"The mean ER of {regression.rows} trials regressed on all factors together: R² {number(regression.r2, 2)}, "
@@ -231,7 +231,7 @@ def _factors(analysis: Analysis) -> Sheet:
         if regression.factors
         else ""
     )
-    return sheet(
+    return report_table(
         "Factors",
         "Regression of mean ER on what the sweep varies, percentage points",
         (
@@ -251,8 +251,8 @@ def _factors(analysis: Analysis) -> Sheet:
     )
 
 
-def _trends(analysis: Analysis) -> Sheet:
-    return sheet(
+def _trends(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Lines on every scale",
         "Ordinary least squares of OOD on ID, transformed",
         (
@@ -272,8 +272,8 @@ def _trends(analysis: Analysis) -> Sheet:
     )
 
 
-def _id_sets(analysis: Analysis) -> Sheet:
-    return sheet(
+def _id_sets(analysis: Analysis) -> ReportTable:
+    return report_table(
         "The ID sets",
         "How each ID set enters the expectation (Shi et al. 2023)",
         (
@@ -289,8 +289,8 @@ def _id_sets(analysis: Analysis) -> Sheet:
     )
 
 
-def _views(analysis: Analysis, views: Sequence[View]) -> Sheet:
-    return sheet(
+def _views(analysis: Analysis, views: Sequence[View]) -> ReportTable:
+    return report_table(
         "Other metrics and scales",
         "Mean ER by group had another metric or scale been chosen, percentage points",
         (
@@ -309,8 +309,8 @@ def _views(analysis: Analysis, views: Sequence[View]) -> Sheet:
     )
 
 
-def _errors(analysis: Analysis) -> Sheet:
-    return sheet(
+def _errors(analysis: Analysis) -> ReportTable:
+    return report_table(
         "What the intervals are made of",
         "Standard error of each group's mean ER by its source, percentage points",
         (
@@ -327,8 +327,8 @@ def _errors(analysis: Analysis) -> Sheet:
     )
 
 
-def _influence(analysis: Analysis) -> Sheet:
-    return sheet(
+def _influence(analysis: Analysis) -> ReportTable:
+    return report_table(
         f"Influence: leave one {analysis.options.unit} out",
         "What leaving it out does to a group's mean ER, percentage points, strongest first",
         (
@@ -345,8 +345,8 @@ def _influence(analysis: Analysis) -> Sheet:
     )
 
 
-def _selection(analysis: Analysis) -> Sheet:
-    return sheet(
+def _selection(analysis: Analysis) -> ReportTable:
+    return report_table(
         "Selection: had one chosen by OOD validation scores",
         f"Each {analysis.options.unit}'s best checkpoint by id_val, and by ood_val; ER in percentage points",
         (

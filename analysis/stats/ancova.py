@@ -186,9 +186,9 @@ def _within(group: Group, own: OwnLine) -> Quantity | None:
 def _row(lines: _Lines) -> dict[str, object]:
     pair = lines.pair
     row: dict[str, object] = {"a": pair.a.name, "b": pair.b.name, "family": pair.family}
-    for what, found in (("slope", lines.slope.estimate), ("height", lines.height.estimate)):
-        row |= {f"{what}_difference": found.value, f"{what}_low": found.low, f"{what}_high": found.high}
-        row[f"{what}_p"] = found.p
+    for what, estimate in (("slope", lines.slope.estimate), ("height", lines.height.estimate)):
+        row |= {f"{what}_difference": estimate.value, f"{what}_low": estimate.low, f"{what}_high": estimate.high}
+        row[f"{what}_p"] = estimate.p
     return row
 
 

@@ -36,8 +36,8 @@ UNKNOWN = Quantity(np.nan)
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's (1979) step-down adjustment of one family of p-values; NaN stays NaN and does not count."""
     values = np.asarray(p, float)
-    adjusted, known = np.full(len(values), np.nan), np.flatnonzero(np.isfinite(values))
-    order = known[np.argsort(values[known], kind="stable")]
+    adjusted, finite = np.full(len(values), np.nan), np.flatnonzero(np.isfinite(values))
+    order = finite[np.argsort(values[finite], kind="stable")]
     steps = values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
@@ -77,15 +77,15 @@ class Pair:
 def pairs(groups: Mapping[str, Group], baseline: Baseline) -> Iterable[Pair]:
     """Yield every group against the baseline, then all pairs of groups, the later one less the earlier."""
     others = [group for group in groups.values() if group.name != baseline.name]
-    known = [(group, groups[baseline.name]) for group in others]
-    known += list(combinations(reversed(others), 2)) if len(others) <= MOST_GROUPS else []
-    for a, b in known:
-        compared = [group.points["id"] for group in (a, b) if group.name != baseline.name]
+    compared = [(group, groups[baseline.name]) for group in others]
+    compared += list(combinations(reversed(others), 2)) if len(others) <= MOST_GROUPS else []
+    for a, b in compared:
+        ids = [group.points["id"] for group in (a, b) if group.name != baseline.name]
         yield Pair(
             a,
             b,
-            max(baseline.low, *(id_.min() for id_ in compared)),
-            min(baseline.high, *(id_.max() for id_ in compared)),
+            max(baseline.low, *(id_.min() for id_ in ids)),
+            min(baseline.high, *(id_.max() for id_ in ids)),
             "baseline" if b.name == baseline.name else "pairs",
         )
 
@@ -107,8 +107,9 @@ def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
     """The difference of mean ER over the shared ID scores, or None where one of the two has no point there."""
     compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
     means = [mean_er(group, baseline, pair.low, pair.high) for group in compared]
-    known = [mean.quantity for mean in means if mean is not None]
-    return quantities.weighted(known, [1.0, -1.0][: len(known)]) if len(known) == len(compared) else None
+    if any(mean is None for mean in means):
+        return None
+    return quantities.weighted([mean.quantity for mean in means if mean], [1.0, -1.0][: len(means)])
 
 
 def row(quantity: Quantity, margin: float) -> dict[str, object]:
@@ -151,12 +152,12 @@ def claimed(row: Mapping[str, Any]) -> str:
 
 
 def _row(pair: Pair, baseline: Baseline, margin: float, refused: bool) -> dict[str, object]:
-    found = None if refused else difference(pair, baseline)
+    quantity = None if refused else difference(pair, baseline)
     shared = pair.low <= pair.high
     return {
         "a": pair.a.name,
         "b": pair.b.name,
-        **row(UNKNOWN if found is None else found, margin),
+        **row(UNKNOWN if quantity is None else quantity, margin),
         "id_low": pair.low if shared else np.nan,
         "id_high": pair.high if shared else np.nan,
         "family": pair.family,

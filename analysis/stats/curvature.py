@@ -24,9 +24,9 @@ CURVE = ("id", "line", "square", "spline")
 def knots(x: np.ndarray) -> np.ndarray | None:
     """Where a natural cubic spline of x has its knots: four, three where four would fall together, else None."""
     for quantiles in KNOTS.values():
-        found = np.quantile(x, quantiles)
-        if (np.diff(found) > 1e-6 * np.ptp(x)).all() and len(np.unique(x)) > len(quantiles):
-            return found
+        at = np.quantile(x, quantiles)
+        if (np.diff(at) > 1e-6 * np.ptp(x)).all() and len(np.unique(x)) > len(quantiles):
+            return at
     return None
 
 
@@ -99,8 +99,8 @@ def _curve(u: np.ndarray, y: np.ndarray, grid: np.ndarray, at: np.ndarray | None
     columns = {"line": (u[:, None], grid[:, None]), "square": tuple(np.column_stack([v, v**2]) for v in (u, grid))}
     if at is not None:
         columns["spline"] = tuple(np.column_stack([v, spline(v, at)]) for v in (u, grid))
-    found = pd.DataFrame(columns=list(CURVE), index=range(len(grid)), dtype=float)
+    curve = pd.DataFrame(columns=list(CURVE), index=range(len(grid)), dtype=float)
     for name, parts in columns.items():
         design, wide = (np.column_stack([np.ones(len(part)), part]) for part in parts)
-        found[name] = scale.inverse(wide @ np.linalg.lstsq(design, y, rcond=None)[0])
-    return found
+        curve[name] = scale.inverse(wide @ np.linalg.lstsq(design, y, rcond=None)[0])
+    return curve

@@ -52,18 +52,18 @@ def blocks_of(values: pd.DataFrame) -> tuple[list[Block], list[str]]:
         if factor not in values:
             continue
         numbers = pd.to_numeric(values[factor], errors="coerce").astype("float64").to_numpy()
-        known = numbers[np.isfinite(numbers)]
-        if len(np.unique(known)) < 2:
+        finite = numbers[np.isfinite(numbers)]
+        if len(np.unique(finite)) < 2:
             continue
-        if len(known) < len(numbers) or (known <= 0).any():
+        if len(finite) < len(numbers) or (finite <= 0).any():
             notes.append(f"{factor} has no single value above 0 in some groups: no trend is fitted over it")
             continue
         logs = np.log10(numbers)[:, None]
         if np.ptp(logs) < LEAST_RANGE:
-            span = f"{known.min():g} to {known.max():g}"
+            span = f"{finite.min():g} to {finite.max():g}"
             notes.append(f"{factor} hardly varies ({span}): no slope per tenfold is fitted over it")
             continue
-        blocks.append(Block(factor, logs, (factor,), (label,), "tenfold", "", len(np.unique(known))))
+        blocks.append(Block(factor, logs, (factor,), (label,), "tenfold", "", len(np.unique(finite))))
     for factor, label in CATEGORIES.items():
         if factor not in values:
             continue
@@ -100,19 +100,20 @@ def _sources(values: pd.DataFrame) -> Block | None:
 
 def without_followers(blocks: list[Block]) -> tuple[list[Block], list[str]]:
     """Leave out what only follows from the other factors, saying so: it was not varied, it came along."""
-    kept = [block for block in blocks if block.factor not in FOLLOWS]
+    independent = [block for block in blocks if block.factor not in FOLLOWS]
     notes = []
     for block in blocks:
         if block.factor not in FOLLOWS:
             continue
-        if not kept:
-            kept.append(block)
+        if not independent:
+            independent.append(block)
             continue
-        others = np.column_stack([np.ones(len(block.columns)), *(b.columns for b in kept)])
+        others = np.column_stack([np.ones(len(block.columns)), *(b.columns for b in independent)])
         y = block.columns[:, 0]
         left = y - others @ np.linalg.lstsq(others, y, rcond=None)[0]
         if left @ left > ((y - y.mean()) ** 2).sum() / WORST_CONDITION**2:
-            kept.append(block)
+            independent.append(block)
         else:
-            notes.append(f"{block.factor} follows from {' and '.join(b.factor for b in kept)}: effects may be either's")
-    return kept, notes
+            others_named = " and ".join(b.factor for b in independent)
+            notes.append(f"{block.factor} follows from {others_named}: effects may be either's")
+    return independent, notes

@@ -171,8 +171,8 @@ class Fit:
     def _basis(self) -> np.ndarray:
         """What the design determines, float [k, rank]: other factors may never have been varied apart."""
         _, sizes, directions = np.linalg.svd(self.design, full_matrices=False)
-        kept = sizes > RANK * sizes[0]
-        return directions[kept].T if kept.sum() < self.design.shape[1] else np.eye(self.design.shape[1])
+        determined = sizes > RANK * sizes[0]
+        return directions[determined].T if determined.sum() < self.design.shape[1] else np.eye(self.design.shape[1])
 
     @cached_property
     def _errors(self) -> cluster_robust.Robust:

@@ -190,8 +190,8 @@ class _Columns:
         _, sizes, directions = np.linalg.svd(z, full_matrices=False)
         lost = directions[sizes < sizes[0] / WORST_CONDITION]
         confounded = np.flatnonzero((lost**2).sum(0) > APART) if len(lost) else np.array([], int)
-        kept = directions[sizes >= sizes[0] / WORST_CONDITION]
-        return _Columns(z, deviation, kept, confounded, float(sizes[0] / max(sizes[-1], 1e-12)))
+        determined = directions[sizes >= sizes[0] / WORST_CONDITION]
+        return _Columns(z, deviation, determined, confounded, float(sizes[0] / max(sizes[-1], 1e-12)))
 
     @property
     def design(self) -> np.ndarray:
@@ -268,16 +268,16 @@ def _shape(
         return _Shape(hull, float(p.max()))
     bends = [difference(weights) for weights in _polynomials(values)]
     straight = contrasts.holm([bend.estimate.p for bend in bends if bend is not None])
-    known = straight[np.isfinite(straight)]
+    finite = straight[np.isfinite(straight)]
     names = [f"{block.factor}={_amount(10**value)}" for value in values]
     table = pd.DataFrame(
         [{"factor": block.factor, "a": names[i + 1], "b": names[i], "family": block.factor,
           **contrasts.row(pairs[i, i + 1], margin)} for i in range(len(values) - 1)],
         columns=list(LEVELS),
     )  # fmt: skip
-    straight_p = float(known.min()) if len(known) else np.nan
-    kept = [at != i for i in range(len(values))]
-    slopes = np.array([_slope(block.columns[chosen, 0], rest[chosen], rows.er[chosen]) for chosen in kept])
+    straight_p = float(finite.min()) if len(finite) else np.nan
+    without_each = [at != i for i in range(len(values))]
+    slopes = np.array([_slope(block.columns[chosen, 0], rest[chosen], rows.er[chosen]) for chosen in without_each])
     ends = (float(slopes.min()), float(slopes.max()))  # NaN where one level alone makes it known
     return _Shape(hull, float(p.max()), straight_p, contrasts.adjust(table), without_level=ends)
 

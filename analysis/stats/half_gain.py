@@ -54,9 +54,9 @@ def half_gain_table(groups: Mapping[str, Group], means: Mapping[str, MeanER], ba
         return weighted(quantities, weights).estimate
 
     grid = np.linspace(x[0], x[-1], STEPS)
-    found = [above_half(at) for at in grid]
-    value = np.array([one.value for one in found])
-    possible = np.array([not (one.low > 0 or one.high < 0) for one in found])
+    above = [above_half(at) for at in grid]
+    value = np.array([one.value for one in above])
+    possible = np.array([not (one.low > 0 or one.high < 0) for one in above])
     reached = int(np.argmax(value >= 0))
     at = (
         np.nan
@@ -78,5 +78,5 @@ def _level(points: pd.DataFrame, factor: str) -> float | None:
 
 def _follows(values: list[float | None], amount: np.ndarray) -> bool:
     """Whether another number only moves in proportion, as images processed do at a fixed number of epochs."""
-    known = np.array([np.nan if value is None else value for value in values])
-    return bool(np.ptp(known / amount) <= 1e-9 * abs(known / amount).max()) if np.isfinite(known).all() else False
+    numbers = np.array([np.nan if value is None else value for value in values])
+    return bool(np.ptp(numbers / amount) <= 1e-9 * abs(numbers / amount).max()) if np.isfinite(numbers).all() else False

@@ -41,9 +41,9 @@ def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None
     `<name>_images`, which is wrong for other metrics: of those nothing is known without counts.
     """
     if f"{name}_variance" in points:
-        known = pd.to_numeric(points[f"{name}_variance"], errors="coerce").to_numpy(float)
-        if np.isfinite(known).all():
-            return known, "counts per class"
+        given = pd.to_numeric(points[f"{name}_variance"], errors="coerce").to_numpy(float)
+        if np.isfinite(given).all():
+            return given, "counts per class"
     metrics = set(points["metric"].fillna("").astype(str)) if "metric" in points else {""}
     shares = {metric for metric, entry in METRICS.items() if entry.share_of_images} | {""}  # not named: taken as one
     if not metrics <= shares:

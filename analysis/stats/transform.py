@@ -22,8 +22,8 @@ def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
         name: [pd.to_numeric(rows[f], errors="coerce").min() for f in FACTORS if f in rows]
         for name, rows in points.groupby("group", sort=False)
     }
-    known = len(levels[names[0]]) if names else 0
-    varied = [i for i in range(known) if len({levels[n][i] for n in names}) > 1]
+    width = len(levels[names[0]]) if names else 0
+    varied = [i for i in range(width) if len({levels[n][i] for n in names}) > 1]
     usable = [i for i in varied if all(np.isfinite(float(levels[n][i])) for n in names)]
     if usable:
         names.sort(key=lambda name: [levels[name][i] for i in usable])
@@ -40,14 +40,14 @@ def transformed(points: pd.DataFrame, scale: Scale, options: Options) -> pd.Data
     touched = np.zeros(len(points), bool)
     for name, values in moved.items():
         touched |= values != points[name].to_numpy(float)
-    seen = points.assign(**{axis: scale.h(moved[name]) for axis, name in zip(options.axes, options.ids, strict=True)},
-                         y=scale.h(moved["ood"]), clipped=touched)  # fmt: skip
+    axes = {axis: scale.h(moved[name]) for axis, name in zip(options.axes, options.ids, strict=True)}
+    placed = points.assign(**axes, y=scale.h(moved["ood"]), clipped=touched)
     if len(options.ids) == 1:
-        return seen
-    share = shares_of(seen.loc[seen["group"] == options.baseline], options)
+        return placed
+    share = shares_of(placed.loc[placed["group"] == options.baseline], options)
     alike = np.full(len(options.axes), 1 / len(options.axes))
-    x = seen[list(options.axes)].to_numpy() @ (alike if share is None else share)
-    return seen.assign(x=x, id=scale.inverse(x))
+    x = placed[list(options.axes)].to_numpy() @ (alike if share is None else share)
+    return placed.assign(x=x, id=scale.inverse(x))
 
 
 def shares_of(reference: pd.DataFrame, options: Options) -> np.ndarray | None:
@@ -70,5 +70,5 @@ def clips(points: pd.DataFrame, scale: Scale) -> dict[str, Callable[[np.ndarray]
 
 def _examples(points: pd.DataFrame, column: str) -> int | None:
     size = f"{column}_images"
-    known = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
-    return int(known) if np.isfinite(known) and known > 0 else None
+    largest = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
+    return int(largest) if np.isfinite(largest) and largest > 0 else None
