@@ -15,7 +15,7 @@ import pytest
 import analysis
 from analysis import views
 from analysis.findings import findings
-from analysis.formatting import interval, listed, name, p_value, pair, said, signed, span
+from analysis.formatting import format_value, interval, listed, name, p_value, pair, signed, span
 from analysis.input.table import Table
 from analysis.options import Options
 from analysis.report import output
@@ -251,7 +251,7 @@ def test_how_numbers_are_said():
     assert interval(-0.04, 7.46) == "0.0 to 7.5"
     assert span(float("nan"), 1.0) == "(no interval)"
     assert [p_value(p) for p in (0.0004, 0.0131, float("nan"))] == ["< 0.001", "0.013", "–"]
-    assert said([1, 12_345, 0.12345, None, True]) == "1, 12\u202f345, 0.1235, –, yes"
+    assert format_value([1, 12_345, 0.12345, None, True]) == "1, 12\u202f345, 0.1235, –, yes"
     assert [listed(list(text)) for text in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
 
 

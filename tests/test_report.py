@@ -17,7 +17,7 @@ from analysis.__main__ import Request, main, report_on
 from analysis.input.run_points import read_run
 from analysis.report import charts, latex, page_data, terminal
 from analysis.report.export import slug
-from analysis.report.tables import sheet
+from analysis.report.tables import report_table
 from analysis.study import analyse_all
 from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder
@@ -221,7 +221,7 @@ def test_latex_shows_hostile_names_as_they_stand():
     )
     assert latex.escape('<a> "b"…') == r"\textless{}a\textgreater{} ''b''\ldots{}"
     assert latex.escape("line\nbreak\x00 -- −3 [x]") == r"line break\textbackslash{}x00 {-}{-} $-$3 {[}x{]}"
-    text = latex.table(sheet("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
+    text = latex.table(report_table("t", "50 % of _it_", [{"a & b": "x_1", "n": "+3"}], note="#"), "t")
     assert text.splitlines()[3:9] == [
         r"\caption{50 \% of \_it\_}", r"\label{tab:t}", latex.FIT + r"\begin{tabular}{lr}", r"\toprule",
         r"a \& b & n \\", r"\midrule",
