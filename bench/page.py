@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.input.table import RUN_KEYS, Table
+from analysis.input.run_points import RUN_KEYS
+from analysis.input.table import Table
 from analysis.options import Options
 from analysis.report import output
 from analysis.study import analyse_all

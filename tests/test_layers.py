@@ -178,6 +178,38 @@ for module, heavy in {steps!r}.items():
     assert ended.stdout.splitlines() == list(steps)
 
 
+def names_of(module: str) -> set[str]:
+    """What a module defines or imports at any depth but in functions, and the modules of a package."""
+    names = {other.rpartition(".")[2] for other in FILES if other.rpartition(".")[0] == module}
+    todo: list[ast.AST] = [ast.parse(FILES[module].read_text("utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        else:
+            todo += ast.iter_child_nodes(node)
+    return names
+
+
+@pytest.mark.parametrize("folder", ["ray_robust", "analysis", "bench", "tests"])
+def test_every_name_that_is_imported_exists(folder):
+    """In functions too, where an import fails only when it is reached."""
+    defined = {module: names_of(module) for module in FILES}
+    missing = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.module}.{one.name}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and own(node.module or "")
+        for one in node.names
+        if one.name not in defined.get(node.module or "", ())
+    ]
+    assert missing == []
+
+
 DESIGN = (ROOT / "docs/design.md").read_text("utf-8")
 
 
