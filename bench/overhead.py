@@ -1,8 +1,8 @@
 """What the sweep costs over the training in it: `python -m bench.overhead [SPEC] [--set KEY=VALUE] [--parts ...]`.
 
-The trials of a sweep three ways, in one run on one machine: as bare PyTorch loops (one single-thread process per core,
-the images already in memory, its clock starting when everything is loaded; every second trial before the sweep and the
-others after it, since a shared machine is not always as fast; their wall time is that of the whole list in the plan's
+Runs the trials of a sweep three ways on one machine: as bare PyTorch loops (one single-thread process per core, the
+images already in memory, its clock starting when everything is loaded; every second trial before the sweep and the
+others after it, since the speed of a shared machine varies; their wall time is that of the whole list in the plan's
 order, each process taking the next trial when it is free), through the sweep (a fresh process, everything counted:
 Ray's start, rendering, analysis, report), and as a plain Ray user writes them (one Tune trial with a nested trainer
 per fine-tuning, pre-training repeated, ImageFolder and DataLoader). The last is run for a sample of the fine-tunings,
@@ -62,27 +62,27 @@ def main(argv: list[str]) -> None:
         if "bare" in args.parts:
             bare |= time_bare(sweep.plan.trials[1::2], data)
             seconds["bare"] = makespan([bare[trial.id] for trial in sweep.plan], os.cpu_count() or 1)
-            known = "images in memory, imports not counted; half before, half after"
-            rows.append(("bare loops", seconds["bare"], known))
+            note = "images in memory, imports not counted; half before, half after"
+            rows.append(("bare loops", seconds["bare"], note))
         if "ray" in args.parts:
             sampled = sample(sweep, args.sample)
             seconds["ray"] = time_plain_ray(sweep, sampled, data, Path(folder))
-            known = (
+            note = (
                 f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run, scaled by what they cost"
             )
-            rows.append(("plain Ray", seconds["ray"], known))
-    found: dict[str, Any] = {"trials": len(sweep.plan), "finetunings": finetunings, "cores": os.cpu_count()}
-    found |= {f"{name}_s": round(value, 1) for name, value in seconds.items()}
+            rows.append(("plain Ray", seconds["ray"], note))
+    summary: dict[str, Any] = {"trials": len(sweep.plan), "finetunings": finetunings, "cores": os.cpu_count()}
+    summary |= {f"{name}_s": round(value, 1) for name, value in seconds.items()}
     if {"bare", "sweep"} <= set(seconds):
-        found["bare_over_sweep"] = round(seconds["bare"] / seconds["sweep"], 3)
+        summary["bare_over_sweep"] = round(seconds["bare"] / seconds["sweep"], 3)
     if {"ray", "sweep"} <= set(seconds):
-        found["plain_ray_over_sweep"] = round(seconds["ray"] / seconds["sweep"], 2)
+        summary["plain_ray_over_sweep"] = round(seconds["ray"] / seconds["sweep"], 2)
     header = ("way", "seconds", "over the sweep", "what is counted")
     table = [(name, f"{value:.0f}", f"{value / seconds['sweep']:.2f}" if "sweep" in seconds else "", note)
              for name, value, note in rows]  # fmt: skip
     if args.write:
         write_table(args.write, "overhead", [header, *table], command_of("bench.overhead", argv))
-    show(header, table, found)
+    show(header, table, summary)
 
 
 # --- the images, ready for all ways
@@ -133,32 +133,32 @@ def time_bare(trials: Sequence[Trial], stores: dict[str, ImageStore]) -> dict[st
     """
     root = next(iter(stores.values())).folder.parent
     context = multiprocessing.get_context("spawn")
-    work, told = context.Queue(), context.Queue()
+    work, results = context.Queue(), context.Queue()
     go = context.Event()
     for trial in trials:
         work.put(trial)
     count = min(os.cpu_count() or 1, len(trials))
     for _ in range(count):
         work.put(None)  # the end, once for every process
-    workers = [context.Process(target=_bare_worker, args=(work, told, go, root, list(trials))) for _ in range(count)]
+    workers = [context.Process(target=_bare_worker, args=(work, results, go, root, list(trials))) for _ in range(count)]
     for worker in workers:
         worker.start()
     for _ in workers:
-        told.get()
+        results.get()
     go.set()
-    seconds = dict(told.get() for _ in trials)
+    seconds = dict(results.get() for _ in trials)
     for worker in workers:
         worker.join()
     return seconds
 
 
-def _bare_worker(work: Any, told: Any, go: Any, root: Path, trials: list[Trial]) -> None:
+def _bare_worker(work: Any, results: Any, go: Any, root: Path, trials: list[Trial]) -> None:
     import torch
 
     torch.set_num_threads(1)
     loaded = {trial.id: arrays_of(trial, root) for trial in trials}
     bare_fit(trials[0], *loaded[trials[0].id], trials[0].finetunings[0], steps=3)  # the first steps choose kernels
-    told.put(None)  # ready
+    results.put(None)  # ready
     go.wait()
     while True:
         trial = work.get()
@@ -166,7 +166,7 @@ def _bare_worker(work: Any, told: Any, go: Any, root: Path, trials: list[Trial])
             return
         begun = time.monotonic()
         bare_trial(trial, *loaded[trial.id])
-        told.put((trial.id, time.monotonic() - begun))
+        results.put((trial.id, time.monotonic() - begun))
 
 
 def bare_trial(trial: Trial, mixture: dict, task: dict) -> list[float]:

@@ -1,7 +1,7 @@
 """Where the processor time of a sweep's trials goes: `python -m bench.profile [SPEC] [--set KEY=VALUE] [--tree DIR]`.
 
-Runs one trial of every cost in a process of its own, as a worker of the sweep would, while py-spy looks at it; samples
-are counted by what the project was doing. (A sweep itself cannot be looked at so: Ray's workers are no children of its
+Runs one trial of every cost in a process of its own, as a worker of the sweep would, while py-spy samples it; samples
+are counted by what the project was doing. (A sweep itself cannot be sampled: Ray's workers are no children of its
 command.) `--tree` profiles another checkout of the project, such as the one before a change, with the same packages.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 RATE = 50  # samples a second of each process
 ROOT = Path(__file__).parents[1]
-# the first of these of which one call stands in a stack says what it is: "function file", or any function of a file
+# a stack belongs to the first part of which it contains a call: "function file", or any function of a file
 PARTS: dict[str, tuple[str, ...]] = {
     "imports": ("importlib._bootstrap>",),
     "seeding of steps": ("manual_seed torch/random.py", "seed_device ray_robust/train/loop.py"),
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def run_trials(spec: str, settings: list[str], folder: Path) -> None:
-    """One trial of every cost, one after the other on one thread, in this process."""
+    """Run one trial of every cost, one after the other on one thread, in this process."""
     import torch
 
     from ray_robust.launch.ingest.ingest import ingest
@@ -93,7 +93,7 @@ def run_trials(spec: str, settings: list[str], folder: Path) -> None:
 
 
 def sampled(spec: str, settings: list[str], tree: Path, folder: Path) -> list[str]:
-    """Collapsed stacks with their counts, as py-spy writes them."""
+    """Return collapsed stacks with their counts, as py-spy writes them."""
     home = {"RAY_ROBUST_CACHE": f"{folder}/cache", "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-P", str(Path(__file__).resolve()), str(Path(spec).resolve()), "--inside", str(folder)]
     words += [word for setting in settings for word in ("--set", setting)]
@@ -107,7 +107,7 @@ def sampled(spec: str, settings: list[str], tree: Path, folder: Path) -> list[st
 
 
 def counted(stacks: Iterable[str]) -> Counter[str]:
-    """Samples by part."""
+    """Count samples by part."""
     counts: Counter[str] = Counter()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
@@ -116,7 +116,7 @@ def counted(stacks: Iterable[str]) -> Counter[str]:
 
 
 def part_of(stack: str) -> str:
-    """What a stack, outermost call first, is part of."""
+    """Return the part that a stack, outermost call first, belongs to."""
     for name, marks in MARKS.items():
         if marks.search(stack):
             return name

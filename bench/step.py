@@ -7,7 +7,7 @@ images already in memory with the same augmentation, without reports, checks or 
 `fit` once more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep
 pays it once.
 
-On a GPU the bare step is the compiled one on random tensors that lie there, and beside it stand the procedure of timm's
+On a GPU the bare step is the compiled one on random tensors in its memory; beside it are the procedure of timm's
 benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
 trains several models at once, one after the other and stacked, and compares their images per second with one alone.
 Needs no Ray.
@@ -75,7 +75,7 @@ class Shape:
 
     @property
     def section(self) -> ModelSection:
-        """The same in a spec's words, run as written."""
+        """The model's section of a spec, not compiled."""
         return ModelSection(name=self.model, image_size=self.px, compile=False)
 
     @property
@@ -102,10 +102,12 @@ def main(argv: list[str]) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
         torch.set_num_threads(1)
     rounds = args.rounds or (3 if device.type == "cuda" else 5)
-    found: dict[str, Any] = {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
+    summary: dict[str, Any] = {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
     names = SHAPES[args.device] if args.models is None else args.models
-    rows = steps([Shape.read(name) for name in names], device, args, rounds, found)
-    beside = [] if args.together is None else together(args.together or [1, 4, 16], device, args.seconds, rounds, found)
+    rows = steps([Shape.read(name) for name in names], device, args, rounds, summary)
+    beside = []
+    if args.together is not None:
+        beside = together(args.together or [1, 4, 16], device, args.seconds, rounds, summary)
     header, header_beside = ("model @ px : batch", "way", "images/s", "store over it"), (
         "model @ px : batch", "models", "images/s of all", "over one alone")  # fmt: skip
     if args.write:
@@ -116,13 +118,13 @@ def main(argv: list[str]) -> None:
             write_table(args.write, f"together on a {args.device}", [header_beside, *beside], command)
     if beside:
         print_table(header_beside, beside)
-    show(header, rows, found)
+    show(header, rows, summary)
 
 
 def steps(
-    shapes: list[Shape], device: torch.device, args: argparse.Namespace, rounds: int, found: dict[str, Any]
+    shapes: list[Shape], device: torch.device, args: argparse.Namespace, rounds: int, summary: dict[str, Any]
 ) -> list[tuple[str, ...]]:
-    """A row for every way of every shape; `found` gets the ratios."""
+    """Return a row for every way of every shape; add the ratios to `summary`."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for shape in shapes:
@@ -132,29 +134,29 @@ def steps(
                 ratio = over(rates["store"], of)
                 rows.append((str(shape), way, f"{median(of):,.0f}", "" if way == "store" else f"{ratio:.3f}"))
                 if way in OTHERS:
-                    found.setdefault(OTHERS[way], {})[str(shape)] = ratio
+                    summary.setdefault(OTHERS[way], {})[str(shape)] = ratio
             if device.type == "cuda":
-                found[f"{shape}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
+                summary[f"{shape}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
     return rows
 
 
 def together(
-    counts: list[int], device: torch.device, seconds: float, rounds: int, found: dict[str, Any]
+    counts: list[int], device: torch.device, seconds: float, rounds: int, summary: dict[str, Any]
 ) -> list[tuple[str, ...]]:
-    """A row for so many models at once, in turn and stacked; `found` gets what each gains over one alone."""
+    """Return a row for so many models at once, in turn and stacked; add what each gains over one alone to `summary`."""
     rows: list[tuple[str, ...]] = []
     for text in TOGETHER[device.type]:
         shape = Shape.read(text)
         rates = measured(dict(_several(shape, device, counts)), shape.batch, seconds, rounds)
         alone = rates.pop("1 alone")
         gains = {way: over(of, alone) for way, of in rates.items()}
-        found.setdefault("together_over_alone", {})[text] = gains
+        summary.setdefault("together_over_alone", {})[text] = gains
         rows += [(text, way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
     return rows
 
 
 def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Images per second of every way in every round, after a first look at how long a step takes."""
+    """Return images per second of every way in every round; how many steps one takes is estimated before."""
     steps = {}
     for name, way in ways.items():
         try:
@@ -171,7 +173,7 @@ def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> d
 
 
 def over(ours: list[float], other: list[float]) -> float:
-    """Median of the rounds' ratios: what runs in turn meets the same neighbours."""
+    """Return the median of the rounds' ratios: within a round all ways meet the same load of the machine."""
     return round(median(a / b for a, b in zip(ours, other, strict=True)), 3)
 
 
@@ -215,6 +217,7 @@ def _store(folder: Path, px: int, images: int) -> tuple[Path, Any]:
 
 
 def through_fit(shape: Shape, section: ModelSection, settings: Training, bank: ImageBank, context: Context) -> Way:
+    """Return the way that trials train: seconds of so many steps of `fit`."""
     model = build_model(section, CLASSES, seed=0)
     labels = torch.arange(len(bank)) % CLASSES
 
@@ -283,7 +286,7 @@ def _plain_loop(shape: Shape, settings: Training, images: torch.Tensor, context:
 
 
 def _timm_recipe(shape: Shape, settings: Training, tree: Path, context: Context) -> Way:
-    """One worker process, on the same core; what it does ahead of the clock is little beside a measurement."""
+    """One worker process, on the same core; what it prefetches before the clock starts is little."""
     from timm.data import create_dataset, create_loader
 
     model = build_model(shape.section, CLASSES, seed=0)
@@ -348,7 +351,7 @@ def _step(
 
 
 def _share_of_card(shape: Shape, rate: float, device: torch.device) -> dict[str, float]:
-    """Memory, and what the card could do: matrix rate reached over the measured one, and the measured copy rate."""
+    """Memory, the matrix rate reached, its share of the measured one, and the measured copy rate."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model: nn.Module = build_model(shape.section, CLASSES, seed=0)

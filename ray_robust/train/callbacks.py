@@ -152,5 +152,5 @@ def _preemption(state: TrainState) -> str:
         return ""
     reason = context.preemption()
     if context.any_rank(bool(reason)):
-        return reason or "another worker was told to leave"
+        return reason or "another worker is preempted"
     return ""

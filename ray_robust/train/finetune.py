@@ -84,11 +84,11 @@ class FinetuneJob:
     features: FeatureCache = field(default_factory=FeatureCache)
 
     def seed(self, stage: str) -> int:
-        """The seed of a stage."""
+        """Return the seed of a stage."""
         return seed_of(stage, self.key)
 
     def stage(self, name: str, settings: Finetune, context: Context) -> Stage:
-        """A training of so many epochs on the `train` split."""
+        """Return a training of `settings.epochs` on the `train` split."""
         images = len(self.splits["train"].labels)
         duration = Duration.of(images, settings.batch_size, settings.epochs, None)
         return Stage(name, settings, self.section, duration, self.seed(name), context, self.checkpoints)

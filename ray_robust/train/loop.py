@@ -131,7 +131,7 @@ class BatchSampler:
 
 
 def learning_rate(settings: Training, step: int, steps: int) -> float:
-    """Linear warm-up from zero, then half a cosine down to zero (Loshchilov, Hutter 2017)."""
+    """Return the rate of a step: linear warm-up from zero, then half a cosine to zero (Loshchilov, Hutter 2017)."""
     warm = settings.warmup * steps
     if step < warm:
         return settings.lr * (step + 1) / (warm + 1)
@@ -139,7 +139,7 @@ def learning_rate(settings: Training, step: int, steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum 0.9; no weight decay on biases and normalisation, as is usual with timm."""
+    """Return AdamW, or SGD with momentum 0.9; no weight decay on biases and normalisation, as is usual with timm."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},

@@ -1,6 +1,6 @@
 """Models from timm and image towers from open_clip, built from a name and a seed, and given a fresh head.
 
-Owns what every model here can do: `reset_classifier`, `forward_features`, `forward_head`, as timm's models.
+Owns the interface that every model here has: `reset_classifier`, `forward_features`, `forward_head`, as timm's models.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec.load import ModelSection
 from ray_robust.train.exceptions import TrainingFailed
 
-BATCH_OF_ONE = "more than 1 value per channel"  # what torch says of batch normalisation
+BATCH_OF_ONE = "more than 1 value per channel"  # torch's message of batch normalisation
 
 
 def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module:
-    """A freshly initialised model for square images, on the CPU. The global random state is left as it was.
+    """Return a freshly initialised model for square images, on the CPU. The global random state does not change.
 
     Raises TrainingFailed for a model that cannot be built for images of this size.
     """
     try:
         with seeded("init", section.name, seed):
-            model = made(section, num_classes)
+            model = create_model(section, num_classes)
         with torch.no_grad():  # some models are built for any size, and then cannot read it
             model.eval()(torch.zeros(1, 3, section.image_size, section.image_size))
         return model.train()
     except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {said}") from error
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {message}") from error
 
 
 def trains_on_one(section: ModelSection) -> bool:
-    """Whether a single image at a time can be trained on: not where batch normalisation sees maps of one pixel.
+    """Return whether batches of one image can be trained on: not where batch normalisation sees maps of one pixel.
 
-    Tried without numbers, on the device `meta`: no weights are made. True for a model that cannot be tried so.
+    Tried on the device `meta`, without memory for weights. True for a model that cannot be tried there.
     """
     try:
         with torch.device("meta"):
-            made(section, 2).train()(torch.zeros(1, 3, section.image_size, section.image_size))
+            create_model(section, 2).train()(torch.zeros(1, 3, section.image_size, section.image_size))
     except ValueError as error:
         return BATCH_OF_ONE not in str(error)
     except Exception:  # whatever else is wrong with a model is reported where it is built
@@ -52,8 +52,8 @@ def trains_on_one(section: ModelSection) -> bool:
     return True
 
 
-def made(section: ModelSection, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """The model of that name for images of that size, with its published weights if `pretrained`."""
+def create_model(section: ModelSection, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """Return the model of that name for images of that size, with its published weights if `pretrained`."""
     if section.name.startswith(OPEN_CLIP):
         model: nn.Module = ImageTower(section, num_classes, pretrained)
     else:
@@ -90,19 +90,19 @@ class ImageTower(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new linear head, or none for 0 classes."""
+        """Replace the head by a new linear one, or by none for 0 classes."""
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def get_classifier(self) -> nn.Module:
-        """The head."""
+        """Return the head."""
         return self.head
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """float [b, num_features]."""
+        """Return float [b, num_features] of images [b, 3, h, w]."""
         return self.visual(images)
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """The head's scores, or what it reads."""
+        """Return the head's scores [b, classes], or with `pre_logits` the features themselves."""
         return features if pre_logits else self.head(features)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -111,14 +111,14 @@ class ImageTower(nn.Module):
 
 @contextmanager
 def seeded(*names: object) -> Iterator[None]:
-    """Draws inside come from these names alone; the global random state is afterwards as it was."""
+    """Inside, draws depend on these names alone; afterwards the global random state is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*names))
         yield
 
 
 def fresh_head(model: nn.Module, num_classes: int, seed: int) -> nn.Module:
-    """Replace the classifier in place by one initialised from `seed`."""
+    """Replace the classifier in place by one initialised from `seed`, and return the model."""
     with seeded("head", seed):
         reset: Any = model.reset_classifier  # a method of the models of timm
         reset(num_classes)
@@ -126,13 +126,13 @@ def fresh_head(model: nn.Module, num_classes: int, seed: int) -> nn.Module:
 
 
 def feature_width(model: nn.Module) -> int:
-    """How many numbers the head reads."""
+    """Return the number of features that the head reads."""
     width: Any = getattr(model, "head_hidden_size", None) or model.num_features
     return int(width)
 
 
 def input_scale(model: nn.Module) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, on 0-255, that this model was designed for."""
+    """Return the mean and standard deviation per channel, on 0-255, that the model was designed for."""
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return [255 * m for m in mean], [255 * s for s in std]

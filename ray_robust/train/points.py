@@ -1,6 +1,6 @@
-"""The rows of the results table that a fine-tuning ends in: every score of every look, and the counts behind them.
+"""The rows of the results table of a fine-tuning: every score of every evaluation, and the counts behind them.
 
-Owns which scores a point has. Reads predictions and what is known of the test images; needs no model.
+Owns which scores a point has. Computed from predictions, labels and groups; needs no model.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[di
 
 
 def _scores(predicted: Mapping[str, Predictions], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
-    seen = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
+    counted = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
     both = list(TESTS.items())
     scores: dict[str, float | int | None] = {
-        **{name: METRICS[metric].score(seen[name]) for name in ("id_val", "ood_val")},
-        **{side: METRICS[metric].score(seen[name]) for side, name in both},
+        **{name: METRICS[metric].score(counted[name]) for name in ("id_val", "ood_val")},
+        **{side: METRICS[metric].score(counted[name]) for side, name in both},
         **{f"{side}_groups": _groups(splits[name]) for side, name in both},
         **{f"{side}_images": len(splits[name].labels) for side, name in both},
     }
     for what, each in METRICS.items():
-        scores |= {f"{side}_{what}": each.score(seen[name]) for side, name in both}
+        scores |= {f"{side}_{what}": each.score(counted[name]) for side, name in both}
     for side, name in both:
         right = predicted[name].classes == splits[name].labels
         for what, measure in CONFIDENCE_SCORES.items():
@@ -56,8 +56,8 @@ def _groups(split: Split) -> int | None:
 
 
 def counts(done: Finetuned, splits: Mapping[str, Split]) -> pd.DataFrame | None:
-    """Per look, split, group and class: the columns epoch, split and those of `group_counts`, groups and classes as
-    their numbers, wise_alpha where there are such looks. None for a task without groups."""
+    """Return counts per evaluation, split, group and class: the columns epoch, split and those of `group_counts`, with
+    groups and classes as numbers, and wise_alpha for interpolated weights. None for a task without groups."""
     parts = []
     for point, predicted in done.predictions.items():
         for name in TEST_SPLITS:

@@ -70,8 +70,8 @@ class PretrainJob:
         return self.mixture
 
     def stage(self, contrastive: bool = False) -> Stage:
-        """The training. With `contrastive`, for a loss that compares the images of a batch, the ranks' parts of a batch
-        are of equal size."""
+        """Return the training. With `contrastive`, for a loss that compares the images of a batch, all ranks have parts
+        of equal size."""
         settings = self.settings
         images = len(self.images.train.labels)
         duration = Duration.of(images, settings.batch_size, settings.epochs, settings.images_seen)

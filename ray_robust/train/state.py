@@ -26,7 +26,7 @@ class Duration:
 
     @classmethod
     def of(cls, images: int, batch_size: int, epochs: int | None, images_seen: int | None) -> Duration:
-        """From a number of epochs, or of images to process in all."""
+        """Return the duration of a number of epochs, or of images to process in all."""
         batch = min(batch_size, images)
         if epochs is not None:
             return cls(images, batch, epochs * max(1, images // batch))
@@ -38,7 +38,7 @@ class Duration:
         return max(1, self.images // self.batch_size)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch, or the training, is over after so many steps."""
+        """Return whether an epoch, or the training, is over after so many steps."""
         return step % self.steps_per_epoch == 0 or step == self.steps
 
 
