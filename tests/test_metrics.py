@@ -154,7 +154,7 @@ def test_an_entry_is_all_that_a_new_metric_needs(tmp_path, monkeypatch):
 
     table, options = read_run(paths.run)
     counts, _ = table.counts(table.points)
-    resampled, notes = group_jackknife.resample(counts, "macro_precision")
+    resampled, notes = group_jackknife.leave_groups_out(counts, "macro_precision")
     assert ([each.source.name for each in resampled], notes) == (["ID groups", "OOD groups"], [])
     (analysis,) = analyse_all(table, options)
     drawn = views(analysis)
