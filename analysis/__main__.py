@@ -31,7 +31,7 @@ COMMANDS = {"power": "ray_robust.prepare.power"}
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0 when a report was written. Raises UserError for mistakes in arguments or data."""
+    """Return exit code 0 when a report was written. Raises UserError for errors in arguments or data."""
     if argv and argv[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = _parser().parse_args(argv)

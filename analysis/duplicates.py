@@ -14,8 +14,8 @@ COLUMNS = ("group", "er", "er_low", "er_high", "er_without", "er_without_low", "
 
 
 def with_and_without(analysis: Analysis) -> pd.DataFrame:
-    """Mean ER of every group with and without affected test images, percentage points: columns `COLUMNS`; empty where
-    no test image is affected. NaN where ER cannot be given."""
+    """Return the mean ER of every group with and without affected test images, percentage points, columns `COLUMNS`;
+    empty where no test image is affected. NaN where ER cannot be given."""
     without = analysis.without_duplicates
     if without is None:
         return pd.DataFrame(columns=list(COLUMNS))

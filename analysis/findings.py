@@ -20,7 +20,7 @@ from analysis.formatting import listed, name, number, percent, signed, span
 from analysis.stats.contrasts import claimed, state
 from analysis.study import Analysis
 
-MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline and pairs told in words; the table has them all
+MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline, and pairs, with a sentence of their own
 STATES = {
     "differs": "differs",
     "equivalent": "no effect in margin",
@@ -57,7 +57,8 @@ class Finding:
 
 
 def findings(analysis: Analysis) -> list[Finding]:
-    """Factors of the sweep first (established ones ahead), then groups against the baseline, then pairs."""
+    """Return the findings of one task: factors of the sweep first (established ones ahead), then groups against the
+    baseline, then pairs of groups."""
     line = {"group": analysis.options.baseline, "scale": analysis.options.scale}
     index = _index(analysis.trends, line)
     if analysis.baseline is None:
@@ -72,8 +73,8 @@ def findings(analysis: Analysis) -> list[Finding]:
 
 
 def equivalence_table(analysis: Analysis) -> pd.DataFrame:
-    """Of every contrast its equivalence test, columns `EQUIVALENCE`: the 90 % interval, which must lie inside the
-    margin, and the smallest margin inside which it would, in percentage points."""
+    """Return the equivalence test of every contrast, columns `EQUIVALENCE`: the 90 % interval, which must lie inside
+    the margin, and the smallest margin inside which it would, in percentage points."""
     table = analysis.contrasts.reindex(columns=list(EQUIVALENCE))
     return table.assign(smallest_provable=table[["low90", "high90"]].abs().max(axis=1, skipna=False))
 
@@ -161,7 +162,7 @@ def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, 
 
 
 def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
-    """Where the slopes of two groups differ, one number does not tell their difference: it is told at three scores."""
+    """The difference at three ID scores, as text, for groups whose slopes differ: one number would hide that."""
     own = at_ids.loc[(at_ids["a"] == row["a"]) & (at_ids["b"] == row["b"])]
     if own.empty:
         return ""

@@ -1,4 +1,4 @@
-"""How numbers are said to people: signs, intervals, percentages, p-values, and any value of a spec or a record.
+"""Numbers as text: signs, intervals, percentages, p-values, and any value of a spec or a record.
 
 Owns the look of every number in the page, the terminal, the sentences and the LaTeX tables; files for machines hold the
 numbers themselves.
@@ -17,7 +17,7 @@ UNKNOWN = "–"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """`+6.2`, `−0.4`, `0.0`."""
+    """Return `+6.2`, `−0.4` or `0.0`."""
     if not math.isfinite(value):
         return UNKNOWN
     text = f"{abs(value):.{digits}f}"
@@ -25,38 +25,38 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """`0.760`, `−0.86`."""
+    """Return `0.760` or `−0.86`."""
     return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else UNKNOWN
 
 
 def interval(low: float, high: float, digits: int = 1) -> str:
-    """`4.8 to 7.5`; a dash where there is none."""
+    """Return `4.8 to 7.5`, or a dash where there is no interval."""
     return f"{_unsigned_zero(low, digits)} to {_unsigned_zero(high, digits)}" if math.isfinite(low) else UNKNOWN
 
 
 def span(low: float, high: float) -> str:
-    """An interval inside a sentence, in points of ER: `(4.8 to 7.5)`."""
+    """Return an interval inside a sentence, in points of ER: `(4.8 to 7.5)`."""
     return f"({interval(low, high)})" if math.isfinite(low) else "(no interval)"
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """A fraction as `47.0 %`."""
+    """Return a fraction as `47.0 %`."""
     finite = isinstance(value, int | float) and math.isfinite(value)
     return f"{100 * value:.{digits}f} %" if finite else UNKNOWN
 
 
 def scores(low: float, high: float) -> str:
-    """A range of scores: `47.0 % to 52.5 %`."""
+    """Return a range of scores: `47.0 % to 52.5 %`."""
     return f"{percent(low)} to {percent(high)}" if math.isfinite(low) else UNKNOWN
 
 
 def p_value(value: float) -> str:
-    """`0.013`, `< 0.001`."""
+    """Return `0.013` or `< 0.001`."""
     return UNKNOWN if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def format_value(value: Any) -> str:
-    """A value of a record: lists joined, whole numbers grouped, floats to four digits."""
+    """Return a value of a record as text: lists joined, whole numbers grouped, floats to four digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return UNKNOWN
     if isinstance(value, bool):
@@ -71,19 +71,20 @@ def format_value(value: Any) -> str:
 
 
 def pair(a: str, b: str) -> str:
-    """A difference by name; what both names begin with, up to the first `=`, is said once: `num_images=64 − 32`."""
+    """Return the name of a difference; what both names begin with, up to the first `=`, is written once: `num_images=64
+    − 32`."""
     shared = a[: a.find("=") + 1]
     return f"{isolated(visible(a))} − {isolated(visible(b.removeprefix(shared) if shared else b))}"
 
 
 def name(text: object, most: int = 60) -> str:
-    """A user's name inside a sentence: on one line, and of a long one both ends."""
+    """Return a user's name for use inside a sentence: on one line, a long one with its middle left out."""
     line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip(" \t\r\n\f\v\u00a0"))))
     return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
 
 
 def listed(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 

@@ -1,4 +1,4 @@
-"""What an analysis has to say about its points and trials, a sentence each, whatever it finds."""
+"""Notes on the points and trials of an analysis, a sentence each, whatever its result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from analysis.stats.task_points import TaskPoints
 
 
 def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
+    """Return sentences on rows left out, points outside the baseline's range, clipped scores and lonely groups."""
     notes = []
     if len(left_out):
         notes.append(f"{len(left_out)} failed or empty rows are left out of every mean and line; they are listed")
@@ -43,7 +44,7 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
 
 
 def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
-    """What one or two trials cannot say."""
+    """Return a sentence on groups of one trial, and one on groups of two: what their intervals lack."""
     one, two = ([name for name, group in groups.items() if group.trials == count] for count in (1, 2))
     notes = []
     if one:
@@ -56,7 +57,7 @@ def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
 
 
 def target(task_points: TaskPoints) -> str:
-    """Which repetition of the study the intervals speak of."""
+    """Return the sentence that names the repetition of the study that the intervals are about."""
     options, jackknife_scores = task_points.options, task_points.jackknife_scores
     names = {
         "ID groups": "test groups in distribution",

@@ -37,7 +37,7 @@ class Options:
 
 
 def check_options(options: Options, where: str = "") -> list[Problem]:
-    """What is wrong with the options themselves."""
+    """Return the errors in the options themselves, located at `where`."""
     problems = []
     if options.scale not in SCALES:
         problems.append(Problem(where, f"--scale: {options.scale!r} is no scale{did_you_mean(options.scale, SCALES)}"))

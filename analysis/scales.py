@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
 
 PP = 100.0  # scores are fractions, effective robustness is in percentage points
-UNKNOWN_EXAMPLES = 1_000  # the size a split is taken to have when nobody says: clipping then happens at 1/2000
+UNKNOWN_EXAMPLES = 1_000  # the size of a split that is not known: scores are then clipped at 1/2000
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Scale:
     bounded: bool  # h is infinite at 0 and 1, so scores there are clipped
 
     def of(self, scores: ArrayLike, examples: int | None = None) -> np.ndarray:
-        """Scores on this axis, clipped by `clip` where h needs it; `examples` is the size of their split, if known."""
+        """Return scores on this axis, clipped by `clip` where h needs it; `examples` is the size of their split, if
+        known."""
         return self.h(clip(scores, examples) if self.bounded else np.asarray(scores, float))
 
 
@@ -53,7 +54,7 @@ SCALES = {
 
 
 def clip(scores: ArrayLike, examples: int | None) -> np.ndarray:
-    """Scores moved off 0 and 1 by half of one example of their split, float [n].
+    """Return scores moved off 0 and 1 by half of one example of their split, float [n].
 
     A model that gets none (or all) of m examples right is shown at 1/(2m) (or 1 - 1/(2m)), the usual continuity
     correction; probit and logit have no value at 0 and 1, and leaving such points out would bend the line.

@@ -121,7 +121,7 @@ class Analysis:
 
     @property
     def notes(self) -> list[str]:
-        """The warnings but for the refusals, which the finding says."""
+        """The warnings but for the refusals, which are a finding."""
         return [warning for warning in self.warnings if warning not in self.refusals]
 
     @property

@@ -18,7 +18,7 @@ FACTOR = ("partial_r2", "slope", "low", "high", "p", "p_adjusted", "standardised
 
 
 def verdict(analyses: Sequence[Analysis]) -> dict[str, Any]:
-    """verdict.json: the first task's, and the others' under "tasks" by name. NaN becomes null."""
+    """Return verdict.json: the first task's, and the others' under "tasks" by name. NaN becomes null."""
     first, *others = [_verdict(analysis) for analysis in analyses]
     if others:
         first["task"] = analyses[0].task
@@ -83,7 +83,7 @@ def _duplicates(analysis: Analysis) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """JSON's own types; NaN and infinity as null."""
+    """Return a value in JSON's own types; NaN and infinity as null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """What a reader may switch the figures to: other metrics of the results, other scales of the axes, one `View` each.
 
-The verdict is about one metric on one scale, fixed beforehand; the others are there to see whether it hangs on that
-choice, and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`. Owns `View`.
+The verdict is about one metric on one scale, fixed beforehand; the others show whether it depends on that choice,
+and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`. Owns `View`.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class View:
     chosen: bool
 
     def ordered(self, names: Sequence[str]) -> View:
-        """The same with its groups in this order."""
+        """Return the same with its groups in this order."""
         place = {name: i for i, name in enumerate(names)}
         return replace(self, groups=self.groups.sort_values("group", key=lambda names: names.map(place)))
 
 
 def views(analysis: Analysis) -> list[View]:
-    """Every metric on every scale, the chosen one first; of a huge table that one alone."""
+    """Return every metric on every scale, the chosen one first; of a huge table that one alone."""
     options, every = analysis.options, [own_view(analysis)]
     if len(analysis.points) > MOST_POINTS:
         return every
@@ -69,19 +69,19 @@ def views(analysis: Analysis) -> list[View]:
 
 
 def own_view(analysis: Analysis) -> View:
-    """The view that the verdict is about."""
+    """Return the view that the verdict is about."""
     points = analysis.points.assign(place=np.arange(len(analysis.points)))
     return _view(analysis, points, metric_of(analysis), chosen=True)
 
 
 def metric_of(analysis: Analysis) -> str:
-    """The metric that the verdict is about."""
+    """Return the metric that the verdict is about."""
     names = analysis.points["metric"].dropna().unique() if "metric" in analysis.points else []
     return str(names[0]) if len(names) == 1 else SCORE
 
 
 def metrics(analysis: Analysis) -> list[str]:
-    """The metrics that every point has, the verdict's first. Others than that only for one ID set."""
+    """Return the metrics that every point has, the verdict's first; only that one for several ID sets."""
     own, points = metric_of(analysis), analysis.points
     if len(analysis.options.ids) > 1:
         return [own]
@@ -128,5 +128,5 @@ def _own_lines(analysis: Analysis) -> pd.DataFrame:
 
 
 def chosen(views: Sequence[View]) -> View:
-    """The view that the verdict is about."""
+    """Return the view that the verdict is about."""
     return next(view for view in views if view.chosen)

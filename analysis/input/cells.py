@@ -34,7 +34,8 @@ class Numbers:
 
 
 def numbers(cells: pd.Series) -> Numbers:
-    """Scores. A comma alone is a decimal comma, since no score has thousands; `inf` and words are bad."""
+    """Return the cells as scores. A comma alone is a decimal comma, since no score has thousands; `inf` and words are
+    bad."""
     values = pd.to_numeric(cells, errors="coerce").to_numpy(float, na_value=np.nan).copy()
     flags = np.zeros((4, len(cells)), bool)
     odd = np.flatnonzero(~np.isfinite(values))
@@ -60,7 +61,8 @@ def _score(text: str) -> tuple[float, tuple[bool, bool, bool, bool]]:
 
 
 def amounts(cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
-    """Counts and the like as text that reads as a number, and which cells are bad, and which could mean two numbers.
+    """Return counts and the like as text that reads as a number, and which cells are bad, and which could mean two
+    numbers.
 
     `1,000`, `1 000`, `1_000`, `64k` and `1.2M` are read; `1.000` is 1 or 1000, unless other cells of the column show
     that a dot is a decimal point there. Missing cells become NaN.

@@ -1,4 +1,4 @@
-"""The columns of a plain table: whether they are there, the names and scores in them, and what else a row tells.
+"""The columns of a plain table: whether they exist, the names and scores in them, and the other properties of a row.
 
 Owns every step from text to points that needs one column alone; units, copies and clusters have modules of their own.
 Each function adds to the remarks what is wrong, and what was read otherwise than it stands.
@@ -27,7 +27,7 @@ MOST_PAIRS = 5  # sets of names that look alike are listed, the rest counted
 
 
 def check_columns(roles: Roles, units: Mapping[str, str], remarks: Remarks) -> None:
-    """Whether every column that was asked for is there, once, and in one role."""
+    """Check that every column that was asked for exists, once, and in one role."""
     columns = list(remarks.source.frame.columns)
     for flag, name in [*roles.asked, *(("--unit", name) for name in units)]:
         if name not in columns:
@@ -44,7 +44,8 @@ def check_columns(roles: Roles, units: Mapping[str, str], remarks: Remarks) -> N
 
 
 def tidy(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
-    """`frame` with every column name once: of two that nobody asked for the first is kept if they are equal."""
+    """Return `frame` with every column name once: of columns with one name that nobody asked for, the first is kept if
+    they are equal."""
     columns = list(frame.columns)
     if len(set(columns)) == len(columns):
         return frame
@@ -59,7 +60,8 @@ def tidy(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
 
 
 def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remarks) -> pd.Series:
-    """Names of groups (`baseline` given) or clusters, blanks around them left out; those that look alike are notes."""
+    """Return names of groups (`baseline` given) or clusters, blanks around them left out; those that look alike are
+    notes."""
     codes, raw = pd.factorize(text)
     names = np.array([clean(str(name)) for name in raw], object)
     changed = names != raw
@@ -98,7 +100,7 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
 
 
 def role_names(frame: pd.DataFrame, roles: Roles, baseline: str, remarks: Remarks) -> pd.DataFrame:
-    """Columns trial (the cluster; without one every row's own name), group and task."""
+    """Return columns trial (the cluster; without one every row's own name), group and task."""
     rows = "row " + (frame.index + remarks.source.first_row).astype(str)
     groups = names_of(frame[roles.group], roles.group, baseline, remarks)
     trials = names_of(frame[roles.cluster], roles.cluster, None, remarks) if roles.cluster else rows
@@ -114,14 +116,14 @@ def score_columns(
     units: Mapping[str, str],
     remarks: Remarks,
 ) -> dict[str, pd.Series]:
-    """Scores as fractions by "id" (or "id_1", ...) and "ood", NaN where the cell is missing."""
+    """Return scores as fractions by "id" (or "id_1", ...) and "ood", NaN where the cell is missing."""
     named = {columns[key]: numbers for key, numbers in parsed.items()}
     fractions = as_fractions(named, groups, percent, units, remarks)
     return {key: pd.Series(fractions[name], index=groups.index) for key, name in columns.items()}
 
 
 def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remarks) -> dict[str, cells.Numbers]:
-    """The score columns as numbers in the unit that they are written in."""
+    """Return the score columns as numbers in the unit that they are written in."""
     parsed = {}
     for key, name in columns.items():
         numbers = parsed[key] = cells.numbers(frame[name])
@@ -144,7 +146,7 @@ def check_baseline(
     id_min: float | None,
     remarks: Remarks,
 ) -> None:
-    """Whether the baseline is there, and a line can be laid through it."""
+    """Check that the baseline exists and a line can be fitted to it."""
     names = groups.unique()
     if baseline not in set(names):
         near = did_you_mean(baseline, names)
@@ -171,8 +173,9 @@ def extra_columns(
     units: Mapping[str, str],
     remarks: Remarks,
 ) -> pd.DataFrame:
-    """The other columns, those that the analysis uses by name checked: validation scores (`like` says whose unit each
-    has), numbers, mixtures. What cannot be read as such is left out of the points, with a note."""
+    """Return the other columns, those that the analysis uses by name checked: validation scores (`like` maps each to
+    the column whose unit it has), numbers, mixtures. What cannot be read as such is left out of the points, with a
+    note."""
     points = frame.copy()
     for name, other in like.items():
         if name in points:
@@ -199,7 +202,7 @@ def extra_columns(
 
 
 def _with_rates(points: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
-    """`points` with learning rates as numbers; without the column where some are none, which a note says."""
+    """`points` with learning rates as numbers; without the column, and with a note, where some cannot be read."""
     if RATE not in points:
         return points
     rates = cells.numbers(points[RATE])

@@ -24,7 +24,8 @@ LEAST_EQUAL, SHARE_EQUAL = 3, 0.2  # of a group's rows, where ID and OOD are the
 
 
 def without_copies(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
-    """The rows of `frame` (text) that are not equal in every column to one above; how many were is a note."""
+    """Return the rows of `frame` (text) without those that are equal in every column to one above; a note counts
+    them."""
     again = frame.duplicated()
     if not again.any():
         return frame
@@ -38,7 +39,7 @@ def without_copies(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
 
 
 def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, remarks: Remarks) -> pd.Series:
-    """The cluster of every point, after copies under other names have been put together.
+    """Return the cluster of every point, after copies under other names have been put together.
 
     `points` has trial, group, task and the scores. Without clusters of the user's, points of one group with the same
     scores are one cluster. With them, clusters of one group whose points have all the same scores are one.
@@ -75,7 +76,7 @@ def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, re
 
 
 def across_groups(points: pd.DataFrame, scores: Sequence[str], remarks: Remarks) -> None:
-    """Notes about groups of which a good part has the very scores of rows of another group."""
+    """Add notes about groups of which a good part has exactly the scores of rows of another group."""
     each = points.drop_duplicates(["task", "group", *scores])
     shared = each.loc[each.duplicated(["task", *scores], keep=False)]
     if len(each) < (1 - CHANCE) * len(points):  # scores of so few digits meet by chance
@@ -87,25 +88,25 @@ def across_groups(points: pd.DataFrame, scores: Sequence[str], remarks: Remarks)
     pairs = pairs.loc[pairs["group"] < pairs["group_other"], ["group", "group_other"]]
     sizes = each["group"].value_counts()
     counts = pairs.value_counts()
-    found = [
+    alike_pairs = [
         (group, other, count)
         for (group, other), count in counts.items()
         if count >= LEAST_EQUAL and count >= SHARE_EQUAL * min(sizes[group], sizes[other])
     ]
-    for group, other, count in found[:LEAST_EQUAL]:
+    for group, other, count in alike_pairs[:LEAST_EQUAL]:
         remarks.note(
             f"{shown(group)} and {shown(other)} have {counted(count, 'row')} with the very same scores, of "
             f"{sizes[group]:,} and {sizes[other]:,}: were they copied? Groups are compared as if they were independent"
         )
-    if len(found) > LEAST_EQUAL:
-        remarks.note(f"{counted(len(found) - LEAST_EQUAL, 'more pair')} of groups share scores like these")
+    if len(alike_pairs) > LEAST_EQUAL:
+        remarks.note(f"{counted(len(alike_pairs) - LEAST_EQUAL, 'more pair')} of groups share scores like these")
 
 
 def same_columns(
     scores: Mapping[str, np.ndarray], names: Mapping[str, str], groups: pd.Series, baseline: str, remarks: Remarks
 ) -> None:
-    """Problems and notes about score columns that are copies. `scores` are fractions by "id" or "id_1", ..., and "ood";
-    `names` the user's names of these columns."""
+    """Add problems and notes about score columns that are copies. `scores` are fractions by "id" or "id_1", ..., and
+    "ood"; `names` the user's names of these columns."""
     ids = [key for key in scores if key != "ood"]
     for i, first in enumerate(ids):
         for second in ids[:i]:

@@ -67,7 +67,7 @@ class CsvFile:
         return self._skipped + 2
 
     def lines(self, rows: Iterable[int]) -> list[int]:
-        """The lines of the file on which these rows (labels of `frame`) begin."""
+        """Return the lines of the file on which these rows (labels of `frame`) begin."""
         starts, _ = self._scanned
         return [int(starts[row]) for row in rows]
 
@@ -93,7 +93,7 @@ class CsvFile:
         return stream
 
     def at(self, rows: Sequence[int]) -> str:
-        """`line 4`, `lines 4, 7 and 9`, `lines 4, 7, 9 and 81 more`."""
+        """Return `line 4`, `lines 4, 7 and 9` or `lines 4, 7, 9 and 81 more`."""
         shown = [str(line) for line in self.lines(rows[:SHOWN])]
         if len(rows) == 1:
             return f"line {shown[0]}"
@@ -230,7 +230,7 @@ class CsvFile:
 
 
 class Remarks:
-    """What is to be said about one table: `problems`, for which it is refused, and `notes`, with which it is read."""
+    """The remarks on one table: `problems`, for which it is refused, and `notes`, with which it is read."""
 
     def __init__(self, source: CsvFile) -> None:
         self.source = source
@@ -238,7 +238,8 @@ class Remarks:
         self.notes = list(source.notes)
 
     def cells(self, rows: Iterable[int], sentence: Callable[[int], str]) -> None:
-        """Problems in these rows: `sentence(row)` for the first few, and one line that counts the others."""
+        """Add a problem in each of these rows: `sentence(row)` for the first few, and one line that counts the
+        others."""
         rows = list(rows)
         if not rows:
             return
@@ -250,16 +251,16 @@ class Remarks:
             self.table(f"and {counted(len(rows) - SHOWN, 'more line')} like these")
 
     def column(self, sentence: str) -> None:
-        """A problem of a column: it is put down to the header's line."""
+        """Add a problem of a column, located at the header's line."""
         line = self.source.first_row - 1
         self.problems.append(Problem(f"{self.source.file}:{line}", sentence))
 
     def table(self, sentence: str) -> None:
-        """A problem of the table as a whole."""
+        """Add a problem of the table as a whole."""
         self.problems.append(Problem(self.source.file, sentence))
 
     def note(self, sentence: str, rows: Any = ()) -> None:
-        """A note, with the lines that it is about behind it."""
+        """Add a note, followed by the lines that it is about."""
         rows = list(rows)
         self.notes.append(f"{sentence} ({self.source.at(rows)})" if rows else sentence)
 

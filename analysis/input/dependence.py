@@ -1,4 +1,4 @@
-"""Rows that belong together although nobody said so: columns of a plain table that look like the name of a training.
+"""Rows that may belong together although no cluster was given: columns of a table that look like names of trainings.
 
 Owns `ask_for_clusters`. Points of one pre-training are no independent evidence: taken as such they make intervals too
 narrow (Moulton 1990; Cameron and Miller 2015). A candidate is known by its name (trial, seed, run, checkpoint, ...) or
@@ -79,27 +79,28 @@ class Candidate:
 
 
 def ask_for_clusters(points: pd.DataFrame, columns: pd.DataFrame, cluster: str | None, remarks: Remarks) -> None:
-    """Problems where rows are taken as independent and a column says otherwise; notes where the user has decided.
+    """Add a problem where rows are taken as independent and a column indicates otherwise, a note where the user has
+    decided.
 
     `points` has task, group, trial (the cluster as it is), id and ood (fractions); `columns`, text, are all that the
-    table has besides, row by row. `cluster` is None where nothing was said, `INDEPENDENT`, or the column named.
+    table has besides, row by row. `cluster` is None where it was not given, `INDEPENDENT`, or the column named.
     """
     if points.empty:
         return
     if cluster in (None, INDEPENDENT):  # rows with the same scores are one by now
         points = points.drop_duplicates("trial")
         columns = columns.loc[points.index]
-    found = candidates(points, columns)
+    suspects = candidates(points, columns)
     if remarks.problems:  # of scores in two units no correlation speaks
-        found = [replace(one, p=np.nan) for one in found if one.named]
-    clear = [one for one in found if one.named or (one.telling and not one.setting)] if cluster is None else []
+        suspects = [replace(one, p=np.nan) for one in suspects if one.named]
+    clear = [one for one in suspects if one.named or (one.telling and not one.setting)] if cluster is None else []
     for one in clear[:MOST_ASKED]:
         remarks.column(f"{one}: if each set comes from one training, say {_option(one)}")
     if len(clear) > MOST_ASKED:
         remarks.table(f"and {counted(len(clear) - MOST_ASKED, 'more column')} like these")
     if clear:
         remarks.table(f"if every row is a training of its own, say --cluster {INDEPENDENT}")
-    for one in found:
+    for one in suspects:
         if one in clear or not one.p <= HINT:
             continue
         if one.setting and not one.named:
@@ -120,13 +121,14 @@ def _option(one: Candidate) -> str:
 
 
 def candidates(points: pd.DataFrame, columns: pd.DataFrame) -> list[Candidate]:
-    """The columns whose equal values may be one training, those with telling names first, then the most correlated."""
+    """Return the columns whose equal values may be one training, those with telling names first, then the most
+    correlated."""
     places, _ = pd.factorize(points["task"].astype(str) + "\0" + points["group"].astype(str))
     units = pd.factorize(pd.Series(places).astype(str) + "\0" + points["trial"].astype(str).to_numpy())[0]
     residual = _residuals(points, places)
     by_unit = np.bincount(units, residual) / np.bincount(units)  # one number per cluster as it is
     firsts = np.unique(units, return_index=True)[1]
-    found = []
+    suspects = []
     for name in columns:
         if not is_named(name) and name.casefold() in VARIED:
             continue
@@ -137,10 +139,10 @@ def candidates(points: pd.DataFrame, columns: pd.DataFrame) -> list[Candidate]:
             continue  # finer than the clusters
         else:
             one = _across_clusters(_candidate(name, cells, places, residual))
-        found += [one] if one else []
-    tried = len(found)
-    found = [replace(one, p=min(1.0, one.p * tried), alone=one.alone * tried) for one in found]
-    return sorted(found, key=lambda one: (not one.named, -one.icc))
+        suspects += [one] if one else []
+    tried = len(suspects)
+    suspects = [replace(one, p=min(1.0, one.p * tried), alone=one.alone * tried) for one in suspects]
+    return sorted(suspects, key=lambda one: (not one.named, -one.icc))
 
 
 def _within_groups(cells: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -156,7 +158,7 @@ def _across_clusters(one: Candidate | None) -> Candidate | None:
 
 
 def is_named(column: str) -> bool:
-    """Whether a column is called like the name of a training."""
+    """Return whether a column is called like the name of a training."""
     words = [word for word in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower()) if word]
     if AMOUNTS & set(words):
         return False

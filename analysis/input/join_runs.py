@@ -1,4 +1,4 @@
-"""Several runs as one table: the same trial counted once, groups that mean the same merged, and what differs told.
+"""Several runs as one table: the same trial counted once, groups that mean the same merged, differences reported.
 
 Owns the rules of joining. Every run is read by itself (`run_points.read_run`); nothing else here reads but specs.
 """
@@ -27,8 +27,8 @@ PLACES = {"root", "path", "images", "archive"}  # where data lies is no part of 
 
 
 def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
-    """Several runs as one table (see `join`), of one address that run. Raises UserError, also where the runs
-    are not of one task, metric, scale and baseline."""
+    """Return several runs as one table (see `join`), of one address that run, and its options. Raises UserError, also
+    where the runs are not of one task, metric, scale and baseline."""
     parts, problems = [], list[Problem]()
     for address in addresses:
         try:
@@ -41,7 +41,7 @@ def read_runs(addresses: Sequence[str]) -> tuple[Table, Options]:
 
 
 def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
-    """One table of all runs (address, table, options), and the options that hold for it.
+    """Return one table of all runs (address, table, options), and the options that hold for it.
 
     A trial is known by the key at the end of its id, which hashes what it means: rows of the same point are kept from
     the first run that has them. Groups are told apart by what their trials were pre-trained on, not by name: a name
@@ -158,7 +158,7 @@ def _text(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _other_scores(points: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """A sentence where the same point scores otherwise in another run: one of them is not what its trial says, or was
+    """A sentence where the same point has other scores in another run: one of them is not what its trial says, or was
     trained on another machine."""
     apart = points.groupby(list(keys), sort=False, dropna=False)[["id", "ood"]].agg(np.ptp).max(axis=1)
     other = apart > SAME_SCORE

@@ -46,7 +46,7 @@ def check(frame: pd.DataFrame, names: pd.DataFrame, roles: Roles, baseline: str,
 
 
 def without_bad_sizes(points: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
-    """`points` without a column of image numbers that are not whole and above 0, which a note names."""
+    """Return `points` without a column of image numbers that are not whole and above 0, which a note names."""
     for name in (name for name in SIZES if name in points):
         sizes = pd.to_numeric(points[name], errors="coerce").astype(float)
         bad = sizes.notna() & ~((sizes >= 1) & (sizes < 1e12) & (sizes == np.round(sizes)))
@@ -58,7 +58,8 @@ def without_bad_sizes(points: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
 
 
 def is_mixture(weights: Mapping[str, object]) -> bool:
-    """Whether these are shares of sources: finite, none below 0, and one above it unless there is none at all."""
+    """Return whether these are shares of sources: finite, none below 0, and one above it unless there is none at
+    all."""
     values = list(weights.values())
     if not all(isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < float("inf") for w in values):
         return False

@@ -55,7 +55,7 @@ class Recount:
 
 
 def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Every comparison that these runs made, once each: see `ray_robust.data.duplicates.entries.entry`."""
+    """Return every comparison that these runs made, once each: see `ray_robust.data.duplicates.entries.entry`."""
     unique: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
         for one in run.data().get("duplicates") or ():
@@ -65,9 +65,8 @@ def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
-    """The points of one task without affected test images; None where no test image is affected. Without any
-    predictions that is not known, which the note says. `points` as in
-    `analysis.input.table.Table` of a run."""
+    """Return the points of one task without affected test images; None where no test image is affected. Without any
+    predictions that is not known, which the note says. `points` as in `analysis.input.table.Table` of a run."""
     if points.empty or "finetune" not in points:
         return None
     name = str(points["task"].iloc[0]).partition("[")[0]  # what varies of a task stands in brackets

@@ -19,7 +19,7 @@ class Roles:
 
     @staticmethod
     def of(id: str | Sequence[str], ood: str, group: str, cluster: str | None) -> Roles:
-        """The roles of these columns, their names cleaned as those of the header are."""
+        """Return the roles of these columns, their names cleaned as those of the header are."""
         ids = tuple(clean(name) for name in ([id] if isinstance(id, str) else id))
         return Roles(ids, clean(ood), clean(group), clean(cluster) if cluster else None)
 
@@ -37,4 +37,5 @@ class Roles:
 
     @property
     def used(self) -> list[str]:
+        """The columns that were asked for, each once."""
         return list(dict.fromkeys(name for _, name in self.asked))

@@ -21,8 +21,8 @@ ONLY_THESE = "intervals speak of the test groups as they are"
 
 
 def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Counts] | None, list[str]]:
-    """The counts of every point per side, or None and why. `points` has trial, finetune, epoch, and, of several runs,
-    `run`, the number of its folder. A task without groups has none, and nothing is missing then."""
+    """Return the counts of every point per side, or None and why. `points` has trial, finetune, epoch, and, of several
+    runs, `run`, the number of its folder. A task without groups has none, and nothing is missing then."""
     if points.empty or "id_groups" not in points or points[["id_groups", "ood_groups"]].isna().all(axis=None):
         return None, []
     parts, missing = [], 0
@@ -66,8 +66,8 @@ def _tables(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[p
 
 
 def of_rows(rows: pd.DataFrame, points: int) -> Counts | None:
-    """The rows of one split (columns point, group, class and `CELLS`) as `Counts`; None where a point did not see the
-    images that the others saw."""
+    """Return the rows of one split (columns point, group, class and `CELLS`) as `Counts`; None where a point did not
+    see the images that the others saw."""
     group, groups = pd.factorize(rows["group"].astype(str), sort=True)
     label, classes = pd.factorize(rows["class"].astype(str), sort=True)
     point, (tp, fp, fn) = rows["point"].to_numpy(), (rows[c].to_numpy(np.int64) for c in CELLS)

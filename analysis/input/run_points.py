@@ -23,7 +23,8 @@ RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num
 
 
 def read_run(address: str) -> tuple[Table, Options]:
-    """A finished or partial run, with the options that its spec set beforehand. Raises UserError where it is no run."""
+    """Return the points of a finished or partial run, with the options that its spec set beforehand. Raises UserError
+    where it is no run."""
     run = RunFolder(address)
     spec, results = run.spec(), run.results()
     if not spec and not run.exists("plan.csv"):
@@ -56,7 +57,7 @@ def read_run(address: str) -> tuple[Table, Options]:
 
 
 def _reason(run: RunFolder, name: str) -> str:
-    """Why a trial has no scores, as its folder says."""
+    """Why a trial has no scores, from its folder."""
     folder = run.trial(name)
     if damage := folder.damage():
         return f"damaged: {damage}"
@@ -64,8 +65,8 @@ def _reason(run: RunFolder, name: str) -> str:
 
 
 def identity_of(pool: Mapping[str, Any]) -> str:
-    """What the ids of a pool's images in data.json are of: `recipe`, `content`, or of file pools of a run that was made
-    before contents were looked at, `names and sizes`."""
+    """Return what the ids of a pool's images in data.json are of: `recipe`, `content`, or of file pools of a run that
+    was made before contents were looked at, `names and sizes`."""
     made = str(pool.get("licence", "")).startswith(("rendered by this project", "made by "))
     return str(pool.get("identity") or ("recipe" if made else "names and sizes"))
 

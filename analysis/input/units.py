@@ -31,8 +31,8 @@ CONVERT = "bring the table into one unit"
 def as_fractions(
     columns: Mapping[str, Numbers], groups: pd.Series, percent: bool, declared: Mapping[str, str], remarks: Remarks
 ) -> dict[str, np.ndarray]:
-    """Scores of each column as fractions, float [rows], NaN where missing or bad. `groups` has the rows' labels as
-    index; what is not in its unit is added to the remarks' problems."""
+    """Return scores of each column as fractions, float [rows], NaN where missing or bad. `groups` has the rows' labels
+    as index; what is not in its unit is added to the remarks' problems."""
     index = groups.index
     over, sure, values = {}, {}, {}
     for name, column in columns.items():
@@ -155,11 +155,12 @@ class _Scores:
 
     @property
     def complete(self) -> np.ndarray:
+        """Which rows have a score in every column, bool [rows]."""
         return np.isfinite(self.table).all(axis=1)
 
     def stable(self, rows: np.ndarray, as_fractions: np.ndarray | None = None) -> np.ndarray:
-        """arcsin(sqrt(score)), on which the noise of counting is the same for all scores (Anscombe 1948); those chosen
-        by `as_fractions` (bool [rows, columns]) are taken for fractions."""
+        """Return arcsin(sqrt(score)) of these rows, on which the noise of counting is the same for all scores (Anscombe
+        1948); those chosen by `as_fractions` (bool [rows, columns]) are taken for fractions."""
         scores = self.table[rows] / 100
         scores = scores if as_fractions is None else np.where(as_fractions, self.table[rows], scores)
         return np.arcsin(np.sqrt(np.clip(scores, 0, 1)))

@@ -1,1 +1,1 @@
-"""Is the baseline a line? The checks, and what each says."""
+"""Is the baseline a line? The checks of its points, and the verdict of each."""

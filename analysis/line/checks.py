@@ -37,7 +37,7 @@ BINS = 6  # of ID scores, for the scatter
 def check_line(
     points: pd.DataFrame, options: Options, slope: tuple[float, float, float] | None = None
 ) -> LineChecks | None:
-    """The checks of the line through the points of `options.baseline`; None where there is no line.
+    """Return the checks of the line through the points of `options.baseline`; None where there is no line.
 
     `slope` is that of the line and the ends of its interval, where more than its trials is known to move it.
 

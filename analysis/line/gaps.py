@@ -16,7 +16,7 @@ MOST = 3  # gaps that are listed
 
 
 def gaps(points: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The widest gaps between neighbouring baseline points, widest first. Columns `COLUMNS`: their ID scores
+    """Return the widest gaps between neighbouring baseline points, widest first. Columns `COLUMNS`: their ID scores
     (fractions), their `share` of the range on the axis, whether that is `wide`, and a row for every group with how many
     of its points lie inside; the baseline's own row, with none inside, stands for the gap itself. `points` has group,
     id, x."""
@@ -39,13 +39,13 @@ def gaps(points: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def wide(points: int) -> float:
-    """The share of the range from which a gap counts as wide: what the widest between `points` evenly scattered at
-    random exceeds in 5 % of cases at most (the first term of Fisher 1929), or `WIDE`, if that is more."""
+    """Return the share of the range from which a gap counts as wide: what the widest between `points` evenly scattered
+    at random exceeds in 5 % of cases at most (the first term of Fisher 1929), or `WIDE`, if that is more."""
     between = points - 1
     chance = 1 - (LEVEL / between) ** (1 / (between - 1)) if between > 1 else 1.0
     return max(WIDE, chance)
 
 
 def bridged(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of groups of which a good part lies in a wide gap."""
+    """Return the rows of groups of which a good part lies in a wide gap."""
     return table.loc[table["wide"].astype(bool) & (table["inside"] >= np.maximum(MANY * table["of"], 1))]

@@ -72,5 +72,5 @@ class LineChecks:
         return self.failed()
 
     def failed(self, *without: str) -> list[str]:
-        """The same `without` these checks."""
+        """Return the same `without` these checks."""
         return [one.text for one in self.verdicts if one.state == FAILS and one.check not in without]

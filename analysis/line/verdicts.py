@@ -1,4 +1,4 @@
-"""What the checks of the line say: of each whether it passes, fails or stays open, and a plain sentence.
+"""The verdict of every check of the line: whether it passes, fails or stays open, and a plain sentence.
 
 The numbers are those of `LineChecks`' tables.
 """
@@ -27,8 +27,8 @@ SCHEDULES = {
 
 
 def verdicts(checks: LineChecks, own: pd.DataFrame, line: ClusteredFit, options: Options) -> list[Verdict]:
-    """One per check that could be asked, in the order of `QUESTIONS`."""
-    found = (
+    """Return the verdict of every check that could be made, in the order of `QUESTIONS`."""
+    states = (
         _slope(checks, options),
         _curvature(checks, own, options),
         _reliability(checks.reliability, own, line, options),
@@ -36,7 +36,7 @@ def verdicts(checks: LineChecks, own: pd.DataFrame, line: ClusteredFit, options:
         _scatter(checks),
         _gaps(checks.gaps),
     )
-    return [Verdict(check, *one) for check, one in zip(QUESTIONS, found, strict=True) if one is not None]
+    return [Verdict(check, *one) for check, one in zip(QUESTIONS, states, strict=True) if one is not None]
 
 
 def _slope(checks: LineChecks, options: Options) -> tuple[str, str]:
@@ -183,7 +183,8 @@ def _named(groups: Sequence[str], points: Sequence[str] = ()) -> str:
 
 
 def ratio(noise: pd.DataFrame) -> float:
-    """How many times as widely the lower half of the points scatters, on the axis, as the upper; NaN if unknown."""
+    """Return how many times as widely the lower half of the points scatters, on the axis, as the upper; NaN if
+    unknown."""
     if len(noise) < 2:
         return np.nan
     half = len(noise) // 2

@@ -39,7 +39,7 @@ class Design:
         return self.same_seeds and self.trials >= LEAST_SEEDS
 
     def with_seeds(self, seeds: int) -> Design:
-        """The same with so many trials in every group; the baseline keeps its ratio to them."""
+        """Return the same with so many trials in every group; the baseline keeps its ratio to them."""
         ratio = self.baseline / max(self.trials, 1)
         return replace(self, groups=dict.fromkeys(self.groups, seeds), baseline=max(1, round(ratio * seeds)))
 
@@ -52,7 +52,8 @@ class Design:
 def design_of(
     rows: Iterable[Mapping[str, Any]], baseline: str, margin: float, test_groups: Mapping[str, int] | None = None
 ) -> Design:
-    """The design behind the rows of a plan (see `Plan.rows`): how many trials and fine-tunings each group has."""
+    """Return the design behind the rows of a plan (see `Plan.rows`): how many trials and fine-tunings each group
+    has."""
     trials, finetunings = dict[str, int](), dict[str, int]()
     levels: dict[str, dict[str, set]] = {}
     seeds: dict[str, list[Any]] = {}

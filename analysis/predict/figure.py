@@ -26,8 +26,9 @@ SIZE = {"width": 250, "height": 190}
 
 
 def curves(prediction: Prediction) -> dict[str, pd.DataFrame]:
-    """Per varied number and share, columns value, er, low, high: from the best mixture along that parameter, as far as
-    the tried region goes. A share grows at the expense of the others in their proportion (Cox 1971)."""
+    """Return ER along every varied number and share, columns value, er, low, high: from the best mixture along that
+    parameter, as far as the tried region goes. A share grows at the expense of the others in their proportion (Cox
+    1971)."""
     space, best, er = prediction.space, prediction.best, prediction.targets["er"]
     assert space is not None
     assert best is not None
@@ -56,7 +57,7 @@ def _along(name: str, best: Mixture, space: Space) -> Iterator[tuple[float, Mixt
 
 
 def figure(prediction: Prediction, confirmation: Confirmation | None) -> alt.ConcatChart:
-    """All panels, two to a row; ER in percentage points on every vertical axis."""
+    """Return the figure: all panels, two to a row; ER in percentage points on every vertical axis."""
     space, er = prediction.space, prediction.targets["er"]
     assert space is not None
     panels = [_trace(name, curve, prediction, er) for name, curve in curves(prediction).items()]
@@ -111,6 +112,6 @@ def _against(pairs: pd.DataFrame, x: str, y: str, diagonal: bool = False) -> Lay
 
 
 def exported(prediction: Prediction, confirmation: Confirmation | None = None) -> dict[str, bytes]:
-    """prediction.svg, .png (2x) and .pdf, on white. Raises NotDrawn."""
+    """Return prediction.svg, .png (2x) and .pdf, on white. Raises NotDrawn."""
     files = draw(figure(prediction, confirmation).to_dict(validate=False))
     return {f"prediction.{ending}": content for ending, content in files.items()}

@@ -1,7 +1,7 @@
 """The mixtures of a run as places in a space: what was varied, on which axes, and what lies within what was tried.
 
 Owns `Mixture`, `Space` (from mixtures to coordinates, and whether a place is inside), the mixtures that could be tried
-next, and how they are written as a spec's `points`. What a surface over the space says is in `surface` and `predict`.
+next, and how they are written as a spec's `points`. The surface over the space is in `surface` and `predict`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class Mixture:
     levels: tuple[tuple[str, str], ...] = ()
 
     def share(self, source: str) -> float:
+        """Return the share of a source, 0 where it is not in the mixture."""
         return dict(self.shares).get(source, 0.0)
 
 
 def mixtures_of(table: Table, points: pd.DataFrame) -> dict[str, Mixture]:
-    """The mixture of every trial of a run that pre-trains on images, by trial. Numbers that the spec left to the data
-    ("all") are what was drawn."""
+    """Return the mixture of every trial of a run that pre-trains on images, by trial. Numbers that the spec left to the
+    data ("all") are what was drawn."""
     composition = {} if table.run is None else {
         trial["trial"].rpartition("-")[2]: trial.get("composition") or [] for trial in table.run.trials()
     }  # fmt: skip
@@ -85,7 +86,7 @@ class Space:
 
     @staticmethod
     def of(tried: Sequence[Mixture]) -> Space:
-        """The space that these mixtures span. What is the same in all of them is no axis."""
+        """Return the space that these mixtures span. What is the same in all of them is no axis."""
         numbers = {}
         for name, attribute in NUMBERS.items():
             values = [getattr(mixture, attribute) for mixture in tried]
@@ -103,7 +104,7 @@ class Space:
         return replace(space, places=space.at(tried))
 
     def at(self, mixtures: Sequence[Mixture]) -> Place:
-        """Their places, float [mixtures, axes]."""
+        """Return the places of mixtures on the axes, float [mixtures, axes]."""
         columns = [
             [math.log10(getattr(m, NUMBERS[name]) / low) / math.log10(high / low) for m in mixtures]
             for name, (low, high) in self.numbers.items()
@@ -115,7 +116,8 @@ class Space:
         return np.array(columns, float).reshape(-1, len(mixtures)).T
 
     def inside(self, mixture: Mixture) -> bool:
-        """Whether it lies in the convex hull of the tried mixtures of its levels, but for rounding (`OUTSIDE`)."""
+        """Return whether it lies in the convex hull of the tried mixtures of its levels, but for rounding
+        (`OUTSIDE`)."""
         same = self._with_levels(self._levels(mixture))
         if not same:
             return False
@@ -133,8 +135,9 @@ class Space:
         return bool(solution.success and solution.fun <= OUTSIDE)
 
     def between(self, count: int, seed: int = 0, images: float | None = None) -> list[Mixture]:
-        """About so many mixtures between the tried ones (random weights of two to five tried mixtures of the same
-        levels), different from each other and rounded to what a spec would say. With `images` all have this total."""
+        """Return about so many mixtures between the tried ones (random weights of two to five tried mixtures of the
+        same levels), different from each other and rounded as a spec would write them. With `images` all have this
+        total."""
         random, mixtures = np.random.default_rng(seed), dict[Mixture, None]()
         for levels in dict.fromkeys(map(self._levels, self.tried)):
             same = [self.tried[i] for i in self._with_levels(levels)]
@@ -180,7 +183,7 @@ class Space:
         return Mixture(int(numbers["images"]), numbers["classes"] and int(numbers["classes"]), shares, first.levels)
 
     def describe(self, mixture: Mixture) -> str:
-        """`12,000 images, 80 classes, species 0.7, fractals 0.3`; of levels only those that vary."""
+        """Return `12,000 images, 80 classes, species 0.7, fractals 0.3`; of levels only those that vary."""
         parts = [f"{mixture.images:,} images", *([f"{mixture.classes:,} classes"] if mixture.classes else [])]
         parts += [f"{name} {share:.3g}" for name, share in mixture.shares if share] if self.sources else []
         return ", ".join([*parts, *(f"{name} {level}" for name, level in mixture.levels if name in self.levels)])
@@ -211,8 +214,8 @@ class Space:
 
 
 def spec_with(spec: Mapping[str, Any], space: Space, mixtures: Sequence[Mixture], question: str) -> str | None:
-    """A spec that trains these mixtures and is otherwise the run's own (`spec`, as resolved); None where they cannot be
-    written: choices of classes have no short form."""
+    """Return a spec that trains these mixtures and is otherwise the run's own (`spec`, as resolved); None where they
+    cannot be written: choices of classes have no short form."""
     if "semantics" in space.levels:
         return None
     tree = copy.deepcopy({key: value for key, value in spec.items() if key not in ("provenance", "search")})

@@ -69,7 +69,7 @@ class Kind:
 
 
 def kinds(design: Design) -> list[Kind]:
-    """Every kind of contrast that the design allows; none without a baseline, for there is no ER then."""
+    """Return every kind of contrast that the design allows; none without a baseline, for there is no ER then."""
     count, trials, contrasts = len(design.groups), design.trials, []
     if not count or not design.baseline:
         return []
@@ -109,18 +109,18 @@ def _trends(design: Design) -> list[Kind]:
 
 
 def power(design: Design, spread: Spread) -> list[Power]:
-    """One row per kind of contrast."""
+    """Return the power of every kind of contrast (see `kinds`)."""
     return [_power(kind, design, spread) for kind in kinds(design)]
 
 
 def chance(kind: Kind, design: Design, spread: Spread, difference: float) -> float:
-    """The share of sweeps that would find a true difference, in percentage points, with a two-sided 5 % test."""
+    """Return the share of sweeps that would find a true difference, in percentage points, with a two-sided 5 % test."""
     e, s, df = _drawn(by_seed(parts(kind, design, spread), design))
     return float(np.mean(np.abs(difference + e) > _t(df, TWO_SIDED) * s))
 
 
 def parts(kind: Kind, design: Design, spread: Spread) -> list[Part]:
-    """What the contrast's error is made of, as the analysis would find it (see `uncertainty.Quantity`)."""
+    """Return the parts of a contrast's error, as the analysis would find them (see `quantities.Quantity`)."""
     variance = spread.of_trial(design.finetunings)
     error = [Part(factor * variance, df if df >= 0.5 else np.nan, TRIALS) for factor, df in kind.own]
     shared = [(LINE, spread.of_line(design.baseline_finetunings), design.baseline)]
@@ -129,8 +129,9 @@ def parts(kind: Kind, design: Design, spread: Spread) -> list[Part]:
 
 
 def by_seed(parts: Sequence[Part], design: Design) -> list[Part]:
-    """The parts as the test takes them: where groups are paired by seed, trials and the line are one, since a seed's
-    contributions to both are added before they are squared, with one degree of freedom less than there are seeds."""
+    """Return the parts as the test takes them: where groups are paired by seed, trials and the line are one, since a
+    seed's contributions to both are added before they are squared, with one degree of freedom less than there are
+    seeds."""
     own = [part for part in parts if part.name in (TRIALS, LINE)]
     if not design.paired or not own:
         return list(parts)
@@ -140,8 +141,8 @@ def by_seed(parts: Sequence[Part], design: Design) -> list[Part]:
 
 
 def seeds_for(value: float, kind: int, design: Design, spread: Spread, of: Callable[[Power], float]) -> int | None:
-    """The fewest seeds at which `of` the kind of contrast with that number is at most `value`; None where none are
-    enough (the test groups set a floor), or more than `MOST_SEEDS`."""
+    """Return the fewest seeds at which `of` the kind of contrast with that number is at most `value`; None where none
+    are enough (the test groups set a floor), or more than `MOST_SEEDS`."""
 
     def enough(seeds: int) -> bool:
         planned = design.with_seeds(seeds)

@@ -1,5 +1,5 @@
-"""From many small trials to the next ones: `predict` fits ER, ID and OOD over the mixtures of a run, says how well it
-foretells mixtures left out, and where to look next; `confirm` compares it with a larger run.
+"""From many small trials to the next ones: `predict` fits ER, ID and OOD over the mixtures of a run, tests itself on
+mixtures left out, and proposes the next ones; `confirm` compares it with a larger run.
 
 Owns the choice of what a trial's value is, the best mixture, the proposals and the rank correlation. The surface is
 `surface`'s, the space of mixtures `mixtures`'. Files and words are `prediction_text`'s.
@@ -50,20 +50,22 @@ class Target:
     shared: tuple[Quantity, ...] = ()
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The surface at places [m, axes] and its 95 % interval."""
+        """Return the surface at places [m, axes] and its 95 % interval."""
         value, se, df = self.error(places)
         reach = stdtrit(df, TWO_SIDED) * se
         return value, value - reach, value + reach
 
     def error(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Value, standard error and degrees of freedom: the surface's own error, and what moves all trials alike."""
+        """Return value, standard error and degrees of freedom at places, [m] each: the surface's own error, and what
+        moves all trials alike."""
         assert self.surface is not None
         surface = self.surface.at(places)
         variances, dfs = self._moved(surface.smoother)
         return surface.value, *_joined([surface.se**2, *variances], [surface.df, *dfs])
 
     def apart(self, places: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How far below the place `best` [1, axes] others are, with standard error and degrees of freedom."""
+        """Return how far places [m, axes] lie below the place `best` [1, axes], [m] each with standard error and
+        degrees of freedom."""
         assert self.surface is not None
         here, there = self.surface.at(places), self.surface.at(best)
         own = here.se**2 + there.se**2 - 2 * self.surface.covariance(places, best)[:, 0]
@@ -89,7 +91,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a run says about mixtures that it did not train.
+    """The prediction for mixtures that a run did not train.
 
     groups      the run's groups, in the order of the values; `mixtures` what each was trained on
     best        the mixture with the highest predicted ER inside the tried region, None where ER is not predicted
@@ -115,7 +117,7 @@ class Prediction:
 
 
 def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
-    """The prediction from one task of a run."""
+    """Return the prediction from one task of a run."""
     points, baseline = analysis.points, analysis.options.baseline
     if analysis.baseline is None or analysis.refused:
         return Prediction(analysis.task, None, refused=f"there is no ER to predict: {'; '.join(analysis.refusals)}")
@@ -281,8 +283,8 @@ class Confirmation:
 
 
 def confirm(small: Prediction, table: Table, large: Analysis) -> Confirmation | str:
-    """The compositions of the larger run, predicted at the small run's reference total. A sentence where there is
-    nothing to compare."""
+    """Return the compositions of the larger run with what is predicted for them at the small run's reference total, or
+    a sentence where there is nothing to compare."""
     er, space = small.targets.get("er"), small.space
     if space is None or er is None or er.surface is None:
         return "the smaller run predicts no ER, so there is nothing to confirm"
@@ -294,8 +296,8 @@ def confirm(small: Prediction, table: Table, large: Analysis) -> Confirmation | 
         mixture = of_trial.get(points["trial"].iloc[0])
         if mixture is None or group not in large.means:
             continue
-        known = all(dict(mixture.levels).get(c, "") in values for c, values in space.levels.items())
-        if not known or (space.sources and any(name not in space.sources for name, _ in mixture.shares)):
+        trained_there = all(dict(mixture.levels).get(c, "") in values for c, values in space.levels.items())
+        if not trained_there or (space.sources and any(name not in space.sources for name, _ in mixture.shares)):
             continue
         at = Mixture(small.reference, mixture.classes, mixture.shares, mixture.levels)
         value, low, high = (float(compositions[0]) for compositions in er.at(space.at([at])))

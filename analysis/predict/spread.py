@@ -30,7 +30,7 @@ class Cause:
     even: float = 1.0
 
     def part(self, weights: np.ndarray, units: int, name: str) -> Part:
-        """The part of a weighted sum of groups' means (weights [1, 2 or groups]), which are taken as alike."""
+        """Return the part of a weighted sum of groups' means (weights [1, 2 or groups]), which are taken as alike."""
         variance = (weights @ weights) * (self.alone - self.shared) + weights.sum() ** 2 * self.shared
         df = self.even * units - self.spent
         return Part(variance / units if df >= 0.5 else np.nan, df if df >= 0.5 else np.nan, name, units)
@@ -59,11 +59,11 @@ class Spread:
     by: str
 
     def of_trial(self, finetunings: int) -> float:
-        """The variance of the mean ER of a trial with so many fine-tunings."""
+        """Return the variance of the mean ER of a trial with so many fine-tunings."""
         return self.trials**2 + self.finetunings**2 / max(finetunings, 1)
 
     def of_line(self, finetunings: int) -> Cause:
-        """The line's cause for baseline trials with so many fine-tunings."""
+        """Return the line's cause for baseline trials with so many fine-tunings."""
         now, then = (self.line_trials**2 + self.line_noise**2 / max(n, 1) for n in (finetunings, self.line_finetunings))
         return replace(self.line, alone=self.line.alone * now / then, shared=self.line.shared * now / then)
 
@@ -75,7 +75,8 @@ PUBLISHED_SD = hypot(1.3, 31.0 / 47.0 * 1.4)
 
 
 def published(design: Design) -> Spread:
-    """Where there is no earlier run: the published spread between seeds, all of it between trials, baseline's too.
+    """Return the spread to assume without an earlier run: the published one between seeds, all of it between trials,
+    baseline's too.
 
     Baseline trials of several fine-tunings each span the line by themselves, so that a trial moves it as a whole: what
     it does to one group it does to all. Where a trial is a single point, groups' mean ID is taken to lie one standard

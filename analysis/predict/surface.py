@@ -67,12 +67,12 @@ def _axes(x: np.ndarray) -> np.ndarray:
 
 
 def rank(x: np.ndarray) -> int:
-    """How many coefficients the plane over x [n, d] has, the constant included."""
+    """Return how many coefficients the plane over x [n, d] has, the constant included."""
     return 1 + _axes(x).shape[1]
 
 
 def _candidates(x: np.ndarray, counts: np.ndarray, centre: np.ndarray, axes: np.ndarray) -> list[_Candidate]:
-    root, found = np.sqrt(counts), []
+    root, fits = np.sqrt(counts), []
     design = root[:, None] * _plane(x, centre, axes)
     for length in LENGTHS:
         values, vectors = np.linalg.eigh(root[:, None] * _kernel(x, x, length) * root)
@@ -86,8 +86,8 @@ def _candidates(x: np.ndarray, counts: np.ndarray, centre: np.ndarray, axes: np.
             plane = spread @ design.T @ inverse
             gain = inverse - inverse @ design @ plane
             penalty = -0.5 * (np.log1p(ratio * values).sum() + np.linalg.slogdet(square)[1])
-            found.append(_Candidate(length, ratio, inverse, inverse @ design, plane, gain, spread, penalty))
-    return found
+            fits.append(_Candidate(length, ratio, inverse, inverse @ design, plane, gain, spread, penalty))
+    return fits
 
 
 def _weigh(candidates: list[_Candidate], z: np.ndarray, within: float, df: float) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ class Values:
     smoother: np.ndarray
 
     def interval(self, level: float = TWO_SIDED) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper ends, at that quantile on each side."""
+        """Return lower and upper ends, at that quantile on each side."""
         reach = stdtrit(self.df, level) * self.se
         return self.value - reach, self.value + reach
 
@@ -131,12 +131,12 @@ class Surface:
     _parts: tuple[tuple[float, float, _Candidate], ...]  # weight, s2, candidate
 
     def at(self, x: np.ndarray) -> Values:
-        """The surface at places x [m, d]: the true mean over trials, not one new trial."""
+        """Return the surface at places x [m, d]: the true mean over trials, not one new trial."""
         value, smoother = self._means(x)
         return Values(value, np.sqrt(self.covariance(x)), self.df, smoother)
 
     def covariance(self, a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-        """Squared standard errors at a, float [m]; with b the covariances of a with it, float [m, k]."""
+        """Return squared standard errors at a, float [m]; with b the covariances of a with it, float [m, k]."""
         total, plane = 0.0, _plane(a, self._centre, self._axes)
         mean_a, mean_b = self._means(a)[0], None if b is None else self._means(b)[0]
         for weight, s2, c in self._parts:
@@ -172,7 +172,7 @@ class Surface:
 
 
 def fit(x: np.ndarray, y: np.ndarray, counts: np.ndarray, within: float = 0.0, df_within: float = 0.0) -> Surface:
-    """The surface through y [n] at places x [n, d], each the mean of so many trials (`counts` [n]).
+    """Return the surface through y [n] at places x [n, d], each the mean of so many trials (`counts` [n]).
 
     within, df_within   the sum of squares of trials around their own means, and its degrees of freedom
     Raises ValueError where there are too few rows for the plane (see `SPARE`).
@@ -189,7 +189,7 @@ def _fitted(
 ) -> Surface:  # fmt: skip
     df = len(x) - 1 - axes.shape[1] + df_within
     z = (np.sqrt(counts) * y)[:, None]
-    weights, s2 = (found[:, 0] for found in _weigh(candidates, z, within, df))
+    weights, s2 = (column[:, 0] for column in _weigh(candidates, z, within, df))
     weighty = weights > NEGLIGIBLE
     weights = weights / weights[weighty].sum()
     parts = tuple((float(weights[i]), float(s2[i]), candidates[i]) for i in np.flatnonzero(weighty))
@@ -216,6 +216,7 @@ class Check:
 
     @property
     def skill(self) -> float:
+        """The share of the mean's squared error that the surface removes, on mixtures left out."""
         return 1 - (self.error / self.of_mean) ** 2 if self.of_mean > 0 else 0.0
 
     @property

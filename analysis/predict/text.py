@@ -1,4 +1,4 @@
-"""A prediction as files and words: prediction.csv and .json, the figure, next.yaml and confirm.yaml, the summary.
+"""A prediction as files and text: prediction.csv and .json, the figure, next.yaml and confirm.yaml, the summary.
 
 Owns `python -m analysis RUN --predict [--at TOTAL] [--confirm RUN]` and nothing that computes; see `predict`.
 """
@@ -59,7 +59,7 @@ def _compared(prediction: Prediction, larger: str) -> Confirmation | str:
 def write(
     folder: RunFolder, table: Table, prediction: Prediction, at: int | None, confirmation: Confirmation | str | None
 ) -> tuple[list[str], list[str]]:
-    """Write what there is to say; returns the names of the files, and a sentence where the figure failed."""
+    """Write the files of a prediction; return their names, and a sentence where the figure failed."""
     lost: list[str] = []
     files: dict[str, str | bytes] = {
         "prediction.csv": safe_csv.text_of(rows(prediction)),
@@ -89,8 +89,8 @@ def write(
 
 
 def rows(prediction: Prediction) -> pd.DataFrame:
-    """prediction.csv: a row per group tried, then the best mixture and the proposals. Per target the measured mean, the
-    surface with its interval, and what was predicted when the mixture was left out; percentage points."""
+    """Return prediction.csv: a row per group tried, then the best mixture and the proposals. Per target the measured
+    mean, the surface with its interval, and what was predicted when the mixture was left out; percentage points."""
     records = []
     for i, (group, mixture) in enumerate(zip(prediction.groups, prediction.mixtures, strict=True)):
         row = {"kind": "tried", "group": group, **_columns(mixture)}
@@ -119,7 +119,7 @@ def _columns(mixture: Mixture) -> dict[str, Any]:
 
 
 def facts(prediction: Prediction, confirmation: Confirmation | str | None) -> dict[str, Any]:
-    """prediction.json; NaN as null."""
+    """Return prediction.json; NaN as null."""
     space = prediction.space
     record: dict[str, Any] = {
         "task": prediction.task,
@@ -182,7 +182,7 @@ def show(
     table: Table, prediction: Prediction, confirmation: Confirmation | str | None, folder: RunFolder,
     written: Sequence[str], lost: Sequence[str] = (), console: Console | None = None,
 ) -> None:  # fmt: skip
-    """The summary for a terminal."""
+    """Print the summary for a terminal."""
     out = console or Screen(highlight=False)
 
     def line(text: str) -> None:
@@ -209,7 +209,7 @@ def show(
 
 
 def sentences(prediction: Prediction) -> list[str]:
-    """What the prediction comes to; only what its check supports."""
+    """Return the results of the prediction as sentences; only what its check supports."""
     if prediction.refused:
         return [f"Not established: any prediction, because {prediction.refused}."]
     er, space = prediction.targets["er"], prediction.space

@@ -21,7 +21,7 @@ from ray_robust.errors import Problem, UserError
 
 
 def of_run(address: str) -> Spread:
-    """The spread of a run's first task. Raises UserError where it has no line, or no group of two trials."""
+    """Return the spread of a run's first task. Raises UserError where it has no line, or no group of two trials."""
     table, options = read_run(address)
     analysis = study.analyse_all(table, options)[0]
     if analysis.baseline is None or analysis.refused:
@@ -34,7 +34,7 @@ def of_run(address: str) -> Spread:
 
 
 def spread_of(analysis: study.Analysis, name: str) -> Spread:
-    """The spread behind an analysis that is not refused; its `df` is 0 where no group has two trials."""
+    """Return the spread behind an analysis that is not refused; its `df` is 0 where no group has two trials."""
     inside = analysis.points.loc[~analysis.points["extrapolated"]]
     baseline = inside["group"] == analysis.options.baseline
     trials, finetunings, df, _ = between(inside.loc[~baseline])
@@ -46,8 +46,8 @@ def spread_of(analysis: study.Analysis, name: str) -> Spread:
 
 
 def between(points: pd.DataFrame) -> tuple[float, float, int, int]:
-    """Standard deviations of ER, in percentage points: between trials of a group, and between fine-tunings of a trial;
-    the degrees of freedom of the first, and how many fine-tunings a trial has.
+    """Return standard deviations of ER, in percentage points: between trials of a group, and between fine-tunings of a
+    trial; the degrees of freedom of the first, and how many fine-tunings a trial has.
 
     points   columns group, trial, er and, where there are several, finetune; looks at one fine-tuning are its mean
     What a setting does to all trials of a group is no randomness, so fine-tunings vary around the sum of their trial's
@@ -108,7 +108,7 @@ def _cause(covariance: np.ndarray, double_counted: float, units: int, spent: flo
 
 
 def reach(deviation: float, df: int) -> tuple[float, float]:
-    """The 95 % interval of a standard deviation that so many degrees of freedom estimate (chi-squared)."""
+    """Return the 95 % interval of a standard deviation that so many degrees of freedom estimate (chi-squared)."""
     if df < 1:
         return np.nan, np.nan
     low, high = (deviation * np.sqrt(df / chdtri(df, p)) for p in (1 - TWO_SIDED, TWO_SIDED))

@@ -13,7 +13,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def javascript() -> str:
-    """The bundle, safe inside a <script> element; it defines `vegaEmbed`. Made once per process."""
+    """Return the bundle, safe inside a <script> element; it defines `vegaEmbed`. Made once per process."""
     with _ONE_AT_A_TIME:
         return _made()
 

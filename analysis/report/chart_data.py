@@ -19,8 +19,8 @@ MOST_POINTS = 2_000  # drawn; more would be neither seen nor quick
 
 
 def frame(view: View) -> dict[str, Any]:
-    """What a chart of scores needs of one view: `datasets` (band, lines, diagonal, groups, progress; the points come
-    from `marks`) and `params` (the axes)."""
+    """Return what a chart of scores needs of one view: `datasets` (band, lines, diagonal, groups, progress; the points
+    come from `marks`) and `params` (the axes)."""
     scale, points = SCALES[view.scale], view.points
     x, y = limits(points["x"]), limits(points["y"])
     band = view.band.iloc[::2]
@@ -44,18 +44,18 @@ def frame(view: View) -> dict[str, Any]:
 
 
 def marks(points: pd.DataFrame) -> list[dict[str, Any]]:
-    """The points as a chart reads them, at most `MOST_POINTS`."""
+    """Return the points as a chart reads them, at most `MOST_POINTS`."""
     columns = ["trial", "group", "x", "y", "id", "ood", "expected_ood", "er", "extrapolated"]
     return records(points.iloc[:: thinning(len(points))][columns])
 
 
 def thinning(points: int) -> int:
-    """Every how many points one is drawn, so that at most `MOST_POINTS` are."""
+    """Return the step between points that are drawn, so that at most `MOST_POINTS` are."""
     return -(-points // MOST_POINTS) or 1
 
 
 def limits(values: pd.Series) -> tuple[float, float]:
-    """The ends of an axis that holds these values with some room."""
+    """Return the ends of an axis that holds these values with some room."""
     if values.empty:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
@@ -64,7 +64,7 @@ def limits(values: pd.Series) -> tuple[float, float]:
 
 
 def ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
-    """Round percentages that lie within the limits, on the axis; finer ones where the axis spans little."""
+    """Return round percentages that lie within the limits, on the axis; finer ones where the axis spans little."""
     low, high = (float(v) for v in scale.inverse(np.array(limits)))
     ticks: Any = [t for t in TICKS if low <= t <= high]
     if len(ticks) < 4:
@@ -74,7 +74,7 @@ def ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON's own types, numbers to five digits after the point, NaN as None."""
+    """Return rows as JSON's own types, numbers to five digits after the point, NaN as None."""
     rounded = rows.copy()
     for column in rounded.select_dtypes("number"):
         rounded[column] = rounded[column].astype(float).round(5)

@@ -33,9 +33,9 @@ PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader lo
 
 
 def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | str = 640, legend: bool = True) -> Layers:
-    """OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and prediction band
-    (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field names of the
-    points to the columns that a tooltip names; see `chart_data.frame` for the data."""
+    """Return the chart of OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and
+    prediction band (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field
+    names of the points to the columns that a tooltip names; see `chart_data.frame` for the data."""
     x = alt.X("x:Q", title="ID score", scale=_domain("x"), axis=_axis("x"))
 
     def y(field: str) -> alt.Y:
@@ -88,7 +88,8 @@ def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | st
 
 
 def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640) -> Layers:
-    """Mean ER of every group with its 95 % interval over the single points; the shaded strip is the margin."""
+    """Return the chart of mean ER of every group with its 95 % interval over the single points; the shaded strip is the
+    margin."""
     order = [style.group for style in styles]
     y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
     colour, er = _colour(styles, False), alt.X("er:Q", title="ER, points", axis=_points())
@@ -121,8 +122,8 @@ def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640
 
 
 def along(styles: Sequence[GroupStyle], width: int | str = 640, legend: bool = False) -> Layers:
-    """Mean ER by epoch of fine-tuning, one line per group with its 95 % interval: it can appear half-way and be gone at
-    the end (Andreassen et al. 2021)."""
+    """Return the chart of mean ER by epoch of fine-tuning, one line per group with its 95 % interval: it can appear
+    half-way and be gone at the end (Andreassen et al. 2021)."""
     x = alt.X("epoch:Q", title="epoch of fine-tuning", axis=alt.Axis(tickMinStep=1, grid=False))
     y, colour = alt.Y("er:Q", title="mean ER, points"), _colour(styles, legend)
     base = alt.Chart(alt.NamedData("progress"))
@@ -147,8 +148,8 @@ def along(styles: Sequence[GroupStyle], width: int | str = 640, legend: bool = F
 
 
 def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> Layers | None:
-    """Every contrast with its 95 % interval, by what it shows; the shaded strip is the margin of no effect. None where
-    there is nothing to compare."""
+    """Return the chart of every contrast with its 95 % interval, by what it shows; the shaded strip is the margin of no
+    effect. None where there is nothing to compare."""
     rows = [row._asdict() for row in analysis.contrasts.itertuples(index=False) if np.isfinite(row.delta_er)]
     if analysis.refused or not rows:
         return None
@@ -165,7 +166,8 @@ def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> L
 
 
 def factors(analysis: Analysis, width: int | str = 640) -> Layers | None:
-    """The slope of every factor with its 95 % interval; the shaded strip is the margin. None where there are none."""
+    """Return the chart of the slope of every factor with its 95 % interval; the shaded strip is the margin. None where
+    there are none."""
     table = analysis.factor_table
     if analysis.refused or table.empty:
         return None
@@ -181,7 +183,7 @@ def factors(analysis: Analysis, width: int | str = 640) -> Layers | None:
 def of_task(
     analysis: Analysis, views: Sequence[View], keys: Mapping[str, str], width: int | str, legend: bool
 ) -> dict[str, Layers]:
-    """Every figure of a task that has something to show, by name; those of scores want data (see `filled`)."""
+    """Return every figure of a task that has something to show, by name; those of scores want data (see `filled`)."""
     if analysis.points.empty:
         return {}
     styles, with_er = group_styles(analysis), [view for view in views if not view.refused]
@@ -195,7 +197,7 @@ def of_task(
 
 
 def filled(chart: Layers, datasets: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The chart as Vega-Lite with these data and parameters, those that it knows; without Altair's own look."""
+    """Return the chart as Vega-Lite with these data and parameters, those that it knows; without Altair's own look."""
     spec = specification(chart)
     for param in spec.get("params", ()):
         param["value"] = params.get(param["name"], param.get("value"))
@@ -203,7 +205,7 @@ def filled(chart: Layers, datasets: Mapping[str, Any], params: Mapping[str, Any]
 
 
 def specification(chart: Layers) -> dict[str, Any]:
-    """The chart as Vega-Lite, without Altair's own look: the page gives it one."""
+    """Return the chart as Vega-Lite, without Altair's own look: the page gives it one."""
     spec = chart.to_dict(validate=False)  # the schema check takes as long as the figure; a test does it
     spec.pop("config", None)
     return spec

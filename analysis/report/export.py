@@ -31,8 +31,8 @@ STYLE = {
 def figures(
     analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
 ) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
-    """Figure -> ending -> file, of the view that the verdict is about, and of the checks of its line; and why those
-    that could not be drawn could not."""
+    """Return figure -> ending -> file, of the view that the verdict is about and of the checks of its line; and why the
+    missing figures could not be drawn, by name."""
     view = chosen(views)
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
     if line is not None:
@@ -54,7 +54,7 @@ def files(
     drawn: Sequence[Mapping[str, Mapping[str, bytes]]],
     tables: Sequence[Mapping[str, ReportTable]],
 ) -> dict[str, bytes]:
-    """File name -> contents, of all tasks; of several, each file says whose it is."""
+    """Return file name -> contents, of all tasks; where there are several, each name has its task."""
     contents: dict[str, bytes] = {}
     for i, analysis in enumerate(analyses):
         of = "" if len(analyses) == 1 else f"-{i + 1}-{slug(analysis.task)}".rstrip("-")
@@ -67,5 +67,5 @@ def files(
 
 
 def slug(name: str) -> str:
-    """A user's name as part of a file's: letters, digits and hyphens, 40 at most, perhaps none."""
+    """Return a user's name as part of a file's: letters, digits and hyphens, 40 at most, perhaps none."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower(), flags=re.ASCII).strip("-")[:40]

@@ -45,7 +45,7 @@ class _Renderer:
         self.late = False
 
     def ask(self, line: bytes) -> dict[str, bytes]:
-        """The files of one figure. Raises NotDrawn; EOFError and OSError where the process has ended."""
+        """Return the files of one figure. Raises NotDrawn; EOFError and OSError where the process has ended."""
         watch = threading.Timer(LIMIT, self._too_long)
         watch.daemon = True
         watch.start()
@@ -63,7 +63,7 @@ class _Renderer:
             watch.cancel()
 
     def end(self) -> str:
-        """Stop the process; returns how it ended, in words."""
+        """Stop the process; return how it ended, in words."""
         for pipe in (self.questions, self.answers):
             with contextlib.suppress(OSError):  # what was not written yet has nobody to go to
                 pipe.close()
@@ -108,8 +108,8 @@ def warm_up() -> None:
 
 
 def draw(spec: Mapping[str, Any]) -> dict[str, bytes]:
-    """Ending (svg, pdf, png at twice the size) -> file, of a Vega-Lite specification that holds its data. Texts in it
-    are shown cleaned. Raises NotDrawn."""
+    """Return ending (svg, pdf, png at twice the size) -> file, of a Vega-Lite specification that holds its data. Texts
+    in it are shown cleaned. Raises NotDrawn."""
     line = json.dumps(printable_in(spec)).encode() + b"\n"
     with _ONE_AT_A_TIME:
         try:

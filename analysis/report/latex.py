@@ -1,4 +1,4 @@
-"""Sheets as LaTeX tables with booktabs, whatever users called their groups: `\\input{export/contrasts.tex}`.
+"""Tables as LaTeX with booktabs, whatever users called their groups: `\\input{export/contrasts.tex}`.
 
 Owns the escaping. The files ask for `\\usepackage{booktabs,graphicx}`; letters beyond Latin want XeLaTeX.
 """
@@ -24,8 +24,8 @@ _BREAK = re.compile(r" *[\n\t][ \n\t]*")
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX shows as it stands. A line break becomes a space, what cannot be printed its escape; a hyphen
-    stays one (two of them would be a dash), a bracket cannot open an option."""
+    """Return text that LaTeX shows as it stands. A line break becomes a space, what cannot be printed its escape; a
+    hyphen stays one (two of them would be a dash), a bracket cannot open an option."""
     return _ANY.sub(lambda match: ESCAPES[match[0]], _BREAK.sub(" ", printable(text)))
 
 

@@ -30,7 +30,8 @@ NAMES = ("curve", "epochs", "rates", "scatter", "reliability", "gaps")
 def of_line(
     checks: LineChecks, points: pd.DataFrame, styles: Sequence[GroupStyle], scale: str, width: int | str
 ) -> dict[str, Layers]:
-    """Every figure that has something to show, by name (of `NAMES`). `points` of all groups have group and id."""
+    """Return every figure that has something to show, by name (of `NAMES`). `points` of all groups have group and
+    id."""
     figures = {
         "curve": _curve(checks, scale, width),
         "epochs": _by_step(checks, "epoch", width),

@@ -27,7 +27,7 @@ FILES = {
 
 
 def tables(checks: LineChecks | None) -> dict[str, pd.DataFrame]:
-    """The tables by the name of their file; empty ones where there is no line."""
+    """Return the tables by the name of their file; empty ones where there is no line."""
     if checks is None:
         return {name: pd.DataFrame(columns=list(columns)) for name, columns in FILES.items()}
     return {
@@ -42,7 +42,7 @@ def tables(checks: LineChecks | None) -> dict[str, pd.DataFrame]:
 
 
 def of_line(checks: LineChecks | None) -> dict[str, ReportTable]:
-    """The sheets of the panel, by the name of their file."""
+    """Return the tables of the panel, by the name of their file."""
     own = tables(checks)
     return {
         "line_checks": _tests(own["line_checks"]),

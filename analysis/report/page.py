@@ -170,7 +170,7 @@ def _trials(analysis: Analysis, table: Table, step: int) -> list[tuple[str, list
 
 
 def _place(finding: Finding, task: int) -> dict[str, Any]:
-    """Where in the page the row is that a finding reads, and what the link says."""
+    """Where in the page the row is that a finding rests on, and the text of the link to it."""
     row = "" if finding.index is None else f", row {finding.index + 1}"
     shown = finding.index is not None and finding.index < MOST_ROWS
     return {"place": f"{finding.table}-row-{task}-{finding.index}" if shown else "", "source": f"{finding.table}{row}"}

@@ -32,7 +32,7 @@ DETAILS = (
 
 
 def tooltip_columns(analysis: Analysis, table: Table) -> dict[str, str]:
-    """Safe field name -> column, for the columns that a tooltip names: those that vary."""
+    """Return safe field name -> column, for the columns that a tooltip names: those that vary."""
     varied = [key for key in table.keys if key != "group" and len(analysis.points[key].astype(str).unique()) > 1]
     usual = [key for key in TOOLTIP if key in varied]
     names = usual if {"finetune", "epoch"} <= set(usual) else varied[:MOST_TOOLTIP]
@@ -40,7 +40,8 @@ def tooltip_columns(analysis: Analysis, table: Table) -> dict[str, str]:
 
 
 def figure_data(analysis: Analysis, views: Sequence[View], table: Table, page: Storage) -> dict[str, Any]:
-    """One task. `page` is the folder that the page will lie in: logs are linked from there."""
+    """Return what the page's script draws of one task. `page` is the folder that the page will lie in: logs are linked
+    from there."""
     places = np.arange(len(analysis.points))[:: chart_data.thinning(len(analysis.points))]
     points = analysis.points.iloc[places]
     names = dict.fromkeys(["trial", "group", *table.keys, *(name for name in DETAILS if name in points)])
@@ -90,7 +91,7 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 
 def _note(view: View, analysis: Analysis) -> str:
-    """What the line beside the figure says of a view that is not the verdict's."""
+    """The sentence beside a figure of a view that is not the verdict's."""
     metric = label_of(view.metric)
     if not math.isfinite(view.r2):
         return f"{metric} on {view.scale} axes: no line can be fitted to the baseline."

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.study import Analysis
 
 BASELINE_COLOUR = "#8a909a"
-# Paul Tol's "vibrant" set and two more: told apart by colour-blind eyes, readable on white and on near-black.
+# Paul Tol's "vibrant" set and two more: distinct for colour-blind eyes, readable on white and on near-black.
 COLOURS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#33a0dd", "#ee3377", "#a97b3d", "#8f6fc9")
 RAMP = ("#5a67b8", "#2f8aa8", "#25a884", "#7dbb42", "#d6a800")  # for levels of an ordered factor, low to high
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -32,7 +32,8 @@ class GroupStyle:
 
 
 def group_styles(analysis: Analysis) -> list[GroupStyle]:
-    """One look per group, in the order of the report: the baseline grey, levels of an ordered factor as a ramp."""
+    """Return one style per group, in the order of the report: the baseline grey, levels of an ordered factor as a
+    ramp."""
     names = [name for name in analysis.groups["group"] if name != analysis.options.baseline]
     colours = _ramp(len(names)) if _ordered(analysis) else [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     # every round of colours begins one shape later, so that the ninth group is no twin of the first

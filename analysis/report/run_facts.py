@@ -1,6 +1,6 @@
-"""What a run folder tells beside its scores: sample images, mixtures, and where everything came from.
+"""What a run folder holds beside its scores: sample images, mixtures, and where everything came from.
 
-Owns their shape for the page. A plain table has none of it; of several runs joined each tells its own.
+Owns their shape for the page. A plain table has none of it; of several runs joined each has its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Titled = list[tuple[str, list[tuple[str, str]]]]
 
 
 def samples(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Every pool with its contact sheets as data URIs, its facts and its broken images; a pool of several runs once."""
+    """Return every pool with its contact sheets as data URIs, its facts and its broken images; a pool of several runs
+    once."""
     pools: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
         for pool in run.data().get("pools", []):
@@ -52,8 +53,8 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, Any] | None:
-    """What the runs' comparisons of images came to, for the checks of one task; what concerns sources alone goes to the
-    first task's. None for a plain table."""
+    """Return the results of the runs' comparisons of images, for the checks of one task; those of sources alone go to
+    the first task's. None for a plain table."""
     if not runs:
         return None
     name = task.partition("[")[0]
@@ -88,7 +89,7 @@ def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> ReportTable:
-    """Every distinct mixture, with the number of trials that use it; groups in the report's order."""
+    """Return every distinct mixture, with the number of trials that use it; groups in the report's order."""
     distinct: dict[str, dict[str, Any]] = {}
     for run in runs:
         for trial in run.trials():
@@ -115,7 +116,7 @@ def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> ReportTable
 
 
 def provenance(runs: Sequence[RunFolder]) -> Titled:
-    """Titled lists of key and value: what ran, on what, from which data, with which seeds and settings."""
+    """Return titled lists of key and value: what ran, on what, from which data, with which seeds and settings."""
     sections: Titled = []
     for run in runs:
         name = run.storage.shown.rstrip("/").rpartition("/")[2]

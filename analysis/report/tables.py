@@ -1,4 +1,4 @@
-"""Every table of the report as people read it: `Sheet`s of text, made once, shown by the page and by LaTeX alike.
+"""Every table of the report as people read it: `ReportTable`s of text, shown by the page and by LaTeX alike.
 
 The same numbers, unrounded, are in the CSV of the same name. Owns captions, columns and which digits are worth showing.
 """
@@ -25,7 +25,7 @@ SHORT = 24  # characters; a longer cell may wrap
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of text. `title` is what it is called in a heading, `caption` says what it holds and in which unit."""
+    """A table of text. `title` is its heading, `caption` describes what it holds and in which unit."""
 
     title: str
     caption: str
@@ -44,20 +44,20 @@ class ReportTable:
 
 
 def report_table(title: str, caption: str, rows: Iterable[dict[str, str]], note: str = "") -> ReportTable:
-    """A sheet from rows by column name."""
+    """Return a table from rows by column name."""
     rows = list(rows)
     names = tuple(rows[0]) if rows else ()
     return ReportTable(title, caption, names, [[row[name] for name in names] for row in rows], note)
 
 
 def plain(title: str, caption: str, table: pd.DataFrame) -> ReportTable:
-    """Any table, as it is."""
+    """Return any table as it is."""
     cells = table.fillna(UNKNOWN).astype(str)
     return ReportTable(title, caption, tuple(map(str, table.columns)), cells.to_numpy().tolist() if len(cells) else [])
 
 
 def report_tables(analysis: Analysis, views: Sequence[View]) -> dict[str, ReportTable]:
-    """Every table of a task, by the name of its file."""
+    """Return every table of a task, by the name of its file."""
     return {
         "groups": _groups(analysis),
         "contrasts": _contrasts(analysis),
@@ -103,7 +103,7 @@ def _groups(analysis: Analysis) -> ReportTable:
 
 
 def group_interval(row: dict[str, Any], baseline: str) -> str:
-    """The interval of a group's mean ER; the baseline's own mean is 0 because the line is its own."""
+    """Return the interval of a group's mean ER; the baseline's own mean is 0 because the line is its own."""
     if not math.isfinite(row["er"]):
         return UNKNOWN
     return "by construction" if row["group"] == baseline else interval(row["er_low"], row["er_high"])

@@ -47,8 +47,8 @@ LEAST_POINTS = 3  # of a trial, for a slope of its own
 
 
 def compare(groups: Mapping[str, Group], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables `COLUMNS`, one row per pair whose groups both have a line over the ID scores that they share, and
-    `AT_ID`, for pairs whose slopes differ.
+    """Return the tables `COLUMNS`, one row per pair whose groups both have a line over the ID scores that they share,
+    and `AT_ID`, for pairs whose slopes differ.
 
     First the difference of the slopes, then of the heights given a common slope (the weighted mean of both slopes),
     each with 95 % interval and p. `slope_p_adjusted` is Holm's over the whole table, since "do these lines have one
@@ -101,7 +101,7 @@ class _Lines:
         return _less([own.quantity(at, 1.0, float(own.line.at(at))) for own in self.own])
 
     def check(self, slope: Callable[[Group, OwnLine], Quantity | None]) -> Estimate | None:
-        """The difference of slopes that are found in another way; None where it cannot be."""
+        """Return the difference of slopes that are estimated in another way; None where they cannot be."""
         a, b = (slope(group, own) for group, own in zip(self.near, self.own, strict=True))
         return None if a is None or b is None else _less([a, b]).estimate
 
@@ -151,7 +151,8 @@ def _corrected(group: Group, own: OwnLine) -> Quantity | None:
 
 
 def _scheduled(group: Group, own: OwnLine, moving: Sequence[str]) -> Quantity | None:
-    """The slope at equal epochs and rates, of those that move the baseline; NaN where they cannot be told from ID."""
+    """The slope at equal epochs and rates, of those that move the baseline; NaN where they cannot be separated from
+    ID."""
     if not moving:
         return None
     varied = [name for name in moving if len(schedules.values(group, name)) > 1]

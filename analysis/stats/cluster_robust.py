@@ -44,7 +44,7 @@ class Robust:
     used: int
 
     def part(self, combination: np.ndarray) -> Part:
-        """The error of `combination` [k] @ coefficients by itself."""
+        """Return the error of `combination` [k] @ coefficients by itself."""
         if np.abs(combination).max() < NOTHING:  # what two groups share has cancelled
             return Part(0.0, np.inf, self.name, self.used)
         df = self.df(combination)
@@ -61,7 +61,8 @@ def robust(
     least_df: float = LEAST_DF,
     count: int | None = None,
 ) -> Robust:
-    """CR2 of least squares on `design` [rows, k], of full rank; `clusters` int [rows] under `count` of the unit.
+    """Return the CR2 error of least squares on `design` [rows, k], of full rank; `clusters` int [rows] under `count` of
+    the unit.
 
     Only k x k sums per cluster are needed: with L L' = (X'X)^-1 and X_g L = U s V', the root enters as
     V diag(1/sqrt(1 - s^2)) V'. Degrees of freedom are NaN under `least_df`, and where one cluster decides.
@@ -96,7 +97,7 @@ def robust(
 
 
 def mean(values: np.ndarray, clusters: np.ndarray, unit: str, name: str, count: int) -> Robust:
-    """The error of the mean of one value per cluster, [n] each: CR2 of a constant, which is Student's."""
+    """Return the error of the mean of one value per cluster, [n] each: CR2 of a constant, which is Student's."""
     n = len(values)
     deviations = np.zeros((count, 1))
     deviations[clusters, 0] = values - values.mean()

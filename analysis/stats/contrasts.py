@@ -34,7 +34,7 @@ UNKNOWN = Quantity(np.nan)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's (1979) step-down adjustment of one family of p-values; NaN stays NaN and does not count."""
+    """Return Holm's (1979) step-down adjustment of one family of p-values; NaN stays NaN and does not count."""
     values = np.asarray(p, float)
     adjusted, finite = np.full(len(values), np.nan), np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
@@ -53,9 +53,9 @@ def by_family(table: pd.DataFrame, p: str, adjusted: str) -> None:
 
 
 def adjust(table: pd.DataFrame) -> pd.DataFrame:
-    """Holm's adjustment per family of both questions that a table of differences asks: whether they differ from 0
-    (`p_adjusted`) and whether they lie beyond the margin (`p_equivalent`, which decides `equivalent`). Of twenty groups
-    at the margin one would else be called equal by chance."""
+    """Adjust both p-values of a table of differences by Holm per family: whether they differ from 0 (`p_adjusted`) and
+    whether they lie beyond the margin (`p_equivalent`, which decides `equivalent`). Of twenty groups at the margin one
+    would else be called equal by chance. Return the table."""
     by_family(table, "p", "p_adjusted")
     by_family(table, "p_equivalent", "p_equivalent")
     table["equivalent"] = table["p_equivalent"] <= LEVEL
@@ -91,7 +91,7 @@ def pairs(groups: Mapping[str, Group], baseline: Baseline) -> Iterable[Pair]:
 
 
 def contrast(groups: Mapping[str, Group], baseline: Baseline, margin: float, refused: bool = False) -> pd.DataFrame:
-    """One row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and `MORE`: the 90 % interval, the
+    """Return one row per contrast, a minus b, in percentage points of ER: `COLUMNS`, and `MORE`: the 90 % interval, the
     standard error with its degrees of freedom, the family.
 
     A group against the baseline is the group's mean ER (the baseline's is 0 by construction), over the ID scores that
@@ -104,7 +104,7 @@ def contrast(groups: Mapping[str, Group], baseline: Baseline, margin: float, ref
 
 
 def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
-    """The difference of mean ER over the shared ID scores, or None where one of the two has no point there."""
+    """Return the difference of mean ER over the shared ID scores, or None where one of the two has no point there."""
     compared = [pair.a] if pair.family == "baseline" else [pair.a, pair.b]
     means = [mean_er(group, baseline, pair.low, pair.high) for group in compared]
     if any(mean is None for mean in means):
@@ -113,7 +113,7 @@ def difference(pair: Pair, baseline: Baseline) -> Quantity | None:
 
 
 def row(quantity: Quantity, margin: float) -> dict[str, object]:
-    """What a table of differences in percentage points says of one, before `adjust`."""
+    """Return the columns of one difference in percentage points, before `adjust`."""
     estimate, without = quantity.estimate, quantity.without_one
     return {
         "delta_er": estimate.value,
@@ -137,15 +137,15 @@ def row(quantity: Quantity, margin: float) -> dict[str, object]:
 
 
 def state(row: Mapping[str, Any]) -> str:
-    """What a row with low, high, p_adjusted and equivalent shows: `differs` where its 95 % interval excludes 0 and p
-    after Holm's correction is at most 5 %, else `equivalent` (no effect within the margin), or `open`; `fragile` where
-    either does not hold in some check (column `not_robust_to`)."""
+    """Return the state of a row with low, high, p_adjusted and equivalent: `differs` where its 95 % interval excludes 0
+    and p after Holm's correction is at most 5 %, else `equivalent` (no effect within the margin), or `open`; `fragile`
+    where either does not hold in some check (column `not_robust_to`)."""
     kind = claimed(row)
     return "fragile" if kind != "open" and row.get("not_robust_to") else kind
 
 
 def claimed(row: Mapping[str, Any]) -> str:
-    """The same whatever the checks say."""
+    """Return the state of a row without regard to the checks."""
     if (row["low"] > 0 or row["high"] < 0) and row["p_adjusted"] <= LEVEL:
         return "differs"
     return "equivalent" if row["equivalent"] else "open"

@@ -22,7 +22,7 @@ CURVE = ("id", "line", "square", "spline")
 
 
 def knots(x: np.ndarray) -> np.ndarray | None:
-    """Where a natural cubic spline of x has its knots: four, three where four would fall together, else None."""
+    """Return the knots of a natural cubic spline of x: four, three where four would fall together, else None."""
     for quantiles in KNOTS.values():
         at = np.quantile(x, quantiles)
         if (np.diff(at) > 1e-6 * np.ptp(x)).all() and len(np.unique(x)) > len(quantiles):
@@ -31,7 +31,7 @@ def knots(x: np.ndarray) -> np.ndarray | None:
 
 
 def spline(x: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """What a natural cubic spline with knots `at` has beyond a straight line: float [n, knots - 2].
+    """Return the columns that a natural cubic spline with knots `at` has beyond a straight line: float [n, knots - 2].
 
     Cubic between the knots and straight outside of them (Stone and Koo 1985; formula of Harrell 2015, section 2.4.5).
     """
@@ -64,8 +64,8 @@ class Bend:
 
 
 def bend(x: np.ndarray, axes: np.ndarray, y: np.ndarray, clusters: np.ndarray, scale: Scale) -> Bend | None:
-    """The baseline's points: x [points] on the axis of ID scores, `axes` [points, sets] the ID sets that it is made of
-    (x itself for one), y [points]; None where nothing but a line can be fitted.
+    """Return the tests of curvature; None where nothing but a line can be fitted. The baseline's points: x [points] on
+    the axis of ID scores, `axes` [points, sets] the ID sets that it is made of (x itself for one), y [points].
 
     With several ID sets the powers are those of their common axis, which is what RESET (Ramsey 1969) does.
     """

@@ -28,17 +28,18 @@ class Part:
 
 
 def quantile(level: float, df: float) -> float:
-    """Student's t quantile; NaN for unknown degrees of freedom."""
+    """Return Student's t quantile; NaN for unknown degrees of freedom."""
     return float(stdtrit(df, level)) if np.isfinite(df) else np.nan
 
 
 def quantiles(level: float, df: np.ndarray) -> np.ndarray:
-    """Student's t quantiles, [n]; NaN for unknown degrees of freedom."""
+    """Return Student's t quantiles, [n]; NaN for unknown degrees of freedom."""
     return np.where(np.isfinite(df), stdtrit(np.where(np.isfinite(df), df, 1.0), level), np.nan)
 
 
 def keeps_half(value: float, low: float, high: float) -> bool:
-    """Whether what a number is without each of some parts, from low to high, keeps its sign and half of its size."""
+    """Return whether the values that a number has without each of some parts, from low to high, keep its sign and half
+    of its size."""
     nearest = low if value > 0 else high
     return bool(np.sign(nearest) == np.sign(value) and abs(nearest) >= abs(value) / 2)
 
@@ -73,7 +74,7 @@ class Estimate:
         return self.value - reach, self.value + reach
 
     def p_outside(self, margin: float) -> float:
-        """The p-value of "the truth lies at or beyond -margin or +margin": the larger of two one-sided tests
+        """Return the p-value of "the truth lies at or beyond -margin or +margin": the larger of two one-sided tests
         (Schuirmann 1987). At 5 % it says that the 90 % interval lies inside; NaN without an interval."""
         if not self.se > 0:
             return np.nan
@@ -86,7 +87,7 @@ class Estimate:
 
 
 def combine(value: float, parts: Sequence[Part]) -> Estimate:
-    """A sum of independent parts: variances add, degrees of freedom by Welch-Satterthwaite."""
+    """Return a sum of independent parts: variances add, degrees of freedom by Welch-Satterthwaite."""
     variance = sum(p.variance for p in parts)
     if not parts or not np.isfinite(variance):
         return Estimate(value, np.nan, np.nan)

@@ -46,7 +46,7 @@ class Block:
 
 
 def blocks_of(values: pd.DataFrame) -> tuple[list[Block], list[str]]:
-    """The factors that vary, coded; and what varies but cannot be one, as sentences."""
+    """Return the factors that vary, coded, and sentences on what varies but cannot be a factor."""
     blocks, notes = [], []
     for factor, label in FACTORS.items():
         if factor not in values:

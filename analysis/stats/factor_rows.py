@@ -73,6 +73,7 @@ class Rows:
 
     @staticmethod
     def of(groups: Sequence[Group], layout: Layout | None) -> Rows | None:
+        """Return the rows of these groups; None where no point lies in the baseline's range, or nothing varies."""
         chosen = [(group, np.flatnonzero(group.inside)) for group in groups]
         if layout is None or not sum(len(rows) for _, rows in chosen):
             return None
@@ -103,7 +104,7 @@ class Rows:
         return self.means(np.concatenate([group.gradient[points] for group, points in self.groups]))
 
     def means(self, per_point: np.ndarray) -> np.ndarray:
-        """The mean over each row's points: [points, k] -> [rows, k]."""
+        """Return the mean over each row's points: [points, k] -> [rows, k]."""
         sums = np.zeros((len(self.er), per_point.shape[1]))
         np.add.at(sums, self.codes, per_point)
         return sums / np.bincount(self.codes)[:, None]
@@ -123,11 +124,12 @@ class Fit:
         self.repeated = bool((np.bincount(self._cells) >= 2).all())
 
     def estimable(self, combination: np.ndarray) -> bool:
-        """Whether the design determines it."""
+        """Return whether the design determines it."""
         return bool(np.abs(combination - self.inverse @ (self.design @ combination)).max() < 1e-7)
 
     def quantity(self, combination: np.ndarray) -> Quantity:
-        """`combination` [k] @ coefficients: from the means of what was trained several times, else from residuals."""
+        """Return `combination` [k] @ coefficients with its error: from the means of what was trained several times,
+        else from residuals."""
         by_row = combination @ self.inverse  # it is by_row @ er
         return self._of_means(by_row) if self.repeated else self._of_residuals(by_row, combination)
 

@@ -96,9 +96,9 @@ FACTOR_TABLE = (
 
 
 def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
-    """Every factor's slope with its tests, columns `FACTOR_TABLE`: ER in percentage points, p adjusted by Holm over the
-    factors of the regression. `equivalent`: between any two levels (of a category, to its first; of a source, from none
-    to all) ER differs by less than the margin, Holm likewise."""
+    """Return every factor's slope with its tests, columns `FACTOR_TABLE`: ER in percentage points, p adjusted by Holm
+    over the factors of the regression. `equivalent`: between any two levels (of a category, to its first; of a source,
+    from none to all) ER differs by less than the margin, Holm likewise."""
     rows = [
         {
             "factor": f.name, "label": f.label, "per": f.per, "against": f.against, "slope": f.slope.value,
@@ -118,7 +118,8 @@ def factor_table(regression: Regression, margin: float) -> pd.DataFrame:
 
 
 def factors(groups: Mapping[str, Group], baseline: Baseline, margin: float, layout: Layout | None) -> Regression:
-    """The regression over the trials of all groups but the baseline, each with its mean ER inside the baseline's range.
+    """Return the regression over the trials of all groups but the baseline, each with its mean ER inside the baseline's
+    range.
 
     Ordinary least squares. Where every combination of factors was trained several times, a slope is a weighted sum of
     the means of these combinations and has their errors: over each one's own trials (Welch), the baseline's line and
@@ -199,7 +200,7 @@ class _Columns:
         return np.column_stack([np.ones(len(self.z)), self.z @ self.kept.T])
 
     def slope(self, j: int) -> np.ndarray:
-        """The combination of the design's coefficients that is the slope over column j."""
+        """Return the combination of the design's coefficients that is the slope over column j."""
         return np.concatenate([[0.0], self.kept[:, j]]) / self.deviation[j]
 
 
@@ -228,7 +229,7 @@ def _factor(
 
 @dataclass(frozen=True, eq=False)
 class _Shape:
-    """What a straight line does not say of a factor, and what "no effect" rests on; see `Factor`."""
+    """What the slope of a factor leaves out, and what "no effect" rests on; see `Factor`."""
 
     inner: tuple[float, float]
     p_equivalent: float

@@ -80,18 +80,22 @@ class Reweighted:
 
     @property
     def right(self) -> np.ndarray:
+        """Images predicted right, float [...]."""
         return self.weights @ self.group_hits
 
     @property
     def hits(self) -> np.ndarray:
+        """True positives by class, float [..., classes]."""
         return self.weights @ self.own_hits
 
     @property
     def guessed(self) -> np.ndarray:
+        """Predictions by class, float [..., classes]."""
         return self.weights @ self.own_guessed
 
     @property
     def group_hits(self) -> np.ndarray:
+        """Images predicted right by group, unweighted: float [groups]."""
         return self.own_hits.sum(1)
 
 

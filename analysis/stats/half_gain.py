@@ -23,8 +23,9 @@ STEPS = 200  # of the search, over the range of the levels
 
 
 def half_gain_table(groups: Mapping[str, Group], means: Mapping[str, MeanER], baseline: Baseline) -> pd.DataFrame:
-    """One row where the study varies exactly one number over three levels or more, and the ER at its highest level is
-    above the baseline's: that gain (percentage points), and the amount at which the curve first reaches half of it.
+    """Return one row where the study varies exactly one number over three levels or more, and the ER at its highest
+    level is above the baseline's: that gain (percentage points), and the amount at which the curve first reaches half
+    of it.
 
     half_low, half_high   all amounts at which "half" cannot be refuted: ER(x) - gain/2 is a weighted sum of means, and
     its 95 % interval holds 0 (Fieller 1954). Empty where that goes on beyond the levels: the amount is then lower than

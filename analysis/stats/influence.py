@@ -1,4 +1,4 @@
-"""What a doubter asks: does one point or trial carry the result, and would choosing on OOD data have changed it?
+"""Influence and selection: does one point or trial carry the result, and would choosing on OOD data have changed it?
 
 Owns Cook's distances, the influence table (leave one trial out) and the selection table (best checkpoint by id_val, and
 by ood_val).
@@ -25,8 +25,9 @@ MOST_LEFT_OUT = 30  # trials of the baseline, those of the largest Cook's distan
 
 
 def cook_distances(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
-    """Cook's (1977) distance of every point of the baseline, float [points]: how far all fitted values move when it is
-    left out, in units of the residual variance and the number of coefficients. 4/n and over asks for a look."""
+    """Return Cook's (1977) distance of every point of the baseline, float [points]: how far all fitted values move when
+    it is left out, in units of the residual variance and the number of coefficients. Over 4/n a point deserves
+    attention."""
     design = np.column_stack([np.ones(len(points)), *(points[name] for name, _, _ in baseline.ids)])
     residual = points["y"].to_numpy() - baseline.line.at(points["x"].to_numpy())
     leverage = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design.T @ design), design)
@@ -37,9 +38,9 @@ def cook_distances(points: pd.DataFrame, baseline: Baseline) -> np.ndarray:
 
 
 def influence_table(groups: Mapping[str, Group], baseline: Baseline) -> pd.DataFrame:
-    """Leave each trial out in turn: the group whose mean ER moves most, by how much (percentage points), strongest
-    first. For a trial of the baseline the line is refitted: `slope_without` is its slope then, and `cook` is Cook's
-    distance of the trial, all its points left out at once."""
+    """Return the influence of every trial, left out in turn: the group whose mean ER moves most, by how much
+    (percentage points), strongest first. For a trial of the baseline the line is refitted: `slope_without` is its slope
+    then, and `cook` is Cook's distance of the trial, all its points left out at once."""
     rows: list[dict[str, object]] = []
     means = {name: group.points.loc[~group.points["extrapolated"], "er"].mean() for name, group in groups.items()}
     own = groups[baseline.name]
@@ -94,9 +95,9 @@ def _without_baseline_trials(
 
 
 def selection_table(groups: Mapping[str, Group]) -> pd.DataFrame:
-    """Mean ER (percentage points) and OOD score (a fraction) of each trial's best checkpoint: by id_val, as one should,
-    and by ood_val, which looks at the shift; the change with its 95 % interval over trials, and in how many trials
-    another checkpoint is chosen. Empty where the table has no validation scores."""
+    """Return mean ER (percentage points) and OOD score (a fraction) of each trial's best checkpoint: by id_val, as one
+    should, and by ood_val, which looks at the shift; the change with its 95 % interval over trials, and in how many
+    trials another checkpoint is chosen. Empty where the table has no validation scores."""
     rows = []
     for name, group in groups.items():
         points = group.points

@@ -43,7 +43,8 @@ class LineModel:
 
 
 def straight(axes: Sequence[str] = ("x",)) -> LineModel:
-    """One and the transformed ID score; of several ID sets a plane (Shi et al. 2023)."""
+    """Return the straight line: a constant and the transformed ID score; of several ID sets a plane (Shi et al.
+    2023)."""
     return LineModel("straight line", _straight(tuple(axes)))
 
 
@@ -61,14 +62,14 @@ def _beside(axes: tuple[str, ...], more: Callable[[np.ndarray, pd.DataFrame], Se
 
 
 def parabola(axes: Sequence[str], x: np.ndarray) -> LineModel:
-    """The line and the square of the axis, centred where the baseline's points `x` are."""
+    """Return the line and the square of the axis, centred where the baseline's points `x` are."""
     middle, wide = float(x.mean()), float(x.std()) or 1.0
     return LineModel("parabola", _beside(tuple(axes), lambda at, _: [((at - middle) / wide) ** 2]))
 
 
 def spline(axes: Sequence[str], x: np.ndarray) -> LineModel | None:
-    """A natural cubic spline with four knots at quantiles of the baseline's points `x`, or three (see `curvature`);
-    None where they fall together."""
+    """Return a natural cubic spline with four knots at quantiles of the baseline's points `x`, or three (see
+    `curvature`); None where they fall together."""
     at = curvature.knots(x)
     if at is None:
         return None
@@ -76,18 +77,18 @@ def spline(axes: Sequence[str], x: np.ndarray) -> LineModel | None:
 
 
 def broken(axes: Sequence[str], x: np.ndarray) -> LineModel:
-    """A line that may change its slope at each quartile of the baseline's points `x`."""
+    """Return a line that may change its slope at each quartile of the baseline's points `x`."""
     at = np.quantile(x, (0.25, 0.5, 0.75))
     return LineModel("broken line", _beside(tuple(axes), lambda here, _: [np.maximum(here - q, 0.0) for q in at]))
 
 
 def with_columns(axes: Sequence[str], columns: Sequence[Callable[[pd.DataFrame], np.ndarray]], name: str) -> LineModel:
-    """The line and further properties of the points, such as their epoch."""
+    """Return the line and further properties of the points, such as their epoch."""
     return LineModel(name, _beside(tuple(axes), lambda _, points: [column(points) for column in columns]))
 
 
 def noisy(axes: Sequence[str], variances: Sequence[str]) -> LineModel:
-    """The line as it would be without the sampling error of the ID scores, whose variance on each axis is in the
+    """Return the line as it would be without the sampling error of the ID scores, whose variance on each axis is in the
     columns `variances`: Fuller, "Measurement Error Models" (1987), section 2.2: (X'X - S)^-1 X'y, S their sums."""
 
     def noise(points: pd.DataFrame) -> np.ndarray:
@@ -97,8 +98,8 @@ def noisy(axes: Sequence[str], variances: Sequence[str]) -> LineModel:
 
 
 def unequal(axes: Sequence[str], x: np.ndarray, residuals: np.ndarray) -> LineModel:
-    """The line weighted by a residual variance that changes along the axis: log residual^2 on x (Harvey 1976), within a
-    factor of 100."""
+    """Return the line weighted by a residual variance that changes along the axis: log residual^2 on x (Harvey 1976),
+    within a factor of 100."""
     middle, wide = float(x.mean()), float(x.std()) or 1.0
     logs = np.log(np.maximum(residuals**2, 1e-4 * float(np.mean(residuals**2)) + 1e-300))
     slope = float(np.polyfit((x - middle) / wide, logs, 1)[0])

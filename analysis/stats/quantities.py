@@ -87,7 +87,7 @@ def _of_unit(members: Sequence[tuple[Robust, np.ndarray]]) -> Part:
 
 
 def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quantity:
-    """The sum of weights * quantities: what they share adds up or cancels."""
+    """Return the sum of weights * quantities: what they share adds up or cancels."""
     pairs = [(q, w) for q, w in zip(quantities, weights, strict=True) if w]
     trials: dict[Robust, np.ndarray] = {}
     replicates: dict[ErrorSource, np.ndarray] = {}

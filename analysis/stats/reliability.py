@@ -24,9 +24,8 @@ COLUMNS = ("id_set", "source", "images", "noise_sd", "spread_sd", "reliability",
 
 
 def variance_of(counts: Counts, metric: str) -> np.ndarray | None:
-    """The sampling variance of every point's score over other images of the same kind, float [points] (of a fraction);
-    None for a metric of which it is not known (see `Metric.variance`).
-    """
+    """Return the sampling variance of every point's score over other images of the same kind, float [points] (of a
+    fraction); None for a metric of which it is not known (see `Metric.variance`)."""
     variance = METRICS[metric].variance if metric in METRICS else None
     if variance is None:
         return None
@@ -34,8 +33,8 @@ def variance_of(counts: Counts, metric: str) -> np.ndarray | None:
 
 
 def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None, str]:
-    """The sampling variance of column `name` of `points` (fractions), float [points], and where it is from; None and
-    why where it is not known.
+    """Return the sampling variance of column `name` of `points` (fractions), float [points], and where it is from; None
+    and why where it is not known.
 
     A column `<name>_variance` (see `variance_of`) is taken as it is. Else the score is a share of right images out of
     `<name>_images`, which is wrong for other metrics: of those nothing is known without counts.
@@ -59,14 +58,15 @@ def variances(points: pd.DataFrame, name: str = "id") -> tuple[np.ndarray | None
 
 
 def on_axis(points: pd.DataFrame, name: str, axis: str, scale: Scale) -> tuple[np.ndarray | None, str]:
-    """The same on the transformed axis, whose column is `axis`: by the delta method, over the square of `rate`."""
+    """Return the sampling variance on the transformed axis, whose column is `axis`: by the delta method, over the
+    square of `rate`."""
     variance, source = variances(points, name)
     return None if variance is None else variance / scale.rate(points[axis].to_numpy(float)) ** 2, source
 
 
 def reliabilities(points: pd.DataFrame, ids: Sequence[str], axes: Sequence[str], scale: Scale) -> pd.DataFrame:
-    """Columns `COLUMNS`, a row per ID set of the baseline's `points`: the standard deviations of the error and of what
-    is seen, on the axis, and reliability = 1 - variance of the error / variance seen, at least 0.
+    """Return columns `COLUMNS`, a row per ID set of the baseline's `points`: the standard deviations of the error and
+    of what is seen, on the axis, and reliability = 1 - variance of the error / variance seen, at least 0.
 
     `given_others` is the same with the variance that the other ID sets leave: of sets that go together little is left,
     and their coefficients are the flatter. NaN where the variance is not known; `source` says why.

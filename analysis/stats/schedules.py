@@ -22,8 +22,8 @@ MOST_RATES = 6  # learning rates that enter one by one; of more, their logarithm
 
 
 def models(reference: Group, others: Sequence[Group], axes: tuple[str, ...]) -> Iterator[LineModel]:
-    """The baseline's line with epoch, with learning rate and with both in, of those that move it; and the line through
-    its points of the other groups' epochs alone, where it has others too.
+    """Yield the baseline's line with epoch, with learning rate and with both in, of those that move it; and the line
+    through its points of the other groups' epochs alone, where it has others too.
 
     Each is asked by itself as well: where both rise along the line neither is seen to move it beside the other.
     """
@@ -45,7 +45,7 @@ def models(reference: Group, others: Sequence[Group], axes: tuple[str, ...]) -> 
 
 
 def moving(reference: Group, others: Sequence[Group], axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of epoch and learning rate that move the baseline off its line by themselves."""
+    """Return those of epoch and learning rate that move the baseline off its line by themselves."""
     made = {model.name for model in models(reference, others, axes)}
     return tuple(name for name in SCHEDULE if f"with {name}" in made)
 
@@ -60,7 +60,7 @@ def _varied(reference: Group, others: Sequence[Group]) -> list[str]:
 
 
 def moves(model: LineModel, group: Group, columns: Sequence[int], p: float) -> bool:
-    """Whether any of these columns of a model moves the baseline's points off the straight line, at this p."""
+    """Return whether any of these columns of a model moves the baseline's points off the straight line, at this p."""
     fit = model.fit(group.points, group.clusters())
     if fit is None:
         return False
@@ -69,7 +69,7 @@ def moves(model: LineModel, group: Group, columns: Sequence[int], p: float) -> b
 
 
 def values(group: Group, name: str) -> set[float]:
-    """The different numbers in a column of a group's points; empty where it has none."""
+    """Return the different numbers in a column of a group's points; empty where it has none."""
     return set(_numbers(group, name).dropna().astype(float)) if name in group.points else set()
 
 
@@ -78,7 +78,7 @@ def _numbers(group: Group, name: str) -> pd.Series:
 
 
 def columns(name: str, reference: Group, others: Sequence[Group] = ()) -> list[Any]:
-    """How epoch or rate enters a line, functions of points: rates that all groups have one by one, else the
+    """Return how epoch or rate enters a line, functions of points: rates that all groups have one by one, else the
     logarithm."""
     levels = sorted(values(reference, name))
     shared = all(values(group, name) <= set(levels) for group in others)

@@ -16,7 +16,8 @@ from analysis.stats.trend import shares
 
 
 def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
-    """The baseline first; then by the numbers that the sweep varies, where every group has one; else as they come."""
+    """Return the groups in the report's order: the baseline first; then by the numbers that the sweep varies, where
+    every group has one; else as they come."""
     names = [name for name in dict.fromkeys(points["group"]) if name != baseline]
     levels = {
         name: [pd.to_numeric(rows[f], errors="coerce").min() for f in FACTORS if f in rows]
@@ -31,7 +32,7 @@ def ordered_groups(points: pd.DataFrame, baseline: str) -> list[str]:
 
 
 def transformed(points: pd.DataFrame, scale: Scale, options: Options) -> pd.DataFrame:
-    """`points` with x = h(ID), y = h(OOD) and whether clipping moved the point.
+    """Return `points` with x = h(ID), y = h(OOD) and whether clipping moved the point.
 
     Several ID sets are transformed to the columns `options.axes`; x is then their axis (see `trend.shares`), made of
     the baseline's plane, and `id` the score that it stands for. Without such a plane they count alike.
@@ -51,18 +52,19 @@ def transformed(points: pd.DataFrame, scale: Scale, options: Options) -> pd.Data
 
 
 def shares_of(reference: pd.DataFrame, options: Options) -> np.ndarray | None:
-    """How the ID sets make the axis, from the baseline's transformed points."""
+    """Return the shares of the ID sets in the axis, from the baseline's transformed points (see `trend.shares`)."""
     return shares(reference[list(options.axes)].to_numpy(float), reference["y"].to_numpy(float))
 
 
 def clipped(points: pd.DataFrame, column: str, scale: Scale) -> np.ndarray:
-    """Scores moved off 0 and 1 by half an example of their split (columns id_images, ood_images), where h needs it."""
+    """Return scores moved off 0 and 1 by half an example of their split (columns id_images, ood_images), where h needs
+    it."""
     values = points[column].to_numpy(float)
     return clip(values, _examples(points, column)) if scale.bounded else values
 
 
 def clips(points: pd.DataFrame, scale: Scale) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """The same for scores made again, per side."""
+    """Return the same for the jackknife's scores, per side."""
     if not scale.bounded:
         return dict.fromkeys(group_jackknife.SIDES, np.asarray)
     return {side: partial(clip, examples=_examples(points, side)) for side in group_jackknife.SIDES}

@@ -24,16 +24,17 @@ class Line:
     n: int
 
     def at(self, x: ArrayLike) -> np.ndarray:
-        """The line's height at x."""
+        """Return the line's height at x."""
         return self.intercept + self.slope * np.asarray(x, float)
 
 
 def fit(x: np.ndarray, y: np.ndarray) -> Line | None:
-    """Least squares of y on x, or None where there is no line: under three points, or every x the same."""
+    """Return least squares of y on x, [points] each, or None where there is no line: under three points, or every x the
+    same."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < MIN_POINTS or np.ptp(x) < 1e-9:
         return None
-    from statsmodels.regression.linear_model import OLS  # late: it takes a second, and mistakes are said before that
+    from statsmodels.regression.linear_model import OLS  # late: it takes a second, and errors are reported before that
 
     ols = OLS(y, np.column_stack([np.ones_like(x), x])).fit()
     intercept, slope = ols.params
@@ -43,7 +44,7 @@ def fit(x: np.ndarray, y: np.ndarray) -> Line | None:
 
 
 def shares(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """How much each of several ID sets counts on the one axis that stands for them: float [sets], summing to 1.
+    """Return the share of each of several ID sets in the one axis that stands for them: float [sets], summing to 1.
 
     x float [points, sets], y [points], both transformed. Shi et al., "Effective Robustness against Natural Distribution
     Shifts for Models with Different Training Data" (NeurIPS 2023): the expectation is the least-squares plane of h(OOD)
