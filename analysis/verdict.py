@@ -1,4 +1,4 @@
-"""The verdict for machines: verdict.json, which `verdict.schema.json` describes. The words are made in `findings`."""
+"""The verdict for machines: verdict.json, which `verdict.schema.json` describes. Its sentences are from `findings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader may switch the figures to: other metrics of the results, other scales of the axes, one `View` each.
+"""The views that a reader may switch the figures to: other metrics, other scales of the axes, one `View` each.
 
 The verdict is about one metric on one scale, fixed beforehand; the others show whether it depends on that choice,
 and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`. Owns `View`.

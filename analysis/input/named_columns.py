@@ -1,4 +1,4 @@
-"""The columns of a plain table that the analysis knows by name: what in them would mislead it without a word.
+"""The columns of a plain table that the analysis uses by name: values in them that would mislead it are reported.
 
 Owns `check`, which adds to the remarks: scores of several metrics, levels that only look different or are empty,
 settings that differ inside a cluster, names of columns that nearly are ones it knows. No number is changed here.

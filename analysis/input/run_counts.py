@@ -1,4 +1,4 @@
-"""What `groups` lives on: a run's trials/<id>/groups/<fine-tuning>.parquet as `Counts`, aligned with its points.
+"""Counts per test group from a run's trials/<id>/groups/<fine-tuning>.parquet, aligned with the points.
 
 Owns the reading and its checks. Where a file is missing, or two points saw other test images, there are no counts and a
 sentence says why: then only trials are resampled.

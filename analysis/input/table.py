@@ -1,4 +1,4 @@
-"""The input of an analysis: points with finite scores, and what is known about them.
+"""The input of an analysis: points with finite scores, and where they come from.
 
 `run_points` reads them from a run folder, `join_runs` from several, `plain_table` from any CSV.
 """

@@ -1,4 +1,4 @@
-"""Per cent or fractions: every column, and every row, is asked whether it is in the unit that it is read in.
+"""Per cent or fractions: a check that every column, and every row, is in the unit that it is read in.
 
 Owns `as_fractions`. The rule (docs/statistics.md, "Units"): a score over 1 is no fraction. Under `--percent` a score of
 at most 1 may be a fraction: a column, or a group, of nothing else is refused; a row is refused when it lies nearer to

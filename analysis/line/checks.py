@@ -1,4 +1,4 @@
-"""Is the baseline's line a line? `check_line(points, options) -> LineChecks`: what would fool an effective robustness.
+"""Is the baseline's line a line? `check_line(points, options) -> LineChecks`: the assumptions that ER rests on.
 
 Owns the checks of the baseline's points (does it rise, does it bend, is ID measured well, do epoch or learning rate
 move points off the line, does the scatter grow, where are there no points), their tables and a plain sentence for each
@@ -41,7 +41,7 @@ def check_line(
 
     `slope` is that of the line and the ends of its interval, where more than its trials is known to move it.
 
-    `points` of all groups have trial, group, id, ood, x, y and the columns `options.axes` (see `placed.transformed`);
+    `points` of all groups have trial, group, id, ood, x, y and the columns `options.axes` (see `stats.transform`);
     epoch, finetune_lr, metric and, per ID set, `<set>_images` or `<set>_variance` (see `reliability`) are read where
     they are there.
     """
@@ -94,8 +94,8 @@ def _single(check: str, test: str, estimate: Estimate, unit: str) -> dict[str, o
             "unit": unit, "f": f, "df1": 1.0, "df2": estimate.df, "p": estimate.p}  # fmt: skip
 
 
-def _joint(check: str, test: str, test_of: Wald) -> dict[str, object]:
-    return {"check": check, "test": test, "f": test_of.f, "df1": test_of.df1, "df2": test_of.df2, "p": test_of.p}
+def _joint(check: str, test: str, wald: Wald) -> dict[str, object]:
+    return {"check": check, "test": test, "f": wald.f, "df1": wald.df1, "df2": wald.df2, "p": wald.p}
 
 
 def _slope(

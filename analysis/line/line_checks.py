@@ -1,4 +1,4 @@
-"""What the checks of a line result in: their tables, and of each a verdict.
+"""The results of the checks of a line: their tables, and a verdict for each.
 
 Owns the columns of these tables, the questions, and the states of a verdict.
 """

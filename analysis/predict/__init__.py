@@ -1,1 +1,1 @@
-"""What the next sweep would find: response surface over mixtures, and the power of a design."""
+"""Planning the next sweep: a response surface over mixtures, and the power of a design."""

@@ -1,5 +1,5 @@
 """The figure of a prediction: ER along every varied parameter through the best mixture, inside the tried region only;
-what was predicted for mixtures left out against what was measured; and a larger run, where there is one.
+predicted against measured ER of mixtures left out; and a larger run, where there is one.
 
 Owns the curves; the surface is `predict`'s.
 """

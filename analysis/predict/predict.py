@@ -2,7 +2,7 @@
 mixtures left out, and proposes the next ones; `confirm` compares it with a larger run.
 
 Owns the choice of what a trial's value is, the best mixture, the proposals and the rank correlation. The surface is
-`surface`'s, the space of mixtures `mixtures`'. Files and words are `prediction_text`'s.
+`surface`'s, the space of mixtures `mixtures`'. Files and sentences are `text`'s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A response surface over a few numbers, simple enough to be honest: a plane plus a smooth deviation from it.
+"""A response surface over a few numbers: a plane plus a smooth deviation from it.
 
 Owns `fit` and `Surface` (its value anywhere, with intervals), and `cross_validate`, which leaves whole mixtures out and
 asks whether the surface predicts them better than the mean of the others does. Knows nothing of what the numbers mean.

@@ -1,5 +1,5 @@
-"""How what a sweep varies enters a regression: numbers as logarithms, categories against their first level, shares of
-sources against the commonest. Owns which columns are factors, and what may be none although it varies."""
+"""The coding of what a sweep varies: numbers as logarithms, categories against their first level, shares of sources
+against the commonest. Owns which columns are factors, and which are not although they vary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of it is needed: the amount of a factor at which half of the full gain in ER is reached.
+"""The amount of a factor at which half of the full gain in ER is reached.
 
 Owns the table of half gains. The curve is the mean ER of the levels, straight between them on the logarithmic axis.
 """

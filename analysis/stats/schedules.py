@@ -1,4 +1,4 @@
-"""Does how long, or at which learning rate, a model was fine-tuned move it off the line?
+"""The schedule of fine-tuning: does its length, or its learning rate, move a model off the line?
 
 Owns which of the two move the baseline, and the lines with them in: what is compared then is what each group would
 score at the same schedule.

@@ -3,7 +3,7 @@
 Owns the approximate Hotelling test ("AHT", in R's clubSandwich "HTZ") of Pustejovsky and Tipton (2018, Journal of
 Business & Economic Statistics 36:672): the Wald statistic of the bias-reduced cluster-robust variance ("CR2"), which is
 taken to be Wishart with the degrees of freedom that match the total variance of its elements under independent errors.
-Of a single coefficient it is the square of the t test of `clustered`.
+Of a single coefficient it is the square of the t test of `cluster_robust`.
 """
 
 from __future__ import annotations
