@@ -20,7 +20,7 @@ from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
 from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.run.run_folder import RunFolder, suggestion
-from ray_robust.text.names import clean
+from ray_robust.text.names import normalise
 
 if TYPE_CHECKING:
     from analysis.input.table import Table
@@ -124,7 +124,7 @@ def _read_table(request: Request) -> tuple[Table, Options, str]:
     problems += [Problem(source, f"{flag} is needed for a table") for flag, value in request.columns.items()
                  if value is None and flag != "--cluster"]  # fmt: skip
     options = Options(
-        clean(request.baseline or ""), **request.settings, id_min=floor,
+        normalise(request.baseline or ""), **request.settings, id_min=floor,
         unit="row" if request.cluster in (None, dependence.INDEPENDENT) else "cluster",
         id_names=ids if len(ids) > 1 else (),
     )  # fmt: skip
@@ -169,7 +169,7 @@ def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
     units, problems = {}, []
     for text in declared:
         column, _, unit = text.rpartition("=")
-        units[clean(column)] = unit
+        units[normalise(column)] = unit
         if not column or unit not in UNITS:
             problems.append(Problem("", f"--unit: {text!r} is not COL=percent or COL=fraction"))
     return units, problems

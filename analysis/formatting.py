@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from ray_robust.text.names import isolated, visible
+from ray_robust.text.names import isolate, visible
 
 THIN = "\u202f"  # narrow no-break space, between thousands
 UNKNOWN = "–"
@@ -74,13 +74,13 @@ def pair(a: str, b: str) -> str:
     """Return the name of a difference; what both names begin with, up to the first `=`, is written once: `num_images=64
     − 32`."""
     shared = a[: a.find("=") + 1]
-    return f"{isolated(visible(a))} − {isolated(visible(b.removeprefix(shared) if shared else b))}"
+    return f"{isolate(visible(a))} − {isolate(visible(b.removeprefix(shared) if shared else b))}"
 
 
 def name(text: object, most: int = 60) -> str:
     """Return a user's name for use inside a sentence: on one line, a long one with its middle left out."""
     line = visible(" ".join(re.split(r"[ \t\r\n\f\v]+", str(text).strip(" \t\r\n\f\v\u00a0"))))
-    return isolated(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
+    return isolate(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
 
 
 def listed(items: list[str]) -> str:

@@ -22,7 +22,7 @@ from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import print_plan
 from ray_robust.prepare.search_text import print_space
 from ray_robust.prepare.subsets import Subsets, draw_all
-from ray_robust.run.lease import held
+from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 
@@ -70,7 +70,7 @@ def _run(
                 cluster = read_pool_files(sweep, args.address, out, stack)
                 sweep = replace(open_sweep(spec, args.limit), command=again)
                 drawn = _draw(sweep)
-            lease = stack.enter_context(held(run.storage, lambda who: _print_waiting(out, who)))
+            lease = stack.enter_context(hold_lease(run.storage, lambda who: _print_waiting(out, who)))
         except KeyboardInterrupt:
             out.print(f"\nInterrupted. What was decoded is kept; this continues:\n  {again}", markup=False,
                       soft_wrap=True)  # fmt: skip
@@ -101,7 +101,7 @@ def _plan(
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
     keep = bool(args.out) and bool(sweep.unread() or sweep.absent()) and run.exists("plan.csv")
     if args.out and not keep:  # not into a folder where a sweep runs: it goes by its own plan
-        with held(run.storage, lambda who: _print_waiting(out, who)), _write_errors_of(run):
+        with hold_lease(run.storage, lambda who: _print_waiting(out, who)), _write_errors_of(run):
             run.write_plan(sweep.plan.rows())
     print_plan(out, sweep, subsets)
     if args.out:

@@ -13,7 +13,7 @@ from analysis.input.plain_table import read_csv
 from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.errors import UserError
-from ray_robust.text.names import clean
+from ray_robust.text.names import normalise
 
 
 def models(baseline: int = 30, others: int = 12, er: float = 0.05, seed: int = 3) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def read(frame: pd.DataFrame | str | bytes, folder: Path, **changed) -> Table:
     columns = {"id": "val", "ood": "v2", "group": "type"} | {
         k: changed.pop(k) for k in ("id", "ood", "group") if k in changed
     }
-    return read_csv(str(file), **columns, options=Options(clean(changed.pop("baseline", "standard"))), **changed)
+    return read_csv(str(file), **columns, options=Options(normalise(changed.pop("baseline", "standard"))), **changed)
 
 
 def lines(error: UserError) -> list[str]:

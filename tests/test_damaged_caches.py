@@ -21,18 +21,18 @@ def test_a_damaged_lease_keeps_nobody_out(tmp_path, monkeypatch, how):
     theirs = {"host": "elsewhere", "pid": 77, "began": "1", "id": "theirs", "time": 1.0}
     Storage(tmp_path).write_json("lease.json", theirs)
     make_damage(tmp_path / "lease.json", how)
-    with lease.held(Storage(tmp_path)):
+    with lease.hold_lease(Storage(tmp_path)):
         assert json.loads((tmp_path / "lease.json").read_text())["id"] != "theirs"
 
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_caches_are_made_again(tmp_path, monkeypatch, how):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path))
-    throughput.keep("a", 12.0)
+    throughput.record_rate("a", 12.0)
     make_damage(tmp_path / "rates.json", how)
-    assert throughput.known("a") is None or how == "flipped"
-    throughput.keep("b", 13.0)
-    assert throughput.known("b") == 13.0
+    assert throughput.measured_rate("a") is None or how == "flipped"
+    throughput.record_rate("b", 13.0)
+    assert throughput.measured_rate("b") == 13.0
     Storage(tmp_path).write_json("k/used.json", {"time": 5.0})
     make_damage(tmp_path / "k/used.json", how)
     assert _last_used(Storage(tmp_path), "k") >= 0.0

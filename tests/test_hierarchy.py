@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_robust.data.labels import wordnet
-from ray_robust.data.labels.hierarchy import distances, place, subtrees, tree_paths
+from ray_robust.data.labels.hierarchy import attach_hierarchy, distances, subtrees, tree_paths
 from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep
@@ -66,7 +66,7 @@ def below(catalog: Catalog, name: str) -> list[str]:
 
 def test_a_graph_becomes_one_path_per_class(pairs):
     """The dog is a carnivore and a pet: its path goes by the pet, which is nearer to the root."""
-    placed = place(pool(), pairs)
+    placed = attach_hierarchy(pool(), pairs)
     assert placed.hierarchy is not None
     assert dict(zip(placed.classes, tree_paths(placed), strict=True)) == {
         "crane": ("animal", "bird", "crane"),
@@ -82,7 +82,7 @@ def test_a_graph_becomes_one_path_per_class(pairs):
 
 
 def test_a_subtree_counts_by_every_path(pairs):
-    placed = place(pool(), pairs)
+    placed = attach_hierarchy(pool(), pairs)
     assert below(placed, "carnivore") == ["dog", "poodle"]
     assert below(placed, "pet") == ["dog", "poodle"]
     assert below(placed, "mammal") == ["dog", "poodle", "whale"]
@@ -92,14 +92,14 @@ def test_a_subtree_counts_by_every_path(pairs):
 
 
 def test_distances_are_edges_of_the_tree(pairs):
-    placed = place(pool(), pairs)
+    placed = attach_hierarchy(pool(), pairs)
     assert distances(placed, np.array([2])).tolist() == [4, 5, 0, 5, 1, 4]
     assert distances(placed, np.array([2, 3])).tolist() == [4, 2, 0, 0, 1, 4]
     assert distances(pool(), np.array([0])).tolist() == [0, 2, 2, 2, 2, 2]
 
 
 def test_distances_agree_with_a_walk_between_every_two(pairs):
-    placed = place(pool(), pairs)
+    placed = attach_hierarchy(pool(), pairs)
     paths = tree_paths(placed)
     for i, a in enumerate(paths):
         for j, b in enumerate(paths):
@@ -110,7 +110,7 @@ def test_distances_agree_with_a_walk_between_every_two(pairs):
 def test_the_fingerprint_changes_with_the_hierarchy_alone(pairs, tmp_path):
     (tmp_path / "same.txt").write_text("\n".join(reversed(PAIRS.splitlines())))
     (tmp_path / "other.txt").write_text(PAIRS + "tool whale\n")
-    first, same, other = (place(pool(), str(file)).fingerprint for file in (pairs, tmp_path / "same.txt",
+    first, same, other = (attach_hierarchy(pool(), str(file)).fingerprint for file in (pairs, tmp_path / "same.txt",
                                                                            tmp_path / "other.txt"))  # fmt: skip
     assert first == same
     assert len({first, other, pool().fingerprint}) == 3
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_a_list_is_said(text, said, tmp_path):
     file = tmp_path / "pairs.txt"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
-        place(pool(), str(file))
+        attach_hierarchy(pool(), str(file))
     wanted = said.format(file=file)
     assert str(caught.value) == (f"{file}{wanted}" if wanted.startswith(":") else wanted)
 
@@ -145,17 +145,17 @@ def dictionary(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("classes", [("n00000003", "n00000005"), ("n00000003", "fido")])
 def test_classes_are_ids_or_words_that_one_noun_has(classes, dictionary):
-    placed = place(pool(classes), "wordnet")
+    placed = attach_hierarchy(pool(classes), "wordnet")
     assert tree_paths(placed) == [("animal", "n00000003"), ("animal", classes[1])]
     assert below(placed, "living thing") == list(classes)  # any word of a node
     assert below(placed, "n00000002") == list(classes)  # and its id
-    assert place(pool(classes), str(dictionary)).fingerprint == placed.fingerprint
+    assert attach_hierarchy(pool(classes), str(dictionary)).fingerprint == placed.fingerprint
 
 
 def test_nodes_of_one_name_have_their_ids_behind_it(tmp_path):
     (tmp_path / "pairs.txt").write_text("n1 n2\nn1 n3\nn2 n4\nn3 n5\n")
     (tmp_path / "words.txt").write_text("n1\tthing\nn2\tcrane, bird\nn3\tcrane, machine\nn4\ta\nn5\tb\n")
-    placed = place(pool(("n4", "n5")), str(tmp_path / "pairs.txt"))
+    placed = attach_hierarchy(pool(("n4", "n5")), str(tmp_path / "pairs.txt"))
     assert placed.hierarchy is not None
     assert placed.hierarchy["depth 1"].tolist() == ["crane (n2)", "crane (n3)"]
     assert "crane" not in subtrees(placed)
@@ -164,7 +164,7 @@ def test_nodes_of_one_name_have_their_ids_behind_it(tmp_path):
 
 def test_a_word_of_several_nouns_is_said(dictionary):
     with pytest.raises(UserError) as caught:
-        place(pool(("crane", "fido", "unicorn")), "wordnet")
+        attach_hierarchy(pool(("crane", "fido", "unicorn")), "wordnet")
     assert str(caught.value).splitlines() == [
         f"class 'crane' is the name of 2 nodes of {dictionary} (n00000003, n00000004); name the class by its id",
         f"class 'unicorn' is not in {dictionary}",
@@ -175,7 +175,7 @@ def test_two_classes_that_are_one_node_are_said(dictionary):
     with pytest.raises(
         UserError, match=r"classes 'fido' and 'n00000005' are the same node of .*, n00000005; merge them"
     ):
-        place(pool(("fido", "n00000005")), "wordnet")
+        attach_hierarchy(pool(("fido", "n00000005")), "wordnet")
 
 
 def test_an_absent_dictionary_says_how_to_obtain_it(tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_an_absent_dictionary_says_how_to_obtain_it(tmp_path, monkeypatch):
         (f"{tmp_path}/x", f"{tmp_path}/x: no such hierarchy: wordnet, WordNet's dict folder, or a file of pairs"),
     ):
         with pytest.raises(UserError, match=re.escape(begins)):
-            place(pool(), option)
+            attach_hierarchy(pool(), option)
     assert "wordnet-base" in wordnet.OBTAIN
 
 
@@ -226,7 +226,7 @@ def test_a_folder_by_wordnet_is_cut_at_each_depth(pairs, tmp_path, monkeypatch):
 def test_imagenet_has_the_animals_that_wordnet_counts(option):
     if option == "wordnet" and not any(Path(folder, "data.noun").is_file() for folder in wordnet.FOLDERS):
         pytest.skip("needs a local WordNet")
-    placed = place(pool(tuple(sorted((LISTS / "imagenet_synsets.txt").read_text().split()))), option)
+    placed = attach_hierarchy(pool(tuple(sorted((LISTS / "imagenet_synsets.txt").read_text().split()))), option)
     counts = {name: len(below(placed, name)) for name in ("animal", "dog", "bird", "mammal", "artifact", "vehicle")}
     assert counts == {"animal": 398, "dog": 118, "bird": 59, "mammal": 218, "artifact": 522, "vehicle": 67}
     assert placed.hierarchy is not None

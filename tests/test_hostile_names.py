@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
-from ray_robust.text.names import clean, printable, visible
+from ray_robust.text.names import normalise, printable, visible
 from ray_robust.text.safe_csv import frame_of, text_of
 from tests.fake_run import run_folder, sweep
 from tests.test_report import Page
@@ -74,7 +74,7 @@ def test_a_run(tmp_path, capsys):
 
 
 def test_a_table(tmp_path, capsys):
-    groups = [clean(name) for name in names(4, without="\x00'")]
+    groups = [normalise(name) for name in names(4, without="\x00'")]
     points = sweep({name: float(i) for i, name in enumerate(groups)}, epochs=(3,))
     table = points[["trial", "group", "id", "ood"]].rename(columns={"trial": "run\x1b[31m", "group": "kind\u202e"})
     table["mo\x07del"] = [f"m\x1b{i}" for i in range(len(table))]

@@ -16,7 +16,7 @@ from make_pools import open_pool
 
 from ray_robust import ingest as command
 from ray_robust.data.readers import archive as archives
-from ray_robust.data.readers.archive import Known, unpack
+from ray_robust.data.readers.archive import PublishedArchive, unpack
 from ray_robust.data.tasks import install as installs
 from ray_robust.data.tasks import official
 from ray_robust.errors import UserError
@@ -33,9 +33,9 @@ def download(tmp_path, monkeypatch) -> Path:
     folder = make.iwildcam(tmp_path / "made") / "iwildcam_v2.0"
     file = make_tasks.archive(folder, tmp_path / "archive.tar.gz")
     data = file.read_bytes()
-    known = Known(len(data), hashlib.sha256(data).hexdigest())
-    told = replace(official.KNOWN["iwildcam"], sizes=SIZES, archive=known)
-    monkeypatch.setitem(official.KNOWN, "iwildcam", told)
+    known = PublishedArchive(len(data), hashlib.sha256(data).hexdigest())
+    told = replace(official.DATASETS["iwildcam"], sizes=SIZES, archive=known)
+    monkeypatch.setitem(official.DATASETS, "iwildcam", told)
     return file
 
 
@@ -83,7 +83,7 @@ def test_a_wrong_archive_is_refused(download, tmp_path):
     whole = bytearray(download.read_bytes())
     whole[500] ^= 1
     download.write_bytes(whole)
-    known = official.KNOWN["iwildcam"].archive
+    known = official.DATASETS["iwildcam"].archive
     said = mistake(tmp_path / "data", download)
     assert said.startswith(f"{download}: has the sha256 {hashlib.sha256(whole).hexdigest()}, not {known.sha256}: it is")
     assert mistake(tmp_path / "data", tmp_path / "none").endswith("none: cannot be read: No such file or directory")
@@ -119,7 +119,7 @@ def test_a_folder_that_lost_images_is_mended(download, tmp_path):
 
 
 def test_an_archive_that_lacks_images_makes_no_finished_folder(download, tmp_path, monkeypatch):
-    monkeypatch.setitem(official.KNOWN, "iwildcam", replace(official.KNOWN["iwildcam"], archive=None))
+    monkeypatch.setitem(official.DATASETS, "iwildcam", replace(official.DATASETS["iwildcam"], archive=None))
     made = tmp_path / "made" / "iwildcam_v2.0"
     os.remove(made / "train" / "test-1.jpg")
     file = make_tasks.archive(made, tmp_path / "less.tar", "iwildcam_v2.0/", kind="")
@@ -127,7 +127,9 @@ def test_an_archive_that_lacks_images_makes_no_finished_folder(download, tmp_pat
     said = mistake(root, file)
     assert said == f"{root}/iwildcam_v2.0: half a copy: 1 of 30 images are missing (train/test-1.jpg)"
     assert not (root / "iwildcam_v2.0" / "RELEASE_v2.0.txt").exists()
-    monkeypatch.setitem(official.KNOWN, "iwildcam", replace(official.KNOWN["iwildcam"], sizes={**SIZES, "val": 7}))
+    monkeypatch.setitem(
+        official.DATASETS, "iwildcam", replace(official.DATASETS["iwildcam"], sizes={**SIZES, "val": 7})
+    )
     assert "is not the official data set: train 6 of 6, id_val 6 of 6, id_test 6 of 6, val 6 of 7" in mistake(
         root, file
     )
@@ -136,7 +138,7 @@ def test_an_archive_that_lacks_images_makes_no_finished_folder(download, tmp_pat
 def test_where_no_hash_is_known_it_is_said(tmp_path, monkeypatch):
     made = make_tasks.waterbirds(tmp_path / "made") / "waterbirds_v1.0"
     sizes = {"train": 12, "val": 8, "test": 8}
-    monkeypatch.setitem(official.KNOWN, "waterbirds", replace(official.KNOWN["waterbirds"], sizes=sizes))
+    monkeypatch.setitem(official.DATASETS, "waterbirds", replace(official.DATASETS["waterbirds"], sizes=sizes))
     file = make_tasks.archive(made, tmp_path / "archive.tar.xz", "./", kind="xz")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     told = install(tmp_path / "data", file, "waterbirds")

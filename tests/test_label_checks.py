@@ -19,7 +19,7 @@ from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.text.names import alike, difference, printable, shown
+from ray_robust.text.names import describe_difference, lookalikes, printable, quoted
 from tests import make_images as make
 
 NFC, NFD = "caf\xe9", "cafe\u0301"
@@ -55,15 +55,15 @@ def test_other_ways_to_write_a_name_are_alike(name):
         name, f" {name}", f"{name}\u200b", name.replace(" ", "  "), unicodedata.normalize("NFD", name),
         unicodedata.normalize("NFC", name), name.casefold(),
     }  # fmt: skip
-    assert alike(others) == ([] if len(others) == 1 else [list(others)])
+    assert lookalikes(others) == ([] if len(others) == 1 else [list(others)])
 
 
 @given(st.text(), st.text())
 @example(NFC, NFD)
 @example("a", "\u0430")  # Latin and Cyrillic
 def test_different_names_never_look_the_same(one, other):
-    assert (shown(one) == shown(other)) == (one == other)
-    assert shown(one).isprintable() or not one.isprintable()
+    assert (quoted(one) == quoted(other)) == (one == other)
+    assert quoted(one).isprintable() or not one.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_different_names_never_look_the_same(one, other):
     ],
 )
 def test_what_names_differ_in(names, words):
-    assert alike(names) == [list(names)]
-    assert difference(names) == words
+    assert lookalikes(names) == [list(names)]
+    assert describe_difference(names) == words
 
 
 @pytest.mark.parametrize("names", [("cat", "cats"), ("1", "10"), ("1.5", "15"), ("a1", "a01"), ("puma", "pumá")])
 def test_names_that_are_different(names):
-    assert alike(names) == []
+    assert lookalikes(names) == []
 
 
 # --- in a pool
@@ -140,8 +140,8 @@ def test_a_label_that_train_writes_in_another_way_is_an_error(tmp_path, options,
     path = listed(tmp_path, ["dog", *right, f"id_test/{wrong}", f"ood_test/{wrong}"])
     (line,) = mistakes("task", path, **options)
     assert line == (
-        f"{path}: label {printable(shown(wrong))} of id_test, ood_test (2 images) is 'caf\xe9' (caf\\xe9) in train: "
-        f"they differ in {difference([NFC, wrong])}; write both the same way"
+        f"{path}: label {printable(quoted(wrong))} of id_test, ood_test (2 images) is 'caf\xe9' (caf\\xe9) in train: "
+        f"they differ in {describe_difference([NFC, wrong])}; write both the same way"
     )
     assert NFD not in line
 

@@ -15,7 +15,7 @@ from deadlines import HANG, wait_for
 from ray_robust.errors import Outage, UserError
 from ray_robust.files.storage import Storage
 from ray_robust.run import lease
-from ray_robust.run.lease import held
+from ray_robust.run.lease import hold_lease
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def renewed(folder: Path) -> None:
 
 
 def test_a_lease_is_there_while_it_is_held(tmp_path):
-    with held(Storage(tmp_path / "run")):
+    with hold_lease(Storage(tmp_path / "run")):
         said = json.loads((tmp_path / "run/lease.json").read_text())
         assert (said["host"], said["pid"]) == (platform.node(), os.getpid())
     assert not (tmp_path / "run").exists()  # nothing else was written there
@@ -49,14 +49,14 @@ def test_a_second_driver_on_this_machine_is_refused_by_name(tmp_path):
                              cwd=Path(__file__).parents[1])  # fmt: skip
     try:
         assert first.stdout.readline() == b"held\n"
-        with pytest.raises(UserError) as said, held(Storage(tmp_path)):
+        with pytest.raises(UserError) as said, hold_lease(Storage(tmp_path)):
             pass
         assert f"process {first.pid} on {platform.node()} (last seen " in str(said.value)
         assert str(said.value).endswith(") is running in this folder; wait for it, or give another --out")
     finally:
         first.kill()
         first.wait()
-    with held(Storage(tmp_path)):  # one that was killed leaves nothing to wait for
+    with hold_lease(Storage(tmp_path)):  # one that was killed leaves nothing to wait for
         pass
 
 
@@ -73,7 +73,7 @@ def test_a_second_driver_on_another_machine_is_refused_while_the_first_renews(tm
     asked: list[str] = []
     theirs(tmp_path, "elsewhere")
     refused = pytest.raises(UserError, match=r"process 77 on elsewhere \(last seen 1970-.*\) is running in this")
-    with refused, held(Storage(tmp_path), asked.append):
+    with refused, hold_lease(Storage(tmp_path), asked.append):
         pass
     assert len(asked) == 1
     assert asked[0].startswith("process 77 on elsewhere")
@@ -82,7 +82,7 @@ def test_a_second_driver_on_another_machine_is_refused_while_the_first_renews(tm
 
 def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
     theirs(tmp_path, "elsewhere", time=time.time() + 3600)  # its clock does not matter
-    with held(Storage(tmp_path)):
+    with hold_lease(Storage(tmp_path)):
         assert Storage(tmp_path).read_json("lease.json")["host"] == platform.node()
     assert not (tmp_path / "lease.json").exists()
 
@@ -90,7 +90,7 @@ def test_a_lease_of_another_machine_that_is_not_renewed_is_taken_over(tmp_path):
 def test_a_machine_of_the_same_name_is_another_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(lease.time, "sleep", lambda _: theirs(tmp_path, platform.node(), space="other", time=2.0))
     theirs(tmp_path, platform.node(), space="other")  # a container of a cloned image: its processes are not ours
-    with pytest.raises(UserError, match=rf"process 77 on {platform.node()}"), held(Storage(tmp_path)):
+    with pytest.raises(UserError, match=rf"process 77 on {platform.node()}"), hold_lease(Storage(tmp_path)):
         pass
 
 
@@ -104,7 +104,7 @@ def test_who_loses_the_lease_ends(tmp_path, ignored):
 
 
 def _loses(tmp_path: Path, ignored: bool) -> None:
-    with held(Storage(tmp_path)) as mine:
+    with hold_lease(Storage(tmp_path)) as mine:
         if ignored:
             signal.raise_signal(signal.SIGINT)  # Ctrl-C, meant for another
         with pytest.raises(KeyboardInterrupt):
@@ -118,7 +118,7 @@ def _loses(tmp_path: Path, ignored: bool) -> None:
 @pytest.mark.parametrize("damage", ["", "{", '["other", 7]', "{}"])
 def test_a_lease_that_is_damaged_while_it_is_held_is_written_anew(tmp_path, damage):
     file = tmp_path / "lease.json"
-    with held(Storage(tmp_path)) as mine:
+    with hold_lease(Storage(tmp_path)) as mine:
         file.write_text(damage)
         wait_for(lambda: "id" in file.read_text())
         mine.check()
@@ -127,12 +127,12 @@ def test_a_lease_that_is_damaged_while_it_is_held_is_written_anew(tmp_path, dama
 def test_who_comes_second_in_the_same_moment_gives_way(tmp_path, monkeypatch):
     theirs(tmp_path, platform.node())  # a process that is gone
     monkeypatch.setattr(lease.time, "sleep", lambda _: theirs(tmp_path, "elsewhere"))
-    with pytest.raises(UserError, match="process 77 on elsewhere"), held(Storage(tmp_path)):
+    with pytest.raises(UserError, match="process 77 on elsewhere"), hold_lease(Storage(tmp_path)):
         pass
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     refused = pytest.raises(UserError, match=r"--out .*/run: cannot be written: .*/file is a file, where a folder")
-    with refused, held(Storage(tmp_path / "file" / "run")):
+    with refused, hold_lease(Storage(tmp_path / "file" / "run")):
         pass

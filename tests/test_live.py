@@ -18,13 +18,13 @@ from ray_robust import ingest
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.opened import images_of, open_store, usable
 from ray_robust.errors import Damaged, Outage, UserError
-from ray_robust.files.disk_room import blocked, no_room
+from ray_robust.files.disk_room import blocking_part, no_room
 from ray_robust.files.storage import Storage
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.failures.recovery import REMOVED, Recovery
 from ray_robust.plan.plan import Trial
 from ray_robust.run import throughput
-from ray_robust.run.lease import held
+from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.status import __main__ as status
 from ray_robust.train.context import Context
@@ -171,13 +171,13 @@ def test_a_store_whose_link_leads_nowhere_from_now_on_is_a_line(tmp_path):
 
 def test_a_cache_that_cannot_be_written_costs_the_estimate_alone(link, monkeypatch):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(link[0]))
-    throughput.keep("a", 3.0)
-    assert throughput.known("a") is None
+    throughput.record_rate("a", 3.0)
+    assert throughput.measured_rate("a") is None
 
 
 def test_a_run_folder_behind_a_link_that_leads_nowhere_is_a_line(link):
     path, said = link
-    with pytest.raises(UserError, match=rf"^--out .*: cannot be written: .* {said}$"), held(Storage(path)):
+    with pytest.raises(UserError, match=rf"^--out .*: cannot be written: .* {said}$"), hold_lease(Storage(path)):
         pass
     with pytest.raises(Damaged, match=rf"{said}; remove it, then run the same command again$"):
         Storage(path / "trials").write("x/rows.jsonl", "")
@@ -188,7 +188,7 @@ def test_a_run_folder_behind_a_link_that_leads_nowhere_is_a_line(link):
 def test_a_run_folder_behind_a_link_is_one(tmp_path):
     (tmp_path / "disk").mkdir()
     point_to(tmp_path / "run", tmp_path / "disk")
-    with held(Storage(tmp_path / "run")):
+    with hold_lease(Storage(tmp_path / "run")):
         RunFolder(tmp_path / "run").write("data.json", "{}")
     assert (tmp_path / "run").is_symlink()
     assert (tmp_path / "disk" / "data.json").read_text() == "{}"
@@ -197,10 +197,10 @@ def test_a_run_folder_behind_a_link_is_one(tmp_path):
 def test_what_is_in_the_way_of_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "to-file").symlink_to("file")
-    assert blocked(tmp_path / "a" / "b") is None
-    assert blocked(tmp_path) is None
-    assert blocked(tmp_path / "file" / "b") == (tmp_path / "file", "is a file, where a folder belongs")
-    assert blocked(tmp_path / "to-file") == (tmp_path / "to-file", "is a file, where a folder belongs")
+    assert blocking_part(tmp_path / "a" / "b") is None
+    assert blocking_part(tmp_path) is None
+    assert blocking_part(tmp_path / "file" / "b") == (tmp_path / "file", "is a file, where a folder belongs")
+    assert blocking_part(tmp_path / "to-file") == (tmp_path / "to-file", "is a file, where a folder belongs")
 
 
 # --- no inodes left
@@ -238,12 +238,15 @@ def test_a_disk_without_inodes_is_a_line_everywhere(few_inodes, monkeypatch):
         ):
             Storage(disk).write(name, "new")
     assert Storage(disk).read("old") == b"old"
-    with pytest.raises(UserError, match=rf"^--out .*/run: cannot be written: {INODES}$"), held(Storage(disk / "run")):
+    with (
+        pytest.raises(UserError, match=rf"^--out .*/run: cannot be written: {INODES}$"),
+        hold_lease(Storage(disk / "run")),
+    ):
         pass
     with pytest.raises(UserError, match=rf"{INODES} or name another folder in RAY_ROBUST_STORE$"):
         ImageStore.open(disk / "other", Drawn(), 4)
     assert pixels(store) == ROWS.tolist()  # its files are there: it needs none
-    throughput.keep("a", 3.0)
+    throughput.record_rate("a", 3.0)
     monkeypatch.setattr(
         "ray_robust.launch.cluster.connect.folder_for_sockets", lambda: (disk, "")
     )  # its path is too long
@@ -372,9 +375,9 @@ def test_a_file_whose_folder_goes_while_it_is_written_is_written(tmp_path, monke
 
 
 def test_a_run_folder_that_goes_under_its_driver_lets_the_lease_go(tmp_path):
-    with held(Storage(tmp_path / "run")):
+    with hold_lease(Storage(tmp_path / "run")):
         shutil.rmtree(tmp_path / "run")
-    with held(Storage(tmp_path / "run")):
+    with hold_lease(Storage(tmp_path / "run")):
         assert (tmp_path / "run" / "lease.json").exists()
 
 

@@ -14,7 +14,7 @@ from ray_robust.errors import Outage, Problem, UserError
 from ray_robust.files.storage import Storage
 from ray_robust.spec.yaml_lines import parse
 from ray_robust.text.console import Screen
-from ray_robust.text.names import isolated, printable, printable_in, visible
+from ray_robust.text.names import isolate, printable, printable_in, visible
 
 ANY = st.text(
     st.one_of(st.characters(exclude_categories=()), st.sampled_from("\x1b\x07\r\n\t\u202e\u2028\ufffe\ud800\\"))
@@ -56,7 +56,7 @@ def test_nothing_that_cannot_be_printed_is_left(name):
 
 @given(ANY)
 def test_a_name_set_apart_stays_so_and_cannot_end_it(name):
-    line = f"a {isolated(visible(name))} b"
+    line = f"a {isolate(visible(name))} b"
     assert printable(line) == line
 
 

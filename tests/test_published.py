@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_robust import sweep
-from ray_robust.data.published import checkable, counted
+from ray_robust.data.published import catalog_of_counts, checkable
 from ray_robust.data.tasks.wilds import WildsTask
 from ray_robust.errors import UserError
 from ray_robust.spec.sections import Pretrain
@@ -83,10 +83,17 @@ def test_a_folder_without_published_counts_must_be_there(tmp_path, capsys):
 
 
 def test_counted_catalogs_are_near_equal_and_repeatable():
-    one, two = counted("x", 1003, 10, "free"), counted("x", 1003, 10, "free", {"train": 1000, "ood_test": 3})
+    one, two = (
+        catalog_of_counts("x", 1003, 10, "free"),
+        catalog_of_counts("x", 1003, 10, "free", {"train": 1000, "ood_test": 3}),
+    )
     assert sorted(np.bincount(one.labels).tolist()) == [100] * 7 + [101] * 3
     assert len(set(one.ids.tolist())) == 1003
-    assert one.fingerprint == counted("x", 1003, 10, "free").fingerprint != counted("x", 1002, 10, "free").fingerprint
+    assert (
+        one.fingerprint
+        == catalog_of_counts("x", 1003, 10, "free").fingerprint
+        != catalog_of_counts("x", 1002, 10, "free").fingerprint
+    )
     assert (len(two.rows("train")), len(two.rows("ood_test")), len(two.rows("id_val"))) == (1000, 3, 0)
 
 

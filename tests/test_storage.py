@@ -213,10 +213,10 @@ def test_rates_are_kept_by_model_and_size(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
     key = throughput.key_of("test_resnet", 32, 0)
     assert key == "test_resnet-32px-cpu"
-    assert throughput.known(key) is None
-    throughput.keep(key, 1234.56)
-    throughput.keep(throughput.key_of("test_resnet", 32, 0.5), 99)
-    assert (throughput.known(key), throughput.known("test_resnet-32px-gpu")) == (1234.6, 99)
+    assert throughput.measured_rate(key) is None
+    throughput.record_rate(key, 1234.56)
+    throughput.record_rate(throughput.key_of("test_resnet", 32, 0.5), 99)
+    assert (throughput.measured_rate(key), throughput.measured_rate("test_resnet-32px-gpu")) == (1234.6, 99)
     monkeypatch.delenv("RAY_ROBUST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert throughput.cache_folder() == Path("/somewhere/ray_robust")

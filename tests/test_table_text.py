@@ -15,7 +15,7 @@ from analysis.input.cells import amounts, numbers
 from analysis.options import Options
 from analysis.study import analyse_all
 from ray_robust.errors import UserError
-from ray_robust.text.names import alike, clean, shown
+from ray_robust.text.names import lookalikes, normalise, quoted
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -190,10 +190,10 @@ def test_names_that_are_missing(tmp_path):
 
 
 def test_alike_names():
-    assert alike(["1", "1.0", "01", "1e0", "10", "-1"]) == [["1", "1.0", "01", "1e0"]]
-    assert alike(["lr 0.1", "lr 01", "a-1", "a_1", "a 1", "b", "B"]) == [["a-1", "a_1", "a 1"], ["b", "B"]]
-    assert shown("caf\u00e9") == "'caf\u00e9' (caf\\xe9)"
-    assert clean("\u200bmore\u00a0data ") == "more data"
+    assert lookalikes(["1", "1.0", "01", "1e0", "10", "-1"]) == [["1", "1.0", "01", "1e0"]]
+    assert lookalikes(["lr 0.1", "lr 01", "a-1", "a_1", "a 1", "b", "B"]) == [["a-1", "a_1", "a 1"], ["b", "B"]]
+    assert quoted("caf\u00e9") == "'caf\u00e9' (caf\\xe9)"
+    assert normalise("\u200bmore\u00a0data ") == "more data"
 
 
 def test_other_columns_are_checked_where_they_are_used(tmp_path):

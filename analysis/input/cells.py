@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ray_robust.text.names import MISSING, clean
+from ray_robust.text.names import MISSING, normalise
 
 SCORE = re.compile(r"([+-]?)(\d+(?:[.,]\d*)?|[.,]\d+)(e[+-]?\d+)?( ?%)?", re.IGNORECASE)
 GROUPED = re.compile(r"[+-]?\d{1,3}([, '\u2019_])\d{3}(?:\1\d{3})*")
@@ -86,7 +86,7 @@ def _amount(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Without blanks around it and with plain digits, signs and blanks."""
-    text = clean(text)
+    text = normalise(text)
     if text.isascii():
         return text
     text = "".join(str(_digit(c)) if c.isdigit() else c for c in text)

@@ -19,7 +19,7 @@ from analysis.input.roles import Roles
 from analysis.input.units import as_fractions
 from analysis.stats.trend import MIN_POINTS
 from ray_robust.errors import did_you_mean
-from ray_robust.text.names import alike, clean, counted, difference, is_missing, shown
+from ray_robust.text.names import count_noun, describe_difference, is_missing, lookalikes, normalise, quoted
 
 NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
            "id_images", "ood_images", "wise_alpha")  # fmt: skip
@@ -63,10 +63,10 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
     """Return names of groups (`baseline` given) or clusters, blanks around them left out; those that look alike are
     notes."""
     codes, raw = pd.factorize(text)
-    names = np.array([clean(str(name)) for name in raw], object)
+    names = np.array([normalise(str(name)) for name in raw], object)
     changed = names != raw
     if changed.any():
-        example = shown(str(raw[changed][0]))
+        example = quoted(str(raw[changed][0]))
         remarks.note(f"{column}: blanks and what cannot be seen are left out of names, as of {example}",
                      text.index[changed[codes]])  # fmt: skip
     empty = names == ""
@@ -84,15 +84,15 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
             remarks.cells(rows, nameless)
         else:
             remarks.note(f"{column}: {name!r} is taken as the name of a group", rows)
-    pairs = alike(name for name in sizes if name not in gaps)
+    pairs = lookalikes(name for name in sizes if name not in gaps)
     for group in pairs[:MOST_PAIRS]:
         similar = [
-            f"{shown(name)} ({counted(sizes[name], 'row')}{', the baseline' if name == baseline else ''})"
+            f"{quoted(name)} ({count_noun(sizes[name], 'row')}{', the baseline' if name == baseline else ''})"
             for name in group[:4]
         ]
         remarks.note(
             f"{column}: {' and '.join(similar)} look alike and are taken as {len(group)} different names; they differ "
-            f"in {difference(group)}"
+            f"in {describe_difference(group)}"
         )
     if len(pairs) > MOST_PAIRS:
         remarks.note(f"{column}: {len(pairs) - MOST_PAIRS} more sets of names look alike")
@@ -104,7 +104,7 @@ def role_names(frame: pd.DataFrame, roles: Roles, baseline: str, remarks: Remark
     rows = "row " + (frame.index + remarks.source.first_row).astype(str)
     groups = names_of(frame[roles.group], roles.group, baseline, remarks)
     trials = names_of(frame[roles.cluster], roles.cluster, None, remarks) if roles.cluster else rows
-    tasks = frame["task"].map(clean) if "task" in frame and "task" not in roles.used else "task"
+    tasks = frame["task"].map(normalise) if "task" in frame and "task" not in roles.used else "task"
     return pd.DataFrame({"trial": trials, "group": groups, "task": tasks}, index=frame.index)
 
 
@@ -134,7 +134,7 @@ def parse_scores(frame: pd.DataFrame, columns: Mapping[str, str], remarks: Remar
 
         remarks.cells(text.index[numbers.bad], what)
         if numbers.comma.any():
-            remarks.note(f"{name}: {counted(int(numbers.comma.sum()), 'cell')} with a decimal comma")
+            remarks.note(f"{name}: {count_noun(int(numbers.comma.sum()), 'cell')} with a decimal comma")
     return parsed
 
 
@@ -150,9 +150,11 @@ def check_baseline(
     names = groups.unique()
     if baseline not in set(names):
         near = did_you_mean(baseline, names)
-        same = [name for pair in alike([baseline, *names]) if baseline in pair for name in pair if name != baseline]
-        near = f"; did you mean {' or '.join(map(shown, same))}?" if same else near
-        remarks.table(f"--baseline: no row has {shown(baseline)} in column {column!r}{near}")
+        same = [
+            name for pair in lookalikes([baseline, *names]) if baseline in pair for name in pair if name != baseline
+        ]
+        near = f"; did you mean {' or '.join(map(quoted, same))}?" if same else near
+        remarks.table(f"--baseline: no row has {quoted(baseline)} in column {column!r}{near}")
         return
     ids = [scores[key] for key in scores if key != "ood"]
     first = pd.concat(ids, axis=1).mean(axis=1, skipna=False)
@@ -160,7 +162,7 @@ def check_baseline(
     if id_min is not None:
         chosen, floor = chosen & (first >= id_min), f" at or over the ID floor of {id_min:.1%}"
     if chosen.sum() < MIN_POINTS:
-        what = f"the baseline {baseline!r} has {counted(int(chosen.sum()), 'row')} with both scores{floor}"
+        what = f"the baseline {baseline!r} has {count_noun(int(chosen.sum()), 'row')} with both scores{floor}"
         remarks.table(f"{what}; a line needs {MIN_POINTS}")
     elif np.ptp(first[chosen]) < 1e-9:
         remarks.table(f"every row of the baseline {baseline!r} has the same ID score: no line fits")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.input.csv_file import Remarks
-from ray_robust.text.names import counted, shown
+from ray_robust.text.names import count_noun, quoted
 
 EQUAL = 1e-9  # of fractions; scores are seldom given with more digits
 STRAIGHT = 1e-6  # share of the variance that a straight function of another column may leave, all of it by rounding
@@ -31,7 +31,7 @@ def without_copies(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
         return frame
     rows = frame.index[again]
     remarks.note(
-        f"{counted(len(rows), 'row')} of {len(frame):,}, copies of another in every column, left out; runs that happen "
+        f"{count_noun(len(rows), 'row')} of {len(frame):,}, copies of another in every column, left out; runs that happen "
         "to score the same need a column that tells them apart",
         rows,
     )
@@ -52,7 +52,7 @@ def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, re
         first = points.groupby([*where, *scores], sort=False)["trial"].transform("first")
         rows = points.index[points.duplicated([*where, *scores])]
         remarks.note(
-            f"{counted(len(rows), 'row')} of {len(points):,} with the very scores of another row of the group: rows "
+            f"{count_noun(len(rows), 'row')} of {len(points):,} with the very scores of another row of the group: rows "
             "with the same scores count as one cluster, so that copies make no interval narrower",
             rows,
         )
@@ -67,8 +67,8 @@ def same_scores(points: pd.DataFrame, scores: Sequence[str], clustered: bool, re
     contents["first"] = contents.groupby([*where, "sum", "size"], sort=False)["trial"].transform("first")
     names = contents.loc[copies, ["first", "trial"]].iloc[0]
     remarks.note(
-        f"{counted(int(copies.sum()), 'cluster')} of {len(contents):,} with all the scores of another, such as "
-        f"{shown(names['trial'])} of {shown(names['first'])}: clusters with the same scores count as one"
+        f"{count_noun(int(copies.sum()), 'cluster')} of {len(contents):,} with all the scores of another, such as "
+        f"{quoted(names['trial'])} of {quoted(names['first'])}: clusters with the same scores count as one"
     )
     merged = contents.set_index([*where, "trial"])["first"]
     trials = merged.reindex(pd.MultiIndex.from_frame(points[[*where, "trial"]])).to_numpy()
@@ -95,11 +95,11 @@ def across_groups(points: pd.DataFrame, scores: Sequence[str], remarks: Remarks)
     ]
     for group, other, count in alike_pairs[:LEAST_EQUAL]:
         remarks.note(
-            f"{shown(group)} and {shown(other)} have {counted(count, 'row')} with the very same scores, of "
+            f"{quoted(group)} and {quoted(other)} have {count_noun(count, 'row')} with the very same scores, of "
             f"{sizes[group]:,} and {sizes[other]:,}: were they copied? Groups are compared as if they were independent"
         )
     if len(alike_pairs) > LEAST_EQUAL:
-        remarks.note(f"{counted(len(alike_pairs) - LEAST_EQUAL, 'more pair')} of groups share scores like these")
+        remarks.note(f"{count_noun(len(alike_pairs) - LEAST_EQUAL, 'more pair')} of groups share scores like these")
 
 
 def same_columns(
@@ -124,7 +124,7 @@ def _against_ood(
     equal = given & (np.abs(own - ood) <= EQUAL)
     line = (groups == baseline).to_numpy() & given
     if given.any() and (equal[line].all() if line.any() else equal[given].all()):
-        place = "every row" if equal.sum() == given.sum() else f"every row of the baseline {shown(baseline)}"
+        place = "every row" if equal.sum() == given.sum() else f"every row of the baseline {quoted(baseline)}"
         if (equal & line).sum() >= LEAST_EQUAL or equal.sum() == given.sum() > 1:
             remarks.column(
                 f"--id {name} and --ood {ood_name} hold the same scores in {place}: there is no shift between them to "
@@ -136,8 +136,8 @@ def _against_ood(
         count = int((equal & of_group).sum())
         if count >= LEAST_EQUAL and count >= SHARE_EQUAL * of_group.sum():
             remarks.note(
-                f"{name} and {ood_name} are the same in {count:,} of {counted(int(of_group.sum()), 'row')} of "
-                f"{shown(group)}: were the scores copied?",
+                f"{name} and {ood_name} are the same in {count:,} of {count_noun(int(of_group.sum()), 'row')} of "
+                f"{quoted(group)}: were the scores copied?",
                 groups.index[equal & of_group],
             )
     relation = None if equal.any() else _relation(own, ood, name)

@@ -23,7 +23,7 @@ import pandas as pd
 
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.regular_file import Unreadable, read_file
-from ray_robust.text.names import clean, counted, shown
+from ray_robust.text.names import count_noun, normalise, quoted
 from ray_robust.text.safe_csv import MARK, value
 
 SHOWN = 3  # of the same mistake in many cells, this many are listed, the rest counted
@@ -58,7 +58,7 @@ class CsvFile:
     def __init__(self, file: str, wanted: Sequence[str] = ()) -> None:
         self.file, self.notes = file, list[str]()
         self._text, self._skipped = self._read()
-        self.separator = self._separator([clean(name) for name in wanted])
+        self.separator = self._separator([normalise(name) for name in wanted])
         self.frame = self._frame()
 
     @property
@@ -158,7 +158,7 @@ class CsvFile:
         for separator in SEPARATORS:
             stream.seek(start)
             try:
-                header = {clean(value(name)) for name in next(csv.reader(stream, delimiter=separator), [])}
+                header = {normalise(value(name)) for name in next(csv.reader(stream, delimiter=separator), [])}
             except csv.Error as error:
                 raise self._unreadable(f"its header has a {error}") from None
             hits[separator] = (sum(name in header for name in wanted), len(header) > 1)
@@ -197,7 +197,7 @@ class CsvFile:
 
     def _names(self, cells: pd.Series) -> list[str]:
         raw = ["" if pd.isna(cell) else str(cell) for cell in cells]
-        return [clean(value(name)) for name in raw]
+        return [normalise(value(name)) for name in raw]
 
     def _unmarked(self, cells: pd.Series) -> pd.Series:
         """Texts that are marked so that no spreadsheet computes them, as they were before (see `csv_text`); a column
@@ -208,7 +208,7 @@ class CsvFile:
         if not changed or len({before.get(text, text) for text in texts}) < len(texts):
             return cells
         self.notes.append(
-            f"column {shown(str(cells.name))}: {counted(int(cells.isin(changed).sum()), 'cell')} begin with an "
+            f"column {quoted(str(cells.name))}: {count_noun(int(cells.isin(changed).sum()), 'cell')} begin with an "
             "apostrophe that keeps spreadsheets from computing them, and are read without it"
         )
         return cells.map(lambda text: before.get(text, text))
@@ -248,7 +248,7 @@ class Remarks:
             Problem(f"{self.source.file}:{line}", sentence(row)) for row, line in zip(rows[:SHOWN], lines, strict=True)
         ]
         if len(rows) > SHOWN:
-            self.table(f"and {counted(len(rows) - SHOWN, 'more line')} like these")
+            self.table(f"and {count_noun(len(rows) - SHOWN, 'more line')} like these")
 
     def column(self, sentence: str) -> None:
         """Add a problem of a column, located at the header's line."""

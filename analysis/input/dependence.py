@@ -18,7 +18,7 @@ from scipy.stats import f as f_distribution
 from analysis.input.csv_file import Remarks
 from analysis.scales import SCALES
 from analysis.stats.trend import MIN_POINTS
-from ray_robust.text.names import counted, is_missing, shown
+from ray_robust.text.names import count_noun, is_missing, quoted
 
 INDEPENDENT = "none"  # `--cluster none`: every row is a training of its own
 WORDS = {"trial", "trials", "seed", "seeds", "run", "runs", "checkpoint", "checkpoints", "ckpt", "replicate", "rep",
@@ -73,8 +73,8 @@ class Candidate:
         return float(np.sqrt(1 + (self.rows / self.sets - 1) * self.icc))
 
     def __str__(self) -> str:
-        rows, sets = counted(self.rows, "row"), counted(self.sets, "set")
-        what = f"column {shown(self.column)} puts {rows} into {sets} within groups"
+        rows, sets = count_noun(self.rows, "row"), count_noun(self.sets, "set")
+        what = f"column {quoted(self.column)} puts {rows} into {sets} within groups"
         return f"{what}, whose rows lie off the line together (correlation {self.icc:.2f})" if self.telling else what
 
 
@@ -97,7 +97,7 @@ def ask_for_clusters(points: pd.DataFrame, columns: pd.DataFrame, cluster: str |
     for one in clear[:MOST_ASKED]:
         remarks.column(f"{one}: if each set comes from one training, say {_option(one)}")
     if len(clear) > MOST_ASKED:
-        remarks.table(f"and {counted(len(clear) - MOST_ASKED, 'more column')} like these")
+        remarks.table(f"and {count_noun(len(clear) - MOST_ASKED, 'more column')} like these")
     if clear:
         remarks.table(f"if every row is a training of its own, say --cluster {INDEPENDENT}")
     for one in suspects:

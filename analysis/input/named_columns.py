@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.input.csv_file import Remarks
 from analysis.input.roles import Roles
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
-from ray_robust.text.names import alike, clean, counted, difference, is_missing, shown
+from ray_robust.text.names import count_noun, describe_difference, is_missing, lookalikes, normalise, quoted
 
 RATE = "finetune_lr"
 SIZES = ("id_images", "ood_images")  # numbers of images: whole and above 0
@@ -75,7 +75,7 @@ def _one_metric(frame: pd.DataFrame, tasks: pd.Series, remarks: Remarks) -> None
         given = own[own != ""]
         sizes = given.value_counts(sort=False)
         if len(sizes) > 1:
-            shares = ", ".join(f"{shown(name)} in {counted(count, 'row')}" for name, count in sizes.items())
+            shares = ", ".join(f"{quoted(name)} in {count_noun(count, 'row')}" for name, count in sizes.items())
             remarks.column(
                 f"metric: {shares}{_of(task, tasks)}: scores of different metrics make no one line; keep one of them"
             )
@@ -85,7 +85,7 @@ def _check_tasks(frame: pd.DataFrame, remarks: Remarks) -> None:
     """Problems and notes about the column `task`: cells without a name among others, names that look alike."""
     if "task" not in frame:
         return
-    names = frame["task"].map({text: clean(text) for text in frame["task"].unique()})
+    names = frame["task"].map({text: normalise(text) for text in frame["task"].unique()})
     empty = names == ""
     if empty.any() and not empty.all():
         remarks.cells(names.index[empty], lambda _: "task: empty, though other rows name theirs")
@@ -95,12 +95,12 @@ def _check_tasks(frame: pd.DataFrame, remarks: Remarks) -> None:
 def _levels(others: pd.DataFrame, reference: pd.Series, remarks: Remarks) -> None:
     """Levels of categories, and seeds, that look alike; levels without a name (the baseline needs none)."""
     for name in (name for name in (*CATEGORIES, "seed") if name in others):
-        cells = others[name].map({text: clean(text) for text in others[name].unique()})
+        cells = others[name].map({text: normalise(text) for text in others[name].unique()})
         _note_alike(name, cells, remarks)
         empty = _missing(cells)
         rows = cells.index[empty & ~reference]
         if name in CATEGORIES and len(rows) and not empty[~reference].all():
-            count = counted(len(rows), "row")
+            count = count_noun(len(rows), "row")
             remarks.note(f"{name}: empty in {count} beside others that have one: taken as a level of its own", rows)
 
 
@@ -109,7 +109,7 @@ def _steps(others: pd.DataFrame, remarks: Remarks) -> None:
         empty = _missing(others[name])
         if empty.any() and not empty.all():
             rows = others.index[empty]
-            remarks.note(f"{name}: empty in {counted(len(rows), 'row')}: not checked as what moves points off the line",
+            remarks.note(f"{name}: empty in {count_noun(len(rows), 'row')}: not checked for points off the line",
                          rows)  # fmt: skip
 
 
@@ -118,18 +118,20 @@ def _missing(cells: pd.Series) -> pd.Series:
 
 
 def _plain(text: str) -> str:
-    return "" if is_missing(text) else re.sub(r"[\s-]+", "_", clean(text)).casefold()
+    return "" if is_missing(text) else re.sub(r"[\s-]+", "_", normalise(text)).casefold()
 
 
 def _of(task: object, tasks: pd.Series) -> str:
-    return f" of task {shown(str(task))}" if len(tasks.unique()) > 1 else ""
+    return f" of task {quoted(str(task))}" if len(tasks.unique()) > 1 else ""
 
 
 def _note_alike(column: str, cells: pd.Series, remarks: Remarks) -> None:
     sizes = cells[cells != ""].value_counts(sort=False)
-    for group in alike(map(str, sizes.index)):
-        named = " and ".join(f"{shown(name)} ({counted(int(sizes[name]), 'row')})" for name in group)
-        remarks.note(f"{column}: {named} look alike and are taken as different; they differ in {difference(group)}")
+    for group in lookalikes(map(str, sizes.index)):
+        named = " and ".join(f"{quoted(name)} ({count_noun(int(sizes[name]), 'row')})" for name in group)
+        remarks.note(
+            f"{column}: {named} look alike and are taken as different; they differ in {describe_difference(group)}"
+        )
 
 
 def _nearly_known(others: pd.DataFrame, frame: pd.DataFrame, remarks: Remarks) -> None:
@@ -139,7 +141,7 @@ def _nearly_known(others: pd.DataFrame, frame: pd.DataFrame, remarks: Remarks) -
         meant = OTHER_NAMES.get(key, key)
         if meant in KNOWN and meant not in frame and len(others[name].unique()) > 1:
             why = "rows of all its values make one line" if meant == "task" else "it is not used"
-            remarks.note(f"column {shown(name)} is not called {meant}: {why}; if that is what it holds, rename it")
+            remarks.note(f"column {quoted(name)} is not called {meant}: {why}; if that is what it holds, rename it")
 
 
 def _inside_clusters(others: pd.DataFrame, names: pd.DataFrame, remarks: Remarks) -> None:
@@ -152,6 +154,6 @@ def _inside_clusters(others: pd.DataFrame, names: pd.DataFrame, remarks: Remarks
     varied = given.groupby(cluster).nunique().gt(1).sum()
     for name, count in varied[varied > 0].items():
         remarks.note(
-            f"{name} differs inside {counted(int(count), 'cluster')}: in the regression over factors the first value "
-            "stands for all rows of a cluster; does --cluster name one training?"
+            f"{name} differs inside {count_noun(int(count), 'cluster')}: in the regression over factors the first "
+            "value stands for all rows of a cluster; does --cluster name one training?"
         )

@@ -22,7 +22,7 @@ from analysis.input.csv_file import CsvFile, Remarks
 from analysis.input.roles import Roles
 from analysis.input.table import Table
 from analysis.options import Options
-from ray_robust.text.names import shown
+from ray_robust.text.names import quoted
 
 RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated", "group", "trial", "task", "status"}
 
@@ -111,5 +111,5 @@ def _over_floor(points: pd.DataFrame, id_min: float | None, remarks: Remarks) ->
     remarks.note(f"{int(below.sum())} points with an ID score under {id_min:.1%} were left out, as asked")
     gone = [name for name in points["group"].unique() if below[points["group"] == name].all()]
     if gone:
-        remarks.note(f"{', '.join(map(shown, gone))}: no point is left")
+        remarks.note(f"{', '.join(map(quoted, gone))}: no point is left")
     return points.loc[~below].reset_index(drop=True)

@@ -20,7 +20,7 @@ from analysis.stats.group_jackknife import Counts
 from ray_robust.metrics import METRICS
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
-from ray_robust.text.names import counted
+from ray_robust.text.names import count_noun
 
 CELLS = ("tp", "fp", "fn")
 SHOWN = 3  # trials that are named in a note
@@ -97,7 +97,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
 
 def _missing(trials: Sequence[str]) -> str:
     """Whose predictions are missing, or ""."""
-    more = f" and {counted(len(trials) - SHOWN, 'more trial')}" if len(trials) > SHOWN else ""
+    more = f" and {count_noun(len(trials) - SHOWN, 'more trial')}" if len(trials) > SHOWN else ""
     return f"predictions are missing of {', '.join(trials[:SHOWN])}{more}" if trials else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_robust.text.names import clean
+from ray_robust.text.names import normalise
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Roles:
     @staticmethod
     def of(id: str | Sequence[str], ood: str, group: str, cluster: str | None) -> Roles:
         """Return the roles of these columns, their names cleaned as those of the header are."""
-        ids = tuple(clean(name) for name in ([id] if isinstance(id, str) else id))
-        return Roles(ids, clean(ood), clean(group), clean(cluster) if cluster else None)
+        ids = tuple(normalise(name) for name in ([id] if isinstance(id, str) else id))
+        return Roles(ids, normalise(ood), normalise(group), normalise(cluster) if cluster else None)
 
     @property
     def scores(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from analysis.input.cells import Numbers
 from analysis.input.csv_file import Remarks
-from ray_robust.text.names import counted, shown
+from ray_robust.text.names import count_noun, quoted
 
 UNITS = ("percent", "fraction")
 LEAST_GROUP = 3  # a group of so many rows or more speaks for itself
@@ -44,7 +44,7 @@ def as_fractions(
         below = index[np.nan_to_num(column.values, nan=0.0) < 0]
         remarks.cells(below, _sentence(name, values[name], index, "is under 0: it is no score"))
         if column.signed.any() and not column.signed.all():
-            remarks.note(f"{name}: {counted(int(column.signed.sum()), 'cell')} with a % sign read as per cent",
+            remarks.note(f"{name}: {count_noun(int(column.signed.sum()), 'cell')} with a % sign read as per cent",
                          index[column.signed])  # fmt: skip
     _too_large(values, over, columns, percent, declared, index, remarks)
     if percent:
@@ -101,7 +101,7 @@ def _too_large(
         low = index[given & ~over[name] & (values[name] > 0) & ~columns[name].signed]
         if len(low) and share >= 0.5:
             remarks.table(
-                f"{name}: {counted(len(rows), 'score')} over 1 beside {len(low):,} of at most 1 "
+                f"{name}: {count_noun(len(rows), 'score')} over 1 beside {len(low):,} of at most 1 "
                 f"({remarks.source.at(low)}): two units in one column; {CONVERT}, or, if these scores truly are under "
                 f"1 %, say --percent --unit {name}=percent"
             )
@@ -174,7 +174,7 @@ def _whole_groups(scores: _Scores, labels: Sequence[str], index: pd.Index, remar
     for code in np.flatnonzero((rows >= LEAST_GROUP) & (low == rows)).tolist():
         own = index[scores.complete & (scores.codes == code)]
         remarks.table(
-            f"group {shown(labels[code])}: none of its {counted(len(own), 'row')} has a score over 1 "
+            f"group {quoted(labels[code])}: none of its {count_noun(len(own), 'row')} has a score over 1 "
             f"({remarks.source.at(own)}): it is in fractions among groups in per cent; {CONVERT}, or, if its scores "
             f"truly are under 1 %, say {_declare(scores.names)}"
         )
@@ -189,7 +189,7 @@ def _single_rows(scores: _Scores, others: np.ndarray, labels: Sequence[str], ind
     in_fractions, unclear = _nearer_as_fractions(scores, scores.complete & ~others, rows)
     if unclear.any():
         remarks.note(
-            f"{counted(int(unclear.sum()), 'row')} with scores of at most 1, read as under 1 %: as fractions they "
+            f"{count_noun(int(unclear.sum()), 'row')} with scores of at most 1, read as under 1 %: as fractions they "
             "would lie among the others too",
             index[rows[unclear]],
         )
@@ -207,9 +207,9 @@ def _single_rows(scores: _Scores, others: np.ndarray, labels: Sequence[str], ind
     of_group = np.bincount(scores.codes[scores.complete], minlength=len(labels))
     by_group = pd.Series(scores.codes[wrong]).value_counts()
     shares = [
-        f"{count:,} of {of_group[code]:,} rows of {shown(labels[code])}" for code, count in by_group.head(3).items()
+        f"{count:,} of {of_group[code]:,} rows of {quoted(labels[code])}" for code, count in by_group.head(3).items()
     ]
-    more = "" if len(by_group) <= 3 else f" and {counted(len(by_group) - 3, 'more group')}"
+    more = "" if len(by_group) <= 3 else f" and {count_noun(len(by_group) - 3, 'more group')}"
     remarks.table(
         f"two units: {', '.join(shares)}{more} lie nearer to the others when read as fractions; {CONVERT}, or, if "
         f"these scores truly are under 1 %, say {_declare(scores.names)}"

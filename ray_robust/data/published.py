@@ -16,7 +16,9 @@ from ray_robust.spec.sections import Pretrain
 NAMED = ("granularity", "classes", "subclasses_per_label", "label_space")  # keys that speak of classes by their names
 
 
-def counted(name: str, images: int, classes: int, licence: str, splits: Mapping[str, int] | None = None) -> Catalog:
+def catalog_of_counts(
+    name: str, images: int, classes: int, licence: str, splits: Mapping[str, int] | None = None
+) -> Catalog:
     """A catalog of `images` in `classes` of near-equal size, without a name for any; `splits`: images of each."""
     rows = np.arange(images)
     split = None

@@ -29,7 +29,7 @@ def no_room(path: str | os.PathLike | None) -> str:
     return "the disk is full; free some room"
 
 
-def blocked(folder: str | os.PathLike) -> tuple[Path, str] | None:
+def blocking_part(folder: str | os.PathLike) -> tuple[Path, str] | None:
     """The first part of a folder's path that keeps it from being made, and what that is; None where nothing does."""
     path = Path(folder).absolute()
     for part in (*reversed(path.parents), path):

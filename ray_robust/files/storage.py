@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from ray_robust.errors import Damaged, Outage, Problem, UserError
-from ray_robust.files.disk_room import FULL, blocked, no_room
+from ray_robust.files.disk_room import FULL, blocking_part, no_room
 from ray_robust.redact import redact_file, redacted
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Storage:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if (wrong := blocked(target.parent)) is None:
+            if (wrong := blocking_part(target.parent)) is None:
                 raise
             raise Damaged(Problem(Storage(wrong[0]).shown, f"{wrong[1]}; {AGAIN}")) from error
         temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
@@ -185,7 +185,7 @@ class Storage:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            raise self.damaged(name, wrong(data, "JSON")) from None
+            raise self.damaged(name, describe_damage(data, "JSON")) from None
         if kind is not None and not isinstance(value, kind):
             raise self.damaged(name, f"does not hold {KINDS[kind]}")
         return value
@@ -366,7 +366,7 @@ def may_pass(error: OSError) -> bool:
     return not any(word in said for word in FINAL_WORDS)
 
 
-def wrong(data: bytes, what: str) -> str:
+def describe_damage(data: bytes, what: str) -> str:
     """What is wrong with a file that is not what it should be."""
     return f"is damaged: it is not {what} any more" if data.strip() else "is empty"
 

@@ -110,7 +110,7 @@ def estimate(plan: Plan, spec: Spec) -> str:
     seconds = 0.0
     for trial in plan:
         key = throughput.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
-        rate = throughput.known(key)
+        rate = throughput.measured_rate(key)
         if rate is None:
             return f"(no time known yet for {trial.model.name} at {trial.model.image_size} px on this machine)"
         seconds += trial.cost / rate

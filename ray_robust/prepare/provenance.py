@@ -58,7 +58,7 @@ def record_throughput(run: RunFolder, todo: Plan, spec: Spec) -> None:
         total[1] += seconds
     for key, (cost, seconds) in work.items():
         if seconds > 1:
-            throughput.keep(key, cost / seconds)
+            throughput.record_rate(key, cost / seconds)
 
 
 def record_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import Damaged, Outage, UserError
-from ray_robust.files.disk_room import FULL, blocked, no_room
+from ray_robust.files.disk_room import FULL, blocking_part, no_room
 from ray_robust.files.storage import Storage
 
 FILE = "lease.json"
 RENEW = 10.0  # seconds between two renewals
-WATCH = 2.5 * RENEW  # seconds without one after which a lease of another machine is taken over
+EXPIRY = 2.5 * RENEW  # seconds without one after which a lease of another machine is taken over
 FIELDS = {"host": str, "pid": int, "time": int | float, "id": str}  # of whose lease it is
 SETTLE = 1.0  # seconds before a new owner looks whether another took the lease in the same moment
 
@@ -74,7 +74,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def held(folder: Storage, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+def hold_lease(folder: Storage, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Hold the lease of a folder for the time of a with-block; a folder in which nothing else was written goes with it.
 
     `waiting` is told whom one waits to see. Raises UserError when another driver runs there, or the folder cannot be
@@ -101,7 +101,7 @@ def _why_not(folder: Storage, error: OSError) -> str:
     path = folder.local()
     if error.errno in FULL:
         return no_room(path)
-    wrong = None if path is None else blocked(path)
+    wrong = None if path is None else blocking_part(path)
     return f"{Storage(wrong[0]).shown} {wrong[1]}" if wrong else error.strerror or str(error)
 
 
@@ -130,7 +130,7 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
     if lease.get("host") == platform.node() and lease.get("space", _space()) == _space():
         return _began(int(lease.get("pid", 0))) == lease.get("began")
     waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
-    until = time.monotonic() + WATCH
+    until = time.monotonic() + EXPIRY
     while time.monotonic() < until:
         time.sleep(min(1.0, RENEW / 4))
         now = _read(folder)

@@ -26,7 +26,7 @@ import pandas as pd
 import yaml
 
 from ray_robust.errors import Damaged, Problem, UserError
-from ray_robust.files.storage import Stamp, Storage, wrong
+from ray_robust.files.storage import Stamp, Storage, describe_damage
 from ray_robust.redact import redact_file
 from ray_robust.run import results_schema
 from ray_robust.run.analysis_settings import BASELINE
@@ -87,7 +87,7 @@ class RunFolder:
             if "cost_images" in plan:
                 plan["cost_images"].astype(float)
         except (ValueError, KeyError, TypeError, RecursionError):  # pandas' own are ValueErrors
-            raise self.storage.damaged("plan.csv", wrong(data, "a plan"), ANEW) from None
+            raise self.storage.damaged("plan.csv", describe_damage(data, "a plan"), ANEW) from None
         return plan
 
     def spec(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class RunFolder:
         except (yaml.YAMLError, ValueError, RecursionError):
             spec = None
         if not isinstance(spec, dict) or not isinstance(spec.get("analysis") or {}, dict):
-            raise self.storage.damaged("spec.yaml", wrong(data, "a spec"), ANEW)
+            raise self.storage.damaged("spec.yaml", describe_damage(data, "a spec"), ANEW)
         return spec
 
     def data(self) -> dict[str, Any]:

@@ -27,13 +27,13 @@ def key_of(model: str, image_size: int, gpus: float) -> str:
     return f"{model}-{image_size}px-{'gpu' if gpus else 'cpu'}"
 
 
-def known(key: str) -> float | None:
+def measured_rate(key: str) -> float | None:
     """Images per second and worker that the last run measured, or None."""
     rate = _all().get(key)
     return rate if isinstance(rate, int | float) and rate > 0 else None
 
 
-def keep(key: str, images_per_second: float) -> None:
+def record_rate(key: str, images_per_second: float) -> None:
     """Remember a measured rate, where the cache can be written: a run is complete without."""
     with suppress(OSError, Damaged):
         rates = {**_all(), key: round(images_per_second, 1)}

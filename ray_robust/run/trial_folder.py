@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_robust.errors import Damaged
-from ray_robust.files.storage import Stamp, Storage, wrong
+from ray_robust.files.storage import Stamp, Storage, describe_damage
 from ray_robust.redact import redacted
 from ray_robust.run import checkpoint_paths, results_schema
 from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
@@ -283,7 +283,7 @@ def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]
     except (ValueError, RecursionError):
         rows = None
     if not rows or not _sound(rows):
-        raise storage.damaged("rows.jsonl", wrong(data, "a table of points"), RERUN)
+        raise storage.damaged("rows.jsonl", describe_damage(data, "a table of points"), RERUN)
     return rows
 
 

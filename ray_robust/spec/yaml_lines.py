@@ -16,7 +16,7 @@ import yaml
 
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.regular_file import Unreadable, read_file, without_content
-from ray_robust.text.names import half_character
+from ray_robust.text.names import lone_surrogate
 
 
 class _Loader(yaml.SafeLoader):
@@ -185,7 +185,7 @@ def _check_size(top: yaml.Node, file: str) -> None:
 
 
 def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem]) -> None:
-    if isinstance(node, yaml.ScalarNode) and (half := half_character(node.value)):
+    if isinstance(node, yaml.ScalarNode) and (half := lone_surrogate(node.value)):
         where = f"{file}:{node.start_mark.line + 1}"
         problems.append(
             Problem(where, f"{node.value[:60]!r} holds {half}, half of a character, which no file can keep")

@@ -17,7 +17,7 @@ INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # zero-width bl
 ENDS = "\u200c\u200d"  # joiners: part of a word in some scripts, of nothing at its ends
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", "\u2013", "\u2014", "\u2212", "?", ".", "missing"}
 # Latin letters beside the Cyrillic and Greek ones that are printed alike (Unicode TR 39, the commonest)
-LOOK = str.maketrans("асеорхуіјѕһԁԛԝвкмнтαοερυικντχ", "aceopxyijshdqwbkmhtaoepuikvtx")
+LOOKALIKE_LETTERS = str.maketrans("асеорхуіјѕһԁԛԝвкмнтαοερυικντχ", "aceopxyijshdqwbkmhtaoepuikvtx")
 # What a terminal obeys, what no XML or UTF-8 can hold, what turns the direction of a line, and what nobody sees. The
 # two joiners (U+200C, U+200D) are part of words and emoji and stay.
 UNSAFE = (
@@ -37,7 +37,7 @@ DIFFERENCES = FORM, INVISIBLES, BLANKS, CASE, HYPHENS, SCRIPTS, NUMERALS = (
 )  # fmt: skip
 
 
-def clean(text: str) -> str:
+def normalise(text: str) -> str:
     """A name without blanks around it and what cannot be seen in it, in Unicode's composed form (NFC)."""
     if text.isascii():
         return text.strip()
@@ -48,7 +48,7 @@ def clean(text: str) -> str:
 def visible(name: str) -> str:
     """A name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
     character, in whatever script, stay as they are; what is visible already stays too."""
-    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: escaped(found[0]), name)
+    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: escape(found[0]), name)
 
 
 def printable(text: str) -> str:
@@ -56,17 +56,17 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     text = text.replace("\r\n", "\n")
-    return _UNPRINTABLE.sub(lambda found: found["safe"] or escaped(found[0]), text)
+    return _UNPRINTABLE.sub(lambda found: found["safe"] or escape(found[0]), text)
 
 
-def half_character(text: str) -> str:
+def lone_surrogate(text: str) -> str:
     """The escape of the first lone surrogate in a text, "" where there is none: it is what is left of a file's name
     that is not UTF-8, or of half of a character in JSON or YAML; no UTF-8 file can hold it."""
     lone = None if text.isascii() else re.search("[\ud800-\udfff]", text)
-    return escaped(lone[0]) if lone else ""
+    return escape(lone[0]) if lone else ""
 
 
-def isolated(name: str) -> str:
+def isolate(name: str) -> str:
     """A name written from right to left turns round what stands beside it, unless it is set apart (Unicode UAX #9)."""
     turns = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in name)
     return f"{FIRST_STRONG}{name}{POP}" if turns else name
@@ -87,7 +87,7 @@ def printable_in(value: Any) -> Any:
     return [printable_in(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def escaped(sign: str) -> str:
+def escape(sign: str) -> str:
     """One character as its escape."""
     code = ord(sign)
     wide = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -96,10 +96,10 @@ def escaped(sign: str) -> str:
 
 def is_missing(text: str) -> bool:
     """Whether a cell says that there is no value."""
-    return clean(text).casefold() in MISSING
+    return normalise(text).casefold() in MISSING
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
+def lookalikes(names: Iterable[str]) -> list[list[str]]:
     """Sets of different names that differ only by case, width, blanks, hyphens, look-alike letters or the form of a
     number, each in the order given."""
     sets: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [group for group in sets.values() if len(group) > 1]
 
 
-def difference(names: Sequence[str]) -> str:
+def describe_difference(names: Sequence[str]) -> str:
     """What names that are alike differ in, in words."""
     words = [word for word in DIFFERENCES if len({_key(name, but=word) for name in names}) > 1]
     return " and ".join(words) or "the signs they are written with"
@@ -127,14 +127,14 @@ def _key(name: str, but: str = "") -> str:
     if but != NUMERALS and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text):
         return f"number {float(text):.12g}"
     text = text if but == HYPHENS else re.sub(r"(?<=\w)[\s_-]*[_-][\s_-]*(?=\w)", " ", text)
-    return text if but == SCRIPTS else text.translate(LOOK)
+    return text if but == SCRIPTS else text.translate(LOOKALIKE_LETTERS)
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """The name in quotes; where it is not plain ASCII, its escapes behind it: `'caf\u00e9' (caf\\xe9)`."""
     return repr(name) if name.isascii() else f"'{unicodedata.normalize('NFC', name)}' ({ascii(name)[1:-1]})"
 
 
-def counted(number: int, what: str) -> str:
+def count_noun(number: int, what: str) -> str:
     """`1 row`, `1,200 rows`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ray_robust.text.names import UNSAFE, escaped
+from ray_robust.text.names import UNSAFE, escape
 
 MARK = "'"
 FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # the wide ones are formulas to some East Asian settings; tabs are escaped
@@ -32,7 +32,7 @@ def cell(text: str) -> str:
     formula = len(text) > 1 and text[0] in FORMULA and not _NUMBER.fullmatch(text)
     if plain and not formula and value(text) == text:
         return text
-    return MARK + _PROTECTED.sub(lambda found: escaped(found[0]), text)
+    return MARK + _PROTECTED.sub(lambda found: escape(found[0]), text)
 
 
 def value(text: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from ray_robust.data.images.contents import halves
 from ray_robust.data.pool import DIGEST
 from ray_robust.errors import Problem, UserError
-from ray_robust.files.disk_room import FULL, blocked, no_room
+from ray_robust.files.disk_room import FULL, blocking_part, no_room
 
 MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
 LOST = 3  # of a record that cannot be true: its image is missing
@@ -324,7 +324,7 @@ class Pack:
             place, what = self.folder, f"cannot be written ({error.strerror or error});"
             if error.errno in FULL:
                 what = f"{no_room(self.folder)} or"
-            elif wrong := blocked(self.folder):
+            elif wrong := blocking_part(self.folder):
                 place, what = wrong[0], f"{wrong[1]}; mend it, or"
             raise UserError(Problem(str(place), f"{what} name another folder in RAY_ROBUST_STORE")) from None
 

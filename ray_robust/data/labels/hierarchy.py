@@ -19,7 +19,7 @@ from ray_robust.data.pool import Catalog
 from ray_robust.errors import UserError
 
 
-def place(catalog: Catalog, option: str) -> Catalog:
+def attach_hierarchy(catalog: Catalog, option: str) -> Catalog:
     """The catalog with the hierarchy that `hierarchy: option` names (see `wordnet.read_hierarchy`).
 
     Classes are nodes of it (n02084071) or words that one node alone has. The ranks are `depth 1` (below the common

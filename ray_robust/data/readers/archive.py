@@ -51,14 +51,14 @@ LARGEST_WINDOW = 256 << 20  # bytes that unpacking an xz may take; its largest p
 
 
 @dataclass(frozen=True)
-class Known:
+class PublishedArchive:
     """What an archive must be: its bytes and their SHA-256, as hexadecimal digits."""
 
     size: int
     sha256: str
 
 
-def check(archive: Path, known: Known | None, folder: Path, progress: Progress) -> str:
+def check(archive: Path, known: PublishedArchive | None, folder: Path, progress: Progress) -> str:
     """The SHA-256 of `archive`. Raises UserError, in one line, unless it is what is `known`.
 
     `folder`, where it will be unpacked, remembers the answer while the file stays as it is.

@@ -22,14 +22,14 @@ from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, F
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
 from ray_robust.data.readers.label_checks import check_labels, check_split_names, check_splits, label_warnings
-from ray_robust.data.readers.table import Table, read_table, some
+from ray_robust.data.readers.table import Table, first_few, read_table
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import kind_at
 
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
 
-def _place(path: str) -> str:
+def _local_path(path: str) -> str:
     """Raises ValueError for an address, which as a path would lead to a folder called `s3:`."""
     if "://" in path:
         raise ValueError(f"must be a path on every node, not the address {path}; mount it, or see the sources "
@@ -37,7 +37,7 @@ def _place(path: str) -> str:
     return str(absolute(path))
 
 
-Place = Annotated[str, AfterValidator(_place)]
+LocalPath = Annotated[str, AfterValidator(_local_path)]
 
 
 class FolderOptions(FileOptions):
@@ -52,8 +52,8 @@ class FolderOptions(FileOptions):
     group    the CSV's column with the unit that shifts and clusters (camera, shop); not given: `group`, if there is one
     """
 
-    path: Place
-    images: Place | None = None
+    path: LocalPath
+    images: LocalPath | None = None
     label: str = "label"
     parents: tuple[str, ...] | None = None
     group: str | None = Field(default=None, min_length=1)
@@ -175,7 +175,7 @@ def _from_tree(path: Path, splits: bool) -> Table:
     frame = pd.DataFrame({"key": keys, "label": parts[depth - 1] if len(keys) else keys, "line": 0})
     if splits:
         frame["split"] = parts[0] if len(keys) else keys
-    problems = list(some(len(shallow), lambda i: Problem(str(path), _not_in_class(shallow.iloc[i], layout))))
+    problems = list(first_few(len(shallow), lambda i: Problem(str(path), _not_in_class(shallow.iloc[i], layout))))
     if not len(keys) and not len(shallow):
         beside = path / "index.csv"
         hint = f"; did you mean {beside}?" if beside.exists() else f"; wanted: {layout}"
@@ -183,7 +183,7 @@ def _from_tree(path: Path, splits: bool) -> Table:
     held = {"/".join(key.split("/")[:depth]) for key in keys}
     empty = sorted(f for f in folders if f.count("/") == depth - 1 and f not in held)
     if len(keys):
-        problems += some(
+        problems += first_few(
             len(empty),
             lambda i: Problem(f"{path}/{empty[i]}", "this class folder holds no images; put some there or remove it"),
         )

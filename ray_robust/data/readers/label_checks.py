@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ray_robust.data.pool import SPLITS
-from ray_robust.data.readers.table import Table, some
+from ray_robust.data.readers.table import Table, first_few
 from ray_robust.errors import Problem, did_you_mean
-from ray_robust.text.names import alike, counted, difference, is_missing, shown
+from ray_robust.text.names import count_noun, describe_difference, is_missing, lookalikes, quoted
 
 SHOWN = 5  # sets of names of one kind that are told one by one; the rest are counted
 TRAINING = ("train", "training")  # of SPLIT_NAMES, those that are trained on
@@ -76,7 +76,7 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
     if "train" in lacking:
         return
     other_form = [*lost_to_form(frame, table.where)]
-    yield from some(len(other_form), lambda i: other_form[i])
+    yield from first_few(len(other_form), lambda i: other_form[i])
     if drop_unseen or other_form:
         return
     learned = set(frame["label"][frame["split"] == "train"])
@@ -103,15 +103,17 @@ def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
         if column not in frame:
             continue
         counts = frame[column].astype(str).value_counts(sort=False)
-        sets = alike(sorted(counts.index))
+        sets = lookalikes(sorted(counts.index))
         for same in sets[:SHOWN]:
-            listed = ", ".join(f"{shown(name)} ({counted(counts[name], 'image')})" for name in same)
-            warnings.append(f"{word} that look alike count as different: {listed}; they differ in {difference(same)}")
+            listed = ", ".join(f"{quoted(name)} ({count_noun(counts[name], 'image')})" for name in same)
+            warnings.append(
+                f"{word} that look alike count as different: {listed}; they differ in {describe_difference(same)}"
+            )
         if len(sets) > SHOWN:
             warnings.append(f"and {len(sets) - SHOWN} more sets of {word} that look alike")
         for name in sorted(name for name in counts.index if is_missing(name)):
             warnings.append(
-                f"the {column} {name!r} ({counted(counts[name], 'image')}) counts as a name, not as a missing value"
+                f"the {column} {name!r} ({count_noun(counts[name], 'image')}) counts as a name, not as a missing value"
             )
     return (*warnings, *_split_name_warnings(frame, where))
 
@@ -120,16 +122,16 @@ def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
     """Labels that train lacks only because it writes them in another way."""
     learned = frame["label"][frame["split"] == "train"].unique()
     counts = frame["label"].value_counts()
-    for same in alike([*learned, *counts.index]):
+    for same in lookalikes([*learned, *counts.index]):
         in_train = [name for name in same if name in learned]
         for name in [name for name in same if name not in learned] if in_train else ():
             own = frame["split"][frame["label"] == name]
             splits = ", ".join(split for split in SPLITS if (own == split).any())
-            many, other = counted(counts[name], "image"), shown(in_train[0])
+            many, other = count_noun(counts[name], "image"), quoted(in_train[0])
             yield Problem(
                 where,
-                f"label {shown(name)} of {splits} ({many}) is {other} in train: they differ in "
-                f"{difference([in_train[0], name])}; write both the same way",
+                f"label {quoted(name)} of {splits} ({many}) is {other} in train: they differ in "
+                f"{describe_difference([in_train[0], name])}; write both the same way",
             )
 
 

@@ -26,7 +26,7 @@ from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
 from ray_robust.data.images.files import Stamp, absolute, settled, stamp_at
-from ray_robust.data.readers.table import some
+from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
@@ -94,7 +94,7 @@ def find_shards(address: str, suffix: str) -> Shards:
     absent = [info.path for info in infos if info.type == arrow_fs.FileType.NotFound]
     absent = absent or _gaps([info.path for info in found])
     if absent:
-        raise UserError(*some(len(absent), lambda i: Problem(absent[i], "this shard is not there")))
+        raise UserError(*first_few(len(absent), lambda i: Problem(absent[i], "this shard is not there")))
     above = PurePosixPath(found[0].path).parent
     while not all(PurePosixPath(info.path).is_relative_to(above) for info in found):
         above = above.parent
@@ -282,4 +282,4 @@ def check_shard(shards: Shards, number: int, file: Any = None) -> None:
 
 def unlisted(problems: Sequence[tuple[str, str]]) -> Iterator[Problem]:
     """(path, what is wrong) of shards as problems: a few, then how many more."""
-    return some(len(problems), lambda i: Problem(*problems[i]))
+    return first_few(len(problems), lambda i: Problem(*problems[i]))

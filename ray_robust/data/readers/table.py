@@ -69,10 +69,10 @@ class Table:
             line = f":{self.line(int(self.frame['line'].iloc[rows[i]]))}" if self.lines is not None else ""
             return Problem(f"{self.where}{line}", what(int(rows[i])))
 
-        yield from some(len(rows), problem)
+        yield from first_few(len(rows), problem)
 
 
-def some(count: int, problem: Callable[[int], Problem]) -> Iterator[Problem]:
+def first_few(count: int, problem: Callable[[int], Problem]) -> Iterator[Problem]:
     """The first few of `count` problems of one kind, and a line that counts the rest."""
     for i in range(min(count, SHOWN)):
         yield (last := problem(i))

@@ -24,8 +24,8 @@ from ray_robust import registry
 from ray_robust.data.images.decode import decode_all
 from ray_robust.data.images.files import Folder, absolute
 from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_bits, seed_of
-from ray_robust.data.published import counted
-from ray_robust.data.readers.folder import Place
+from ray_robust.data.published import catalog_of_counts
+from ray_robust.data.readers.folder import LocalPath
 from ray_robust.data.readers.table import read_table
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 from ray_robust.spec.validation_messages import describe_error
@@ -63,9 +63,9 @@ class Diffusion(Source):
         prompts  templates with {class}
         px, format, quality, steps, guidance, seed  of the making; batch: images at a time on one device"""
 
-        root: Place
+        root: LocalPath
         model: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_id)]
-        classes: tuple[str, ...] | Place | dict[str, Any]
+        classes: tuple[str, ...] | LocalPath | dict[str, Any]
         prompts: tuple[str, ...] = Field(("a photo of a {class}",), min_length=1)
         images_per_class: int = Field(1000, ge=1, le=1_000_000)
         seed: int = Field(0, ge=0)
@@ -128,7 +128,9 @@ class Diffusion(Source):
             if other is None:
                 return None
             count = len(other.classes)
-        return counted(self.name, count * self.options.images_per_class, count, "see the licence of the model")
+        return catalog_of_counts(
+            self.name, count * self.options.images_per_class, count, "see the licence of the model"
+        )
 
     @cached_property
     def classes(self) -> Classes:

@@ -25,6 +25,6 @@ class FolderSource(ImageFiles, Source):
         listing = list_folder(self.options, splits=False)
         if self.options.hierarchy is None:
             return listing
-        from ray_robust.data.labels.hierarchy import place
+        from ray_robust.data.labels.hierarchy import attach_hierarchy
 
-        return replace(listing, catalog=place(listing.catalog, self.options.hierarchy))
+        return replace(listing, catalog=attach_hierarchy(listing.catalog, self.options.hierarchy))

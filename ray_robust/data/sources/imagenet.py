@@ -16,13 +16,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
-from ray_robust.data.labels.hierarchy import place
+from ray_robust.data.labels.hierarchy import attach_hierarchy
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import counted
+from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, Place, make_listing, unexpanded
-from ray_robust.data.readers.table import some
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, unexpanded
+from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 IMAGES, CLASSES = 1_281_167, 1_000
@@ -55,14 +55,14 @@ class ImageNet(ImageFiles, Source):
         hierarchy  wordnet, the folder or file of another (see `data.labels.wordnet`), or null for none
         absent  drop: a part of the classes or images is meant to be missing"""
 
-        root: Place
+        root: LocalPath
         hierarchy: HierarchyOption | None = "wordnet"
         absent: Literal["fail", "drop"] = "fail"
 
     options: Options
 
     def published(self) -> Catalog:
-        return counted("imagenet", IMAGES, CLASSES, LICENCE)
+        return catalog_of_counts("imagenet", IMAGES, CLASSES, LICENCE)
 
     def make_listing(self) -> Listing:
         root, drop = Path(self.options.root), self.options.absent == "drop"
@@ -79,7 +79,7 @@ class ImageNet(ImageFiles, Source):
         strange = sorted(({f for f in folders if "/" not in f} | found) - known)
         lacking = sorted(known - found)
         problems = list(
-            some(len(strange), lambda i: Problem(f"{folder}/{strange[i]}", _strange(strange[i], listed, lacking)))
+            first_few(len(strange), lambda i: Problem(f"{folder}/{strange[i]}", _strange(strange[i], listed, lacking)))
         )
         packed = sorted(p for p in paths if "/" not in p and p.endswith(".tar"))
         if packed:
@@ -105,7 +105,7 @@ class ImageNet(ImageFiles, Source):
         if self.options.hierarchy is None:
             return catalog
         try:
-            return place(catalog, self.options.hierarchy)
+            return attach_hierarchy(catalog, self.options.hierarchy)
         except UserError as error:
             first, *others = error.problems
             what = f"{first.what}; or say `hierarchy: null`, to do without one"

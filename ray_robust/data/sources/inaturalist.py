@@ -19,10 +19,10 @@ from pydantic import BeforeValidator
 
 from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import counted
+from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, Place, make_listing, unexpanded, with_stamps
-from ray_robust.data.readers.table import SHOWN, some
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, unexpanded, with_stamps
+from ray_robust.data.readers.table import SHOWN, first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 LICENCE = "each image under its photographer's licence (mostly CC BY-NC); the challenge: non-commercial research"
@@ -63,7 +63,7 @@ class INaturalist(ImageFiles, Source):
         version  2017 (579,184 images, 5,089 species), 2021 (2,686,843, 10,000) or 2021-mini (500,000, 10,000)
         absent   drop: a part of the images is meant to be missing"""
 
-        root: Place
+        root: LocalPath
         version: Annotated[Literal["2017", "2021", "2021-mini"], BeforeValidator(str)] = "2017"
         absent: Literal["fail", "drop"] = "fail"
 
@@ -74,7 +74,9 @@ class INaturalist(ImageFiles, Source):
         return RELEASES[self.options.version]
 
     def published(self) -> Catalog:
-        return counted(f"inaturalist {self.options.version}", self.release.images, self.release.classes, LICENCE)
+        return catalog_of_counts(
+            f"inaturalist {self.options.version}", self.release.images, self.release.classes, LICENCE
+        )
 
     def make_listing(self) -> Listing:
         release, root = self.release, Path(self.options.root)
@@ -174,7 +176,7 @@ def _by_folder(folders: pd.Series, categories: pd.DataFrame, release: Release, r
         known = {"/".join(pair): label for pair, label in zip(pairs, categories["label"], strict=True)}
         place = {folder: known.get("/".join(folder.split("/")[-2:])) for folder in folders.unique()}
     if strange := sorted(folder for folder, label in place.items() if label is None):
-        raise UserError(*some(len(strange), lambda i: Problem(
+        raise UserError(*first_few(len(strange), lambda i: Problem(
             str(root / release.listing), f"{strange[i]} is the folder of none of its categories")))  # fmt: skip
     return {folder: label for folder, label in place.items() if label is not None}
 

@@ -23,7 +23,7 @@ from ray_robust.data.images.files import STAMP, STAMP_FIELDS, Folder, Stamp, abs
 from ray_robust.data.images.store import default_root
 from ray_robust.data.pool import FileOptions, Source
 from ray_robust.data.readers.file_pool import FilePool, Listing
-from ray_robust.data.readers.folder import Place, make_listing
+from ray_robust.data.readers.folder import LocalPath, make_listing
 from ray_robust.data.readers.shards import (
     AT_ONCE,
     Columns,
@@ -56,7 +56,7 @@ class ShardOptions(FileOptions):
     label: str | None = "cls"
     image: str | None = Field(None, min_length=1)
     caption: str | None = Field(None, min_length=1)
-    classes: Place | None = None
+    classes: LocalPath | None = None
     licence: str = "not stated beside the images"
 
 

@@ -16,11 +16,11 @@ from pydantic import Field
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
-from ray_robust.data.published import counted
+from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, Place, key_ids, make_listing, with_stamps
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, key_ids, make_listing, with_stamps
 from ray_robust.data.readers.label_checks import lost_to_form
-from ray_robust.data.readers.table import some
+from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -47,7 +47,7 @@ class DomainTask(ImageFiles, Task):
         unseen   classes that the training domains lack end the sweep, or their images are left out
         """
 
-        root: Place
+        root: LocalPath
         train: Names
         ood: Names | None = None
         ood_val: Names | None = None
@@ -94,7 +94,7 @@ class DomainTask(ImageFiles, Task):
         val = whole if ood_val else round(outside * o.val / (o.val + o.test))
         splits = {"id_val": round(inside * o.val), "id_test": round(inside * o.test), "ood_val": val}
         splits |= {"train": inside - splits["id_val"] - splits["id_test"], "ood_test": outside + whole - val}
-        return counted(self.name, inside + outside + whole, self.classes, self.licence, splits)
+        return catalog_of_counts(self.name, inside + outside + whole, self.classes, self.licence, splits)
 
     def _base(self) -> tuple[Path, tuple[str, ...]]:
         """The folder whose subfolders are domains, and their names."""
@@ -168,7 +168,7 @@ class DomainTask(ImageFiles, Task):
         if not unseen.any():
             return frame, []
         if other_form := [*lost_to_form(frame, str(base))]:
-            raise UserError(*some(len(other_form), lambda i: other_form[i]))
+            raise UserError(*first_few(len(other_form), lambda i: other_form[i]))
         names = sorted(frame["label"][unseen].unique())
         told = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         if self.options.unseen == "fail":

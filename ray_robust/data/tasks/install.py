@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ray_robust.data.readers.archive import Progress, check, unpack
 from ray_robust.data.readers.target import Target
-from ray_robust.data.tasks.official import KNOWN
+from ray_robust.data.tasks.official import DATASETS
 from ray_robust.data.tasks.wilds import WildsTask
 from ray_robust.errors import Problem, UserError
 
@@ -27,7 +27,7 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
     if task.release.exists() and _wrong(task) is None:
         yield f"archive      not needed: {task.folder} is complete"
         return
-    known = KNOWN[task.dataset].archive
+    known = DATASETS[task.dataset].archive
     with bar("checking") as progress:
         digest = check(archive, known, task.folder, progress)
     if known:
@@ -53,7 +53,7 @@ def _wrong(task: WildsTask) -> Problem | None:
         total, lost = len(fresh.catalog), fresh.absent()
     except UserError as error:
         return error.problems[0]
-    if told := KNOWN[task.dataset].differs(fresh.found):
+    if told := DATASETS[task.dataset].differs(fresh.found):
         return Problem(str(task.folder), f"is not the official data set: {told}")
     if lost:
         return Problem(str(task.folder), f"half a copy: {len(lost):,} of {total:,} images are missing ({lost[0]})")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ray_robust.data.pool import mix_bits, seed_of
-from ray_robust.data.readers.archive import Known
+from ray_robust.data.readers.archive import PublishedArchive
 from ray_robust.data.readers.folder import key_ids
 
 Read = Callable[[Any], tuple[pd.DataFrame, tuple[str, ...]]]
@@ -51,7 +51,7 @@ class Official:
     load: Callable[[Path], Any] | None = None
     aside: tuple[str, ...] = ()
     line_caveat: str = ""
-    archive: Known | None = None
+    archive: PublishedArchive | None = None
 
     def differs(self, found: Mapping[str, int]) -> str:
         """Where these images per split are not the official ones, in words: `train 6 of 129,809, ...`; else ""."""
@@ -146,7 +146,7 @@ def _pairs(classes: tuple[str, str], field: str, names: tuple[str, str], below: 
 
 
 _BY_PACKAGE = "Obtain it: python wilds/download_datasets.py --root_dir ROOT --datasets {} (github.com/p-lambda/wilds)"
-IWILDCAM = Known(11_957_415_473, "05c872f46eee44315f79bc90f4098c69ae3799a2b95116db02292ea1b4e370d2")
+IWILDCAM = PublishedArchive(11_957_415_473, "05c872f46eee44315f79bc90f4098c69ae3799a2b95116db02292ea1b4e370d2")
 _BENT = (
     "ID and OOD scores may make no line here: with a spurious attribute, accuracy on the minority is a bent curve of "
     "that on the majority (Liang et al. 2023, arXiv 2305.02995)"
@@ -155,7 +155,7 @@ _AGAINST = (
     "It has no OOD split: pairs of label and {} that go together in training are the ID half of val and test, the "
     "others, for which it misleads, the OOD half; training holds both."
 )
-KNOWN = {
+DATASETS = {
     "iwildcam": Official(
         version="2.0",
         needs=("metadata.csv", "train"),

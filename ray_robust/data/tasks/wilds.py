@@ -17,10 +17,10 @@ from PIL import Image
 
 from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, TaskOptions
-from ray_robust.data.published import counted
+from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, Place, make_listing
-from ray_robust.data.tasks.official import KNOWN, UNFIT, Official
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
+from ray_robust.data.tasks.official import DATASETS, UNFIT, Official
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import without_content
 
@@ -36,7 +36,7 @@ class WildsTask(ImageFiles, Task):
     class Options(FileOptions, TaskOptions):
         """root  the folder that holds `iwildcam_v2.0/`, `fmow_v1.1/` and the like."""
 
-        root: Place
+        root: LocalPath
 
     options: Options
 
@@ -46,38 +46,38 @@ class WildsTask(ImageFiles, Task):
         self.found: dict[str, int] = {}  # images per split by the package's names, once they are listed
         if self.dataset in UNFIT:
             raise UserError(f"task {name!r}: {UNFIT[self.dataset]}; a task here is image classification")
-        if self.dataset not in KNOWN:
-            raise UserError(f"task {name!r}: no such WILDS data set here{did_you_mean(self.dataset, KNOWN)}")
+        if self.dataset not in DATASETS:
+            raise UserError(f"task {name!r}: no such WILDS data set here{did_you_mean(self.dataset, DATASETS)}")
 
     @property
     def own_metric(self) -> str:  # type: ignore[override]  # as its data set has it
-        return KNOWN[self.dataset].metric
+        return DATASETS[self.dataset].metric
 
     @property
     def line_caveat(self) -> str:  # type: ignore[override]  # as its data set has it
-        return KNOWN[self.dataset].line_caveat
+        return DATASETS[self.dataset].line_caveat
 
     @property
     def aside(self) -> tuple[str, ...]:
-        return KNOWN[self.dataset].aside
+        return DATASETS[self.dataset].aside
 
     @property
     def folder(self) -> Path:
         """Where the package looks for the data set."""
-        return Path(self.options.root) / f"{self.dataset}_v{KNOWN[self.dataset].version}"
+        return Path(self.options.root) / f"{self.dataset}_v{DATASETS[self.dataset].version}"
 
     @property
     def release(self) -> Path:
         """The file by which the package knows a finished download."""
-        return self.folder / f"RELEASE_v{KNOWN[self.dataset].version}.txt"
+        return self.folder / f"RELEASE_v{DATASETS[self.dataset].version}.txt"
 
     def published(self) -> Catalog:
-        official = KNOWN[self.dataset]
+        official = DATASETS[self.dataset]
         splits = official.divided or {OUR_SPLIT[name]: size for name, size in official.sizes.items()}
-        return counted(self.name, sum(splits.values()), official.classes, official.licence, splits)
+        return catalog_of_counts(self.name, sum(splits.values()), official.classes, official.licence, splits)
 
     def make_listing(self) -> Listing:
-        official = KNOWN[self.dataset]
+        official = DATASETS[self.dataset]
         folder = self.folder
         self._check(folder, official)
         limit = Image.MAX_IMAGE_PIXELS
