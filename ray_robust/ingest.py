@@ -109,14 +109,14 @@ def _open(args: argparse.Namespace) -> Pool:
     cls = registry.find(kind, args.source)
     fields = cls.Options.model_fields
     given = {key: value for key in ("fit", "broken") if (value := getattr(args, key))}
-    place = next((name for name in ("path", "root") if name in fields), None)
-    if cls.rendered and args.root and place is None:
+    key = next((name for name in ("path", "root") if name in fields), None)
+    if cls.rendered and args.root and key is None:
         raise UserError(f"--root: {args.source} is rendered, so there is nothing to read")
     if args.limit and not cls.rendered:
         raise UserError(f"--limit: {args.source} is decoded as a whole; only a rendered source can be filled in part")
-    if place and args.root:
-        given[place] = args.root
-    elif place:
+    if key and args.root:
+        given[key] = args.root
+    elif key:
         raise UserError(f"--root: {args.source} needs the folder that its images are in")
     for pair in args.set:
         key, equals, value = pair.partition("=")

@@ -268,9 +268,9 @@ def _redact_once(block: str) -> tuple[str, bool]:
     block, apart = _redact_named(block)
     before = block
     if "bearer" in low:
-        block = _BEARER.sub(lambda found: found[1] + (HIDDEN if _any_sign(found[2]) else found[2]), block)
+        block = _BEARER.sub(lambda match: match[1] + (HIDDEN if _any_sign(match[2]) else match[2]), block)
     if "basic" in low:
-        block = _BASIC.sub(lambda found: found[1] + (HIDDEN if is_basic(found[2]) else found[2]), block)
+        block = _BASIC.sub(lambda match: match[1] + (HIDDEN if is_basic(match[2]) else match[2]), block)
     if _SHAPED.search(low) is not None:
         block = SHAPES.sub(HIDDEN, block)
     return block, settled and apart and block == before
@@ -286,16 +286,16 @@ def _redact_named(block: str) -> tuple[str, bool]:
     stands apart: `name: value` between blanks, whose neighbours are read as before."""
     parts: list[str] = []
     apart, done, at, end = True, 0, 0, -1  # `end` of the line that `at` is in
-    while (found := _KEY.search(block, at)) is not None:
-        start, at = found.span()
-        query = start > 0 and found["name"] is not None and block[start - 1] in "?&"
-        kind = _kind(block, found, query)
+    while (match := _KEY.search(block, at)) is not None:
+        start, at = match.span()
+        query = start > 0 and match["name"] is not None and block[start - 1] in "?&"
+        kind = _kind(block, match, query)
         if kind is None:
             continue
         if end < at:
             end = block.find("\n", at)
             end = len(block) if end < 0 else end
-        value = _value(block, at, end, kind, query, ":" in found[0])
+        value = _value(block, at, end, kind, query, ":" in match[0])
         if value is None:
             continue
         parts += [block[done : value[0]], HIDDEN]
@@ -305,13 +305,13 @@ def _redact_named(block: str) -> tuple[str, bool]:
     return "".join([*parts, block[done:]]), apart
 
 
-def _kind(line: str, found: re.Match[str], query: bool) -> Kind | None:
-    if found["netrc"] or found["pair"]:
+def _kind(line: str, match: re.Match[str], query: bool) -> Kind | None:
+    if match["netrc"] or match["pair"]:
         return Kind.SECRET
-    name = found["name"] or found["option"]
+    name = match["name"] or match["option"]
     if query and IN_QUERY.fullmatch(name):
         return Kind.SECRET
-    if name.lower() in ("key", "phrase") and (label := _LABEL.search(line[max(0, found.start() - 16) : found.start()])):
+    if name.lower() in ("key", "phrase") and (label := _LABEL.search(line[max(0, match.start() - 16) : match.start()])):
         name = f"{label[1]}_{name}"
     return kind_of(name)
 

@@ -16,7 +16,7 @@ from ray_robust.run import lease, throughput
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_lease_keeps_nobody_out(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(lease, "WATCH", 0.01)
+    monkeypatch.setattr(lease, "EXPIRY", 0.01)
     monkeypatch.setattr(lease, "SETTLE", 0.0)
     theirs = {"host": "elsewhere", "pid": 77, "began": "1", "id": "theirs", "time": 1.0}
     Storage(tmp_path).write_json("lease.json", theirs)

@@ -21,7 +21,7 @@ from ray_robust.run.lease import hold_lease
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(lease, "RENEW", 0.04)
-    monkeypatch.setattr(lease, "WATCH", 0.4)
+    monkeypatch.setattr(lease, "EXPIRY", 0.4)
     monkeypatch.setattr(lease, "SETTLE", 0.01)
 
 
@@ -43,8 +43,8 @@ def test_a_lease_is_there_while_it_is_held(tmp_path):
 
 
 def test_a_second_driver_on_this_machine_is_refused_by_name(tmp_path):
-    code = "import sys; from ray_robust.run.lease import held; from ray_robust.files.storage import Storage\n"
-    code += "with held(Storage(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from ray_robust.run.lease import hold_lease; from ray_robust.files.storage import Storage\n"
+    code += "with hold_lease(Storage(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              cwd=Path(__file__).parents[1])  # fmt: skip
     try:
@@ -68,7 +68,7 @@ def test_a_second_driver_on_another_machine_is_refused_while_the_first_renews(tm
         if len(looks) == 5:
             theirs(tmp_path, "elsewhere", time=6.0)
 
-    monkeypatch.setattr(lease, "WATCH", HANG)
+    monkeypatch.setattr(lease, "EXPIRY", HANG)
     monkeypatch.setattr(lease.time, "sleep", look)
     asked: list[str] = []
     theirs(tmp_path, "elsewhere")

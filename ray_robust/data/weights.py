@@ -56,8 +56,8 @@ def find_weights(text: str) -> Weights:
         name = f"{OPEN_CLIP}{model}/{tag}"
         return Weights("hub", name, name)
     if text.startswith(OPEN_CLIP):
-        known = did_you_mean(model, registry.open_clip_models())
-        raise UserError(f"pretrain.weights: {text!r} must read open_clip:MODEL/TAG{known}")
+        hint = did_you_mean(model, registry.open_clip_models())
+        raise UserError(f"pretrain.weights: {text!r} must read open_clip:MODEL/TAG{hint}")
     base = text.partition(".")[0]
     if base in registry.timm_models():
         tagged = [name for name in registry.timm_weights() if name.startswith(f"{base}.")]
@@ -74,15 +74,15 @@ def find_weights(text: str) -> Weights:
 
 def weights_facts(text: str) -> WeightsFacts:
     """What a plan needs to know of them. A file is known by its bytes, wherever it lies."""
-    found = find_weights(text)
-    if found.kind == "hub":
-        return WeightsFacts(found.name, found.model)
+    weights = find_weights(text)
+    if weights.kind == "hub":
+        return WeightsFacts(weights.name, weights.model)
     try:
-        with open(found.name, "rb") as file:
+        with open(weights.name, "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
     except OSError as error:
-        raise UserError(f"pretrain.weights: {found.name} cannot be read: {error.strerror or error}") from None
-    return WeightsFacts(f"file-{digest.hexdigest()}", found.model)
+        raise UserError(f"pretrain.weights: {weights.name} cannot be read: {error.strerror or error}") from None
+    return WeightsFacts(f"file-{digest.hexdigest()}", weights.model)
 
 
 def _in_folder(folder: Path) -> Weights:
@@ -95,8 +95,8 @@ def _in_folder(folder: Path) -> Weights:
         names = ", ".join(file.name for file in files[:4])
         raise UserError(f"pretrain.weights: folder {folder} holds {len(files)} files of weights ({names}); name one")
     try:
-        told = json.loads((folder / "config.json").read_text("utf-8"))
-        base, tag = str(told.get("architecture", "")), str((told.get("pretrained_cfg") or {}).get("tag") or "")
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        base, tag = str(config.get("architecture", "")), str((config.get("pretrained_cfg") or {}).get("tag") or "")
     except (FileNotFoundError, ValueError, AttributeError):
         base, tag = "", ""
     _check_begin((first or files)[0])

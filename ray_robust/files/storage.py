@@ -218,8 +218,8 @@ class Storage:
         """Bytes of a file, or of all files in a folder and below; 0 when there is none."""
         if not self.remote:
             path = Path(self.address, name)
-            found = path.rglob("*") if path.is_dir() else (path,)
-            return sum(_bytes_of(file) for file in found)
+            files = path.rglob("*") if path.is_dir() else (path,)
+            return sum(_bytes_of(file) for file in files)
         from pyarrow.fs import FileSelector, FileType
 
         def look() -> int:
@@ -264,7 +264,7 @@ class Storage:
     def _names(self, folder: str) -> list[str]:
         if not self.remote:
             try:
-                found = os.listdir(Path(self.address, folder))
+                names = os.listdir(Path(self.address, folder))
             except (FileNotFoundError, NotADirectoryError):
                 return []
         else:
@@ -272,8 +272,8 @@ class Storage:
 
             filesystem, path = self._arrow()
             selector = FileSelector(f"{path}/{folder}".rstrip("/"), allow_not_found=True)
-            found = [info.base_name for info in filesystem.get_file_info(selector)]
-        return sorted(name for name in found if not name.endswith(".part"))
+            names = [info.base_name for info in filesystem.get_file_info(selector)]
+        return sorted(name for name in names if not name.endswith(".part"))
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens when there is none."""
@@ -362,8 +362,8 @@ def may_pass(error: OSError) -> bool:
         return error.errno in PASSING
     if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
         return False
-    said = str(error).upper()
-    return not any(word in said for word in FINAL_WORDS)
+    message = str(error).upper()
+    return not any(word in message for word in FINAL_WORDS)
 
 
 def describe_damage(data: bytes, what: str) -> str:
@@ -373,10 +373,10 @@ def describe_damage(data: bytes, what: str) -> str:
 
 def _stamp_of(path: str) -> Stamp | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _bytes_of(file: Path) -> int:

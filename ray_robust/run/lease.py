@@ -143,11 +143,11 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
 
 def _read(folder: Storage) -> dict[str, Any] | None:
     try:
-        said = folder.read_json(FILE, dict)
+        lease = folder.read_json(FILE, dict)
     except Damaged:  # not by us, or cut short
         return {}
-    sound = said is None or all(isinstance(said.get(key), kind) for key, kind in FIELDS.items())
-    return said if sound else {}
+    sound = lease is None or all(isinstance(lease.get(key), kind) for key, kind in FIELDS.items())
+    return lease if sound else {}
 
 
 def _taken(folder: Storage, lease: dict[str, Any] | None) -> UserError:

@@ -58,7 +58,7 @@ class RunFolder:
     def trial(self, name: str) -> TrialFolder:
         """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
         if self._folders is None:
-            self._folders = {known.rpartition("-")[2]: known for known in self.storage.names("trials")}
+            self._folders = {one.rpartition("-")[2]: one for one in self.storage.names("trials")}
         folder = self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}"
         return TrialFolder(folder, self._proved, self._listed)
 
@@ -117,8 +117,8 @@ class RunFolder:
     def trials(self) -> list[dict[str, Any]]:
         """trial.json of every planned trial that has one, in the plan's order."""
         names = self.plan().get("trial", ())
-        found = (self.trial(name).storage.recall_json("trial.json") for name in names)
-        return [trial for trial in found if trial is not None]
+        facts = (self.trial(name).storage.recall_json("trial.json") for name in names)
+        return [trial for trial in facts if trial is not None]
 
     def states(self) -> dict[str, str]:
         """Every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed, started
@@ -200,8 +200,9 @@ class RunFolder:
         if name in PROVED or (name.startswith("duplicates/") and name.endswith(".csv")):
             data = data if isinstance(data, bytes) else redact_file(name, data).encode()
             with _CHECKSUMS:
-                known = self._checksums()
-                self.storage.write(CHECKSUMS, seal({**known, name: [*known.get(name, ())[-2:], checksum(data)]}))
+                checksums = self._checksums()
+                checksums[name] = [*checksums.get(name, ())[-2:], checksum(data)]
+                self.storage.write(CHECKSUMS, seal(checksums))
         self.storage.write(name, data)
 
     def damaged(self, trials: Iterable[str]) -> Iterator[str]:
@@ -224,10 +225,10 @@ class RunFolder:
 
     def _changed(self) -> dict[str, str]:
         """What is wrong with the files whose checksums are kept, by name."""
-        changed, known = {}, self._checksums()
-        if not known and self.storage.exists(CHECKSUMS):
+        changed, checksums = {}, self._checksums()
+        if not checksums and self.storage.exists(CHECKSUMS):
             changed[CHECKSUMS] = "is damaged"
-        defects = {name: self._defect(name, known.get(name)) for name in dict.fromkeys((*PROVED, *known))}
+        defects = {name: self._defect(name, checksums.get(name)) for name in dict.fromkeys((*PROVED, *checksums))}
         return changed | {name: what for name, what in defects.items() if what}
 
     def _defect(self, name: str, checksums: list[str] | None) -> str:

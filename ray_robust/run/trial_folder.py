@@ -43,7 +43,7 @@ class TrialFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """The contents of `done` ({"finetunings": [ids], ...}) where all is there that the trial left, else None."""
-        done, damage = self._look()
+        done, damage = self._inspect()
         return None if damage else done
 
     def is_done(self, finetunings: list[str]) -> bool:
@@ -54,9 +54,9 @@ class TrialFolder:
 
     def damage(self) -> str:
         """What of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is done."""
-        return self._look()[1]
+        return self._inspect()[1]
 
-    def _look(self) -> tuple[dict[str, Any] | None, str]:
+    def _inspect(self) -> tuple[dict[str, Any] | None, str]:
         """What `done` says, None where there is none that can be read, and what is not as it says."""
         try:
             data = self.storage.read("done")
@@ -64,9 +64,9 @@ class TrialFolder:
             return None, "done is a folder, where a file belongs"
         if data is None:
             return None, ""
-        known = self._proved.get(self.storage.address)
-        if known is not None and known[0] == data:
-            return known[1], "" if known[1] is not None else f"rows.jsonl {ALTERED}"
+        proved = self._proved.get(self.storage.address)
+        if proved is not None and proved[0] == data:
+            return proved[1], "" if proved[1] is not None else f"rows.jsonl {ALTERED}"
         done, sealed = unseal(data)
         if done is None or not isinstance(done.get("finetunings"), list) or sealed != ("files" in done):
             return None, "done is empty" if not data.strip() else "done is damaged"
@@ -121,10 +121,10 @@ class TrialFolder:
         data = self.storage.recall(f"finetunings/{name}.json")
         if data is None:
             return None
-        kept, sealed = unseal(data)
-        if sealed and kept is not None:  # each is asked for by itself: a worker need not list the whole of a remote run
-            stamps = ((name, entry, self.storage.stamp(name)) for name, entry in kept["files"].items())
-            return None if any(defect(self.storage, *of) for of in stamps) else kept["rows"]
+        stored, sealed = unseal(data)
+        if sealed and stored is not None:  # one stamp at a time: a worker need not list the whole of a remote run
+            stamps = ((name, entry, self.storage.stamp(name)) for name, entry in stored["files"].items())
+            return None if any(defect(self.storage, *of) for of in stamps) else stored["rows"]
         with contextlib.suppress(ValueError, RecursionError):  # an earlier version's: the rows alone
             rows = json.loads(data)
             if _sound(rows) and rows and all(row["finetune"] == name for row in rows):
@@ -144,20 +144,20 @@ class TrialFolder:
 
     def failure(self) -> dict[str, Any] | None:
         """Why the trial failed the last time it ran ({"reason", "log"}), or None."""
-        said = self.storage.recall_json("failed.json")
-        if said is None and not self.storage.exists("failed.json"):
+        failure = self.storage.recall_json("failed.json")
+        if failure is None and not self.storage.exists("failed.json"):
             return None
         why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
-        return said if said and isinstance(said.get("reason"), str) else why
+        return failure if failure and isinstance(failure.get("reason"), str) else why
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of a finished trial. Raises Damaged where they are not those that it left."""
         for _ in range(2):  # it may have been run again since, also between two of these lines
             data = self.storage.read("rows.jsonl")
-            known = self._proved.get(self.storage.address)
-            done = known[1] if known is not None else self._look()[0]
+            proved = self._proved.get(self.storage.address)
+            done = proved[1] if proved is not None else self._inspect()[0]
             entry = Entry.read((done or {}).get("files", {}).get("rows.jsonl"))
-            if (known is None or known[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
+            if (proved is None or proved[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
                 return _parsed(self.storage, data)
             self._proved.pop(self.storage.address, None)
         self._proved[self.storage.address] = self.storage.read("done") or b"", None
@@ -175,15 +175,15 @@ class TrialFolder:
         names = [f"finetunings/{name}.json" for name in finetunings]
         files = self._entries("rows.jsonl", "trial.json", "subset.parquet")
         for name in names:  # each proves itself and holds the entries of its predictions, which are not read again
-            kept, _ = unseal(self.storage.recall(name) or b"")
-            files |= (kept or {}).get("files", {})
+            stored, _ = unseal(self.storage.recall(name) or b"")
+            files |= (stored or {}).get("files", {})
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
         for name in (checkpoint_paths.STATES, "worker.json"):
             self.storage.delete(name)
 
     def _drop_damaged(self) -> None:
         """Remove what is not as it was left, so that what is left whole is all that is used again."""
-        done = self._look()[0] or {}
+        done = self._inspect()[0] or {}
         wrong = self._defects(done.get("files", {})) if done else {"subset.parquet": "not known to be whole"}
         for name in wrong:
             folder, _, file = name.rpartition("/")
@@ -192,24 +192,24 @@ class TrialFolder:
 
     def progress(self) -> dict[str, Any]:
         """How far the trial is, as progress.json says: {} before its first word, or where that cannot be read."""
-        said = self.storage.recall_json("progress.json") or {}
-        numbers = {key: said.get(key, 0.0) for key in PROGRESS}
-        scores = [score for key in ("id", "ood") if (score := said.get(key)) is not None]
-        sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(said.get("stage", ""), str)
-        return {**said, **numbers} if said and sound else {}
+        progress = self.storage.recall_json("progress.json") or {}
+        numbers = {key: progress.get(key, 0.0) for key in PROGRESS}
+        scores = [score for key in ("id", "ood") if (score := progress.get(key)) is not None]
+        sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(progress.get("stage", ""), str)
+        return {**progress, **numbers} if progress and sound else {}
 
     def mend(self) -> bool:
         """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
         left; returns whether that was so. Nothing needs to be trained then, nor weights that may be gone by now."""
-        done, _ = self._look()
+        done, _ = self._inspect()
         if done is None:
             with contextlib.suppress(Damaged):
                 done = unseal(self.storage.read("done") or b"")[0]  # its rows have been read, and are others
         if not done or "files" not in done or set(self._defects(done["files"])) - {"rows.jsonl"}:
             return False
-        kept = [self.finetuning(name) for name in done["finetunings"]]
-        rows = [row for own in kept for row in own or ()]
-        if not all(kept) or checksum(_text_of(rows)) == checksum(self.storage.recall("rows.jsonl") or b""):
+        stored = [self.finetuning(name) for name in done["finetunings"]]
+        rows = [row for own in stored for row in own or ()]
+        if not all(stored) or checksum(_text_of(rows)) == checksum(self.storage.recall("rows.jsonl") or b""):
             return False
         self._proved.pop(self.storage.address, None)
         self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files")})
@@ -233,8 +233,12 @@ class TrialFolder:
         """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
         it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
         """
-        said = {"reason": " ".join(reason.split()), "log": (self.storage / "log.txt").shown, "quarantined": quarantined}
-        self.storage.write_json("failed.json", said)
+        failure = {
+            "reason": " ".join(reason.split()),
+            "log": (self.storage / "log.txt").shown,
+            "quarantined": quarantined,
+        }
+        self.storage.write_json("failed.json", failure)
 
     def stopped(self) -> dict[str, Any] | None:
         """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
@@ -243,16 +247,16 @@ class TrialFolder:
 
     def stop(self, reason: str, facts: dict[str, Any]) -> None:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
-        said = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
-        self.storage.write_json("stopped.json", said)
+        stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
+        self.storage.write_json("stopped.json", stop)
         for name in (checkpoint_paths.STATES, "worker.json"):
             self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:
         """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
         "reason", "counts" (whether towards quarantine)}, in order."""
-        known = self.storage.recall_json("attempts.json", list) or []
-        return [one for one in known if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
+        recorded = self.storage.recall_json("attempts.json", list) or []
+        return [one for one in recorded if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
 
     def note_attempt(self, attempt: dict[str, Any]) -> None:
         """Add to `attempts`."""

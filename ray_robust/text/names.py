@@ -48,7 +48,7 @@ def normalise(text: str) -> str:
 def visible(name: str) -> str:
     """A name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
     character, in whatever script, stay as they are; what is visible already stays too."""
-    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda found: escape(found[0]), name)
+    return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda match: escape(match[0]), name)
 
 
 def printable(text: str) -> str:
@@ -56,7 +56,7 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     text = text.replace("\r\n", "\n")
-    return _UNPRINTABLE.sub(lambda found: found["safe"] or escape(found[0]), text)
+    return _UNPRINTABLE.sub(lambda match: match["safe"] or escape(match[0]), text)
 
 
 def lone_surrogate(text: str) -> str:

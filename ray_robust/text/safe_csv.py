@@ -32,7 +32,7 @@ def cell(text: str) -> str:
     formula = len(text) > 1 and text[0] in FORMULA and not _NUMBER.fullmatch(text)
     if plain and not formula and value(text) == text:
         return text
-    return MARK + _PROTECTED.sub(lambda found: escape(found[0]), text)
+    return MARK + _PROTECTED.sub(lambda match: escape(match[0]), text)
 
 
 def value(text: str) -> str:
@@ -40,7 +40,7 @@ def value(text: str) -> str:
     if not text.startswith(MARK):
         return text
     if (text[1:2] and text[1] in FORMULA + MARK) or _ESCAPED.search(text):
-        return _ESCAPED.sub(lambda found: _sign(found[0]), text[1:])
+        return _ESCAPED.sub(lambda match: _sign(match[0]), text[1:])
     return text
 
 

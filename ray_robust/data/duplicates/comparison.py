@@ -58,7 +58,7 @@ class Images:
         return len(self.rows)
 
     def part(self, chosen: np.ndarray) -> Images:
-        """Those at these places, or where this mask is true."""
+        """Return those at these positions, or where this mask is true."""
         return Images(self.store, self.rows[chosen], self.labels[chosen], self.records[chosen])
 
     @cached_property
@@ -78,33 +78,34 @@ class Images:
         return frame.drop_duplicates(["content", "label"])
 
     @cached_property
-    def looks(self) -> Looks:
-        return Looks(self)
+    def hash_groups(self) -> HashGroups:
+        return HashGroups(self)
 
 
-class Looks:
+class HashGroups:
     """The distinct pairs of hash and label among some images, searchable, and which images have each of them."""
 
     def __init__(self, images: Images) -> None:
         hashed = np.flatnonzero(images.records["state"] == HASHED)
-        frame = pd.DataFrame({"look": images.records["look"][hashed], "label": images.labels[hashed]})
-        numbers = frame.groupby(["look", "label"], sort=True).ngroup().to_numpy()
+        frame = pd.DataFrame({"phash": images.records["phash"][hashed], "label": images.labels[hashed]})
+        numbers = frame.groupby(["phash", "label"], sort=True).ngroup().to_numpy()
         order = np.argsort(numbers, kind="stable")
-        self.places = hashed[order]  # of the images, those of one look side by side
+        self.positions = hashed[order]  # of the images, those of one group side by side
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(numbers))]).astype(np.int64)
-        firsts = self.places[self.starts[:-1]]
-        self.hashes, self.labels = images.records["look"][firsts], images.labels[firsts].astype(np.int64)
+        firsts = self.positions[self.starts[:-1]]
+        self.hashes, self.labels = images.records["phash"][firsts], images.labels[firsts].astype(np.int64)
 
     @cached_property
     def index(self) -> phash.Index:
         return phash.Index(self.hashes, self.labels)
 
-    def members(self, looks: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(position in `looks`, place among the images) of every image of these looks, at most `most` of each."""
-        first, count = self.starts[looks], np.diff(self.starts)[looks]
+    def members(self, numbers: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (position in `numbers`, position among the images) of every image of these groups, at most `most` of
+        each."""
+        first, count = self.starts[numbers], np.diff(self.starts)[numbers]
         count = count if most is None else np.minimum(count, most)
         offsets = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        return np.repeat(np.arange(len(looks)), count), self.places[np.repeat(first, count) + offsets]
+        return np.repeat(np.arange(len(numbers)), count), self.positions[np.repeat(first, count) + offsets]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +216,7 @@ def _table(
 
 
 def _identical(images: Images, others: Images, other_label: bool) -> pd.DataFrame:
-    """Columns image, other (places), kind, bits, likeness: images whose pixels are there, of the same label if any."""
+    """Return columns image, other (positions), kind, bits, likeness: equal images, of the same label if any."""
     own = pd.DataFrame({"content": images.records["content"], "own": images.labels, "image": np.arange(len(images))})
     pairs = own.merge(others.contents, on="content")
     differs = pairs["own"] != pairs["label"]
@@ -226,7 +227,7 @@ def _identical(images: Images, others: Images, other_label: bool) -> pd.DataFram
 
 def _near(images: Images, rest: np.ndarray, others: Images, other_label: bool) -> pd.DataFrame:
     """The same for those of `rest` that are near-identical with one of `others`: with the most alike."""
-    own, there = images.part(rest).looks, others.looks
+    own, there = images.part(rest).hash_groups, others.hash_groups
     codes = own.labels if other_label else None
     asked, near, bits = there.index.near(own.hashes, codes)
     position, other = there.members(near, REPRESENTATIVES)
@@ -244,25 +245,25 @@ def _near(images: Images, rest: np.ndarray, others: Images, other_label: bool) -
 
 
 def _spread(
-    own: Looks, looks: np.ndarray, other: np.ndarray, bits: np.ndarray, image_bytes: int
+    own: HashGroups, groups: np.ndarray, other: np.ndarray, bits: np.ndarray, image_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs of a look and an image as pairs of images, some at a time."""
-    ends, begin, step = np.cumsum(np.diff(own.starts)[looks]), 0, max(1, BLOCK_BYTES // image_bytes)
-    while begin < len(looks):
+    """Yield pairs of a hash group and an image as pairs of images, some at a time."""
+    ends, begin, step = np.cumsum(np.diff(own.starts)[groups]), 0, max(1, BLOCK_BYTES // image_bytes)
+    while begin < len(groups):
         before = ends[begin - 1] if begin else 0
         stop = max(begin + 1, int(np.searchsorted(ends, before + PAIRS_AT_ONCE, side="right")))
-        position, image = own.members(looks[begin:stop])
+        position, image = own.members(groups[begin:stop])
         for i in range(0, len(image), step):
             here = position[i : i + step]
             yield image[i : i + step], other[begin:stop][here], bits[begin:stop][here]
         begin = stop
 
 
-def _likeness(images: Images, places: np.ndarray, others: Images, partners: np.ndarray) -> np.ndarray:
+def _likeness(images: Images, positions: np.ndarray, others: Images, partners: np.ndarray) -> np.ndarray:
     """Correlation of the thumbnails of each pair, float [pairs]."""
     first, second = (
         thumbs[back]
-        for part, own in ((images, places), (others, partners))
+        for part, own in ((images, positions), (others, partners))
         for rows, back in (np.unique(part.rows[own], return_inverse=True),)
         for thumbs in (phash.thumbnails(part.store.take(rows)),)
     )

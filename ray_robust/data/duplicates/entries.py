@@ -140,12 +140,12 @@ def _pictures(
     turn = table.groupby(["split", "where", "kind"], sort=False).cumcount()
     shown = table.assign(turn=turn, test=~table["split"].isin(TESTS)).sort_values(["turn", "test"], kind="stable")
     other = ImageStore.open(store.root, compared.among, store.size)
-    for number, place in enumerate(shown.index[:PICTURED], 1):
-        rows = compared.table.loc[place]
+    for number, index in enumerate(shown.index[:PICTURED], 1):
+        rows = compared.table.loc[index]
         pair = np.concatenate([store.take(np.array([rows["image"]])), other.take(np.array([rows["other"]]))])
         file = f"{stem}-{number:02d}.png"
         run.write(file, _side_by_side(pair))
-        yield {"file": file, **table.loc[place].to_dict()}
+        yield {"file": file, **table.loc[index].to_dict()}
 
 
 def _side_by_side(pair: np.ndarray) -> bytes:

@@ -72,37 +72,37 @@ class Index:
         """(query, place in the index, bits that differ) of every pair within RADIUS, of each query the `most` nearest;
         int64, int64, uint8, ordered by query, then distance, then place. Pairs of equal `codes` are left out."""
         queries = np.asarray(queries, np.uint64)
-        kept = _Nearest(most)
+        nearest = _Nearest(most)
         if not len(queries) or not len(self.hashes):
-            return kept.pairs()
+            return nearest.pairs()
         masks = [mask for mask in range(1 << WIDTH) if mask.bit_count() <= RADIUS // PARTS]
         for part in range(PARTS):
             keys = _part(queries, part)
             for mask in masks:
-                self._probe(part, keys ^ mask, queries, codes, kept)
-        return kept.pairs()
+                self._probe(part, keys ^ mask, queries, codes, nearest)
+        return nearest.pairs()
 
     def _probe(
-        self, part: int, keys: np.ndarray, queries: np.ndarray, codes: np.ndarray | None, kept: _Nearest
+        self, part: int, keys: np.ndarray, queries: np.ndarray, codes: np.ndarray | None, nearest: _Nearest
     ) -> None:
         """Compare each query with the hashes of one bucket, some queries at a time."""
         starts, order = self._starts[part], self._orders[part]
         first, count = starts[keys], starts[keys + 1] - starts[keys]
-        asked = np.flatnonzero(count)
-        ends = np.cumsum(count[asked])
+        occupied = np.flatnonzero(count)
+        ends = np.cumsum(count[occupied])
         begin = 0
-        while begin < len(asked):
+        while begin < len(occupied):
             before = ends[begin - 1] if begin else 0
             stop = max(begin + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))
-            own = asked[begin:stop]
+            own = occupied[begin:stop]
             many = count[own]
             offsets = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-            query, place = np.repeat(own, many), order[np.repeat(first[own], many) + offsets]
-            distance = np.bitwise_count(queries[query] ^ self.hashes[place])
+            query, position = np.repeat(own, many), order[np.repeat(first[own], many) + offsets]
+            distance = np.bitwise_count(queries[query] ^ self.hashes[position])
             good = distance <= RADIUS
             if codes is not None and self.codes is not None:
-                good &= codes[query] != self.codes[place]
-            kept.add(query[good], place[good], distance[good])
+                good &= codes[query] != self.codes[position]
+            nearest.add(query[good], position[good], distance[good])
             begin = stop
 
 
@@ -113,9 +113,9 @@ class _Nearest:
         self.most, self._size = most, 0
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, query: np.ndarray, place: np.ndarray, distance: np.ndarray) -> None:
+    def add(self, query: np.ndarray, position: np.ndarray, distance: np.ndarray) -> None:
         if len(query):
-            self._parts.append((query, place, distance))
+            self._parts.append((query, position, distance))
             self._size += len(query)
             if self._size > AT_ONCE:
                 self._parts = [self.pairs()]
@@ -124,16 +124,16 @@ class _Nearest:
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self._parts:
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8)
-        query, place, distance = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        order = np.lexsort((place, distance, query))
-        query, place, distance = query[order], place[order], distance[order]
+        query, position, distance = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        order = np.lexsort((position, distance, query))
+        query, position, distance = query[order], position[order], distance[order]
         again = np.zeros(len(query), bool)  # the same pair, by another part or bit
-        again[1:] = (query[1:] == query[:-1]) & (place[1:] == place[:-1])
-        query, place, distance = query[~again], place[~again], distance[~again]
+        again[1:] = (query[1:] == query[:-1]) & (position[1:] == position[:-1])
+        query, position, distance = query[~again], position[~again], distance[~again]
         begins = np.flatnonzero(np.diff(query, prepend=-1))
         rank = np.arange(len(query)) - np.repeat(begins, np.diff(begins, append=len(query)))
         near = rank < self.most
-        return query[near], place[near], distance[near]
+        return query[near], position[near], distance[near]
 
 
 def _part(hashes: np.ndarray, part: int) -> np.ndarray:

@@ -19,25 +19,25 @@ from ray_robust.files.storage import Storage
 
 NAME = "signatures-1.bin"  # in the pack's folder, by slot; the number is that of the hash and of the layout
 UNKNOWN, HASHED, PLAIN = 0, 1, 2  # PLAIN: too little contrast, or too few pixels, for a perceptual hash
-RECORD = np.dtype([("content", "<u8"), ("look", "<u8"), ("state", "u1")])
+RECORD = np.dtype([("content", "<u8"), ("phash", "<u8"), ("state", "u1")])
 BLOCK_BYTES = 8 << 20  # of pixels that a thread works on
 
 
 def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
-    """The records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels, `look` is
+    """The records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels, `phash` is
     the perceptual hash. Raises UserError for an image that is damaged on disk."""
     rows = np.asarray(rows, np.int64)
     slots = store.mapped(rows)[1]
     records = _read(store, int(slots.max(initial=-1)) + 1)
     unknown = np.flatnonzero(records["state"][slots] == UNKNOWN)
     unknown = unknown[np.unique(slots[unknown], return_index=True)[1]]  # of rows that share a slot one
-    missing, places = rows[unknown], slots[unknown]
+    missing, missing_slots = rows[unknown], slots[unknown]
     if len(missing):
         step = max(1, BLOCK_BYTES // store.image_bytes)
         blocks = [missing[i : i + step] for i in range(0, len(missing), step)]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             made = threads.map(lambda block: _made(store.take(block)), blocks)
-            records[places] = np.concatenate(list(made))
+            records[missing_slots] = np.concatenate(list(made))
         with contextlib.suppress(OSError):  # a store that cannot be written is read through again the next time
             Storage(store.folder).write(NAME, records.tobytes(), durable=False)
     return records[slots]
@@ -47,14 +47,14 @@ def _made(images: np.ndarray) -> np.ndarray:
     records = np.zeros(len(images), RECORD)
     digests = (hashlib.blake2b(image, digest_size=8).digest() for image in images)
     records["content"] = np.frombuffer(b"".join(digests), "<u8")
-    records["look"], contrast = phash.hashes(images)
+    records["phash"], contrast = phash.hashes(images)
     records["state"] = np.where(contrast, HASHED, PLAIN)
     return records
 
 
 def _read(store: ImageStore, slots: int) -> np.ndarray:
     """The records of that many slots, or of more."""
-    known = np.empty(0, RECORD)
+    stored = np.empty(0, RECORD)
     with contextlib.suppress(OSError):
-        known = np.fromfile(store.folder / NAME, RECORD)
-    return np.concatenate([known, np.zeros(max(0, slots - len(known)), RECORD)])
+        stored = np.fromfile(store.folder / NAME, RECORD)
+    return np.concatenate([stored, np.zeros(max(0, slots - len(stored)), RECORD)])

@@ -89,7 +89,7 @@ class Contents:
     def _order(self) -> np.ndarray:
         return np.argsort(halves(self.keys)[:, 0], kind="stable")
 
-    def give_up(self, reasons: dict[int, str]) -> None:
+    def mark_unreadable(self, reasons: dict[int, str]) -> None:
         """Note rows that cannot be read, and why."""
         self.unreadable |= reasons
         self.version += 1

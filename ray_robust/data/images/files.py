@@ -80,10 +80,10 @@ class Folder:
             below = stack.pop()
             try:
                 with os.scandir(os.path.join(self.where, below)) as entries:
-                    found = [entry for entry in entries if not _hidden(entry.name)]
+                    visible = [entry for entry in entries if not _hidden(entry.name)]
             except OSError as error:
                 raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
-            for entry in found:
+            for entry in visible:
                 if not _is_folder(entry):
                     files.append(below + entry.name)
                     continue

@@ -41,13 +41,13 @@ class Pack:
         self.image_bytes = size * size * 3
         self.facts: dict[str, object] = {}  # of meta.json
         self.generation = 0  # how often the files turned out to be other ones than those read before
-        self._files: tuple[int, ...] | None = None  # which these are, as `_look` says
+        self._files: tuple[int, ...] | None = None  # which these are, as `_file_state` says
         self._read = 0  # bytes of the log
         self._sorted = np.empty(0, RECORD)  # by address; the last record of each
         self._lows = np.empty(0, np.uint64)  # the first halves of their addresses
         self._tail: dict[bytes, np.void] = {}
         self._pixels = np.empty((0, size, size, 3), np.uint8)
-        self._looking = threading.Lock()  # a thread adds while another reads
+        self._read_lock = threading.Lock()  # a thread adds while another reads
 
     def create(self, facts: Mapping[str, object]) -> None:
         """Make the files, empty, where they are not there. Raises UserError for a folder that cannot be written or that
@@ -78,7 +78,7 @@ class Pack:
 
     def _forget_lost(self) -> None:
         """Write down which images are lost, before their slots are given to others."""
-        with self._looking:
+        with self._read_lock:
             self._refresh()
             tail = np.array(list(self._tail.values()), RECORD)
         lost = [records["address"][records["state"] == LOST] for records in (self._sorted, tail)]
@@ -98,7 +98,7 @@ class Pack:
     def look_up(self, addresses: np.ndarray) -> np.ndarray:
         """RECORD [n]: the last record of each address; of state MISSING where there is none."""
         records = np.zeros(len(addresses), RECORD)
-        with self._looking:
+        with self._read_lock:
             self._refresh()
             if len(self._sorted) and len(addresses):
                 self._find_sorted(addresses, records)
@@ -111,15 +111,15 @@ class Pack:
 
     def holds(self, address: bytes, states: tuple[int, ...]) -> bool:
         """Whether an address was in one of these states when this process looked last: quickly, for one image."""
-        with self._looking:
+        with self._read_lock:
             record = self._tail.get(address)
             if record is None and len(self._lows):
                 low = np.frombuffer(address, "<u8", 1)
                 at = int(np.searchsorted(self._lows, low[0]))
                 if at < len(self._lows) and self._lows[at] == low[0]:
-                    found = np.zeros(1, RECORD)
-                    self._find_sorted(np.frombuffer(address, DIGEST), found)
-                    record = found[0]
+                    records = np.zeros(1, RECORD)
+                    self._find_sorted(np.frombuffer(address, DIGEST), records)
+                    record = records[0]
         return record is not None and int(record["state"]) in states
 
     def _find_sorted(self, addresses: np.ndarray, records: np.ndarray) -> None:
@@ -136,7 +136,7 @@ class Pack:
     def _refresh(self) -> None:
         """Take in what any process has added to the log."""
         path = self.folder / "log.records"
-        size, files = self._look()
+        size, files = self._file_state()
         size -= size % RECORD.itemsize
         if size < self._read or files != self._files:  # cut, begun again, removed or moved: what is left counts
             self._forget_all()
@@ -166,13 +166,13 @@ class Pack:
         self._sorted = records[ends]
         self._lows = halves(self._sorted["address"])[:, 0].copy()
 
-    def _look(self) -> tuple[int, tuple[int, ...]]:
+    def _file_state(self) -> tuple[int, tuple[int, ...]]:
         """The bytes of the log (0 where there is none), and which files these are: whoever removes the folder, or leads
         the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they begin,
         tells by its time where a new file got an old one's inode."""
         stats = [_stat(self.folder / name) for name in FILES]
         size = stats[1].st_size if stats[1] else 0
-        numbers = [number for found in stats if found for number in (found.st_dev, found.st_ino)]
+        numbers = [number for status in stats if status for number in (status.st_dev, status.st_ino)]
         meta = _stat(self.folder / "meta.json")
         return size, (*numbers, *((meta.st_ino, meta.st_mtime_ns) if meta else ()))
 
@@ -200,9 +200,9 @@ class Pack:
         if most >= len(pixels):
             try:
                 with open(self.folder / "pixels.u8", "rb") as file:
-                    found = os.fstat(file.fileno())
-                    slots = found.st_size // self.image_bytes
-                    same = self._files is not None and self._files[:2] == (found.st_dev, found.st_ino)
+                    status = os.fstat(file.fileno())
+                    slots = status.st_size // self.image_bytes
+                    same = self._files is not None and self._files[:2] == (status.st_dev, status.st_ino)
                     if not same or most >= slots:
                         what = "is shorter than the log says" if same else "was replaced just now"
                         raise UserError(Problem(str(self.folder), f"pixels.u8 {what}; {AGAIN}"))
@@ -248,15 +248,15 @@ class Pack:
             first = np.zeros(len(addresses), bool)
             first[np.unique(addresses, return_index=True)[1]] = True
             todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
-            kept = todo[states[todo] == PRESENT]
-            start = self._reserve(len(kept)) if len(kept) else 0
-            files = self._look()[1]
-        own = images if len(kept) == len(images) else images[kept]  # a copy costs what writing it does
-        if len(kept):
+            present = todo[states[todo] == PRESENT]
+            start = self._reserve(len(present)) if len(present) else 0
+            files = self._file_state()[1]
+        own = images if len(present) == len(images) else images[present]  # a copy costs what writing it does
+        if len(present):
             self._write_pixels(start, own)
         records = np.zeros(len(todo), RECORD)
         records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
-        records["slot"][states[todo] == PRESENT] = start + np.arange(len(kept))
+        records["slot"][states[todo] == PRESENT] = start + np.arange(len(present))
         records["crc"][states[todo] == PRESENT] = checksums(own)
         reasons = "".join(
             json.dumps([bytes(addresses[i]).hex(), broken[i]]) + "\n" for i in todo.tolist() if i in broken
@@ -264,7 +264,7 @@ class Pack:
         if not len(todo):
             return
         with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
-            if len(kept) and self._look()[1] != files:
+            if len(present) and self._file_state()[1] != files:
                 raise FileNotFoundError(errno.ENOENT, "its files were replaced", str(self.folder))
             if reasons:
                 self._append("broken.jsonl", b"\n" + reasons.encode(), 1)  # apart from half a line
@@ -321,12 +321,12 @@ class Pack:
         try:
             yield
         except OSError as error:
-            place, what = self.folder, f"cannot be written ({error.strerror or error});"
+            path, what = self.folder, f"cannot be written ({error.strerror or error});"
             if error.errno in FULL:
                 what = f"{no_room(self.folder)} or"
             elif wrong := blocking_part(self.folder):
-                place, what = wrong[0], f"{wrong[1]}; mend it, or"
-            raise UserError(Problem(str(place), f"{what} name another folder in RAY_ROBUST_STORE")) from None
+                path, what = wrong[0], f"{wrong[1]}; mend it, or"
+            raise UserError(Problem(str(path), f"{what} name another folder in RAY_ROBUST_STORE")) from None
 
     def check_space(self, images: int) -> None:
         """Raise UserError unless the disk has room for so many images more."""
@@ -340,7 +340,7 @@ class Pack:
 
     def __len__(self) -> int:
         """How many addresses there are records of."""
-        with self._looking:
+        with self._read_lock:
             self._refresh()
         return len(self._sorted) + len(self._tail)
 

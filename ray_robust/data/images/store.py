@@ -194,8 +194,8 @@ class ImageStore:
         done = np.ones(len(rows), bool)
         done[[*decoded.skipped, *(i for i in decoded.broken if rows[i] in self.pool.unreadable)]] = False
         at = np.flatnonzero(done)
-        place = {int(i): j for j, i in enumerate(at)}
-        broken = {place[i]: reason for i, reason in decoded.broken.items() if i in place}
+        position = {int(i): j for j, i in enumerate(at)}
+        broken = {position[i]: reason for i, reason in decoded.broken.items() if i in position}
         self.pack.add(addresses[at], decoded.images if done.all() else decoded.images[at], broken)
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:

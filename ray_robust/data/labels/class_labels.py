@@ -52,15 +52,15 @@ def _read_map(file: str, _changed: int) -> dict[str, str]:
         Problem(f"{file}:{lines[int(i)]}", "the class or its label is empty")
         for i in np.flatnonzero((names == "") | (labels == ""))[:5]
     ]
-    known: dict[str, str] = {}
+    label_of: dict[str, str] = {}
     for i, (name, label) in enumerate(zip(names, labels, strict=True)):
-        if known.setdefault(name, label) != label:
+        if label_of.setdefault(name, label) != label:
             problems.append(
-                Problem(f"{file}:{lines[i]}", f"class {name!r} has two labels, {known[name]!r} and {label!r}")
+                Problem(f"{file}:{lines[i]}", f"class {name!r} has two labels, {label_of[name]!r} and {label!r}")
             )
     if problems:
         raise UserError(*problems[:5])
-    return known
+    return label_of
 
 
 def choose(
@@ -73,9 +73,9 @@ def choose(
     if choice.nearest is not None or choice.farthest is not None:
         return _by_distance(choice, catalogs, weights, problems)
     wanted = choice.under or choice.names or tuple(read_map(str(choice.file)))
-    known = {name: subtrees(c) if choice.under else class_index(c) for name, c in catalogs.items()}
-    _check_known(wanted, known, catalogs, "class or ancestor" if choice.under else "class", problems)
-    masks = {name: _mask(catalog, wanted, known[name]) for name, catalog in catalogs.items()}
+    members = {name: subtrees(c) if choice.under else class_index(c) for name, c in catalogs.items()}
+    _check_known(wanted, members, catalogs, "class or ancestor" if choice.under else "class", problems)
+    masks = {name: _mask(catalog, wanted, members[name]) for name, catalog in catalogs.items()}
     if not problems:
         empty = [name for name, mask in masks.items() if not mask.any()]
         problems += [f"{CLASSES}: source {name} has no class that is {choice.text}" for name in empty]
@@ -86,12 +86,12 @@ def _by_distance(
     choice: ClassSelection, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
 ) -> dict[str, np.ndarray]:
     """The classes at the smallest or largest distances; among equals, by a random order that every seed shares."""
-    known = {name: subtrees(catalog) for name, catalog in catalogs.items()}
-    _check_known(choice.to, known, catalogs, "class or ancestor", problems)
+    below = {name: subtrees(catalog) for name, catalog in catalogs.items()}
+    _check_known(choice.to, below, catalogs, "class or ancestor", problems)
     masks = {}
     for (name, catalog), need in zip(catalogs.items(), apportion(choice.number, weights), strict=True):
         masks[name] = np.zeros(len(catalog.classes), dtype=bool)
-        to = np.flatnonzero(_mask(catalog, choice.to, known[name]))
+        to = np.flatnonzero(_mask(catalog, choice.to, below[name]))
         if need > len(catalog.classes):
             problems.append(
                 f"{CLASSES}: {choice.text}: source {name} needs {need} classes, supply is {len(catalog.classes)}"
@@ -106,24 +106,24 @@ def _by_distance(
     return masks
 
 
-def _mask(catalog: Catalog, wanted: Sequence[str], known: Mapping[str, Any]) -> np.ndarray:
+def _mask(catalog: Catalog, wanted: Sequence[str], members: Mapping[str, Any]) -> np.ndarray:
     mask = np.zeros(len(catalog.classes), dtype=bool)
     for name in wanted:
-        if name in known:
-            mask[known[name]] = True
+        if name in members:
+            mask[members[name]] = True
     return mask
 
 
 def _check_known(
     wanted: Sequence[str],
-    known: Mapping[str, Mapping[str, Any]],
+    members: Mapping[str, Mapping[str, Any]],
     catalogs: Mapping[str, Catalog],
     what: str,
     problems: list[str],
 ) -> None:
     """Say which names none of the sources has."""
-    who = f"source {next(iter(known))} has no" if len(known) == 1 else f"none of {', '.join(known)} has a"
-    everything = set().union(*known.values())
+    who = f"source {next(iter(members))} has no" if len(members) == 1 else f"none of {', '.join(members)} has a"
+    everything = set().union(*members.values())
     unknown = [name for name in wanted if name not in everything]
     flat = "" if any(c.hierarchy is not None for c in catalogs.values()) or what == "class" else " (and no hierarchy)"
     problems += [f"{CLASSES}: {who} {what} {name!r}{flat}{did_you_mean(name, everything)}" for name in unknown[:5]]
@@ -150,22 +150,22 @@ def label_classes(
     numbers = [number] * len(catalogs) if shared else apportion(number, weights).tolist()
     named = {name: [catalog.classes[i] for i in np.flatnonzero(chosen[name])] for name, catalog in catalogs.items()}
     together = sorted(set().union(*named.values()))
-    found = {}
+    labels = {}
     for (name, catalog), number in zip(catalogs.items(), numbers, strict=True):
         try:
             if how == "labels" and value:
-                found[name] = _cut(catalog, chosen[name], number)
+                labels[name] = _cut(catalog, chosen[name], number)
             elif how == "random" and value:
                 dealt = ("", together) if shared else (name, named[name])
-                found[name] = _dealt(catalog, *dealt, number, subset_seed)
+                labels[name] = _dealt(catalog, *dealt, number, subset_seed)
             elif how == "map" and value:
-                found[name] = _mapped(catalog, chosen[name], value)
+                labels[name] = _mapped(catalog, chosen[name], value)
             else:
-                found[name] = _rank(catalog, mixture.granularity)
+                labels[name] = _rank(catalog, mixture.granularity)
         except ValueError as error:
             problems.append(f"{GRANULARITY}: source {name} {error}")
-            found[name] = list(catalog.classes)
-    return found
+            labels[name] = list(catalog.classes)
+    return labels
 
 
 def _rank(catalog: Catalog, granularity: str) -> list[str]:
@@ -179,8 +179,8 @@ def _rank(catalog: Catalog, granularity: str) -> list[str]:
             raise ValueError(f"has no depth {depth}: its hierarchy has {len(ranks)}")
         granularity = ranks[int(depth) - 1]
     if granularity not in ranks:
-        known = f"it has {', '.join(ranks)}" if ranks else "it has no hierarchy; use class"
-        raise ValueError(f"has no rank {granularity!r}: {known}")
+        hint = f"it has {', '.join(ranks)}" if ranks else "it has no hierarchy; use class"
+        raise ValueError(f"has no rank {granularity!r}: {hint}")
     return [str(name) for name in catalog.hierarchy[granularity]]  # type: ignore[index]  # it has ranks
 
 
@@ -213,10 +213,10 @@ def _dealt(catalog: Catalog, name: str, classes: Sequence[str], number: int, sub
 
 def _mapped(catalog: Catalog, chosen: np.ndarray, file: str) -> list[str]:
     """By a table; classes that it does not name must not be chosen."""
-    known = read_map(file)
-    lacking = [catalog.classes[i] for i in np.flatnonzero(chosen) if catalog.classes[i] not in known]
+    label_of = read_map(file)
+    lacking = [catalog.classes[i] for i in np.flatnonzero(chosen) if catalog.classes[i] not in label_of]
     if lacking:
         few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
         raise ValueError(f"needs a label for each of its {int(chosen.sum())} classes, but {file} has none for {few} "
                          f"({len(lacking)} in all)")  # fmt: skip
-    return [known.get(name, name) for name in catalog.classes]
+    return [label_of.get(name, name) for name in catalog.classes]

@@ -51,14 +51,14 @@ def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:
 
     A name that stands at several places in the ranks means all of them.
     """
-    found: dict[str, np.ndarray] = {}
+    below: dict[str, np.ndarray] = {}
     if catalog.below is not None:
-        found |= catalog.below
+        below |= catalog.below
     elif catalog.hierarchy is not None:
         for rank in reversed(catalog.hierarchy.columns):
             for name, rows in catalog.hierarchy.groupby(rank, sort=False).indices.items():
-                found[str(name)] = np.union1d(rows, found.get(str(name), rows))
-    return {name: np.array([i]) for name, i in class_index(catalog).items()} | found
+                below[str(name)] = np.union1d(rows, below.get(str(name), rows))
+    return {name: np.array([i]) for name, i in class_index(catalog).items()} | below
 
 
 def class_index(catalog: Catalog) -> dict[str, int]:
@@ -103,12 +103,13 @@ def _nodes_of(classes: tuple[str, ...], isa: IsA) -> list[str]:
                 by_word[word].append(node)
     nodes, problems = [], []
     for name in classes:
-        found = [name] if name in isa.parents else by_word.get(name.replace("_", " ").lower(), [])
-        if len(found) == 1:
-            nodes.append(found[0])
-        elif found:
-            problems.append(f"class {name!r} is the name of {len(found)} nodes of {isa.where} ({', '.join(found[:3])}"
-                            f"{', ...' if len(found) > 3 else ''}); name the class by its id")  # fmt: skip
+        candidates = [name] if name in isa.parents else by_word.get(name.replace("_", " ").lower(), [])
+        if len(candidates) == 1:
+            nodes.append(candidates[0])
+        elif candidates:
+            some = ", ".join(candidates[:3]) + (", ..." if len(candidates) > 3 else "")
+            what = f"class {name!r} is the name of {len(candidates)} nodes of {isa.where} ({some})"
+            problems.append(f"{what}; name the class by its id")
         else:
             problems.append(f"class {name!r} is not in {isa.where}")
     if len(problems) > 5:
@@ -126,27 +127,27 @@ def _nodes_of(classes: tuple[str, ...], isa: IsA) -> list[str]:
 
 def _all_above(node: str, isa: IsA) -> set[str]:
     """The node and all its ancestors."""
-    found, todo = {node}, [node]
+    ancestors, todo = {node}, [node]
     while todo:
         for parent in isa.parents.get(todo.pop(), ()):
-            if parent not in found:
-                found.add(parent)
+            if parent not in ancestors:
+                ancestors.add(parent)
                 todo.append(parent)
-    return found
+    return ancestors
 
 
 def _paths(nodes: list[str], isa: IsA) -> list[tuple[str, ...]]:
     """The shortest way from a root to every node."""
-    known: dict[str, tuple[str, ...]] = {}
+    shortest_to: dict[str, tuple[str, ...]] = {}
 
     def path(node: str, entered: frozenset[str] = frozenset()) -> tuple[str, ...]:
         if node in entered:
             raise UserError(f"hierarchy: in {isa.where} {node} is above itself")
-        if node not in known:
+        if node not in shortest_to:
             ways = [path(parent, entered | {node}) for parent in isa.parents.get(node, ())]
             shortest = min(ways, key=lambda way: (len(way), isa.words.get(way[-1], way[-1:])[0], way[-1]), default=())
-            known[node] = (*shortest, node)
-        return known[node]
+            shortest_to[node] = (*shortest, node)
+        return shortest_to[node]
 
     return [path(node) for node in nodes]
 
@@ -167,16 +168,16 @@ def _below(
     for i, node in enumerate(nodes):
         for ancestor in above[node]:
             members[ancestor].append(i)
-    rows = {node: np.array(found) for node, found in members.items()}
+    rows = {node: np.array(classes) for node, classes in members.items()}
     firsts, others = defaultdict(list), defaultdict(list)
     for node in rows:
         first, *more = isa.words.get(node, (node,))
         firsts[first].append(node)
         for word in dict.fromkeys(more):
             others[word].append(node)
-    found = {word: rows[of[0]] for word, of in others.items() if len(of) == 1}
-    found |= {word: rows[of[0]] for word, of in firsts.items() if len(of) == 1}
+    by_word = {word: rows[of[0]] for word, of in others.items() if len(of) == 1}
+    by_word |= {word: rows[of[0]] for word, of in firsts.items() if len(of) == 1}
     for word, of in firsts.items():
         if len(of) > 1:
-            found.pop(word, None)
-    return found | {node: rows[node] for node in rows} | {names[node]: rows[node] for node in rows}
+            by_word.pop(word, None)
+    return by_word | {node: rows[node] for node in rows} | {names[node]: rows[node] for node in rows}

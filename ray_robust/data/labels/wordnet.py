@@ -46,10 +46,10 @@ def read_hierarchy(option: str) -> IsA:
     line, beside which a words.txt (`node<TAB>word, word`) may give the nodes words. Raises UserError."""
     if option == "wordnet":
         named = os.environ.get("WNSEARCHDIR")
-        found = [folder for folder in ([named] if named else FOLDERS) if Path(folder, "data.noun").is_file()]
-        if not found:
+        folders = [folder for folder in ([named] if named else FOLDERS) if Path(folder, "data.noun").is_file()]
+        if not folders:
             raise UserError(f"hierarchy: wordnet: there is no data.noun in {named or FOLDERS[0]}; {OBTAIN}")
-        return _wordnet(found[0])
+        return _wordnet(folders[0])
     path = absolute(option)
     if path.is_dir():
         if not (path / "data.noun").is_file():
@@ -72,8 +72,8 @@ def _wordnet(folder: str) -> IsA:
             node, count = f"n{cells[0]}", int(cells[3], 16)
             words[node] = tuple(word.replace("_", " ") for word in cells[4 : 4 + 2 * count : 2])
             pointers = cells[5 + 2 * count :]
-            found = zip(pointers[::4], pointers[1::4], strict=False)
-            parents[node] = tuple(f"n{offset}" for symbol, offset in found if symbol in ("@", "@i"))
+            relations = zip(pointers[::4], pointers[1::4], strict=False)
+            parents[node] = tuple(f"n{offset}" for symbol, offset in relations if symbol in ("@", "@i"))
     return IsA(folder, parents, words)
 
 
@@ -95,6 +95,6 @@ def _pairs(file: str) -> IsA:
     words = {}
     if (beside := Path(file).with_name("words.txt")).is_file():
         for line in lines_of(beside, "lines of id and words, a tab between them"):
-            node, _, said = line.partition("\t")
-            words[node] = tuple(word.strip() for word in said.split(","))
+            node, _, names = line.partition("\t")
+            words[node] = tuple(word.strip() for word in names.split(","))
     return IsA(file, {n: tuple(p) for n, p in parents.items()}, {n: words.get(n, (n,)) for n in parents})

@@ -39,12 +39,13 @@ def write_index(subset: Subset, catalogs: Mapping[str, Catalog], path: Path) -> 
     Columns: source (a name), row (of that source's catalog, ascending), label (a number). The names of the labels, the
     sources' fingerprints and that of the subset are in the file's metadata. The file is whole or absent.
     """
-    found = fingerprint(subset, catalogs)
-    told = {"fingerprint": found, "labels": "\n".join(subset.classes)}
-    told |= {f"source {share.source}": catalogs[share.source].fingerprint for share in subset.shares}
+    digest = fingerprint(subset, catalogs)
+    metadata = {"fingerprint": digest, "labels": "\n".join(subset.classes)}
+    metadata |= {f"source {share.source}": catalogs[share.source].fingerprint for share in subset.shares}
     sources = pa.array([share.source for share in subset.shares])
     schema = pa.schema(
-        [("source", pa.dictionary(pa.int8(), pa.string())), ("row", pa.int64()), ("label", pa.int32())], metadata=told
+        [("source", pa.dictionary(pa.int8(), pa.string())), ("row", pa.int64()), ("label", pa.int32())],
+        metadata=metadata,
     )
     draft = path.with_name(f"{path.name}.tmp")
     with pq.ParquetWriter(
@@ -61,4 +62,4 @@ def write_index(subset: Subset, catalogs: Mapping[str, Catalog], path: Path) -> 
                 columns = [source, pa.array(rows), pa.array(labels.astype(np.int32))]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
     draft.replace(path)
-    return found
+    return digest

@@ -45,12 +45,14 @@ def match(
     if counted:
         fewest, poorest = min(counted, key=lambda pair: pair[0])
         numbers["num_classes"] = min([fewest, *(m.num_images for _, m in counted if isinstance(m.num_images, int))])
-        lines.append(f"matched: {numbers['num_classes']:,} classes in every mixture; {_told(poorest)} has {fewest:,}")
+        lines.append(
+            f"matched: {numbers['num_classes']:,} classes in every mixture; {_describe(poorest)} has {fewest:,}"
+        )
     summed = [(_images_held(mixture, numbers, offer), mixture) for mixture, offer in pairs if _lacks_images(mixture)]
     if summed:
         numbers["num_images"], poorest = min(summed, key=lambda pair: pair[0])
         lines.append(
-            f"matched: {numbers['num_images']:,} images in every mixture, which {_told(poorest)} is sure to hold"
+            f"matched: {numbers['num_images']:,} images in every mixture, which {_describe(poorest)} is sure to hold"
         )
     if lines:
         lines.append("match: false under pretrain leaves every mixture all that it has")
@@ -105,5 +107,5 @@ def _unmatched(mixtures: Sequence[Pretrain]) -> Iterator[str]:
         yield "the images of single classes (balance: uniform evens them out)"
 
 
-def _told(mixture: Pretrain) -> str:
+def _describe(mixture: Pretrain) -> str:
     return f"`{mixture.classes.text}`" if mixture.classes else "`all`"

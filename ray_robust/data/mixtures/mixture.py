@@ -71,7 +71,7 @@ def offers(
     mixture: Pretrain, catalogs: Mapping[str, Catalog], usable: Mapping[str, np.ndarray | None], problems: list[str]
 ) -> dict[str, Offer]:
     """Every source's offer; problems with the choice of classes are added to `problems`."""
-    found = {}
+    offered = {}
     allowed = choose(mixture.classes, {name: catalogs[name] for name in mixture.sources}, weights_of(mixture), problems)
     for name in mixture.sources:
         mask = usable[name]
@@ -81,8 +81,8 @@ def offers(
             held, supply = _held_out_of(catalogs[name], mask, mixture.holdout, name)
         free = np.ones(len(catalogs[name]), dtype=bool) if mask is None else mask.copy()
         free[held] = False
-        found[name] = Offer(catalogs[name], held, free, supply, allowed[name])
-    return found
+        offered[name] = Offer(catalogs[name], held, free, supply, allowed[name])
+    return offered
 
 
 def _held_out_of(catalog: Catalog, usable: np.ndarray | None, part: float, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,8 +112,8 @@ def draw(
     weights, offered = weights_of(mixture), offers(mixture, catalogs, usable, problems)
     priority = {name: by_name("class", name, o.catalog.classes, subset_seed) for name, o in offered.items()}
     chosen = _choose_classes(mixture, weights, offered, priority, problems)
-    known = {name: offer.catalog for name, offer in offered.items()}
-    labels = label_classes(mixture, known, chosen, weights, subset_seed, problems)
+    catalog_of = {name: offer.catalog for name, offer in offered.items()}
+    labels = label_classes(mixture, catalog_of, chosen, weights, subset_seed, problems)
     if problems:
         raise UserError(*problems)
     chosen = _subclasses(mixture, labels, chosen, priority, problems)
@@ -126,7 +126,7 @@ def draw(
     of_sources = [head for of in heads.values() for head in sorted({*of} - {""})]  # the sources in their order
     classes = tuple(sorted({*of_sources}) if mixture.label_space == "shared" else of_sources)
     number = {head: i for i, head in enumerate(classes)}
-    shares, told = [], []
+    shares, entries = [], []
     for (name, offer), weight in zip(offered.items(), weights / weights.sum(), strict=True):
         taken = counts[name]
         index = np.array([number.get(head, -1) for head in heads[name]], dtype=np.int64)
@@ -136,9 +136,9 @@ def draw(
         shown = _shown(offer, taken, name)
         of_class = offer.catalog.labels
         shares.append(Share(name, rows, index[of_class[rows]], shown, index[of_class[shown]]))
-        told.append(_told(name, offer, taken, index, float(weight)))
+        entries.append(_composition(name, offer, taken, index, float(weight)))
     total = sum(len(share.rows) for share in shares)
-    composition = tuple({**one, "share": one["selected"] / total} for one in told)
+    composition = tuple({**one, "share": one["selected"] / total} for one in entries)
     return Subset(tuple(shares), classes, sum(c["classes"] for c in composition), composition)
 
 
@@ -164,7 +164,7 @@ def _shown(offer: Offer, taken: np.ndarray, name: str) -> np.ndarray:
     return np.sort(held[order[:HELD_OUT_SHOWN]])
 
 
-def _told(name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, target: float) -> dict[str, Any]:
+def _composition(name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, target: float) -> dict[str, Any]:
     """One source's line of the composition."""
     some = taken[taken > 0]
     per_label = np.bincount(index[taken > 0], weights=some)
@@ -221,10 +221,10 @@ def _choose_classes(
 
 def _first(of: np.ndarray, priority: np.ndarray, count: int) -> np.ndarray:
     """A bool mask of the `count` classes of a mask that come first by priority."""
-    found = np.zeros(len(of), dtype=bool)
+    mask = np.zeros(len(of), dtype=bool)
     rows = np.flatnonzero(of)
-    found[rows[np.argsort(priority[rows])[:count]]] = True
-    return found
+    mask[rows[np.argsort(priority[rows])[:count]]] = True
+    return mask
 
 
 def _subclasses(
@@ -238,20 +238,20 @@ def _subclasses(
     need = mixture.subclasses_per_label
     if need is None:
         return chosen
-    found, short = {}, []
+    masks, short = {}, []
     for name, of in labels.items():
-        found[name] = np.zeros(len(of), dtype=bool)
+        masks[name] = np.zeros(len(of), dtype=bool)
         members = defaultdict(list)
         for i in np.flatnonzero(chosen[name])[np.argsort(priority[name][chosen[name]])]:
             members[of[i]].append(i)
         for label, rows in sorted(members.items()):
-            found[name][rows[:need]] = True
+            masks[name][rows[:need]] = True
             if len(rows) < need:
                 short.append(f"label {label!r} of source {name} needs {need} classes, supply is {len(rows)}")
     problems += [f"pretrain.subclasses_per_label: {what}" for what in short[:5]]
     if len(short) > 5:
         problems.append(f"pretrain.subclasses_per_label: and {len(short) - 5} more labels have too few classes")
-    return found
+    return masks
 
 
 def _count_images(

@@ -82,8 +82,8 @@ def _pass(
     order = np.lexsort((priority, labels))
     rows, labels = rows[order], labels[order]
     starts = np.searchsorted(labels, np.arange(len(counts)))
-    kept = np.arange(len(rows)) - starts[labels] < np.where(missed, 0, wanted)[labels]
-    chosen[rows[kept]] = True
+    selected = np.arange(len(rows)) - starts[labels] < np.where(missed, 0, wanted)[labels]
+    chosen[rows[selected]] = True
     if missed.any():
         for block in _blocks(len(catalog)):
             chosen[block] &= ~missed[catalog.labels[block]]

@@ -58,7 +58,7 @@ class PublishedArchive:
     sha256: str
 
 
-def check(archive: Path, known: PublishedArchive | None, folder: Path, progress: Progress) -> str:
+def check(archive: Path, published: PublishedArchive | None, folder: Path, progress: Progress) -> str:
     """The SHA-256 of `archive`. Raises UserError, in one line, unless it is what is `known`.
 
     `folder`, where it will be unpacked, remembers the answer while the file stays as it is.
@@ -69,15 +69,15 @@ def check(archive: Path, known: PublishedArchive | None, folder: Path, progress:
         raise UserError(Problem(str(archive), f"cannot be read: {error.strerror}")) from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(Problem(str(archive), f"is {kind_of(status.st_mode)}, not an archive"))
-    if known and status.st_size != known.size:
-        short = known.size - status.st_size
+    if published and status.st_size != published.size:
+        short = published.size - status.st_size
         how = f"{short:,} bytes short: a half copy; go on with the download" if short > 0 else "another archive"
-        raise UserError(Problem(str(archive), f"is {status.st_size:,} bytes long, not {known.size:,}; {how}"))
+        raise UserError(Problem(str(archive), f"is {status.st_size:,} bytes long, not {published.size:,}; {how}"))
     facts = {"path": str(archive.resolve()), "size": status.st_size, "mtime": status.st_mtime_ns}
     before = _remembered(folder)
     digest = before["sha256"] if facts.items() <= before.items() else _sha256(archive, status.st_size, progress)
-    if known and digest != known.sha256:
-        what = f"has the sha256 {digest}, not {known.sha256}: it is damaged, or another archive; copy it again"
+    if published and digest != published.sha256:
+        what = f"has the sha256 {digest}, not {published.sha256}: it is damaged, or another archive; copy it again"
         raise UserError(Problem(str(archive), what))
     with Target(folder) as target:
         target.write(PurePosixPath(CHECKED), [json.dumps({**facts, "sha256": digest}).encode()])
@@ -93,7 +93,7 @@ def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -
     Raises UserError for a path that leads elsewhere, for an archive that breaks off, and for one that holds far more
     than its size allows (see MOST_TIMES).
     """
-    written = kept = total = 0
+    written = present = total = 0
     size = archive.stat().st_size
     most = MOST_TIMES * size + ALLOWANCE
     try:
@@ -107,21 +107,20 @@ def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -
                 if str(path) == without:
                     continue
                 if target.size(path) == entry.size:
-                    kept += 1
+                    present += 1
                     continue
                 if target.write(path, entry.parts()) != entry.size:
                     raise EOFError(f"{entry.name} is shorter than it should be")
                 written += 1
     except BROKEN as error:
-        what = (
-            f"breaks off or is damaged after {written + kept:,} files ({without_content(error)[:120]}); copy it again"
-        )
+        why = without_content(error)[:120]
+        what = f"breaks off or is damaged after {written + present:,} files ({why}); copy it again"
         raise UserError(Problem(str(archive), what)) from None
     except OSError as error:  # of the disk that the archive is on; bz2 has no class of its own for damage
         reason = error.strerror or f"is damaged ({error}); copy it again"
         raise UserError(Problem(str(archive), f"cannot be read: {reason}")) from None
     (folder / CHECKED).unlink(missing_ok=True)
-    return written, kept
+    return written, present
 
 
 @dataclass(frozen=True)

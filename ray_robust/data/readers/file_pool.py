@@ -89,10 +89,10 @@ class FilePool(Pool):
     @property
     def catalog(self) -> Catalog:  # it becomes another one when the files have been read
         """The pool's images; `provisional` as long as there are files that were not read."""
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != self.contents.version:
-            kept = self.__dict__["_kept"] = self.contents.version, self._catalog_now()
-        return kept[1]
+        cached = self.__dict__.get("_kept")
+        if cached is None or cached[0] != self.contents.version:
+            cached = self.__dict__["_kept"] = self.contents.version, self._catalog_now()
+        return cached[1]
 
     def _catalog_now(self) -> Catalog:
         listed, contents = self.list_images(), self.contents
@@ -125,9 +125,9 @@ class FilePool(Pool):
     def learn(self, rows: np.ndarray, read: Pixels, root: Path) -> None:
         assert read.digests is not None
         assert read.stamps is not None
-        known = halves(read.digests).any(axis=1)
-        self.contents.learn(rows[known], read.digests[known], read.stamps[known], root)
-        self.contents.give_up({int(rows[i]): read.broken[int(i)] for i in np.flatnonzero(~known)})
+        readable = halves(read.digests).any(axis=1)
+        self.contents.learn(rows[readable], read.digests[readable], read.stamps[readable], root)
+        self.contents.mark_unreadable({int(rows[i]): read.broken[int(i)] for i in np.flatnonzero(~readable)})
 
     def digests(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.int64)
@@ -156,12 +156,12 @@ class FilePool(Pool):
         """Read these files, and decode those whose digest is not `stored`. Raises UserError for a file that is not what
         it was when it was listed, unless it is read `again` for just that."""
         fetch, order = self.opened(rows), list(self.in_order(rows))
-        known = self.contents.digests[rows]
+        digests_before = self.contents.digests[rows]
         digests, stamps = np.zeros(len(rows), DIGEST), np.zeros(len(rows), STAMP)
         skipped: list[int] = []
 
         def data_of(at: int) -> bytes | None:
-            listed = not again and bytes(known[at]) != UNKNOWN
+            listed = not again and bytes(digests_before[at]) != UNKNOWN
             try:
                 data, stamps[at] = fetch(at)
             except OSError as error:
@@ -170,7 +170,8 @@ class FilePool(Pool):
                 raise
             digest = digest_of(data)
             digests[at] = digest
-            if listed and digest != bytes(known[at]):  # remembered for those who list it next: here it stays as it was
+            if listed and digest != bytes(digests_before[at]):
+                # remembered for later listings: this one keeps what it was
                 self.contents.remember(rows[[at]], digests[[at]], stamps[[at]], default_root())
                 raise self._changed(rows[at], "has changed since it was listed")
             if stored(digest):
@@ -178,12 +179,12 @@ class FilePool(Pool):
                 return None
             return data
 
-        found = decode_all(data_of, order, size, self.options.fit)
-        images = found.images
+        decoded = decode_all(data_of, order, size, self.options.fit)
+        images = decoded.images
         if order != list(range(len(rows))):
-            images = np.empty_like(found.images)
-            images[order] = found.images
-        broken = {order[at]: reason for at, reason in found.broken.items()}
+            images = np.empty_like(decoded.images)
+            images[order] = decoded.images
+        broken = {order[at]: reason for at, reason in decoded.broken.items()}
         return Pixels(images, broken, tuple(skipped), digests, stamps)
 
     def _changed(self, row: int, what: str) -> UserError:

@@ -117,9 +117,9 @@ def make_listing(
     if STAMP_FIELDS[0] not in frame:
         frame = with_stamps(frame, files)
     frame = frame.sort_values("key", ignore_index=True)
-    told = [c for c in ("key", "label", "split", "group", *columns) if c in frame]
+    hashed = [c for c in ("key", "label", "split", "group", *columns) if c in frame]
     digest = hashlib.blake2b(digest_size=16)
-    digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in told), strict=True))).encode())
+    digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in hashed), strict=True))).encode())
     classes = classes or tuple(sorted(frame["label"].unique()))
     catalog = Catalog(
         labels=pd.Categorical(frame["label"], categories=classes).codes.astype(np.int32),
@@ -269,9 +269,9 @@ def _inside(keys: list[str], where: str) -> list[str]:
     def inside(key: str) -> str:
         if key.startswith("/"):
             folder, name = os.path.split(key)
-            for place, path in ((where, key), (real(where), f"{real(folder)}/{name}")):
-                if path.startswith(f"{place.rstrip('/')}/"):
-                    return path[len(place.rstrip("/")) + 1 :]
+            for folder_path, path in ((where, key), (real(where), f"{real(folder)}/{name}")):
+                if path.startswith(f"{folder_path.rstrip('/')}/"):
+                    return path[len(folder_path.rstrip("/")) + 1 :]
         return key
 
     return [inside(key) for key in keys]

@@ -83,10 +83,10 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
     unseen = sorted(set(frame["label"]) - learned - {""})
     for label in unseen[:5]:
         of_label = frame["label"] == label
-        found = [name for name in SPLITS if (of_label & (frame["split"] == name)).any()]
+        splits = [name for name in SPLITS if (of_label & (frame["split"] == name)).any()]
         yield Problem(
             table.where,
-            f"label {label!r} is only in {', '.join(found)} ({of_label.sum()} images), so it cannot be learned; "
+            f"label {label!r} is only in {', '.join(splits)} ({of_label.sum()} images), so it cannot be learned; "
             "give it images in train, or leave such labels out with `unseen: drop`",
         )
     if len(unseen) > 5:

@@ -88,20 +88,20 @@ def find_shards(address: str, suffix: str) -> Shards:
         if infos[0].type == arrow_fs.FileType.Directory:
             infos = filesystem.get_file_info(arrow_fs.FileSelector(path, recursive=True))
             infos = [info for info in infos if info.path.endswith(suffix)]
-    found = sorted((i for i in infos if i.type == arrow_fs.FileType.File), key=lambda info: info.path)
-    if not found:
+    files = sorted((i for i in infos if i.type == arrow_fs.FileType.File), key=lambda info: info.path)
+    if not files:
         raise DataAbsent(Problem(address, f"there are no shards; wanted: a folder or a pattern of {suffix} files"))
     absent = [info.path for info in infos if info.type == arrow_fs.FileType.NotFound]
-    absent = absent or _gaps([info.path for info in found])
+    absent = absent or _gaps([info.path for info in files])
     if absent:
         raise UserError(*first_few(len(absent), lambda i: Problem(absent[i], "this shard is not there")))
-    above = PurePosixPath(found[0].path).parent
-    while not all(PurePosixPath(info.path).is_relative_to(above) for info in found):
+    above = PurePosixPath(files[0].path).parent
+    while not all(PurePosixPath(info.path).is_relative_to(above) for info in files):
         above = above.parent
-    names = [str(PurePosixPath(info.path).relative_to(above).with_suffix("")) for info in found]
+    names = [str(PurePosixPath(info.path).relative_to(above).with_suffix("")) for info in files]
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        stamps = list(threads.map(lambda info: _stamp(filesystem, info), found))
-    shards = [Shard(info.path, name, stamp) for info, name, stamp in zip(found, names, stamps, strict=True)]
+        stamps = list(threads.map(lambda info: _stamp(filesystem, info), files))
+    shards = [Shard(info.path, name, stamp) for info, name, stamp in zip(files, names, stamps, strict=True)]
     return Shards(address, filesystem, tuple(shards))
 
 
@@ -156,7 +156,7 @@ def _braces(path: str) -> list[str]:
 
 def _gaps(paths: Sequence[str]) -> list[str]:
     """Shards that the numbers of the others ask for: train-0003.tar between 0002 and 0004, or of "-of-0010"."""
-    known = set(paths)
+    existing = set(paths)
     series: dict[tuple[str, int, str, str, int], list[int]] = {}
     for path in paths:
         if match := re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?(\D*)", path):
@@ -168,7 +168,7 @@ def _gaps(paths: Sequence[str]) -> list[str]:
         if total or max(numbers) - min(numbers) < 2 * len(numbers)  # else no numbers of a series
         for n in range(0 if total else min(numbers), total or max(numbers) + 1)
     ]
-    return [path for path in wanted if path not in known]
+    return [path for path in wanted if path not in existing]
 
 
 # --- what is in a shard
@@ -198,8 +198,8 @@ def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
 
 def _names_in(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     """The class names that the package `datasets` keeps in a Parquet file."""
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return tuple(told.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
+    dataset = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return tuple(dataset.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
 
 
 def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:

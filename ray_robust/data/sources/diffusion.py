@@ -103,7 +103,7 @@ class Diffusion(Source):
         classes, each = self.classes, self.options.images_per_class
         recipe = self.recipe
         self._check_root(recipe)
-        told = json.dumps([recipe, classes.labels, classes.names, each], sort_keys=True)
+        meaning = json.dumps([recipe, classes.labels, classes.names, each], sort_keys=True)
         bases = np.array([seed_of("diffusion", label) for label in classes.labels], np.uint64)
         number = np.tile(np.arange(each, dtype=np.uint64), len(bases))
         return Catalog(
@@ -112,7 +112,7 @@ class Diffusion(Source):
             ids=mix_bits(mix_bits(number, 0) ^ np.repeat(bases, each), seed_of("diffusion image", self.options.seed)),
             hierarchy=classes.hierarchy,
             below=classes.below,
-            fingerprint=f"{seed_of(told):016x}",
+            fingerprint=f"{seed_of(meaning):016x}",
             licence=f"made by {Path(self.options.model).name}: see the licence of that model",
             notes=(f"Made by a diffusion model ({Path(self.options.model).name}), not photographs.",),
             names=classes.names if classes.names != classes.labels else (),
@@ -156,8 +156,8 @@ class Diffusion(Source):
     def recipe(self) -> dict[str, Any]:
         """What decides the pixels of an image of a given class and number."""
         chosen = ("prompts", "seed", "steps", "guidance", "px", "format", "quality")
-        told = self.options.model_dump(mode="json", include=set(chosen))
-        return {"model": model_identity(self.options.model), **told}
+        options = self.options.model_dump(mode="json", include=set(chosen))
+        return {"model": model_identity(self.options.model), **options}
 
     def prompt(self, row: int) -> str:
         label, number = divmod(int(row), self.options.images_per_class)
@@ -188,13 +188,13 @@ class Diffusion(Source):
 
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         keys = self.keys(rows)
-        found = decode_all(Folder(self.options.root).read, keys, size, self.options.fit)
-        if found.broken:
-            at, reason = next(iter(found.broken.items()))
+        decoded = decode_all(Folder(self.options.root).read, keys, size, self.options.fit)
+        if decoded.broken:
+            at, reason = next(iter(decoded.broken.items()))
             path = f"{self.options.root}/{keys[at]}"
             hint = "delete it, to have it made again" if os.path.exists(path) else "ray_robust.ingest makes it"
             raise UserError(Problem(path, f"{reason}; {hint} (all nodes must share this folder)"))
-        return found
+        return decoded
 
     def unmade(self, rows: np.ndarray) -> np.ndarray:
         keys = self.keys(rows)
@@ -213,18 +213,18 @@ class Diffusion(Source):
             "seed": np.fromiter((self.seed(row) for row in rows), np.int64, len(rows)),
         })  # fmt: skip
         _write(root / MANIFEST, lambda path: manifest.to_parquet(path, index=False))
-        told = {**self.recipe, "made_by": self.options.model}
-        _write(root / RECIPE, lambda path: path.write_text(json.dumps(told, indent=1) + "\n", "utf-8"))
+        recipe = {**self.recipe, "made_by": self.options.model}
+        _write(root / RECIPE, lambda path: path.write_text(json.dumps(recipe, indent=1) + "\n", "utf-8"))
 
     def _check_root(self, recipe: dict[str, Any]) -> None:
         root = Path(self.options.root)
         file = root / RECIPE
         if not file.exists() or not any((root / folder).is_dir() for folder in self._folders):  # nothing is made yet
             return
-        known = json.loads(file.read_text("utf-8"))
+        before = json.loads(file.read_text("utf-8"))
         for key, value in json.loads(json.dumps(recipe)).items():
-            if known.get(key) != value:
-                what = f"the images there were made with {key} {known.get(key)!r}, not {value!r}; give another root"
+            if before.get(key) != value:
+                what = f"the images there were made with {key} {before.get(key)!r}, not {value!r}; give another root"
                 raise UserError(Problem(self.options.root, what))
 
 
@@ -244,9 +244,9 @@ class Painter:
         except ImportError as error:
             what = f"the source diffusion needs more packages ({error}); pip install -r requirements-diffusion.txt"
             raise UserError(what) from None
-        for told in (logging, text_logging):  # a bar per actor would bury what the sweep says
-            told.set_verbosity_error()
-            told.disable_progress_bar()
+        for logger in (logging, text_logging):  # a bar per actor would bury what the sweep says
+            logger.set_verbosity_error()
+            logger.disable_progress_bar()
         kind = torch.float16 if self._device.startswith("cuda") else torch.float32
         model = self._source.options.model
         try:
@@ -309,13 +309,13 @@ def model_identity(model: str) -> str:
     return f"folder {digest.hexdigest()}"
 
 
-def _of_source(told: dict[str, Any]) -> Pool:
+def _of_source(section: dict[str, Any]) -> Pool:
     """The source whose classes are wanted. Raises ValueError in one line."""
-    options = dict(told)
+    options = dict(section)
     name = options.pop("source", None)
     if not isinstance(name, str):
         raise ValueError("must say whose classes it takes, e.g. {source: imagenet, root: ...}, not a mapping of "
-                         f"{', '.join(map(str, told)) or 'nothing'}")  # fmt: skip
+                         f"{', '.join(map(str, section)) or 'nothing'}")  # fmt: skip
     try:
         cls = registry.find("source", name)
         return cls(name, cls.Options.model_validate(options))

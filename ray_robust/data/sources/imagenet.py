@@ -74,10 +74,10 @@ class ImageNet(ImageFiles, Source):
             [p for p in paths if p.count("/") == 1 and p.isascii() and Path(p).suffix.lower() in SUFFIXES], dtype="str"
         )
         frame = pd.DataFrame({"key": images, "label": images.str.partition("/")[0] if len(images) else images})
-        found = set(frame["label"].unique())
-        known = set(listed.names) if listed.complete else set(filter(_is_id, folders))
-        strange = sorted(({f for f in folders if "/" not in f} | found) - known)
-        lacking = sorted(known - found)
+        present = set(frame["label"].unique())
+        expected = set(listed.names) if listed.complete else set(filter(_is_id, folders))
+        strange = sorted(({f for f in folders if "/" not in f} | present) - expected)
+        lacking = sorted(expected - present)
         problems = list(
             first_few(len(strange), lambda i: Problem(f"{folder}/{strange[i]}", _strange(strange[i], listed, lacking)))
         )
@@ -87,10 +87,10 @@ class ImageNet(ImageFiles, Source):
                 f"{len(packed)} archives of classes are not unpacked ({_few(packed)}); each makes a folder of its name"
             )
             problems.append(Problem(str(folder), what))
-        short = [*_short(frame, known, lacking, listed)]
+        short = [*_short(frame, expected, lacking, listed)]
         if short and not drop and not packed:
             problems += [Problem(str(folder), f"{what}; copy the rest, or say `absent: drop`") for what in short]
-        if len(found) < 2 and not problems:
+        if len(present) < 2 and not problems:
             problems.append(Problem(str(folder), "holds images of fewer than two classes"))
         if problems:
             raise UserError(*problems)
@@ -191,11 +191,11 @@ def _devkit(file: Path) -> ClassList:
     )
 
 
-def _short(frame: pd.DataFrame, known: set[str], lacking: list[str], listed: ClassList) -> Iterator[str]:
+def _short(frame: pd.DataFrame, expected: set[str], lacking: list[str], listed: ClassList) -> Iterator[str]:
     """What is missing of a whole copy."""
     if lacking:
-        yield f"{len(lacking)} of the {len(known):,} classes of {listed.file.name} have no images ({_few(lacking)})"
-    elif listed.complete and len(known) == CLASSES and len(frame) < IMAGES:
+        yield f"{len(lacking)} of the {len(expected):,} classes of {listed.file.name} have no images ({_few(lacking)})"
+    elif listed.complete and len(expected) == CLASSES and len(frame) < IMAGES:
         yield f"{len(frame):,} of ILSVRC2012's {IMAGES:,} images are there"
 
 

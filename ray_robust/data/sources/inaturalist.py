@@ -112,7 +112,7 @@ class INaturalist(ImageFiles, Source):
         if not root.is_dir() or not any(root.iterdir()):
             raise DataAbsent(Problem(str(root), f"no such folder, or an empty one{unexpanded(root)}. {release.obtain}"))
         if not file.is_file():
-            other = [version for version, known in RELEASES.items() if (root / known.listing).is_file()]
+            other = [version for version, release in RELEASES.items() if (root / release.listing).is_file()]
             hint = f"; did you mean version: {other[0]}?" if other else f". {release.obtain}"
             raise UserError(Problem(str(root), f"has no {release.listing} (version {self.options.version}){hint}"))
         return file
@@ -131,8 +131,8 @@ def read_listing(file: Path, release: Release) -> tuple[pd.DataFrame, list[str]]
         except ValueError:
             raise UserError(Problem(str(file), "is empty")) from None
         with text:
-            found = re.search(rb'"categories"\s*:\s*(?=\[)', text)
-            categories = _array(text, found.end()) if found else None
+            key = re.search(rb'"categories"\s*:\s*(?=\[)', text)
+            categories = _array(text, key.end()) if key else None
             paths = [_text(m[1]) for m in re.finditer(rb'"file_name"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")', text)]
             whole = text[text.size() - 64 :].rstrip().endswith(b"}") if text.size() > 64 else True
     if not categories or not paths or not whole:
@@ -169,16 +169,16 @@ def _text(quoted: bytes) -> str:
 def _by_folder(folders: pd.Series, categories: pd.DataFrame, release: Release, root: Path) -> dict[str, str]:
     """The label of each folder of images: 2017 has `<top>/<supercategory>/<name>`, 2021 `<top>/<image_dir_name>`."""
     if "image_dir_name" in categories:
-        known = dict(zip(categories["image_dir_name"], categories["label"], strict=True))
-        place = {folder: known.get(folder.rpartition("/")[2]) for folder in folders.unique()}
+        label_of = dict(zip(categories["image_dir_name"], categories["label"], strict=True))
+        folder_labels = {folder: label_of.get(folder.rpartition("/")[2]) for folder in folders.unique()}
     else:
         pairs = zip(categories["supercategory"], categories["name"], strict=True)
-        known = {"/".join(pair): label for pair, label in zip(pairs, categories["label"], strict=True)}
-        place = {folder: known.get("/".join(folder.split("/")[-2:])) for folder in folders.unique()}
-    if strange := sorted(folder for folder, label in place.items() if label is None):
+        label_of = {"/".join(pair): label for pair, label in zip(pairs, categories["label"], strict=True)}
+        folder_labels = {folder: label_of.get("/".join(folder.split("/")[-2:])) for folder in folders.unique()}
+    if strange := sorted(folder for folder, label in folder_labels.items() if label is None):
         raise UserError(*first_few(len(strange), lambda i: Problem(
             str(root / release.listing), f"{strange[i]} is the folder of none of its categories")))  # fmt: skip
-    return {folder: label for folder, label in place.items() if label is not None}
+    return {folder: label for folder, label in folder_labels.items() if label is not None}
 
 
 def _hierarchy(categories: pd.DataFrame, release: Release) -> pd.DataFrame:

@@ -104,8 +104,8 @@ class ShardSource(FilePool, Source):
         """A row per image, by key: key, label, caption, and where it lies: shard, at, size. In `attrs[LACKING]` the
         number of samples without one and the first of them, if there are any."""
         shards, columns = self.shards, self.columns
-        told = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
-        name = hashlib.blake2b(json.dumps(told).encode(), digest_size=10).hexdigest()
+        meaning = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
+        name = hashlib.blake2b(json.dumps(meaning).encode(), digest_size=10).hexdigest()
         file = default_root() / "indices" / f"{name}.parquet"
         if file.exists():
             return pd.read_parquet(file)
@@ -134,14 +134,14 @@ class ShardSource(FilePool, Source):
         shard = self.shards.shards[number]
         try:
             with open_shard(self.shards, number) as file:
-                found = type(self).lister(file, self.columns)
+                rows = type(self).lister(file, self.columns)
         except Unlistable as error:
             return shard.path, str(error)
         except UserError as error:
             return shard.path, error.problems[0].what
-        found["key"] = f"{shard.name}/" + found["key"]
-        found.attrs = {name: [f"{shard.name}/{key}" for key in keys] for name, keys in found.attrs.items()}
-        return found.assign(shard=number)
+        rows["key"] = f"{shard.name}/" + rows["key"]
+        rows.attrs = {name: [f"{shard.name}/{key}" for key in keys] for name, keys in rows.attrs.items()}
+        return rows.assign(shard=number)
 
     def captions(self, rows: np.ndarray) -> list[str | None] | None:
         if self.options.caption is None:

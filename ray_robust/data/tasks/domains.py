@@ -147,13 +147,14 @@ class DomainTask(ImageFiles, Task):
 
     def _split(self, frame: pd.DataFrame, train: tuple[str, ...], ood_val: tuple[str, ...]) -> np.ndarray:
         o = self.options
-        place = (mix_bits(key_ids(frame["key"]), seed_of("domains", "split")) >> np.uint64(11)).astype(float) * 2.0**-53
+        bits = mix_bits(key_ids(frame["key"]), seed_of("domains", "split")) >> np.uint64(11)
+        position = bits.astype(float) * 2.0**-53
         inside, whole = frame["group"].isin(train), frame["group"].isin(ood_val)
         officially = frame["list"] == "test"
         by_list = (frame["list"] != "").any()
         val = np.where(inside, o.val, o.val / (o.val + o.test))
-        test = officially if by_list else place >= np.where(inside, 1 - o.test, val)
-        sides = np.where(test, "test", np.where(place < val, "val", "train"))
+        test = officially if by_list else position >= np.where(inside, 1 - o.test, val)
+        sides = np.where(test, "test", np.where(position < val, "val", "train"))
         if ood_val:  # whole domains are val, so the other OOD domains give nothing to it
             sides = np.where(inside, sides, np.where(whole, "val", np.where(by_list & ~officially, "train", "test")))
         names = np.where(inside, "id_", "ood_").astype(object) + sides
@@ -170,11 +171,11 @@ class DomainTask(ImageFiles, Task):
         if other_form := [*lost_to_form(frame, str(base))]:
             raise UserError(*first_few(len(other_form), lambda i: other_form[i]))
         names = sorted(frame["label"][unseen].unique())
-        told = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        listed = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         if self.options.unseen == "fail":
-            what = f"classes that train lacks cannot be learned: {told}; leave them out with `unseen: drop`"
+            what = f"classes that train lacks cannot be learned: {listed}; leave them out with `unseen: drop`"
             raise UserError(Problem(str(base), what))
-        return frame[~unseen], [f"{unseen.sum():,} images of classes that train lacks are left out: {told}."]
+        return frame[~unseen], [f"{unseen.sum():,} images of classes that train lacks are left out: {listed}."]
 
 
 class DomainNet(DomainTask):
@@ -239,11 +240,11 @@ def _read_list(file: Path, domain: str) -> pd.DataFrame:
                 raise UserError(Problem(f"{file}:{number}", what))
             yield key, parts[1]
 
-    found = list(rows())
+    listed = list(rows())
     part = file.stem.rpartition("_")[2]
     return pd.DataFrame({
-        "key": pd.Series([key for key, _ in found], dtype="str"),
-        "label": [label for _, label in found],
+        "key": pd.Series([key for key, _ in listed], dtype="str"),
+        "label": [label for _, label in listed],
         "group": domain,
         "list": part,
     })  # fmt: skip

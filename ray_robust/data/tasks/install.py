@@ -27,17 +27,17 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
     if task.release.exists() and _wrong(task) is None:
         yield f"archive      not needed: {task.folder} is complete"
         return
-    known = DATASETS[task.dataset].archive
+    published = DATASETS[task.dataset].archive
     with bar("checking") as progress:
-        digest = check(archive, known, task.folder, progress)
-    if known:
-        yield f"archive      {known.size:,} bytes, sha256 as published"
+        digest = check(archive, published, task.folder, progress)
+    if published:
+        yield f"archive      {published.size:,} bytes, sha256 as published"
     else:
         size = archive.stat().st_size
         yield f"archive      {size:,} bytes; no sha256 of it is known here, compare where it is from: {digest}"
     with bar("unpacking") as progress:
-        written, kept = unpack(archive, task.folder, progress, without=task.release.name)
-    yield f"unpacked     {written + kept:,} files to {task.folder}, {kept:,} of them there before"
+        written, present = unpack(archive, task.folder, progress, without=task.release.name)
+    yield f"unpacked     {written + present:,} files to {task.folder}, {present:,} of them there before"
     with Target(task.folder) as target:  # a link of that name is not followed
         target.write(PurePosixPath(task.release.name), [])
     if (problem := _wrong(task)) is not None:
@@ -53,8 +53,8 @@ def _wrong(task: WildsTask) -> Problem | None:
         total, lost = len(fresh.catalog), fresh.absent()
     except UserError as error:
         return error.problems[0]
-    if told := DATASETS[task.dataset].differs(fresh.found):
-        return Problem(str(task.folder), f"is not the official data set: {told}")
+    if difference := DATASETS[task.dataset].differs(fresh.image_counts):
+        return Problem(str(task.folder), f"is not the official data set: {difference}")
     if lost:
         return Problem(str(task.folder), f"half a copy: {len(lost):,} of {total:,} images are missing ({lost[0]})")
     return None

@@ -53,10 +53,10 @@ class Official:
     line_caveat: str = ""
     archive: PublishedArchive | None = None
 
-    def differs(self, found: Mapping[str, int]) -> str:
+    def differs(self, counts: Mapping[str, int]) -> str:
         """Where these images per split are not the official ones, in words: `train 6 of 129,809, ...`; else ""."""
-        told = ", ".join(f"{name} {found[name]:,} of {size:,}" for name, size in self.sizes.items())
-        return "" if dict(found) == self.sizes else told
+        differences = ", ".join(f"{name} {counts[name]:,} of {size:,}" for name, size in self.sizes.items())
+        return "" if dict(counts) == self.sizes else differences
 
 
 def _halve(dataset: str, whole: str, half: str) -> Callable[[pd.DataFrame], pd.Series]:

@@ -32,5 +32,5 @@ def training_rows(catalog: Catalog, usable: np.ndarray | None, settings: Finetun
         counts = apportion(min(settings.num_images or 0, len(rows)), supply, ties)
     priority = mix_bits(catalog.ids[rows], seed_of("fine-tuning images", seed))
     order = np.lexsort((priority, labels))
-    place = np.arange(len(rows)) - (np.cumsum(supply) - supply)[labels[order]]
-    return np.sort(rows[order[place < counts[labels[order]]]])
+    position = np.arange(len(rows)) - (np.cumsum(supply) - supply)[labels[order]]
+    return np.sort(rows[order[position < counts[labels[order]]]])

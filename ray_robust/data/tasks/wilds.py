@@ -43,7 +43,7 @@ class WildsTask(ImageFiles, Task):
     def __init__(self, name: str, options: FileOptions) -> None:
         super().__init__(name, options)
         self.dataset = name.partition(":")[2]
-        self.found: dict[str, int] = {}  # images per split by the package's names, once they are listed
+        self.image_counts: dict[str, int] = {}  # images per split by the package's names, once they are listed
         if self.dataset in UNFIT:
             raise UserError(f"task {name!r}: {UNFIT[self.dataset]}; a task here is image classification")
         if self.dataset not in DATASETS:
@@ -105,9 +105,9 @@ class WildsTask(ImageFiles, Task):
             raise UserError(Problem(str(folder), f"has no images in {', '.join(empty)}; is the metadata complete?"))
         notes = list(official.notes)
         counted_as = np.asarray(wilds.split_array)
-        self.found = {name: int((counted_as == wilds.split_dict[name]).sum()) for name in official.sizes}
-        if told := official.differs(self.found):
-            notes.append(f"These are not the official images of {self.dataset} v{official.version}: {told}.")
+        self.image_counts = {name: int((counted_as == wilds.split_dict[name]).sum()) for name in official.sizes}
+        if difference := official.differs(self.image_counts):
+            notes.append(f"These are not the official images of {self.dataset} v{official.version}: {difference}.")
         frame = frame[["key", "label", "group", "split"]]
         return make_listing(frame, Folder(str(folder)), official.licence, tuple(notes), classes=classes)
 
@@ -136,7 +136,7 @@ class WildsTask(ImageFiles, Task):
 def _wilds() -> Any:
     """The package, without the thread in which it asks the network for a newer version of itself."""
     if "wilds" not in sys.modules:
-        kept = {"outdated": sys.modules["outdated"]} if "outdated" in sys.modules else {}
+        before = {"outdated": sys.modules["outdated"]} if "outdated" in sys.modules else {}
         sys.modules["outdated"] = None  # type: ignore[assignment]  # importing it now fails, which the package allows for
         try:
             import wilds
@@ -144,7 +144,7 @@ def _wilds() -> Any:
             raise UserError(f"the tasks wilds:... need the wilds package ({error}); pip install wilds") from None
         finally:
             del sys.modules["outdated"]
-            sys.modules.update(kept)
+            sys.modules.update(before)
     import wilds
 
     return wilds

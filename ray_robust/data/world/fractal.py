@@ -98,9 +98,9 @@ def make_systems(classes: int, seed: int) -> Systems:
             row = np.clip(np.nan_to_num((y - middle[:, 1:]) / half[:, None] * 16 + 16), 0, 31).astype(np.intp)
         touched[np.arange(len(ids))[:, None], row * 32 + column] = True
         good &= touched.mean(1) >= FILL
-        found = missing[good]
-        maps[found], weights[found] = candidate[good], weight[good]
-        frame[found] = np.concatenate([middle, half[:, None]], axis=1)[good]
+        accepted = missing[good]
+        maps[accepted], weights[accepted] = candidate[good], weight[good]
+        frame[accepted] = np.concatenate([middle, half[:, None]], axis=1)[good]
         missing = missing[~good]
         attempt += 1
     return Systems(maps, weights, frame)
