@@ -31,8 +31,8 @@ def without_copies(frame: pd.DataFrame, remarks: Remarks) -> pd.DataFrame:
         return frame
     rows = frame.index[again]
     remarks.note(
-        f"{count_noun(len(rows), 'row')} of {len(frame):,}, copies of another in every column, left out; runs that happen "
-        "to score the same need a column that tells them apart",
+        f"{count_noun(len(rows), 'row')} of {len(frame):,}, copies of another in every column, left out; runs that "
+        "happen to score the same need a column that tells them apart",
         rows,
     )
     return frame.loc[~again]
