@@ -30,6 +30,7 @@ LOST = 3  # of a record that cannot be true: its image is missing
 RECORD = np.dtype([("address", DIGEST), ("slot", "<i8"), ("crc", "<u4"), ("state", "<u4")])
 assert RECORD.itemsize == 32, "divides a disk's block, so that a record is written whole or not at all"
 FILES = ("pixels.u8", "log.records")
+REMOVALS = 5  # of the files while one batch is written, after which the next is an error
 TAIL = 4096  # records that are looked up one by one before they are sorted in among the others, at least
 
 
@@ -54,16 +55,19 @@ class Pack:
         is not whole."""
         self.facts = dict(facts)
         with self.reporting():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name in ("meta.json", "lock", "broken.jsonl", *FILES):
-                self._make_room(name)
-            if not all((self.folder / name).is_file() for name in ("meta.json", *FILES)):
-                with self._locked():
-                    if not all((self.folder / name).is_file() for name in FILES):
-                        self._start_afresh()
-                    draft = self.folder / f"meta.json.{os.getpid()}"
-                    draft.write_text(json.dumps({**facts, "size": self.size}, indent=1) + "\n", "utf-8")
-                    draft.replace(self.folder / "meta.json")  # last: what follows may rely on the files
+            self._create()
+
+    def _create(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("meta.json", "lock", "broken.jsonl", *FILES):
+            self._make_room(name)
+        if not all((self.folder / name).is_file() for name in ("meta.json", *FILES)):
+            with self._locked():
+                if not all((self.folder / name).is_file() for name in FILES):
+                    self._start_afresh()
+                draft = self.folder / f"meta.json.{os.getpid()}"
+                draft.write_text(json.dumps({**self.facts, "size": self.size}, indent=1) + "\n", "utf-8")
+                draft.replace(self.folder / "meta.json")  # last: what follows may rely on the files
         self._forget_lost()
 
     def _make_room(self, name: str) -> None:
@@ -235,11 +239,14 @@ class Pack:
         process are made again. Raises UserError when the disk is full.
         """
         with self.reporting():
-            try:
-                self._add(addresses, images, broken)
-            except (FileNotFoundError, NotADirectoryError):
-                self.create(self.facts)
-                self._add(addresses, images, broken)
+            for _ in range(REMOVALS):  # a folder goes file by file: a new one may be caught by the same removal
+                try:
+                    self._add(addresses, images, broken)
+                    return
+                except (FileNotFoundError, NotADirectoryError):
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        self._create()
+            self._add(addresses, images, broken)
 
     def _add(self, addresses: np.ndarray, images: np.ndarray, broken: Mapping[int, str]) -> None:
         states = np.full(len(addresses), PRESENT, np.uint32)
