@@ -157,8 +157,8 @@ MARKS = (
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A regular expression for any of these words, which share what they begin with: several times as quick as a search
-    for each, and as the words side by side."""
+    """Return a regular expression for any of these words, which share what they begin with: several times as quick as a
+    search for each, and as the words side by side."""
     rest: dict[str, list[str]] = {}
     for word in sorted(words):
         rest.setdefault(word[:1], []).append(word[1:])

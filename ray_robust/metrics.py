@@ -69,7 +69,7 @@ class Metric:
     share_of_images: bool = False
 
     def score(self, tally: Tally) -> float:
-        """The score of one split; NaN where it has none."""
+        """Return the score of one split; NaN where it has none."""
         return float("nan") if self.needs_groups and tally.group_images is None else float(self.function(tally))
 
 
@@ -82,19 +82,19 @@ class ConfidenceScore:
 
 
 def accuracy(tally: Tally) -> np.ndarray:
-    """Share of images predicted right, 0 where there are no images."""
+    """Return the share of images predicted right, 0 where there are no images."""
     images = np.asarray(tally.images)
     return tally.right / np.where(images > 0, images, 1)
 
 
 def accuracy_variance(tally: Tally) -> float:
-    """p(1 - p)/n."""
+    """Return p(1 - p)/n."""
     share = tally.right / tally.images
     return float(share * (1 - share) / tally.images)
 
 
 def macro_f1(tally: Tally) -> np.ndarray:
-    """Mean over the classes present in truth of F1 = 2 tp/(true + predicted): the rule of WILDS for iWildCam.
+    """Return the mean over the classes present in truth of F1 = 2 tp/(true + predicted), WILDS' rule for iWildCam.
 
     Source: Koh et al., "WILDS: A Benchmark of in-the-Wild Distribution Shifts" (ICML 2021).
 
@@ -104,9 +104,12 @@ def macro_f1(tally: Tally) -> np.ndarray:
 
 
 def macro_f1_variance(tally: Tally) -> float:
-    """An image of class t has influence (2 - 2 F_t)/(T_t + G_t) when it is right, and -F_t/(T_t + G_t) -
-    F_g/(T_g + G_g) when it is taken for g (T true, G guessed images of a class, F = 2 tp/(T + G)). Which t is taken for
-    which g is not in the counts: they are taken to be independent."""
+    """Return the sum over images of their squared influence.
+
+    An image of class t has (2 - 2 F_t)/(T_t + G_t) when it is right, and -F_t/(T_t + G_t) - F_g/(T_g + G_g) when it is
+    taken for g (T true, G guessed images of a class, F = 2 tp/(T + G)). Which t is taken for which g is not in the
+    counts: they are taken to be independent.
+    """
     there = tally.truth > 0
     truth, hits, guessed = tally.truth[there], tally.hits[there], tally.guessed[there]
     both = truth + guessed
@@ -119,19 +122,22 @@ def macro_f1_variance(tally: Tally) -> float:
 
 
 def class_accuracy(tally: Tally) -> np.ndarray:
-    """Mean over the classes present in truth of the share predicted right: scikit-learn's balanced_accuracy_score."""
+    """Return the mean over the classes present in truth of the share predicted right.
+
+    Equals scikit-learn's balanced_accuracy_score.
+    """
     return _class_mean(tally.hits, tally.truth, tally.truth)
 
 
 def class_accuracy_variance(tally: Tally) -> float:
-    """The mean of independent shares, each of variance p(1 - p)/n."""
+    """Return the variance of a mean of independent shares, of variance p(1 - p)/n each."""
     there = tally.truth > 0
     share = tally.hits[there] / tally.truth[there]
     return float((share * (1 - share) / tally.truth[there]).sum() / there.sum() ** 2)
 
 
 def worst_group(tally: Tally) -> np.ndarray:
-    """The lowest accuracy of any group that has images (the rule of WILDS); NaN where there are none."""
+    """Return the lowest accuracy of any group that has images (the rule of WILDS); NaN where there are none."""
     assert tally.group_hits is not None
     assert tally.group_images is not None
     there = tally.group_images > 0
@@ -140,7 +146,7 @@ def worst_group(tally: Tally) -> np.ndarray:
 
 
 def worst_group_variance(tally: Tally) -> float:
-    """p(1 - p)/n of the worst group."""
+    """Return p(1 - p)/n of the worst group."""
     assert tally.group_hits is not None
     assert tally.group_images is not None
     there = tally.group_images > 0
@@ -151,7 +157,7 @@ def worst_group_variance(tally: Tally) -> float:
 
 
 def _class_mean(above: np.ndarray, below: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The mean of above/below over the classes with true images; `above` is 0 in all other classes."""
+    """Return the mean of above/below over the classes with true images; `above` is 0 in all other classes."""
     there = truth > 0
     somewhere = there.reshape(-1, there.shape[-1]).any(0)
     if not somewhere.all():  # so that the sum of one split is over its own classes, in their order
@@ -160,7 +166,7 @@ def _class_mean(above: np.ndarray, below: np.ndarray, truth: np.ndarray) -> np.n
 
 
 def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """Expected calibration error: |accuracy - mean confidence| in bins of equal width, by their share of the images.
+    """Return the expected calibration error: |accuracy - mean confidence| in bins of equal width, weighted by images.
 
     `right` bool [n], `confidence` the probability given to the predicted class [n]. Source: Guo, Pleiss, Sun,
     Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017), equation 3.
@@ -190,5 +196,5 @@ CONFIDENCE_SCORES: dict[str, ConfidenceScore] = {"ece": ConfidenceScore("calibra
 
 
 def label_of(name: str) -> str:
-    """What the report calls a metric, also one of a table of somebody else's."""
+    """Return what the report calls a metric, also one of a table of somebody else's."""
     return METRICS[name].label if name in METRICS else name.replace("_", " ")

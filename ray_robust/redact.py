@@ -1,14 +1,14 @@
-"""No secret leaves the program: the one home of everything that puts REDACTED in the place of a credential.
+"""Redaction: no credential leaves the program; REDACTED stands where one was.
 
-Owns three ways in, by what is at hand: `redacted(value)` for a tree of values that is about to be serialised, so that
-JSON, YAML and CSV stay valid and a value is judged by the key above it; `redact(text)` for lines that people read, as
-in logs, messages and tracebacks; `redact_file(name, text)` for a file whose name says which of the two it is.
-`storage.Storage` passes all that it writes through the first and the last, `errors` every line that it reports,
-`screen.Screen` what is printed, `launch.track` what other tools get. What counts is said in `ray_robust.credentials`.
+There are three entries: `redacted(value)` for a tree of values that is about to be serialised, so that JSON, YAML and
+CSV stay valid and a value is judged by the key above it; `redact(text)` for lines that people read, as in logs,
+messages and tracebacks; `redact_file(name, text)` for a file whose name says which of the two it is. `Storage` passes
+all that it writes through the first and the last, `errors` every line that it reports, `text.console` what is printed,
+`launch.monitor.loggers` what other tools get. `ray_robust.credentials` defines what counts as a credential.
 
-The time is linear in the length of the text: lines that hold no mark of a credential are never looked at again, every
-quantifier is possessive, and what a rule has read it uses up. Lines that follow each other go through the rules at
-once, so that a log with a credential in every line takes a few times as long as one without.
+The time is linear in the length of the text: lines that hold no mark of a credential are scanned once, every quantifier
+is possessive, and a rule consumes what it has matched. Lines that follow each other go through the rules at once, so
+that a log with a credential in every line takes a few times as long as one without.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ _BASIC = re.compile(r"\b((?i:basic)[ \t]++)([A-Za-z0-9+/_-]{4,}+={0,2}+)")
 
 
 def _suspicious(text: str, secrets: list[str]) -> bool:
-    """Whether anything in a text may be a credential. Serialised values keep the marks, which are plain letters."""
+    """Return whether anything in a text may be a credential. Serialised values keep the marks, which are letters."""
     return bool(secrets) or _MARK.search(text.lower()) is not None
 
 
@@ -233,7 +233,7 @@ def _redact(text: str, secrets: list[str]) -> str:
 
 
 def _marked_blocks(low: str) -> Iterator[tuple[int, int]]:
-    """Where lines that hold a mark begin and end, those that follow each other as one."""
+    """Yield where lines that hold a mark begin and end, those that follow each other as one."""
     start, stop = 0, -1
     for marked in _MARKED.finditer(low):
         begin = low.rfind("\n", 0, marked.start()) + 1
@@ -258,7 +258,7 @@ def _redact_block(block: str) -> str:
 
 
 def _redact_once(block: str) -> tuple[str, bool]:
-    """The block after one pass, and whether another would leave it as it is."""
+    """Return the block after one pass, and whether another would leave it as it is."""
     low, before = block.lower(), block
     if "://" in low:
         block = _ADDRESS.sub(f"://{HIDDEN}@", block)
@@ -277,7 +277,7 @@ def _redact_once(block: str) -> tuple[str, bool]:
 
 
 def _any_sign(value: str) -> bool:
-    """Whether what stands behind `Bearer` is more than a word."""
+    """Return whether what stands behind `Bearer` is more than a word."""
     return not value.isalpha() or is_random(value)
 
 
@@ -317,8 +317,8 @@ def _kind(line: str, match: re.Match[str], query: bool) -> Kind | None:
 
 
 def _value(line: str, at: int, end: int, kind: Kind, query: bool, colon: bool) -> tuple[int, int] | None:
-    """Where the value that begins at `at`, of a line that ends at `end`, is to be hidden, if so. What is read in vain
-    is at most a few times the line: an opening quote that nothing closes comes once of each kind."""
+    """Return where the value that begins at `at`, of a line that ends at `end`, is to be hidden, if so. What is read in
+    vain is at most a few times the line: an opening quote that nothing closes comes once of each kind."""
     if not query and (mark := _QUOTE.match(line, at, end)) is not None:
         return _quoted_value(line, mark, end, kind)
     if line[at : at + 1] in STRUCTURES or (colon and not query and _is_prose(line, at)):
@@ -348,10 +348,11 @@ def _quoted_value(line: str, mark: re.Match[str], end: int, kind: Kind) -> tuple
 
 
 def _hides(kind: Kind, value: str, quoted: bool) -> bool:
-    """A value that is not hidden is read again, since it may hold others; so what is too long to be judged is."""
+    """Return whether a value is to be hidden, also where it is too long to be judged. Others are read again, since they
+    may hold credentials."""
     return len(value) > LONGEST or hides(kind, value, quoted)
 
 
 def _is_prose(line: str, at: int) -> bool:
-    """Whether a sentence goes on there: `password: must be given`."""
+    """Return whether a sentence goes on there: `password: must be given`."""
     return (word := _WORD.match(line, at)) is not None and word[0].lower() in PROSE

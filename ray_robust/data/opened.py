@@ -1,7 +1,4 @@
-"""Pools and their images as a trial needs them: opened once per process, whatever trials come after.
-
-Owns the caches that let trials which share a process share what they read; hands on catalogs, stores and splits.
-"""
+"""Pools and image stores, opened once per process and shared by its trials."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _pools: dict[str, Pool] = {}
 
 
 def open_pool(kind: str, name: str, section: PoolSection) -> Pool:
-    """The source or task (`kind`) of a spec's section; the same object for the same meaning within a process."""
+    """Return the source or task (`kind`) of a spec's section; the same object for the same meaning within a process."""
     key = f"{kind}|{name}|{section.kind}|{section.options.model_dump_json()}"
     if key not in _pools:
         _pools[key] = registry.find(kind, section.kind)(name, section.options)
@@ -38,7 +35,7 @@ def forget_pools() -> None:
 
 
 def listed() -> dict[str, Pool]:
-    """The pools of files that this process has opened, for `adopt` in another one."""
+    """Return the pools of files that this process has opened, for `adopt` in another one."""
     return {key: pool for key, pool in _pools.items() if not pool.rendered}
 
 
@@ -51,12 +48,13 @@ def adopt(pools: Mapping[str, Pool]) -> None:
 
 @lru_cache(maxsize=16)
 def open_store(root: Path, pool: Pool, size: int) -> ImageStore:
-    """The pool's store on this node."""
+    """Return the pool's store on this node."""
     return ImageStore.open(root, pool, size)
 
 
 def usable(store: ImageStore) -> np.ndarray | None:
-    """Bool mask [n] of the images that can be drawn, or None for all: those of a file pool that could be decoded.
+    """Return bool mask [n] of the images that can be drawn, or None for all: those of a file pool that could be
+    decoded.
 
     The store of a pool that is not rendered must have been filled.
     """
@@ -68,8 +66,8 @@ def usable(store: ImageStore) -> np.ndarray | None:
 
 
 def _filled(store: ImageStore, rows: np.ndarray) -> np.ndarray:
-    """The states of these rows, none of them missing: an image that somebody removes with its store is decoded again,
-    and never passes for one that cannot be read. Raises Outage where the store is removed again and again."""
+    """Return the states of these rows, none of them missing: an image that somebody removes with its store is decoded
+    again, and never passes for one that cannot be read. Raises Outage where the store is removed again and again."""
     rows = np.asarray(rows, np.int64)
     for _ in range(FILLS):
         states = store.states(rows)
@@ -81,7 +79,7 @@ def _filled(store: ImageStore, rows: np.ndarray) -> np.ndarray:
 
 
 def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(uint8 array [m, size, size, 3], rows in it or None for all), filled on demand: a part of an ImageBank."""
+    """Return (uint8 array [m, size, size, 3], rows in it or None for all), filled on demand: a part of an ImageBank."""
     _filled(store, rows)
     try:
         return _images_of(store, rows)

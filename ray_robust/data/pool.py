@@ -1,7 +1,7 @@
-"""What a source and a task have in common: a pool of labelled images that can be listed and read.
+"""Sources and tasks: pools of labelled images that can be listed and read.
 
-Owns `Catalog` (every image, without pixels), `Pool` (a catalog plus how to read its pixels) and the seeds by name.
-A source is a pool to pre-train on; a task is a pool whose images are divided into the five splits.
+Defines `Catalog` (every image, without pixels), `Pool` (a catalog, and how to read its pixels) and seeds by name. A
+source is a pool to pre-train on; a task is a pool whose images are divided into the five splits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and ha
 
 
 def _known_metric(name: Any) -> Any:
-    """The name, where it is a metric's. Raises as for a value that is not among the listed ones."""
+    """Return the name, where it is a metric's. Raises as for a value that is not among the listed ones."""
     if not isinstance(name, str) or name not in METRICS:
         raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
     return name
@@ -36,7 +36,8 @@ MetricName = Annotated[str, BeforeValidator(_known_metric)]
 
 
 def seed_of(*names: object) -> int:
-    """A 64-bit seed that depends on these names alone, in this order: the same on every machine, in every process.
+    """Return a 64-bit seed that depends on these names alone, in this order: the same on every machine, in every
+    process.
 
     Every random choice of the project starts here, so that adding a trial, a source or an image shifts no other.
     """
@@ -96,7 +97,7 @@ class Catalog:
         return len(self.labels)
 
     def rows(self, split: str) -> np.ndarray:
-        """Rows of that split, ascending, int64. Raises ValueError for a pool without splits."""
+        """Return rows of that split, ascending, int64. Raises ValueError for a pool without splits."""
         if self.split is None:
             raise ValueError("this pool has no splits")
         return np.flatnonzero(self.split == SPLITS.index(split))
@@ -171,7 +172,8 @@ class Pool(ABC):
         """Make the catalog; called once."""
 
     def published(self) -> Catalog | None:
-        """What is known of the images while they are not there: counts that their makers published; None if nothing.
+        """Return what is known of the images while they are not there: counts that their makers published; None if
+        nothing.
 
         Stands in for the catalog when a sweep is only planned (see `data.published`).
         """
@@ -179,7 +181,7 @@ class Pool(ABC):
 
     @abstractmethod
     def keys(self, rows: np.ndarray) -> list[str]:
-        """The readable, unique and stable names of these images, e.g. a path inside the folder."""
+        """Return the readable, unique and stable names of these images, e.g. a path inside the folder."""
 
     @abstractmethod
     def read(self, rows: np.ndarray, size: int) -> Pixels:
@@ -188,7 +190,7 @@ class Pool(ABC):
     # --- what the store asks; other answers are those of `file_pool.FilePool`
 
     def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
-        """As `read`; an image whose address is `stored` need not be decoded."""
+        """Read as `read` does; an image whose address is `stored` need not be decoded."""
         return self.read(rows, size)
 
     @property
@@ -197,7 +199,7 @@ class Pool(ABC):
         return self.meaning
 
     def addresses(self, rows: np.ndarray) -> np.ndarray:
-        """DIGEST [n]: where these images are in it; zeros where that is not known."""
+        """Return DIGEST [n]: where these images are in it; zeros where that is not known."""
         halves = [mix_bits(self.catalog.ids[rows], seed_of("store", self.meaning, half)) for half in (0, 1)]
         return np.ascontiguousarray(np.stack(halves, axis=1), "<u8").view(DIGEST)[:, 0]
 
@@ -207,7 +209,7 @@ class Pool(ABC):
         return {}
 
     def unread(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Those of `rows` (default: all) whose files have not been read yet, as far as is known here."""
+        """Return those of `rows` (default: all) whose files have not been read yet, as far as is known here."""
         return np.empty(0, np.int64)
 
     def recall(self, root: Path) -> None:  # noqa: B027
@@ -217,14 +219,13 @@ class Pool(ABC):
         """Take in what was read of the files, and remember it below a store's `root`."""
 
     def digests(self, rows: np.ndarray) -> np.ndarray | None:
-        """What these images contain, one `DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the
+        """Return what these images contain, one `DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the
         same bytes, zeros where one cannot be read. Files that were never read are read now. None: images are rendered,
-        so that their ids say it all.
-        """
+        so that their ids say it all."""
         return None
 
     def unmade(self, rows: np.ndarray) -> np.ndarray:
-        """Those of `rows` whose images must be made by `launch.generate` before they can be read."""
+        """Return those of `rows` whose images must be made by `launch.generate` before they can be read."""
         return rows[:0]
 
     @property
@@ -242,7 +243,7 @@ class Source(Pool):
     """A pool to pre-train on."""
 
     def captions(self, rows: np.ndarray) -> Sequence[str | None] | None:
-        """One text per image, None for an image without; None for a source that has no captions."""
+        """Return one text per image, None for an image without; None for a source that has no captions."""
         return None
 
 

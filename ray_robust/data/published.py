@@ -1,7 +1,4 @@
-"""Pools whose data is not there, as the counts that were published: enough to plan with, never to run on.
-
-Owns the stand-in for such a pool and what of a mixture can be checked against it. Hands on to `preparation`.
-"""
+"""Stand-ins for pools whose data is not there, made of published counts: enough to plan with, never to run on."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ NAMED = ("granularity", "classes", "subclasses_per_label", "label_space")  # key
 def catalog_of_counts(
     name: str, images: int, classes: int, licence: str, splits: Mapping[str, int] | None = None
 ) -> Catalog:
-    """A catalog of `images` in `classes` of near-equal size, without a name for any; `splits`: images of each."""
+    """Return a catalog of `images` in `classes` of near-equal size, without names; `splits`: images of each."""
     rows = np.arange(images)
     split = None
     if splits is not None:
@@ -52,7 +49,7 @@ class StandIn(Pool):
         raise self.absent
 
     def describe(self) -> str:
-        """What a plan says of it, in one line."""
+        """Return what a plan says of it, in one line."""
         splits = "" if self._catalog.split is None else " of its splits"
         return (
             f"{self.name}: the data is not there; planned with the published counts{splits}: {len(self._catalog):,} "
@@ -61,8 +58,8 @@ class StandIn(Pool):
 
 
 def checkable(mixture: Pretrain) -> Pretrain:
-    """The mixture without what only the real list of classes can show: names of classes and ranks, and whether each
-    class holds enough images. Totals stay."""
+    """Return the mixture without what only the real list of classes can show: names of classes and ranks, and whether
+    each class holds enough images. Totals stay."""
     fields = Pretrain.model_fields
     plain = {key: fields[key].get_default() for key in NAMED if key in fields}
     if mixture.images_per_class is not None and isinstance(mixture.num_classes, int):

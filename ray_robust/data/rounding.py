@@ -1,7 +1,7 @@
-"""Exact counts: a total divided among many, so that the counts sum to it and only grow when it does.
+"""Exact integer apportionment: counts that sum to a total, and only grow when it does.
 
-Owns Sainte-Lague, for shares by weight, and even filling up to what each has. Smaller subsets lie inside larger ones
-because of this; `mixture` says what is divided among whom.
+Sainte-Lague for shares by weight, and even filling up to each supply. Smaller subsets are nested in larger ones because
+of this.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fill_evenly(total: int, supply: np.ndarray, order: np.ndarray) -> np.ndarray
 
 
 def most_to_apportion(weights: np.ndarray, supply: np.ndarray) -> int:
-    """The largest total of which `apportion` gives no one more than its supply."""
+    """Return the largest total of which `apportion` gives no one more than its supply."""
     low, high = 0, int(supply.sum())
     while low < high:  # counts grow with the total, so that halving finds it
         total = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Contact sheets and facts of the pools of a sweep, for the report: what the models see, where it is from."""
+"""Contact sheets and facts of a sweep's pools, for the report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
 
 
 def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
-    """A sheet's worth of rows, the same ones every time, with groups side by side."""
+    """Return a sheet's worth of rows, the same ones every time, with groups side by side."""
     rows = np.setdiff1d(rows, np.concatenate([broken, pool.unmade(rows)]))
     ids = pool.catalog.ids[rows]
     rows = rows[np.argsort(mix_bits(ids, seed_of("sample", pool.name)), kind="stable")][: COLUMNS * ROWS]
@@ -58,7 +58,7 @@ def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
 
 
 def _sheet(images: np.ndarray) -> bytes:
-    """PNG of uint8 [n, s, s, 3], at most COLUMNS in a row."""
+    """Return PNG of uint8 [n, s, s, 3], at most COLUMNS in a row."""
     from PIL import Image
 
     columns = min(COLUMNS, len(images))

@@ -1,4 +1,4 @@
-"""Ready-made weights by tag or path: whose they are, which model they are of, and what they mean.
+"""Ready-made weights by tag or path: where they are, which model they belong to, and their identity.
 
 Reads names and files only, without torch, so that a plan can be made; `train/methods/weights.py` loads them.
 """
@@ -39,7 +39,7 @@ class Weights:
 
 
 def find_weights(text: str) -> Weights:
-    """What `pretrain.weights` names: a file or folder that is there, else a tag of timm or open_clip.
+    """Return what `pretrain.weights` names: a file or folder that is there, else a tag of timm or open_clip.
 
     Raises UserError, in one line, when it is none of them.
     """
@@ -73,7 +73,7 @@ def find_weights(text: str) -> Weights:
 
 
 def weights_facts(text: str) -> WeightsFacts:
-    """What a plan needs to know of them. A file is known by its bytes, wherever it lies."""
+    """Return what a plan needs to know of them. A file is known by its bytes, wherever it lies."""
     weights = find_weights(text)
     if weights.kind == "hub":
         return WeightsFacts(weights.name, weights.model)
@@ -86,7 +86,7 @@ def weights_facts(text: str) -> WeightsFacts:
 
 
 def _in_folder(folder: Path) -> Weights:
-    """The one file of weights in a folder, as timm and open_clip leave them; timm's config.json names the model."""
+    """Return the weights in a folder, as timm and open_clip leave them; timm's config.json names the model."""
     files = sorted(file for file in folder.iterdir() if file.suffix in FILES)
     first = [folder / name for name in FIRST_FILES if folder / name in files]
     if not files:

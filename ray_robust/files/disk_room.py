@@ -1,7 +1,6 @@
-"""Why a folder cannot be written, in words for people: no room, no inodes, a link or a file in its way.
+"""Why a folder cannot be written: no space, no inodes, or a link or file in its path.
 
-Owns the difference between a disk that is full and one that has no inodes left, which the system gives one number for,
-and the search for the part of a path that is in the way.
+The system has one error number for a full disk and for one without inodes; they are told apart here.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_room(path: str | os.PathLike | None) -> str:
-    """What a disk lacks that says it is full, and what would help; `path` is what was to be written, None where it is
-    no local file."""
+    """Return what a disk lacks that says it is full, and what would help; `path` is what was to be written, None where
+    it is no local file."""
     folder = None if path is None else Path(path).absolute()
     for part in () if folder is None else (folder, *folder.parents):
         try:
@@ -30,7 +29,8 @@ def no_room(path: str | os.PathLike | None) -> str:
 
 
 def blocking_part(folder: str | os.PathLike) -> tuple[Path, str] | None:
-    """The first part of a folder's path that keeps it from being made, and what that is; None where nothing does."""
+    """Return the first part of a folder's path that keeps it from being made, and what that is; None where nothing
+    does."""
     path = Path(folder).absolute()
     for part in (*reversed(path.parents), path):
         try:

@@ -1,7 +1,6 @@
-"""Opening what a path names without waiting for what never ends: a regular file, of at most so many bytes.
+"""Opening a regular file of at most so many bytes, without waiting for FIFOs, sockets or devices.
 
-Owns what is refused before a byte is read: FIFOs, sockets, devices, files that are too large. Symbolic links are
-followed. Hands on bytes, or `Unreadable` with the reason; who asked says where.
+Symbolic links are followed. `Unreadable` has the reason; the caller adds the location.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ class Unreadable(ValueError):
 
 
 def kind_of(mode: int) -> str:
-    """What a file of this `st_mode` is, in words: `a FIFO`, `a device`."""
+    """Return what a file of this `st_mode` is, in words: `a FIFO`, `a device`."""
     return _KINDS.get(stat.S_IFMT(mode), "a file")
 
 
 def kind_at(path: str | Path) -> str:
-    """What lies at a path, links followed where they lead somewhere; "" where nothing does."""
+    """Return what lies at a path, links followed where they lead somewhere; "" where nothing does."""
     for look in (os.stat, os.lstat):
         try:
             return kind_of(look(path).st_mode)
@@ -43,8 +42,8 @@ def kind_at(path: str | Path) -> str:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """The regular file at a path, opened for reading. Raises Unreadable for a FIFO, a socket or a device, OSError as
-    `open` does, ValueError for a zero byte in the name."""
+    """Return the regular file at a path, opened for reading. Raises Unreadable for a FIFO, a socket or a device,
+    OSError as `open` does, ValueError for a zero byte in the name."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would wait
     except OSError as error:
@@ -61,7 +60,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def read_file(path: str | Path, most: int) -> bytes:
-    """All bytes of the regular file at a path, which are `most` at most. Raises what `open_file` does."""
+    """Return all bytes of the regular file at a path, which are `most` at most. Raises what `open_file` does."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         check_size(size, most)
@@ -71,7 +70,7 @@ def read_file(path: str | Path, most: int) -> bytes:
 
 
 def without_content(error: Exception) -> str:
-    """What an error says of a file, in one line and without what it quotes: a link may lead to what is nobody's
+    """Return what an error says of a file, in one line and without what it quotes: a link may lead to what is nobody's
     business, and reports are published."""
     return re.sub(r"""b?(['"]).*?\1""", "'...'", " ".join(str(error).split())) or type(error).__name__
 

@@ -86,16 +86,16 @@ class Storage:
         return relative if len(relative) < len(self.address) else self.address
 
     def local(self, name: str = "") -> Path | None:
-        """The local path of a file in here, or None when the folder is remote."""
+        """Return the local path of a file in here, or None when the folder is remote."""
         return None if self.remote else Path(self.address, name)
 
     def read(self, name: str) -> bytes | None:
-        """The whole file, or None when there is none. Raises Outage when the storage stays away, Damaged where a folder
-        is in its place."""
+        """Return the whole file, or None when there is none. Raises Outage when the storage stays away, Damaged where a
+        folder is in its place."""
         return self._patiently(name, lambda: self._read(name))
 
     def recall(self, name: str) -> bytes | None:
-        """The whole file, or None when there is none that can be read: for what can be done without."""
+        """Return the whole file, or None when there is none that can be read: for what can be done without."""
         try:
             return self.read(name)
         except (Damaged, PermissionError):
@@ -119,7 +119,7 @@ class Storage:
             raise
 
     def damaged(self, name: str, what: str, remedy: str = AGAIN) -> Damaged:
-        """The error that says what is wrong with a file in here, and what mends it."""
+        """Return the error that says what is wrong with a file in here, and what mends it."""
         return Damaged(Problem((self / name).shown, f"{what}; {remedy}"))
 
     def write(self, name: str, data: bytes | str, durable: bool = True) -> None:
@@ -177,8 +177,8 @@ class Storage:
                                "again") from None  # fmt: skip
 
     def read_json(self, name: str, kind: type | None = None) -> Any:
-        """The parsed file, or None when there is none. Raises Damaged where it is no JSON, or holds another `kind` of
-        value than it should, dict or list."""
+        """Return the parsed file, or None when there is none. Raises Damaged where it is no JSON, or holds another
+        `kind` of value than it should, dict or list."""
         data = self.read(name)
         if data is None:
             return None
@@ -191,7 +191,7 @@ class Storage:
         return value
 
     def recall_json(self, name: str, kind: type = dict) -> Any:
-        """The parsed file, or None when there is none, or none of that `kind`: for what can be done without."""
+        """Return the parsed file, or None when there is none, or none of that `kind`: for what can be done without."""
         try:
             return self.read_json(name, kind)
         except (Damaged, PermissionError):
@@ -203,7 +203,7 @@ class Storage:
         self.write(name, text.encode(), durable)
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file or folder."""
+        """Return whether there is such a file or folder."""
         if not self.remote:
             return Path(self.address, name).exists()
         from pyarrow.fs import FileType
@@ -215,7 +215,7 @@ class Storage:
         return self._patiently(name, look)
 
     def size(self, name: str = "") -> int:
-        """Bytes of a file, or of all files in a folder and below; 0 when there is none."""
+        """Return bytes of a file, or of all files in a folder and below; 0 when there is none."""
         if not self.remote:
             path = Path(self.address, name)
             files = path.rglob("*") if path.is_dir() else (path,)
@@ -233,7 +233,7 @@ class Storage:
         return self._patiently(name, look)
 
     def stamp(self, name: str) -> Stamp | None:
-        """A file's stamp; None where there is none."""
+        """Return a file's stamp; None where there is none."""
         if not self.remote:
             return _stamp_of(f"{self.address}/{name}")
         from pyarrow.fs import FileType
@@ -246,7 +246,7 @@ class Storage:
         return self._patiently(name, look)
 
     def stamps(self, folder: str) -> dict[str, Stamp]:
-        """The stamps of all files below a remote folder, by their names in here: in one request for a thousand."""
+        """Return the stamps of all files below a remote folder, by name: one request for a thousand."""
         from pyarrow.fs import FileSelector, FileType
 
         def look() -> dict[str, Stamp]:
@@ -258,7 +258,7 @@ class Storage:
         return self._patiently(folder, look)
 
     def names(self, folder: str = "") -> list[str]:
-        """The names inside a folder, sorted; none when there is no such folder. Unfinished writes do not count."""
+        """Return the names inside a folder, sorted; [] when there is none. Unfinished writes do not count."""
         return self._patiently(folder, lambda: self._names(folder))
 
     def _names(self, folder: str) -> list[str]:
@@ -317,7 +317,7 @@ class Storage:
                     part.unlink()
 
     def _patiently(self, name: str, attempt: Callable[[], T], patient: bool = True) -> T:
-        """What `attempt` returns, tried again while what stops it may pass. What cannot pass is raised as it is."""
+        """Return what `attempt` returns; try again after errors that may pass, raise others as they are."""
         begun, wait = time.monotonic(), FIRST_WAIT
         while True:
             try:
@@ -350,12 +350,12 @@ class Storage:
 
 
 def patience() -> float:
-    """Seconds over which an operation is tried again."""
+    """Return seconds over which an operation is tried again."""
     return float(os.environ.get("RAY_ROBUST_PATIENCE", PATIENCE))
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether what the storage says may be over in a moment. Object stores give no number, only words."""
+    """Return whether what the storage says may be over in a moment. Object stores give no number, only words."""
     if isinstance(error, Outage):  # it was waited for already
         return False
     if error.errno is not None:
@@ -367,7 +367,7 @@ def may_pass(error: OSError) -> bool:
 
 
 def describe_damage(data: bytes, what: str) -> str:
-    """What is wrong with a file that is not what it should be."""
+    """Return what is wrong with a file that is not what it should be."""
     return f"is damaged: it is not {what} any more" if data.strip() else "is empty"
 
 

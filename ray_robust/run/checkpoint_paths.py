@@ -17,20 +17,20 @@ _SUFFIX = ".safetensors"  # of the files that `ray_robust.train.checkpoints` wri
 
 
 def shared_weights(run: Storage) -> Storage:
-    """Where the pre-trained weights of a run lie, those of all keys: the runs beside it share them."""
+    """Return where the pre-trained weights of a run lie, those of all keys: the runs beside it share them."""
     return run.parent / _SHARED
 
 
 def weights_of(shared: str | Storage, key: str) -> Storage:
-    """The folder of the weights with this key below `shared_weights`."""
+    """Return the folder of the weights with this key below `shared_weights`."""
     return (shared if isinstance(shared, Storage) else Storage(shared)) / key
 
 
 def is_finished(weights: Storage) -> bool:
-    """Whether the folder of a key has finished weights, sound or not."""
+    """Return whether the folder of a key has finished weights, sound or not."""
     return weights.exists(f"{FINAL}{_SUFFIX}")
 
 
 def finetuning_state(finetuning: str) -> str:
-    """The folder, within a trial's, of the state of a fine-tuning under way."""
+    """Return the folder, within a trial's, of the state of a fine-tuning under way."""
     return f"{STATES}/{finetuning}"

@@ -1,7 +1,8 @@
-"""What proves that a file is as it was left: its row count, size, time and checksum.
+"""Checksums that show whether a file is as it was written.
 
-Owns `Entry`, what is kept of one file; `defect`, which compares a file with it, by size and time first and by the
-checksum once the time differs; `seal` and `unseal`, JSON that ends with the checksum of what stands before it.
+`Entry` is the row count, size, time and checksum of one file; `defect` compares a file with it, by size and time first
+and by the checksum once the time differs; `seal` and `unseal` handle JSON that ends with the checksum of the text
+before it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Entry:
 
     @classmethod
     def of(cls, storage: Storage, name: str) -> Entry | None:
-        """The entry of a file as it is now; None where there is none."""
+        """Return the entry of a file as it is now; None where there is none."""
         stamp = storage.stamp(name)
         data = None if stamp is None else storage.read(name)
         if stamp is None or data is None:
@@ -44,7 +45,7 @@ class Entry:
 
     @classmethod
     def read(cls, value: Any) -> Entry | None:
-        """The entry that `listed` was made of; None where it is none."""
+        """Return the entry that `listed` was made of; None where it is none."""
         try:
             rows, size, time, digest = value
         except (TypeError, ValueError):
@@ -53,12 +54,12 @@ class Entry:
         return cls(rows, size, time, digest) if sound else None
 
     def listed(self) -> list[Any]:
-        """The entry as JSON."""
+        """Return the entry as JSON."""
         return list(astuple(self))
 
 
 def defect(storage: Storage, name: str, value: list[Any], stamp: Stamp | None) -> str:
-    """In what way a file with that stamp is not the one of an entry (as `listed`), "" where it is."""
+    """Return in what way a file with that stamp is not the one of an entry (as `listed`), "" where it is."""
     if stamp is not None and stamp[0] == value[1] and stamp[1] == value[2]:
         return ""
     entry = Entry.read(value)
@@ -76,16 +77,16 @@ def defect(storage: Storage, name: str, value: list[Any], stamp: Stamp | None) -
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """The value as readable JSON that ends with a checksum of the text before it. Not redacted here: a checksum below
-    the name of a file such as `source-password.csv` is no password, and would never be the right one again."""
+    """Return the value as readable JSON that ends with a checksum of the text before it. Not redacted here: a checksum
+    below the name of a file such as `source-password.csv` is no password, and would never be the right one again."""
     text = json.dumps(value, indent=1, allow_nan=False)
     head = text.rstrip().removesuffix("}").rstrip() + ",\n"
     return f'{head} "{CHECKSUM}": "{checksum(head.encode())}"\n}}\n'.encode()
 
 
 def unseal(data: bytes) -> tuple[dict[str, Any] | None, bool]:
-    """The value of sealed JSON, and True; of JSON without a seal its value, and False. (None, False) where the text was
-    altered or is none."""
+    """Return the value of sealed JSON, and True; of JSON without a seal its value, and False. (None, False) where the
+    text was altered or is none."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

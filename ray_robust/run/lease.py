@@ -1,7 +1,7 @@
-"""One driver per run folder, be it local, on a share or in an object store: a lease file that is renewed while it runs.
+"""One driver per run folder, local, on a share or in an object store: a lease file that is renewed while it runs.
 
-Owns `lease.json` (who: host, process, time) and how a second driver is refused by the name of the first. Clocks are not
-compared: a lease that does not change while one watches has no owner any more.
+`lease.json` names host, process and time; a second driver is refused with that name. Clocks are not compared: a lease
+that does not change for `EXPIRY` seconds is taken over.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Lease:
 def hold_lease(folder: Storage, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Hold the lease of a folder for the time of a with-block; a folder in which nothing else was written goes with it.
 
-    `waiting` is told whom one waits to see. Raises UserError when another driver runs there, or the folder cannot be
-    written.
+    `waiting` is called with the owner whose lease is watched. Raises UserError when another driver runs there, or the
+    folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -97,7 +97,7 @@ def hold_lease(folder: Storage, waiting: Callable[[str], None] = lambda _: None)
 
 
 def _why_not(folder: Storage, error: OSError) -> str:
-    """Why a folder cannot be written."""
+    """Return why a folder cannot be written."""
     path = folder.local()
     if error.errno in FULL:
         return no_room(path)
@@ -126,7 +126,7 @@ def _take(folder: Storage, waiting: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None]) -> bool:
-    """Whether the owner of a lease still runs: on this machine by its process, else by whether it renews."""
+    """Return whether the owner of a lease still runs: on this machine by its process, else by whether it renews."""
     if lease.get("host") == platform.node() and lease.get("space", _space()) == _space():
         return _began(int(lease.get("pid", 0))) == lease.get("began")
     waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
@@ -161,15 +161,16 @@ def _named(lease: dict[str, Any] | None) -> str:
 
 
 def _space() -> str:
-    """Where process numbers mean the same: a machine since it was started, or a container on it. Names of hosts do not
-    tell: cloned machines and containers have them in common. "" where the system does not say."""
+    """Return where process numbers mean the same: a machine since it was started, or a container on it. Names of hosts
+    do not tell: cloned machines and containers have them in common. "" where the system does not say."""
     with contextlib.suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 
 def _began(pid: int) -> str | None:
-    """When a process of this machine began, in its own ticks, so that a number used again is no mistake; None: gone."""
+    """Return when a process of this machine began, in its own ticks, so that a number used again is no mistake; None:
+    gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -88,7 +88,7 @@ _LAST = (
 
 
 def columns() -> tuple[Column, ...]:
-    """All columns, in order."""
+    """Return all columns, in order."""
     fixed = {column.name for column in _FIXED}
     labels = {name: entry.label for name, entry in METRICS.items()}
     labels |= {name: entry.label for name, entry in CONFIDENCE_SCORES.items()}
@@ -102,7 +102,7 @@ def columns() -> tuple[Column, ...]:
 
 
 def names(*set_by: str) -> tuple[str, ...]:
-    """The columns' names in order: all, or those that are set by one of these."""
+    """Return the columns' names in order: all, or those that are set by one of these."""
     return tuple(column.name for column in columns() if not set_by or column.set_by in set_by)
 
 
@@ -122,8 +122,8 @@ def check(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows as a table with all columns, whole numbers as Int64 and other numbers as float64; what a row lacks is
-    empty. Raises SchemaError for a column that is not in the schema, or text where a number belongs."""
+    """Return the rows as a table with all columns, whole numbers as Int64 and other numbers as float64; what a row
+    lacks is empty. Raises SchemaError for a column that is not in the schema, or text where a number belongs."""
     unknown = set().union(*rows) - set(names())
     if unknown:
         raise SchemaError("; ".join(map(_unknown, sorted(unknown))))
@@ -139,7 +139,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def markdown() -> str:
-    """The table of docs/results.md."""
+    """Return the table of docs/results.md."""
     fixed = {column.name for column in (*_FIXED, *_LAST)}
     lines = ["| column | type | set by | meaning |", "|---|---|---|---|"]
     lines += [f"| `{c.name}` | {TYPES[c.type]} | {c.set_by} | {c.meaning} |" for c in columns() if c.name in fixed]

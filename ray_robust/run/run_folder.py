@@ -1,14 +1,14 @@
-"""The run folder: the only door to it, for the sweep that writes it and for everyone who reads it.
+"""The run folder: the sweep writes it, and everyone reads it, through this module only.
 
     spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   rows.jsonl progress.json log.txt and `done`, written last
-                  failed.json why it failed; stopped.json why a search left it; attempts.json what went wrong before;
-                  parts.json when memory was short
+                  failed.json why it failed; stopped.json why a search stopped it; attempts.json earlier failures;
+                  parts.json the number of micro-batches when memory was short
 
-State is never stored twice: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both
-hold what proves the files that they speak for (see `proof`): a trial that was finished and is not as it was left is
-`damaged`, and counts as one that is still to be run.
+State is stored once: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both hold the
+checksums of the files that they speak for (`checksums`): a trial that was finished and was altered since is `damaged`,
+and is run again.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class RunFolder:
         self._stamps: dict[str, Stamp] | None = None
 
     def trial(self, name: str) -> TrialFolder:
-        """The folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
+        """Return the folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
         if self._folders is None:
             self._folders = {one.rpartition("-")[2]: one for one in self.storage.names("trials")}
         folder = self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}"
         return TrialFolder(folder, self._proved, self._listed)
 
     def _listed(self) -> dict[str, Stamp]:
-        """The stamps of a remote run's files by address: one request for a thousand, not one for each."""
+        """Return the stamps of a remote run's files by address: one request for a thousand, not one for each."""
         if self._stamps is None:
             stamps = self.storage.stamps("trials")
             self._stamps = {(self.storage / name).address: stamp for name, stamp in stamps.items()}
@@ -74,7 +74,7 @@ class RunFolder:
         self.write("plan.csv", safe_csv.text_of(pd.DataFrame(rows)))
 
     def plan(self) -> pd.DataFrame:
-        """The planned trials; empty when nothing was planned yet. Raises Damaged for a file that is no plan."""
+        """Return the planned trials; empty when nothing was planned yet. Raises Damaged for a file that is no plan."""
         data = self.storage.read("plan.csv")
         if data is None:
             return pd.DataFrame()
@@ -91,7 +91,7 @@ class RunFolder:
         return plan
 
     def spec(self) -> dict[str, Any]:
-        """The resolved spec; empty when absent. Raises Damaged for a file that is none."""
+        """Return the resolved spec; empty when absent. Raises Damaged for a file that is none."""
         data = self.storage.read("spec.yaml")
         if data is None:
             return {}
@@ -121,8 +121,8 @@ class RunFolder:
         return [trial for trial in facts if trial is not None]
 
     def states(self) -> dict[str, str]:
-        """Every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed, started
-        or planned."""
+        """Return every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed,
+        started or planned."""
         plan, states = self.plan(), {}
         for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
             folder = self.trial(name)
@@ -139,8 +139,8 @@ class RunFolder:
         return states
 
     def results(self) -> pd.DataFrame:
-        """One row per point of every finished trial, one with empty scores per trial that failed, was stopped, or is
-        damaged; columns as in `results_schema`. Raises UserError for rows with columns of another version."""
+        """Return one row per point of every finished trial, one with empty scores per trial that failed, was stopped,
+        or is damaged; columns as in `results_schema`. Raises UserError for rows with columns of another version."""
         rows: list[dict[str, Any]] = []
         of_trial = set(results_schema.names(results_schema.TRIAL))
         plan = self.plan().to_dict("records")
@@ -168,8 +168,9 @@ class RunFolder:
             raise UserError(Problem(self.storage.shown, what)) from None
 
     def has_rows(self, name: str, finetunings: list[str]) -> bool:
-        """Whether a trial is done with at least these fine-tunings (`TrialFolder.is_done`), and its rows are those that
-        it left: they are read, and kept in memory, since no size or time tells of a bit that turned on the disk."""
+        """Return whether a trial is done with at least these fine-tunings (`TrialFolder.is_done`), and its rows are
+        those that it left: they are read, and kept in memory, since no size or time tells of a bit that turned on the
+        disk."""
         folder = self.trial(name)
         if not folder.is_done(finetunings):
             return False
@@ -190,7 +191,7 @@ class RunFolder:
         return table
 
     def read_bytes(self, name: str) -> bytes | None:
-        """Any file of the run, or None."""
+        """Return any file of the run, or None."""
         return self.storage.read(name)
 
     def write(self, name: str, data: bytes | str) -> None:
@@ -206,14 +207,14 @@ class RunFolder:
         self.storage.write(name, data)
 
     def damaged(self, trials: Iterable[str]) -> Iterator[str]:
-        """A line for each of these trials that was finished and is not as it was left, then those of `altered`."""
+        """Yield a line for each of these trials that was finished and is damaged now, then those of `altered`."""
         for name in trials:
             if damage := self.trial(name).damage():
                 yield f"damaged  {name}: {damage}; it is run again, with what is whole of it"
         yield from self.altered()
 
     def altered(self) -> list[str]:
-        """A line for each of the run's own files that is not as it was written, with what mends it."""
+        """Return a line for each of the run's own files that is not as it was written, with what mends it."""
         return [
             str(self.storage.damaged(name, what, ANEW if name in ANEWS else PARTIAL).problems[0])
             for name, what in self._changed().items()
@@ -224,7 +225,7 @@ class RunFolder:
         return value if sealed and value is not None else {}
 
     def _changed(self) -> dict[str, str]:
-        """What is wrong with the files whose checksums are kept, by name."""
+        """Return what is wrong with the files whose checksums are kept, by name."""
         changed, checksums = {}, self._checksums()
         if not checksums and self.storage.exists(CHECKSUMS):
             changed[CHECKSUMS] = "is damaged"
@@ -232,7 +233,7 @@ class RunFolder:
         return changed | {name: what for name, what in defects.items() if what}
 
     def _defect(self, name: str, checksums: list[str] | None) -> str:
-        """What is wrong with a file that should have one of these checksums (None: any), "" where nothing is."""
+        """Return what is wrong with a file that should have one of these checksums (None: any), "" where nothing is."""
         data = self.storage.recall(name)
         if data is None:
             return "cannot be read" if self.storage.exists(name) else "" if checksums is None else "is missing"
@@ -245,7 +246,7 @@ class RunFolder:
 
 
 def _status(folder: TrialFolder) -> str | None:
-    """The status of a trial that has no points to show, None for one that is not over."""
+    """Return the status of a trial that has no points to show, None for one that is not over."""
     if folder.damage():
         return "damaged"
     if folder.stopped() is not None:
@@ -254,12 +255,13 @@ def _status(folder: TrialFolder) -> str | None:
 
 
 def _group(group: str, row: dict[str, Any]) -> str:
-    """A point between pre-trained and fine-tuned weights is of a group of its own: it must not shift its trial's."""
+    """Return the group of a point. One between pre-trained and fine-tuned weights has its own, so that it does not
+    shift its trial's."""
     return group if row.get("wise_alpha") is None else f"{group}, wise_ft"
 
 
 def suggestion(run: RunFolder) -> str:
-    """The run beside a folder that is not there, or in `runs/`, that was probably meant."""
+    """Return the run beside a folder that is not there, or in `runs/`, that was probably meant."""
     path = run.storage.local()
     if path is None:
         return ""

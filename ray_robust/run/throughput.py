@@ -1,4 +1,4 @@
-"""How fast this machine trains, as measured by earlier runs: what a plan's time estimate rests on.
+"""Training speed of this machine as measured by earlier runs, for a plan's time estimate.
 
 One small JSON file per user, `rates.json` in the cache folder; images per second of one worker, by model and size.
 """
@@ -17,18 +17,18 @@ EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step;
 
 
 def cache_folder() -> Path:
-    """Where the project keeps what can be made again: RAY_ROBUST_CACHE, else the user's cache folder."""
+    """Return where the project keeps what can be made again: RAY_ROBUST_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("RAY_ROBUST_CACHE") or f"{base}/ray_robust").expanduser()
 
 
 def key_of(model: str, image_size: int, gpus: float) -> str:
-    """The name under which a rate is kept."""
+    """Return the name under which a rate is kept."""
     return f"{model}-{image_size}px-{'gpu' if gpus else 'cpu'}"
 
 
 def measured_rate(key: str) -> float | None:
-    """Images per second and worker that the last run measured, or None."""
+    """Return images per second and worker that the last run measured, or None."""
     rate = _all().get(key)
     return rate if isinstance(rate, int | float) and rate > 0 else None
 

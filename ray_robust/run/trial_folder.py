@@ -1,7 +1,8 @@
-"""One trial's folder: what a trial leaves there, how that proves itself, and what is reused of it.
+"""One trial's folder: its files, their checksums, and what of them is reused.
 
-Owns every file in trials/<id>/ (listed in `results`). `done` and a fine-tuning's file hold row counts and checksums of
-what they speak for; a trial that was finished and is not as it was left is damaged, and still to be run.
+All files in trials/<id>/ are read and written here (`run_folder` lists them). `done` and a fine-tuning's file hold row
+counts and checksums of the files that they speak for; a finished trial that was altered since is damaged, and is run
+again.
 """
 
 from __future__ import annotations
@@ -42,22 +43,24 @@ class TrialFolder:
         self._proved = {} if proved is None else proved
 
     def finished(self) -> dict[str, Any] | None:
-        """The contents of `done` ({"finetunings": [ids], ...}) where all is there that the trial left, else None."""
+        """Return the contents of `done` ({"finetunings": [ids], ...}) where all is there that the trial left, else
+        None."""
         done, damage = self._inspect()
         return None if damage else done
 
     def is_done(self, finetunings: list[str]) -> bool:
-        """Whether the trial is done with at least these fine-tunings, and all that it left has the size and time that
-        it was left with, or the checksum."""
+        """Return whether the trial is done with at least these fine-tunings, and all that it left has the size and time
+        that it was left with, or the checksum."""
         done = self.finished()
         return done is not None and set(finetunings) <= set(done["finetunings"])
 
     def damage(self) -> str:
-        """What of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is done."""
+        """Return what of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is
+        done."""
         return self._inspect()[1]
 
     def _inspect(self) -> tuple[dict[str, Any] | None, str]:
-        """What `done` says, None where there is none that can be read, and what is not as it says."""
+        """Return what `done` says, None where there is none that can be read, and what is not as it says."""
         try:
             data = self.storage.read("done")
         except Damaged:
@@ -76,13 +79,14 @@ class TrialFolder:
         return done, ", ".join(f"{name} {what}" for name, what in damage.items())
 
     def _defects(self, files: Mapping[str, list[Any]]) -> dict[str, str]:
-        """In what way files are not as they were left, by name."""
+        """Return in what way files are not as they were left, by name."""
         changed = self._of_other_time(files)
         damage = {name: defect(self.storage, name, files[name], self.storage.stamp(name)) for name in changed}
         return {name: what for name, what in damage.items() if what}
 
     def _of_other_time(self, files: Mapping[str, list[Any]]) -> list[str]:
-        """Those whose size or time is another than it was: a loop as short as it can be, for a run has 20,000 files."""
+        """Return those whose size or time is another than it was: a loop as short as it can be, for a run has 20,000
+        files."""
         if self.storage.remote:
             listed = self._stamps()
             return [
@@ -109,7 +113,7 @@ class TrialFolder:
         return changed
 
     def _of_before(self, finetunings: list[str]) -> dict[str, str]:
-        """What is wrong with the rows of a trial whose `done` knows no checksums: an earlier version's."""
+        """Return what is wrong with the rows of a trial whose `done` knows no checksums: an earlier version's."""
         try:
             lacking = set(finetunings) - {row["finetune"] for row in _parsed(self.storage)}
         except Damaged as damaged:
@@ -117,7 +121,8 @@ class TrialFolder:
         return {"rows.jsonl": f"has no rows of {', '.join(sorted(map(str, lacking)))}"} if lacking else {}
 
     def finetuning(self, name: str) -> list[dict[str, Any]] | None:
-        """The rows of a finished fine-tuning, or None; also where it or its predictions are not as they were left."""
+        """Return the rows of a finished fine-tuning, or None; also where it or its predictions are not as they were
+        left."""
         data = self.storage.recall(f"finetunings/{name}.json")
         if data is None:
             return None
@@ -143,7 +148,7 @@ class TrialFolder:
         return {name: entry.listed() for name, entry in entries if entry is not None}
 
     def failure(self) -> dict[str, Any] | None:
-        """Why the trial failed the last time it ran ({"reason", "log"}), or None."""
+        """Return why the trial failed the last time it ran ({"reason", "log"}), or None."""
         failure = self.storage.recall_json("failed.json")
         if failure is None and not self.storage.exists("failed.json"):
             return None
@@ -151,7 +156,7 @@ class TrialFolder:
         return failure if failure and isinstance(failure.get("reason"), str) else why
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of a finished trial. Raises Damaged where they are not those that it left."""
+        """Return the rows of a finished trial. Raises Damaged where they are not those that it left."""
         for _ in range(2):  # it may have been run again since, also between two of these lines
             data = self.storage.read("rows.jsonl")
             proved = self._proved.get(self.storage.address)
@@ -191,7 +196,7 @@ class TrialFolder:
                 self.storage.discard(f"finetunings/{file.rpartition('.')[0]}.json" if folder else name)
 
     def progress(self) -> dict[str, Any]:
-        """How far the trial is, as progress.json says: {} before its first word, or where that cannot be read."""
+        """Return the contents of progress.json; {} before the first, or where it cannot be read."""
         progress = self.storage.recall_json("progress.json") or {}
         numbers = {key: progress.get(key, 0.0) for key in PROGRESS}
         scores = [score for key in ("id", "ood") if (score := progress.get(key)) is not None]
@@ -241,8 +246,8 @@ class TrialFolder:
         self.storage.write_json("failed.json", failure)
 
     def stopped(self) -> dict[str, Any] | None:
-        """Why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun "milestone",
-        "value", "cutoff", "images_seen", "seconds"}), or None."""
+        """Return why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun
+        "milestone", "value", "cutoff", "images_seen", "seconds"}), or None."""
         return self.storage.recall_json("stopped.json")
 
     def stop(self, reason: str, facts: dict[str, Any]) -> None:
@@ -253,8 +258,8 @@ class TrialFolder:
             self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """What went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host", "kind",
-        "reason", "counts" (whether towards quarantine)}, in order."""
+        """Return what went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host",
+        "kind", "reason", "counts" (whether towards quarantine)}, in order."""
         recorded = self.storage.recall_json("attempts.json", list) or []
         return [one for one in recorded if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
 
@@ -263,7 +268,7 @@ class TrialFolder:
         self.storage.write_json("attempts.json", [*self.attempts(), attempt])
 
     def grad_accum_steps(self) -> int:
-        """In how many parts a batch goes through the model: 1 unless the whole did not fit into memory."""
+        """Return in how many parts a batch goes through the model: 1 unless the whole did not fit into memory."""
         parts = (self.storage.recall_json("parts.json") or {}).get("parts")
         return parts if isinstance(parts, int) and parts > 0 else 1
 
@@ -278,7 +283,7 @@ def _text_of(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]:
-    """The rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
+    """Return the rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
     data = storage.read("rows.jsonl") if data is None else data
     if data is None:
         raise storage.damaged("rows.jsonl", "is missing", RERUN)
@@ -292,7 +297,7 @@ def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]
 
 
 def _sound(rows: Any) -> bool:
-    """Whether these are points: of a fine-tuning, at an epoch."""
+    """Return whether these are points: of a fine-tuning, at an epoch."""
     return isinstance(rows, list) and all(
         isinstance(row, dict) and isinstance(row.get("finetune"), str) and _is_number(row.get("epoch")) for row in rows
     )

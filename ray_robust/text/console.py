@@ -30,6 +30,6 @@ class Screen(Console):
 
 
 def console() -> Console:
-    """Where a sweep speaks to: standard output, no colours or cursor games when it is no terminal."""
+    """Return the console of a sweep: standard output, without colours and cursor movement where it is no terminal."""
     wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
     return Screen(file=sys.stdout, highlight=False, width=wide)

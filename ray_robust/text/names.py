@@ -1,9 +1,9 @@
-"""Names that people give to labels, groups, columns and models: which are the same, and which only look the same.
+"""Names that users give to labels, groups, columns and models: which are the same, and which only look the same.
 
-Owns `clean` (what cannot be seen is no part of a name), `alike` (names that a reader would take for one), `difference`
-(what such names differ in) and `shown`, which writes a name so that the difference is visible. Owns also which
-characters nothing shows as they are: `visible` (a name) and `printable` (lines) write them as escapes, `\\x1b` or
-`\\u202e`. Only what is shown goes through these: ids, folders and results keep a name as it was given.
+`normalise` drops what cannot be seen, `lookalikes` finds names that a reader would take for one, `describe_difference`
+says what they differ in, and `quoted` writes a name so that the difference is visible. `visible` (a name) and
+`printable` (lines) write unprintable characters as escapes, `\\x1b` or `\\u202e`. Only displayed text is changed:
+ids, folders and results keep a name as it was given.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DIFFERENCES = FORM, INVISIBLES, BLANKS, CASE, HYPHENS, SCRIPTS, NUMERALS = (
 
 
 def normalise(text: str) -> str:
-    """A name without blanks around it and what cannot be seen in it, in Unicode's composed form (NFC)."""
+    """Return a name without blanks around it and what cannot be seen in it, in Unicode's composed form (NFC)."""
     if text.isascii():
         return text.strip()
     text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
@@ -46,13 +46,13 @@ def normalise(text: str) -> str:
 
 
 def visible(name: str) -> str:
-    """A name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
+    """Return a name as it is shown: on one line, everything that cannot be printed as an escape. Names without such a
     character, in whatever script, stay as they are; what is visible already stays too."""
     return name if name.isascii() and name.isprintable() else _UNSAFE.sub(lambda match: escape(match[0]), name)
 
 
 def printable(text: str) -> str:
-    """Lines of text that hold names: like `visible`, but lines end, and names set apart by `isolated` stay so."""
+    """Return lines of text that hold names: as `visible`, but line ends and the isolates of `isolate` stay."""
     if text.isascii() and text.isprintable():
         return text
     text = text.replace("\r\n", "\n")
@@ -60,20 +60,21 @@ def printable(text: str) -> str:
 
 
 def lone_surrogate(text: str) -> str:
-    """The escape of the first lone surrogate in a text, "" where there is none: it is what is left of a file's name
-    that is not UTF-8, or of half of a character in JSON or YAML; no UTF-8 file can hold it."""
+    """Return the escape of the first lone surrogate in a text, "" where there is none: it is what is left of a file's
+    name that is not UTF-8, or of half of a character in JSON or YAML; no UTF-8 file can hold it."""
     lone = None if text.isascii() else re.search("[\ud800-\udfff]", text)
     return escape(lone[0]) if lone else ""
 
 
 def isolate(name: str) -> str:
-    """A name written from right to left turns round what stands beside it, unless it is set apart (Unicode UAX #9)."""
+    """Return a name with isolates around it where it is written from right to left: else it would turn round what
+    stands beside it (Unicode UAX #9)."""
     turns = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in name)
     return f"{FIRST_STRONG}{name}{POP}" if turns else name
 
 
 def printable_in(value: Any) -> Any:
-    """JSON's own types with every text in them `printable`, keys too."""
+    """Return a value of JSON's types with every text in it `printable`, keys too."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
@@ -88,14 +89,14 @@ def printable_in(value: Any) -> Any:
 
 
 def escape(sign: str) -> str:
-    """One character as its escape."""
+    """Return one character as its escape."""
     code = ord(sign)
     wide = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return _SHORT.get(sign) or (f"\\x{code:02x}" if code < 0x100 else wide)
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says that there is no value."""
+    """Return whether a cell says that there is no value."""
     return normalise(text).casefold() in MISSING
 
 
@@ -109,14 +110,14 @@ def lookalikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def describe_difference(names: Sequence[str]) -> str:
-    """What names that are alike differ in, in words."""
+    """Return what names that are alike differ in, in words."""
     words = [word for word in DIFFERENCES if len({_key(name, but=word) for name in names}) > 1]
     return " and ".join(words) or "the signs they are written with"
 
 
 def _key(name: str, but: str = "") -> str:
-    """A name without what does not tell it from others: all of `DIFFERENCES` `but` one. Case as NFKC_Casefold of the
-    Unicode standard (3.13) has it: folding case can leave what normalising changes, and the other way round."""
+    """Return a name without what does not tell it from others: all of `DIFFERENCES` `but` one. Case as NFKC_Casefold of
+    the Unicode standard (3.13) has it: folding case can leave what normalising changes, and the other way round."""
     text = name
     for _ in range(2):
         text = text if but == FORM else unicodedata.normalize("NFKC", text)
@@ -131,7 +132,7 @@ def _key(name: str, but: str = "") -> str:
 
 
 def quoted(name: str) -> str:
-    """The name in quotes; where it is not plain ASCII, its escapes behind it: `'caf\u00e9' (caf\\xe9)`."""
+    """Return the name in quotes; where it is not plain ASCII, its escapes behind it: `'caf\u00e9' (caf\\xe9)`."""
     return repr(name) if name.isascii() else f"'{unicodedata.normalize('NFC', name)}' ({ascii(name)[1:-1]})"
 
 

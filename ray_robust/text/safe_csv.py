@@ -1,9 +1,9 @@
-"""CSV that is safe to open: no cell is a formula to a spreadsheet, none gives orders to a terminal, and none is lost.
+"""CSV that is safe to open: no cell is a formula to a spreadsheet or an instruction to a terminal, and none is lost.
 
-Owns one rule for every CSV that this project writes. An apostrophe stands before a cell that spreadsheets would compute
-(text that begins with =, +, - or @ and is no number) or that holds what cannot be printed (see `names`), which stands
-in it as an escape: `'=1+1`, `'a\\x1b[31m`. All other cells, numbers above all, stay as they are. `cell` writes, `value`
-reads back; `text_of` and `frame_of` do so with a whole table.
+One rule for every CSV that this project writes: an apostrophe stands before a cell that spreadsheets would compute
+(text that begins with =, +, - or @ and is no number) or that holds unprintable characters (see `names`), which are
+escaped: `'=1+1`, `'a\\x1b[31m`. All other cells stay as they are. `cell` writes and `value` reads back; `text_of` and
+`frame_of` do so for a whole table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHORT = {r"\n": "\n", r"\r": "\r", r"\t": "\t"}
 
 
 def cell(text: str) -> str:
-    """Text as a cell that is safe to open; `value` makes the same text of it again."""
+    """Return text as a cell that is safe to open; `value` makes the same text of it again."""
     plain = (text.isascii() and text.isprintable()) or not _UNSAFE.search(text)
     formula = len(text) > 1 and text[0] in FORMULA and not _NUMBER.fullmatch(text)
     if plain and not formula and value(text) == text:
@@ -36,7 +36,7 @@ def cell(text: str) -> str:
 
 
 def value(text: str) -> str:
-    """What `cell` made the text of; text that it did not make stays as it is."""
+    """Return what `cell` made the text of; text that it did not make stays as it is."""
     if not text.startswith(MARK):
         return text
     if (text[1:2] and text[1] in FORMULA + MARK) or _ESCAPED.search(text):
@@ -45,12 +45,12 @@ def value(text: str) -> str:
 
 
 def cells(row: Iterable[Any]) -> list[Any]:
-    """A row for `csv.writer`: texts as cells, everything else as it is."""
+    """Return a row for `csv.writer`: texts as cells, everything else as it is."""
     return [cell(one) if isinstance(one, str) else one for one in row]
 
 
 def text_of(frame: pd.DataFrame) -> str:
-    """The table as CSV without its index, columns and texts as cells."""
+    """Return the table as CSV without its index, columns and texts as cells."""
     safe = [_mapped(frame.iloc[:, i], cell) for i in range(frame.shape[1])]
     table = pd.concat(safe, axis=1) if safe else frame
     table.columns = pd.Index(cells(frame.columns), dtype=object)
@@ -58,14 +58,14 @@ def text_of(frame: pd.DataFrame) -> str:
 
 
 def frame_of(data: bytes, columns: list[str] | None = None) -> pd.DataFrame:
-    """A CSV of `text_of` as text, cell by cell; of these columns only, if they are given."""
+    """Return a CSV of `text_of` as text, cell by cell; of these columns only, if they are given."""
     frame = pd.read_csv(io.BytesIO(data), keep_default_na=False, dtype=str, usecols=columns)
     frame = frame.rename(columns=value)
     return frame.apply(_mapped, args=(value,)) if len(frame) else frame
 
 
 def _mapped(column: pd.Series, change: Any) -> pd.Series:
-    """The column with its texts changed; itself where none is."""
+    """Return the column with its texts changed; itself where none is."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return column
     changed = {one: new for one in column.unique() if isinstance(one, str) and (new := change(one)) != one}

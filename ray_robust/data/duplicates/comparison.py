@@ -1,9 +1,8 @@
 """Images that occur more than once where they should not: across a task's splits, in a source and a task, or under two
 labels of one pool.
 
-Owns what is compared with what, and the shape of the result. Identical means equal pixels as the models see them;
-near-identical is defined in `phash`. Hands on to `duplicates_text`, which words the result, and through the run folder
-to `analysis.duplicates`, which computes ER without the affected test images.
+Identical means equal pixels as the models see them; near-identical is defined in `phash`. `entries` writes the result
+to the run folder, and `analysis.duplicates` computes ER without the affected test images.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Images:
 
     @classmethod
     def of(cls, store: ImageStore, rows: np.ndarray | None = None) -> Images:
-        """Those of `rows` (default: all) that are present."""
+        """Return those of `rows` (default: all) that are present."""
         present = np.flatnonzero(store.state == PRESENT)
         rows = present if rows is None else np.intersect1d(rows, present)
         return cls(store, rows, store.pool.catalog.labels[rows], signatures(store, rows))
@@ -134,12 +133,12 @@ class Duplicates:
 
 
 def skipped(pool: Pool) -> str:
-    """Why this pool is not compared with anything, or ""."""
+    """Return why this pool is not compared with anything, or ""."""
     return f"{pool.name} {RENDERED}" if pool.rendered and not isinstance(pool, Diffusion) else ""
 
 
 def rule(size: int) -> str:
-    """What makes two images identical, or near-identical, in one sentence."""
+    """Return what makes two images identical, or near-identical, in one sentence."""
     return (
         f"identical: equal pixels at {size} px; near-identical: perceptual hashes (64-bit DCT) that differ in at most "
         f"{phash.RADIUS} bits, and thumbnails that correlate to at least {phash.LIKENESS:g}"
@@ -147,7 +146,7 @@ def rule(size: int) -> str:
 
 
 def within(store: ImageStore) -> Duplicates:
-    """The images of a task that occur again in an earlier split, and those of any pool that have two labels.
+    """Return the images of a task that occur again in an earlier split, and those of any pool that have two labels.
 
     The store must be filled. Raises UserError for an image that is damaged on disk.
     """
@@ -166,7 +165,7 @@ def within(store: ImageStore) -> Duplicates:
 
 
 def between(task: ImageStore, source: ImageStore) -> Duplicates:
-    """The images of each split of a task that a source has too. Both stores must be filled, and of one size."""
+    """Return the images of each split of a task that a source has too. Both stores must be filled, and of one size."""
     images, others = Images.of(task), Images.of(source)
     if getattr(task.pool.options, "fit", "") != getattr(source.pool.options, "fit", ""):
         images, others = images.by_bytes, others.by_bytes  # one file gives other pixels
@@ -191,7 +190,8 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
 def _table(
     split: str, where: str, images: Images, others: Images, other_label: bool = False, near: bool = True
 ) -> pd.DataFrame:
-    """The rows of `Duplicates.table` for one split and one place; with `other_label` pairs of equal labels are none."""
+    """Return the rows of `Duplicates.table` for one split and one place; with `other_label` pairs of equal labels are
+    none."""
     if not len(images) or not len(others):
         return pd.DataFrame(columns=list(COLUMNS))
     pairs = _identical(images, others, other_label)
@@ -226,7 +226,7 @@ def _identical(images: Images, others: Images, other_label: bool) -> pd.DataFram
 
 
 def _near(images: Images, rest: np.ndarray, others: Images, other_label: bool) -> pd.DataFrame:
-    """The same for those of `rest` that are near-identical with one of `others`: with the most alike."""
+    """Return the same for those of `rest` that are near-identical with one of `others`: with the most alike."""
     own, there = images.part(rest).hash_groups, others.hash_groups
     codes = own.labels if other_label else None
     asked, near, bits = there.index.near(own.hashes, codes)

@@ -1,6 +1,6 @@
-"""What `duplicates` gives, for people and for the run folder: one line, an entry of data.json, a table and pictures.
+"""Results of `comparison` in the run folder: an entry of data.json with one line for people, a table and pictures.
 
-Owns their words and shapes. `analysis.duplicates` reads them back.
+`analysis.duplicates` reads them back.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def examine(run: RunFolder, tasks: Sequence[ImageStore], sources: Sequence[Image
 def renewed(
     run: RunFolder, tasks: Sequence[ImageStore], sources: Sequence[ImageStore], pools: Iterable[Pool]
 ) -> list[dict[str, Any]]:
-    """The entries of all comparisons: those that can be made with these stores, and earlier ones of the run whose
-    pools are still in use (`pools`) but have nothing left to be read."""
+    """Return the entries of all comparisons: those that can be made with these stores, and earlier ones of the run
+    whose pools are still in use (`pools`) but have nothing left to be read."""
     entries = {_key(one): one for one in examine(run, tasks, sources)}
     used = {pool.catalog.fingerprint for pool in pools}
     for old in run.data().get("duplicates", ()):
@@ -97,7 +97,7 @@ def entry(
 
 
 def named(compared: Duplicates) -> pd.DataFrame:
-    """The table with the images' keys in place of their rows."""
+    """Return the table with the images' keys in place of their rows."""
     table = compared.table
     return table.assign(
         image=compared.pool.keys(table["image"].to_numpy(np.int64)) if len(table) else [],
@@ -107,7 +107,7 @@ def named(compared: Duplicates) -> pd.DataFrame:
 
 
 def summary(compared: Duplicates) -> str:
-    """The numbers and an example in one line, "" where nothing was found."""
+    """Return the numbers and an example in one line, "" where nothing was found."""
     counts, table = compared.counts, named(compared)
     if table.empty:
         return ""
@@ -136,7 +136,7 @@ def _kinds(counts: pd.DataFrame) -> str:
 def _pictures(
     run: RunFolder, stem: str, store: ImageStore, compared: Duplicates, table: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    """Pairs side by side, of each kind and place in turn."""
+    """Yield pairs side by side, of each kind and place in turn."""
     turn = table.groupby(["split", "where", "kind"], sort=False).cumcount()
     shown = table.assign(turn=turn, test=~table["split"].isin(TESTS)).sort_values(["turn", "test"], kind="stable")
     other = ImageStore.open(store.root, compared.among, store.size)

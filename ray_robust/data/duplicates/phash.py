@@ -28,8 +28,8 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint64 [n], the hash of each of these images, uint8 [n, size, size, 3]; and bool [n], whether it has contrast
-    enough for one. Of images under `LEAST_SIZE` px none has."""
+    """Return uint64 [n], the hash of each of these images, uint8 [n, size, size, 3]; and bool [n], whether it has
+    contrast enough for one. Of images under `LEAST_SIZE` px none has."""
     count, size = images.shape[:2]
     if size < LEAST_SIZE or not count:
         return np.zeros(count, np.uint64), np.zeros(count, bool)
@@ -44,8 +44,8 @@ def hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """float32 [n, THUMB * THUMB * 3]: the images averaged down, less their mean, of length one; zeros for a flat one.
-    The inner product of two is their correlation."""
+    """Return float32 [n, THUMB * THUMB * 3]: the images averaged down, less their mean, of length one; zeros for a flat
+    one. The inner product of two is their correlation."""
     size = images.shape[1]
     box = _box(size)
     small = np.einsum("ia,nabc->nibc", box, images.astype(np.float32), optimize=True)
@@ -69,8 +69,9 @@ class Index:
     def near(
         self, queries: np.ndarray, codes: np.ndarray | None = None, most: int = 8
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(query, place in the index, bits that differ) of every pair within RADIUS, of each query the `most` nearest;
-        int64, int64, uint8, ordered by query, then distance, then place. Pairs of equal `codes` are left out."""
+        """Return (query, place in the index, bits that differ) of every pair within RADIUS, of each query the `most`
+        nearest; int64, int64, uint8, ordered by query, then distance, then place. Pairs of equal `codes` are left out.
+        """
         queries = np.asarray(queries, np.uint64)
         nearest = _Nearest(most)
         if not len(queries) or not len(self.hashes):
@@ -142,7 +143,8 @@ def _part(hashes: np.ndarray, part: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _bases(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The eight lowest orthonormal cosines over rows, float32 [8, size], and over columns of colours [size * 3, 8]."""
+    """Return the eight lowest orthonormal cosines over rows, float32 [8, size], and over columns of colours [size * 3,
+    8]."""
     k, x = np.arange(8)[:, None], np.arange(size)[None]
     cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * size)) * np.sqrt(np.where(k == 0, 1, 2) / size)
     rows = cosines.astype(np.float32)
@@ -151,7 +153,7 @@ def _bases(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _box(size: int) -> np.ndarray:
-    """Weights that average `size` px down to THUMB, each pixel by its share, float32 [THUMB, size]."""
+    """Return weights that average `size` px down to THUMB, each pixel by its share, float32 [THUMB, size]."""
     edges = np.arange(THUMB + 1) * size / THUMB
     low, high = np.maximum.outer(edges[:-1], np.arange(size)), np.minimum.outer(edges[1:], np.arange(size) + 1)
     return (np.maximum(high - low, 0) * THUMB / size).astype(np.float32)

@@ -1,7 +1,7 @@
-"""What each image of a store looks like, in 17 bytes: a digest of its pixels and its perceptual hash.
+"""Signatures of a store's images, 17 bytes each: a digest of the pixels and a perceptual hash.
 
-Made once per image from the decoded pixels, by threads, and kept beside them, slot by slot, so that a pool of a million
-is read through a single time, and what it shares with another pool not even then. Hands on to `duplicates`.
+Computed once per image from the decoded pixels, by threads, and stored beside them slot by slot: a pool of a million
+images is read once, and images that it shares with another pool not again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BLOCK_BYTES = 8 << 20  # of pixels that a thread works on
 
 
 def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
-    """The records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels, `phash` is
-    the perceptual hash. Raises UserError for an image that is damaged on disk."""
+    """Return the records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels,
+    `phash` is the perceptual hash. Raises UserError for an image that is damaged on disk."""
     rows = np.asarray(rows, np.int64)
     slots = store.mapped(rows)[1]
     records = _read(store, int(slots.max(initial=-1)) + 1)
@@ -53,7 +53,7 @@ def _made(images: np.ndarray) -> np.ndarray:
 
 
 def _read(store: ImageStore, slots: int) -> np.ndarray:
-    """The records of that many slots, or of more."""
+    """Return the records of that many slots, or of more."""
     stored = np.empty(0, RECORD)
     with contextlib.suppress(OSError):
         stored = np.fromfile(store.folder / NAME, RECORD)

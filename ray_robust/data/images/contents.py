@@ -1,7 +1,7 @@
-"""What image files contain, as digests: worked out whenever a file is read, and remembered in the store's folder.
+"""Digests of image files' contents: computed whenever a file is read, and remembered in the store's folder.
 
-Owns the file of digests of every folder, zip or address, and when a digest that is remembered still holds: as long as
-the file has the size, the times and the inode that it had. Hands on `Contents`, the digests of one listing's images.
+A remembered digest is valid as long as the file has the size, times and inode that it had. `Contents` holds the digests
+of one listing's images.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ assert RECORD.itemsize == 64, "divides a disk's block, so that a record is writt
 
 
 def digest_of(data: bytes) -> bytes:
-    """The 16 bytes that stand for these bytes wherever images are compared: BLAKE2b (RFC 7693)."""
+    """Return the 16 bytes that stand for these bytes wherever images are compared: BLAKE2b (RFC 7693)."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def digests_of(texts: Iterable[str]) -> np.ndarray:
-    """DIGEST [n] of the texts themselves."""
+    """Return DIGEST [n] of the texts themselves."""
     return np.frombuffer(b"".join([digest_of(text.encode()) for text in texts]), DIGEST)
 
 
 def halves(digests: np.ndarray) -> np.ndarray:
-    """DIGEST [n] as uint64 [n, 2], without a copy where that can be."""
+    """Return DIGEST [n] as uint64 [n, 2], without a copy where that can be."""
     return np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
 
 
@@ -64,7 +64,8 @@ class Contents:
         self.digests, self.stamps = self.digests.copy(), self.stamps.copy()  # Ray gives arrays that none may write
 
     def unknown(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Those of `rows` (default: all) whose content is not known, int64; what cannot be read is not among them."""
+        """Return those of `rows` (default: all) whose content is not known, int64; what cannot be read is not among
+        them."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
         lacking = rows[~halves(self.digests[rows]).any(axis=1)]
         tried = np.array(list(self.unreadable), np.int64)  # at one instant: another thread may be learning
@@ -137,8 +138,8 @@ def _make_room(path: Path) -> None:
 
 
 def _records(path: Path, start: int) -> tuple[np.ndarray, int]:
-    """RECORD [n] of a file from byte `start` on, as they were written, and where they end; what a crash left of one at
-    the end is none."""
+    """Return RECORD [n] of a file from byte `start` on, as they were written, and where they end; what a crash left of
+    one at the end is none."""
     try:
         with open(path, "rb") as file:
             file.seek(start)

@@ -1,7 +1,7 @@
-"""Bytes of an image file to a square of uint8 RGB, or one line that says why not.
+"""From the bytes of an image file to a square of uint8 RGB, or to one line with the reason why not.
 
-Owns every decision about formats: orientation, palettes, transparency, CMYK, 16-bit and float greyscale, and how an
-oblong becomes a square. Hands on arrays to `Pool.read` and so to the store; nothing here raises past `decode_all`.
+Handles orientation, palettes, transparency, CMYK, 16-bit and float greyscale, and how an oblong becomes a square.
+Nothing but `decode_all` is called from outside, and it raises nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def decode_all(read: Callable[[Any], bytes | None], keys: Sequence[Any], size: i
 
 
 def decode(data: bytes, size: int, fit: str) -> np.ndarray:
-    """One image file's bytes as uint8 [size, size, 3], upright, in RGB.
+    """Return one image file's bytes as uint8 [size, size, 3], upright, in RGB.
 
     Raises Undecodable, or whatever Pillow's decoder raises for damaged data.
     """
@@ -117,7 +117,7 @@ def _check_budget(image: Image.Image, pixels: int, file: int) -> None:
 
 
 def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
-    """The decoded image, in a mode that resizes well; an array uint8 [high, wide, 3] where it came as one.
+    """Return the decoded image, in a mode that resizes well; an array uint8 [high, wide, 3] where it came as one.
 
     Pillow and simplejpeg run the same decoder and come to the same bytes, the latter in three quarters of the time.
     What it finds odd is left to Pillow, which forgives more and has the last word.
@@ -132,7 +132,7 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The image in a mode that resizes well: L, RGB, CMYK or RGBA."""
+    """Return the image in a mode that resizes well: L, RGB, CMYK or RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
     if image.mode == "RGBA":
@@ -195,7 +195,7 @@ def _square(image: Image.Image | np.ndarray, size: int, fit: str) -> np.ndarray:
 def _resized(
     image: Image.Image | np.ndarray, target: tuple[int, int], box: tuple[float, float, float, float]
 ) -> np.ndarray:
-    """What lies in `box` (left, top, right, bottom), uint8 [high, wide, 3] of `target` = (wide, high), by the
+    """Return what lies in `box` (left, top, right, bottom), uint8 [high, wide, 3] of `target` = (wide, high), by the
     triangle filter as wide as the scale: "bilinear" with antialiasing, torchvision's own choice for photographs."""
     if max(target) >= VECTORISED and (isinstance(image, np.ndarray) or image.mode == "RGB"):
         left, top, right, bottom = map(int, box)  # half a pixel to the left at most
@@ -225,7 +225,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def reason_of(error: Exception) -> str:
-    """Why an image cannot be used, in one line."""
+    """Return why an image cannot be used, in one line."""
     if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -1,7 +1,7 @@
-"""Where image files lie: below a folder, or in a zip. One small interface for both.
+"""Image files below a folder or in a zip, behind one interface.
 
-Owns the naming (a file's key is its path inside the folder or zip, with forward slashes), and reading by key from any
-process. Hands on to `folder` and to the tasks that read files.
+A file's key is its path inside the folder or zip, with forward slashes. Files are listed, read by key from any process,
+and stamped, so that a change while they are read is noticed.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Files(Protocol):
         """The place's path, for messages."""
 
     def walk(self) -> tuple[list[str], list[str]]:
-        """Keys of all files, and all folders, hidden ones left out; in no particular order."""
+        """Return keys of all files, and all folders, hidden ones left out; in no particular order."""
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
-        """STAMP [n]: what changes when a file does, by a look at its entry alone; ABSENT where there is no file."""
+        """Return STAMP [n]: what changes when a file does, from its entry alone; ABSENT where there is no file."""
 
     def read(self, key: str) -> bytes:
-        """The file's bytes."""
+        """Return the file's bytes."""
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
-        """The file's bytes as they all were at one time, and its stamp then. Raises UserError for a file that changes
-        whenever it is read."""
+        """Return the file's bytes as they all were at one time, and its stamp then. Raises UserError for a file that
+        changes whenever it is read."""
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,12 @@ def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
 
 
 def absolute(path: str) -> Path:
-    """A path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
+    """Return a path as a user writes it: `~` and $VARIABLES expanded, relative to the working directory."""
     return Path(class_selection.absolute(path))
 
 
 def lines_of(file: Path, wanted: str) -> list[str]:
-    """The lines of a list in UTF-8, of which each should be what `wanted` says. Raises UserError."""
+    """Return the lines of a list in UTF-8, of which each should be what `wanted` says. Raises UserError."""
     try:
         return file.read_text("utf-8").splitlines()
     except UnicodeDecodeError:
@@ -194,9 +194,9 @@ def _hidden(name: str) -> bool:
 
 
 def member_parts(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The bytes of a member as they are unpacked, never more than it claims: in `ZipFile.read` one that lies about its
-    size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong, Unreadable for a method of
-    which zipfile unpacks all that it reads at once: 4 kB of bzip2 or LZMA can be a great deal."""
+    """Yield the bytes of a member as they are unpacked, never more than it claims: in `ZipFile.read` one that lies
+    about its size takes what it really unpacks to. Raises BadZipFile for one whose checksum is wrong, Unreadable for a
+    method of which zipfile unpacks all that it reads at once: 4 kB of bzip2 or LZMA can be a great deal."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Unreadable(NO_METHOD)
     with archive.open(info) as file:
@@ -212,7 +212,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _circular(where: str, below: str, link: str) -> bool:
-    """Whether a link leads to a folder that the walk has come through, or to one above it: it would never end."""
+    """Return whether a link leads to a folder on the way of the walk, or to one above it: it would never end."""
     target = os.path.realpath(link).rstrip(os.sep) + os.sep
     parts = below.split("/")[:-1]
     passed = ("/".join([where, *parts[:depth]]) for depth in range(len(parts) + 1))
@@ -220,14 +220,14 @@ def _circular(where: str, below: str, link: str) -> bool:
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp of a file in that state; ABSENT for a folder or a device."""
+    """Return the stamp of a file in that state; ABSENT for a folder or a device."""
     if not stat.S_ISREG(status.st_mode):
         return ABSENT
     return status.st_size, status.st_mtime_ns, status.st_ino & (1 << 63) - 1, status.st_ctime_ns
 
 
 def stamp_at(path: str) -> Stamp:
-    """The stamp of the file at a path; ABSENT where there is none."""
+    """Return the stamp of the file at a path; ABSENT where there is none."""
     try:
         return stamp_of(os.stat(path))
     except (OSError, ValueError):  # ValueError: a zero byte in the name
@@ -235,8 +235,8 @@ def stamp_at(path: str) -> Stamp:
 
 
 def settled(look: Callable[[], Stamp]) -> Stamp:
-    """The stamp that `look` gives, of a file that was written a moment ago a moment later: within a tick of the clock
-    its time would not show one more write."""
+    """Return the stamp that `look` gives, of a file that was written a moment ago a moment later: within a tick of the
+    clock its time would not show one more write."""
     stamp = look()
     written = max(stamp[1], stamp[3])
     tick = TICK if written % 1_000_000_000 else COARSE
@@ -247,7 +247,7 @@ def settled(look: Callable[[], Stamp]) -> Stamp:
 
 
 def _steadily(path: str, look: Callable[[], Stamp], read: Callable[[], bytes]) -> tuple[bytes, Stamp]:
-    """What `read` gives between two looks that show the same."""
+    """Return what `read` gives between two looks that show the same."""
     for _ in range(TRIES):
         before = settled(look)
         data = read()

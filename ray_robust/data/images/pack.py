@@ -1,8 +1,8 @@
-"""Decoded images in a file that only grows, each addressed by 16 bytes, and a log that says where it lies.
+"""Decoded images in an append-only file, each addressed by 16 bytes, with a log of their slots.
 
-Owns the files of one way to decode (size, fit, decoder): `pixels.u8`, an image to a slot; `log.records`, whose last
-record of an address holds; `broken.jsonl`, why an address has no image. Pixels reach the disk before the record that
-speaks of them: a crash at any instant leaves images missing, never wrong. Any number of processes may read and add.
+Files of one way to decode (size, fit, decoder): `pixels.u8`, an image per slot; `log.records`, of which the last record
+of an address is valid; `broken.jsonl`, why an address has no image. Pixels reach the disk before their record: a crash
+leaves images missing, never wrong. Any number of processes may read and add.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Pack:
     # --- reading
 
     def look_up(self, addresses: np.ndarray) -> np.ndarray:
-        """RECORD [n]: the last record of each address; of state MISSING where there is none."""
+        """Return RECORD [n]: the last record of each address; of state MISSING where there is none."""
         records = np.zeros(len(addresses), RECORD)
         with self._read_lock:
             self._refresh()
@@ -114,7 +114,7 @@ class Pack:
         return records
 
     def holds(self, address: bytes, states: tuple[int, ...]) -> bool:
-        """Whether an address was in one of these states when this process looked last: quickly, for one image."""
+        """Return whether an address was in one of these states when this process read the log last."""
         with self._read_lock:
             record = self._tail.get(address)
             if record is None and len(self._lows):
@@ -171,9 +171,9 @@ class Pack:
         self._lows = halves(self._sorted["address"])[:, 0].copy()
 
     def _file_state(self) -> tuple[int, tuple[int, ...]]:
-        """The bytes of the log (0 where there is none), and which files these are: whoever removes the folder, or leads
-        the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they begin,
-        tells by its time where a new file got an old one's inode."""
+        """Return the bytes of the log (0 where there is none), and which files these are: whoever removes the folder,
+        or leads the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they
+        begin, tells by its time where a new file got an old one's inode."""
         stats = [_stat(self.folder / name) for name in FILES]
         size = stats[1].st_size if stats[1] else 0
         numbers = [number for status in stats if status for number in (status.st_dev, status.st_ino)]
@@ -181,7 +181,8 @@ class Pack:
         return size, (*numbers, *((meta.st_ino, meta.st_mtime_ns) if meta else ()))
 
     def _possible(self, records: np.ndarray) -> np.ndarray:
-        """Which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut off."""
+        """Return which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut
+        off."""
         try:
             with open(self.folder / "pixels.u8", "rb") as file:  # a mounted share asks its server only when one opens
                 slots = os.fstat(file.fileno()).st_size // self.image_bytes
@@ -199,7 +200,7 @@ class Pack:
         self._pixels = self._pixels[:0]
 
     def pixels(self, most: int) -> np.ndarray:
-        """uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most` at least. Raises UserError."""
+        """Return uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most`. Raises UserError."""
         pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
         if most >= len(pixels):
             try:
@@ -218,7 +219,7 @@ class Pack:
         return pixels
 
     def reasons(self) -> dict[bytes, str]:
-        """Why an address is broken; the last word on each."""
+        """Return why an address is broken; the last word on each."""
         path = self.folder / "broken.jsonl"
         lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
         reasons = {}
@@ -286,7 +287,8 @@ class Pack:
             self._append("log.records", records.tobytes(), RECORD.itemsize)
 
     def _reserve(self, count: int) -> int:
-        """The first of `count` slots that nobody else has: at the end of the file, sparse until they are written."""
+        """Return the first of `count` slots that nobody else has: at the end of the file, sparse until they are
+        written."""
         with open(self.folder / "pixels.u8", "r+b") as file:
             slots = -(-os.fstat(file.fileno()).st_size // self.image_bytes)
             file.truncate((slots + count) * self.image_bytes)
@@ -357,7 +359,7 @@ REMEDY = "delete this folder, or run ray_robust.ingest with --verify, which deco
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """What the system knows of a file; None where it is not there."""
+    """Return what the system knows of a file; None where it is not there."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -365,5 +367,5 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def checksums(images: np.ndarray) -> np.ndarray:
-    """uint32 [n], the CRC-32 of each image."""
+    """Return uint32 [n], the CRC-32 of each image."""
     return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))

@@ -1,8 +1,8 @@
 """The image store: images decoded once, at one size, to uint8 in a memory-mapped file that all trials of a node share.
 
-A `Pack` holds the images of every pool of files that are decoded alike, by what the files contain: pools that share an
-image share its pixels, and one that was moved or copied finds all of them. What is rendered has a pack per pool. Owns
-what a pool's rows are in its pack. Hands on arrays; `launch.ingest` spreads the filling over processes.
+A `Pack` holds the images of all pools of files that are decoded alike, addressed by content: pools that share an image
+share its pixels, and a pool that was moved or copied is found again. A rendered pool has a pack of its own.
+`launch.ingest` distributes the filling over processes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ImageStore:
 
     @classmethod
     def open(cls, root: Path, pool: Pool, size: int) -> ImageStore:
-        """The store of `pool` at `size` px below `root`, made (empty) when it is not there.
+        """Return the store of `pool` at `size` px below `root`, made (empty) when it is not there.
 
         Raises UserError for a store that is not whole, a full disk, or a root that cannot be written.
         """
@@ -76,7 +76,7 @@ class ImageStore:
         return self.states(np.arange(self.n))
 
     def states(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 [n], the state of each of these rows."""
+        """Return uint8 [n], the state of each of these rows."""
         state = self._records(rows)["state"].astype(np.uint8)
         unreadable = list(self.pool.unreadable)
         return np.where(np.isin(rows, unreadable), np.uint8(BROKEN), state) if unreadable else state
@@ -92,13 +92,14 @@ class ImageStore:
         return {row: unreadable.get(row) or reasons.get(bytes(of), "cannot be read") for row, of in pairs}
 
     def missing(self, rows: np.ndarray | None = None, *, again: bool = False) -> np.ndarray:
-        """Those of `rows` (default: all) yet to be decoded, int64, ascending; with `again`, the broken ones too."""
+        """Return those of `rows` (default: all) yet to be decoded, int64, ascending; with `again` the broken too."""
         rows = np.arange(self.n) if rows is None else np.unique(np.asarray(rows, np.int64))
         state = self.states(rows)
         return rows[(state == MISSING) | (state == BROKEN)] if again else rows[state == MISSING]
 
     def mapped(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(uint8 [m, size, size, 3], memory-mapped and read-only; int64 [len(rows)], where these images are in it).
+        """Return (uint8 [m, size, size, 3], memory-mapped and read-only; int64 [len(rows)], where these images are in
+        it).
 
         Raises UserError for an image that is missing or broken.
         """
@@ -106,7 +107,8 @@ class ImageStore:
         return self.pack.pixels(int(slots.max(initial=-1))), slots
 
     def take(self, rows: np.ndarray, *, again: bool = True) -> np.ndarray:
-        """A copy of these images, uint8 [len(rows), size, size, 3]; each one's checksum is verified once per process.
+        """Return a copy of these images, uint8 [len(rows), size, size, 3]; each one's checksum is verified once per
+        process.
 
         What is damaged on disk is decoded again (`again`). Raises UserError where that does not help, and for an image
         that is missing or broken.
@@ -183,7 +185,7 @@ class ImageStore:
             self.pool.digests(unread)
 
     def _holds(self, again: bool) -> Callable[[bytes], bool]:
-        """Whether the image of an address need not be decoded."""
+        """Return whether the image of an address need not be decoded."""
         enough = (PRESENT,) if again else (PRESENT, BROKEN)
         return lambda address: self.pack.holds(address, enough)
 

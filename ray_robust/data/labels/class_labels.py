@@ -1,7 +1,7 @@
-"""Which classes of every source a mixture is about, and which label each of them trains under.
+"""The classes of every source that a mixture uses, and the label that each is trained under.
 
-Owns the meaning of `pretrain.classes` and `pretrain.granularity` for a pool's classes, and what is said when a pool
-cannot give what they ask. Hands on masks and label names per class to `mixture`.
+Implements `pretrain.classes` and `pretrain.granularity` for a pool's classes, with the errors of a pool that cannot
+provide them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ CLASSES, GRANULARITY = "pretrain.classes", "pretrain.granularity"
 
 
 def by_name(kind: str, source: str, classes: Sequence[str], *more: object) -> np.ndarray:
-    """int64 [classes]: a random order of the classes, by their names and these alone."""
+    """Return int64 [classes]: a random order of the classes, by their names and these alone."""
     seeds = np.array([seed_of(kind, source, name, *more) for name in classes], dtype=np.uint64)
     return np.argsort(np.argsort(seeds, kind="stable"), kind="stable")
 
 
 def read_map(file: str) -> dict[str, str]:
-    """Class to label, from a CSV with these columns; of a CSV without `label`, class to class.
+    """Return class to label, from a CSV with these columns; of a CSV without `label`, class to class.
 
     Raises UserError.
     """
@@ -66,8 +66,8 @@ def _read_map(file: str, _changed: int) -> dict[str, str]:
 def choose(
     choice: ClassSelection | None, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
 ) -> dict[str, np.ndarray]:
-    """A bool mask of classes per source. A number (`nearest: K`) is divided among the sources by their weights; a name
-    need only be known to one of them, but every source must have a class of the choice."""
+    """Return a bool mask of classes per source. A number (`nearest: K`) is divided among the sources by their weights;
+    a name need only be known to one of them, but every source must have a class of the choice."""
     if choice is None:
         return {name: np.ones(len(catalog.classes), dtype=bool) for name, catalog in catalogs.items()}
     if choice.nearest is not None or choice.farthest is not None:
@@ -85,7 +85,7 @@ def choose(
 def _by_distance(
     choice: ClassSelection, catalogs: Mapping[str, Catalog], weights: np.ndarray, problems: list[str]
 ) -> dict[str, np.ndarray]:
-    """The classes at the smallest or largest distances; among equals, by a random order that every seed shares."""
+    """Return the classes at the smallest or largest distances; ties by a random order that every seed shares."""
     below = {name: subtrees(catalog) for name, catalog in catalogs.items()}
     _check_known(choice.to, below, catalogs, "class or ancestor", problems)
     masks = {}
@@ -139,7 +139,8 @@ def label_classes(
     subset_seed: int,
     problems: list[str],
 ) -> dict[str, list[str]]:
-    """The label of every class of every source, by name; what stands for classes that are not `chosen` says nothing.
+    """Return the label of every class of every source, by name; what stands for classes that are not `chosen` says
+    nothing.
 
     A number of labels is divided among the sources by their weights, unless they share their labels: then each is cut
     to that number, and random labels are dealt to all their classes at once.
@@ -169,7 +170,7 @@ def label_classes(
 
 
 def _rank(catalog: Catalog, granularity: str) -> list[str]:
-    """The ancestors at a rank, or at a depth: 1 is the coarsest rank."""
+    """Return the ancestors at a rank, or at a depth: 1 is the coarsest rank."""
     if granularity in ("class", "leaf"):
         return list(catalog.classes)
     ranks = _ranks(catalog)
@@ -189,7 +190,7 @@ def _ranks(catalog: Catalog) -> list[str]:
 
 
 def _cut(catalog: Catalog, chosen: np.ndarray, number: int) -> list[str]:
-    """The rank with the number of labels nearest to that asked for; of two as near, the one with fewer."""
+    """Return the rank with the number of labels nearest to that asked for; of two as near, the one with fewer."""
     if catalog.hierarchy is None:
         raise ValueError("has no hierarchy to cut; use class")
     cuts = [_rank(catalog, rank) for rank in (*_ranks(catalog), "class")]
@@ -198,7 +199,7 @@ def _cut(catalog: Catalog, chosen: np.ndarray, number: int) -> list[str]:
 
 
 def _dealt(catalog: Catalog, name: str, classes: Sequence[str], number: int, subset_seed: int) -> list[str]:
-    """The control: `classes` in a random order, dealt one by one to so many labels.
+    """Return the control: `classes` in a random order, dealt one by one to so many labels.
 
     Every subset seed deals anew, so that no finding hangs on one lucky deal; `subset_seed` fixes it.
     """

@@ -1,6 +1,6 @@
-"""A pool's classes placed in a hierarchy: one path for each, all subtrees by name, and distances in the tree.
+"""A pool's classes in a hierarchy: one path for each, all subtrees by name, and distances in the tree.
 
-Owns how a graph with several parents becomes one path per class, what its nodes are called, and tree distance. Hands on
+Defines how a graph with several parents becomes one path per class, how its nodes are named, and tree distance; fills
 `Catalog.hierarchy` (ranks) and `Catalog.below` (the classes of every subtree).
 """
 
@@ -20,7 +20,7 @@ from ray_robust.errors import UserError
 
 
 def attach_hierarchy(catalog: Catalog, option: str) -> Catalog:
-    """The catalog with the hierarchy that `hierarchy: option` names (see `wordnet.read_hierarchy`).
+    """Return the catalog with the hierarchy that `hierarchy: option` names (see `wordnet.read_hierarchy`).
 
     Classes are nodes of it (n02084071) or words that one node alone has. The ranks are `depth 1` (below the common
     root) to the deepest class; a class that ends earlier stands for itself. Of several parents the path goes by the
@@ -47,7 +47,7 @@ def attach_hierarchy(catalog: Catalog, option: str) -> Catalog:
 
 
 def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:
-    """The classes (indices, ascending) below every node, by each of its names; a class is below itself.
+    """Return the classes (indices, ascending) below every node, by each of its names; a class is below itself.
 
     A name that stands at several places in the ranks means all of them.
     """
@@ -62,14 +62,14 @@ def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:
 
 
 def class_index(catalog: Catalog) -> dict[str, int]:
-    """Every class by its name, and by what people call it where they call no other class so."""
+    """Return every class by its name, and by what people call it where they call no other class so."""
     count = Counter(catalog.names)
     called = {name: i for i, name in enumerate(catalog.names) if count[name] == 1}
     return called | {name: i for i, name in enumerate(catalog.classes)}
 
 
 def distances(catalog: Catalog, to: np.ndarray) -> np.ndarray:
-    """Edges in the tree from every class to the nearest of the classes `to` (indices), int64.
+    """Return edges in the tree from every class to the nearest of the classes `to` (indices), int64.
 
     Along the ranks, in which an ancestor that repeats is one node; without a hierarchy all classes hang on one root.
     """
@@ -88,7 +88,7 @@ def distances(catalog: Catalog, to: np.ndarray) -> np.ndarray:
 
 
 def tree_paths(catalog: Catalog) -> list[tuple[str, ...]]:
-    """Every class's way down from the root, itself last, without the root."""
+    """Return every class's way down from the root, itself last, without the root."""
     if catalog.hierarchy is None:
         return [(name,) for name in catalog.classes]
     rows = catalog.hierarchy.to_numpy(object)
@@ -126,7 +126,7 @@ def _nodes_of(classes: tuple[str, ...], isa: IsA) -> list[str]:
 
 
 def _all_above(node: str, isa: IsA) -> set[str]:
-    """The node and all its ancestors."""
+    """Return the node and all its ancestors."""
     ancestors, todo = {node}, [node]
     while todo:
         for parent in isa.parents.get(todo.pop(), ()):
@@ -137,7 +137,7 @@ def _all_above(node: str, isa: IsA) -> set[str]:
 
 
 def _paths(nodes: list[str], isa: IsA) -> list[tuple[str, ...]]:
-    """The shortest way from a root to every node."""
+    """Return the shortest way from a root to every node."""
     shortest_to: dict[str, tuple[str, ...]] = {}
 
     def path(node: str, entered: frozenset[str] = frozenset()) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def _paths(nodes: list[str], isa: IsA) -> list[tuple[str, ...]]:
 
 
 def _names(classes: tuple[str, ...], nodes: list[str], above: Iterable[set[str]], isa: IsA) -> dict[str, str]:
-    """What every node of the tree is called: a class as its pool calls it, another by its first word."""
+    """Return what every node of the tree is called: a class as its pool calls it, another by its first word."""
     own = dict(zip(nodes, classes, strict=True))
     called = {node: own.get(node) or isa.words.get(node, (node,))[0] for node in sorted(set().union(*above))}
     count = Counter(called.values())
@@ -163,7 +163,7 @@ def _names(classes: tuple[str, ...], nodes: list[str], above: Iterable[set[str]]
 def _below(
     nodes: list[str], above: Mapping[str, set[str]], names: Mapping[str, str], isa: IsA
 ) -> dict[str, np.ndarray]:
-    """The classes below every node, by its name, its id, and each of its words that could mean no other."""
+    """Return the classes below every node, by its name, its id, and each of its words that could mean no other."""
     members = defaultdict(list)
     for i, node in enumerate(nodes):
         for ancestor in above[node]:

@@ -1,8 +1,7 @@
 """Published hierarchies as graphs: WordNet's nouns from its own database files, or any list of parent-child pairs.
 
-Owns the two formats and how to obtain WordNet. Hands on an `IsA`, which `hierarchy` places a pool's classes in. The
-database is read here in a few lines: nltk's reader refuses folders that are not its own and needs files that Debian's
-copy lacks.
+The database is parsed here in a few lines: nltk's reader refuses folders that are not its own and needs files that
+Debian's copy lacks.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class IsA:
 
 
 def read_hierarchy(option: str) -> IsA:
-    """What `hierarchy:` names: `wordnet`, a folder with WordNet's data.noun, or a file with `parent child` in each
-    line, beside which a words.txt (`node<TAB>word, word`) may give the nodes words. Raises UserError."""
+    """Return what `hierarchy:` names: `wordnet`, a folder with WordNet's data.noun, or a file with `parent child` in
+    each line, beside which a words.txt (`node<TAB>word, word`) may give the nodes words. Raises UserError."""
     if option == "wordnet":
         named = os.environ.get("WNSEARCHDIR")
         folders = [folder for folder in ([named] if named else FOLDERS) if Path(folder, "data.noun").is_file()]

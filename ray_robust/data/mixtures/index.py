@@ -1,7 +1,7 @@
-"""A drawn subset as a file: which row of which source under which label, with a fingerprint of exactly these images.
+"""A drawn subset as a file: source, row and label of every image, with a fingerprint of exactly these images.
 
-Owns the fingerprint and the file's layout. Works through blocks, so that a hundred million rows need no memory of their
-own. The readable list of names that a trial keeps is written by the trial.
+Written in blocks, so that a hundred million rows need no memory of their own. The readable list of names is written by
+the trial.
 """
 
 from __future__ import annotations

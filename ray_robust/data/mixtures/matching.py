@@ -1,7 +1,7 @@
 """Equal numbers of classes and images where a sweep varies which classes it pre-trains on.
 
-Owns the rule: what is not given is set to the smallest supply among all mixtures of the sweep, so that semantics is not
-confounded with quantity. Hands on the mixtures with these numbers filled in, and what a plan says of them.
+What is not given is set to the smallest supply among all mixtures of the sweep, so that semantics is not confounded
+with quantity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray_robust.spec.sections import Pretrain
 def match(
     mixtures: Sequence[Pretrain], catalogs_of: Callable[[Pretrain], Mapping[str, Catalog]]
 ) -> tuple[list[Pretrain], list[str]]:
-    """The mixtures, with `num_classes` and `num_images` set where `classes` varies, and lines that say so.
+    """Return the mixtures, with `num_classes` and `num_images` set where `classes` varies, and lines that say so.
 
     Classes: as many as the mixture with the fewest has. Images: as many as the poorest mixture is sure to hold,
     whichever so many of its classes a seed draws - the sum of its smallest classes. Both can only be what every
@@ -62,7 +62,7 @@ def match(
 
 
 def _lacks_classes(mixture: Pretrain) -> bool:
-    """Whether the number of classes is for the rule to set."""
+    """Return whether the number of classes is for the rule to set."""
     return mixture.match and mixture.num_classes == "all" and mixture.subclasses_per_label is None
 
 
@@ -77,14 +77,14 @@ def _filled(mixture: Pretrain, numbers: Mapping[str, int]) -> Pretrain:
 
 
 def _classes_held(mixture: Pretrain, offered: Mapping[str, Offer]) -> int:
-    """The most classes that every source can give its share of."""
+    """Return the most classes that every source can give its share of."""
     least = mixture.images_per_class or 1
     have = [int((offer.allowed & (offer.supply >= least)).sum()) for offer in offered.values()]
     return most_to_apportion(weights_of(mixture), np.array(have))
 
 
 def _images_held(mixture: Pretrain, numbers: Mapping[str, int], offered: Mapping[str, Offer]) -> int:
-    """The most images that any draw of its number of classes can give."""
+    """Return the most images that any draw of its number of classes can give."""
     weights = weights_of(mixture)
     number = mixture.num_classes if isinstance(mixture.num_classes, int) else numbers["num_classes"]
     have = [

@@ -1,8 +1,8 @@
-"""Which images a trial pre-trains on: exact counts, nested draws, and a composition that can be read and checked.
+"""The images that a trial pre-trains on: exact counts, nested draws, and a composition that can be checked.
 
-Owns how classes and images are divided among sources and chosen (by a priority hashed from names alone), the held-out
-images, and what is said when a source holds too little. What the classes are called is in `labels`, exact rounding in
-`rounding`, picking the images in `selection`.
+Divides classes and images among sources and chooses them by a priority hashed from names alone; sets images aside for
+upstream accuracy; reports sources that hold too little. `labels.class_labels` says what classes are called, `rounding`
+divides exactly, `selection` picks the images.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Subset:
         return sum(len(share.rows) for share in self.shares)
 
     def images_per_label(self) -> dict[str, int]:
-        """How many images every label has, in the order of `classes`."""
+        """Return how many images every label has, in the order of `classes`."""
         counts = sum(np.bincount(share.labels, minlength=len(self.classes)) for share in self.shares)
         return dict(zip(self.classes, np.asarray(counts).tolist(), strict=True))
 
@@ -70,7 +70,7 @@ class Offer:
 def offers(
     mixture: Pretrain, catalogs: Mapping[str, Catalog], usable: Mapping[str, np.ndarray | None], problems: list[str]
 ) -> dict[str, Offer]:
-    """Every source's offer; problems with the choice of classes are added to `problems`."""
+    """Return every source's offer; problems with the choice of classes are added to `problems`."""
     offered = {}
     allowed = choose(mixture.classes, {name: catalogs[name] for name in mixture.sources}, weights_of(mixture), problems)
     for name in mixture.sources:
@@ -86,7 +86,8 @@ def offers(
 
 
 def _held_out_of(catalog: Catalog, usable: np.ndarray | None, part: float, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that no mixture may train on, the same for every seed and total, and how many of every class are left."""
+    """Return rows that no mixture may train on, the same for every seed and total, and how many of every class are
+    left."""
     sizes = count_labels(catalog, usable)
     wanted = np.minimum(HELD_OUT_PER_CLASS, np.floor(sizes * part)).astype(np.int64)
     return np.flatnonzero(lowest(catalog, usable, sizes, wanted, seed_of("held out", name))), sizes - wanted
@@ -96,14 +97,14 @@ _held_out = lru_cache(maxsize=64)(_held_out_of)  # of whole pools: the same for 
 
 
 def weights_of(mixture: Pretrain) -> np.ndarray:
-    """float64, in the order of the sources."""
+    """Return float64, in the order of the sources."""
     return np.array([section.weight for section in mixture.sources.values()])
 
 
 def draw(
     mixture: Pretrain, catalogs: Mapping[str, Catalog], usable: Mapping[str, np.ndarray | None], subset_seed: int
 ) -> Subset:
-    """The images of a mixture under a subset seed.
+    """Return the images of a mixture under a subset seed.
 
     `usable` is a bool mask per source, or None for all: images that could not be decoded are no supply. Raises
     UserError, all problems at once, naming source, need and supply.
@@ -145,7 +146,7 @@ def draw(
 def _heads(
     mixture: Pretrain, labels: Mapping[str, list[str]], counts: Mapping[str, np.ndarray]
 ) -> dict[str, list[str]]:
-    """Per source the head that every class trains, "" for a class that gives no image."""
+    """Return per source the head that every class trains, "" for a class that gives no image."""
     apart = len(labels) > 1 and mixture.label_space == "separate"
     return {
         name: [
@@ -157,7 +158,7 @@ def _heads(
 
 
 def _shown(offer: Offer, taken: np.ndarray, name: str) -> np.ndarray:
-    """The held-out rows that upstream accuracy is measured on: of the classes that are learned."""
+    """Return the held-out rows that upstream accuracy is measured on: of the classes that are learned."""
     held = offer.held_out
     held = held[taken[offer.catalog.labels[held]] > 0]
     order = np.argsort(mix_bits(offer.catalog.ids[held], seed_of("held out shown", name)))
@@ -165,7 +166,7 @@ def _shown(offer: Offer, taken: np.ndarray, name: str) -> np.ndarray:
 
 
 def _composition(name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, target: float) -> dict[str, Any]:
-    """One source's line of the composition."""
+    """Return one source's line of the composition."""
     some = taken[taken > 0]
     per_label = np.bincount(index[taken > 0], weights=some)
     per_label = per_label[per_label > 0].astype(np.int64)
@@ -191,7 +192,7 @@ def _choose_classes(
     priority: Mapping[str, np.ndarray],
     problems: list[str],
 ) -> dict[str, np.ndarray]:
-    """A bool mask of classes per source: nested in their number, by priority."""
+    """Return a bool mask of classes per source: nested in their number, by priority."""
     least = mixture.images_per_class or 1
     enough = {name: offer.allowed & (offer.supply >= least) for name, offer in offered.items()}
     if mixture.num_classes == "all":
@@ -220,7 +221,7 @@ def _choose_classes(
 
 
 def _first(of: np.ndarray, priority: np.ndarray, count: int) -> np.ndarray:
-    """A bool mask of the `count` classes of a mask that come first by priority."""
+    """Return a bool mask of the `count` classes of a mask that come first by priority."""
     mask = np.zeros(len(of), dtype=bool)
     rows = np.flatnonzero(of)
     mask[rows[np.argsort(priority[rows])[:count]]] = True
@@ -234,7 +235,8 @@ def _subclasses(
     priority: Mapping[str, np.ndarray],
     problems: list[str],
 ) -> dict[str, np.ndarray]:
-    """The classes that feed the labels: so many of every source and label, by priority, so that fewer lie in more."""
+    """Return the classes that feed the labels: so many of every source and label, by priority, so that fewer lie in
+    more."""
     need = mixture.subclasses_per_label
     if need is None:
         return chosen
@@ -262,7 +264,7 @@ def _count_images(
     chosen: Mapping[str, np.ndarray],
     problems: list[str],
 ) -> dict[str, np.ndarray]:
-    """How many images of every class of every source."""
+    """Return how many images of every class of every source."""
     if mixture.images_per_class is not None:
         return {name: np.where(chosen[name], mixture.images_per_class, 0) for name in offered}
     supply = {name: np.where(chosen[name], offer.supply, 0) for name, offer in offered.items()}

@@ -1,7 +1,7 @@
-"""Which images of a pool: of every class those of lowest priority, in one pass over the pool in blocks.
+"""Selection of images: of every class those of lowest priority, in one pass over the pool in blocks.
 
-Owns the selection by threshold, which sorts only what lies near a class's limit: a hundred million images take seconds
-and little more memory than the answer.
+Only what lies near a class's limit is sorted: a hundred million images take seconds and little more memory than the
+answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HIGHEST = np.iinfo(np.uint64).max
 
 
 def count_labels(catalog: Catalog, allowed: np.ndarray | None = None) -> np.ndarray:
-    """int64 [classes]: how many (allowed) images every class has."""
+    """Return int64 [classes]: how many (allowed) images every class has."""
     counts = np.zeros(len(catalog.classes), dtype=np.int64)
     for block in _blocks(len(catalog)):
         labels = catalog.labels[block] if allowed is None else catalog.labels[block][allowed[block]]
@@ -26,7 +26,8 @@ def count_labels(catalog: Catalog, allowed: np.ndarray | None = None) -> np.ndar
 
 
 def lowest(catalog: Catalog, allowed: np.ndarray | None, have: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Bool [n]: of every class the `counts[class]` allowed images whose hashed id is lowest (ties: the first rows).
+    """Return bool [n]: of every class the `counts[class]` allowed images whose hashed id is lowest (ties: the first
+    rows).
 
     `have` is how many every class has of those allowed.
 
@@ -91,7 +92,7 @@ def _pass(
 
 
 def _as_priority(share: np.ndarray) -> np.ndarray:
-    """A share of the range of priorities as a priority."""
+    """Return a share of the range of priorities as a priority."""
     scaled = np.clip(share, 0, 1) * 2.0**64
     return np.where(scaled >= 2.0**64, HIGHEST, np.minimum(scaled, 2.0**64 - 2048).astype(np.uint64))
 

@@ -1,7 +1,7 @@
-"""An archive that somebody copied: is it whole, is it the right one, and out with its files, safely and resumably.
+"""Archives that a user copied: verified by size and SHA-256, and unpacked safely and resumably.
 
-Owns the checks by size and SHA-256, and unpacking tar (plain, gzip, bzip2, xz) and zip below one folder and nowhere
-else. Hands on a folder; that it is complete is for the caller to mark.
+Tar (plain, gzip, bzip2, xz) and zip are unpacked below one folder and nowhere else; the caller marks the folder as
+complete.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PublishedArchive:
 
 
 def check(archive: Path, published: PublishedArchive | None, folder: Path, progress: Progress) -> str:
-    """The SHA-256 of `archive`. Raises UserError, in one line, unless it is what is `known`.
+    """Return the SHA-256 of `archive`. Raises UserError, in one line, unless it is the `published` one.
 
     `folder`, where it will be unpacked, remembers the answer while the file stays as it is.
     """
@@ -134,7 +134,7 @@ class _Entry:
 
 
 def _entries(archive: Path) -> Iterator[_Entry]:
-    """Every regular file of an archive, in its order."""
+    """Yield every regular file of an archive, in its order."""
     with open(archive, "rb") as raw:
         head = raw.read(tarfile.BLOCKSIZE)
         raw.seek(0)

@@ -1,8 +1,7 @@
-"""Pools of files: the same for the same names, labels and bytes, wherever the files lie and whenever they were touched.
+"""Pools of files: equal for equal names, labels and bytes, wherever the files are and whenever they were touched.
 
-Owns the catalog before and after the files have been read: its ids and its fingerprint are of the contents, hence
-provisional until every file has been read, which is while it is decoded into the store. Hands on to `folder` and to
-`sources/shards.py`.
+Ids and fingerprint of a catalog are of the contents, hence provisional until every file has been read, which happens
+while it is decoded into the store.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ class FilePool(Pool):
 
     @abstractmethod
     def opened(self, rows: np.ndarray) -> Callable[[int], tuple[bytes, Stamp]]:
-        """A function from a position in `rows` to that file's bytes, all of one time, and its stamp then."""
+        """Return a function from a position in `rows` to that file's bytes, all of one time, and its stamp then."""
 
     def in_order(self, rows: np.ndarray) -> Sequence[int]:
-        """The positions in `rows`, in the order in which reading is fastest."""
+        """Return the positions in `rows`, in the order in which reading is fastest."""
         return range(len(rows))
 
     @cached_property

@@ -1,7 +1,6 @@
-"""Labelled images in a folder or a zip, listed by a tree of class folders or by a CSV, and everything wrong with them.
+"""Labelled images in a folder or a zip, listed by a tree of class folders or by a CSV, with every error reported.
 
-Owns the options of `folder`, the checks and the canonical order (by key, so that neither the place nor the order of a
-CSV's rows matters). Hands on a `Listing`; the source and the task of that name, and `wilds`, are thin on top of it.
+Order is by key, so that neither the path of the folder nor the order of a CSV's rows matters.
 """
 
 from __future__ import annotations
@@ -106,8 +105,8 @@ def make_listing(
     label: str = "label",
     classes: tuple[str, ...] | None = None,
 ) -> Listing:
-    """The listing of a checked table: columns key, label[, split][, group] and `rank <name>` for each of `ranks`; those
-    of `with_stamps` too where the files were looked at already.
+    """Return the listing of a checked table: columns key, label[, split][, group] and `rank <name>` for each of
+    `ranks`; those of `with_stamps` too where the files were looked at already.
 
     Rows are sorted by key, classes are in the order given, else of their names. The fingerprint, of what is listed
     alone, hashes every cell, hence neither paths nor the order of rows nor the names of columns. Ranks go from coarse
@@ -147,13 +146,13 @@ def make_listing(
 
 
 def with_stamps(frame: pd.DataFrame, files: Files) -> pd.DataFrame:
-    """The table with the columns of files.STAMP; in `size` -1 where there is no file of that key."""
+    """Return the table with the columns of files.STAMP; in `size` -1 where there is no file of that key."""
     stamps = files.stamps(frame["key"].tolist())
     return frame.assign(**{name: stamps[name] for name in STAMP_FIELDS})
 
 
 def key_ids(keys: pd.Series) -> np.ndarray:
-    """uint64 per key, from the key alone: the first eight bytes of its BLAKE2b digest."""
+    """Return uint64 per key, from the key alone: the first eight bytes of its BLAKE2b digest."""
     hashes = (hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys.tolist())
     return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
 
@@ -236,8 +235,8 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
 
 
 def _check_files(table: Table) -> tuple[Table, list[Problem]]:
-    """The table with keys in normal form and the files' stamps; and the paths that leave the folder, come twice, or
-    lead nowhere. Rows of the first two kinds are left out."""
+    """Return the table with keys in normal form and the files' stamps; and the paths that leave the folder, come twice,
+    or lead nowhere. Rows of the first two kinds are left out."""
     frame, problems = table.frame, list(table.problems)
     if table.lines is not None:
         odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
@@ -263,7 +262,7 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
 
 
 def _inside(keys: list[str], where: str) -> list[str]:
-    """Absolute paths into the folder, by symbolic links too, as paths inside it; all others as they are."""
+    """Return absolute paths into the folder, by symbolic links too, as paths inside it; all others as they are."""
     real = lru_cache(os.path.realpath)
 
     def inside(key: str) -> str:
@@ -278,7 +277,7 @@ def _inside(keys: list[str], where: str) -> list[str]:
 
 
 def _absent(key: str, files: Files) -> str:
-    """What to report of a path that leads nowhere."""
+    """Return what to report of a path that leads nowhere."""
     hint = ""
     if "\\" in key:
         slashed = key.replace("\\", "/")
@@ -300,5 +299,5 @@ def _licence(path: Path) -> str:
 
 
 def unexpanded(path: Path) -> str:
-    """A hint where a $VARIABLE was left standing in a path that is not there; else ""."""
+    """Return a hint where a $VARIABLE was left standing in a path that is not there; else ""."""
     return "; is the variable set?" if "$" in str(path) else ""

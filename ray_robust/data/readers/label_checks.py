@@ -1,7 +1,7 @@
-"""What is wrong with the labels, groups and splits of a table of images, and what may be.
+"""Checks of the labels, groups and splits in a table of images: errors, and warnings about what may be one.
 
-Owns the checks of names: empty ones, splits that lack images, labels that cannot be learned, names that look alike, and
-classes that are called like splits. Hands on to `folder`; every pool of files gets `label_warnings`.
+Empty names, splits that lack images, labels that cannot be learned, names that look alike, and classes that are named
+like splits.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
 
 
 def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
-    """What may be a mistake in the columns label and group of the images at `where`, a sentence each."""
+    """Return what may be a mistake in the columns label and group of the images at `where`, a sentence each."""
     warnings: list[str] = []
     for column, word in (("label", "labels"), ("group", "groups")):
         if column not in frame:
@@ -119,7 +119,7 @@ def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
 
 
 def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
-    """Labels that train lacks only because it writes them in another way."""
+    """Yield labels that train lacks only because it writes them in another way."""
     learned = frame["label"][frame["split"] == "train"].unique()
     counts = frame["label"].value_counts()
     for same in lookalikes([*learned, *counts.index]):
@@ -139,7 +139,7 @@ def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
 
 
 def check_split_names(table: Table) -> Iterator[Problem]:
-    """A source whose classes are all called like splits is the folder above them."""
+    """Yield a problem where all classes of a source are called like splits: it is the folder above them."""
     names = sorted(table.frame["label"].unique())
     if not names or not all(map(_like_split, names)):
         return
@@ -154,7 +154,7 @@ def check_split_names(table: Table) -> Iterator[Problem]:
 
 
 def _split_name_warnings(frame: pd.DataFrame, where: str) -> Iterator[str]:
-    """Some classes called like splits: two or more, or one that holds half of the images or has folders in it."""
+    """Yield some classes called like splits: two or more, or one that holds half of the images or has folders in it."""
     counts = frame["label"].value_counts()
     names = sorted(filter(_like_split, counts.index))
     if not names:

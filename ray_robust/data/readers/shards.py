@@ -1,7 +1,7 @@
 """Shards: tar files of WebDataset and Parquet files, anywhere that pyarrow's file systems reach, read image by image.
 
-Owns finding the shards of an address, listing what a Parquet file holds without reading its pixels (`tar_samples` lists
-a tar), and reading images in the order in which they lie. Hands on to `sources/shards.py`.
+Finds the shards of an address, lists what a Parquet file holds without reading its pixels (`tar_samples` lists a tar),
+and reads images in the order of storage.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Unlistable(Exception):
 
 
 def find_shards(address: str, suffix: str) -> Shards:
-    """The shards that an address means: a file, a folder (and all below it), or a pattern with * or {000..146}.
+    """Return the shards that an address means: a file, a folder (and all below it), or a pattern with * or {000..146}.
 
     A local path or any URI of pyarrow's (s3://, gs://, hdfs://, file://). Raises DataAbsent when nothing is there, and
     UserError naming every shard that lacks.
@@ -106,7 +106,8 @@ def find_shards(address: str, suffix: str) -> Shards:
 
 
 def _stamp(filesystem: Any, info: Any) -> Stamp:
-    """How a shard is now. An ETag changes with the content alone; where a store has none, the time stands for it."""
+    """Return how a shard is now. An ETag changes with the content alone; where a store has none, the time stands for
+    it."""
     if isinstance(filesystem, arrow_fs.LocalFileSystem):
         return settled(lambda: stamp_at(info.path))
     try:
@@ -118,7 +119,7 @@ def _stamp(filesystem: Any, info: Any) -> Stamp:
 
 
 def _tag(file: Any) -> int:
-    """The ETag of an object as a number; 0 where its store has none."""
+    """Return the ETag of an object as a number; 0 where its store has none."""
     facts = {str(key, "utf-8").lower(): value for key, value in (file.metadata() or {}).items()}
     tag = facts.get("etag", b"")
     return int.from_bytes(hashlib.blake2b(tag, digest_size=8).digest(), "little") >> 1 if tag else 0
@@ -155,7 +156,7 @@ def _braces(path: str) -> list[str]:
 
 
 def _gaps(paths: Sequence[str]) -> list[str]:
-    """Shards that the numbers of the others ask for: train-0003.tar between 0002 and 0004, or of "-of-0010"."""
+    """Return shards that the numbers of the others ask for: train-0003.tar between 0002 and 0004, or of "-of-0010"."""
     existing = set(paths)
     series: dict[tuple[str, int, str, str, int], list[int]] = {}
     for path in paths:
@@ -175,7 +176,7 @@ def _gaps(paths: Sequence[str]) -> list[str]:
 
 
 def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
-    """A row per row, as `list_tar` has them; at is the row's number, size 0. Raises Unlistable."""
+    """Return a row per row, as `list_tar` has them; at is the row's number, size 0. Raises Unlistable."""
     try:
         opened = parquet.ParquetFile(file)
         schema = opened.schema_arrow
@@ -197,13 +198,13 @@ def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
 
 
 def _names_in(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
-    """The class names that the package `datasets` keeps in a Parquet file."""
+    """Return the class names that the package `datasets` keeps in a Parquet file."""
     dataset = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     return tuple(dataset.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
 
 
 def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:
-    """Labels as class names: whole numbers by the names, where there are any."""
+    """Return labels as class names: whole numbers by the names, where there are any."""
     names = columns.names or names
     if columns.label is None:
         return ["image"] * len(labels)
@@ -256,7 +257,7 @@ class Reader:
 
 
 def open_shard(shards: Shards, number: int) -> Any:
-    """A shard, opened for reading at any place. Raises UserError when it is gone."""
+    """Return a shard, opened for reading at any place. Raises UserError when it is gone."""
     path = shards.shards[number].path
     try:
         file = shards.filesystem.open_input_file(path)
@@ -281,5 +282,5 @@ def check_shard(shards: Shards, number: int, file: Any = None) -> None:
 
 
 def unlisted(problems: Sequence[tuple[str, str]]) -> Iterator[Problem]:
-    """(path, what is wrong) of shards as problems: a few, then how many more."""
+    """Yield (path, what is wrong) of shards as problems: a few, then how many more."""
     return first_few(len(problems), lambda i: Problem(*problems[i]))

@@ -1,7 +1,4 @@
-"""A table of images before it is trusted: read strictly, every cell a text, every row's line known for messages.
-
-Owns reading the CSV and saying where in it something is wrong. Hands on to `folder`, which knows what is right.
-"""
+"""CSV tables of images, read strictly: every cell a text, and every row's line available for messages."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ class Table:
     problems: tuple[Problem, ...] = ()  # found while listing
 
     def line(self, row: int) -> int:
-        """The CSV's line of its row (a value of the column `line`)."""
+        """Return the CSV's line of its row (a value of the column `line`)."""
         return self.lines[row] if self.lines is not None else 0
 
     def at_rows(self, rows: np.ndarray, what: Callable[[int], str]) -> Iterator[Problem]:
@@ -73,7 +70,7 @@ class Table:
 
 
 def first_few(count: int, problem: Callable[[int], Problem]) -> Iterator[Problem]:
-    """The first few of `count` problems of one kind, and a line that counts the rest."""
+    """Yield the first few of `count` problems of one kind, and a line that counts the rest."""
     for i in range(min(count, SHOWN)):
         yield (last := problem(i))
     if count > SHOWN:
@@ -81,7 +78,7 @@ def first_few(count: int, problem: Callable[[int], Problem]) -> Iterator[Problem
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
-    """Every cell of a comma-separated, UTF-8 file as text ("NA" is a label like any other), and its lines.
+    """Return every cell of a comma-separated, UTF-8 file as text ("NA" is a label like any other), and its lines.
 
     Raises UserError for a file that is not one.
     """
@@ -122,7 +119,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, Lines]:
 
 
 def _header(path: Path) -> list[str]:
-    """The names of the columns. Raises Unreadable for what is no table, however large, having read little of it."""
+    """Return the names of the columns. Raises Unreadable for what is no table, having read little of it."""
     with open_file(path) as raw:
         check_size(os.fstat(raw.fileno()).st_size, LARGEST_TABLE)
         with io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:

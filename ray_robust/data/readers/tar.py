@@ -1,8 +1,8 @@
-"""The members of a tar, one after the other, in memory that does not depend on what its headers claim.
+"""The members of a tar in order, in memory that does not depend on what its headers claim.
 
-Owns the bound on headers. `tarfile` reads a header of any length that it claims as a whole, and keeps every member that
-it has seen. Owns too that a tar ends where its members do: `tarfile` takes the first block that is no header for the
-end, and says nothing of what stands behind it. Hands on to `archive`, which unpacks, and to `shards`, which lists.
+`tarfile` reads a header of any length that it claims as a whole, keeps every member that it has seen, and takes the
+first block that is no header for the end: here headers are bounded, members are not kept, and data behind the end is an
+error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TarReader:
         self._tar, self._bounded = tar, bounded
 
     def parts(self, member: tarfile.TarInfo) -> Iterator[bytes]:
-        """The bytes of a regular file, PART at a time. Raises tarfile.ReadError where they break off."""
+        """Yield the bytes of a regular file, PART at a time. Raises tarfile.ReadError where they break off."""
         with self._tar.extractfile(member) or io.BytesIO() as file:  # None only for what is no regular file
             while True:
                 self._bounded.fresh()
@@ -60,8 +60,8 @@ class TarReader:
 
 
 def members(file: Any) -> Iterator[tuple[TarReader, tarfile.TarInfo]]:
-    """Every member of a tar that is not compressed, in order. Raises tarfile.TarError for what is none, and behind the
-    last member for a tar that goes on: with a damaged header, or with another tar."""
+    """Yield every member of a tar that is not compressed, in order. Raises tarfile.TarError for what is none, and
+    behind the last member for a tar that goes on: with a damaged header, or with another tar."""
     bounded = Bounded(file)
     with tarfile.open(fileobj=bounded, mode="r:") as tar:  # it uses read, seek and tell
         reader = TarReader(tar, bounded)

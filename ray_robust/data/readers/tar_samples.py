@@ -1,7 +1,7 @@
-"""What is in a tar of WebDataset: members that share a name up to its first dot are a sample, one of them its image.
+"""Samples in a tar of WebDataset: members that share a name up to its first dot, one of them the image.
 
-Owns which member is what, and that none is lost in silence: an image that the rules give to no sample, or two of one
-sample, are an error, samples without an image are counted. Hands on to `sources/shards.py`.
+No image is lost in silence: one that the rules give to no sample, or two of one sample, are an error; samples without
+an image are counted.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class _Sample:
 
 
 def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
-    """A row per sample with an image: key, at (where its image begins, bytes), size, label, caption; those without in
-    `attrs[LACKING]`. Raises Unlistable."""
+    """Return a row per sample with an image: key, at (where its image begins, bytes), size, label, caption; those
+    without in `attrs[LACKING]`. Raises Unlistable."""
     if file.read(2) == b"\x1f\x8b":
         raise Unlistable("is compressed; images are read one by one, from a plain .tar")
     end = file.seek(0, io.SEEK_END)
@@ -108,7 +108,7 @@ def _take(
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A member's sample and its kind: `a/0001.seg.png` is the `seg.png` of `a/0001`."""
+    """Return a member's sample and its kind: `a/0001.seg.png` is the `seg.png` of `a/0001`."""
     above, slash, file = name.rpartition("/")
     stem, _, kind = file.partition(".")
     return above + slash + stem, kind
@@ -131,7 +131,7 @@ def _check(member: tarfile.TarInfo, most: int) -> None:
 
 
 def _part(sample: _Sample, text: str | None, key: str, needed: bool) -> str | None:
-    """A sample's label or caption as text."""
+    """Return a sample's label or caption as text."""
     if text is None:
         return None
     kind, _, inside = text.partition(".")

@@ -1,7 +1,7 @@
-"""A folder that an archive is unpacked into: files are written below it and nowhere else, whatever lies there already.
+"""The folder that an archive is unpacked into: files are written below it and nowhere else.
 
-Owns the way from the folder down to a file, one open folder at a time and through no link, so that neither a link that
-was planted before nor one that appears meanwhile leads out. Hands on to `archive`.
+The path to a file is opened one folder at a time and through no link, so that neither a link that was planted before
+nor one that appears meanwhile leads out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Target:
         os.close(self._last[1])
 
     def size(self, path: PurePosixPath) -> int:
-        """Bytes of the file at a path below the folder, -1 where there is none. Folders above it are made.
+        """Return bytes of the file at a path below the folder, -1 where there is none. Folders above it are made.
 
         Raises UserError where a link, or what is no file, lies there or on the way.
         """
@@ -80,7 +80,7 @@ class Target:
             os.unlink(name, dir_fd=above)
 
     def _above(self, path: PurePosixPath) -> int:
-        """The open folder that a path lies in, made where it is not there."""
+        """Return the open folder that a path lies in, made where it is not there."""
         parts = path.parent.parts
         if parts == self._last[0]:
             return self._last[1]

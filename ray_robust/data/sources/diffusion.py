@@ -46,7 +46,7 @@ class Classes:
 
 
 def _folder_or_id(model: str) -> str:
-    """A model as a user writes it: a path, absolute from now on, or a hub id as it stands."""
+    """Return a model as a user writes it: a path, absolute from now on, or a hub id as it stands."""
     path = absolute(model)
     return str(path) if model[0] in "/.~$" or path.is_dir() else model
 
@@ -164,11 +164,11 @@ class Diffusion(Source):
         return self.options.prompts[number % len(self.options.prompts)].replace("{class}", self.classes.names[label])
 
     def captions(self, rows: np.ndarray) -> list[str]:
-        """What each of these images was asked to show."""
+        """Return what each of these images was asked to show."""
         return [self.prompt(row) for row in rows]
 
     def seed(self, row: int) -> int:
-        """Of the noise that an image is made from, in 63 bits."""
+        """Return the seed of the noise that an image is made from, in 63 bits."""
         label, number = divmod(int(row), self.options.images_per_class)
         return seed_of("diffusion", self.options.seed, self.classes.labels[label], number) >> 1
 
@@ -288,7 +288,8 @@ class Painter:
 
 @lru_cache(maxsize=8)
 def model_identity(model: str) -> str:
-    """The hub id as it stands; of a folder a digest: every configuration, and the size and both ends of all weights.
+    """Return the hub id as it stands; of a folder a digest: every configuration, and the size and both ends of all
+    weights.
 
     Raises DataAbsent for a folder that is not there.
     """
@@ -310,7 +311,7 @@ def model_identity(model: str) -> str:
 
 
 def _of_source(section: dict[str, Any]) -> Pool:
-    """The source whose classes are wanted. Raises ValueError in one line."""
+    """Return the source whose classes are wanted. Raises ValueError in one line."""
     options = dict(section)
     name = options.pop("source", None)
     if not isinstance(name, str):

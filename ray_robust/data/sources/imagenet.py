@@ -113,7 +113,7 @@ class ImageNet(ImageFiles, Source):
 
 
 def _find_images(root: Path) -> Path:
-    """The folder of class folders."""
+    """Return the folder of class folders."""
     if not root.is_dir():
         raise DataAbsent(Problem(str(root), f"no such folder{unexpanded(root)}. {OBTAIN}"))
     for layout in LAYOUTS:
@@ -126,8 +126,8 @@ def _find_images(root: Path) -> Path:
 
 
 def _class_list(root: Path, images: Path) -> ClassList:
-    """The list of classes, from the first file of those that have one."""
-    places = dict.fromkeys((root, images.parent, images))
+    """Return the list of classes, from the first file of those that have one."""
+    candidates = dict.fromkeys((root, images.parent, images))
     for read, name in (
         *((_mapping, name) for name in MAPPINGS),
         (_torchvision, "meta.bin"),
@@ -135,7 +135,7 @@ def _class_list(root: Path, images: Path) -> ClassList:
         (_devkit, f"{DEVKIT}.tar.gz"),
         (_words, "words.txt"),
     ):
-        for folder in places:
+        for folder in candidates:
             if (file := folder / name).is_file():
                 try:
                     return read(file)
@@ -192,7 +192,7 @@ def _devkit(file: Path) -> ClassList:
 
 
 def _short(frame: pd.DataFrame, expected: set[str], lacking: list[str], listed: ClassList) -> Iterator[str]:
-    """What is missing of a whole copy."""
+    """Yield what is missing of a whole copy."""
     if lacking:
         yield f"{len(lacking)} of the {len(expected):,} classes of {listed.file.name} have no images ({_few(lacking)})"
     elif listed.complete and len(expected) == CLASSES and len(frame) < IMAGES:

@@ -119,8 +119,8 @@ class INaturalist(ImageFiles, Source):
 
 
 def read_listing(file: Path, release: Release) -> tuple[pd.DataFrame, list[str]]:
-    """The categories (a row each: columns label, common_name where there is one, and the release's ranks) and the paths
-    of all images of one of the official JSON files.
+    """Return the categories (a row each: columns label, common_name where there is one, and the release's ranks) and
+    the paths of all images of one of the official JSON files.
 
     These hold a record per image, gigabytes once they are Python objects, so that only what is wanted is searched for:
     a quote inside a JSON text is escaped, hence `"file_name":` can be nothing but a key. Raises UserError.
@@ -150,7 +150,7 @@ def read_listing(file: Path, release: Release) -> tuple[pd.DataFrame, list[str]]
 
 
 def _array(text: Any, start: int) -> list[dict] | None:
-    """The JSON array that begins at `start`; None if it does not end."""
+    """Return the JSON array that begins at `start`; None if it does not end."""
     size = 1 << 20
     while True:
         part = bytes(text[start : start + size])
@@ -167,7 +167,8 @@ def _text(quoted: bytes) -> str:
 
 
 def _by_folder(folders: pd.Series, categories: pd.DataFrame, release: Release, root: Path) -> dict[str, str]:
-    """The label of each folder of images: 2017 has `<top>/<supercategory>/<name>`, 2021 `<top>/<image_dir_name>`."""
+    """Return the label of each folder of images: 2017 has `<top>/<supercategory>/<name>`, 2021
+    `<top>/<image_dir_name>`."""
     if "image_dir_name" in categories:
         label_of = dict(zip(categories["image_dir_name"], categories["label"], strict=True))
         folder_labels = {folder: label_of.get(folder.rpartition("/")[2]) for folder in folders.unique()}

@@ -130,7 +130,7 @@ class ShardSource(FilePool, Source):
         return index
 
     def _list(self, number: int) -> pd.DataFrame | tuple[str, str]:
-        """The index of one shard, or its path and what is wrong with it."""
+        """Return the index of one shard, or its path and what is wrong with it."""
         shard = self.shards.shards[number]
         try:
             with open_shard(self.shards, number) as file:
@@ -162,11 +162,11 @@ class ShardSource(FilePool, Source):
         return read
 
     def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
-        """A function from a row to the bytes of its image."""
+        """Return a function from a row to the bytes of its image."""
         raise NotImplementedError
 
     def shard_of(self, rows: np.ndarray) -> np.ndarray:
-        """The number of the shard that each image lies in, int64."""
+        """Return the number of the shard that each image lies in, int64."""
         return self._shard[rows]
 
     @cached_property

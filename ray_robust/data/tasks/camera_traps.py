@@ -143,8 +143,9 @@ class CameraTraps(pool.Task):
 
 
 def _draw_mixes(cameras: int, species: int, unevenness: float, seed: int) -> np.ndarray:
-    """Weights [cameras, species]: species are dealt to the cameras from shuffled decks, a hand each, with long-tailed
-    shares; every species also strays everywhere now and then. Cameras differ in how much they see at all."""
+    """Return weights [cameras, species]: species are dealt to the cameras from shuffled decks, a hand each, with
+    long-tailed shares; every species also strays everywhere now and then. Cameras differ in how much they see at all.
+    """
     decks = -(-cameras * len(HAND) // species)
     cards = np.arange(species, dtype=np.uint64)
     order = [np.argsort(pool.mix_bits(cards, pool.seed_of("deck", seed, deck))) for deck in range(decks)]
@@ -157,7 +158,7 @@ def _draw_mixes(cameras: int, species: int, unevenness: float, seed: int) -> np.
 
 
 def _deal(mix: np.ndarray, images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(species, camera, index within both) of exactly `images` images, shared out in proportion to `mix`.
+    """Return (species, camera, index within both) of exactly `images` images, shared out in proportion to `mix`.
 
     A cell (species and camera) gets floor(share * t + u), u its own random number and t such that the total is right:
     every count is within one of its share, a rare cell is not always empty, and more images only ever add some.

@@ -97,7 +97,7 @@ class DomainTask(ImageFiles, Task):
         return catalog_of_counts(self.name, inside + outside + whole, self.classes, self.licence, splits)
 
     def _base(self) -> tuple[Path, tuple[str, ...]]:
-        """The folder whose subfolders are domains, and their names."""
+        """Return the folder whose subfolders are domains, and their names."""
         root = Path(self.options.root)
         if not root.is_dir():
             raise DataAbsent(Problem(str(root), f"no such folder. {self.obtain}"))
@@ -112,7 +112,7 @@ class DomainTask(ImageFiles, Task):
         return root, names
 
     def _chosen(self, domains: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """(train, ood, ood_val) of the options. Raises UserError for what is unknown or named twice."""
+        """Return (train, ood, ood_val) of the options. Raises UserError for what is unknown or named twice."""
         o = self.options
         val = o.ood_val or ()
         ood = o.ood if o.ood is not None else tuple(d for d in domains if d not in (*o.train, *val))
@@ -134,7 +134,7 @@ class DomainTask(ImageFiles, Task):
         return o.train, ood, val
 
     def _listed(self, base: Path, domains: list[str]) -> dict[str, pd.DataFrame] | None:
-        """Per domain what its two lists say; None without lists. Raises UserError where only some are there."""
+        """Return per domain what its two lists say; None without lists. Raises UserError where only some are there."""
         files = {d: [base / f"{d}_{part}.txt" for part in ("train", "test")] for d in domains}
         there = [file for pair in files.values() for file in pair if file.exists()]
         if not self.options.lists or not there:
@@ -163,7 +163,7 @@ class DomainTask(ImageFiles, Task):
         return names
 
     def _learnable(self, frame: pd.DataFrame, base: Path) -> tuple[pd.DataFrame, list[str]]:
-        """The images that are in a split and of a class that the training domains have."""
+        """Return the images that are in a split and of a class that the training domains have."""
         frame = frame[frame["split"] != ""]
         unseen = ~frame["label"].isin(frame["label"][frame["split"] == "train"])
         if not unseen.any():
@@ -213,7 +213,7 @@ def _folders(path: Path) -> tuple[str, ...]:
 
 
 def _walk(base: Path, domain: str) -> pd.DataFrame:
-    """The images below `<domain>/<class>/`."""
+    """Return the images below `<domain>/<class>/`."""
     names, _ = Folder(str(base / domain)).walk()
     images = [n for n in names if "/" in n and Path(n).suffix.lower() in SUFFIXES]
     if not images:
@@ -227,7 +227,7 @@ def _walk(base: Path, domain: str) -> pd.DataFrame:
 
 
 def _read_list(file: Path, domain: str) -> pd.DataFrame:
-    """The rows of an official list, `<domain>/<class>/<file> <number>`; a path may hold blanks."""
+    """Return the rows of an official list, `<domain>/<class>/<file> <number>`; a path may hold blanks."""
 
     def rows() -> Iterator[tuple[str, str]]:
         for number, line in enumerate(lines_of(file, f"{domain}/<class>/<file> <number>"), 1):

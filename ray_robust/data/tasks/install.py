@@ -47,7 +47,7 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
 
 
 def _wrong(task: WildsTask) -> Problem | None:
-    """What is not official or not there in an unpacked folder."""
+    """Return what is not official or not there in an unpacked folder."""
     fresh = WildsTask(task.name, task.options)  # a listing is made once
     try:
         total, lost = len(fresh.catalog), fresh.absent()

@@ -1,7 +1,7 @@
-"""What is known of the data sets of the wilds package that are image classification, and which of the others are not.
+"""Facts about the image classification data sets of the wilds package, and why its other data sets are not supported.
 
-Owns their official sizes, their licences and archives, how the package's objects become a table of keys, labels and
-groups, and where its splits are not ours. Hands on to the task `wilds:<name>` and to unpacking.
+Official sizes, licences and archives, how the package's objects become a table of keys, labels and groups, and where
+our splits differ from the package's.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Official:
     archive: PublishedArchive | None = None
 
     def differs(self, counts: Mapping[str, int]) -> str:
-        """Where these images per split are not the official ones, in words: `train 6 of 129,809, ...`; else ""."""
+        """Return how these images per split differ from the official ones (`train 6 of 129,809, ...`), or ""."""
         differences = ", ".join(f"{name} {counts[name]:,} of {size:,}" for name, size in self.sizes.items())
         return "" if dict(counts) == self.sizes else differences
 
 
 def _halve(dataset: str, whole: str, half: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """A hash of each image's key gives half of the split `whole` to `half`, which the package lacks."""
+    """Return a rule that moves half of the split `whole`, by a hash of each key, to `half`, which the package lacks."""
 
     def divide(frame: pd.DataFrame) -> pd.Series:
         chosen = mix_bits(key_ids(frame["key"]), seed_of(dataset, half)) & np.uint64(1)
@@ -116,8 +116,8 @@ def _camelyon17(wilds: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _load_rxrx1(folder: Path) -> Any:
-    """What of the package's object is read here, from metadata.csv by its rule: site 2 of the training experiments is
-    id_test. The package itself writes into an array that pandas 3 gives out read-only."""
+    """Return what of the package's object is read here, from metadata.csv by its rule: site 2 of the training
+    experiments is id_test. The package itself writes into an array that pandas 3 gives out read-only."""
     table = pd.read_csv(folder / "metadata.csv")
     names = {"train": 0, "val": 1, "test": 2, "id_test": 3}
     part = table["dataset"].mask((table["dataset"] == "train") & (table["site"] == 2), "id_test")
@@ -134,7 +134,7 @@ def _rxrx1(wilds: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _pairs(classes: tuple[str, str], field: str, names: tuple[str, str], below: str = "") -> Read:
-    """A reader of a data set with two classes and one binary attribute; images lie in the folder `below`."""
+    """Return a reader of a data set with two classes and one binary attribute; images lie in the folder `below`."""
 
     def read(wilds: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
         frame = pd.DataFrame({"key": below + pd.Series(wilds._input_array, dtype="str")})

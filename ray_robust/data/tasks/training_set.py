@@ -14,7 +14,7 @@ from ray_robust.spec.sections import Finetune
 
 
 def training_rows(catalog: Catalog, usable: np.ndarray | None, settings: Finetune, seed: int) -> np.ndarray:
-    """Rows of the train split to fine-tune on, ascending int64; `usable` is a bool mask [n], None for all.
+    """Return rows of the train split to fine-tune on, ascending int64; `usable` is a bool mask [n], None for all.
 
     `num_images` keeps the shares of the classes (so the rarest may be left out of a small total), `per_class` takes as
     many of each and all of a class that holds fewer. Within a class the images of lowest hashed priority come first.

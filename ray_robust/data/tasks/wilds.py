@@ -115,7 +115,7 @@ class WildsTask(ImageFiles, Task):
         return _wilds().get_dataset(dataset=self.dataset, root_dir=self.options.root, download=False)
 
     def absent(self) -> list[str]:
-        """The keys of images that are not there."""
+        """Return the keys of images that are not there."""
         lost = np.flatnonzero(self._listing.stamps["size"] < 0)
         return self.keys(lost)
 
@@ -134,7 +134,7 @@ class WildsTask(ImageFiles, Task):
 
 
 def _wilds() -> Any:
-    """The package, without the thread in which it asks the network for a newer version of itself."""
+    """Return the package, without the thread in which it asks the network for a newer version of itself."""
     if "wilds" not in sys.modules:
         before = {"outdated": sys.modules["outdated"]} if "outdated" in sys.modules else {}
         sys.modules["outdated"] = None  # type: ignore[assignment]  # importing it now fails, which the package allows for

@@ -15,19 +15,19 @@ F32 = np.float32
 
 
 def uniform(ids: np.ndarray, *names: object) -> np.ndarray:
-    """One float32 in [0, 1) per id (uint64 [n]), decided by the id and the names alone."""
+    """Return one float32 in [0, 1) per id (uint64 [n]), decided by the id and the names alone."""
     return (mix_bits(ids, seed_of(*names)) >> np.uint64(40)).astype(F32) * F32(2**-24)
 
 
 def normal(ids: np.ndarray, *names: object) -> np.ndarray:
-    """One float32 per id, nearly standard normal: the sum of four 16-bit uniforms, so never beyond 3.47."""
+    """Return one float32 per id, nearly standard normal: the sum of four 16-bit uniforms, so never beyond 3.47."""
     bits = mix_bits(ids, seed_of(*names))
     total = np.asarray(sum((bits >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)))
     return (total.astype(F32) * F32(2**-16) - F32(2)) * F32(1.7320508)
 
 
 def spread(z: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A standard normal z brought to (low, high), nearly uniformly; a wider z crowds towards the two ends."""
+    """Return a standard normal z brought to (low, high), nearly uniformly; a wider z crowds towards the two ends."""
     return (low + high) / 2 + (high - low) / 2 * z / np.sqrt(z * z + 1.3)
 
 
@@ -42,7 +42,7 @@ def ramp(x: np.ndarray) -> np.ndarray:
 
 
 def wave(turns: np.ndarray) -> np.ndarray:
-    """Nearly sin(2 pi turns), from parabolas (at most 0.06 off): cheaper than a sine and exact everywhere."""
+    """Return nearly sin(2 pi turns), from parabolas (at most 0.06 off): cheaper than a sine and exact everywhere."""
     u = turns - np.floor(turns)
     u -= 0.5
     bend = np.abs(u)
@@ -53,14 +53,14 @@ def wave(turns: np.ndarray) -> np.ndarray:
 
 
 def rotation(turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(cosine, sine) of an angle given in turns, of unit length."""
+    """Return (cosine, sine) of an angle given in turns, of unit length."""
     c, s = wave(turns + F32(0.25)), wave(turns)
     length = np.sqrt(c * c + s * s)
     return c / length, s / length
 
 
 def rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """float32 [n, 3] in 0-1 from hue in turns, saturation and value in 0-1 (each [n]; out of range is limited)."""
+    """Return float32 [n, 3] in 0-1 from hue in turns, saturation and value in 0-1 (each [n]; clipped to it)."""
     saturation, value = ramp(saturation.copy()), ramp(value.copy())
     channels = []
     for offset in (5, 3, 1):

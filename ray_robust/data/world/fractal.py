@@ -35,7 +35,7 @@ class Systems:
 
 
 def _walk(maps: np.ndarray, weights: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The chaos game: points x, y float32 [n, steps, WALKERS] on the attractors of `maps` [n, MAPS, 6].
+    """Return the chaos game: points x, y float32 [n, steps, WALKERS] on the attractors of `maps` [n, MAPS, 6].
 
     Which map a walker takes next is one fixed table of random numbers, read through each image's own weights.
     """
@@ -107,7 +107,7 @@ def make_systems(classes: int, seed: int) -> Systems:
 
 
 def _candidates(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Random systems [n, MAPS, 6] of 2 to MAPS maps, weighted by the area they keep. Maps turn, flip and shrink."""
+    """Return random systems [n, MAPS, 6] of 2 to MAPS maps, weighted by area. Maps turn, flip and shrink."""
     count = 2 + np.floor(uniform(ids, "maps") * (MAPS - 1))
     maps, weights = [], []
     for k in range(MAPS):
@@ -125,7 +125,7 @@ def _candidates(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render(ids: np.ndarray, systems: Systems, labels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [n, size, size, 3]: image i is an instance of the system `labels[i]`, decided by `ids[i]` alone."""
+    """Return uint8 [n, size, size, 3]: image i is an instance of the system `labels[i]`, decided by `ids[i]` alone."""
     out = np.empty((len(ids), size, size, 3), np.uint8)
     steps = max(4, -(-size * size * 3 // 2 // WALKERS))
     few = max(1, CACHED // (steps * WALKERS))
@@ -141,7 +141,7 @@ def render(ids: np.ndarray, systems: Systems, labels: np.ndarray, size: int) -> 
 
 
 def _points(ids: np.ndarray, systems: Systems, labels: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The points of each image's own variant of its system, as `_walk` has them."""
+    """Return the points of each image's own variant of its system, as `_walk` has them."""
     maps, weights = systems.maps[labels].copy(), systems.weights[labels].copy()
     for k in range(MAPS):
         weights[:, k] *= 0.6 + 0.8 * uniform(ids, "weight", k)

@@ -44,7 +44,8 @@ def _cut(numbers: Any, part: slice) -> Any:
 
 
 def render(ids: np.ndarray, traits: dict[str, np.ndarray], site: sites.Site, size: int) -> np.ndarray:
-    """uint8 [n, size, size, 3]: image i shows an animal of `traits[...][i]` at site i; `ids[i]` decides the rest."""
+    """Return uint8 [n, size, size, 3]: image i shows an animal of `traits[...][i]` at site i; `ids[i]` decides the
+    rest."""
     out = np.empty((len(ids), size, size, 3), np.uint8)
     few = max(1, CACHED // (size * size))
     for start in range(0, len(ids), BLOCK):
@@ -107,7 +108,7 @@ def _arrange(ids: np.ndarray, traits: dict[str, np.ndarray], site: sites.Site):
 
 
 def _static(seed: np.ndarray, size: int) -> np.ndarray:
-    """Four independent bytes per pixel as uint8 [n, size, size, 4], from a 32-bit mix of pixel and image.
+    """Return four independent bytes per pixel as uint8 [n, size, size, 4], from a 32-bit mix of pixel and image.
 
     The mix is Wellons's lowbias32 (https://nullprogram.com/blog/2018/07/31/).
     """

@@ -101,13 +101,13 @@ class Taxonomy:
         return tuple(self.hierarchy.index)
 
     def of(self, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Each trait of these species (int [n]) as an array [n]."""
+        """Return each trait of these species (int [n]) as an array [n]."""
         rows = self.traits[labels]
         return {name: np.ascontiguousarray(rows[:, j]) for j, name in enumerate(self.names)}
 
 
 def _word(number: int, parts: int) -> str:
-    """An invented word, another one for every number below 16^(parts + 1) (the digits of the number, scrambled)."""
+    """Return an invented word, a different one for every number below 16^(parts + 1) (its digits, scrambled)."""
     number = number * 1237 % 16 ** (parts + 1)  # odd, so no two meet; neighbours sound unlike
     digits = []
     for position in range(parts + 1):
@@ -152,7 +152,8 @@ def _shape(order: np.ndarray, family_ids: np.ndarray, species_ids: np.ndarray) -
 
 
 def _coat(family_ids: np.ndarray, species_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Two colours and how the second lies on the first: a wave along the body times one across it, cut at a level."""
+    """Return two colours and how the second lies on the first: a wave along the body times one across it, cut at a
+    level."""
     palette = np.asarray(list(COATS.values()), F32)
 
     def pick(count: int, *names: object) -> np.ndarray:
