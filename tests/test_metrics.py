@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from make_pools import open_pool
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score
 
 from analysis.input.run_points import read_run
@@ -17,7 +18,7 @@ from analysis.report import tables
 from analysis.stats import group_jackknife
 from analysis.study import analyse_all
 from analysis.views import chosen, views
-from ray_robust import metrics
+from ray_robust import metrics, registry
 from ray_robust.errors import UserError
 from ray_robust.metrics import METRICS, calibration_error
 from ray_robust.prepare.open_sweep import open_sweep
@@ -161,3 +162,11 @@ def test_an_entry_is_all_that_a_new_metric_needs(tmp_path, monkeypatch):
     assert {view.metric for view in drawn} == set(METRICS)
     assert chosen(drawn).metric == "macro_precision"
     assert {row[1] for row in tables._views(analysis, drawn).rows} >= {"macro-precision", "macro-F1"}
+
+
+def test_a_task_with_a_metric_of_its_own_that_is_none_is_one_line(monkeypatch):
+    monkeypatch.setattr(registry.find("task", "camera-traps"), "own_metric", "macro-f1")
+    task = open_pool("task", "camera-traps", {})
+    expected = r"task 'camera-traps': its own metric 'macro-f1' is none of ray_robust.metrics; did you mean macro_f1\?"
+    with pytest.raises(UserError, match=expected):
+        task.metric  # noqa: B018 - reading it is what fails

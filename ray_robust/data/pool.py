@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticKnownError
 
+from ray_robust.errors import UserError, did_you_mean
 from ray_robust.metrics import METRICS
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
@@ -255,8 +256,13 @@ class Task(Pool):
 
     @property
     def metric(self) -> str:
-        """What scores it: the one that the spec names, else the task's own."""
-        return getattr(self.options, "metric", None) or self.own_metric
+        """What scores it: the one that the spec names, else the task's own. Raises UserError for one that is not in
+        `ray_robust.metrics`."""
+        name = getattr(self.options, "metric", None) or self.own_metric
+        if name not in METRICS:
+            what = f"its own metric {name!r} is none of ray_robust.metrics"
+            raise UserError(f"task {self.name!r}: {what}{did_you_mean(name, METRICS)}")
+        return name
 
     @property
     def aside(self) -> tuple[str, ...]:
