@@ -108,9 +108,9 @@ def test_a_pre_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method, n
     whole, done = pretrain(job(method, model))
     cut_off(11, pretrain, job(method, model, Storage(tmp_path)))
     assert list(tmp_path.glob("pretrain.*.safetensors"))
-    again, told = pretrain(job(method, model, Storage(tmp_path)))
+    again, resumed = pretrain(job(method, model, Storage(tmp_path)))
     assert same(state_of(whole), state_of(again))
-    assert told.upstream_accuracy == done.upstream_accuracy
+    assert resumed.upstream_accuracy == done.upstream_accuracy
 
 
 def test_a_loss_that_breaks_says_so():
@@ -158,8 +158,8 @@ def finetuned(model: nn.Module, checkpoints: Storage | None = None, **settings) 
 
 def equal(a: Finetuned, b: Finetuned) -> bool:
     return list(a.predictions) == list(b.predictions) and all(
-        np.array_equal(a.predictions[look][name].confidence, b.predictions[look][name].confidence)
-        for look in a.predictions
+        np.array_equal(a.predictions[point][name].confidence, b.predictions[point][name].confidence)
+        for point in a.predictions
         for name in TEST_SPLITS
     )
 
@@ -168,9 +168,9 @@ def equal(a: Finetuned, b: Finetuned) -> bool:
 def test_a_head_reads_the_features_of_its_body(name):
     model = fresh_head(build_model(ModelSection(name=name), 0, 1), 3, 1).eval()
     images = torch.rand(2, 3, 32, 32)
-    found = body_features(model, images)
-    assert found.shape == (2, feature_width(model))
-    assert torch.allclose(model.get_classifier()(found), model(images), atol=1e-6)
+    read = body_features(model, images)
+    assert read.shape == (2, feature_width(model))
+    assert torch.allclose(model.get_classifier()(read), model(images), atol=1e-6)
 
 
 def test_a_linear_probe_leaves_the_body_as_it_was_and_learns():

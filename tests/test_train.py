@@ -149,12 +149,12 @@ def test_a_checkpoint_cut_short_or_damaged_counts_as_none(tmp_path):
 def test_a_state_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch, whole):
     save_at_every_epoch(monkeypatch)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    told = train_some(SETTINGS, Storage(tmp_path))
-    assert all(torch.equal(a, b) for a, b in zip(told, whole, strict=True))
+    trained = train_some(SETTINGS, Storage(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(trained, whole, strict=True))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_told_to_leave_saves_its_state_at_once(tmp_path, whole):
+def test_a_preempted_training_saves_its_state_at_once(tmp_path, whole):
     heard = []
     context = Context(preemption=lambda: heard.append(1) or ("the node is drained" if len(heard) == 9 else ""))
     with pytest.raises(Preempted, match="t: stops at step 9 of 24: the node is drained"):

@@ -22,6 +22,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.train import callbacks, loop
 from ray_robust.train.context import Context
 from ray_robust.train.interleave import ForwardBackward
+from ray_robust.train.stack import StackedRunner
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import _after_earlier_attempts, run_trial
 from ray_robust.trial.trial_log import TrialLog
@@ -281,6 +282,22 @@ def test_damaged_weights_are_made_again(brief):
     assert json.loads((weights.parent / "used.json").read_text())["trial"] == trial.id
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_fine_tunings_are_stacked_on_request_alone(brief, monkeypatch, stacked):
+    folder, trial, paths = brief
+    runners = []
+
+    def see(trainings, at_once, device, runner):
+        runners.append(runner)
+        raise CutOffError
+
+    monkeypatch.setattr("ray_robust.trial.stages.run_interleaved", see)
+    other = RunPaths(str(folder / f"stacked {stacked}"), paths.checkpoints, paths.store)
+    with pytest.raises(CutOffError):
+        run_trial(trial, other, Context(finetunings_at_once=2, **({"stacked": True} if stacked else {})))
+    assert [isinstance(runner, StackedRunner) for runner in runners] == [stacked]
+
+
 @pytest.mark.slow
 def test_interleaved_fine_tunings_come_out_the_same(shared):
     folder, plan, paths = shared
@@ -305,11 +322,11 @@ def test_work_done_twice_is_counted(brief, monkeypatch):
     monkeypatch.setattr(callbacks, "MIN_SAVE_INTERVAL", 1e9)  # no state is kept: all of it is done again
     with pytest.raises(CutOffError):
         run_trial(trial, other, Context())
-    told = RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["images"]
+    done_before = RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["images"]
     monkeypatch.setattr(loop, "learning_rate", step)
     run_trial(trial, other, Context())
     needed = 10 * 128 + 2 * 3 * 128  # pre-training, then two fine-tunings of an epoch of three batches
-    assert RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["worked"] == needed + told
+    assert RunFolder(other.run).trial(trial.id).storage.read_json("progress.json")["worked"] == needed + done_before
 
 
 def test_a_worker_that_the_kernel_ended_for_memory_comes_back_with_smaller_parts(tmp_path, monkeypatch):
