@@ -102,6 +102,14 @@ def test_the_baseline_comes_first_and_no_configuration_twice(tmp_path):
     assert search.next() is None
 
 
+def test_a_study_keeps_its_name(tmp_path):
+    """It names journals and decisions on disk: under another one a search would forget what it learned."""
+    assert make(tmp_path)._study_name() == "edda7d9c7d"
+    assert make(tmp_path, "search.seed=1")._study_name() != "edda7d9c7d"
+    dimensions = make(tmp_path).spec.space.dimensions
+    assert [set(one.meaning()) - set(vars(one)) for one in dimensions] == [{"way"}] * len(dimensions)
+
+
 def test_the_first_configurations_are_the_prior_s_first_draws(tmp_path):
     search = make(tmp_path)
     drain(search)

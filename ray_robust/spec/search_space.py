@@ -120,6 +120,14 @@ class Dimension:
         """Whether it is drawn on a log scale."""
         return self.distribution == "loguniform"
 
+    def meaning(self) -> dict[str, Any]:
+        """Return what is drawn, in plain values, for a hash that names a study. Its keys are in the names of studies on
+        disk: `way` is the distribution, and no key may be renamed."""
+        return {
+            "key": self.key, "path": self.path, "way": self.distribution, "low": self.low, "high": self.high,
+            "whole": self.whole, "choices": self.choices, "names": self.names, "concentration": self.concentration,
+        }  # fmt: skip
+
     def draw(self, number: int, seed: int) -> Any:
         """Return the value of a draw: a number, one of the choices, or the weights of the sources in thousandths."""
         if self.distribution == "simplex":

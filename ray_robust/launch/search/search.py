@@ -362,7 +362,7 @@ class Search:
     def _study_name(self) -> str:
         """A hash of what a value of this search means: another space, objective or baseline is another study."""
         settings = [self.settings.objective, self.settings.mode, self.spec.analysis.scale, self.settings.seed]
-        dimensions = [vars(one) for one in self.spec.space.dimensions]
+        dimensions = [one.meaning() for one in self.spec.space.dimensions]
         return hash_of([settings, dimensions, sorted(trial.key for trial in self.baseline), self.spec.seeds])
 
 
