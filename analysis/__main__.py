@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
 from ray_robust.run.analysis_settings import DEFAULTS
-from ray_robust.run.run_folder import RunFolder, suggestion
 from ray_robust.text.names import normalise
 
 if TYPE_CHECKING:
@@ -187,6 +186,8 @@ def _is_table(source: str, columns: Mapping[str, object]) -> bool:
         return True
     if what := kind_at(path):
         raise UserError(Problem(source, f"is {what}, not a file; wanted: a run folder or a table"))
+    from ray_robust.run.run_folder import RunFolder, suggestion  # late: pandas, which `--help` does without
+
     raise UserError(Problem(source, "no such run folder or table" + suggestion(RunFolder(source))))
 
 

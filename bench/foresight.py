@@ -1,6 +1,6 @@
-"""Does what is foretold come true? `python -m bench.foresight [--replicates N] [--only power|surfaces] [--write FILE]`.
+"""Do predictions come true? `python -m bench.foresight [--replicates N] [--only power|surfaces] [--write FILE]`.
 
-Two things are foretold: the power of a design (`analysis.predict.power`) and ER of mixtures that were not trained
+Two things are predicted: the power of a design (`analysis.predict.power`) and ER of mixtures that were not trained
 (`analysis.predict.predict`). Both are simulated with a known truth, and counted: how often a difference predicted to
 be found in 80 % of sweeps is; how often 95 % intervals of a surface hold it, how often pure noise is refused. The last
 line is one JSON object. With `--write docs/prediction.md` the tables replace what stands between their marks there.
@@ -35,7 +35,7 @@ from bench import filled, show
 SLOPE, INTERCEPT = 0.76, -0.86  # of the true baseline line, probit scale
 LEVELS = ("low", "middle", "high")
 TRIAL_SD, POINT_SD, POINTS = 0.012, 0.008, 6  # of OOD scores, fractions; points of a trial
-REFERENCE = 400  # trials a group of the run that a design's power is foretold from
+REFERENCE = 400  # trials a group of the run that a design's power is predicted from
 OPTIONS = Options("scratch")
 MARGIN = 2.0
 

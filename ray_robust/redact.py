@@ -62,7 +62,7 @@ def redacted(value: Any) -> Any:
 
 def redact_file(name: str, text: str) -> str:
     """Return the text of a file without credentials, still what its suffix says. Unchanged where there is nothing to
-    hide; a page is made of texts that were read back from such files and is left alone, as scripts do not bear it."""
+    hide; a page is made of texts that were read back from such files and is not touched, as scripts do not bear it."""
     suffix = name.rpartition("/")[2].rpartition(".")[2].lower()
     if suffix in ("html", "svg"):
         return text

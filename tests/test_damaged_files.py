@@ -42,7 +42,7 @@ def table(rows: int) -> bytes:
 
 
 def train(folder: TrialFolder, points: pd.DataFrame) -> list[str]:
-    """What `launch.trial` does of a trial, with these points in the place of training; returns what it "trained"."""
+    """What `trial.run_trial` does of a trial, with these points in the place of training; returns what it "trained"."""
     trained: list[str] = []
     if folder.is_done(list(points["finetune"].unique())):
         return trained

@@ -26,6 +26,8 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.plan.plan import pool_key
 from ray_robust.prepare import open_sweep
 from ray_robust.spec.load import load_spec
+from ray_robust.spec.search_section import Search
+from ray_robust.spec.sections import Analysis
 from ray_robust.status import __main__ as status
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +96,45 @@ def test_files_that_are_named_exist(document):
     named = set(re.findall(r"\b(?:ray_robust|analysis|tests|sweeps|docs|bench)/[\w/.-]*\w\.(?:py|yaml|md|png)\b", text))
     missing = {name for name in named if not (ROOT / name).exists() and "/NAME." not in name}
     assert missing <= EXAMPLES
+
+
+MODULES = {  # by every way to name one: `launch.search.asha`, `search.asha`, `asha`
+    ".".join(parts[first:]): file
+    for folder in ("ray_robust", "analysis", "bench", "tests")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    for parts in [file.relative_to(ROOT).with_suffix("").parts]
+    for parts in [parts[:-1] if parts[-1] == "__init__" else parts]
+    for first in range(len(parts))
+}
+FOLDERS = {file.parent.name for file in MODULES.values()}
+# keys of a spec's sections, and fields of one that is loaded
+NO_MODULES = {*(f"search.{key}" for key in Search.model_fields), *(f"analysis.{key}" for key in Analysis.model_fields),
+              "sources.NAME", "spec.search", "spec.space"}  # fmt: skip
+
+
+def named_in_vain(text: str) -> list[str]:
+    """The dotted names in backticks that begin with a folder and lead to no module, and to no name in one."""
+    missing = []
+    for name in re.findall(r"`(\w+(?:\.\w+)+)(?:\(\))?`", text):
+        head, _, last = name.rpartition(".")
+        known = name in MODULES or (head in MODULES and re.search(rf"\b{last}\b", MODULES[head].read_text("utf-8")))
+        is_file = last in ("json", "jsonl", "yaml", "csv", "parquet", "zip", "md", "py")
+        if name.split(".")[0] in FOLDERS and not known and not is_file and name not in NO_MODULES:
+            missing.append(name)
+    return missing
+
+
+@pytest.mark.parametrize("folder", ["ray_robust", "analysis", "bench", "tests", "docs", ""])
+def test_modules_that_are_named_exist(folder):
+    """In docstrings, comments and documents, where nothing else notices that a module has moved."""
+    files = (ROOT / folder).rglob("*.*") if folder else ROOT.glob("*.md")
+    texts = {str(file.relative_to(ROOT)): file.read_text("utf-8") for file in files if file.suffix in (".py", ".md")}
+    assert {name: missing for name, text in texts.items() if (missing := named_in_vain(text))} == {}
+
+
+def test_a_module_that_is_gone_would_be_seen():
+    gone = "see `launch" + ".faults`, `search.asha`, `train.loop.optimise()`, `train.loop" + ".optimize`"
+    assert named_in_vain(gone) == ["launch" + ".faults", "train.loop" + ".optimize"]
 
 
 @pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml"),

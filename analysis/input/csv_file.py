@@ -200,7 +200,7 @@ class CsvFile:
         return [normalise(value(name)) for name in raw]
 
     def _unmarked(self, cells: pd.Series) -> pd.Series:
-        """Texts that are marked so that no spreadsheet computes them, as they were before (see `csv_text`); a column
+        """Texts that are marked so that no spreadsheet computes them, as they were before (see `safe_csv`); a column
         in which two names would become one stays as it is."""
         texts = cells.unique()
         before = {text: value(text) for text in texts if text.startswith(MARK)}

@@ -1,6 +1,6 @@
 """The process that draws: reads Vega-Lite specifications, a line of JSON each, and answers with the files made of each.
 
-`drawing` starts it as a script, and it imports nothing of the project: the library that draws may end the whole process
+`figures` starts it as a script, and it imports nothing of the project: the library that draws may end the whole process
 (a panic of its Rust code aborts), which then costs one figure and not the report.
 """
 

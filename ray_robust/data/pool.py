@@ -226,7 +226,7 @@ class Pool(ABC):
         return None
 
     def unmade(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of `rows` whose images must be made by `launch.generate` before they can be read."""
+        """Return those of `rows` whose images `launch.ingest.generate` must make before they can be read."""
         return rows[:0]
 
     @property

@@ -29,7 +29,7 @@ SHOWN = 5  # of the best configurations
 
 
 class Outcome(Protocol):
-    """How a configuration ended; see `launch.search.Outcome`."""
+    """How a configuration ended; see `launch.search.search.Outcome`."""
 
     @property
     def configuration(self) -> Configuration: ...

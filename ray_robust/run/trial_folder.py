@@ -235,9 +235,8 @@ class TrialFolder:
         return damage
 
     def fail(self, reason: str, quarantined: bool = False) -> None:
-        """Leave the reason, in one line, where the results table and the report find it. A trial is `quarantined` when
-        it broke down so often that it is left alone until the command is run again; attempts.json tells of each time.
-        """
+        """Write why the trial failed, in one line, for the results table and the report. A trial is `quarantined` when
+        it failed so often that there is no other attempt until the command is run again; attempts.json lists them."""
         failure = {
             "reason": " ".join(reason.split()),
             "log": (self.storage / "log.txt").shown,
@@ -258,8 +257,8 @@ class TrialFolder:
             self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """Return what went wrong each time that the trial broke off: {"time" in seconds since the epoch, "host",
-        "kind", "reason", "counts" (whether towards quarantine)}, in order."""
+        """Return the trial's failed attempts in order: {"time" in seconds since the epoch, "host", "kind", "reason",
+        "counts" (whether towards quarantine)}."""
         recorded = self.storage.recall_json("attempts.json", list) or []
         return [one for one in recorded if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
 

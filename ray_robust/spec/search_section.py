@@ -114,8 +114,8 @@ class Search(Section):
         learning = [name for name, method in registry.SEARCHES.items() if method.learns]
         if not self.draws:
             if drawn := sorted(written & {"trials", "objective", "mode", "budget", "stop", "seed", "startup"}):
-                drawing = " or ".join(name for name, method in registry.SEARCHES.items() if method.draws)
-                raise ValueError(f"{drawn[0]} belongs to method {drawing}; a {self.method} runs all that is written")
+                methods = " or ".join(name for name, method in registry.SEARCHES.items() if method.draws)
+                raise ValueError(f"{drawn[0]} belongs to method {methods}; a {self.method} runs all that is written")
         elif self.trials is None and self.budget is None:
             raise ValueError("give trials (how many mixtures to draw) or a budget")
         if self.draws and self.method not in learning and "startup" in written:

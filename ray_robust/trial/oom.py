@@ -1,4 +1,4 @@
-"""Out of memory: told apart from other errors, and answered by gradient accumulation over smaller parts of a batch.
+"""Out of memory: how it is recognised, and gradient accumulation over smaller parts of a batch as the answer.
 
 The batch stays the same, so that a trial means the same; only what a model computes over a batch (batch normalisation,
 dropout masks) is computed over its parts. Owns how small the parts may become. The driver uses this too, so torch is

@@ -201,7 +201,7 @@ def _cut(catalog: Catalog, chosen: np.ndarray, number: int) -> list[str]:
 def _dealt(catalog: Catalog, name: str, classes: Sequence[str], number: int, subset_seed: int) -> list[str]:
     """Return the control: `classes` in a random order, dealt one by one to so many labels.
 
-    Every subset seed deals anew, so that no finding hangs on one lucky deal; `subset_seed` fixes it.
+    Every subset seed deals anew, so that no finding depends on one lucky deal; `subset_seed` fixes it.
     """
     if number > len(classes):
         raise ValueError(f"needs {number} classes for {number} random labels, supply is {len(classes)}")

@@ -71,7 +71,8 @@ def class_index(catalog: Catalog) -> dict[str, int]:
 def distances(catalog: Catalog, to: np.ndarray) -> np.ndarray:
     """Return edges in the tree from every class to the nearest of the classes `to` (indices), int64.
 
-    Along the ranks, in which an ancestor that repeats is one node; without a hierarchy all classes hang on one root.
+    Along the ranks, in which an ancestor that repeats is one node; without a hierarchy all classes are children of one
+    root.
     """
     paths = tree_paths(catalog)
     best: dict[tuple, int] = {}  # of every node: the way down to the nearest of `to`

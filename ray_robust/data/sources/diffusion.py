@@ -1,7 +1,8 @@
 """The source `diffusion`: images that a text-to-image model makes of class names, kept as files and then read like any.
 
 Owns the recipe (what to make: model, prompts, classes, seeds), the manifest beside the images, and the pipeline on one
-device. `launch.generate` spreads the making; an image is made once, when a trial or `ray_robust.ingest` first wants it.
+device. `launch.ingest.generate` spreads the making; an image is made once, when a trial or `ray_robust.ingest` first
+wants it.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ class Painter:
         """Make the images of these rows (at most a batch) and write each whole; returns how many.
 
         Every batch has the same shape, filled up with its last image, and noise comes from each image's own generator
-        on the CPU: an image does not hang on what it is made with. Raises UserError, in one line, when diffusers or the
+        on the CPU: an image does not depend on the device. Raises UserError, in one line, when diffusers or the
         model is not there.
         """
         import torch

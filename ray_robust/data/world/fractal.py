@@ -67,7 +67,7 @@ def _choices(weights: np.ndarray) -> np.ndarray:
     """intp [n, CHOICES]: the map that each of the equally likely throws stands for."""
     edges = weights[:, :1].copy()
     columns = [edges]
-    for k in range(1, MAPS):  # summed one by one: the order of a reduction could hang on the shape of the batch
+    for k in range(1, MAPS):  # summed one by one: the order of a reduction could depend on the shape of the batch
         columns.append(columns[-1] + weights[:, k : k + 1])
     throws = (np.arange(CHOICES, dtype=F32) + F32(0.5)) / F32(CHOICES) * columns[-1]
     return sum((throws > edge).astype(np.intp) for edge in columns[:-1])

@@ -142,7 +142,7 @@ class Search:
 
     @property
     def plan(self) -> Plan:
-        """Every trial that was handed out, the baseline's first."""
+        """Every trial that was given out, the baseline's first."""
         return Plan(tuple(self.trials.values()))
 
     @property
