@@ -189,7 +189,7 @@ METRICS: dict[str, Metric] = {
         # the least of some groups is never under that of all: resampling is inconsistent (Bickel and Freedman 1981)
         not_resampled="is no mean over groups, of which leaving some out would tell",
     ),
-    "class_accuracy": Metric("class accuracy", class_accuracy, class_accuracy_variance),
+    "class_accuracy": Metric("class accuracy (balanced)", class_accuracy, class_accuracy_variance),
 }
 
 CONFIDENCE_SCORES: dict[str, ConfidenceScore] = {"ece": ConfidenceScore("calibration error", calibration_error)}

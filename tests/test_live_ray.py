@@ -12,6 +12,8 @@ import pytest
 from deadlines import HANG, wait_for
 from soak import SAME, Command, FaultInjection, undisturbed
 
+from ray_robust.run.checkpoint_paths import SHARED_WEIGHTS
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SPEC = """
@@ -53,7 +55,7 @@ def gone(*paths: Path) -> None:
 
 def test_plan_store_cache_and_weights_that_go_are_made_again(reference, tmp_path):
     def remove(command: Command) -> None:
-        gone(command.out / "plan.csv", command.out / "spec.yaml", command.home / "store", command.home / "checkpoints")
+        gone(command.out / "plan.csv", command.out / "spec.yaml", command.home / "store", command.home / SHARED_WEIGHTS)
         if (command.home / "cache").exists():
             gone(command.home / "cache")
 

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
+from ray_robust.registry import SEARCHES
 from ray_robust.spec.conditions import Undefined, namespace, parse_condition
 from ray_robust.spec.dirichlet import draw_mixture
 from ray_robust.spec.load import Spec, load_spec
 from ray_robust.spec.mixture_axes import Simplex
 from ray_robust.spec.search_space import Dimension, Space
+
+DRAWING = " or ".join(name for name, method in SEARCHES.items() if method.draws)
+LEARNING = " or ".join(name for name, method in SEARCHES.items() if method.learns)
 
 SPEC = """\
 task: {name: camera-traps}
@@ -108,10 +112,10 @@ def test_grids_beside_draws_are_levels_of_every_draw():
     ("overrides", "said"),
     [
         (["search.trials=null"], "search: give trials (how many mixtures to draw) or a budget"),
-        (["search.method=grid"], "search: trials belongs to method random or optuna; a grid runs all that is written"),
+        (["search.method=grid"], f"search: trials belongs to method {DRAWING}; a grid runs all that is written"),
         (["search={method: grid}"],
-         "pretrain.num_images: {loguniform: ...} is drawn by search: {method: random} or optuna; method grid wants "
-         "{grid: [...]}"),
+         "pretrain.num_images: {loguniform: ...} is drawn by search.method "
+         f"{DRAWING}; method grid wants {{grid: [...]}}"),
         (["search.objective=ood"],
          "search.objective: 'ood' is a score on a test split, which the objective of a search must not use; did you "
          "mean ood_val?"),
@@ -121,7 +125,7 @@ def test_grids_beside_draws_are_levels_of_every_draw():
          "search.stop.milestones: must rise, as shares of a pre-training: [0.1, 0.3]"),
         (["search.stop=asha", "search.objective=upstream_accuracy"],
          "search: stop needs mode max and an objective that a probe can tell: effective_robustness, id_val, ood_val"),
-        (["search.startup=3"], "search: startup belongs to method optuna; random draws do not learn"),
+        (["search.startup=3"], f"search: startup belongs to method {LEARNING}; random draws do not learn"),
         (["pretrain.num_images={loguniform: [0, 10]}"], "pretrain.num_images: a log scale begins above 0, not at 0"),
         (["pretrain.num_images={uniform: [9, 2]}"], "pretrain.num_images: the lowest must come first, not 9,2"),
         (["pretrain.num_images={uniform: [9]}"],

@@ -54,7 +54,7 @@ def figure_data(analysis: Analysis, views: Sequence[View], table: Table, page: S
         scores.setdefault(view.metric, {side: _numbers(own[side]) for side in ("id", "ood")})
         by_metric[view.metric][view.scale] = {
             **chart_data.frame(view),
-            **{name: _numbers(own[name]) for name in ("x", "y", "er")},
+            **{name: _numbers(own[name]) for name in ("x", "y", "er", "expected_ood")},
             "extrapolated": own["extrapolated"].eq(True).astype(int).tolist(),
             "note": _note(view, analysis),
         }

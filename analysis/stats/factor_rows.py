@@ -13,12 +13,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.scales import PP
 from analysis.stats import cluster_robust, quantities
 from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
 from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Baseline
+from analysis.stats.robustness import Baseline, er_gradient
 from analysis.stats.study_group import Group
 
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
@@ -157,7 +156,7 @@ class Fit:
 
     def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
         rows, baseline = self.rows, self.baseline
-        line = -PP * (by_row @ rows.gradients)
+        line = er_gradient(by_row @ rows.gradients)
         left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
         replicates, double_counted = {}, {}
         for i, source in enumerate(jackknife.source for jackknife in rows.groups[0][0].jackknife):

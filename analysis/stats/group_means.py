@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.scales import PP
 from analysis.stats import cluster_robust
 from analysis.stats.quantities import Quantity
-from analysis.stats.robustness import Baseline
+from analysis.stats.robustness import Baseline, er_gradient
 from analysis.stats.study_group import Group, GroupJackknife
 
 
@@ -44,7 +43,7 @@ def mean_er(
     used, codes = np.unique(group.codes[inside], return_inverse=True)
     by_trial = _means(group.points["er"].to_numpy()[inside, None], codes)[:, 0]
     own = cluster_robust.mean(by_trial, used, group.unit, f"trials of {group.name}", group.count)
-    line = -PP * _means(group.gradient[inside], codes).mean(0)
+    line = er_gradient(_means(group.gradient[inside], codes).mean(0))
     replicates, double_counted = {}, {}
     for jackknife in group.jackknife:
         mean, counted = _under_test_groups(jackknife, _means(jackknife.er[inside], codes))

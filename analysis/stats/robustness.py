@@ -25,17 +25,30 @@ KNOTS = 129  # the bands of the line are drawn through so many ID scores
 LINE = "baseline line"  # the name of its error, beside those of trials and test groups
 
 
-def effective_robustness(ood: ArrayLike, height: ArrayLike, scale: Scale, unit: float = PP) -> np.ndarray:
+def effective_robustness(
+    ood: ArrayLike, height: ArrayLike, scale: Scale, unit: float = PP, on_axis: bool = False
+) -> np.ndarray:
     """Return the effective robustness of each point: OOD - h^-1(height), of which the height is that of the baseline's
     line at the point's ID score, a + b h(ID).
 
-    ood     OOD scores, fractions, any shape
-    height  expected OOD scores on the transformed axis, of the same shape
-    unit    how many of it a score of 1 is: 100 for percentage points, 1 for fractions
+    ood      OOD scores, fractions, any shape
+    height   expected OOD scores on the transformed axis, of the same shape
+    unit     how many of it a score of 1 is: 100 for percentage points, 1 for fractions
+    on_axis  measure along the transformed axis instead, h(OOD) - height, as if a unit of it were a score of 1
+
+    `er_gradient` is its derivative and changes with it.
     Taori et al., "Measuring Robustness to Natural Distribution Shifts in Image Classification" (NeurIPS 2020), eq. 1;
     the transformed axes are those of Miller et al., "Accuracy on the Line" (ICML 2021).
     """
+    if on_axis:
+        return unit * (scale.h(np.clip(ood, 1e-9, 1 - 1e-9)) - height)
     return unit * (np.asarray(ood, float) - scale.inverse(height))
+
+
+def er_gradient(expectation: np.ndarray) -> np.ndarray:
+    """Return the derivative of ER in percentage points, by what `expectation` is the derivative of the expected OOD
+    score by (see `Baseline.gradient`), of the same shape: the line's error enters ER through it (delta method)."""
+    return -PP * expectation
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +82,13 @@ class Baseline:
         return self.model.design(points["x"].to_numpy(), points) @ self.coefficients
 
     def gradient(self, points: pd.DataFrame) -> np.ndarray:
-        """Return the derivative of each point's expected OOD score by the coefficients: float [points, k].
-
-        The line's error enters every mean through it, to first order (delta method).
-        """
+        """Return the derivative of each point's expected OOD score by the coefficients: float [points, k]."""
         design = self.model.design(points["x"].to_numpy(), points)
         return design if self.on_axis else self.scale.rate(design @ self.coefficients)[:, None] * design
 
     def er(self, ood: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """Return ER in percentage points (see `effective_robustness`). Along the axis: h(OOD) - height."""
-        if self.on_axis:
-            return PP * (self.scale.h(np.clip(ood, 1e-9, 1 - 1e-9)) - height)
-        return effective_robustness(ood, height, self.scale)
+        """Return ER in percentage points (see `effective_robustness`)."""
+        return effective_robustness(ood, height, self.scale, on_axis=self.on_axis)
 
     def outside(self, points: pd.DataFrame) -> np.ndarray:
         """Return which points lie outside the scores that the line was fitted on, on any ID set: bool [points]."""
@@ -126,10 +134,11 @@ class Baseline:
         return np.array([self.errors.df(row) for row in designs])
 
     def errors_of(self, points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the standard error (percentage points) and degrees of freedom of every point's expectation, [points]
-        each; the latter interpolated between some knots, since they change slowly along the line."""
+        """Return the standard error (percentage points) and degrees of freedom of every point's ER, [points] each, as
+        far as the line decides them; the latter interpolated between some knots: they change slowly along the line."""
         gradient = self.gradient(points)
-        error = PP * np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.errors.effects.T @ self.errors.effects, gradient))
+        covariance = self.errors.effects.T @ self.errors.effects
+        error = np.abs(er_gradient(np.sqrt(np.einsum("ij,jk,ik->i", gradient, covariance, gradient))))
         order = np.argsort(points["x"].to_numpy(), kind="stable")
         some = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), 33)).astype(int))]
         x = points["x"].to_numpy()

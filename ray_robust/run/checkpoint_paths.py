@@ -11,14 +11,14 @@ from ray_robust.files.storage import Storage
 
 FINAL = "final"  # the checkpoint of weights that are finished
 USED = "used.json"  # {"time": seconds since the epoch, "trial": id}
-STATES = "checkpoints"  # the folder within a trial's
-_SHARED = "checkpoints"  # the folder beside the runs
+TRIAL_STATES = "checkpoints"  # the folder within a trial's
+SHARED_WEIGHTS = "checkpoints"  # the folder beside the runs
 _SUFFIX = ".safetensors"  # of the files that `ray_robust.train.checkpoints` writes
 
 
 def shared_weights(run: Storage) -> Storage:
     """Return where the pre-trained weights of a run lie, those of all keys: the runs beside it share them."""
-    return run.parent / _SHARED
+    return run.parent / SHARED_WEIGHTS
 
 
 def weights_of(shared: str | Storage, key: str) -> Storage:
@@ -33,4 +33,4 @@ def is_finished(weights: Storage) -> bool:
 
 def finetuning_state(finetuning: str) -> str:
     """Return the folder, within a trial's, of the state of a fine-tuning under way."""
-    return f"{STATES}/{finetuning}"
+    return f"{TRIAL_STATES}/{finetuning}"

@@ -183,7 +183,7 @@ class TrialFolder:
             stored, _ = unseal(self.storage.recall(name) or b"")
             files |= (stored or {}).get("files", {})
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
-        for name in (checkpoint_paths.STATES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
             self.storage.delete(name)
 
     def _drop_damaged(self) -> None:
@@ -253,7 +253,7 @@ class TrialFolder:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write_json("stopped.json", stop)
-        for name in (checkpoint_paths.STATES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
             self.storage.delete(name)
 
     def attempts(self) -> list[dict[str, Any]]:

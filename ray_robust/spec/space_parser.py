@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ray_robust import registry
 from ray_robust.errors import did_you_mean
 from ray_robust.spec.grid import SOURCES, axes_in, is_drawn
 from ray_robust.spec.search_section import Search
@@ -74,8 +75,11 @@ def _dimension(parser: SectionParser, path: tuple, axis: Mapping[str, Any], sear
     if not search.draws and name == "simplex":
         return []  # a simplex of a grid, which wants its number of draws
     if not search.draws:
-        parser.report(path, f"{key}: {{{name}: ...}} is drawn by search: {{method: random}} or optuna; "
-                         "method grid wants {grid: [...]}")  # fmt: skip
+        drawing = " or ".join(method for method, of in registry.SEARCHES.items() if of.draws)
+        what = (
+            f"{key}: {{{name}: ...}} is drawn by search.method {drawing}; method {search.method} wants {{grid: [...]}}"
+        )
+        parser.report(path, what)
     elif path[0] not in DRAWN:
         what = f"a search draws within {' and '.join(DRAWN)}; {{grid: [...]}} runs every draw on each"
         parser.report(path, f"{key}: {what}")

@@ -28,7 +28,7 @@
       if (view.x[i] == null) continue; // this point has no score in this metric
       const er = view.er[i];
       const row = { index: i, trial: cell(task.columns.trial, i), group: cell(task.columns.group, i), x: view.x[i], y: view.y[i],
-        id: scores.id[i], ood: scores.ood[i], er, expected_ood: er == null ? null : scores.ood[i] - er / 100,
+        id: scores.id[i], ood: scores.ood[i], er, expected_ood: er == null ? null : view.expected_ood[i],
         extrapolated: Boolean(view.extrapolated[i]) };
       for (const [field, name] of Object.entries(task.keys)) row[field] = cell(task.columns[name], i);
       rows.push(row);
