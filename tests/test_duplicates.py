@@ -293,7 +293,7 @@ def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     pools = [*sweep.tasks.values(), *sweep.sources.values()]
     stores = ingest([(pool, 32, None) for pool in pools], tmp_path / "store")
     run = RunFolder(tmp_path / "run")
-    lines = list(write_data_entries(sweep, run, stores))
+    lines = write_data_entries(sweep, run, stores)
     entries = {entry["name"]: entry for entry in run.data()["duplicates"]}
     assert set(entries) == {"task folder", "source web", "task folder in source web"}
     assert entries["task folder"]["affected"] == {"id_test": 3}

@@ -22,7 +22,6 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 from ray_robust.text.names import count_noun
 
-CELLS = ("tp", "fp", "fn")
 SHOWN = 3  # trials that are named in a note
 
 
@@ -153,13 +152,14 @@ def _cells(frame: pd.DataFrame, affected: np.ndarray, look: Mapping[str, Any]) -
     rest, cell_class = np.divmod(cells, len(classes))
     rest, cell_group = np.divmod(rest, len(names))
     left, cell_split = np.divmod(rest, len(splits))
+    counts = np.bincount(where * 3 + kind, minlength=3 * len(cells)).reshape(-1, 3).T
     return pd.DataFrame({
         "point": look["point"],
         "left": left.astype(bool),
         "split": np.asarray(splits, object)[cell_split],
         "group": np.asarray(names, object)[cell_group],
         "class": np.asarray(classes, object)[cell_class],
-        **dict(zip(CELLS, np.bincount(where * 3 + kind, minlength=3 * len(cells)).reshape(-1, 3).T, strict=True)),
+        **dict(zip(run_counts.CELLS, counts, strict=True)),
     })  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
     for side, split in run_counts.SPLITS.items():
         own = table[table["split"] == split]
         whole = run_counts.of_rows(
-            own.groupby(["point", "group", "class"], as_index=False)[list(CELLS)].sum(), len(points)
+            own.groupby(["point", "group", "class"], as_index=False)[list(run_counts.CELLS)].sum(), len(points)
         )
         rest = run_counts.of_rows(own[own["left"]], len(points))
         if whole is None or rest is None:

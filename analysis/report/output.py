@@ -19,7 +19,7 @@ from analysis.report.tables import report_tables
 from analysis.stats import ancova, contrasts, influence, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
-from analysis.study import Analysis
+from analysis.study import LEFT_OUT, Analysis
 from analysis.views import View, views
 from analysis.writing import put
 from ray_robust.files.storage import Storage
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated")
 BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
 VIEWS = ("metric", "scale", "chosen", "group", "n_used", "er", "er_low", "er_high", "extrapolated", "baseline_r2")
-LEFT_OUT = ("trial", "group", "task", "reason")
 ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even when they are empty
 FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 

@@ -25,7 +25,7 @@ from ray_robust.files.storage import Storage
 from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.cluster.connect import Cluster
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
-from ray_robust.launch.failures.recovery import Recovery
+from ray_robust.launch.failures.recovery import RETRIES, Recovery
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.placement import ConcurrencyLimit, slots_now, trial_needs
 from ray_robust.launch.search.search import Search
@@ -36,7 +36,6 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
 from ray_robust.trial.paths import RunPaths
 
-RETRIES = 3  # failures of a trial that count, after which it is tried no more; see `failures.recovery`
 PASSES = 20  # times that trials are given to Tune while some of them failed in ways that do not count
 CLUSTER_AWAY = (
     ConnectionError,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 from ray_robust.data.images.store import ImageStore
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.run.run_folder import RunFolder
 
 
-def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -> Iterator[str]:
-    """Write data.json, and yield a line for every pair of pools that share images.
+def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -> list[str]:
+    """Write data.json; return a line for every pair of pools that share images.
 
     A pool of which no store was opened, since nothing is left to read of it, keeps the entry of an earlier command.
     """
@@ -34,6 +33,8 @@ def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -
     )
     duplicates = renewed(run, tasks, sources, (pool for _, pool in sweep.pools()))
     run.write("data.json", json.dumps({"pools": entries, "duplicates": duplicates}, indent=1) + "\n")
-    for entry in duplicates:
-        if entry.get("line"):
-            yield f"{entry['name']}: {entry['line']}; listed in data.json, and ER is also given without them"
+    return [
+        f"{entry['name']}: {entry['line']}; listed in data.json, and ER is also given without them"
+        for entry in duplicates
+        if entry.get("line")
+    ]

@@ -15,11 +15,10 @@ from rich.table import Table
 from ray_robust.errors import DONE, FAILED, Arguments, command
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
-from ray_robust.status.progress import STATES, Status, read_status
+from ray_robust.status.progress import STAGES, STATES, Status, read_status
 from ray_robust.text.console import console
 
 SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
-STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 
 
 def main(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ from ray_robust.run.run_folder import RunFolder, suggestion
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
+STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}  # of a trial: the name of each for people
 RECENT = 120.0  # seconds since its last progress within which a started trial counts as running
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+BATCH_OF_ONE = "more than 1 value per channel"  # torch's message of batch normalisation
+
 
 class TrainingFailed(Exception):
     """A training that cannot continue, with its reason in one line: its trial fails, and the others run on."""

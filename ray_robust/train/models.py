@@ -16,9 +16,7 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec.load import ModelSection
-from ray_robust.train.exceptions import TrainingFailed
-
-BATCH_OF_ONE = "more than 1 value per channel"  # torch's message of batch normalisation
+from ray_robust.train.exceptions import BATCH_OF_ONE, TrainingFailed
 
 
 def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module:

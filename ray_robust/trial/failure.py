@@ -8,6 +8,8 @@ import textwrap
 import traceback
 from typing import Any
 
+from ray_robust.train.exceptions import BATCH_OF_ONE
+
 LONGEST = 300  # characters of a reason
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0  # seconds before another attempt: doubled each time, up to the longest
 BY_CHANCE = re.compile(r"CUDA|cuDNN|cuBLAS|CUBLAS|NCCL|HIP error|gloo|[Cc]onnection|[Tt]imed? ?out|[Ss]ocket|"
@@ -15,7 +17,6 @@ BY_CHANCE = re.compile(r"CUDA|cuDNN|cuBLAS|CUBLAS|NCCL|HIP error|gloo|[Cc]onnect
 DETERMINISTIC = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, NotImplementedError,
                  TypeError, ValueError,
                  FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)  # fmt: skip
-BATCH_OF_ONE = "more than 1 value per channel"  # torch's message of batch normalisation
 
 
 def one_line(error: BaseException) -> str:

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ray_robust.status.progress import STAGES
 from ray_robust.text.names import printable
 
-STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 PROBLEMS = ("failed", "quarantined", "stopped")  # states that are shown in red
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError
+from ray_robust.launch.monitor.metrics import TRIAL
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.redact import redact, redacted
 from ray_robust.run.run_folder import RunFolder
@@ -27,7 +28,7 @@ from ray_robust.text.safe_csv import cells as safe
 
 PACKAGES = {"csv": "csv", "tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each needs
 FOLDER = "track"  # in the run folder
-SERIES = ("images_per_second", "epoch", "share", "id", "ood", "gpu_memory")  # of progress.json, over training images
+SERIES = tuple(TRIAL)  # keys of progress.json, over training images
 COPY_EVERY = 60.0  # seconds between two copies of the growing CSV to a run folder that is remote
 POINT = ("id", "ood", "id_val", "ood_val")  # of a point, over the steps of its fine-tuning
 Facts = Mapping[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 
-from ray_robust.launch.monitor.live_view import Snapshot, render, scores
+from ray_robust.launch.monitor.live_view import PROBLEMS, Snapshot, render, scores
 from ray_robust.launch.monitor.loggers import Loggers
 from ray_robust.launch.monitor.metrics import SweepMetrics
 from ray_robust.plan.plan import Plan, Trial
@@ -26,7 +26,7 @@ POLL = 1.0  # seconds between two looks at the run folder
 ER_EVERY = 30.0  # seconds at least between two computations of ER, which read the rows of every finished trial
 ER_SHARE = 0.02  # of the time at most goes into that
 PATIENCE = 30.0  # seconds that loggers have to finish
-ENDED = ("done", "failed", "quarantined", "stopped")
+ENDED = ("done", *PROBLEMS)
 
 
 class Monitor:
