@@ -25,6 +25,7 @@ from ray_robust.prepare.subsets import Subsets, draw_all
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
+from ray_robust.text.console import console
 
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
@@ -32,8 +33,6 @@ DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itse
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
-    from ray_robust.text.console import console
-
     out = console()
     spec = load_spec(args.spec, tuple(args.set))
     if not args.plan:

@@ -17,6 +17,7 @@ from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_robust.data.opened import adopt
+from ray_robust.launch.failures.preemption import preemption
 from ray_robust.launch.placement import use_device, worker_needs
 from ray_robust.launch.search.asha import stop_callback
 from ray_robust.launch.search.tune_searcher import TrialRef
@@ -33,7 +34,6 @@ _adopted: set[str] = set()
 def train_here(config: dict[str, Any], paths: RunPaths, resources: Resources, pools: list) -> None:
     """Run a trial inside the Tune actor. `pools` holds a reference to the driver's pools of files."""
     _adopt(pools)
-    from ray_robust.launch.failures.preemption import preemption
     from ray_robust.train.context import Context
 
     context = Context(use_device(resources), preemption=preemption(), finetunings_at_once=resources.finetunings_at_once)
@@ -77,7 +77,6 @@ def _train_rank(config: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    from ray_robust.launch.failures.preemption import preemption
     from ray_robust.train.context import Context
 
     ranks, resources = get_context(), config["resources"]
@@ -88,7 +87,6 @@ def _train_rank(config: dict[str, Any]) -> None:
 
 
 def _run(ref: TrialRef, paths: RunPaths, context: Context) -> None:
-    from ray_robust.launch.failures.preemption import preemption
     from ray_robust.trial.run_trial import run_trial
 
     if ref.asha is not None:

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_robust.data.opened import open_pool
+from ray_robust.data.pool import Task
 from ray_robust.files.storage import Storage
 from ray_robust.launch.search.objective import Objective
+from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import Trial
 from ray_robust.spec.search_section import Stop
+from ray_robust.train.exceptions import Stopped
 from ray_robust.trial.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -80,8 +84,6 @@ def _read_decision(run: Storage, name: str) -> dict[str, Any] | None:
 def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
     """Return what a training calls after every step, see `Context.on_step`: it probes the network at milestones, and
     raises Stopped for a trial that is behind."""
-    from ray_robust.train.exceptions import Stopped
-
     run, begun = Storage(paths.run), time.monotonic()
 
     def on_step(stage: str, network: nn.Module, step: int, steps: int) -> bool:
@@ -108,9 +110,6 @@ def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -
 
 def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network: nn.Module) -> float | None:
     """The mean over the trial's tasks of the objective's value of a linear probe on their validation splits."""
-    from ray_robust.data.opened import open_pool
-    from ray_robust.data.pool import Task
-    from ray_robust.metrics import METRICS
     from ray_robust.train.probe import body_of, linear_probe
     from ray_robust.trial.datasets import task_split
 
