@@ -256,6 +256,7 @@ def test_a_cluster_that_is_there_is_joined_and_one_without_nodes_here_is_not(mon
             check_address(there.address)
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_2_and_one_line(tmp_path):
     (tmp_path / "x.yaml").write_text(SPEC)
     port = free_port()

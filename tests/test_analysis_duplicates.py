@@ -133,6 +133,7 @@ def test_scores_are_those_of_the_images_that_are_left(run, analysis):
     assert (trial["id_images"], trial["ood_images"]) == (IMAGES, IMAGES - LEAKED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["macro_f1", "class_accuracy"])
 @pytest.mark.parametrize("cameras", [0, 20])
 def test_every_metric_with_and_without_groups(tmp_path, metric, cameras):
@@ -161,6 +162,7 @@ def test_without_duplicates_nothing_is_made_again(tmp_path):
     assert analysed(run).recount is None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_again_says_why(tmp_path):
     run, listed = write_run(tmp_path / "run")
     first = read_run(run.storage.address)[0].points.iloc[0]
@@ -190,6 +192,7 @@ def test_what_cannot_be_made_again_says_why(tmp_path):
     assert re.fullmatch(r"predictions are missing of \S+, \S+, \S+ and \d+ more trials", note())
 
 
+@pytest.mark.slow
 def test_joined_runs_leave_out_what_either_lists(tmp_path):
     one, _ = write_run(tmp_path / "one")
     other, _ = write_run(tmp_path / "other", leaks=0)
@@ -199,6 +202,7 @@ def test_joined_runs_leave_out_what_either_lists(tmp_path):
     assert abs(duplicates.with_and_without(joined).set_index("group").loc[GROUP, "er_without"]) < 1.5
 
 
+@pytest.mark.slow
 def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
     run, listed = write_run(tmp_path / "run", variant="[shift=0]")
     assert analysed(run).recount.affected == {"ood_test": LEAKED}
@@ -214,6 +218,7 @@ def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_and_the_pictures(run):
     report_on(Request((run.storage.address,)), quiet=True)
     report = Path(run.storage.address) / "report"
@@ -233,6 +238,7 @@ def test_the_report_shows_both_and_the_pictures(run):
     assert verdict["duplicates"]["groups"][GROUP]["er"] == pytest.approx(table["er_without"].iloc[1])
 
 
+@pytest.mark.slow
 def test_a_report_says_what_was_not_looked_for(tmp_path):
     run, _ = write_run(tmp_path / "run", leaks=0)
     skipped = {"name": f"task {TASK}", "pool": {"name": TASK, "fingerprint": "4f1c"}, "skipped": "it is drawn",

@@ -129,6 +129,7 @@ def slopes(points: pd.DataFrame) -> pd.Series:
     return study.ancova.set_index(["a", "b"]).loc["num_images=1000", "scratch"]
 
 
+@pytest.mark.slow
 def test_a_line_over_few_images_is_not_said_to_be_flatter():
     """A narrow range of ID scores on few images is flattened more than a wide one."""
     design = Design((Group(), Group(low=-0.2, high=0.3)), images=150, trial_sd=0.001, point_sd=0.001)
@@ -166,6 +167,7 @@ def test_a_slope_that_the_epoch_makes_is_none_at_equal_epochs():
     assert not row["slopes_differ"]
 
 
+@pytest.mark.slow
 def test_a_slope_that_one_trial_makes_is_none():
     """One trial of a group has forty points, three have two: of lines that are one, some seem to differ."""
     many = {"trials": 4, "points": (40, 2, 2, 2)}

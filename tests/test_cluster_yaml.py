@@ -136,6 +136,7 @@ def minutes_until_it_ends(command: str, folder: Path, busy: int) -> int:
     return int((folder / "ended").read_text())
 
 
+@pytest.mark.slow
 @in_clouds
 def test_an_hour_without_a_sweep_ends_the_head_and_a_lost_head_ends_the_workers(name, tmp_path):
     cluster = written(name)

@@ -283,6 +283,7 @@ seeds: 1
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     root, pre = task_tree(tmp_path / "t"), make.tree(tmp_path / "s", {"nan": 3, "y": 3})
     shutil.copy(root / "ood_test/dog/1.png", pre / "nan/001.png")

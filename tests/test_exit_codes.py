@@ -133,6 +133,7 @@ def test_a_sweep_whose_report_broke_down_does_not_end_with_0(works, code, monkey
     assert ("no report: KeyError: 'id' (traceback: " in capsys.readouterr().out) is not works
 
 
+@pytest.mark.slow
 def test_a_report_into_a_folder_that_cannot_be_written_names_the_folder_and_out(monkeypatch, capsys, tmp_path):
     make_tables.models().to_csv("x.csv", index=False)
     Path("kept.csv").write_text("a user's")

@@ -70,6 +70,7 @@ def test_no_process_can_be_started(monkeypatch, tmp_path):
         draw(bar("a"))
 
 
+@pytest.mark.slow
 def test_a_report_lacks_one_figure_and_nothing_else(tmp_path, monkeypatch, capsys, raw):
     by_group = charts.by_group
 

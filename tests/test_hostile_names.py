@@ -54,6 +54,7 @@ def check(report: Path, shown: str, groups: list[str]) -> None:
     assert set(groups) == set(json.loads((report / "verdict.json").read_text("utf-8"))["groups"]) - {"scratch"}
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, capsys):
     groups = names(5)
     points = sweep({name: float(i) for i, name in enumerate(groups)}, epochs=(3, 6))
@@ -73,6 +74,7 @@ def test_a_run(tmp_path, capsys):
     assert set(run.plan()["group"]) == {"scratch", *groups}
 
 
+@pytest.mark.slow
 def test_a_table(tmp_path, capsys):
     groups = [normalise(name) for name in names(4, without="\x00'")]
     points = sweep({name: float(i) for i, name in enumerate(groups)}, epochs=(3,))

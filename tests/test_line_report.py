@@ -117,6 +117,7 @@ def test_without_a_line_there_is_no_panel(tmp_path):
     assert not list((tmp_path / "run/report").glob("line_*.csv"))
 
 
+@pytest.mark.slow
 def test_two_tasks_have_two_panels(tmp_path):
     points = sweep({"num_images=1000": 1.0})
     points = pd.concat([points.assign(task=task, finetune=points["finetune"] + task) for task in ("a", "b")])

@@ -131,6 +131,7 @@ seeds: 2
 """
 
 
+@pytest.mark.slow
 def test_an_entry_is_all_that_a_new_metric_needs(tmp_path, monkeypatch):
     (tmp_path / "x.yaml").write_text(SPEC)
     wrong = r"x.yaml:3: task.metric: must be one of accuracy, .*, not 'macro_precision'"

@@ -209,6 +209,7 @@ def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
     assert set(table["num_images"]) == {800}
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkeypatch):
     folder, trial, _ = brief
     paths, sizes = paths_in(folder, "short"), []
