@@ -109,7 +109,7 @@ def test_files_have_the_permissions_that_the_user_gives_files(tmp_path, umask, f
 LISTENS = """
 import json, os, stat, psutil
 os.umask(0)
-from ray_robust.launch.cluster import connect
+from ray_robust.launch.cluster.connect import connect
 with connect() as cluster:
     own = {process.pid for process in [psutil.Process(), *psutil.Process().children(recursive=True)]}
     open_ = [c.laddr.ip for c in psutil.net_connections("tcp") if c.pid in own and c.status == psutil.CONN_LISTEN]
@@ -159,9 +159,9 @@ print(json.dumps({port: [*(get(port, path) for path in ("/metrics", "/api/jobs/"
 """
 WITH_NEIGHBOURS = f"""
 import json, subprocess, sys, psutil
-from ray_robust.launch import cluster
-cluster.others = lambda: "this machine has the account ann"
-with cluster.connect() as there:
+from ray_robust.launch.cluster import connect
+connect.others = lambda: "this machine has the account ann"
+with connect.connect() as there:
     import ray
     ray.get(ray.remote(lambda: None).remote())
     own = {{process.pid for process in [psutil.Process(), *psutil.Process().children(recursive=True)]}}
