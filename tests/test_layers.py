@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -32,7 +33,13 @@ POWER_OF = ("analysis.__main__", POWER)
 FLAT = {"ray_robust": 10, "analysis": 12, "ray_robust/launch": 6}  # modules that may lie in these folders themselves
 
 
-def imported(name: str, late: bool = True) -> Iterator[str]:
+@cache
+def imported(name: str, late: bool = True) -> tuple[str, ...]:
+    """Return what `_imports` yields; a file is read once."""
+    return tuple(_imports(name, late))
+
+
+def _imports(name: str, late: bool) -> Iterator[str]:
     """The modules that a module imports; without `late` only those imported when the module is. Modules that are named
     in the values of a dictionary, to be imported when they are asked for, are among the late ones."""
     tree = ast.parse(FILES[name].read_text("utf-8"))
