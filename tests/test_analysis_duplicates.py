@@ -22,6 +22,8 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.train.counts import tally
 from tests.fake_run import run_folder, sweep
 
+pytestmark = pytest.mark.slow  # of one report or trial that takes seconds to make
+
 TASK = "camera-traps"
 HEAD = {"name": f"task {TASK} in source web", "pool": {"name": TASK, "fingerprint": "4f1c"}, "note": "",
         "among": {"name": "web", "fingerprint": "77aa"}, "rule": "identical: equal pixels at 32 px"}  # fmt: skip

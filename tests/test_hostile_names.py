@@ -14,6 +14,8 @@ from ray_robust.text.safe_csv import frame_of, text_of
 from tests.fake_run import run_folder, sweep
 from tests.test_report import Page
 
+pytestmark = pytest.mark.slow  # of one report or trial that takes seconds to make
+
 SIGNS = [
     "\x1b[31m", "\x07", "\x1b]0;t\x07", "\x9b", "\u2028", "\u2029", "\ufffe", "\uffff", "\u202e", "\u200f", "\ufdd0",
     "\u2066", "\x7f", "\x00", "שלום", "=", "@", "-", "<b>", "&", "\\", "{", "%", "'", '"', "a", "b", "7", "\U0010ffff",

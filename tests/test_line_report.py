@@ -17,6 +17,8 @@ from bench.line_checks import SCENARIOS, Truth, simulate
 from tests.fake_run import run_folder, sweep
 from tests.test_report import HOSTILE, Page
 
+pytestmark = pytest.mark.slow  # of one report or trial that takes seconds to make
+
 
 def made(points: pd.DataFrame, **chosen):
     options = Options("scratch", **chosen)

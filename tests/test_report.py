@@ -23,6 +23,8 @@ from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder
 from tests.fake_run import run_folder, sweep
 
+pytestmark = pytest.mark.slow  # of one report or trial that takes seconds to make
+
 TRENDS = "group,scale,n,slope,slope_low,slope_high,intercept,intercept_low,intercept_high,r2,id_min,id_max,clipped"
 CONTRASTS = (
     "a,b,delta_er,low,high,p,p_adjusted,margin,equivalent,smallest_detectable,id_low,id_high,survived,not_robust_to"
