@@ -20,6 +20,7 @@ from analysis.scales import SCALES
 from analysis.stats import group_jackknife, reliability
 from analysis.stats.group_jackknife import Counts
 from bench.coverage import Truth, simulate
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.train.counts import group_counts
 from tests.fake_run import run_folder, sweep
 
@@ -209,7 +210,7 @@ def run(tmp_path):
         for name, looks in own.groupby("finetune"):
             parts = []
             for epoch in looks["epoch"]:
-                for side, split in run_counts.SPLITS.items():
+                for side, split in SCORE_SPLITS.items():
                     guess = np.where(random.random(200) < 0.6, truth, random.integers(0, 4, 200))
                     columns = pd.DataFrame(group_counts(truth, guess, group))
                     columns = columns.assign(epoch=np.int32(epoch), split=split)

@@ -18,6 +18,7 @@ from analysis.input import run_counts
 from analysis.stats import group_jackknife
 from analysis.stats.group_jackknife import Counts
 from ray_robust.metrics import METRICS
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 from ray_robust.text.names import count_noun
@@ -78,7 +79,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
         if frame is None:
             lost.append(str(own["trial"].iloc[0]))
             continue
-        images = {split: int((frame["split"] == split).sum()) for split in run_counts.SPLITS.values()}
+        images = {split: int((frame["split"] == split).sum()) for split in SCORE_SPLITS.values()}
         fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
         if not fitting:  # not even the task's comparison with itself
             return Recount({}, images, note="of other test images than the predictions have")
@@ -107,7 +108,7 @@ def _table(one: Mapping[str, Any]) -> pd.DataFrame:
         rows = safe_csv.frame_of(data or b"", ["split", "image"])
     except ValueError:  # it is not there, or not what it was: the run says so (`RunFolder.altered`)
         return pd.DataFrame(columns=["split", "image"])
-    return rows[rows["split"].isin(list(run_counts.SPLITS.values()))].drop_duplicates()
+    return rows[rows["split"].isin(list(SCORE_SPLITS.values()))].drop_duplicates()
 
 
 def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
@@ -121,7 +122,7 @@ def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tu
     for (number, trial, finetune), own in keys.groupby([run, points["trial"], points["finetune"]], sort=False):
         data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
         try:
-            filters = [("split", "in", list(run_counts.SPLITS.values()))]
+            filters = [("split", "in", list(SCORE_SPLITS.values()))]
             frame = None if data is None else pd.read_parquet(io.BytesIO(data), filters=filters)
         except (ValueError, OSError):  # pyarrow's, for a file that was cut short
             frame = None
@@ -176,7 +177,7 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
     if metric not in METRICS:
         return Recount(so_far.affected, so_far.images, note=f"it cannot be made from counts for the metric {metric!r}")
     again, left = points.copy(), {}
-    for side, split in run_counts.SPLITS.items():
+    for side, split in SCORE_SPLITS.items():
         own = table[table["split"] == split]
         whole = run_counts.of_rows(
             own.groupby(["point", "group", "class"], as_index=False)[list(run_counts.CELLS)].sum(), len(points)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.stats.group_jackknife import Counts
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.run.run_folder import RunFolder
 
-SPLITS = {"id": "id_test", "ood": "ood_test"}
 CELLS = ("tp", "fp", "fn")
 ONLY_THESE = "intervals speak of the test groups as they are"
 
@@ -33,7 +33,7 @@ def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Cou
         return None, [f"{missing} of {len(points)} points have no counts per group (groups/*.parquet): {ONLY_THESE}"]
     table = pd.concat(parts, ignore_index=True)
     counts = {}
-    for side, split in SPLITS.items():
+    for side, split in SCORE_SPLITS.items():
         own = of_rows(table.loc[table["split"] == split], len(points))
         if own is None:
             return None, [f"not all points were tested on the same images of {split}: {ONLY_THESE}"]

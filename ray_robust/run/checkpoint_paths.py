@@ -13,7 +13,7 @@ FINAL = "final"  # the checkpoint of weights that are finished
 USED = "used.json"  # {"time": seconds since the epoch, "trial": id}
 TRIAL_STATES = "checkpoints"  # the folder within a trial's
 SHARED_WEIGHTS = "checkpoints"  # the folder beside the runs
-_SUFFIX = ".safetensors"  # of the files that `ray_robust.train.checkpoints` writes
+SUFFIX = ".safetensors"  # of the files that `ray_robust.train.checkpoints` writes
 
 
 def shared_weights(run: Storage) -> Storage:
@@ -28,7 +28,7 @@ def weights_of(shared: str | Storage, key: str) -> Storage:
 
 def is_finished(weights: Storage) -> bool:
     """Return whether the folder of a key has finished weights, sound or not."""
-    return weights.exists(f"{FINAL}{_SUFFIX}")
+    return weights.exists(f"{FINAL}{SUFFIX}")
 
 
 def finetuning_state(finetuning: str) -> str:

@@ -18,7 +18,7 @@ from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
 TRIAL, FINE_TUNING, EVALUATION = "trial", "fine-tuning", "evaluation"
 TYPES = {str: "text", int: "whole number", float: "number"}
 AS_A = {str: "text", int: "a whole number", float: "a number"}
-SIDES = {"id": "`id_test`", "ood": "`ood_test`"}  # of a score, and the split it is of
+SCORE_SPLITS = {"id": "id_test", "ood": "ood_test"}  # score -> the split it is of
 
 
 class SchemaError(ValueError):
@@ -93,9 +93,9 @@ def columns() -> tuple[Column, ...]:
     labels = {name: entry.label for name, entry in METRICS.items()}
     labels |= {name: entry.label for name, entry in CONFIDENCE_SCORES.items()}
     scores = [
-        Column(f"{side}_{name}", float, EVALUATION, f"{label} on {split}")
+        Column(f"{side}_{name}", float, EVALUATION, f"{label} on `{split}`")
         for name, label in labels.items()
-        for side, split in SIDES.items()
+        for side, split in SCORE_SPLITS.items()
         if f"{side}_{name}" not in fixed
     ]
     return (*_FIXED, *scores, *_LAST)

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from ray_robust.files.storage import Storage
+from ray_robust.run.checkpoint_paths import SUFFIX
 
 Tensors = Mapping[str, torch.Tensor]
 MODEL, OPTIMIZER, EXTRA = "model/", "optimizer/", "kept/"  # what names of tensors begin with
@@ -49,7 +50,7 @@ def _tensors(
 
 def _write(folder: Storage, name: str, tensors: Tensors, metadata: dict[str, str], durable: bool) -> None:
     data = save(dict(tensors), {**metadata, "crc32": _checksum(tensors, "".join(metadata.values()))})
-    folder.write(f"{name}.safetensors", data, durable=durable)
+    folder.write(f"{name}{SUFFIX}", data, durable=durable)
 
 
 def _packed(tensors: Tensors) -> tuple[dict[str, torch.Tensor], str]:
@@ -110,7 +111,7 @@ def load_checkpoint(
 
 def read_checkpoint(folder: Storage, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Return every tensor of a checkpoint and its facts, None when it is absent, cut short or damaged."""
-    data = folder.read(f"{name}.safetensors")
+    data = folder.read(f"{name}{SUFFIX}")
     if data is None:
         return None
     try:
@@ -194,7 +195,7 @@ def load_state(
 def drop_state(folder: Storage, stage: str) -> None:
     """Remove the states of a training that is over."""
     for number in (0, 1):
-        folder.delete(f"{stage}.{number}.safetensors")
+        folder.delete(f"{stage}.{number}{SUFFIX}")
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
@@ -207,10 +208,10 @@ def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
 
 def checkpoint_facts(folder: Storage, name: str) -> dict[str, Any] | None:
     """Return the facts of a checkpoint alone, None when it is absent or cut short. Its tensors are not checked."""
-    path = folder.local(f"{name}.safetensors")
+    path = folder.local(f"{name}{SUFFIX}")
     try:
         if path is None:
-            data = folder.read(f"{name}.safetensors")
+            data = folder.read(f"{name}{SUFFIX}")
             return None if data is None else json.loads(_header(data)["facts"])
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["facts"])

@@ -21,6 +21,7 @@ from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import TEST_SPLITS
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.spec.sections import Finetune, ModelSection
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
@@ -34,8 +35,6 @@ from ray_robust.train.loop import fit, optimise
 from ray_robust.train.models import fresh_head
 from ray_robust.train.objective import Objective
 from ray_robust.train.state import Duration, Stage, TrainState
-
-TESTS = ("id_test", "ood_test")
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Evaluator(Callback):
             for part, values in vars(predicted).items():
                 self.extra_state[f"{state.epoch}/{state.step}/{name}/{part}"] = torch.from_numpy(values)
         metric, splits = METRICS[self.job.metric], self.job.splits
-        scores = [metric.score(splits[name].tally(predictions[name].classes)) for name in TESTS]
+        scores = [metric.score(splits[name].tally(predictions[name].classes)) for name in SCORE_SPLITS.values()]
         images = state.step * state.stage.duration.batch_size
         pace = images / (time.monotonic() - self._begun)
         state.stage.context.report(Progress("finetune", state.epoch, settings.epochs, images, pace, *scores))

@@ -15,11 +15,10 @@ import pandas as pd
 
 from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
 from ray_robust.plan.plan import TEST_SPLITS
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.train.counts import group_counts
 from ray_robust.train.evaluate import Predictions, Split
 from ray_robust.train.finetune import Finetuned
-
-TESTS = {"id": "id_test", "ood": "ood_test"}
 
 
 def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[dict[str, Any]]:
@@ -35,7 +34,7 @@ def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[di
 
 def _scores(predicted: Mapping[str, Predictions], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
     counted = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
-    both = list(TESTS.items())
+    both = list(SCORE_SPLITS.items())
     scores: dict[str, float | int | None] = {
         **{name: METRICS[metric].score(counted[name]) for name in ("id_val", "ood_val")},
         **{side: METRICS[metric].score(counted[name]) for side, name in both},

@@ -15,10 +15,11 @@ import pandas as pd
 from ray_robust.data.duplicates.comparison import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool
+from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 
-TESTS = ("id_test", "ood_test")
+TESTS = tuple(SCORE_SPLITS.values())
 LISTED, PICTURED = 200, 8  # rows of a table that data.json repeats, pairs that are shown
 TILE, GAP = 96, 6  # px of a picture's side, and between the two of a pair
 
