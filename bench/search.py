@@ -111,7 +111,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _number(end: Any) -> float:
-    from ray_robust.spec.sections import parse_number
+    from ray_robust.spec.values import parse_number
 
     return float(parse_number(end) or 0) if isinstance(end, str) else float(end)
 

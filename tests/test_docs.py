@@ -47,6 +47,7 @@ DOCUMENTS = (
     "docs/security.md",
     "docs/search.md",
     "docs/results.md",
+    "docs/keys.md",
     "cluster.yaml",
 )
 

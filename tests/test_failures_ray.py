@@ -27,7 +27,7 @@ from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import PoolFacts, make_plan, pool_key
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.spec.sections import Resources
+from ray_robust.spec.run_sections import Resources
 from ray_robust.train.exceptions import Preempted
 from ray_robust.trial.paths import RunPaths
 

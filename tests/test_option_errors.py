@@ -44,7 +44,8 @@ def test_an_error_on_the_command_line_is_error_lines(arguments, lines, capsys):
     ("values", "lines"),
     [
         (["foo", "=3", "finetune.epocs=2"], [
-            "--set foo: must be KEY=VALUE, e.g. pretrain.epochs=2", "--set =3: must be KEY=VALUE, e.g. pretrain.epochs=2"]),
+            "--set foo: must be KEY=VALUE, e.g. pretrain.epochs=2", "--set =3: must be KEY=VALUE, e.g. pretrain.epochs=2",
+            "--set finetune.epocs=2: finetune.epocs: unknown key; did you mean epochs?"]),
         (["finetune.epocs=2"], ["--set finetune.epocs=2: finetune.epocs: unknown key; did you mean epochs?"]),
         (["finetune.epochs=3", "finetune.epochs=-3"],
             ["--set finetune.epochs=-3: finetune.epochs: must be above 0, not -3"]),

@@ -5,7 +5,7 @@ import pytest
 from ray_robust.errors import Outage, UserError
 from ray_robust.launch import tuner
 from ray_robust.launch.placement import DRIVER, ConcurrencyLimit, slots_of, trial_needs
-from ray_robust.spec.sections import Resources
+from ray_robust.spec.run_sections import Resources
 
 
 @pytest.mark.parametrize(

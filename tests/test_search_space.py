@@ -119,7 +119,7 @@ def test_grids_beside_draws_are_levels_of_every_draw():
         (["search.objective=ood"],
          "search.objective: 'ood' is a score on a test split, which the objective of a search must not use; did you "
          "mean ood_val?"),
-        (["search.budget={image: 3}"], "search.budget: image is no key of it; did you mean images?"),
+        (["search.budget={image: 3}"], "search.budget.image: unknown key; did you mean images?"),
         (["search.budget={}"], "search.budget: give images or device_hours, or both"),
         (["search.stop={milestones: [0.3, 0.1]}"],
          "search.stop.milestones: must rise, as shares of a pre-training: [0.1, 0.3]"),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
 from ray_robust.errors import UserError, did_you_mean
@@ -130,17 +130,27 @@ class Options(BaseModel):
 class FileOptions(Options):
     """Options of pools that read image files."""
 
-    fit: Literal["crop", "squash", "pad"] = "crop"  # to a square: short side and centre crop, squeeze, or letterbox
-    broken: Literal["fail", "drop"] = "fail"  # an unreadable image ends the sweep, or is left out and listed
+    fit: Literal["crop", "squash", "pad"] = Field(
+        default="crop",
+        description="how an image becomes square: its short side scaled and the centre cut out, squeezed, or "
+        "letterboxed",
+        examples=["fit: pad"],
+    )
+    broken: Literal["fail", "drop"] = Field(
+        default="fail",
+        description="an unreadable image ends the sweep, or is left out and listed in the report",
+        examples=["broken: drop"],
+    )
 
 
 class TaskOptions(Options):
-    """Options of every task.
+    """Options of every task."""
 
-    metric   what `id` and `ood` hold in the results, instead of the task's own
-    """
-
-    metric: MetricName | None = None
+    metric: MetricName | None = Field(
+        default=None,
+        description=f"what `id` and `ood` hold in the results: {', '.join(METRICS)}; not given: the task's own",
+        examples=["metric: accuracy"],
+    )
 
 
 AnyOptions = Options  # inside a pool `Options` is its own

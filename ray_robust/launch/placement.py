@@ -17,7 +17,7 @@ from ray import tune
 
 from ray_robust.errors import UserError
 from ray_robust.launch.cluster import private_apis
-from ray_robust.spec.sections import Resources
+from ray_robust.spec.run_sections import Resources
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 CLASSES = (
     "must be all, a list of class names, {under: NAME}, {nearest: K, to: NAME}, {farthest: K, to: NAME} or a .csv file"
@@ -32,12 +32,28 @@ class ClassSelection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    names: tuple[str, ...] = ()
-    under: tuple[str, ...] = ()
-    nearest: int | None = None
-    farthest: int | None = None
-    to: tuple[str, ...] = ()
-    file: str | None = None
+    names: tuple[str, ...] = Field(default=(), json_schema_extra={"written": False})
+    under: tuple[str, ...] = Field(
+        default=(),
+        description="every class below one of these nodes of the hierarchy",
+        examples=["classes: {under: [order1, order2]}"],
+    )
+    nearest: int | None = Field(
+        default=None,
+        description="so many classes, by their distance in the tree to the nearest class below one of `to`",
+        examples=["classes: {nearest: 50, to: order1}"],
+    )
+    farthest: int | None = Field(
+        default=None,
+        description="so many classes, by the same distance from the far end",
+        examples=["classes: {farthest: 50, to: order1}"],
+    )
+    to: tuple[str, ...] = Field(
+        default=(),
+        description="what `nearest` and `farthest` are measured from: nodes of the hierarchy",
+        examples=["classes: {nearest: 50, to: [order1, order2]}"],
+    )
+    file: str | None = Field(default=None, json_schema_extra={"written": False})
 
     @model_serializer
     def written(self) -> Any:

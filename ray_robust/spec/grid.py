@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,16 +18,9 @@ from pydantic import ValidationError
 from ray_robust.errors import did_you_mean
 from ray_robust.spec.mixture_axes import MIXTURE_AXES, MixtureGrid
 from ray_robust.spec.search_space import distribution_of
-from ray_robust.spec.sections import MOST_TRIALS, parse_number
-from ray_robust.spec.validation_messages import (
-    Origins,
-    describe_error,
-    dotted,
-    first_per_key,
-    format_value,
-    origin_of,
-    short_repr,
-)
+from ray_robust.spec.section import MOST_TRIALS
+from ray_robust.spec.validation_messages import Origins, describe_error, dotted, first_per_key, format_value, origin_of
+from ray_robust.spec.values import parse_number, short_repr
 
 POINTS = ("pretrain", "points")  # the axis of combinations that are no product
 SOURCES = ("pretrain", "sources")  # may vary as a whole in more ways than a grid
@@ -60,11 +53,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Combination:
-    """A section with one value of each of its axes put in. `origins`: which parts were written elsewhere."""
+    """A section with one value of each of its axes put in.
+
+    origins  which parts were written elsewhere
+    broken   paths of axes that are wrong, which are left out of `raw`
+    """
 
     raw: Any
     names: tuple[tuple[str, str], ...]
     origins: Origins
+    broken: tuple[tuple, ...] = ()
 
 
 def axes_in(raw: Any, path: tuple) -> Iterator[tuple[tuple, dict]]:
@@ -86,21 +84,30 @@ def is_drawn(path: tuple, raw: Any) -> bool:
 
 
 def combinations(
-    key: str, raw: Any, origins: Origins, report: Report, drawn: Mapping[str, Any] | None = None
+    key: str,
+    raw: Any,
+    origins: Origins,
+    report: Report,
+    drawn: Mapping[str, Any] | None = None,
+    drawing: bool = False,
 ) -> Iterator[Combination]:
-    """Yield every combination of a section's axes, in the file's order, the last axis fastest; none where one is wrong.
+    """Yield every combination of a section's axes, in the file's order, the last axis fastest. Axes that are wrong are
+    reported and left out.
 
     origins  of keys that were not written below `key` itself: a baseline's fine-tuning is `finetune` with some keys
              replaced
     drawn    the value of everything that a search draws, by its dotted key: an axis of one value
+    drawing  whether the sweep is a search
     """
-    axes = _axes(key, raw, origins, report, drawn or {})
-    raw = copy.deepcopy(raw)
-    if axes is not None and key == "pretrain" and isinstance(raw, dict) and "points" in raw:
-        values = _points(raw.pop("points"), {axis.path[:2] for axis in axes}, report)
-        axes = [*axes, Axis(POINTS, values)] if values else None
-    if axes is None:
+    axes, broken = _axes(key, raw, origins, report, drawn or {}, drawing)
+    if (key,) in broken:
         return
+    raw = copy.deepcopy(raw)
+    if key == "pretrain" and isinstance(raw, dict) and "points" in raw:
+        values = _points(raw.pop("points"), {path[:2] for path in (*broken, *(axis.path for axis in axes))}, report)
+        axes += [Axis(POINTS, values)] if values else []
+        broken += [] if values else [POINTS]
+    raw = without(raw, broken)
     if (count := math.prod(len(axis.values) for axis in axes)) > MOST_TRIALS:
         report((key,), f"{key}: its grids make {count:,} combinations; at most {MOST_TRIALS:,} are possible")
         return
@@ -109,7 +116,20 @@ def combinations(
         if axis.path != POINTS:
             put(bare, axis.path, None)
     for chosen in itertools.product(*(axis.values for axis in axes)):
-        yield _combination(key, copy.deepcopy(bare), origins, list(zip(axes, chosen, strict=True)))
+        one = _combination(key, copy.deepcopy(bare), origins, list(zip(axes, chosen, strict=True)))
+        yield replace(one, broken=tuple(broken))
+
+
+def without(raw: Any, paths: Iterable[tuple]) -> Any:
+    """Return a section without what is at these paths, each of which begins with the section's own name."""
+    raw = copy.deepcopy(raw)
+    for path in paths:
+        tree = raw
+        for part in path[1:-1]:
+            tree = tree.get(part) if isinstance(tree, dict) else None
+        if isinstance(tree, dict):
+            tree.pop(path[-1], None)
+    return raw
 
 
 def put(tree: dict, path: tuple, value: Any) -> None:
@@ -119,23 +139,28 @@ def put(tree: dict, path: tuple, value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _axes(key: str, raw: Any, origins: Origins, report: Report, drawn: Mapping[str, Any]) -> list[Axis] | None:
-    """Return the axes of a section but its points; None where one is wrong, which is reported."""
-    axes = []
+def _axes(
+    key: str, raw: Any, origins: Origins, report: Report, drawn: Mapping[str, Any], drawing: bool
+) -> tuple[list[Axis], list[tuple]]:
+    """Return the axes of a section but its points, and the paths of those that are wrong, which is reported."""
+    axes: list[Axis] = []
+    broken: list[tuple] = []
     for path, written in axes_in(raw, (key,)):
         origin = origin_of(path, origins)
+        values: tuple[AxisValue, ...] = ()
         if dotted(path) in drawn:
             values = _drawn(path, written, drawn[dotted(path)], origin)
-        elif is_drawn(path, written) and "simplex" not in written:  # no search draws here, which `space_parser` reports
-            return None
+        elif is_drawn(path, written) and (drawing or "simplex" not in written):
+            pass  # `space_parser` reports what is wrong with it
         elif path == SOURCES:
             values = _mixtures(written, origin, report)
         else:
             values = _grid(path, written["grid"], origin, report)
-        if not values:
-            return None
-        axes.append(Axis(path, values))
-    return axes
+        if values:
+            axes.append(Axis(path, values))
+        else:
+            broken.append(path)
+    return axes, broken
 
 
 def _combination(key: str, tree: dict, origins: Origins, chosen: list[tuple[Axis, AxisValue]]) -> Combination:
@@ -201,11 +226,13 @@ def _mixtures(written: dict, origin: tuple, report: Report) -> tuple[AxisValue, 
         axis = MIXTURE_AXES[kind].model_validate(written)
     except ValidationError as error:
         for detail in first_per_key(MIXTURE_AXES[kind], error):
-            report(*describe_error(MIXTURE_AXES[kind], detail, origin, {}, False))
+            for line in describe_error(MIXTURE_AXES[kind], detail, origin, {}, False, {}):
+                report(*line)
         return ()
     if strangers := [name for name in axis.options if name not in axis.names]:
-        what = f"no source of the {kind}{did_you_mean(strangers[0], axis.names)}"
-        report((*origin, "options", strangers[0]), f"{dotted(origin)}.options.{strangers[0]}: {what}")
+        for name in strangers:
+            what = f"no source of the {kind}{did_you_mean(name, axis.names)}"
+            report((*origin, "options", name), f"{dotted(origin)}.options.{name}: {what}")
         return ()
     if isinstance(axis, MixtureGrid):
         values = _grid(SOURCES, axis.grid, origin, report)

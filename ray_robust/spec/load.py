@@ -16,33 +16,20 @@ from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.spec.grid import axes_in, is_drawn
+from ray_robust.spec.keys import SECTIONS, TOP, unknown_key
 from ray_robust.spec.resolved import resolved_yaml
+from ray_robust.spec.run_sections import Analysis, Baseline, Resources
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
 from ray_robust.spec.search_space import NO_SPACE, Space
-from ray_robust.spec.section_parser import DRAWN, NOTHING, SECTIONS, VARYING, Level, SectionParser, mapping
-from ray_robust.spec.sections import (
-    LARGEST_SEED,
-    MOST_TRIALS,
-    Analysis,
-    Baseline,
-    Finetune,
-    ModelSection,
-    PoolSection,
-    Pretrain,
-    Resources,
-    Section,
-    SourceSection,
-    TaskSection,
-    Training,
-    parse_number,
-)
+from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Section
+from ray_robust.spec.section_parser import DRAWN, NOTHING, VARYING, Level, SectionParser, mapping
+from ray_robust.spec.sections import Finetune, ModelSection, PoolSection, Pretrain, SourceSection, TaskSection, Training
 from ray_robust.spec.space_parser import parse_space, representative_levels
-from ray_robust.spec.validation_messages import dotted, short_repr
+from ray_robust.spec.validation_messages import dotted
+from ray_robust.spec.values import parse_number, short_repr
 from ray_robust.spec.yaml_lines import Document, parse
 
 DEFAULT_LOGS = ["csv"]  # where the spec names none
-# provenance is written into a run's spec.yaml, and ignored when read
-OTHER_KEYS = ("seeds", "track", "question", "provenance")
 
 
 @dataclass(frozen=True)
@@ -96,14 +83,11 @@ def load_spec(file: str | Path, overrides: tuple[str, ...] = ()) -> Spec:
     Raise UserError with every problem, each with file and line.
     """
     document = parse(Path(file))
-    problems: list[Problem] = []
     for override in overrides:
         try:
             document.override(override)
         except UserError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise UserError(*problems)
+            document.problems.extend(error.problems)
     return _SpecParser(document).parse()
 
 
@@ -124,8 +108,8 @@ class _SpecParser(SectionParser):
         self._check_size(search, levels, seeds)
         for key in DRAWN:
             self._check_unused(key, raw.get(key), [level.section for level in levels.get(key, ())])
-        if self.problems:
-            raise UserError(*self.problems)
+        if problems := [*self.document.problems, *self.problems]:
+            raise UserError(*problems)
         return Spec(
             name=self.document.name,
             question=question,
@@ -148,12 +132,11 @@ class _SpecParser(SectionParser):
 
     def _known_keys(self) -> dict[str, Any]:
         """Return the sections of the file, the baseline in its long form."""
-        allowed = (*SECTIONS, *OTHER_KEYS)
         tree = self.document.tree
         for key in tree:
-            if key not in allowed:
-                self.report((key,), f"{key}: unknown key{did_you_mean(key, allowed)}")
-        raw = {key: value for key, value in tree.items() if key in allowed}
+            if key not in TOP:
+                self.report((key,), f"{key}: {unknown_key(str(key), '', TOP, tree)}")
+        raw = {key: value for key, value in tree.items() if key in TOP}
         raw["baseline"] = _long_baseline(raw.get("baseline", DEFAULTS.baseline))
         for key in ("task", "pretrain"):
             if key not in raw:
@@ -161,19 +144,16 @@ class _SpecParser(SectionParser):
         return raw
 
     def _search(self, raw: Mapping[str, Any]) -> tuple[Search, Space]:
-        """Return how the sweep chooses its mixtures, and what it draws from. Raise UserError where an error there
-        leaves open how the other sections are to be read."""
-        given = self.fixed("search", raw.get("search", {}))
-        if given is None and _draws(mapping(raw.get("search")).get("method")):
-            raise UserError(*self.problems)
-        search = given or Search()
+        """Return how the sweep chooses its mixtures, and what it draws from; where the section has an error, what
+        stands for it, so that the other sections can be read."""
+        search = self.fixed("search", raw.get("search", {}))
+        if search is None:
+            method = mapping(raw.get("search")).get("method")
+            name = method if isinstance(method, str) and method in registry.SEARCHES else "random"
+            search = Search(method=name, trials=1) if registry.SEARCHES[name].draws else Search()
+        self.drawing = search.draws
         self.conditions = self.parse_conditions(mapping(raw.get("search")).get("where"))
-        space = NO_SPACE if given is None else parse_space(self, raw, search)
-        if self.problems and search.draws:
-            for key in DRAWN:
-                self._check_keys((key,), mapping(raw.get(key)), key)
-            raise UserError(*self.problems)
-        return search, space
+        return search, parse_space(self, raw, search)
 
     def _sections(
         self, raw: Mapping[str, Any], search: Search, space: Space
@@ -192,7 +172,6 @@ class _SpecParser(SectionParser):
     def _baseline_finetunes(self, raw: Mapping[str, Any], baseline: Baseline) -> tuple[Level, ...]:
         """Return the fine-tunings from scratch: those of `finetune` with the keys of `baseline.finetune` replaced."""
         merged = {**mapping(raw.get("finetune")), **baseline.finetune}
-        self._check_keys(("baseline", "finetune"), baseline.finetune, "finetune")
         origins = {("finetune", name): ("baseline", "finetune", name) for name in baseline.finetune}
         if drawn := [path for path, axis in axes_in(merged, ("finetune",)) if is_drawn(path, axis)]:
             if baseline.name == "scratch":
@@ -231,13 +210,6 @@ class _SpecParser(SectionParser):
         if (count := math.prod((len(levels["model"]), mixtures, len(seeds)))) > MOST_TRIALS:
             self.report((), f"models x mixtures x seeds make {count:,} trials; at most {MOST_TRIALS:,} are possible")
 
-    def _check_keys(self, path: tuple, raw: Mapping[str, Any], section: str) -> None:
-        """Report keys that a section does not have, where the section itself may not be read."""
-        fields = SECTIONS[section].model_fields
-        for name in raw:
-            if name not in fields and name not in ("points", "grid"):
-                self.report((*path, name), f"{dotted((*path, name))}: unknown key{did_you_mean(name, fields)}")
-
     def _check_unused(self, key: str, raw: Any, sections: list[Any]) -> None:
         """Report keys of methods that no level of the section has."""
         if None in sections or not sections:
@@ -273,11 +245,6 @@ class _SpecParser(SectionParser):
             if name not in registry.LOGS:
                 self.report(("track", i), f"track: {name!r} is no known log{did_you_mean(name, registry.LOGS)}")
         return tuple(dict.fromkeys(names))
-
-
-def _draws(method: Any) -> bool:
-    """Whether a search method, as the file has it, leaves values to be drawn."""
-    return isinstance(method, str) and method in registry.SEARCHES and registry.SEARCHES[method].draws
 
 
 def _long_baseline(raw: Any) -> Any:

@@ -9,12 +9,13 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from ray_robust.spec.dirichlet import draw_mixture
-from ray_robust.spec.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section
+from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Section
+from ray_robust.spec.values import Positive
 
 MOST_WEIGHTS = 10_000_000  # of all mixtures together
 MOST_SOURCES = 1_000  # of a lattice, simplex or grid of mixtures
@@ -23,7 +24,11 @@ MOST_SOURCES = 1_000  # of a lattice, simplex or grid of mixtures
 class MixtureAxis(Section):
     """`pretrain.sources` as an axis. `options`: what holds for a source in every mixture, by its name."""
 
-    options: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="keys of a source that hold in every mixture, by its name",
+        examples=["lattice: [species, fractals], steps: 2, options: {species: {seed: 1}}"],
+    )
 
     @property
     def names(self) -> list[str]:
@@ -58,8 +63,14 @@ class Lattice(MixtureAxis):
     """Every mixture of these sources with weights in `steps`-ths, each source alone included: a simplex lattice
     design (Scheffe, "Experiments with Mixtures", JRSS B 1958)."""
 
-    lattice: Annotated[list[str], Field(min_length=2)]
-    steps: Positive
+    lattice: list[str] = Field(
+        min_length=2,
+        description="the sources: every mixture of them with weights in `steps`-ths",
+        examples=["lattice: [species, fractals], steps: 4"],
+    )
+    steps: Positive = Field(
+        description="into how many parts the weights divide", examples=["lattice: [species, fractals], steps: 4"]
+    )
 
     @property
     def names(self) -> list[str]:
@@ -82,10 +93,30 @@ class Simplex(MixtureAxis):
     Each variate is seeded by the source's name, the draw's number and `seed`: more draws leave the first as they were.
     """
 
-    simplex: Annotated[list[str], Field(min_length=2)]
-    draws: Positive
-    seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] = 0
-    concentration: Annotated[Rate, Field(ge=0.01, le=1000)] = 1.0
+    simplex: list[str] = Field(
+        min_length=2,
+        description="the sources: random mixtures of them; a search draws them itself, without `draws`",
+        examples=["simplex: [species, fractals], draws: 8"],
+    )
+    draws: Positive = Field(
+        description="how many mixtures; more leave the first as they were",
+        examples=["simplex: [species, fractals], draws: 20"],
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=LARGEST_SEED,
+        description="of the draws",
+        examples=["simplex: [species, fractals], draws: 8, seed: 1"],
+    )
+    concentration: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=1000,
+        allow_inf_nan=False,
+        description="1: uniform over all mixtures; below: near single sources; above: near the even mixture",
+        examples=["simplex: [species, fractals], draws: 8, concentration: 0.5"],
+    )
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +134,9 @@ class Simplex(MixtureAxis):
 class MixtureGrid(MixtureAxis):
     """A written list of mixtures; its values are read like those of any grid."""
 
-    grid: Any
+    grid: Any = Field(
+        description="a list of mixtures", examples=["grid: [{species: 1}, {species: 0.5, fractals: 0.5}]"]
+    )
 
     @property
     def names(self) -> list[str]:

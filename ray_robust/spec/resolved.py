@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from ray_robust.spec.grid import axes_in, put
-from ray_robust.spec.section_parser import DRAWN, NOTHING, SECTIONS, Level, mapping
-from ray_robust.spec.sections import Section
+from ray_robust.spec.keys import SECTIONS
+from ray_robust.spec.section import Section
+from ray_robust.spec.section_parser import DRAWN, NOTHING, Level, mapping
 
 
 def resolved_yaml(

@@ -7,16 +7,18 @@ Owns which keys there are and which of them contradict each other. `search_space
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ray_robust import registry
 from ray_robust.errors import did_you_mean
-from ray_robust.spec.sections import LARGEST_SEED, MOST_TRIALS, Positive, Rate, Section
-from ray_robust.spec.validation_messages import short_repr
+from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Contradiction, Section
+from ray_robust.spec.values import Positive, Rate, short_repr
 
 EFFECTIVE_ROBUSTNESS = "effective_robustness"
+DRAW = "method: random, trials: 20"  # how examples begin
 OBJECTIVES = (EFFECTIVE_ROBUSTNESS, "id_val", "ood_val", "upstream_accuracy", "seconds_pretrain", "seconds_finetune")
 PROBED = (
     EFFECTIVE_ROBUSTNESS,
@@ -28,23 +30,44 @@ PROBED = (
 class Budget(Section):
     """What a search may spend in all, earlier runs in the same folder counted in; no trial begins beyond it."""
 
-    images: Positive | None = None  # training images, of pre-training and fine-tuning, the baseline's too
-    device_hours: Rate | None = None  # of trials: GPUs where trials have some, else workers
+    images: Positive | None = Field(
+        default=None,
+        description="training images of pre-training and fine-tuning, the baseline's included",
+        examples=["method: random, budget: {images: 50M}"],
+    )
+    device_hours: Rate | None = Field(
+        default=None,
+        description="hours of trials: of their GPUs where they have some, else of their workers",
+        examples=["method: random, budget: {device_hours: 24}"],
+    )
 
-    @model_validator(mode="after")
-    def _says_something(self) -> Budget:
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield what in this section contradicts something else in it."""
         if self.images is None and self.device_hours is None:
-            raise ValueError("give images or device_hours, or both")
-        return self
+            yield ("images", "device_hours"), "give images or device_hours, or both"
 
 
 class Stop(Section):
     """Asynchronous successive halving: a pre-training that is behind at a milestone is stopped (Li et al., "A System
     for Massively Parallel Hyperparameter Tuning", MLSys 2020)."""
 
-    method: Literal["asha"] = "asha"
-    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.11, 0.33)
-    keep: Annotated[float, Field(gt=0, lt=1)] = 1 / 3  # share of those that reached a milestone which may go on
+    method: Literal["asha"] = Field(
+        default="asha",
+        description="the rule; its name alone is short for `{method: asha}`",
+        examples=[f"{DRAW}, stop: asha"],
+    )
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = Field(
+        default=(0.11, 0.33),
+        description="shares of a pre-training after which it is compared with the others",
+        examples=[f"{DRAW}, stop: {{milestones: [0.1, 0.3]}}"],
+    )
+    keep: float = Field(
+        default=1 / 3,
+        gt=0,
+        lt=1,
+        description="share of the pre-trainings that reached a milestone which go on",
+        examples=[f"{DRAW}, stop: {{keep: 0.25}}"],
+    )
 
     @field_validator("milestones")
     @classmethod
@@ -57,15 +80,39 @@ class Stop(Section):
 class Search(Section):
     """How a sweep chooses its mixtures: a method of `registry.SEARCHES`, its objective and its limits."""
 
-    method: str = "grid"
-    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None  # configurations; each is run with every seed
-    objective: str = EFFECTIVE_ROBUSTNESS
-    mode: Literal["max", "min"] = "max"
-    where: tuple[str, ...] = ()  # conditions that a mixture must meet, see `conditions`
-    budget: Budget | None = None
-    stop: Stop | None = None
-    seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] = 0
-    startup: Positive = 10  # of a method that learns: configurations drawn at random before it begins to learn
+    method: str = Field(
+        default="grid",
+        description=f"{', '.join(registry.SEARCHES)}: run all that is written, or draw values left open",
+        examples=[DRAW],
+    )
+    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = Field(
+        default=None, description="configurations to draw; each is run with every seed", examples=[DRAW]
+    )
+    objective: str = Field(
+        default=EFFECTIVE_ROBUSTNESS,
+        description=f"what is sought: {', '.join(OBJECTIVES)}",
+        examples=[f"{DRAW}, objective: ood_val"],
+    )
+    mode: Literal["max", "min"] = Field(
+        default="max",
+        description="whether the objective is to be high or low",
+        examples=[f"{DRAW}, objective: seconds_pretrain, mode: min"],
+    )
+    where: tuple[str, ...] = Field(
+        default=(), description="conditions that a mixture must meet", examples=['where: "num_images <= 4k"']
+    )
+    budget: Budget | None = Field(
+        default=None, description="what the search may spend in all", examples=["method: random, budget: {images: 50M}"]
+    )
+    stop: Stop | None = Field(
+        default=None, description="ends pre-trainings that are behind, as below", examples=[f"{DRAW}, stop: asha"]
+    )
+    seed: int = Field(default=0, ge=0, lt=LARGEST_SEED, description="of the draws", examples=[f"{DRAW}, seed: 3"])
+    startup: Positive = Field(
+        default=10,
+        description="configurations drawn at random before a method begins to learn",
+        examples=["method: optuna, trials: 30, startup: 15"],
+    )
 
     @property
     def draws(self) -> bool:
@@ -89,15 +136,10 @@ class Search(Section):
     def _one_or_several(cls, raw: Any) -> Any:
         return (raw,) if isinstance(raw, str) else raw
 
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _budget_is_known(cls, raw: Any) -> Any:
-        return _with_known_keys(Budget, raw)
-
     @field_validator("stop", mode="before")
     @classmethod
     def _stop_by_name(cls, raw: Any) -> Any:
-        return {"method": raw} if isinstance(raw, str) else _with_known_keys(Stop, raw)
+        return {"method": raw} if isinstance(raw, str) else raw
 
     @field_validator("objective")
     @classmethod
@@ -108,25 +150,20 @@ class Search(Section):
             raise ValueError(f"{objective!r}{why}{did_you_mean(objective, OBJECTIVES)}")
         return objective
 
-    @model_validator(mode="after")
-    def _goes_together(self) -> Search:
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield what in this section contradicts something else in it."""
         written = self.model_fields_set
         learning = [name for name, method in registry.SEARCHES.items() if method.learns]
         if not self.draws:
-            if drawn := sorted(written & {"trials", "objective", "mode", "budget", "stop", "seed", "startup"}):
-                methods = " or ".join(name for name, method in registry.SEARCHES.items() if method.draws)
-                raise ValueError(f"{drawn[0]} belongs to method {methods}; a {self.method} runs all that is written")
-        elif self.trials is None and self.budget is None:
-            raise ValueError("give trials (how many mixtures to draw) or a budget")
-        if self.draws and self.method not in learning and "startup" in written:
-            raise ValueError(f"startup belongs to method {' or '.join(learning)}; {self.method} draws do not learn")
+            methods = " or ".join(name for name, method in registry.SEARCHES.items() if method.draws)
+            for key in sorted(written & {"trials", "objective", "mode", "budget", "stop", "seed", "startup"}):
+                yield ("method", key), f"{key} belongs to method {methods}; a {self.method} runs all that is written"
+            return
+        if self.trials is None and self.budget is None:
+            yield ("method", "trials", "budget"), "give trials (how many mixtures to draw) or a budget"
+        if self.method not in learning and "startup" in written:
+            what = f"startup belongs to method {' or '.join(learning)}; {self.method} draws do not learn"
+            yield ("method", "startup"), what
         if self.stop is not None and (self.objective not in PROBED or self.mode != "max"):
-            raise ValueError(f"stop needs mode max and an objective that a probe can tell: {', '.join(PROBED)}")
-        return self
-
-
-def _with_known_keys(cls: type[Section], raw: Any) -> Any:
-    """Return `raw`, a section within the section. Raise ValueError at a key that the section does not have."""
-    if isinstance(raw, dict) and (odd := [key for key in raw if key not in cls.model_fields]):
-        raise ValueError(f"{odd[0]} is no key of it{did_you_mean(odd[0], cls.model_fields)}")
-    return raw
+            what = f"stop needs mode max and an objective that a probe can tell: {', '.join(PROBED)}"
+            yield ("stop", "objective", "mode"), what

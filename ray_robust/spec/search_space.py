@@ -11,13 +11,14 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from ray_robust.spec.dirichlet import THOUSAND, draw_mixture
-from ray_robust.spec.sections import Rate, Section, parse_number
+from ray_robust.spec.section import Section
 from ray_robust.spec.validation_messages import format_value
+from ray_robust.spec.values import parse_number
 
 DIGITS = 4  # significant ones of a drawn number that is not whole: it can be typed again, and is short in a name
 
@@ -26,11 +27,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-class _Bounds(Section):
+class Bounds(Section):
     """`{uniform: [a, b]}` or `{loguniform: [a, b]}`."""
 
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
+    uniform: tuple[float, float] | None = Field(
+        default=None, description="a number between two, both included", examples=["holdout: {uniform: [0.05, 0.2]}"]
+    )
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="the same on a log scale", examples=["num_images: {loguniform: [1k, 64k]}"]
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -50,13 +55,15 @@ class _Bounds(Section):
         return {name: (low, high)}
 
 
-class _Choice(Section):
+class Choice(Section):
     """`{choice: [...]}`."""
 
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)]
+    choice: tuple[Any, ...] = Field(
+        min_length=1, description="one of these values", examples=["granularity: {choice: [order, species]}"]
+    )
 
     @model_validator(mode="after")
-    def _differ(self) -> _Choice:
+    def _differ(self) -> Choice:
         texts = [format_value(value) for value in self.choice]
         if twice := [one for i, one in enumerate(texts) if one in texts[:i]]:
             raise ValueError(f"{twice[0]} is given twice")
@@ -67,9 +74,22 @@ class SourceSimplex(Section):
     """`{simplex: [names]}`: every mixture of these sources. `concentration`, of the Dirichlet distribution that is
     drawn from: 1 is uniform over the simplex, below is near its corners, above near the even mixture."""
 
-    simplex: Annotated[list[str], Field(min_length=2)]
-    concentration: Annotated[Rate, Field(ge=0.01, le=1000)] = 1.0
-    options: dict[str, dict[str, Any]] = {}
+    simplex: list[str] = Field(
+        min_length=2, description="mixtures of these sources", examples=["sources: {simplex: [species, fractals]}"]
+    )
+    concentration: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=1000,
+        allow_inf_nan=False,
+        description="of a simplex, as in `pretrain.sources`",
+        examples=["sources: {simplex: [species, fractals], concentration: 0.5}"],
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="keys of a source that hold in every mixture, by its name",
+        examples=["sources: {simplex: [species, fractals], options: {species: {seed: 1}}}"],
+    )
 
     @model_validator(mode="after")
     def _differ(self) -> SourceSimplex:
@@ -79,9 +99,9 @@ class SourceSimplex(Section):
 
 
 DISTRIBUTIONS: dict[str, type[Section]] = {
-    "uniform": _Bounds,
-    "loguniform": _Bounds,
-    "choice": _Choice,
+    "uniform": Bounds,
+    "loguniform": Bounds,
+    "choice": Choice,
     "simplex": SourceSimplex,
 }
 
@@ -205,7 +225,7 @@ def dimension(path: tuple[str, ...], raw: Mapping[str, Any], whole: bool) -> Dim
     key = ".".join(path)
     if isinstance(checked, SourceSimplex):
         return Dimension(key, path, name, names=tuple(checked.simplex), concentration=checked.concentration)
-    if isinstance(checked, _Choice):
+    if isinstance(checked, Choice):
         return Dimension(key, path, name, choices=checked.choice)
     low, high = getattr(checked, name)
     if whole and (low != int(low) or high != int(high)):

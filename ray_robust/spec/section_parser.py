@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,46 +17,27 @@ from pydantic import BaseModel, ValidationError
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.spec.conditions import Condition, Undefined, namespace, parse_condition
-from ray_robust.spec.grid import SOURCES, axes_in, combinations
-from ray_robust.spec.search_section import Search
-from ray_robust.spec.sections import (
-    Analysis,
-    Baseline,
-    Finetune,
-    ModelSection,
-    Pretrain,
-    Resources,
-    Section,
-    SourceSection,
-    TaskSection,
-    number_for,
-    parse_number,
-)
+from ray_robust.spec.grid import POINTS, SOURCES, axes_in, combinations, without
+from ray_robust.spec.keys import SECTIONS, belongs
+from ray_robust.spec.section import Contradictions, Section
+from ray_robust.spec.sections import Pretrain, SourceSection
 from ray_robust.spec.validation_messages import (
     LISTS,
     Origins,
+    as_grid,
     describe_error,
     dotted,
     first_per_key,
     origin_of,
-    short_repr,
 )
+from ray_robust.spec.values import number_for, parse_number, short_repr
 from ray_robust.spec.yaml_lines import Document
 
 S = TypeVar("S", bound=Section)
 
-SECTIONS: dict[str, type[Section]] = {
-    "task": TaskSection,
-    "model": ModelSection,
-    "pretrain": Pretrain,
-    "finetune": Finetune,
-    "baseline": Baseline,
-    "search": Search,
-    "resources": Resources,
-    "analysis": Analysis,
-}
 VARYING = ("task", "model", "pretrain", "finetune")  # the sections in which a value may be {grid: [...]}
 DRAWN = ("pretrain", "finetune")  # those of them in which a search may draw a value
+NO_SOURCE = SourceSection(kind="", options=None)  # stands for sources that are wrong: one error is not shown as two
 NOTHING = "none"  # `pretrain: none`: the baseline alone
 
 
@@ -93,6 +74,7 @@ class SectionParser:
         self._seen: set[str] = set()
         self.excluded = 0
         self.conditions: tuple[Condition, ...] = ()
+        self.drawing = drawn is not None  # whether values left open are drawn, and so are no error
         if drawn is not None:  # the document has been read before: its conditions are known to be sound
             self.conditions = self.parse_conditions(mapping(document.tree.get("search")).get("where"))
 
@@ -148,43 +130,54 @@ class SectionParser:
 
     def fixed(self, key: str, raw: Any) -> Any:
         """Return a section in which nothing varies, None where it has an error, which is reported."""
-        axes = list(axes_in(raw, (key,)))
-        if axes and key != "baseline":
-            path = ".".join(map(str, axes[0][0]))
-            self.report(axes[0][0], f"{path}: cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}")
+        axes = [] if key == "baseline" else [path for path, _ in axes_in(raw, (key,))]
+        for path in axes:
+            what = f"cannot vary; {{grid: ...}} belongs to {', '.join(VARYING)}"
+            self.report(path, f"{'.'.join(map(str, path))}: {what}")
+        if (key,) in axes:
             return None
-        return self.section(key, raw, (key,))
+        section = self.section(key, without(raw, axes), (key,), broken=axes)
+        return None if axes else section
 
     def levels(self, key: str, raw: Any, origins: Origins | None = None) -> tuple[Level, ...]:
-        """Return every combination of a section's axes, checked; see `grid.combinations`."""
+        """Return every combination of a section's axes, checked; none where an axis is wrong, the rest of the section
+        being checked nevertheless. See `grid.combinations`."""
         if key == "pretrain" and raw == NOTHING:
             return ()
-        levels = []
-        for one in combinations(key, raw, origins or {}, self.report, self.drawn):
-            if key == "pretrain" and not self.meets(one.raw):  # first: the condition may exclude what is invalid
+        levels, broken = [], False
+        for one in combinations(key, raw, origins or {}, self.report, self.drawn, self.drawing):
+            broken = broken or bool(one.broken)
+            if key == "pretrain" and not one.broken and not self.meets(one.raw):  # it may exclude what is invalid
                 self.excluded += 1
             else:
-                levels.append(Level(self.section(key, one.raw, (key,), one.origins), one.names))
-        return tuple(levels)
+                levels.append(Level(self.section(key, one.raw, (key,), one.origins, one.broken), one.names))
+        return () if broken else tuple(levels)
 
-    def section(self, key: str, raw: Any, path: tuple, origins: Origins | None = None) -> Any:
-        """Return a validated section, None where it has errors, which are reported. `origins`: parts of it that were
-        written elsewhere in the file."""
+    def section(
+        self, key: str, raw: Any, path: tuple, origins: Origins | None = None, broken: Sequence[tuple] = ()
+    ) -> Any:
+        """Return a validated section, None where it has errors, which are reported.
+
+        origins  parts of it that were written elsewhere in the file
+        broken   paths of what was left out of `raw`, its error being reported already
+        """
         origins = origins or {}
         if raw is None:
             raw = {}
         if not isinstance(raw, dict):
-            self.report(
-                origin_of(path, origins), f"{'.'.join(path)}: must be a mapping (key: value), not {short_repr(raw)}"
-            )
+            hint = as_grid(raw, origin_of(path, origins)) if key in VARYING else ""
+            what = f"must be a mapping (key: value), not {short_repr(raw)}{hint}"
+            self.report(origin_of(path, origins), f"{'.'.join(path)}: {what}")
             return None
         raw = dict(raw)
         if key == "pretrain":
-            if "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
-                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), origins)
+            if (*path, "sources") in broken:
+                raw["sources"] = {"": NO_SOURCE}
+            elif "sources" in raw or raw.get("method") != "weights":  # ready-made weights need no images
+                raw["sources"] = self.sources(raw.get("sources"), (*path, "sources"), origins, broken)
         elif key == "task":
             options = {name: value for name, value in raw.items() if name != "name"}
-            raw = self.pool("task", raw.get("name"), options, path, origins)
+            raw = self.pool("task", raw.get("name"), options, path, origins, broken)
             if raw is None:
                 return None
         elif key == "model":
@@ -192,40 +185,71 @@ class SectionParser:
         try:
             return SECTIONS[key].model_validate(raw)
         except ValidationError as error:
-            self.report_errors(SECTIONS[key], error, path, origins)
+            self.report_errors(SECTIONS[key], error, path, origins, broken)
+            self._report_contradictions(key, raw, error, path, origins, broken)
             return None
 
-    def sources(self, raw: Any, path: tuple, origins: Origins) -> dict[str, SourceSection]:
+    def _report_contradictions(
+        self, key: str, raw: dict, error: ValidationError, path: tuple, origins: Origins, broken: Sequence[tuple]
+    ) -> None:
+        """Report what contradicts each other among the keys of a section that are right, where others are wrong:
+        pydantic stops before it compares keys."""
+        wrong = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        if not wrong:
+            return
+        try:
+            SECTIONS[key].model_validate({name: value for name, value in raw.items() if name not in wrong})
+        except ValidationError as further:
+            fields = SECTIONS[key].model_fields  # a misspelt key is what it is near to
+            wrong |= {one for name in wrong - set(fields) for one in difflib.get_close_matches(name, fields, n=1)}
+            wrong |= {part[len(path)] for part in broken if len(part) > len(path)}
+            if POINTS in broken:
+                return
+            for detail in further.errors():
+                clash = detail.get("ctx", {}).get("error")
+                for keys, what in clash.all if isinstance(clash, Contradictions) and not detail["loc"] else ():
+                    if not wrong & set(keys):
+                        self.report(origin_of(path, origins), f"{dotted(path)}: {what}")
+
+    def sources(
+        self, raw: Any, path: tuple, origins: Origins, broken: Sequence[tuple] = ()
+    ) -> dict[str, SourceSection]:
         """Return `pretrain.sources`, without sources of weight 0; report its errors."""
         if not isinstance(raw, dict) or not raw:
-            self.report(
-                origin_of(path, origins),
-                "pretrain.sources: must map at least one source to its weight, e.g. {species: 1.0}",
-            )
-            return {"": SourceSection(kind="", options=None)}  # keeps one error from showing as two
+            names = [f"{name}: 1.0" for name in raw if isinstance(name, str)] if isinstance(raw, list) else []
+            hint = as_grid(raw, origin_of(path, origins)) if raw and not names else ""
+            what = f"must map at least one source to its weight, e.g. {{{', '.join(names) or 'species: 1.0'}}}{hint}"
+            self.report(origin_of(path, origins), f"pretrain.sources: {what}")
+            return {"": NO_SOURCE}
         sections = {}
         parts = {name: dict(part) if isinstance(part, dict) else {"weight": part} for name, part in raw.items()}
         weights = {name: _number(part.pop("weight", 1.0)) for name, part in parts.items()}
         some = any(_positive(weight) for weight in weights.values())
         for name, options in parts.items():
-            pool = self.pool("source", name, options, (*path, name), origins)
-            if pool is None or (some and weights[name] == 0):  # a source of weight 0 is absent from a mixture
+            pool = self.pool("source", name, options, (*path, name), origins, broken)
+            if (some and weights[name] == 0) or (*path, name) in broken:  # absent from a mixture, or reported already
                 continue
             if not _positive(weights[name]):
+                origin = origin_of((*path, name, "weight"), origins)
                 what = f"the weight must be a number above 0, not {short_repr(weights[name])}"
-                self.report(origin_of((*path, name, "weight"), origins), f"pretrain.sources.{name}: {what}")
+                self.report(origin, f"pretrain.sources.{name}: {what}{as_grid(weights[name], origin)}")
+            if pool is None or not _positive(weights[name]):
                 continue
             sections[name] = SourceSection(kind=pool["kind"], options=pool["options"], weight=weights[name])
-        return sections or {"": SourceSection(kind="", options=None)}
+        return sections or {"": NO_SOURCE}
 
-    def pool(self, kind: str, name: Any, options: dict, path: tuple, origins: Origins) -> dict | None:
+    def pool(
+        self, kind: str, name: Any, options: dict, path: tuple, origins: Origins, broken: Sequence[tuple] = ()
+    ) -> dict | None:
         """Return the parts of a PoolSection, its options checked by the registered class; None where one is wrong."""
+        if {(*path, "name"), (*path, "kind")} & set(broken):
+            return None
         if not isinstance(name, str) or not name:
             meant = difflib.get_close_matches("name", options, n=1) if name is None else []
             missing = f"missing ({meant[0]} is no key of it); " if meant else "missing; " if name is None else ""
             origin = origin_of((*path, meant[0] if meant else "name"), origins)
             names = did_you_mean("", registry.KINDS[kind])
-            self.report(origin, f"{dotted(path)}.name: {missing}must name a {kind}{names}")
+            self.report(origin, f"{dotted(path)}.name: {missing}must name a {kind}{names}{as_grid(name, origin)}")
             return None
         given = "kind" if "kind" in options else "name"
         registered = options.pop("kind", name)
@@ -240,7 +264,14 @@ class SectionParser:
             here = path if kind == "source" and given == "name" else (*path, given)
             meant = difflib.get_close_matches("kind", options, n=1) if given == "name" else []
             hint = f"; is {meant[0]} meant as kind?" if meant else ""
-            self.report(origin_of(here, origins), f"{dotted(here)}: {error.problems[0].what}{hint}")
+            what = f"{error.problems[0].what}{hint}"
+            if (
+                kind == "source"
+                and given == "name"
+                and (where := belongs(name, "pretrain.sources", self.document.tree))
+            ):
+                what = f"{name!r} is no known source{where}"
+            self.report(origin_of(here, origins), f"{dotted(here)}: {what}")
             return None
         try:
             return {
@@ -249,7 +280,7 @@ class SectionParser:
                 "options": cls.Options.model_validate(_numbers(cls, options)),
             }
         except ValidationError as error:
-            self.report_errors(cls.Options, error, path, origins)
+            self.report_errors(cls.Options, error, path, origins, broken)
             return None
 
     def model_name(self, name: Any, path: tuple) -> None:
@@ -263,10 +294,25 @@ class SectionParser:
         elif isinstance(name, str) and names and base not in names and not name.startswith(("hf_hub:", "hf-hub:")):
             self.report(path, f"model.name: timm has no model {name!r}{did_you_mean(base, names)}")
 
-    def report_errors(self, model: type[BaseModel], error: ValidationError, path: tuple, origins: Origins) -> None:
-        """Report pydantic's errors, a line each."""
+    def report_errors(
+        self,
+        model: type[BaseModel],
+        error: ValidationError,
+        path: tuple,
+        origins: Origins,
+        broken: Sequence[tuple] = (),
+    ) -> None:
+        """Report pydantic's errors, a line each; not those that follow from what is `broken`."""
+        wrong = {part[len(path)] for part in broken if len(part) > len(path)}
         for detail in first_per_key(model, error):
-            self.report(*describe_error(model, detail, path, origins, path[0] in VARYING))
+            clash = detail.get("ctx", {}).get("error")
+            if detail["loc"] and detail["loc"][0] in wrong:
+                continue
+            if isinstance(clash, Contradictions):
+                kept = [(keys, what) for keys, what in clash.all if not wrong & set(keys) and POINTS not in broken]
+                detail = {**detail, "ctx": {"error": Contradictions(kept)}}
+            for line in describe_error(model, detail, path, origins, path[0] in VARYING, self.document.tree):
+                self.report(*line)
 
 
 def mapping(raw: Any) -> dict:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from ray_robust import registry
 from ray_robust.errors import did_you_mean
 from ray_robust.spec.grid import SOURCES, axes_in, is_drawn
+from ray_robust.spec.keys import SECTIONS
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.search_space import DISTRIBUTIONS, Dimension, Space, dimension, distribution_of
-from ray_robust.spec.section_parser import DRAWN, SECTIONS, VARYING, Level, SectionParser, mapping
-from ray_robust.spec.sections import is_whole
+from ray_robust.spec.section_parser import DRAWN, VARYING, Level, SectionParser, mapping
 from ray_robust.spec.validation_messages import describe_error, dotted, first_per_key
+from ray_robust.spec.values import is_whole
 
 DRAWS_TRIED = 1_000  # for one that meets all conditions
 
@@ -96,7 +97,8 @@ def _dimension(parser: SectionParser, path: tuple, axis: Mapping[str, Any], sear
             return [one]
         except ValidationError as error:
             for detail in first_per_key(DISTRIBUTIONS[name], error):
-                parser.report(*describe_error(DISTRIBUTIONS[name], detail, path, {}, False))
+                for line in describe_error(DISTRIBUTIONS[name], detail, path, {}, False, parser.document.tree):
+                    parser.report(*line)
         except ValueError as error:
             parser.report(path, f"{key}: {error}")
     return []

@@ -5,15 +5,19 @@ Owns the wording. `section_parser`, `grid` and `space_parser` add the path in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
-from ray_robust.errors import did_you_mean
-from ray_robust.spec.sections import parse_number, types_in
+from ray_robust.spec.keys import unknown_key
+from ray_robust.spec.section import Contradictions
+from ray_robust.spec.values import parse_number, short_repr, types_in
 
 LISTS = ("grid", "choice", "points", "lattice", "simplex", "uniform", "loguniform")  # of levels
+LONGEST_LIST = 120  # characters of a list that a message repeats
 _SIGNS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -32,24 +36,57 @@ def origin_of(path: tuple, origins: Origins) -> tuple:
 
 
 def describe_error(
-    model: type[BaseModel], detail: Any, path: tuple, origins: Origins, varies: bool
-) -> tuple[tuple, str]:
-    """Return (path in the file, message) of one of `model`'s pydantic errors.
+    model: type[BaseModel], detail: Any, path: tuple, origins: Origins, varies: bool, tree: Mapping[str, Any]
+) -> Iterator[tuple[tuple, str]]:
+    """Yield (path in the file, message) of one of `model`'s pydantic errors: one, or one per contradiction.
 
     path     of the section
     origins  parts of it that were written elsewhere in the file
-    varies   whether a value of this section may be an axis, which the message of a mapping for a number then adds
+    varies   whether a value of this section may be an axis, which the message of a list for a number then adds
+    tree     the whole spec as it was written
     """
     loc = _key_of(model, detail)
     origin = origin_of((*path, *loc), origins)
     if detail["type"] == "extra_forbidden" and origin[-2:-1] and origin[-2] in LISTS:
         origin = origin[:-2]  # the key itself, not the first of its values
-    key = dotted((*path, *loc) if origin[:1] == path[:1] else origin)
-    what = _sentence(model, detail, loc)
-    plain = detail["type"] not in ("value_error", "missing", "extra_forbidden")
-    if isinstance(detail.get("input"), dict) and plain and varies:
-        what += "; a value that varies is written {grid: [...]}"
-    return origin, f"{key}: {what}"
+    whole = (*path, *loc) if origin[:1] == path[:1] else origin
+    key, error = dotted(whole), detail.get("ctx", {}).get("error")
+    if detail["type"] == "extra_forbidden":
+        keys = tuple(_model_of(model, loc[:-1]).model_fields)
+        yield origin, f"{key}: {unknown_key(str(loc[-1]), dotted(whole[:-1]), keys, tree)}"
+    elif isinstance(error, Contradictions):
+        yield from ((origin, f"{key}: {what}") for _, what in error.all)
+    else:
+        hint = as_grid(detail.get("input"), origin) if varies and detail["type"] != "missing" else ""
+        if detail["type"] == "value_error" and not _holds_mappings(detail.get("input")):
+            hint = ""  # a list or mapping is right here, and something in it is wrong
+        yield origin, f"{key}: {_sentence(model, detail, loc)}{hint}"
+
+
+def as_grid(value: Any, origin: tuple) -> str:
+    """Return `; a value that varies is written {grid: [1k, 4k]}` for a list or mapping where one value belongs."""
+    if not isinstance(value, dict | list) or not value or (origin and isinstance(origin[-1], int)):
+        return ""
+    if "points" in origin[:-1]:
+        return "; in points nothing varies: write a point for each value"
+    if isinstance(value, dict):
+        return "; a value that varies is written {grid: [...]}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).strip()
+    return f"; a value that varies is written {{grid: {text if len(text) <= LONGEST_LIST else '[...]'}}}"
+
+
+def _holds_mappings(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(part, dict | list) for part in value)
+
+
+def _model_of(model: type[BaseModel], loc: tuple) -> type[BaseModel]:
+    """Return the model that a path within a model leads to."""
+    for part in loc:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        within = [one for one in (types_in(field.annotation) if field else ())
+                  if isinstance(one, type) and issubclass(one, BaseModel)]  # fmt: skip
+        model = within[0] if within else model
+    return model
 
 
 def first_per_key(model: type[BaseModel], error: ValidationError) -> list[Any]:
@@ -78,8 +115,6 @@ def _key_of(model: type[BaseModel], detail: Any) -> tuple:
 
 def _sentence(model: type[BaseModel], detail: Any, loc: tuple) -> str:
     value, context, kind = detail.get("input"), detail.get("ctx", {}), detail["type"]
-    if kind == "extra_forbidden":
-        return f"unknown key{did_you_mean(str(loc[-1]), model.model_fields)}"
     if kind == "missing":
         return "missing"
     if kind.startswith("int_") or (kind.startswith("float_") and "inf" not in kind):
@@ -87,7 +122,9 @@ def _sentence(model: type[BaseModel], detail: Any, loc: tuple) -> str:
     if kind == "literal_error":
         names = [name.strip().strip("'") for name in context["expected"].replace(" or ", ",").split(",")]
         if len(detail["loc"]) > 1:  # one arm of "a number or a word": the arm for words names both
-            return f"must be a whole number above 0 or {' or '.join(names)}, not {short_repr(value)}"
+            field = model.model_fields.get(loc[0])
+            other = "true, false" if field and bool in types_in(field.annotation) else "a whole number above 0"
+            return f"must be {other} or {' or '.join(names)}, not {short_repr(value)}"
         return f"must be one of {', '.join(names)}, not {short_repr(value)}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         which = next(k for k in _SIGNS if k in context)
@@ -114,18 +151,6 @@ def dotted(path: tuple) -> str:
         part for part, after in zip(path, following, strict=True) if part not in LISTS or not isinstance(after, int)
     ]
     return ".".join(str(part) for part in kept if not isinstance(part, int))
-
-
-def short_repr(value: Any) -> str:
-    """Return a value for a message: short; of a mapping or list what it is, not what it holds."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "nothing"
-    whole = str(value).lower() if isinstance(value, bool) else repr(value)
-    return whole if len(whole) <= 60 else whole[:57] + "..."
 
 
 def format_value(value: Any) -> str:

@@ -58,6 +58,7 @@ class Document:
     question: str = ""
     lines: dict[tuple, int] = field(default_factory=dict)
     overridden: dict[tuple, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)  # with which the file can still be read: keys given twice
 
     def location(self, path: tuple) -> str:
         """Return `file:line` of a path or of the nearest path above it, or the `--set` that wrote it; both where a
@@ -128,15 +129,16 @@ def parse(file: Path) -> Document:
         what = f"is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
         raise UserError(Problem(f"{shown}:{line}", what)) from None
     document = Document(shown, file.stem, {}, _question(text))
-    tree = _read(text, shown, document.lines)
+    tree = _read(text, shown, document.lines, document.problems)
     if not isinstance(tree, dict):
         raise UserError(Problem(shown, "must be a mapping of task, model, pretrain, ... at the top"))
     document.tree = tree
     return document
 
 
-def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
-    """Return the value of a YAML text; fill in the line of every path in it. Raise UserError with every problem."""
+def _read(text: str, file: str, lines: dict[tuple, int], twice: list[Problem] | None = None) -> Any:
+    """Return the value of a YAML text; fill in the line of every path in it. Raise UserError with every problem, but
+    for keys that are given twice: those problems are added to `twice`, if it is given."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -148,9 +150,12 @@ def _read(text: str, file: str, lines: dict[tuple, int]) -> Any:
         return None
     _check_size(node, file)
     problems: list[Problem] = []
-    _walk(node, (), file, lines, problems)
-    if problems:
-        raise UserError(*problems)
+    repeated: list[Problem] = []
+    _walk(node, (), file, lines, problems, repeated)
+    if problems or (repeated and twice is None):
+        raise UserError(*repeated, *problems)
+    if twice is not None:
+        twice += repeated
     try:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
@@ -184,7 +189,9 @@ def _check_size(top: yaml.Node, file: str) -> None:
             stack += [(part, depth + 1, above | {id(node)}) for part in below]
 
 
-def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem]) -> None:
+def _walk(
+    node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], problems: list[Problem], twice: list[Problem]
+) -> None:
     if isinstance(node, yaml.ScalarNode) and (half := lone_surrogate(node.value)):
         where = f"{file}:{node.start_mark.line + 1}"
         problems.append(
@@ -202,14 +209,14 @@ def _walk(node: yaml.Node, path: tuple, file: str, lines: dict[tuple, int], prob
             here = (*path, key.value)
             if key.value in own:
                 dotted = ".".join(here)
-                problems.append(Problem(f"{file}:{line}", f"{dotted}: is given twice, first in line {own[key.value]}"))
+                twice.append(Problem(f"{file}:{line}", f"{dotted}: is given twice, first in line {own[key.value]}"))
             own[key.value] = lines[here] = line
-            _walk(key, here, file, lines, problems)
-            _walk(value, here, file, lines, problems)
+            _walk(key, here, file, lines, problems, twice)
+            _walk(value, here, file, lines, problems, twice)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
-            _walk(item, (*path, index), file, lines, problems)
+            _walk(item, (*path, index), file, lines, problems, twice)
 
 
 def _question(text: str) -> str:

@@ -40,22 +40,35 @@ LocalPath = Annotated[str, AfterValidator(_local_path)]
 
 
 class FolderOptions(FileOptions):
-    """Where the images are. Paths are relative to the working directory; `~` and $VARIABLES are expanded.
+    """Where the images are. Paths are relative to the working directory; `~` and $VARIABLES are expanded."""
 
-    path     a folder (or zip) of class folders, `<class>/**/*.jpg`, for a task `<split>/<class>/**/*.jpg`; or a CSV
-             with the columns path, label[, split][, group][, ranks...]
-    images   with a CSV: the folder or zip that its paths lie in; else `images.zip` beside it, else its own folder
-    label    the CSV's column that is learned
-    parents  the CSV's columns with ancestors of the label, in any order: ranks go from few values to many. Not given:
-             every other column with no more values than there are labels. An empty list: no hierarchy.
-    group    the CSV's column with the unit that shifts and clusters (camera, shop); not given: `group`, if there is one
-    """
-
-    path: LocalPath
-    images: LocalPath | None = None
-    label: str = "label"
-    parents: tuple[str, ...] | None = None
-    group: str | None = Field(default=None, min_length=1)
+    path: LocalPath = Field(
+        description="a folder (or zip) of class folders, `<class>/**/*.jpg`, for a task "
+        "`<split>/<class>/**/*.jpg`; or a CSV with the columns path, label[, split][, group][, "
+        "ranks...]",
+        examples=["path: ~/images/shops"],
+    )
+    images: LocalPath | None = Field(
+        default=None,
+        description="with a CSV: the folder or zip that its paths lie in; not given: `images.zip` beside it, "
+        "else its own folder",
+        examples=["path: shops.csv, images: ~/images"],
+    )
+    label: str = Field(
+        default="label", description="the CSV's column that is learned", examples=["path: shops.csv, label: product"]
+    )
+    parents: tuple[str, ...] | None = Field(
+        default=None,
+        description="the CSV's columns with ancestors of the label, in any order; not given: every other "
+        "column with no more values than there are labels; an empty list: no hierarchy",
+        examples=["path: shops.csv, parents: [family, order]"],
+    )
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the CSV's column with the unit that shifts (camera, shop); not given: `group`, if there is one",
+        examples=["path: shops.csv, group: shop"],
+    )
 
 
 class ImageFiles(FilePool):

@@ -57,26 +57,62 @@ class Diffusion(Source):
     that more images or classes leave the others as they are."""
 
     class Options(AnyOptions):
-        """root     the folder that the images are made in; on a cluster one that all nodes share
-        model    a folder or a hub id that diffusers reads as a text-to-image pipeline
-        classes  a list of names, a CSV with a column class (and a column name: what prompts say), or the classes of
-                 another source, `{source: imagenet, root: ...}`
-        prompts  templates with {class}
-        px, format, quality, steps, guidance, seed  of the making; batch: images at a time on one device"""
-
-        root: LocalPath
-        model: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_id)]
-        classes: tuple[str, ...] | LocalPath | dict[str, Any]
-        prompts: tuple[str, ...] = Field(("a photo of a {class}",), min_length=1)
-        images_per_class: int = Field(1000, ge=1, le=1_000_000)
-        seed: int = Field(0, ge=0)
-        steps: int = Field(50, ge=1, le=1000)
-        guidance: float = Field(7.5, ge=0, allow_inf_nan=False)
-        px: int = Field(512, ge=8, le=4096, multiple_of=8)
-        format: Literal["webp", "png", "jpeg"] = "webp"
-        quality: int = Field(90, ge=1, le=100)
-        batch: int = Field(8, ge=1, le=1024)
-        fit: Literal["crop", "squash", "pad"] = "crop"
+        root: LocalPath = Field(
+            description="the folder that the images are made in; on a cluster one that all nodes share",
+            examples=["root: ~/made"],
+        )
+        model: Annotated[str, Field(min_length=1), AfterValidator(_folder_or_id)] = Field(
+            description="a folder or a hub id that diffusers reads as a text-to-image pipeline",
+            examples=["model: stabilityai/sd-turbo"],
+        )
+        classes: tuple[str, ...] | LocalPath | dict[str, Any] = Field(
+            description="a list of names, a CSV with a column class (and a column name: what prompts say), or "
+            "the classes of another source",
+            examples=["classes: {source: imagenet, root: ~/data/imagenet}"],
+        )
+        prompts: tuple[str, ...] = Field(
+            default=("a photo of a {class}",),
+            min_length=1,
+            description="templates with {class}",
+            examples=['prompts: ["a photo of a {class}", "a drawing of a {class}"]'],
+        )
+        images_per_class: int = Field(
+            default=1000,
+            ge=1,
+            le=1_000_000,
+            description="images that can be drawn of each class",
+            examples=["images_per_class: 500"],
+        )
+        seed: int = Field(default=0, ge=0, description="of the images", examples=["seed: 1"])
+        steps: int = Field(default=50, ge=1, le=1000, description="denoising steps", examples=["steps: 30"])
+        guidance: float = Field(
+            default=7.5,
+            ge=0,
+            allow_inf_nan=False,
+            description="classifier-free guidance scale",
+            examples=["guidance: 5"],
+        )
+        px: int = Field(
+            default=512,
+            ge=8,
+            le=4096,
+            multiple_of=8,
+            description="width and height of the images that are made",
+            examples=["px: 256"],
+        )
+        format: Literal["webp", "png", "jpeg"] = Field(
+            default="webp", description="of the files", examples=["format: png"]
+        )
+        quality: int = Field(default=90, ge=1, le=100, description="of webp and jpeg", examples=["quality: 95"])
+        batch: int = Field(
+            default=8, ge=1, le=1024, description="images made at a time on one device", examples=["batch: 4"]
+        )
+        fit: Literal["crop", "squash", "pad"] = Field(
+            default="crop",
+            description="how an image becomes square: its short side scaled and the centre cut out, squeezed, or "
+            "letterboxed",
+            examples=["fit: pad"],
+        )
 
         @field_validator("prompts")
         @classmethod
@@ -324,7 +360,7 @@ def _of_source(section: dict[str, Any]) -> Pool:
     except UserError as error:
         raise ValueError(str(error)) from None
     except ValidationError as error:
-        raise ValueError(describe_error(cls.Options, error.errors()[0], (name,), {}, False)[1]) from None
+        raise ValueError(next(describe_error(cls.Options, error.errors()[0], (name,), {}, False, {}))[1]) from None
 
 
 def _write(path: Path, write: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pydantic import Field
+
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Source
 from ray_robust.data.readers.file_pool import Listing
@@ -14,10 +16,12 @@ class FolderSource(ImageFiles, Source):
     """Images in class folders, or listed by a CSV beside a folder or zip; see FolderOptions."""
 
     class Options(FolderOptions):
-        """hierarchy   in place of the CSV's columns: `wordnet`, WordNet's dict folder, or a file of parent-child pairs;
-        classes are its nodes (n02084071) or words that one node alone has"""
-
-        hierarchy: HierarchyOption | None = None
+        hierarchy: HierarchyOption | None = Field(
+            default=None,
+            description="in place of the CSV's columns: `wordnet`, WordNet's dict folder, or a file of "
+            "parent-child pairs; classes are its nodes (n02084071) or words that one node alone has",
+            examples=["hierarchy: wordnet"],
+        )
 
     options: Options
 

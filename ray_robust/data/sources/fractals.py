@@ -19,9 +19,17 @@ class Fractals(pool.Source):
     """
 
     class Options(pool.Options):
-        classes: int = Field(200, ge=2, le=10_000)
-        images_per_class: int = Field(640, ge=1, le=1_000_000)
-        seed: int = Field(0, ge=0)
+        classes: int = Field(
+            default=200, ge=2, le=10_000, description="classes; FractalDB-1k has 1000", examples=["classes: 1000"]
+        )
+        images_per_class: int = Field(
+            default=640,
+            ge=1,
+            le=1_000_000,
+            description="images that can be drawn of each class",
+            examples=["images_per_class: 1k"],
+        )
+        seed: int = Field(default=0, ge=0, description="of the fractals", examples=["seed: 1"])
 
     options: Options
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic import Field
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.labels.hierarchy import attach_hierarchy
@@ -49,15 +50,22 @@ class ImageNet(ImageFiles, Source):
     """Classes are WordNet ids in sorted order; `Catalog.names` has what people call them."""
 
     class Options(FileOptions):
-        """root    the folder that holds `train/<wnid>/*.JPEG` or `ILSVRC/Data/CLS-LOC/train/...`, and beside it the
-                list of classes: LOC_synset_mapping.txt, synset_words.txt, torchvision's meta.bin, the development kit,
-                or words.txt
-        hierarchy  wordnet, the folder or file of another (see `data.labels.wordnet`), or null for none
-        absent  drop: a part of the classes or images is meant to be missing"""
-
-        root: LocalPath
-        hierarchy: HierarchyOption | None = "wordnet"
-        absent: Literal["fail", "drop"] = "fail"
+        root: LocalPath = Field(
+            description="the folder that holds `train/<wnid>/*.JPEG` or `ILSVRC/Data/CLS-LOC/train/...`, and "
+            "beside it the list of classes: LOC_synset_mapping.txt, synset_words.txt, torchvision's "
+            "meta.bin, the development kit, or words.txt",
+            examples=["root: ~/data/imagenet"],
+        )
+        hierarchy: HierarchyOption | None = Field(
+            default="wordnet",
+            description="`wordnet`, the folder or file of another, or null for none",
+            examples=["hierarchy: null"],
+        )
+        absent: Literal["fail", "drop"] = Field(
+            default="fail",
+            description="missing classes or images end the sweep, or are meant to be missing",
+            examples=["absent: drop"],
+        )
 
     options: Options
 

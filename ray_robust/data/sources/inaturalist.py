@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import Catalog, FileOptions, Source
@@ -58,14 +58,21 @@ class INaturalist(ImageFiles, Source):
     """
 
     class Options(FileOptions):
-        """root     the folder that holds the JSON (`train2017.json`, `train.json`, `train_mini.json`) and the images
-                 below `train_val_images/`, `train/` or `train_mini/`
-        version  2017 (579,184 images, 5,089 species), 2021 (2,686,843, 10,000) or 2021-mini (500,000, 10,000)
-        absent   drop: a part of the images is meant to be missing"""
-
-        root: LocalPath
-        version: Annotated[Literal["2017", "2021", "2021-mini"], BeforeValidator(str)] = "2017"
-        absent: Literal["fail", "drop"] = "fail"
+        root: LocalPath = Field(
+            description="the folder that holds the JSON (`train2017.json`, `train.json`, `train_mini.json`) and "
+            "the images below `train_val_images/`, `train/` or `train_mini/`",
+            examples=["root: ~/data/inat"],
+        )
+        version: Annotated[Literal["2017", "2021", "2021-mini"], BeforeValidator(str)] = Field(
+            default="2017",
+            description="2017 (579,184 images, 5,089 species), 2021 (2,686,843, 10,000) or 2021-mini (500,000, 10,000)",
+            examples=["version: 2021-mini"],
+        )
+        absent: Literal["fail", "drop"] = Field(
+            default="fail",
+            description="missing images end the sweep, or are meant to be missing",
+            examples=["absent: drop"],
+        )
 
     options: Options
 

@@ -45,19 +45,37 @@ Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else 
 
 
 class ShardOptions(FileOptions):
-    """path     a folder, a file, or a pattern with * or {000..146}, local or a URI (s3://, gs://, hdfs://)
-    label    of a tar the extension with the label, of a Parquet file the column; `json.KEY` reaches into a .json; null
-             where there are none
-    caption  likewise, of texts for `method: clip`
-    classes  a file with a name in each line, for labels that are whole numbers
-    licence  who may use the images, in one line"""
+    """Where the shards are, and what is what in them."""
 
-    path: Address
-    label: str | None = "cls"
-    image: str | None = Field(None, min_length=1)
-    caption: str | None = Field(None, min_length=1)
-    classes: LocalPath | None = None
-    licence: str = "not stated beside the images"
+    path: Address = Field(
+        description="a folder, a file, or a pattern with * or {000..146}, local or a URI (s3://, gs://, hdfs://)",
+        examples=['path: "s3://bucket/train-{000..146}.tar"'],
+    )
+    label: str | None = Field(
+        default="cls",
+        description="of a tar the extension with the label, of a Parquet file the column; `json.KEY` reaches "
+        "into a .json; null where there are none",
+        examples=["label: json.class"],
+    )
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        description="likewise, of the image; not given, of a tar: the extension of an image",
+        examples=["image: jpg"],
+    )
+    caption: str | None = Field(
+        default=None, min_length=1, description="likewise, of texts for method clip", examples=["caption: txt"]
+    )
+    classes: LocalPath | None = Field(
+        default=None,
+        description="a file with a name in each line, for labels that are whole numbers",
+        examples=["classes: ~/data/names.txt"],
+    )
+    licence: str = Field(
+        default="not stated beside the images",
+        description="who may use the images, in one line",
+        examples=["licence: CC BY 4.0"],
+    )
 
 
 class ShardSource(FilePool, Source):
@@ -193,8 +211,18 @@ class ParquetShards(ShardSource):
     """Parquet files with a column of image bytes (or of {bytes, path}, as the package `datasets` writes them)."""
 
     class Options(ShardOptions):
-        image: str = Field("image", min_length=1)
-        label: str | None = "label"
+        image: str = Field(
+            default="image",
+            min_length=1,
+            description="likewise, of the image; not given, of a tar: the extension of an image",
+            examples=["image: jpg"],
+        )
+        label: str | None = Field(
+            default="label",
+            description="of a tar the extension with the label, of a Parquet file the column; `json.KEY` reaches "
+            "into a .json; null where there are none",
+            examples=["label: json.class"],
+        )
 
     options: Options
 

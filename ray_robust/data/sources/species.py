@@ -20,9 +20,15 @@ class Species(pool.Source):
     """`species` classes of `images_per_class` rendered images; `seed` makes another world of the same kind."""
 
     class Options(pool.Options):
-        species: int = Field(200, ge=2, le=SOURCE_SPECIES)
-        images_per_class: int = Field(640, ge=1, le=1_000_000)
-        seed: int = Field(0, ge=0)
+        species: int = Field(default=200, ge=2, le=SOURCE_SPECIES, description="classes", examples=["species: 500"])
+        images_per_class: int = Field(
+            default=640,
+            ge=1,
+            le=1_000_000,
+            description="images that can be drawn of each class",
+            examples=["images_per_class: 1k"],
+        )
+        seed: int = Field(default=0, ge=0, description="of the world: its species and images", examples=["seed: 1"])
 
     options: Options
 

@@ -32,17 +32,41 @@ class CameraTraps(pool.Task):
     """
 
     class Options(pool.TaskOptions):
-        shift: float = Field(1.0, ge=0, le=10)
-        species: int = Field(16, ge=2, le=TASK_SPECIES)
-        cameras: int = Field(24, ge=2, le=1000)
-        ood_val_cameras: int = Field(12, ge=2, le=1000)
-        ood_test_cameras: int = Field(24, ge=2, le=1000)
-        train_images: int = Field(4000, ge=2, le=10_000_000)
-        id_val_images: int = Field(1000, ge=2, le=10_000_000)
-        id_test_images: int = Field(1500, ge=2, le=10_000_000)
-        ood_val_images: int = Field(1000, ge=2, le=10_000_000)
-        ood_test_images: int = Field(1500, ge=2, le=10_000_000)
-        seed: int = Field(0, ge=0)
+        shift: float = Field(
+            default=1.0,
+            ge=0,
+            le=10,
+            description="how far the OOD cameras are from those of training; 0: from the same distribution",
+            examples=["shift: {grid: [0, 1]}"],
+        )
+        species: int = Field(default=16, ge=2, le=TASK_SPECIES, description="classes", examples=["species: 12"])
+        cameras: int = Field(
+            default=24, ge=2, le=1000, description="cameras of train, id_val and id_test", examples=["cameras: 12"]
+        )
+        ood_val_cameras: int = Field(
+            default=12, ge=2, le=1000, description="cameras of ood_val", examples=["ood_val_cameras: 6"]
+        )
+        ood_test_cameras: int = Field(
+            default=24, ge=2, le=1000, description="cameras of ood_test", examples=["ood_test_cameras: 48"]
+        )
+        train_images: int = Field(
+            default=4000, ge=2, le=10_000_000, description="images of train", examples=["train_images: 2k"]
+        )
+        id_val_images: int = Field(
+            default=1000, ge=2, le=10_000_000, description="images of id_val", examples=["id_val_images: 500"]
+        )
+        id_test_images: int = Field(
+            default=1500, ge=2, le=10_000_000, description="images of id_test", examples=["id_test_images: 3k"]
+        )
+        ood_val_images: int = Field(
+            default=1000, ge=2, le=10_000_000, description="images of ood_val", examples=["ood_val_images: 500"]
+        )
+        ood_test_images: int = Field(
+            default=1500, ge=2, le=10_000_000, description="images of ood_test", examples=["ood_test_images: 3k"]
+        )
+        seed: int = Field(
+            default=0, ge=0, description="of the world: its species, cameras and images", examples=["seed: 1"]
+        )
 
     options: Options
 

@@ -37,24 +37,36 @@ class DomainTask(ImageFiles, Task):
     """
 
     class Options(FileOptions, TaskOptions):
-        """root     the folder of the domains
-        train    domains to train on
-        ood      domains to test on; not given: all others
-        ood_val  domains that are ood_val as a whole, ood being ood_test then; not given: a part of every OOD domain
-        val      share of the training domains' images that is id_val
-        test     share of them that is id_test; OOD images are divided between val and test in the same proportion
-        lists    whether official lists decide what is test, where they are there
-        unseen   classes that the training domains lack end the sweep, or their images are left out
-        """
-
-        root: LocalPath
-        train: Names
-        ood: Names | None = None
-        ood_val: Names | None = None
-        val: Share = 0.1
-        test: Share = 0.2
-        lists: bool = True
-        unseen: Literal["fail", "drop"] = "fail"
+        root: LocalPath = Field(description="the folder of the domains", examples=["root: ~/data/pacs"])
+        train: Names = Field(description="domains to train on", examples=["train: [photo]"])
+        ood: Names | None = Field(
+            default=None, description="domains to test on; not given: all others", examples=["ood: [sketch, cartoon]"]
+        )
+        ood_val: Names | None = Field(
+            default=None,
+            description="domains that are ood_val as a whole, `ood` being ood_test then; not given: a part of "
+            "every OOD domain",
+            examples=["ood: [sketch], ood_val: [cartoon]"],
+        )
+        val: Share = Field(
+            default=0.1, description="share of the training domains' images that is id_val", examples=["val: 0.2"]
+        )
+        test: Share = Field(
+            default=0.2,
+            description="share of them that is id_test; OOD images are divided between val and test in the same "
+            "proportion",
+            examples=["test: 0.3"],
+        )
+        lists: bool = Field(
+            default=True,
+            description="whether official lists decide what is test, where they are there",
+            examples=["lists: false"],
+        )
+        unseen: Literal["fail", "drop"] = Field(
+            default="fail",
+            description="classes that the training domains lack end the sweep, or their images are left out",
+            examples=["unseen: drop"],
+        )
 
     options: Options
 

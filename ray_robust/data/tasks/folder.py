@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from ray_robust.data.pool import Task, TaskOptions
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folder
@@ -16,7 +18,11 @@ class FolderTask(ImageFiles, Task):
     """
 
     class Options(FolderOptions, TaskOptions):
-        unseen: Literal["fail", "drop"] = "fail"  # labels that train lacks end the sweep, or their images are left out
+        unseen: Literal["fail", "drop"] = Field(
+            default="fail",
+            description="labels that train lacks end the sweep, or their images are left out",
+            examples=["unseen: drop"],
+        )
 
     options: Options
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydantic import Field
 
 from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, TaskOptions
@@ -34,9 +35,9 @@ class WildsTask(ImageFiles, Task):
     """
 
     class Options(FileOptions, TaskOptions):
-        """root  the folder that holds `iwildcam_v2.0/`, `fmow_v1.1/` and the like."""
-
-        root: LocalPath
+        root: LocalPath = Field(
+            description="the folder that holds `iwildcam_v2.0/`, `fmow_v1.1/` and the like", examples=["root: ~/data"]
+        )
 
     options: Options
 
