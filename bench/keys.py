@@ -114,9 +114,9 @@ def type_text(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
     kind = schema.get("type")
     if kind in ("integer", "number"):
-        limits = [f"{text} {schema[sign]:.12g}" for sign, text in _SIGNS.items() if schema.get(sign, MOST) != MOST]
+        limits = [f"{text} {schema[sign]:,.12g}" for sign, text in _SIGNS.items() if schema.get(sign, MOST) != MOST]
         limits += [f"a multiple of {schema['multipleOf']}"] if "multipleOf" in schema else []
-        return ", ".join([("whole number" if kind == "integer" else "number"), *limits])
+        return f"{'whole number' if kind == 'integer' else 'number'} {' and '.join(limits)}".strip()
     if kind == "array":
         items = schema.get("items") or next(iter(schema.get("prefixItems", [])), {})
         return f"list of {type_text(items)}" if items else "list"

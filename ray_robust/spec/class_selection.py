@@ -22,12 +22,7 @@ LABELLING = re.compile(r"(depth|labels|random|map):(.*)", re.DOTALL)
 class ClassSelection(BaseModel):
     """A selection of classes, in one of five ways.
 
-    names     these
-    under     every class below one of these nodes of the hierarchy, by any path
-    nearest   so many, by their distance in the tree `to` the nearest class below one of these nodes; classes below
-              them are at distance 0 and come first
-    farthest  so many, by the same distance from the far end
-    file      the column `class` of this CSV
+    `names` are those of a list, `file` is a CSV with the column `class`; the others are keys of a mapping.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,12 +30,13 @@ class ClassSelection(BaseModel):
     names: tuple[str, ...] = Field(default=(), json_schema_extra={"written": False})
     under: tuple[str, ...] = Field(
         default=(),
-        description="every class below one of these nodes of the hierarchy",
+        description="every class below one of these nodes of the hierarchy, by any path",
         examples=["classes: {under: [order1, order2]}"],
     )
     nearest: int | None = Field(
         default=None,
-        description="so many classes, by their distance in the tree to the nearest class below one of `to`",
+        description="so many classes, by their distance in the tree to the nearest class below one of `to`; "
+        "classes below them are at distance 0 and come first",
         examples=["classes: {nearest: 50, to: order1}"],
     )
     farthest: int | None = Field(

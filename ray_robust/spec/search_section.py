@@ -78,7 +78,7 @@ class Stop(Section):
 
 
 class Search(Section):
-    """How a sweep chooses its mixtures: a method of `registry.SEARCHES`, its objective and its limits."""
+    """How a sweep chooses its mixtures, by which objective and within which limits."""
 
     method: str = Field(
         default="grid",
@@ -99,7 +99,9 @@ class Search(Section):
         examples=[f"{DRAW}, objective: seconds_pretrain, mode: min"],
     )
     where: tuple[str, ...] = Field(
-        default=(), description="conditions that a mixture must meet", examples=['where: "num_images <= 4k"']
+        default=(),
+        description="conditions that a mixture must meet ([search.md](search.md))",
+        examples=['where: "num_images <= 4k"'],
     )
     budget: Budget | None = Field(
         default=None, description="what the search may spend in all", examples=["method: random, budget: {images: 50M}"]

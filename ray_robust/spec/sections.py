@@ -27,7 +27,7 @@ class PoolSection(Section):
     """A source or a task by name."""
 
     kind: str = Field(
-        description="the registered source or task, where the name is your own; else the name says it",
+        description="the registered source, where the name is your own; else the name says it",
         examples=["mine: {kind: species, images_per_class: 64}"],
         json_schema_extra={"default": "the name"},
     )
