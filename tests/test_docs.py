@@ -26,8 +26,8 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.plan.plan import pool_key
 from ray_robust.prepare import open_sweep
 from ray_robust.spec.load import load_spec
+from ray_robust.spec.run_sections import Analysis
 from ray_robust.spec.search_section import Search
-from ray_robust.spec.sections import Analysis
 from ray_robust.status import __main__ as status
 
 ROOT = Path(__file__).parents[1]

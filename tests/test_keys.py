@@ -126,6 +126,7 @@ def test_an_example_that_is_wrong_does_not_load():
         ("{species: 1.0}", "{species: 1.0, num_images: 4k}", "4: pretrain.sources.num_images: 'num_images' is no known source; num_images belongs under pretrain, finetune or baseline.finetune"),
         ("finetune:", "metric: macro_f1\nfinetune:", "7: metric: unknown key; metric belongs under task"),
         ("finetune:", "seed: 3\nfinetune:", "7: seed: unknown key; did you mean seeds? (seed belongs under search, pretrain.sources, task or pretrain.sources.species)"),
+        ("{epochs: 2}", "{images: 3}", "7: finetune.images: unknown key; did you mean num_images? (images belongs under search.budget)"),
         ("finetune:", "resources: {marginn: 3}\nfinetune:", "7: resources.marginn: unknown key; did you mean margin, which belongs under analysis?"),
     ],
 )  # fmt: skip
@@ -160,6 +161,7 @@ def test_every_key_of_a_section_is_told_where_it_belongs(capsys):
         ("test_resnet", "[test_resnet, resnet18]", "2: model.name: must be text, not a list; a value that varies is written {grid: [test_resnet, resnet18]}"),
         ("num_images: 1000", "points: [{num_images: [1, 2]}]", f"5: pretrain.num_images: {WHOLE} a list; in points nothing varies: write a point for each value"),
         ("{epochs: 2}", "{epochs: {grid: [[1, 2]]}}", "7: finetune.epochs: must be a whole number, not a list"),
+        ("{epochs: 2}", "{grid: [{epochs: [1, 2]}, {epochs: 3}]}", "7: finetune.epochs: must be a whole number, not a list"),
         ("finetune:", "resources: {workers: [1, 2]}\nfinetune:", "7: resources.workers: must be a whole number, not a list"),
     ],
 )  # fmt: skip

@@ -32,7 +32,8 @@ SECTIONS: dict[str, type[Section]] = {
 }
 TOP = (*SECTIONS, *OtherKeys.model_fields)  # the keys at the top of a file
 FEW = 6  # keys of a section that the message for a misplaced one lists
-CLOSE = 0.8  # how near a key must be to one of its own section to be called misspelt rather than misplaced
+NEAR = 0.7  # how near a key must be to one of its own section, to be perhaps misspelt though it belongs elsewhere
+CLOSE = 0.8  # how near to one of another section, to be that one misspelt and misplaced
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def parents(tree: Mapping[str, Any]) -> Iterator[Parent]:
 def unknown_key(key: str, parent: str, known: Mapping[str, Any] | tuple[str, ...], tree: Mapping[str, Any]) -> str:
     """Return the message for a key that `parent` does not have: which of its own is meant, or where it belongs."""
     where = [one.path for one in _nearest_first(parents(tree), parent) if key in one.keys]
-    near = difflib.get_close_matches(key, list(map(str, known)), n=1, cutoff=CLOSE)
+    near = difflib.get_close_matches(key, list(map(str, known)), n=1, cutoff=NEAR)
     if where and near:
         return f"unknown key; did you mean {near[0]}? ({key} belongs {_under(where)})"
     if where:

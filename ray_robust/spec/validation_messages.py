@@ -65,10 +65,10 @@ def describe_error(
 
 def as_grid(value: Any, origin: tuple) -> str:
     """Return `; a value that varies is written {grid: [1k, 4k]}` for a list or mapping where one value belongs."""
-    if not isinstance(value, dict | list) or not value or (origin and isinstance(origin[-1], int)):
+    if not isinstance(value, dict | list) or not value:
         return ""
-    if "points" in origin[:-1]:
-        return "; in points nothing varies: write a point for each value"
+    if any(isinstance(part, int) for part in origin):  # within a value that varies, where no other can
+        return "; in points nothing varies: write a point for each value" if "points" in origin else ""
     if isinstance(value, dict):
         return "; a value that varies is written {grid: [...]}"
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).strip()
