@@ -60,14 +60,14 @@ def findings(analysis: Analysis) -> list[Finding]:
     """Return the findings of one task: factors of the sweep first (established ones ahead), then groups against the
     baseline, then pairs of groups."""
     line = {"group": analysis.options.baseline, "scale": analysis.options.scale}
-    index = _index(analysis.trends, line)
+    index = row_index(analysis.trends, line)
     if analysis.baseline is None:
         text = "Not established: effective robustness, because no baseline line can be fitted."
         return [Finding("open", text, "trends", line if index is not None else {}, index)]
     if analysis.refused:
         text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
         return [Finding("open", text, "trends", line, index)]
-    factors = [finding for i, row in enumerate(_rows(analysis.factor_table)) for finding in _factor(analysis, i, row)]
+    factors = [finding for i, row in enumerate(records(analysis.factor_table)) for finding in _factor(analysis, i, row)]
     order = list(STATES)
     return sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
 
@@ -93,18 +93,20 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
         return
     if claimed(row) == "differs":
         levels = f", over {row['levels']} levels" if row["per"] == "tenfold" else ""
-        text = f"{_capital(label)}: {effect}{_small(row)}{levels}."
+        text = f"{capital(label)}: {effect}{small_note(row)}{levels}."
     elif claimed(row) == "equivalent":
         between = " between any two levels" if row["per"] == "tenfold" else per
-        text = f"{_capital(label)}: {_none(row)}{between} {_inner(row)}."
+        text = f"{capital(label)}: {_none(row)}{between} {inner_span(row)}."
     else:
-        text = f"Not established{_holm(row)}: an effect of {label} on ER: {effect}{_holm_p(row)}."
-    yield _finding(kind, text, row, *where)
+        text = f"Not established{holm_note(row)}: an effect of {label} on ER: {effect}{holm_p(row)}."
+    yield make_finding(kind, text, row, *where)
 
 
-def _finding(
+def make_finding(
     kind: str, text: str, row: Mapping[str, Any], table: str, key: Mapping[str, Any], index: int | None
 ) -> Finding:
+    """Return the finding of a row, with the checks in its columns `survived` and `not_robust_to`, which begin the text
+    of a fragile one."""
     survived, failed = (tuple(filter(None, row[c].split("; "))) for c in ("survived", "not_robust_to"))
     if kind == "fragile":
         text = f"Not robust to {listed(list(failed))}: {text}"
@@ -114,15 +116,15 @@ def _finding(
 def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
     """Each level of a number against the one below it."""
     table = analysis.regression.levels
-    for index, row in enumerate(_rows(table)):
+    for index, row in enumerate(records(table)):
         if row["factor"] == factor["factor"]:
             text = _difference_text(claimed(row), row, "", "")
             key = {"factor": row["factor"], "a": row["a"], "b": row["b"]}
-            yield _finding(state(row), text, row, "levels", key, index)
+            yield make_finding(state(row), text, row, "levels", key, index)
 
 
 def _contrasts(analysis: Analysis) -> Iterator[Finding]:
-    rows = list(enumerate(_rows(analysis.contrasts)))
+    rows = list(enumerate(records(analysis.contrasts)))
     trials = analysis.groups.set_index("group")["n_trials"].to_dict()
     unit = analysis.options.unit
     families = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
@@ -141,7 +143,7 @@ def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Ma
     count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
     text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on
-    return _finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index)
+    return make_finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index)
 
 
 def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, unit: str = "trial") -> str:
@@ -150,13 +152,13 @@ def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, 
         return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
     effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
     if kind == "differs":
-        return f"{a} against {b}: {effect}{_small(row)}{count}{by_id}."
+        return f"{a} against {b}: {effect}{small_note(row)}{count}{by_id}."
     if kind == "equivalent":
-        return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {_inner(row)}{by_id}."
+        return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {inner_span(row)}{by_id}."
     if not math.isfinite(row["low"]):
         return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
-    if _holm(row):
-        return f"Not established{_holm(row)}: {a} against {b}: {effect}{_holm_p(row)}{by_id}."
+    if holm_note(row):
+        return f"Not established{holm_note(row)}: {a} against {b}: {effect}{holm_p(row)}{by_id}."
     least = f"this design could have found {number(row['smallest_detectable'], 1)} points or more"
     return f"Not established: {a} against {b}: {effect}; {least}{by_id}."
 
@@ -167,12 +169,13 @@ def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
     if own.empty:
         return ""
     differences = [
-        f"{signed(r['delta_er'])} {span(r['low'], r['high'])} at ID {percent(r['id'], 0)}" for r in _rows(own)
+        f"{signed(r['delta_er'])} {span(r['low'], r['high'])} at ID {percent(r['id'], 0)}" for r in records(own)
     ]
     return f"; their lines differ in slope: {listed(differences)}"
 
 
-def _small(row: Mapping[str, Any]) -> str:
+def small_note(row: Mapping[str, Any]) -> str:
+    """Return what is added to a difference that is established and lies within the margin."""
     return f", smaller than the margin of {row['margin']:g}" if row["equivalent"] else ""
 
 
@@ -180,28 +183,32 @@ def _none(row: Mapping[str, Any]) -> str:
     return f"no effect within {row['margin']:g} points"
 
 
-def _inner(row: Mapping[str, Any]) -> str:
+def inner_span(row: Mapping[str, Any]) -> str:
+    """Return the 90 % interval of a row: `(90 %: −0.6 to 0.9)`."""
     return span(row["low90"], row["high90"]).replace("(", "(90 %: ", 1)
 
 
-def _holm(row: Mapping[str, Any]) -> str:
-    """Said of an interval that excludes 0 when others were looked at too."""
+def holm_note(row: Mapping[str, Any]) -> str:
+    """Return what is added where an interval excludes 0 and its p after Holm's correction does not allow a claim."""
     return " after Holm's correction" if row["low"] > 0 or row["high"] < 0 else ""
 
 
-def _holm_p(row: Mapping[str, Any]) -> str:
-    return f", p = {row['p_adjusted']:.2f}" if _holm(row) else ""
+def holm_p(row: Mapping[str, Any]) -> str:
+    """Return that p, in the same case."""
+    return f", p = {row['p_adjusted']:.2f}" if holm_note(row) else ""
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """Return text with a capital as its first letter."""
     return text[:1].upper() + text[1:]
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, each by column."""
     return table.to_dict("records")
 
 
-def _index(table: pd.DataFrame, row: Mapping[str, Any]) -> int | None:
-    """The number of the one row that has these values, or None."""
+def row_index(table: pd.DataFrame, row: Mapping[str, Any]) -> int | None:
+    """Return the number of the one row that has these values, or None."""
     matches = np.flatnonzero(np.logical_and.reduce([table[key] == value for key, value in row.items()]))
     return int(matches[0]) if len(matches) == 1 else None

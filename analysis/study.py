@@ -33,6 +33,7 @@ from analysis.stats.group_jackknife import Counts, JackknifeScores
 from analysis.stats.group_means import MeanER, mean_er
 from analysis.stats.half_gain import HALF_GAIN, half_gain_table
 from analysis.stats.influence import INFLUENCE, SELECTION, cook_distances, influence_table, selection_table
+from analysis.stats.raw_scores import RawScores, raw_scores
 from analysis.stats.refusals import no_line, refusals_of
 from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
@@ -85,6 +86,8 @@ class Analysis:
     line        whether the baseline's points lie on a line: see `analysis.line.checks`; None where nobody asked
     survival    which claims hold without the assumptions they were made under: see `analysis.stats.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
+    scores      the ID and OOD scores of every group, in percentage points, whatever becomes of the line: see
+                `analysis.stats.raw_scores`
     recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
     """
@@ -96,6 +99,7 @@ class Analysis:
     groups: pd.DataFrame
     left_out: pd.DataFrame
     target: str
+    scores: RawScores
     warnings: list[str] = field(default_factory=list)
     contrasts: pd.DataFrame = field(default_factory=_empty(CONTRASTS))
     factors: list[Factor] = field(default_factory=list)
@@ -177,7 +181,9 @@ def analyse(
     parts = [group.points for group in groups.values()]
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
     sentence = target(resampled.task_points)
-    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence)
+    scores = raw_scores(resampled.task_points)
+    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores)
+    warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
     if fitted is None:
         return _without_line(bare, no_line(groups, options), [*warnings, *resampled.notes])

@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.findings import findings
+from analysis.findings import Finding, findings
+from analysis.scores.sentences import summary
 from analysis.study import Analysis
 
 GROUP = ("n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated")
+SCORE = ("mean", "low", "high")
+DIFFERENCE = ("a", "b", "score", "family", "delta", "low", "high", "p_adjusted", "equivalent", "smallest_detectable",
+              "not_robust_to")  # fmt: skip
+SLOPE = ("score", "factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "equivalent", "levels",
+         "straight_p", "not_robust_to")  # fmt: skip
 FACTOR = ("partial_r2", "slope", "low", "high", "p", "p_adjusted", "standardised", "equivalent", "per", "against",
           "label", "levels")  # fmt: skip
 
@@ -31,21 +37,12 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
     chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)]
     line = chosen.iloc[0].to_dict() if len(chosen) else {"group": options.baseline, "scale": options.scale, "n": 0}
     return {
+        "scores": _scores(analysis),
         "scale": options.scale,
         "baseline": line,
         "groups": analysis.groups.set_index("group")[list(GROUP)].to_dict("index"),
         "factors": analysis.factor_table.set_index("factor")[list(FACTOR)].to_dict("index"),
-        "findings": [
-            {
-                "text": f.text,
-                "table": f"{f.table}.csv",
-                "row": dict(f.row),
-                "kind": f.kind,
-                "survived": list(f.survived),
-                "not_robust_to": list(f.not_robust_to),
-            }
-            for f in claims
-        ],
+        "findings": [_finding(finding) for finding in claims],
         "warnings": analysis.warnings,
         "refused": analysis.refused,
         "min_r2": options.min_r2,
@@ -63,6 +60,36 @@ def _verdict(analysis: Analysis) -> dict[str, Any]:
             "resampled": options.unit,
             "target": analysis.target,
         },
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "text": finding.text,
+        "table": f"{finding.table}.csv",
+        "row": dict(finding.row),
+        "kind": finding.kind,
+        "survived": list(finding.survived),
+        "not_robust_to": list(finding.not_robust_to),
+    }
+
+
+def _scores(analysis: Analysis) -> dict[str, Any]:
+    """The raw scores of every group in percentage points, and what they show."""
+    sentences, scores = summary(analysis), analysis.scores
+    groups: dict[str, Any] = {}
+    for row in scores.groups.to_dict("records"):
+        own = groups.setdefault(row["group"], {"n_trials": row["n_trials"], "n_points": row["n_points"]})
+        own[row["score"]] = {key: row[key] for key in SCORE}
+    return {
+        "deployment": None if sentences.deployment is None else _finding(sentences.deployment),
+        "robustness": sentences.robustness,
+        "findings": [_finding(finding) for finding in sentences.findings],
+        "chosen_by": scores.choice.by,
+        "best": scores.best() or None,
+        "groups": groups,
+        "differences": scores.differences[list(DIFFERENCE)].to_dict("records"),
+        "factors": scores.factors[list(SLOPE)].to_dict("records"),
     }
 
 

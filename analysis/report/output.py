@@ -15,8 +15,9 @@ from analysis import duplicates, findings
 from analysis.input.table import Table
 from analysis.line.line_checks import LineChecks
 from analysis.report import line_tables
+from analysis.report.score_tables import score_tables
 from analysis.report.tables import report_tables
-from analysis.stats import ancova, contrasts, influence, sensitivity
+from analysis.stats import ancova, contrasts, influence, raw_scores, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
 from analysis.study import LEFT_OUT, Analysis
@@ -41,6 +42,9 @@ def csv_tables(
     """Return file name -> table; `lines` are the checks of each part's line. Several tasks stand one after the other,
     with a `task` column at the end."""
     columns: dict[str, tuple[str, ...]] = {
+        "scores": raw_scores.SCORES,
+        "score_differences": raw_scores.DIFFERENCES,
+        "score_factors": raw_scores.FACTORS,
         "trends": TRENDS,
         "robustness": (*table.keys, *ROBUSTNESS),
         "contrasts": (*contrasts.COLUMNS, "survived", "not_robust_to"),
@@ -82,6 +86,9 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
         for view in own_views
     ]
     return {
+        "scores": analysis.scores.groups,
+        "score_differences": analysis.scores.differences,
+        "score_factors": analysis.scores.factors,
         "trends": analysis.trends,
         "robustness": analysis.points,
         "contrasts": analysis.contrasts,
@@ -137,5 +144,5 @@ def _part(analysis: Analysis) -> Part:
     from analysis.report.page import Part
 
     own_views = views(analysis)
-    made = report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
+    made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
     return Part(analysis, own_views, made, analysis.line)

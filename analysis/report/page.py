@@ -24,6 +24,7 @@ from analysis.report import chart_data, charts, line_charts, page_data, run_fact
 from analysis.report.bundle import javascript
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
 from analysis.report.tables import CHECKS, ReportTable, plain
+from analysis.scores.sentences import ScoreSummary, summary
 from analysis.study import Analysis
 from analysis.views import View, metric_of
 from ray_robust.files.storage import Storage
@@ -135,7 +136,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
-        "findings": [asdict(f) | _place(f, index) for f in findings(analysis)],
+        "scores": _sentences(summary(analysis), index),
+        "findings": [_located(finding, index) for finding in findings(analysis)],
         "figures": figures,
         "styles": [(style, int(counts[style.group])) for style in group_styles(analysis)],
         "line": analysis.baseline.line if analysis.baseline else None,
@@ -167,6 +169,20 @@ def _trials(analysis: Analysis, table: Table, step: int) -> list[tuple[str, list
         (str(group), list(zip(own["trial"], own["label"], strict=True)))
         for group, own in points.assign(label=label).groupby("group", sort=False)
     ]
+
+
+def _sentences(sentences: ScoreSummary, task: int) -> dict[str, Any]:
+    """The sentences on raw scores, each finding with the link to its row."""
+    first = sentences.deployment
+    return {
+        "deployment": None if first is None else _located(first, task),
+        "robustness": sentences.robustness,
+        "findings": [_located(finding, task) for finding in sentences.findings],
+    }
+
+
+def _located(finding: Finding, task: int) -> dict[str, Any]:
+    return asdict(finding) | _place(finding, task)
 
 
 def _place(finding: Finding, task: int) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from rich.table import Table as Grid
 from analysis.findings import findings
 from analysis.formatting import interval, name, number, signed
 from analysis.input.table import Table
+from analysis.report.score_tables import score_cells
 from analysis.report.tables import group_interval
+from analysis.scores.sentences import summary
 from analysis.study import Analysis
 from ray_robust.text.console import Screen
 
@@ -34,6 +36,7 @@ def show(
     for analysis in analyses:
         title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
+        _show_scores(analysis, console)
         console.print(_lines(analysis))
         if not analysis.refused:
             console.print(_groups(analysis))
@@ -45,6 +48,27 @@ def show(
     for sentence in lost:
         console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)
+
+
+def _show_scores(analysis: Analysis, console: Console) -> None:
+    """Print what the raw scores show, for whoever deploys a model and for whoever studies robustness, and the scores."""
+    sentences = summary(analysis)
+    if sentences.deployment is None:
+        return
+    console.print(f" {MARKS[sentences.deployment.kind]} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
+    console.print(f"   {escape(sentences.robustness)}", soft_wrap=True)
+    console.print(_scores(analysis))
+    for finding in sentences.findings:
+        console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+
+
+def _scores(analysis: Analysis) -> Grid:
+    names = list(dict.fromkeys(analysis.scores.groups["group"]))
+    rows = {group: score_cells(analysis, group) for group in names}
+    grid = _grid("group", *("95 %" if "95 %" in column else column for column in rows[names[0]]))
+    for group, cells in rows.items():
+        grid.add_row(escape(name(group, NAME)), *cells.values())
+    return grid
 
 
 def _lines(analysis: Analysis) -> Grid:

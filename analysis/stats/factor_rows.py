@@ -110,9 +110,10 @@ class Rows:
 
 
 class Fit:
-    """Least squares of the rows' ER on a design: any combination of its coefficients with its error."""
+    """Least squares of the rows' ER on a design: any combination of its coefficients with its error. Without a baseline
+    the values have no error of a line (see `mean_er`)."""
 
-    def __init__(self, design: np.ndarray, rows: Rows, baseline: Baseline) -> None:
+    def __init__(self, design: np.ndarray, rows: Rows, baseline: Baseline | None) -> None:
         self.design, self.rows, self.baseline = design, rows, baseline
         self.inverse = np.linalg.pinv(design, rcond=RANK)  # [k, rows]
         self.residuals = rows.er - design @ (self.inverse @ rows.er)
@@ -156,7 +157,6 @@ class Fit:
 
     def _of_residuals(self, by_row: np.ndarray, combination: np.ndarray) -> Quantity:
         rows, baseline = self.rows, self.baseline
-        line = er_gradient(by_row @ rows.gradients)
         left = 1 - np.einsum("ij,ji->i", self.design, self.inverse)
         replicates, double_counted = {}, {}
         for i, source in enumerate(jackknife.source for jackknife in rows.groups[0][0].jackknife):
@@ -165,7 +165,9 @@ class Fit:
             replicates[source] = by_row @ er
             double_counted[source] = float(by_row**2 @ (apart / np.maximum(left, 1e-9))) * source.factor
         own = self._basis.T @ combination
-        trials = {self._errors: own, baseline.errors: line}
+        trials = {self._errors: own}
+        if baseline is not None:
+            trials[baseline.errors] = er_gradient(by_row @ rows.gradients)
         return Quantity(float(by_row @ rows.er), trials, replicates, double_counted)
 
     @cached_property

@@ -128,8 +128,12 @@ def factors(groups: Mapping[str, Group], baseline: Baseline, margin: float, layo
     in place of all pairs, and means something where ER is straight: see `Factor.straight_p`.
     `layout` is that of the `varied` groups.
     """
-    own = varied(groups, baseline.name)
-    rows = Rows.of(own, layout)
+    return regression(Rows.of(varied(groups, baseline.name), layout), baseline, margin)
+
+
+def regression(rows: Rows | None, baseline: Baseline | None, margin: float) -> Regression:
+    """Return the regression over these rows, empty where there are none; see `factors`. Without a baseline the values
+    were measured from no line."""
     if rows is None:
         return Regression()
     blocks, notes = blocks_of(rows.values)
@@ -239,7 +243,7 @@ class _Shape:
 
 
 def _shape(
-    block: Block, others: Sequence[Block], rows: Rows, baseline: Baseline, slope: Estimate, margin: float
+    block: Block, others: Sequence[Block], rows: Rows, baseline: Baseline | None, slope: Estimate, margin: float
 ) -> _Shape:
     """Of a number: whether ER is straight in it, the differences between neighbouring levels, and the equivalence of
     all pairs of levels (a margin per tenfold would be none over three decades). Of another factor: of its slope."""
@@ -295,7 +299,7 @@ def _amount(value: float) -> str:
 
 
 def _continuous(
-    block: Block, rest: np.ndarray, rows: Rows, baseline: Baseline, slope: Estimate, margin: float
+    block: Block, rest: np.ndarray, rows: Rows, baseline: Baseline | None, slope: Estimate, margin: float
 ) -> _Shape:
     """Of a number with too many values for levels: its square tells whether ER is straight, and its slope over the
     whole range what "no effect" is."""

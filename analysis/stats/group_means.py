@@ -27,13 +27,14 @@ class MeanER:
 
 
 def mean_er(
-    group: Group, baseline: Baseline, low: float, high: float, chosen: np.ndarray | None = None
+    group: Group, baseline: Baseline | None, low: float, high: float, chosen: np.ndarray | None = None
 ) -> MeanER | None:
     """Return the mean ER of a group's points whose ID score lies in low..high and in the baseline's range; None where
     there is no such point.
 
     `chosen` bool [points] restricts it further. It is the mean over trials of each trial's mean: a trial with many
-    points is still one pre-training. Its error is over trials, the baseline's line and the test groups.
+    points is still one pre-training. Its error is over trials, the baseline's line and the test groups. Without
+    a `baseline` the values in the column `er` were measured from no line (see `raw_scores`), and no line adds an error.
     """
     inside = group.within(low, high) & group.inside
     if chosen is not None:
@@ -43,12 +44,13 @@ def mean_er(
     used, codes = np.unique(group.codes[inside], return_inverse=True)
     by_trial = _means(group.points["er"].to_numpy()[inside, None], codes)[:, 0]
     own = cluster_robust.mean(by_trial, used, group.unit, f"trials of {group.name}", group.count)
-    line = er_gradient(_means(group.gradient[inside], codes).mean(0))
     replicates, double_counted = {}, {}
     for jackknife in group.jackknife:
         mean, counted = _under_test_groups(jackknife, _means(jackknife.er[inside], codes))
         replicates[jackknife.source], double_counted[jackknife.source] = mean, counted
-    trials = {own: np.ones(1), baseline.errors: line}
+    trials = {own: np.ones(1)}
+    if baseline is not None:
+        trials[baseline.errors] = er_gradient(_means(group.gradient[inside], codes).mean(0))
     quantity = Quantity(float(by_trial.mean()), trials, replicates, double_counted)
     return MeanER(quantity, int(inside.sum()), len(used))
 

@@ -1,0 +1,111 @@
+"""The raw scores as tables that people read: scores by group, their differences, and their slopes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.findings import PER, STATES, records
+from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, signed
+from analysis.report.tables import ReportTable, report_table
+from analysis.scales import PP
+from analysis.scores.sentences import score_name
+from analysis.stats.contrasts import state
+from analysis.stats.raw_scores import BASELINE, BEST, OOD
+from analysis.study import Analysis
+
+CHOSEN = {
+    "id_val": "the evaluation point of each {unit} with the highest id_val",
+    "last epoch": "the last epoch of every fine-tuning",
+    "mean": "the mean over the points of each {unit}",
+}
+
+
+def score_tables(analysis: Analysis) -> dict[str, ReportTable]:
+    """Return the tables of raw scores of a task, by the name of their file."""
+    return {
+        "scores": _scores(analysis),
+        "score_differences": _differences(analysis),
+        "score_factors": _slopes(analysis),
+    }
+
+
+def chosen_by(analysis: Analysis) -> str:
+    """Return which points the scores are of, as text."""
+    return CHOSEN.get(analysis.scores.choice.by, "").format(unit=analysis.options.unit)
+
+
+def score_cells(analysis: Analysis, group: str) -> dict[str, str]:
+    """Return a group's scores and its difference from the baseline on the shifted test, as text by column."""
+    cells = {}
+    for score in (*analysis.options.ids, OOD):
+        row, label = analysis.scores.mean(group, score), score_name(analysis, score)
+        cells |= {label: percent(row["mean"] / PP), f"{label}, 95 %": interval(row["low"], row["high"])}
+    row = analysis.scores.difference(group)
+    shown = row is not None and math.isfinite(row["delta"])
+    return {
+        **cells,
+        "OOD less baseline": signed(row["delta"]) if row and shown else UNKNOWN,
+        "95 % interval": interval(row["low"], row["high"]) if row and shown else UNKNOWN,
+        "shows": STATES[state(row)] if row and shown else "baseline" if group == analysis.options.baseline else UNKNOWN,
+    }
+
+
+def _scores(analysis: Analysis) -> ReportTable:
+    unit, rows = f"{analysis.options.unit}s", analysis.scores.groups
+    names = rows.loc[rows["score"] == OOD, "group"]
+    return report_table(
+        "Scores",
+        f"Mean scores by group, of {chosen_by(analysis)}; intervals and differences in percentage points",
+        (
+            {"group": str(group), unit: str(analysis.scores.mean(group)["n_trials"]), **score_cells(analysis, group)}
+            for group in names
+        ),
+        note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in analysis.scores.choice.notes),
+    )
+
+
+def _differences(analysis: Analysis) -> ReportTable:
+    margin = analysis.options.margin
+    return report_table(
+        "Differences of scores",
+        "Every group against the baseline, and against the group with the highest score, percentage points",
+        (_difference(analysis, row) for row in records(analysis.scores.differences)),
+        note="Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since the "
+        "best one was picked by these scores. “Could have found”: the smallest true difference that this design detects "
+        f"with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
+    )
+
+
+def _difference(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
+    against = {BASELINE: "baseline", BEST: "best group"}[row["family"]]
+    return {
+        "difference": pair(row["a"], row["b"]),
+        "of": score_name(analysis, row["score"]),
+        "against": against,
+        "points": signed(row["delta"]),
+        "95 % interval": interval(row["low"], row["high"]),
+        "p (Holm)": p_value(row["p_adjusted"]),
+        "shows": STATES[state(row)],
+        "could have found": number(row["smallest_detectable"], 1),
+    }
+
+
+def _slopes(analysis: Analysis) -> ReportTable:
+    return report_table(
+        "What moves the scores",
+        "Regression of the mean scores on what the sweep varies, percentage points",
+        (
+            {
+                "factor": str(row["label"]),
+                "score": score_name(analysis, row["score"]),
+                "points": signed(row["slope"]) + PER[row["per"]],
+                "95 % interval": interval(row["low"], row["high"]),
+                "p (Holm)": p_value(row["p_adjusted"]),
+                "shows": STATES[state(row)],
+                "levels": str(row["levels"]),
+            }
+            for row in records(analysis.scores.factors)
+        ),
+    )

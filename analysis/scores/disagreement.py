@@ -1,0 +1,79 @@
+"""Where the raw score on the shifted test and effective robustness point in different directions, and why.
+
+A group may score higher on the shifted test only because it scores higher everywhere; another may be more robust than
+its ID score leads to expect and still score no better, because that ID score is low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from analysis.formatting import name, signed, span
+from analysis.stats.contrasts import state
+from analysis.stats.raw_scores import BASELINE, OOD
+from analysis.study import Analysis
+
+
+def disagreements(analysis: Analysis, groups: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield a finding's kind, its sentence and the key of the difference that it reads, for each group whose OOD score
+    and ER, both against the baseline, disagree. Nothing where ER is not given."""
+    baseline, table = analysis.options.baseline, analysis.contrasts
+    if analysis.refused or analysis.baseline is None:
+        return
+    for group in groups:
+        ood, id_ = analysis.scores.difference(group), analysis.scores.difference(group, analysis.options.ids[0])
+        rows = table.loc[(table["a"] == group) & (table["b"] == baseline)].to_dict("records")
+        if ood is None or id_ is None or not rows:
+            continue
+        own_id = id_ if len(analysis.options.ids) == 1 else {**id_, "equivalent": False, "low": float("nan")}
+        verdict = _why(_direction(ood, "delta"), _direction(own_id, "delta"), _direction(rows[0], "delta_er"))
+        if verdict is not None:
+            kind, why = verdict
+            numbers = (
+                f"OOD {_number(ood, 'delta')}, ID {_number(id_, 'delta')}, ER {_number(rows[0], 'delta_er')} points"
+            )
+            text = f"{name(group)} against {name(baseline)}: {why} ({numbers})."
+            yield kind, text, {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
+
+
+def _direction(row: Mapping[str, Any], value: str) -> int | None:
+    """1 or -1 of an established difference, 0 of none within the margin, None where neither is established."""
+    kind = state(row)
+    if kind == "differs":
+        return 1 if row[value] > 0 else -1
+    return 0 if kind == "equivalent" else None
+
+
+def _number(row: Mapping[str, Any], value: str) -> str:
+    return f"{signed(row[value])} {span(row['low'], row['high'])}"
+
+
+def _why(ood: int | None, id_: int | None, er: int | None) -> tuple[str, str] | None:
+    """The kind of finding and how the directions of the OOD score, the ID score and ER go together; None where they do
+    not disagree."""
+    if ood in (1, -1) and er != ood:
+        return _of_score(ood, id_, er)
+    if er in (1, -1) and er != ood:
+        more, change = ("more", "gain") if er == 1 else ("less", "loss")
+        known = f"no {change} beyond the margin" if ood == 0 else f"no {change} shown"
+        lies = {1: "higher", -1: "lower"}.get(-er if id_ == -er else 0, "")
+        why = f", because its ID score is {lies}" if lies else ""
+        return "open" if ood is None else "differs", f"{more} robust than its ID score leads to expect, yet {known} on the shifted test{why}"
+    return None
+
+
+def _of_score(ood: int, id_: int | None, er: int | None) -> tuple[str, str]:
+    """An established difference of the OOD score that ER does not share."""
+    better, higher = ("better", "higher") if ood == 1 else ("worse", "lower")
+    head = f"{better} on the shifted test"
+    if er == -ood:
+        robust = "less" if ood == 1 else "more"
+        why = f": its ID score is {higher}" if id_ == ood else ""
+        return "differs", f"{head}, yet {robust} robust than its ID score leads to expect{why}"
+    if er == 0:
+        why = f"only because its ID score is {higher}" if id_ == ood else "but not at equal ID score"
+        return "differs", f"{head}, {why}"
+    if id_ == ood:
+        return "open", f"{head}, perhaps only because its ID score is {higher}: an effect at equal ID score is not shown"
+    return "open", f"{head}; an effect at equal ID score is not shown"
