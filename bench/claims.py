@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.findings import Finding, findings, state
 from analysis.study import Analysis
+from bench.raw_scores import false_scores
 from bench.scenarios import MARGIN
 from bench.simulated import BASELINE, World
 
@@ -108,7 +109,8 @@ def judged(analysis: Analysis | None, world: World, said: Sequence[str] = ()) ->
     if analysis is None:
         er = {n: float(world.er[own].mean()) for n, own in world.points.groupby("group", sort=False).indices.items()}
         effects = _effects(Truths(er, world.er, world), set())
-        return {"false": [], "none": [], "effects": effects, "fragile": [], "named": _named(said), "refused": True}
+        return {"false": [], "none": [], "effects": effects, "fragile": [], "named": _named(said), "refused": True,
+                "scores": {"false": [], "none": [], "effects": []}}  # fmt: skip
     every = findings(analysis)
     known = truths(analysis, world)
     wrong, none, right = [], [], set()
@@ -130,7 +132,7 @@ def judged(analysis: Analysis | None, world: World, said: Sequence[str] = ()) ->
     return {
         "false": wrong, "none": none, "effects": _effects(known, right), "fragile": [str(one) for one in fragile],
         "named": _named([*said, *analysis.warnings, *(one.text for one in every), *map(str, fragile)]),
-        "refused": bool(analysis.refused),
+        "refused": bool(analysis.refused), "scores": false_scores(analysis, world),
     }  # fmt: skip
 
 
@@ -227,6 +229,8 @@ def claim_summary(reports: Sequence[Mapping[str, Any]], matter: str) -> dict[str
         return {name: round(number / count, 4) for name, number in sorted(seen.items())}
 
     effects = pd.DataFrame([e for r in reports for e in r["effects"]], columns=["kind", "claimed"])
+    scores = [r["scores"] for r in reports]
+    gains = [claimed for one in scores for claimed in one["effects"]]
     return {
         "any": share([bool(r["false"]) for r in reports]),
         "false": by("false"),
@@ -237,5 +241,8 @@ def claim_summary(reports: Sequence[Mapping[str, Any]], matter: str) -> dict[str
         "not robust to": by("fragile"),
         "warned": share([matter in r["named"] or r["refused"] for r in reports]) if matter else None,
         "named": by("named"),
+        "false of scores": share([bool(one["false"]) for one in scores]),
+        "no effect on scores": share([bool(one["none"]) for one in scores]),
+        "claimed of scores": round(float(np.mean(gains)), 4) if gains else None,
         "claimed": effects.astype({"claimed": float}).groupby("kind")["claimed"].mean().round(4).to_dict(),
     }

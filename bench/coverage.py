@@ -33,11 +33,12 @@ from analysis.study import Analysis, analyse
 from bench import print_table, show, table_in, write_table
 from bench.claims import between, claim_summary, judged, truths
 from bench.designs import Design, draw
+from bench.raw_scores import SCORE_KINDS, score_numbers, score_rows
 from bench.scenarios import MARGIN, SCENARIOS
 from bench.simulated import BASELINE, FACTOR, Truth, World, counted, shares, simulate
 from ray_robust.errors import UserError
 
-SIMULATES = ("claims", "coverage", "designs", "scenarios", "simulated")  # the modules of bench that do
+SIMULATES = ("claims", "coverage", "designs", "raw_scores", "scenarios", "simulated")  # the modules of bench that do
 
 __all__ = ["MARGIN", "SCENARIOS", "Truth", "World", "counted", "shares", "simulate"]
 
@@ -48,6 +49,10 @@ def looked_at(scenario: Truth | Design, seed: int) -> dict[str, Any]:
     options = Options(BASELINE, margin=MARGIN)
     analysis, sentences = _analysed(world, options, isinstance(scenario, Design) and scenario.without_cluster)
     numbers = _numbers(analysis, world) if analysis else {"intervals": [], "tests": [], "equivalent": []}
+    if analysis:
+        raw = score_numbers(analysis, world)
+        numbers = {"intervals": numbers["intervals"] + raw["intervals"], "tests": numbers["tests"] + raw["tests"],
+                   "equivalent": numbers["equivalent"], "equivalent scores": raw["equivalent"]}  # fmt: skip
     return {**numbers, "claims": judged(analysis, world, sentences)}
 
 
@@ -148,28 +153,40 @@ def hash_seed(name: str, number: int) -> int:
 
 
 def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
-    """Shares over all replicates. For a metric without a closed form the truth is the mean of the estimates."""
+    """Shares over all replicates. For a metric without a closed form, and for a raw score whose truth is not known
+    beforehand, the truth is the mean of the estimates."""
     intervals = pd.DataFrame([row for one in said for row in one["intervals"]],
                              columns=["kind", "what", "true", "value", "low", "high"])  # fmt: skip
     scenario = SCENARIOS[name]
+    unknown = intervals["true"].isna()
     if isinstance(scenario, Truth) and scenario.metric != "accuracy":
-        intervals["true"] = intervals.groupby(["kind", "what"])["value"].transform("mean")
+        unknown = pd.Series(True, intervals.index)
+    averages = intervals.groupby(["kind", "what"])["value"].transform("mean")
+    intervals["true"] = intervals["true"].astype(float).mask(unknown, averages)
     given = intervals.dropna(subset=["low", "high"])
     held = given.assign(held=(given["low"] <= given["true"]) & (given["true"] <= given["high"]))
     tests = pd.DataFrame([row for one in said for row in one["tests"]], columns=["kind", "p", "p_adjusted"])
     tests["sweep"] = [i for i, one in enumerate(said) for _ in one["tests"]]
     families = (tests["p_adjusted"] <= 0.05).groupby([tests["kind"], tests["sweep"]]).any().groupby("kind").mean()
-    equivalent = [claimed for one in said for claimed in one["equivalent"]]
+    equivalent, alike = ([claimed for one in said for claimed in one.get(key, ())]
+                         for key in ("equivalent", "equivalent scores"))  # fmt: skip
     return {
         "replicates": len(said),
         "coverage": held.groupby("kind")["held"].mean().round(4).to_dict(),
-        "no interval": round(1 - len(given) / max(1, len(intervals)), 4),
+        "no interval": _missing(intervals.loc[~intervals["kind"].isin(SCORE_KINDS)]),
+        "no interval of a score": _missing(intervals.loc[intervals["kind"].isin(SCORE_KINDS)]),
         "width": (given["high"] - given["low"]).groupby(given["kind"]).median().round(2).to_dict(),
         "false positives": (tests["p"] <= 0.05).groupby(tests["kind"]).mean().round(4).to_dict(),
         "any false positive after Holm": families.round(4).to_dict(),
         "equivalent at the margin": round(float(np.mean(equivalent)), 4) if equivalent else None,
+        "equivalent scores at the margin": round(float(np.mean(alike)), 4) if alike else None,
         "claims": claim_summary([one["claims"] for one in said], getattr(scenario, "matter", "")),
     }
+
+
+def _missing(intervals: pd.DataFrame) -> float:
+    """The share of numbers that have no interval."""
+    return round(1 - len(intervals.dropna(subset=["low", "high"])) / max(1, len(intervals)), 4)
 
 
 def rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -233,11 +250,12 @@ def main(argv: list[str]) -> None:
             begun = time.perf_counter()
             found[name] = summary(name, run(name, args.replicates, mapped, args.keep))
             print(f"{name}: {time.perf_counter() - begun:.0f} s {found[name]}", flush=True)
-    tables = {"coverage": list(rows(found)), "claims": list(claim_rows(found))}
+    tables = {"coverage": list(rows(found)), "claims": list(claim_rows(found)), "scores": list(score_rows(found))}
     if args.write:
         for name, table in tables.items():
             _merged(args.write, name, table)
     print_table(tables["claims"][0], tables["claims"][1:])
+    print_table(tables["scores"][0], tables["scores"][1:])
     show(tables["coverage"][0], tables["coverage"][1:], found)
 
 

@@ -48,6 +48,8 @@ class World:
     slopes     of every group, its true slope on the probit axes less the baseline's; NaN where it has no single one
     reference  whether the baseline makes a line at all: where not, no claim is true
     one_scale  whether levels are alike on the probit axis and differ in points only: a claim has to name the scale
+    apart      by group, by how many percentage points the true raw scores, of ID and OOD, differ from the baseline's;
+               empty where that is not known beforehand
     """
 
     points: pd.DataFrame
@@ -56,6 +58,7 @@ class World:
     slopes: Mapping[str, float] = field(default_factory=dict)
     reference: bool = True
     one_scale: bool = False
+    apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def simulate(truth: Truth, seed: int) -> World:
@@ -87,7 +90,20 @@ def simulate(truth: Truth, seed: int) -> World:
         points, counts = _seen_by_cameras(points, np.array(er), truth, random)
     # a constant ER is no parallel line on the probit axes: such groups have no single slope
     slopes = {name: np.nan if any(truth.er) else truth.slope for name in points["group"].unique()}
-    return World(points.drop(columns=["x", "offset"]), counts, np.array(er), {**slopes, BASELINE: 0.0})
+    names = list(dict.fromkeys(points["group"]))
+    # all groups have the same ID scores; under macro-F1, and on another line, the OOD scores' difference has no formula
+    given = not truth.slope and truth.metric == "accuracy"
+    apart = {name: (0.0, er) for name, er in zip(names, (0.0, *truth.er), strict=True)} if given else {}
+    shown = points.assign(id_val=_validation(points["x"].to_numpy(), seed)).drop(columns=["x", "offset"])
+    return World(shown, counts, np.array(er), {**slopes, BASELINE: 0.0}, apart=apart)
+
+
+VAL_SD = 0.05  # of the probit of a validation score, around that of the true ID score
+
+
+def _validation(x: np.ndarray, seed: int) -> np.ndarray:
+    """Validation scores that choose among the points of a trial, from random numbers of their own."""
+    return ndtr(x + VAL_SD * np.random.default_rng([seed, 1]).standard_normal(len(x)))
 
 
 CLASSES, IMAGES = 12, 1_500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,17 +37,19 @@ def chosen_by(analysis: Analysis) -> str:
 
 def score_cells(analysis: Analysis, group: str) -> dict[str, str]:
     """Return a group's scores and its difference from the baseline on the shifted test, as text by column."""
-    cells = {}
+    cells: dict[str, str] = {}
     for score in (*analysis.options.ids, OOD):
         row, label = analysis.scores.mean(group, score), score_name(analysis, score)
         cells |= {label: percent(row["mean"] / PP), f"{label}, 95 %": interval(row["low"], row["high"])}
-    row = analysis.scores.difference(group)
-    shown = row is not None and math.isfinite(row["delta"])
+    difference = analysis.scores.difference(group)
+    if difference is None:
+        shows = "baseline" if group == analysis.options.baseline else UNKNOWN
+        return {**cells, "OOD less baseline": UNKNOWN, "95 % interval": UNKNOWN, "shows": shows}
     return {
         **cells,
-        "OOD less baseline": signed(row["delta"]) if row and shown else UNKNOWN,
-        "95 % interval": interval(row["low"], row["high"]) if row and shown else UNKNOWN,
-        "shows": STATES[state(row)] if row and shown else "baseline" if group == analysis.options.baseline else UNKNOWN,
+        "OOD less baseline": signed(difference["delta"]),
+        "95 % interval": interval(difference["low"], difference["high"]),
+        "shows": STATES[state(difference)],
     }
 
 
@@ -72,9 +73,9 @@ def _differences(analysis: Analysis) -> ReportTable:
         "Differences of scores",
         "Every group against the baseline, and against the group with the highest score, percentage points",
         (_difference(analysis, row) for row in records(analysis.scores.differences)),
-        note="Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since the "
-        "best one was picked by these scores. “Could have found”: the smallest true difference that this design detects "
-        f"with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
+        note="Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since "
+        "the best one was picked by these scores. “Could have found”: the smallest true difference that this design "
+        f"detects with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
     )
 
 

@@ -51,7 +51,7 @@ def show(
 
 
 def _show_scores(analysis: Analysis, console: Console) -> None:
-    """Print what the raw scores show, for whoever deploys a model and for whoever studies robustness, and the scores."""
+    """Print the raw scores and what they show: first for whoever deploys a model, then for who studies robustness."""
     sentences = summary(analysis)
     if sentences.deployment is None:
         return

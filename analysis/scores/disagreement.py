@@ -14,6 +14,8 @@ from analysis.stats.contrasts import state
 from analysis.stats.raw_scores import BASELINE, OOD
 from analysis.study import Analysis
 
+NOT_SHOWN = "an effect at equal ID score is not shown"
+
 
 def disagreements(analysis: Analysis, groups: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield a finding's kind, its sentence and the key of the difference that it reads, for each group whose OOD score
@@ -59,7 +61,8 @@ def _why(ood: int | None, id_: int | None, er: int | None) -> tuple[str, str] | 
         known = f"no {change} beyond the margin" if ood == 0 else f"no {change} shown"
         lies = {1: "higher", -1: "lower"}.get(-er if id_ == -er else 0, "")
         why = f", because its ID score is {lies}" if lies else ""
-        return "open" if ood is None else "differs", f"{more} robust than its ID score leads to expect, yet {known} on the shifted test{why}"
+        kind = "open" if ood is None else "differs"
+        return kind, f"{more} robust than its ID score leads to expect, yet {known} on the shifted test{why}"
     return None
 
 
@@ -75,5 +78,5 @@ def _of_score(ood: int, id_: int | None, er: int | None) -> tuple[str, str]:
         why = f"only because its ID score is {higher}" if id_ == ood else "but not at equal ID score"
         return "differs", f"{head}, {why}"
     if id_ == ood:
-        return "open", f"{head}, perhaps only because its ID score is {higher}: an effect at equal ID score is not shown"
-    return "open", f"{head}; an effect at equal ID score is not shown"
+        return "open", f"{head}, perhaps only because its ID score is {higher}: {NOT_SHOWN}"
+    return "open", f"{head}; {NOT_SHOWN}"

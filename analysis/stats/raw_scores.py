@@ -1,4 +1,4 @@
-"""The plain ID and OOD scores of every group: what whoever deploys a model gets, whatever becomes of the baseline's line.
+"""The plain ID and OOD scores of every group: what one gets who deploys a model, whatever becomes of the line.
 
 Owns the choice of the evaluation point of each trial (`chosen_points`), the mean score of every group, its difference
 from the baseline and from the best group, and slopes over what the sweep varies. Percentage points throughout. Errors
@@ -147,7 +147,8 @@ def _differences(means: Mapping[str, Quantity], options: Options, score: str) ->
     if options.baseline in means:
         family = [_row(_minus(means, name, options.baseline), name, options.baseline, BASELINE, options.margin)
                   for name in means if name != options.baseline]  # fmt: skip
-        rows += _adjusted(family, [row["p"] for row in family], [row["p_equivalent"] for row in family])
+        p, outside = ([row[column] for row in family] for column in ("p", "p_equivalent"))
+        rows += _annotated(family, holm(p), holm(outside))
     if 2 <= len(means) <= contrasts.MOST_GROUPS + 1:
         rows += _against_best(means, options.margin)
     return pd.DataFrame(rows, columns=list(DIFFERENCES)).assign(score=score)
@@ -159,16 +160,14 @@ def _against_best(means: Mapping[str, Quantity], margin: float) -> list[dict[str
     best = max(means, key=lambda name: means[name].value)
     pairs = list(combinations(means, 2))
     every = [_minus(means, a, b).estimate for a, b in pairs]
-    places = {name: next(i for i, pair in enumerate(pairs) if set(pair) == {name, best})
-              for name in means if name != best}  # fmt: skip
+    p, outside = holm([one.p for one in every]), holm([one.p_outside(margin) for one in every])
+    own = [i for i, pair in enumerate(pairs) if best in pair]
     rows = []
-    for name in places:
-        row = _row(_minus(means, name, best), name, best, BEST, margin)
-        rows.append(row | _simultaneous(_minus(means, name, best).estimate, len(pairs)))
-    at = list(places.values())
-    p = holm([one.p for one in every])[at]
-    outside = holm([one.p_outside(margin) for one in every])[at]
-    return _annotated(rows, p, outside)
+    for i in own:
+        name = next(name for name in pairs[i] if name != best)
+        quantity = _minus(means, name, best)
+        rows.append(_row(quantity, name, best, BEST, margin) | _simultaneous(quantity.estimate, len(pairs)))
+    return _annotated(rows, p[own], outside[own])
 
 
 def _simultaneous(estimate: Estimate, many: int) -> dict[str, float]:
@@ -191,17 +190,14 @@ def _row(quantity: Quantity, a: str, b: str, family: str, margin: float) -> dict
     return {"a": a, "b": b, "score": "", "family": family, "delta": row.pop("delta_er"), **row}
 
 
-def _adjusted(rows: list[dict[str, Any]], p: list[float], outside: list[float]) -> list[dict[str, Any]]:
-    return _annotated(rows, holm(p), holm(outside))
-
-
 def _annotated(rows: list[dict[str, Any]], p: np.ndarray, outside: np.ndarray) -> list[dict[str, Any]]:
     """The rows with both adjusted p-values, what they decide, and whether that holds without any one trial."""
     made = []
     for row, own, beyond in zip(rows, p, outside, strict=True):
         row = {**row, "p_adjusted": own, "p_equivalent": beyond, "equivalent": bool(beyond <= contrasts.LEVEL)}
         kind, low, high = claimed(row), row["without_low"], row["without_high"]
-        holds = keeps_half(row["delta"], low, high) if kind == "differs" else -row["margin"] < low <= high < row["margin"]
+        within = -row["margin"] < low <= high < row["margin"]
+        holds = keeps_half(row["delta"], low, high) if kind == "differs" else within
         if kind != "open":
             row["survived" if holds else "not_robust_to"] = ONE_TRIAL
         made.append(row)

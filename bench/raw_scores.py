@@ -1,0 +1,92 @@
+"""The raw scores of simulated sweeps beside what is true of them: intervals, tests, and claims.
+
+Owns what `bench.coverage` counts of `analysis.stats.raw_scores`. The mean score of a group, of points that noisy
+validation scores choose, has no formula: its truth is the mean of the estimates over all sweeps. Differences have one
+where every group has the same ID scores (`World.apart`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from analysis.stats.contrasts import state
+from analysis.stats.raw_scores import BASELINE, BEST, OOD
+from analysis.study import Analysis
+from bench.scenarios import MARGIN
+from bench.simulated import World
+
+MEAN, DIFFERENCE, BEHIND, TREND = "score", "score difference", "behind the best", "score trend"
+SCORE_KINDS = (MEAN, DIFFERENCE, BEHIND, TREND)
+FAMILIES = {BASELINE: DIFFERENCE, BEST: BEHIND}
+TINY = 1e-9
+
+
+def score_numbers(analysis: Analysis, world: World) -> dict[str, list[Any]]:
+    """Return intervals (kind, what, truth or NaN, value, low, high), tests of true null hypotheses (kind, p, adjusted
+    p), and whether differences exactly at the margin pass for equivalent."""
+    scores = analysis.scores
+    intervals: list[Any] = [
+        (MEAN, f"{row['score']} {row['group']}", np.nan, row["mean"], row["low"], row["high"])
+        for row in scores.groups.to_dict("records")
+    ]
+    tests: list[Any] = []
+    equivalent: list[bool] = []
+    for row, true in _differences(analysis, world):
+        kind = FAMILIES[row["family"]]
+        if np.isfinite(true) or row["family"] == BASELINE:  # which is the best differs from sweep to sweep
+            what = f"{row['score']} {row['a']}-{row['b']}"
+            intervals.append((kind, what, true, row["delta"], row["low"], row["high"]))
+        if abs(true) < TINY:
+            tests.append((kind, row["p"], row["p_adjusted"]))
+        if row["family"] == BASELINE and abs(abs(true) - MARGIN) < TINY:
+            equivalent.append(bool(row["equivalent"]))
+    for row in scores.factors.to_dict("records"):
+        if row["per"] == "tenfold":
+            ends = row["slope"], row["low"], row["high"]
+            intervals.append((TREND, f"{row['score']} {row['factor']}", np.nan, *ends))
+    return {"intervals": intervals, "tests": tests, "equivalent": equivalent}
+
+
+def _differences(analysis: Analysis, world: World) -> Iterator[tuple[Mapping[str, Any], float]]:
+    """Every difference with its truth, percentage points; NaN where that is not known beforehand."""
+    unknown = (np.nan, np.nan)
+    for row in analysis.scores.differences.to_dict("records"):
+        side = int(row["score"] == OOD)
+        yield row, world.apart.get(row["a"], unknown)[side] - world.apart.get(row["b"], unknown)[side]
+
+
+def false_scores(analysis: Analysis, world: World) -> dict[str, list[Any]]:
+    """Return of the raw scores the kinds of false claims of a difference and of "no effect", and for every true effect
+    against the baseline whether it was claimed."""
+    wrong, none, effects = [], [], []
+    for row, true in _differences(analysis, world):
+        if not np.isfinite(true):
+            continue
+        kind, claim = FAMILIES[row["family"]], state(row)
+        right = claim == "differs" and np.sign(row["delta"]) == np.sign(true) and abs(true) > TINY
+        if claim == "differs" and not right:
+            wrong.append(kind)
+        if row["equivalent"] and claim != "fragile" and abs(true) >= MARGIN - TINY:
+            none.append(kind)
+        if row["family"] == BASELINE and abs(true) > TINY:
+            effects.append(bool(right))
+    return {"false": wrong, "none": none, "effects": effects}
+
+
+def score_rows(found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield the table of raw scores: a line per scenario, after the header."""
+    yield ("scenario", "replicates", *SCORE_KINDS, f"false: {DIFFERENCE}", f"any false {DIFFERENCE}",
+           f"any false {BEHIND}", "equivalent at the margin", "any false claim", 'false "no effect"', "true: claimed",
+           "without interval")  # fmt: skip
+    for name, one in found.items():
+        claims, families = one["claims"], one["any false positive after Holm"]
+        shares = [
+            *(one["coverage"].get(kind) for kind in SCORE_KINDS), one["false positives"].get(DIFFERENCE),
+            families.get(DIFFERENCE), families.get(BEHIND), one["equivalent scores at the margin"],
+            claims["false of scores"], claims["no effect on scores"], claims["claimed of scores"],
+            one["no interval of a score"] or None,
+        ]  # fmt: skip
+        yield name, str(one["replicates"]), *("–" if s is None else f"{100 * s:.1f} %" for s in shares)
