@@ -16,7 +16,7 @@ from analysis.findings import Finding
 from analysis.options import Options
 from analysis.study import analyse
 from bench import analysis as bench_analysis
-from bench import claims, coverage, resampling
+from bench import claims, coverage, raw_scores, resampling
 from bench.coverage import SCENARIOS, Truth, simulate
 from bench.designs import Design, draw
 from bench.scenarios import BROKEN, levels
@@ -54,6 +54,7 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     document = tmp_path / "d.md"
     document.write_text(
         "before\n<!-- coverage -->\nold\n<!-- /coverage -->\nafter\n<!-- claims -->\n<!-- /claims -->\n"
+        "<!-- scores -->\n<!-- /scores -->\n"
     )
     coverage.main(["--replicates", "2", "--only", "null", "--processes", "1", "--write", str(document)])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -61,11 +62,26 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     lines = document.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[6] == "after"
-    for first in (2, 8):
+    for first in (2, 8, 13):
         assert lines[first].startswith("| scenario | replicates |")
         assert lines[first + 2].startswith("| null | 2 |")
-    assert len(lines) == 12
+    assert len(lines) == 17
     assert "old" not in lines
+
+
+def test_raw_scores_are_judged_by_the_planted_differences():
+    world = simulate(Truth(er=(6.0, 6.0, 6.0), trials=8, trial_sd=0.002, point_sd=0.002), seed=1)
+    analysis = analyse("simulated", world.points, Options("scratch"))
+    assert raw_scores.false_scores(analysis, world) == {"false": [], "none": [], "effects": [True] * 3}
+    other = replace(world, apart={name: (0.0, -ood) for name, (_, ood) in world.apart.items()})
+    judged = raw_scores.false_scores(analysis, other)
+    assert judged["false"].count(raw_scores.DIFFERENCE) == 3
+    assert judged["effects"] == [False] * 3
+    numbers = raw_scores.score_numbers(analysis, world)
+    true = [one[2] for one in numbers["intervals"] if one[0] == raw_scores.DIFFERENCE]
+    assert true == [0.0] * 3 + [6.0] * 3
+    behind = {f"{score} {raw_scores.BEHIND}" for score in ("ID", "OOD")}  # levels do not differ from each other
+    assert {kind for kind, *_ in numbers["tests"]} == behind | {f"ID {raw_scores.DIFFERENCE}"}
 
 
 def test_sweeps_that_are_kept_are_not_run_again(tmp_path, monkeypatch):

@@ -261,6 +261,7 @@ def disagreement_of(shift: float, er: float) -> tuple[str, str] | None:
     [
         (0.3, 0.0, "differs", "better on the shifted test, only because its ID score is higher (OOD +"),
         (-0.3, 0.0, "differs", "worse on the shifted test, only because its ID score is lower (OOD −"),
+        (0.3, 0.8, "differs", "better on the shifted test, mostly because its ID score is higher (OOD +"),
         (0.3, -3.0, "differs", "better on the shifted test, yet less robust than its ID score leads to expect"),
         (-0.3, 3.0, "differs", "worse on the shifted test, yet more robust than its ID score leads to expect"),
     ],

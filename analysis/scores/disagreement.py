@@ -14,6 +14,7 @@ from analysis.stats.contrasts import state
 from analysis.stats.raw_scores import BASELINE, OOD
 from analysis.study import Analysis
 
+WORDS = {1: ("better", "higher"), -1: ("worse", "lower")}
 NOT_SHOWN = "an effect at equal ID score is not shown"
 
 
@@ -29,7 +30,9 @@ def disagreements(analysis: Analysis, groups: Sequence[str]) -> Iterator[tuple[s
         if ood is None or id_ is None or not rows:
             continue
         own_id = id_ if len(analysis.options.ids) == 1 else {**id_, "equivalent": False, "low": float("nan")}
-        verdict = _why(_direction(ood, "delta"), _direction(own_id, "delta"), _direction(rows[0], "delta_er"))
+        small = bool(rows[0]["equivalent"]) and not ood["equivalent"]  # ER within the margin, established or not
+        directions = _direction(ood, "delta"), _direction(own_id, "delta"), _direction(rows[0], "delta_er")
+        verdict = _why(*directions, small)
         if verdict is not None:
             kind, why = verdict
             numbers = (
@@ -51,9 +54,12 @@ def _number(row: Mapping[str, Any], value: str) -> str:
     return f"{signed(row[value])} {span(row['low'], row['high'])}"
 
 
-def _why(ood: int | None, id_: int | None, er: int | None) -> tuple[str, str] | None:
+def _why(ood: int | None, id_: int | None, er: int | None, small: bool) -> tuple[str, str] | None:
     """The kind of finding and how the directions of the OOD score, the ID score and ER go together; None where they do
-    not disagree."""
+    not disagree. `small`: ER lies within the margin, and the difference of the OOD scores is not known to."""
+    if ood in (1, -1) and er == ood == id_ and small:
+        better, higher = WORDS[ood]
+        return "differs", f"{better} on the shifted test, mostly because its ID score is {higher}"
     if ood in (1, -1) and er != ood:
         return _of_score(ood, id_, er)
     if er in (1, -1) and er != ood:
@@ -68,7 +74,7 @@ def _why(ood: int | None, id_: int | None, er: int | None) -> tuple[str, str] | 
 
 def _of_score(ood: int, id_: int | None, er: int | None) -> tuple[str, str]:
     """An established difference of the OOD score that ER does not share."""
-    better, higher = ("better", "higher") if ood == 1 else ("worse", "lower")
+    better, higher = WORDS[ood]
     head = f"{better} on the shifted test"
     if er == -ood:
         robust = "less" if ood == 1 else "more"
