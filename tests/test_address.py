@@ -106,6 +106,7 @@ def test_nothing_listens():
     assert probe("127.0.0.1", free_port(), HANG) == "connection refused"
 
 
+@pytest.mark.slow
 def test_who_accepts_and_says_nothing_is_waited_for_no_longer_than_asked():
     with listening() as port:
         assert probe("127.0.0.1", port, 0.5) == "something accepts connections, but says nothing"

@@ -99,6 +99,7 @@ def test_shares_of_sources_are_factors_against_the_commonest():
     assert found.factors == []  # it is no tenfold
 
 
+@pytest.mark.slow
 def test_random_mixtures_need_no_repetition():
     """Twenty mixtures of one seed each: no group has an interval, the slope has one."""
     shares = np.linspace(0, 1, 20).round(3)

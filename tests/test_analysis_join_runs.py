@@ -71,6 +71,7 @@ def test_a_point_that_scores_otherwise_in_another_run_is_told(runs, tmp_path):
     assert joined.points["ood"].to_numpy() == pytest.approx(first["ood"].to_numpy())
 
 
+@pytest.mark.slow
 def test_the_joined_analysis_is_that_of_all_trials_in_one_run(runs, tmp_path):
     whole = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=16000": 4.0})
     run_folder(tmp_path / "whole", whole)

@@ -156,12 +156,14 @@ def test_a_folder_that_is_no_run(write, tmp_path):
         main(["nothing"])
 
 
+@pytest.mark.slow
 def test_nothing_is_written_after_a_mistake(write):
     with pytest.raises(UserError):
         report_on(Request((write(GOOD),), id="id", ood="odd", group="kind", baseline="base"))
     assert [path.name for path in Path().iterdir()] == ["t.csv"]
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_two_and_no_traceback(write):
     write(GOOD)
     arguments = ["t.csv", "--id", "id", "--ood", "ood", "--group", "kind", "--baseline", "nobody"]

@@ -83,6 +83,7 @@ def run(plan: Plan, paths: RunPaths, rule: Asha | None) -> pd.DataFrame:
     return folder.results()
 
 
+@pytest.mark.slow
 def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
     bare = run(plan, paths_in(tmp_path / "bare", tmp_path / "store"), None)
     paths = paths_in(tmp_path / "first", tmp_path / "store")

@@ -41,6 +41,7 @@ def told(done) -> str:
 TOO_LARGE = "6000 x 6000 pixels (PNG, RGBA) take 0.3 GB to decode, more than the limit of 0.2 GB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "says"),
     [(lambda: png(6_000, 6_000, depth=16, colour=0), "decoded"), (lambda: png(6_000, 6_000, colour=6), TOO_LARGE)],
@@ -112,6 +113,7 @@ print(decode_all(Folder(sys.argv[1]).read, ["cat/000.jpg", "cat/big.jpg"], 8, "c
 # --- zips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -162,6 +164,7 @@ def files_in(folder) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gz", "xz"])
 def test_a_large_file_of_an_archive_is_never_in_memory(tmp_path, kind):
     file = tar_of_zeros(tmp_path / "x.tar", "a/zeros.bin", 60 << 20, kind)

@@ -285,7 +285,10 @@ def test_a_job_takes_along_what_it_needs_and_little_else(tmp_path):
     with zipfile.ZipFile(package) as packed:
         names = set(packed.namelist())
     product = subprocess.run(
-        ["git", "-C", str(checkout), "ls-files", "ray_robust", "analysis", "sweeps"], capture_output=True, text=True, check=True
+        ["git", "-C", str(checkout), "ls-files", "ray_robust", "analysis", "sweeps"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     assert {"ray_robust/sweep.py", "analysis/report/template/report.html", "sweeps/quickstart.yaml"} <= set(product)
     assert set(product) <= names  # whatever .rayignore comes to name, also a folder of that name further down

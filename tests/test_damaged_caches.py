@@ -14,6 +14,7 @@ from ray_robust.launch.search.journal import FILE, Journal
 from ray_robust.run import lease, throughput
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_lease_keeps_nobody_out(tmp_path, monkeypatch, how):
     monkeypatch.setattr(lease, "EXPIRY", 0.01)

@@ -40,6 +40,7 @@ def decoded(monkeypatch):
 # --- one byte, and no byte
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 10**6), min_size=2, max_size=6, unique=True),
@@ -75,6 +76,7 @@ def _most_work(path: Path) -> bool:
     return len(pool.read(np.arange(len(pool.catalog)), 4).broken) * 2 <= len(pool.catalog)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(0, 10**6), min_size=2, max_size=5),

@@ -156,6 +156,7 @@ def test_no_module_does_work_when_imported():
                 assert call.startswith("_Loader.add_"), f"{shown(module)}:{node.lineno} calls {call} when imported"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",  # of one process each: what may bring more comes after what may not
     [

@@ -341,6 +341,7 @@ def test_one_trial_can_test_nothing_and_says_so():
 # --- by simulation: a few of each, `python -m bench.line_checks` has the hundreds
 
 
+@pytest.mark.slow
 def test_checks_of_a_straight_line_fail_seldom():
     found = bench.run("straight", 60)
     assert max(found.values()) <= 9 / 60  # P(10 or more of 60 at 5 %) is 0.0004

@@ -132,6 +132,7 @@ def test_texts_are_captions_or_templates_over_the_tokens_that_occur():
     assert [readable(label) for label in ("species/red_fox", "oak")] == ["red fox", "oak"]
 
 
+@pytest.mark.slow
 def test_an_image_tower_of_open_clip_is_a_model_like_others(tmp_path):
     section = ModelSection(name="open_clip:ViT-S-32-alt", image_size=32)
     tower = build_model(section, 5, 1)
@@ -320,6 +321,7 @@ def test_mistakes_about_methods(tmp_path, change, said):
     assert any(said in problem.what for problem in error.value.problems), error.value
 
 
+@pytest.mark.slow
 def test_a_sweep_of_methods_ends_in_points_that_say_so(tmp_path):
     text = SPEC.replace("WEIGHTS", write(tmp_path / "body.pth", state_of(build_model(RESNET, 10, 3))))
     text = text.replace("{method: simclr}, ", "").replace("full, linear, lp-ft", "linear, lp-ft")

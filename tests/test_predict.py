@@ -23,6 +23,7 @@ from ray_robust.errors import UserError
 from ray_robust.spec.load import load_spec
 from tests.fake_run import INTERCEPT, RATES, SLOPE, run_folder
 
+pytestmark = pytest.mark.slow  # searches are simulated and predicted
 OPTIONS = Options("scratch")
 BEST = {"images": 6000, "species": 0.7}  # where the planted surface has its top, with many classes
 

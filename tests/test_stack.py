@@ -66,6 +66,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_vit"])
 def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monkeypatch):
     section = ModelSection(name=name, image_size=32, precision="float32")
@@ -146,6 +147,7 @@ def test_the_fastest_candidate_is_measured_once_and_cached(cache, monkeypatch):
     assert autotune.pick_fastest("hardly faster", CPU, {"plain": fails, "other": fails}) == "plain"
 
 
+@pytest.mark.slow
 def test_a_long_training_measures_variants_and_a_short_one_does_not(cache, monkeypatch):
     images, labels = bank()
     asked, lines = [], []

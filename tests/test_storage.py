@@ -160,6 +160,7 @@ def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
     assert sorted(os.listdir(tmp_path / "x")) == [".young.1-2.part", "a"]
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
     """Killed again and again in the middle of writing a large file; a reader never sees a part of one."""
     code = (

@@ -26,6 +26,7 @@ def test_the_document_has_a_place_for_every_study_and_for_the_costs():
         studies.filled(DOCUMENT, {"other": "x"})
 
 
+@pytest.mark.slow
 def test_a_run_is_told_by_its_own_report(tmp_path, capsys):
     run = run_folder(tmp_path / "quantity", sweep({"num_images=1000": 0.0, "num_images=16000": 6.0}))
     with pytest.raises(UserError, match="has no report"):

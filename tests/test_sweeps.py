@@ -31,6 +31,7 @@ def test_sweeps_on_the_built_in_world_share_their_baseline():
         assert len({repr(getattr(spec, part)) for spec in shared}) == 1, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", SWEEPS, ids=names)
 def test_a_sweep_plans(file, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)

@@ -163,6 +163,7 @@ def test_clusters_too_fine_are_pointed_out(tmp_path):
     assert any("'folder'" in note and "parted by --cluster run" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_everything_is_told_in_one_run(tmp_path):
     """100,000 rows with copies, two units in one group, a column `seed`, blanks in names, and names that look alike."""
     frame = in_percent(models(60_000, 40_000)).assign(seed=lambda f: f.index % 40)

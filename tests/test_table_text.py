@@ -138,6 +138,7 @@ def test_headers_padded_doubled_and_nameless(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_blanks_around_names_are_left_out(tmp_path):
     frame = models()
     frame["type"] = frame["type"].where(frame.index % 2 == 0, frame["type"] + " ")

@@ -219,6 +219,7 @@ for call, name in ((read_table, "x.csv"), (load_spec, "x.yaml")):
     ]
 
 
+@pytest.mark.slow
 def test_of_mistakes_without_number_the_first_are_printed_and_the_rest_counted(tmp_path, capsys):
     file = tmp_path / "x.yaml"
     file.write_text("task: camera-traps\n" + "".join(f"key{i}: 1\n" for i in range(5_000)))

@@ -171,6 +171,7 @@ class CutOffError(BaseException):
     """Ends a trial as a kill would: nothing catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [7, 55])
 def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypatch, steps):
     folder, plan, paths = shared
@@ -195,6 +196,7 @@ def test_a_trial_cut_off_at_any_step_ends_with_the_same_scores(shared, monkeypat
     assert scores_of(other, trial) == scores_of(paths, trial)
 
 
+@pytest.mark.slow
 def test_a_training_that_breaks_fails_its_trial_with_the_reason(shared):
     folder, _, _ = shared
     plan = plan_of(folder, "finetune.lr=1e9", "finetune.optimizer=sgd", "baseline=none")

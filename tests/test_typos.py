@@ -298,6 +298,7 @@ def test_a_value_of_a_choice_that_no_draw_can_have_is_an_error_as_in_a_grid(name
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_search_of_which_no_draw_can_be_run_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("x.yaml").write_text(GOOD.replace("num_images: 500", "num_images: 500\n  granularity: famly"))

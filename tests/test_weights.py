@@ -224,6 +224,7 @@ def test_what_stands_in_the_place_of_weights_is_called_what_it_is(tmp_path, data
     assert str(refused.value) == f"pretrain.weights: {file} {said}"
 
 
+@pytest.mark.slow
 def test_a_stem_that_stays_random_is_said_in_the_report(tmp_path, monkeypatch):
     """Weights of a model for grey images fit but for their first layer: training goes on, and every reader is told."""
     from analysis.__main__ import Request, report_on

@@ -64,11 +64,11 @@ def _why(ood: int | None, id_: int | None, er: int | None, small: bool) -> tuple
         return _of_score(ood, id_, er)
     if er in (1, -1) and er != ood:
         more, change = ("more", "gain") if er == 1 else ("less", "loss")
-        known = f"no {change} beyond the margin" if ood == 0 else f"no {change} shown"
+        absent = f"no {change} beyond the margin" if ood == 0 else f"no {change} shown"
         lies = {1: "higher", -1: "lower"}.get(-er if id_ == -er else 0, "")
         why = f", because its ID score is {lies}" if lies else ""
         kind = "open" if ood is None else "differs"
-        return kind, f"{more} robust than its ID score leads to expect, yet {known} on the shifted test{why}"
+        return kind, f"{more} robust than its ID score leads to expect, yet {absent} on the shifted test{why}"
     return None
 
 
