@@ -23,6 +23,7 @@ from analysis.input.run_points import read_run
 from analysis.report import run_facts
 from ray_robust.errors import UserError
 from ray_robust.prepare import provenance
+from ray_robust.run import results_schema
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.status import __main__ as status
 
@@ -269,6 +270,14 @@ def test_rows_whose_bits_turned_are_made_again(whole, run):
     assert again.trial(name).mend()
     assert again.has_rows(name, [])
     pd.testing.assert_frame_equal(RunFolder(run.storage).results(), RunFolder(whole).results())
+
+
+def test_rows_of_another_version_are_not_made_again(run, monkeypatch):
+    name = run.plan()["trial"].iloc[-1]
+    make_damage(file_of(run, "rows.jsonl"), "cut")
+    fewer = tuple(column for column in results_schema.columns() if column.name != "ood_accuracy")
+    monkeypatch.setattr(results_schema, "columns", lambda: fewer)
+    assert not RunFolder(run.storage).trial(name).mend()
 
 
 @pytest.mark.parametrize("kind", ["finetunings", "predictions", "subset.parquet", "trial.json"])

@@ -177,6 +177,7 @@ def test_what_must_fail_again_is_told_from_what_comes_by_chance(error, at_once, 
     before = {"kind": failure.kind, "reason": failure.reason}
     assert recurs(error, []) is at_once
     assert recurs(error, [before]) is the_second_time
+    assert recurs(error, [{**before, "kind": "a class of its own"}]) is the_second_time
     assert recurs(error, [before, {"kind": "died", "reason": "its worker died"}]) is at_once
     assert recurs(error, [{**before, "reason": "another"}]) is at_once
 

@@ -216,6 +216,10 @@ class TrialFolder:
         rows = [row for own in stored for row in own or ()]
         if not all(stored) or checksum(_text_of(rows)) == checksum(self.storage.recall("rows.jsonl") or b""):
             return False
+        try:
+            results_schema.check(rows)
+        except results_schema.SchemaError:  # of another version, which `RunFolder.results` reports
+            return False
         self._proved.pop(self.storage.address, None)
         self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files")})
         return True

@@ -46,8 +46,7 @@ def recurs(error: BaseException, attempts: list[dict[str, Any]]) -> bool:
     by_chance = isinstance(error, OSError) or BY_CHANCE.search(one_line(error))
     if type(error) is RuntimeError and not by_chance:  # torch's own: shapes, types; subclasses speak of devices
         return True
-    latest = attempts[-1] if attempts else {"kind": "", "reason": ""}
-    return not by_chance and (latest["kind"], latest["reason"]) == ("error", last_line_of(error))
+    return not by_chance and bool(attempts) and attempts[-1]["reason"] == last_line_of(error)
 
 
 def backoff(attempts: list[dict[str, Any]], now: float) -> float:
