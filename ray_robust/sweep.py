@@ -22,6 +22,7 @@ from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import print_plan
 from ray_robust.prepare.search_text import print_space
 from ray_robust.prepare.subsets import Subsets, draw_all
+from ray_robust.prepare.work import finished_trials, remaining_of
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
@@ -102,7 +103,10 @@ def _plan(
     if args.out and not keep:  # not into a folder where a sweep runs: it goes by its own plan
         with hold_lease(run.storage, lambda who: _print_waiting(out, who)), _write_errors_of(run):
             run.write_plan(sweep.plan.rows())
-    print_plan(out, sweep, subsets)
+    left = None
+    if not sweep.unread() and not sweep.absent() and run.exists("trials"):  # else ids are provisional
+        left = remaining_of(run, sweep.plan, finished_trials(run, sweep.plan))
+    print_plan(out, sweep, subsets, left, run.storage.shown)
     if args.out:
         why = ": left as it is, since these ids are provisional" if keep else ""
         out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)

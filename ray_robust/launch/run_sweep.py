@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import yaml
@@ -22,14 +22,15 @@ from ray_robust.launch.monitor.loggers import open_loggers
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
-from ray_robust.plan.plan import Plan, Trial
+from ray_robust.plan.plan import Plan
 from ray_robust.prepare import provenance
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.open_sweep import Sweep
-from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_title
+from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_missing, print_title
 from ray_robust.prepare.search_text import print_best, write_search_table
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
+from ray_robust.prepare.work import finished_trials, remaining_of
 from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.trial.paths import RunPaths
@@ -87,9 +88,9 @@ class SweepRun:
     def _print_state(self) -> set[str]:
         """Mend what needs no training, print how far the sweep is, and return the ids of the trials that are done."""
         run, plan, out = self.run, self.sweep.plan, self.out
-        done = _finished(run, plan)
+        done = finished_trials(run, plan)
         mended = [trial.id for trial in plan if trial.id not in done and run.trial(trial.id).mend()]
-        done |= _finished(run, [trial for trial in plan if trial.id in mended])
+        done |= finished_trials(run, Plan(tuple(trial for trial in plan if trial.id in mended)))
         print_title(out, self.sweep.spec)
         if self.search is None:
             whole = len(plan)
@@ -97,6 +98,8 @@ class SweepRun:
         else:
             whole, cost = max(self.search.expected, len(plan)), ""
         out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}")
+        if len(done) < len(plan):
+            print_missing(out, remaining_of(run, plan, done))
         for name in mended:
             out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings",
                       markup=False)  # fmt: skip
@@ -221,10 +224,6 @@ def report(run: RunFolder, out: Console) -> bool | None:
         out.print(f"no report: {unforeseen(error)}", markup=False, soft_wrap=True)
         return None
     return True
-
-
-def _finished(run: RunFolder, plan: Iterable[Trial]) -> set[str]:
-    return {trial.id for trial in plan if run.has_rows(trial.id, [f.id for f in trial.finetunings])}
 
 
 def _without(plan: Plan, done: set[str]) -> Plan:

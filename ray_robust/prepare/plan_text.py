@@ -1,4 +1,4 @@
-"""What a sweep prints: before it runs its trials, mixtures and cost; after it the trials that failed."""
+"""What a sweep prints: before it runs its trials, mixtures and cost, less what is done; after it its failed trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.table import Table
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
+from ray_robust.prepare.work import open_work
 from ray_robust.run import throughput
+from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 
@@ -24,29 +26,69 @@ def print_title(out: Console, spec: Spec) -> None:
     out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
 
 
-def print_plan(out: Console, sweep: Sweep, subsets: Subsets) -> None:
-    """Print what --plan shows: every trial and mixture, images, time, disk and power."""
+def print_plan(out: Console, sweep: Sweep, subsets: Subsets, left: Remaining | None = None, folder: str = "") -> None:
+    """Print what --plan shows: every trial and mixture, images, time, disk and power. `left` is what a run `folder`
+    lacks of the plan, None where nothing is known of it."""
     from ray_robust.prepare import (
         power as planning,  # late: scipy's functions take a moment, and a run needs none of them
     )
 
     spec, plan = sweep.spec, sweep.plan
     print_title(out, spec)
+    if left is not None and left.untouched:
+        left = None
+    _print_trials(out, plan, subsets, left)
+    print_composition(out, sweep, subsets)
+    _print_provisional(out, sweep)
+    out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")
+    if left is not None:
+        out.print(f"done  {left.done_counts()}, in {folder}", markup=False, soft_wrap=True)
+        print_missing(out, left)
+    work = open_work(plan, left)
+    out.print(f"images to process: {sum(one.pretrained for one in work):,} in pre-training, "
+              f"{sum(one.finetuned for one in work):,} in fine-tuning, {sum(one.evaluated for one in work):,} in "
+              f"evaluation")  # fmt: skip
+    if len(work) or not len(plan):
+        out.print(f"time  {estimate(Plan(tuple(one.trial for one in work)), spec)}")
+    jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
+    decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
+    out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+    unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
+    for name, count in sorted((name, count) for name, count in unmade if count):
+        out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
+    if power := planning.line(planning.design_in(sweep)):
+        out.print(f"power {power}", markup=False, soft_wrap=True)
+
+
+def print_missing(out: Console, left: Remaining) -> None:
+    """Print what is to do, in pre-trainings and fine-tunings, and a line for the trials that lack the same."""
+    out.print(f"to do {left.counts() if left.missing else 'nothing'}", markup=False)
+    for line in left.lines():
+        out.print(f"      {line}", markup=False, soft_wrap=True)
+
+
+def _print_trials(out: Console, plan: Plan, subsets: Subsets, left: Remaining | None) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("trial", "group", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("seed", "pre-training images", "classes", "images seen", "fine-tunings"):
         table.add_column(name, justify="right")
+    if left is not None:
+        table.add_column("to do", no_wrap=True)
     for trial in plan.trials[:SHOWN_IN_A_PLAN]:
         subset = subsets.get(trial.id)
         table.add_row(trial.id, trial.group, trial.model.name, str(trial.seed),
                       f"{subset.images:,}" if subset else "0" if not trial.draws else "",
                       f"{subset.leaf_classes:,}" if subset else "",
-                      f"{trial.pretrain_images:,}", str(len(trial.finetunings)))  # fmt: skip
+                      f"{trial.pretrain_images:,}", str(len(trial.finetunings)),
+                      *((left.text_of(trial.id),) if left is not None else ()))  # fmt: skip
     out.print(table, markup=False)
     if len(plan) > SHOWN_IN_A_PLAN:
         out.print(f"... and {len(plan) - SHOWN_IN_A_PLAN:,} more: with --out they are all in plan.csv")
-    print_composition(out, sweep, subsets)
+
+
+def _print_provisional(out: Console, sweep: Sweep) -> None:
+    """Print which data is absent or unread, so that ids will be others."""
     for pool in (absent := sweep.absent()):
         out.print(f"[yellow]absent[/]  {escape(pool.describe())}", soft_wrap=True)
         out.print(escape(f"        {pool.absent}"), soft_wrap=True)
@@ -57,20 +99,6 @@ def print_plan(out: Console, sweep: Sweep, subsets: Subsets) -> None:
         out.print(f"[yellow]unread[/]  {escape(own.name)}: {len(own.unread()):,} of {len(own.catalog):,} files have "
                   "not been read yet; until they are (by the run, or by ray_robust.ingest) ids are provisional",
                   soft_wrap=True)  # fmt: skip
-    finetuned = sum(f.images for trial in plan for f in trial.finetunings)
-    evaluated = sum(f.evaluated for trial in plan for f in trial.finetunings)
-    out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")
-    out.print(f"images to process: {sum(t.pretrain_images for t in plan):,} in pre-training, {finetuned:,} in "
-              f"fine-tuning, {evaluated:,} in evaluation")  # fmt: skip
-    out.print(f"time  {estimate(plan, spec)}")
-    jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
-    decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
-    out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
-    unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
-    for name, count in sorted((name, count) for name, count in unmade if count):
-        out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
-    if power := planning.line(planning.design_in(sweep)):
-        out.print(f"power {power}", markup=False, soft_wrap=True)
 
 
 def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:

@@ -136,6 +136,16 @@ class TrialFolder:
                 return rows
         return None
 
+    def has_finetuning(self, name: str) -> bool:
+        """Return whether a fine-tuning is finished: on a local disk compared with what it left, on remote storage as
+        far as its file is listed, with one request for the whole run."""
+        if self.storage.remote:
+            return (self.storage / f"finetunings/{name}.json").address in self._stamps()
+        try:
+            return self.finetuning(name) is not None
+        except OSError:
+            return False
+
     def keep_finetuning(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Mark a fine-tuning as finished, once its predictions are written. Raises SchemaError for rows that the
         results cannot hold."""

@@ -41,6 +41,10 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
     left = "" if status.left is None else f", about {_duration(status.left)} left"
     out.print(f"{len(status.states)} trials: {listed}; {status.share_done:.0%} of the work is done{left}", markup=False)
+    if status.remaining.missing:
+        out.print(f"to do {status.remaining.counts()}", markup=False)
+        for line in status.remaining.lines():
+            out.print(f"      {line}", markup=False, soft_wrap=True)
     out.print(_groups(status), markup=False)
     if status.progress:
         out.print(_started(status, now), markup=False)

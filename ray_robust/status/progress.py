@@ -6,16 +6,19 @@ cluster and imports neither torch nor Ray; the analysis is loaded only where the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_robust.errors import UserError
 from ray_robust.run.analysis_settings import settings_of
+from ray_robust.run.missing import Remaining, planned_work, remaining
 from ray_robust.run.run_folder import RunFolder, suggestion
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
+OVER = ("done", "stopped")  # trials that lack nothing
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}  # of a trial: the name of each for people
 RECENT = 120.0  # seconds since its last progress within which a started trial counts as running
@@ -47,6 +50,7 @@ class Status:
     failures    of the failed and quarantined ones: {"reason", "log"}
     damage      of the damaged ones: what is not as the trial left it
     altered     a line for each of the run's own files that is not as it was written
+    remaining   what is missing, in pre-trainings and fine-tunings; trials that a search stopped lack nothing
     share_done  share of the sweep's work that is done, 0-1, by the cost in the plan
     left        seconds to go at the present speed of the trials that run; None when none does
     """
@@ -58,6 +62,7 @@ class Status:
     failures: dict[str, dict[str, Any]]
     damage: dict[str, str]
     altered: list[str]
+    remaining: Remaining
     share_done: float
     left: float | None
     er: ErSoFar
@@ -78,11 +83,12 @@ def read_status(run: RunFolder, now: float) -> Status:
     states |= {name: "quarantined" for name, failure in failures.items() if failure.get("quarantined")}
     progress = {name: run.trial(name).progress() for name, state in states.items() if state == "started"}
     cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
-    open_work = {
-        name: cost[name] * (1.0 - progress.get(name, {}).get("share", 0.0))
-        for name, state in states.items()
-        if state in OPEN
-    }
+    left = remaining(run, planned_work(plan), [name for name, state in states.items() if state in OVER])
+    shares = _missing_shares(plan, left)
+    for name, latest in progress.items():  # that of a trial which was finished before it lacked one more is an old one
+        if run.trial(name).finished() is None:
+            shares[name] = min(shares[name], 1.0 - latest.get("share", 0.0))
+    open_work = {name: cost[name] * share for name, share in shares.items() if states[name] in OPEN}
     whole = max(sum(cost.values()), 1.0)
     return Status(
         question=str(run.spec().get("question") or ""),
@@ -92,11 +98,26 @@ def read_status(run: RunFolder, now: float) -> Status:
         failures=failures,
         damage={name: run.trial(name).damage() for name, state in states.items() if state == "damaged"},
         altered=run.altered(),
+        remaining=left,
         share_done=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
         left=time_left(open_work, progress, now),
         er=er_so_far(run),
         command=_command(run.spec()),
     )
+
+
+def _missing_shares(plan: Any, left: Remaining) -> dict[str, float]:
+    """Return by trial the share of its cost (0-1) that what it lacks makes up; its fine-tunings count alike."""
+    import pandas as pd
+
+    costs = plan["cost_images"].astype(float).clip(lower=1.0)
+    seen = pd.to_numeric(plan.get("pretrain_images_seen", 0.0 * costs), errors="coerce").fillna(0.0)
+    shares = {}
+    for name, cost, images, finetunes in zip(plan["trial"], costs, seen, plan["finetunes"], strict=True):
+        if (one := left.missing.get(name)) is not None:
+            each = max(0.0, cost - images) / max(1, len(json.loads(finetunes)))
+            shares[name] = min(1.0, (images * one.pretraining + each * len(one.finetunings)) / cost)
+    return shares
 
 
 def _command(spec: Mapping[str, Any]) -> str:
