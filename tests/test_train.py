@@ -103,7 +103,8 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, 
     restored: dict[str, torch.Tensor] = {}
     resumed = train_some(settings, folder, extra_state=restored)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
-    assert {name: int(step) for name, step in restored.items()} == {"seen/1": 6, "seen/2": 12}
+    seen = {name: int(step) for name, step in restored.items() if name.startswith("seen/")}
+    assert seen == {"seen/1": 6, "seen/2": 12}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
     spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
+                  curves/{pretrain,<id>}.json, the learning curves
                   rows.jsonl progress.json log.txt and `done`, written last
                   failed.json why it failed; stopped.json why a search stopped it; attempts.json earlier failures;
                   parts.json the number of micro-batches when memory was short

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray_robust.errors import Damaged
@@ -18,6 +18,7 @@ from ray_robust.files.storage import Stamp, Storage, describe_damage
 from ray_robust.redact import redacted
 from ray_robust.run import checkpoint_paths, results_schema
 from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
+from ray_robust.run.learning_curve import LearningCurve
 
 ALTERED = "was altered: its checksum is another"
 RERUN = "the same command again runs what is missing of this trial"
@@ -150,8 +151,19 @@ class TrialFolder:
         """Mark a fine-tuning as finished, once its predictions are written. Raises SchemaError for rows that the
         results cannot hold."""
         results_schema.check(rows)
-        files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet")
+        files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet", _curves(name))
         self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
+
+    def keep_curves(self, name: str, curves: Sequence[LearningCurve]) -> None:
+        """Write the learning curves of a fine-tuning, or of the pre-training ("pretrain"); `done` proves them too."""
+        self.storage.write(_curves(name), json.dumps([curve.as_json() for curve in curves], allow_nan=False))
+
+    def curves(self, name: str) -> list[LearningCurve] | None:
+        """Return the learning curves of a fine-tuning, or of the pre-training ("pretrain"), in the order of its stages;
+        None where there are none: they were trained by an earlier version, or the file cannot be read."""
+        stored = self.storage.recall_json(_curves(name), list)
+        curves = [LearningCurve.read(value) for value in stored or ()]
+        return [curve for curve in curves if curve is not None] if curves and None not in curves else None
 
     def _entries(self, *names: str) -> dict[str, list[Any]]:
         entries = ((name, Entry.of(self.storage, name)) for name in names)
@@ -188,7 +200,7 @@ class TrialFolder:
         self.storage.delete("failed.json")
         finetunings = sorted({row["finetune"] for row in rows})
         names = [f"finetunings/{name}.json" for name in finetunings]
-        files = self._entries("rows.jsonl", "trial.json", "subset.parquet")
+        files = self._entries("rows.jsonl", "trial.json", "subset.parquet", _curves("pretrain"))
         for name in names:  # each proves itself and holds the entries of its predictions, which are not read again
             stored, _ = unseal(self.storage.recall(name) or b"")
             files |= (stored or {}).get("files", {})
@@ -288,6 +300,10 @@ class TrialFolder:
     def set_grad_accum_steps(self, steps: int, reason: str) -> None:
         """Take a batch through the model in so many parts from now on."""
         self.storage.write_json("parts.json", {"parts": steps, "reason": reason})
+
+
+def _curves(name: str) -> str:
+    return f"curves/{name}.json"
 
 
 def _text_of(rows: list[dict[str, Any]]) -> bytes:

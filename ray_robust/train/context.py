@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ray_robust.run.learning_curve import LearningCurve
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -44,6 +46,7 @@ class Context:
 
     report               called with a Progress about once a second while training
     log                  called with a line for the trial's log
+    record               called with the learning curve of every training that has ended
     heartbeat            called within every piece of work that may take long, as a sign of life
     preemption           returns why this process must end soon, "" while it need not; the training then saves its state
                          and raises `Preempted`
@@ -60,6 +63,7 @@ class Context:
     world_size: int = 1
     report: Callable[[Progress], None] = _ignore
     log: Callable[[str], None] = _ignore
+    record: Callable[[LearningCurve], None] = _ignore
     heartbeat: Callable[[], None] = _ignore
     preemption: Callable[[], str] = _no_preemption
     on_step: Callable[..., bool] = _model_unused

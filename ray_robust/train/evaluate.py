@@ -48,15 +48,18 @@ class Predictions:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: ImageBank, section: ModelSection, context: Context) -> Predictions:
-    """Return the most likely class of every image and its probability. Leaves the model in evaluation mode."""
+def predict(
+    model: nn.Module, images: ImageBank, section: ModelSection, context: Context, only: torch.Tensor | None = None
+) -> Predictions:
+    """Return the most likely class of every image and its probability; `only` are int64 positions of those that are
+    wanted. Leaves the model in evaluation mode."""
     model.eval()
     mean, std = input_scale(model)
 
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
         return model(normalise(images.take(positions), mean, std))
 
-    return _predict_batches(scores_of, len(images), section, context)
+    return _predict_batches(scores_of, torch.arange(len(images)) if only is None else only, section, context)
 
 
 @torch.inference_mode()
@@ -66,15 +69,15 @@ def predict_from(head: nn.Module, features: torch.Tensor, section: ModelSection,
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
         return head(features[positions].to(context.device))
 
-    return _predict_batches(scores_of, len(features), section, context)
+    return _predict_batches(scores_of, torch.arange(len(features)), section, context)
 
 
 def _predict_batches(
-    scores_of: Callable[[torch.Tensor], torch.Tensor], count: int, section: ModelSection, context: Context
+    scores_of: Callable[[torch.Tensor], torch.Tensor], every: torch.Tensor, section: ModelSection, context: Context
 ) -> Predictions:
     classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
     size = max(1, BATCH // context.grad_accum_steps)
-    for positions in torch.arange(count).split(size):
+    for positions in every.split(size):
         context.heartbeat()
         with context.autocast(section.precision):
             scores = scores_of(positions)

@@ -21,11 +21,13 @@ from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import TEST_SPLITS
+from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.spec.sections import Finetune, ModelSection
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress
+from ray_robust.train.curve import PREFIX
 from ray_robust.train.evaluate import Predictions, Split, predict, predict_from
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import FeatureCache
@@ -179,7 +181,7 @@ class Evaluator(Callback):
 
     def predictions(self) -> dict[EvalPoint, SplitPredictions]:
         """Return the predictions of all evaluations, those of earlier processes included, by epoch."""
-        keys = {tuple(name.split("/")[:3]) for name in self.extra_state}
+        keys = {tuple(name.split("/")[:3]) for name in self.extra_state if not name.startswith(PREFIX)}
         predictions: dict[EvalPoint, SplitPredictions] = {}
         for epoch, step, split in sorted(keys, key=lambda key: int(key[0])):
             fields = {part: self.extra_state[f"{epoch}/{step}/{split}/{part}"].numpy()
@@ -195,16 +197,22 @@ def _train_all(model: nn.Module, job: FinetuneJob, evaluator: Evaluator) -> Step
 
 
 def _probe(model: nn.Module, job: FinetuneJob) -> Steps[float]:
-    """Train the head before everything; the seconds it took. Its end is kept on disk, since WiSE starts from it."""
+    """Train the head before everything; the seconds it took. Its end is kept on disk, since WiSE starts from it, and
+    its learning curve with it."""
     head, checkpoints, settings = _head(model), job.checkpoints, job.settings
     facts = load_checkpoint(checkpoints, "probed", head) if checkpoints else None
     if facts is not None:
+        if (curve := LearningCurve.read(facts.get("curve"))) is not None:
+            job.context.record(curve)
         return facts["seconds"]
     probe = settings.model_copy(update={"lr": settings.probe_lr, "epochs": settings.probe_epochs})
-    stage = job.stage("probe", probe, _reporting_one_epoch(job.context, settings.probe_epochs))
+    curves: list[LearningCurve] = []
+    context = replace(_reporting_one_epoch(job.context, settings.probe_epochs), record=curves.append)
+    stage = job.stage("probe", probe, context)
     seconds = yield from _train_head(model, job, stage)
     if checkpoints and job.context.first:
-        save_checkpoint(checkpoints, "probed", head, {"seconds": seconds})
+        save_checkpoint(checkpoints, "probed", head, {"seconds": seconds, "curve": curves[0].as_json()})
+    job.context.record(curves[0])
     return seconds
 
 

@@ -21,6 +21,7 @@ from ray_robust.spec.sections import Training
 from ray_robust.train.callbacks import Callback, Checkpointer, LossGuard, ProgressReporter
 from ray_robust.train.checkpoints import load_state
 from ray_robust.train.compile import NetworkChoice
+from ray_robust.train.curve import CurveRecorder
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.images import ImageBank, augment, normalise
 from ray_robust.train.interleave import ForwardBackward, Steps, Stepwise
@@ -40,9 +41,9 @@ def optimise(
     """Minimise `objective` over `model` in place; return the seconds it took, those of earlier processes included.
 
     Resumes from the newest state in `stage.checkpoints`. `extra_state` is saved and restored with the model: what a
-    callback puts there before an interruption is there again after it. Raises TrainingFailed when the loss is not
-    finite, Preempted, with the state saved, once `context.preemption` gives a reason, and Stopped when
-    `context.on_step` does.
+    callback puts there before an interruption is there again after it. `context.record` gets the learning curve at the
+    end. Raises TrainingFailed when the loss is not finite, Preempted, with the state saved, once `context.preemption`
+    gives a reason, and Stopped when `context.on_step` does.
     """
     context, duration = stage.context, stage.duration
     _check_divisible(objective, stage)
@@ -53,7 +54,8 @@ def optimise(
     state = TrainState(stage, model, optimizer, extra_state, resumed)
     choice = NetworkChoice(objective, state)
     sampler = BatchSampler(duration, stage.seed, context.rank, context.world_size)
-    callbacks = [LossGuard(context.device), ProgressReporter(), *callbacks, choice, Checkpointer()]
+    curve = CurveRecorder(lambda step: learning_rate(stage.settings, step, duration.steps))
+    callbacks = [LossGuard(context.device), ProgressReporter(), *callbacks, curve, choice, Checkpointer()]
     for callback in callbacks:
         callback.on_train_start(state)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -31,6 +32,7 @@ class Pretrained:
     seconds: float
     notes: tuple[str, ...] = ()  # for the log, a sentence each
     warnings: tuple[str, ...] = ()  # for the log and the report: what a reader of its scores must know
+    curve: dict[str, Any] | None = None  # `LearningCurve.as_json`; None of ready-made weights, and in earlier versions
 
 
 @dataclass(frozen=True, eq=False)

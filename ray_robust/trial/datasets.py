@@ -39,6 +39,7 @@ class Mixture:
             "num_classes": subset.leaf_classes,
             "composition": list(subset.composition),
             "labels": subset.images_per_label(),
+            "held_out": subset.held_out(),
             "subset_fingerprint": fingerprint(subset, {n: s.pool.catalog for n, s in self.stores.items()}),
         }
 

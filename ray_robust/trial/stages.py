@@ -19,6 +19,7 @@ from ray_robust.data.pool import Task
 from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import Finetuning, Trial
 from ray_robust.run import checkpoint_paths
+from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.run_folder import TrialFolder
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
 from ray_robust.train.context import Context
@@ -113,6 +114,8 @@ def _pretrain(run: TrialRun, mixture: Mixture | None, weights: Storage, facts: d
         "upstream_accuracy": done.upstream_accuracy,
         "seconds_pretrain": round(done.seconds, 3),
     }
+    if run.context.first and (curve := LearningCurve.read(done.curve)) is not None:
+        run.folder.keep_curves("pretrain", [curve])
     if done.warnings:
         facts["warnings"] = list(done.warnings)
     return InitialWeights(done, weights_in(tensors))
@@ -128,9 +131,11 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
         size = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
         log.write(f"pre-trains on {size}, method {trial.pretrain.method}")
         images = mixture.images(run.context.device, captioned=trial.pretrain.method == "clip")
-    context = replace(run.context, report=log.reporter("pretrain"))
+    curves: list[LearningCurve] = []
+    context = replace(run.context, report=log.reporter("pretrain"), record=curves.append)
     job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images)
     model, done = pretrain(job)
+    done = replace(done, curve=curves[0].as_json() if curves else None)
     if context.first:
         save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
         drop_state(weights, "pretrain")
@@ -172,9 +177,11 @@ def _finetune(
     if initial is not None:
         model.load_state_dict(initial.state_dict)
     log.write(f"fine-tunes {finetuning.id} on {_training_set(splits['train'], finetuning)}")
+    curves: list[LearningCurve] = []
     context = replace(
-        run.context, report=log.reporter(finetuning.id), log=lambda text: log.write(f"{finetuning.id}: {text}")
-    )
+        run.context, report=log.reporter(finetuning.id), log=lambda text: log.write(f"{finetuning.id}: {text}"),
+        record=curves.append,
+    )  # fmt: skip
     job = FinetuneJob(
         trial.model,
         finetuning.settings,
@@ -189,6 +196,7 @@ def _finetune(
     done = yield from finetune.steps(model, job)
     write_predictions(folder, finetuning.id, done, splits, task)
     rows = _rows(finetuning, done, splits, task.metric, {key: facts.get(key) for key in trial.columns()})
+    folder.keep_curves(finetuning.id, curves)
     folder.keep_finetuning(finetuning.id, rows)
     folder.storage.delete(checkpoint_paths.finetuning_state(finetuning.id))
     log.stage_done(finetuning.id, finetuning.images)

@@ -54,6 +54,11 @@ class Subset:
         counts = sum(np.bincount(share.labels, minlength=len(self.classes)) for share in self.shares)
         return dict(zip(self.classes, np.asarray(counts).tolist(), strict=True))
 
+    def held_out(self) -> dict[str, int]:
+        """Return how many images upstream accuracy is measured on, and how many of them the most frequent label has."""
+        counts = np.asarray(sum(np.bincount(s.held_out_labels, minlength=len(self.classes)) for s in self.shares))
+        return {"images": int(counts.sum()), "most_per_label": int(counts.max(initial=0))}
+
 
 @dataclass(frozen=True, eq=False)
 class Offer:
