@@ -42,10 +42,15 @@ from ray_robust.text.console import Screen
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
+    out = Screen(highlight=False, soft_wrap=True)
+    if args.download:
+        from ray_robust.data.downloads.obtain import obtain
+
+        obtain(args.source, Path(args.root), args.yes, out)
+        return DONE
     if args.address is not None:
         check_address(args.address)
     pool = _open(args)
-    out = Screen(highlight=False, soft_wrap=True)
     if args.archive:
         _install(pool, args.archive, out)
     for line in _summary(pool):
@@ -78,6 +83,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("source", metavar="SOURCE", help="a source or task: folder, species, wilds:iwildcam, ...")
     parser.add_argument("--root", help="where its images are: a folder, a zip or a CSV")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="first check and unpack this download to --root")
+    parser.add_argument(
+        "--download", action="store_true", help="obtain the published data set of that name below --root, and end"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --download: accept its licence")
     parser.add_argument("--task", action="store_true", help="read it as a task where both have that name")
     parser.add_argument("--size", type=int, default=32, help="width and height in px (default: %(default)s)")
     parser.add_argument("--fit", choices=("crop", "squash", "pad"), help="how an oblong image becomes a square")
@@ -96,6 +105,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")
     if args.limit < 0:
         raise UserError(f"--limit: must be at least 0, not {args.limit}")
+    if args.download and not args.root:
+        raise UserError("--download: needs --root, the folder that holds the data sets ($DATA in the shipped specs)")
+    if args.download and args.archive:
+        raise UserError("--download: obtains the archive itself; leave --archive out")
+    if args.yes and not args.download:
+        raise UserError("--yes: accepts the licence of a --download, which is not given")
     return args
 
 

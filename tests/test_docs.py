@@ -20,6 +20,7 @@ from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
 from ray_robust import ingest, registry, sweep
+from ray_robust.data.downloads.catalog import DOWNLOADS
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.mixtures.mixture import draw
 from ray_robust.data.pool import SPLITS
@@ -77,6 +78,9 @@ def test_commands_parse(command, monkeypatch):
         load_spec(ROOT / args.spec, tuple(args.set))
     elif module == "ray_robust.ingest":
         args = ingest._arguments(arguments)
+        if args.download:
+            assert args.source in DOWNLOADS
+            return
         assert args.source.partition(":")[0] in (
             registry.TASKS if args.task or ":" in args.source else registry.SOURCES
         )

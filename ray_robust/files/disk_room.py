@@ -44,3 +44,15 @@ def blocking_part(folder: str | os.PathLike) -> tuple[Path, str] | None:
         if not stat.S_ISDIR(mode):
             return part, "is a file, where a folder belongs"
     return None
+
+
+def free_bytes(path: str | os.PathLike) -> int:
+    """Return how many bytes this account may still write where `path` is, or will be made."""
+    folder = Path(path).absolute()
+    for part in (folder, *folder.parents):
+        try:
+            disk = os.statvfs(part)
+        except OSError:  # not there yet
+            continue
+        return disk.f_bavail * disk.f_frsize
+    return 0

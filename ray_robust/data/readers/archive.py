@@ -79,19 +79,26 @@ def check(archive: Path, published: PublishedArchive | None, folder: Path, progr
     if published and digest != published.sha256:
         what = f"has the sha256 {digest}, not {published.sha256}: it is damaged, or another archive; copy it again"
         raise UserError(Problem(str(archive), what))
-    with Target(folder) as target:
-        target.write(PurePosixPath(CHECKED), [json.dumps({**facts, "sha256": digest}).encode()])
+    remember(archive, digest, folder)
     return digest
 
 
-def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -> tuple[int, int]:
+def remember(archive: Path, sha256: str, folder: Path) -> None:
+    """Let `check` know the SHA-256 of `archive` while the file stays as it is, so that it is not read once more."""
+    status = archive.stat()
+    facts = {"path": str(archive.resolve()), "size": status.st_size, "mtime": status.st_mtime_ns, "sha256": sha256}
+    with Target(folder) as target:
+        target.write(PurePosixPath(CHECKED), [json.dumps(facts).encode()])
+
+
+def unpack(archive: Path, folder: Path, progress: Progress, without: str = "", top: str = "") -> tuple[int, int]:
     """Put the files of `archive` below `folder`; returns how many were written and how many lay there already.
 
     `without` names a file of `folder` that is left out: the mark of a finished folder, which must not come early. A
-    first folder that is named as `folder` is left out of paths. A file is written under another name and then renamed,
-    so that one which has the right size is whole. Links are left out, and none that lies in `folder` is followed.
-    Raises UserError for a path that leads elsewhere, for an archive that breaks off, and for one that holds far more
-    than its size allows (see MOST_TIMES).
+    first folder that is named as `folder`, or `top`, is left out of paths. A file is written under another name and
+    then renamed, so that one which has the right size is whole. Links are left out, and none that lies in `folder` is
+    followed. Raises UserError for a path that leads elsewhere, for an archive that breaks off, and for one that holds
+    far more than its size allows (see MOST_TIMES).
     """
     written = present = total = 0
     size = archive.stat().st_size
@@ -99,7 +106,7 @@ def unpack(archive: Path, folder: Path, progress: Progress, without: str = "") -
     try:
         with Target(folder) as target:
             for entry in _entries(archive):
-                path = _inside(entry.name, folder.name, archive)
+                path = _inside(entry.name, (folder.name, top), archive)
                 progress(entry.at, size)
                 total += entry.size
                 if total > most:
@@ -183,11 +190,11 @@ def _too_much(name: str, size: int) -> str:
     )
 
 
-def _inside(name: str, own: str, archive: Path) -> PurePosixPath:
+def _inside(name: str, own: tuple[str, ...], archive: Path) -> PurePosixPath:
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "."]
     if not parts or ".." in parts or parts[0] == "/" or (len(parts[0]) == 2 and parts[0][1] == ":"):
         raise UserError(Problem(str(archive), f"holds {name!r}, a path that leads out of the folder: do not use it"))
-    return PurePosixPath(*(parts[1:] if parts[0] == own and len(parts) > 1 else parts))
+    return PurePosixPath(*(parts[1:] if parts[0] in own and len(parts) > 1 else parts))
 
 
 def _sha256(archive: Path, size: int, progress: Progress) -> str:

@@ -19,8 +19,8 @@ from ray_robust.errors import Problem, UserError
 Bar = Callable[[str], AbstractContextManager[Progress]]  # a progress bar for the stage of that name
 
 
-def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
-    """Make the folder of `task` from `archive`, telling in lines what was done.
+def install(task: WildsTask, archive: Path, bar: Bar, top: str = "") -> Iterator[str]:
+    """Make the folder of `task` from `archive`, telling in lines what was done; `top` as in `unpack`.
 
     Raises UserError for half a copy, a wrong or a broken archive, and for images that are not the official ones.
     """
@@ -36,7 +36,7 @@ def install(task: WildsTask, archive: Path, bar: Bar) -> Iterator[str]:
         size = archive.stat().st_size
         yield f"archive      {size:,} bytes; no sha256 of it is known here, compare where it is from: {digest}"
     with bar("unpacking") as progress:
-        written, present = unpack(archive, task.folder, progress, without=task.release.name)
+        written, present = unpack(archive, task.folder, progress, without=task.release.name, top=top)
     yield f"unpacked     {written + present:,} files to {task.folder}, {present:,} of them there before"
     with Target(task.folder) as target:  # a link of that name is not followed
         target.write(PurePosixPath(task.release.name), [])
