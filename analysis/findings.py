@@ -83,7 +83,7 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     kind, label, per = state(row), name(row["label"]), PER[row["per"]]
     effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
     where = "factors", {"factor": row["factor"]}, index
-    if row["straight_p"] <= STRAIGHT and claimed(row) != "equivalent":
+    if not_straight(row):
         text = (
             f"Not established: one slope of ER over {label}, which is not straight in its logarithm "
             f"(p = {row['straight_p']:.3f}); neighbouring levels are compared instead."
@@ -100,6 +100,11 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     else:
         text = f"Not established{holm_note(row)}: an effect of {label} on ER: {effect}{holm_p(row)}."
     yield make_finding(kind, text, row, *where)
+
+
+def not_straight(row: Mapping[str, Any]) -> bool:
+    """Return whether no slope is claimed of a row of factors because the values are not straight in the number."""
+    return bool(row["straight_p"] <= STRAIGHT and claimed(row) != "equivalent")
 
 
 def make_finding(
@@ -123,23 +128,30 @@ def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
             yield make_finding(state(row), text, row, "levels", key, index)
 
 
+def against_baseline(analysis: Analysis, group: str) -> Finding | None:
+    """Return the finding of one group's ER against the baseline, however many groups there are; None without one."""
+    for index, row in enumerate(records(analysis.contrasts)):
+        if (row["a"], row["b"], row["family"]) == (group, analysis.options.baseline, "baseline"):
+            return _contrast(analysis, index, row)
+    return None
+
+
 def _contrasts(analysis: Analysis) -> Iterator[Finding]:
     rows = list(enumerate(records(analysis.contrasts)))
-    trials = analysis.groups.set_index("group")["n_trials"].to_dict()
-    unit = analysis.options.unit
     families = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
     if not analysis.factors:  # the trend test speaks for the pairs of an ordered factor
         families["pairs"] = MOST_PAIRS, " differ", "pairs of groups"
     for family, (most, do, what) in families.items():
         own = [(i, row) for i, row in rows if row["family"] == family]
-        yield from (_contrast(analysis, i, row, trials, unit) for i, row in own[:most])
+        yield from (_contrast(analysis, i, row) for i, row in own[:most])
         if len(own) > most:
             sure = sum(state(row) == "differs" for _, row in own)
             text = f"Of {len(own)} {what} {sure}{do} after Holm's correction; all are in contrasts.csv."
             yield Finding("differs" if sure else "open", text, "contrasts", {})
 
 
-def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any], trials: Mapping[str, int], unit: str) -> Finding:
+def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
+    trials, unit = analysis.groups.set_index("group")["n_trials"].to_dict(), analysis.options.unit
     count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
     text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on

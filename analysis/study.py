@@ -33,7 +33,7 @@ from analysis.stats.group_jackknife import Counts, JackknifeScores
 from analysis.stats.group_means import MeanER, mean_er
 from analysis.stats.half_gain import HALF_GAIN, half_gain_table
 from analysis.stats.influence import INFLUENCE, SELECTION, cook_distances, influence_table, selection_table
-from analysis.stats.raw_scores import RawScores, raw_scores
+from analysis.stats.raw_scores import RawScores, raw_scores, without_images
 from analysis.stats.refusals import no_line, refusals_of
 from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
@@ -182,6 +182,8 @@ def analyse(
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
     sentence = target(resampled.task_points)
     scores = raw_scores(resampled.task_points)
+    if without_duplicates is not None:
+        scores = without_images(scores, without_duplicates.scores)
     bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores)
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
@@ -190,6 +192,13 @@ def analyse(
     bare = replace(bare, without_duplicates=without_duplicates, line=fitted.line)
     scored = _score(bare, resampled, fitted, checked)
     return _with_tables(bare, fitted, scored, [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes])
+
+
+def scores_of(points: pd.DataFrame, options: Options, counts: Mapping[str, Counts] | None = None) -> RawScores:
+    """Return the raw scores of one task alone, as `analyse` makes them: no line is fitted, which takes a fraction of
+    the time."""
+    replicates, _ = _jackknife_scores(points, counts, options)
+    return raw_scores(TaskPoints.of(points, options, replicates))
 
 
 @dataclass(frozen=True, eq=False)

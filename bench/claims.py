@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import Finding, findings, state
+from analysis.stats.raw_scores import RawScores
 from analysis.study import Analysis
 from bench.raw_scores import false_scores
 from bench.scenarios import MARGIN
@@ -132,8 +133,14 @@ def judged(analysis: Analysis | None, world: World, said: Sequence[str] = ()) ->
     return {
         "false": wrong, "none": none, "effects": _effects(known, right), "fragile": [str(one) for one in fragile],
         "named": _named([*said, *analysis.warnings, *(one.text for one in every), *map(str, fragile)]),
-        "refused": bool(analysis.refused), "scores": false_scores(analysis, world),
+        "refused": bool(analysis.refused), "scores": false_scores(analysis.scores, world),
     }  # fmt: skip
+
+
+def claims_of_scores(scores: RawScores, world: World) -> dict[str, Any]:
+    """One report as `judged`, of which only the raw scores were made."""
+    return {"false": [], "none": [], "effects": [], "fragile": [], "named": [], "refused": False,
+            "scores": false_scores(scores, world)}  # fmt: skip
 
 
 def _statements(finding: Finding, analysis: Analysis) -> list[tuple[str, Mapping[str, Any], float]]:

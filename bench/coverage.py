@@ -29,11 +29,11 @@ import pandas as pd
 
 from analysis.input.plain_table import read_csv
 from analysis.options import Options
-from analysis.study import Analysis, analyse
+from analysis.study import Analysis, analyse, scores_of
 from bench import print_table, show, table_in, write_table
-from bench.claims import between, claim_summary, judged, truths
+from bench.claims import between, claim_summary, claims_of_scores, judged, truths
 from bench.designs import Design, draw
-from bench.raw_scores import SCORE_KINDS, score_numbers, score_rows
+from bench.raw_scores import BEHIND, SCORE_KINDS, score_numbers, score_rows
 from bench.scenarios import MARGIN, SCENARIOS
 from bench.simulated import BASELINE, FACTOR, Truth, World, counted, shares, simulate
 from ray_robust.errors import UserError
@@ -43,14 +43,25 @@ SIMULATES = ("claims", "coverage", "designs", "raw_scores", "scenarios", "simula
 __all__ = ["MARGIN", "SCENARIOS", "Truth", "World", "counted", "shares", "simulate"]
 
 
-def looked_at(scenario: Truth | Design, seed: int) -> dict[str, Any]:
-    """What one simulated analysis reported, beside what is true: estimates with their ends, tests, and claims."""
+def looked_at(scenario: Truth | Design, seed: int, scores_only: bool = False) -> dict[str, Any]:
+    """What one simulated analysis reported, beside what is true: estimates with their ends, tests, and claims;
+    `scores_only`: of the raw scores alone."""
     world = simulate(scenario, seed) if isinstance(scenario, Truth) else draw(scenario, seed)
     options = Options(BASELINE, margin=MARGIN)
-    analysis, sentences = _analysed(world, options, isinstance(scenario, Design) and scenario.without_cluster)
+    without_cluster = isinstance(scenario, Design) and scenario.without_cluster
+    if scores_only and not without_cluster:  # else the input may be refused
+        scores = scores_of(world.points, options, world.counts)
+        raw = score_numbers(scores, world)
+        return {
+            **raw,
+            "equivalent": [],
+            "equivalent scores": raw["equivalent"],
+            "claims": claims_of_scores(scores, world),
+        }
+    analysis, sentences = _analysed(world, options, without_cluster)
     numbers = _numbers(analysis, world) if analysis else {"intervals": [], "tests": [], "equivalent": []}
     if analysis:
-        raw = score_numbers(analysis, world)
+        raw = score_numbers(analysis.scores, world)
         numbers = {"intervals": numbers["intervals"] + raw["intervals"], "tests": numbers["tests"] + raw["tests"],
                    "equivalent": numbers["equivalent"], "equivalent scores": raw["equivalent"]}  # fmt: skip
     return {**numbers, "claims": judged(analysis, world, sentences)}
@@ -110,14 +121,19 @@ def _numbers(analysis: Analysis, world: World) -> dict[str, list[Any]]:
 
 
 def run(
-    name: str, replicates: int, mapped: Callable[..., Iterable[dict[str, Any]]] = map, keep: Path | None = None
+    name: str,
+    replicates: int,
+    mapped: Callable[..., Iterable[dict[str, Any]]] = map,
+    keep: Path | None = None,
+    scores_only: bool = False,
 ) -> list[dict[str, Any]]:
     """All replicates of a scenario, by that `map`; those in the folder `keep` are read, the others added to it."""
     seeds = [hash_seed(name, i) for i in range(replicates)]
-    file = keep / code() / f"{name.replace(' ', '_')}.jsonl" if keep else None
+    suffix = ".scores.jsonl" if scores_only else ".jsonl"
+    file = keep / code() / f"{name.replace(' ', '_')}{suffix}" if keep else None
     reports = _kept(file) if file and file.exists() else {}
     missing = [seed for seed in seeds if seed not in reports]
-    new = dict(zip(missing, mapped(partial(looked_at, SCENARIOS[name]), missing), strict=True))
+    new = dict(zip(missing, mapped(partial(looked_at, SCENARIOS[name], scores_only=scores_only), missing), strict=True))
     if file and new:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as stream:
@@ -157,6 +173,7 @@ def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
     beforehand, the truth is the mean of the estimates."""
     intervals = pd.DataFrame([row for one in said for row in one["intervals"]],
                              columns=["kind", "what", "true", "value", "low", "high"])  # fmt: skip
+    intervals["sweep"] = [i for i, one in enumerate(said) for _ in one["intervals"]]
     scenario = SCENARIOS[name]
     unknown = intervals["true"].isna()
     if isinstance(scenario, Truth) and scenario.metric != "accuracy":
@@ -167,12 +184,16 @@ def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
     held = given.assign(held=(given["low"] <= given["true"]) & (given["true"] <= given["high"]))
     tests = pd.DataFrame([row for one in said for row in one["tests"]], columns=["kind", "p", "p_adjusted"])
     tests["sweep"] = [i for i, one in enumerate(said) for _ in one["tests"]]
-    families = (tests["p_adjusted"] <= 0.05).groupby([tests["kind"], tests["sweep"]]).any().groupby("kind").mean()
+    by_kind = (tests["p_adjusted"] <= 0.05).groupby([tests["kind"], tests["sweep"]]).any().groupby("kind")
+    families = by_kind.mean()
+    for kind in families.index:
+        if kind.endswith(BEHIND):  # a group that is not lower is behind the best in some sweeps only
+            families[kind] = by_kind.sum()[kind] / len(said)
     equivalent, alike = ([claimed for one in said for claimed in one.get(key, ())]
                          for key in ("equivalent", "equivalent scores"))  # fmt: skip
     return {
         "replicates": len(said),
-        "coverage": held.groupby("kind")["held"].mean().round(4).to_dict(),
+        "coverage": _coverage(held),
         "no interval": _missing(intervals.loc[~intervals["kind"].isin(SCORE_KINDS)]),
         "no interval of a score": _missing(intervals.loc[intervals["kind"].isin(SCORE_KINDS)]),
         "width": (given["high"] - given["low"]).groupby(given["kind"]).median().round(2).to_dict(),
@@ -182,6 +203,14 @@ def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
         "equivalent scores at the margin": round(float(np.mean(alike)), 4) if alike else None,
         "claims": claim_summary([one["claims"] for one in said], getattr(scenario, "matter", "")),
     }
+
+
+def _coverage(held: pd.DataFrame) -> dict[str, float]:
+    """The share of intervals that hold the truth, by kind; of simultaneous ones that of families all of which do."""
+    alone = held.groupby("kind")["held"].mean()
+    together = held.loc[held["kind"] == BEHIND]
+    families = together.groupby([together["sweep"], together["what"].str.split().str[0]])["held"].all()
+    return {**alone, **({BEHIND: families.mean()} if len(families) else {})}
 
 
 def _missing(intervals: pd.DataFrame) -> float:
@@ -239,6 +268,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench.coverage", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=500)
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="these scenarios")
+    parser.add_argument("--scores-only", action="store_true", help="the raw scores alone, which is faster by far")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, help="put the tables into this document")
     parser.add_argument("--keep", type=Path, help="keep every simulated sweep in this folder, and go on from there")
@@ -248,15 +278,18 @@ def main(argv: list[str]) -> None:
         mapped = partial(pool.map, chunksize=4) if pool else map
         for name in args.only or SCENARIOS:
             begun = time.perf_counter()
-            found[name] = summary(name, run(name, args.replicates, mapped, args.keep))
+            found[name] = summary(name, run(name, args.replicates, mapped, args.keep, args.scores_only))
             print(f"{name}: {time.perf_counter() - begun:.0f} s {found[name]}", flush=True)
-    tables = {"coverage": list(rows(found)), "claims": list(claim_rows(found)), "scores": list(score_rows(found))}
+    tables = {"scores": list(score_rows(found))}
+    if not args.scores_only:
+        tables |= {"claims": list(claim_rows(found)), "coverage": list(rows(found))}
     if args.write:
         for name, table in tables.items():
             _merged(args.write, name, table)
-    print_table(tables["claims"][0], tables["claims"][1:])
-    print_table(tables["scores"][0], tables["scores"][1:])
-    show(tables["coverage"][0], tables["coverage"][1:], found)
+    *others, last = tables.values()
+    for table in others:
+        print_table(table[0], table[1:])
+    show(last[0], last[1:], found)
 
 
 if __name__ == "__main__":

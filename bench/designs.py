@@ -102,6 +102,17 @@ class Design:
         levels = [f"{self.factor}={v}" if self.factor else v for v in self.levels()]
         return [BASELINE, *levels]
 
+    def apart(self) -> dict[str, tuple[float, float]]:
+        """By how much the true raw scores of each group differ from the baseline's, see `World.apart`: the planted ER,
+        where all else that decides them is the same."""
+        same = {(g.points, g.low, g.high, g.epochs, g.rates, g.gap, g.trials if len(g.points) > 1 else 0, g.shift)
+                for g in self.groups}  # fmt: skip
+        if len(same) > 1 or self.copied or self.probit:
+            return {}
+        return {
+            name: (0.0, group.er - self.groups[0].er) for name, group in zip(self.names(), self.groups, strict=True)
+        }
+
     def levels(self) -> list[str]:
         """The factor's levels, from the first group after the baseline."""
         count = len(self.groups) - 1
@@ -145,7 +156,8 @@ def draw(design: Design, seed: int) -> World:
         seen["ood"] = seen["id"]
     shown = _columns(points, design).assign(**seen, id_images=design.images, ood_images=design.ood_images)
     slopes = {name: np.nan if group.er else 0.0 for name, group in zip(design.names(), design.groups, strict=True)}
-    return World(shown, None, er, slopes, design.reference, any(group.shift for group in design.groups))
+    scaled = any(group.shift for group in design.groups)
+    return World(shown, None, er, slopes, design.reference, scaled, apart=design.apart())
 
 
 def _scatter(design: Design, random: np.random.Generator, size: int) -> np.ndarray:

@@ -7,34 +7,35 @@ where every group has the same ID scores (`World.apart`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from analysis.stats.contrasts import state
-from analysis.stats.raw_scores import BASELINE, BEST, OOD
-from analysis.study import Analysis
+from analysis.stats.raw_scores import OOD, RawScores
+from analysis.stats.score_differences import BASELINE, BEST
 from bench.scenarios import MARGIN
-from bench.simulated import World
+from bench.simulated import FACTOR, World
 
 MEAN, DIFFERENCE, BEHIND, TREND = "score", "score difference", "behind the best", "score trend"
-SCORE_KINDS = (MEAN, DIFFERENCE, BEHIND, TREND)
+LEADING = "leading group"  # the one with the highest score less the baseline, with the interval of the first sentence
+SCORE_KINDS = (MEAN, DIFFERENCE, LEADING, BEHIND, TREND)
 FAMILIES = {BASELINE: DIFFERENCE, BEST: BEHIND}
 TINY = 1e-9
 
 
-def score_numbers(analysis: Analysis, world: World) -> dict[str, list[Any]]:
+def score_numbers(scores: RawScores, world: World) -> dict[str, list[Any]]:
     """Return intervals (kind, what, truth or NaN, value, low, high), tests of true null hypotheses (kind, p, adjusted
     p), and whether differences exactly at the margin pass for equivalent."""
-    scores = analysis.scores
     intervals: list[Any] = [
         (MEAN, f"{row['score']} {row['group']}", np.nan, row["mean"], row["low"], row["high"])
         for row in scores.groups.to_dict("records")
     ]
     tests: list[Any] = []
     equivalent: list[bool] = []
-    for row, true in _differences(analysis, world):
+    for row, true in _differences(scores, world):
         kind = FAMILIES[row["family"]]
         if np.isfinite(true) or row["family"] == BASELINE:  # which is the best differs from sweep to sweep
             what = f"{row['score']} {row['a']}-{row['b']}"
@@ -44,11 +45,31 @@ def score_numbers(analysis: Analysis, world: World) -> dict[str, list[Any]]:
             tests.append((_family(row["score"], row["family"]), p, row["p_adjusted"]))
         if row["family"] == BASELINE and abs(abs(true) - MARGIN) < TINY:
             equivalent.append(bool(row["equivalent"]))
+    for score in ("id", OOD):
+        own = [(row, true) for row, true in _differences(scores, world)
+               if (row["score"], row["family"]) == (score, BASELINE) and np.isfinite(true)]  # fmt: skip
+        if own:
+            row, true = max(own, key=lambda pair: pair[0]["delta"])
+            intervals.append((LEADING, score, true, row["delta"], row["picked_low"], row["picked_high"]))
     for row in scores.factors.to_dict("records"):
         if row["per"] == "tenfold":
             ends = row["slope"], row["low"], row["high"]
-            intervals.append((TREND, f"{row['score']} {row['factor']}", np.nan, *ends))
+            true = _slope(world, int(row["score"] == OOD)) if row["factor"] == FACTOR else np.nan
+            intervals.append((TREND, f"{row['score']} {row['factor']}", true, *ends))
+            if abs(true) < TINY:
+                tests.append((f"{'OOD' if row['score'] == OOD else 'ID'} {TREND}", row["p"], row["p_adjusted"]))
     return {"intervals": intervals, "tests": tests, "equivalent": equivalent}
+
+
+def _slope(world: World, side: int) -> float:
+    """The true slope per tenfold of the factor over its levels; NaN where it is not known or there is no line."""
+    levels = {match[1]: apart[side] for name, apart in world.apart.items()
+              if (match := re.fullmatch(rf"{FACTOR}=(\d+)", name))}  # fmt: skip
+    if len(levels) < 2:
+        return float("nan")
+    x, y = np.log10([float(level) for level in levels]), np.array(list(levels.values()))
+    line = np.polyfit(x, y, 1)
+    return float(line[0]) if np.abs(y - np.polyval(line, x)).max() < TINY else float("nan")
 
 
 def _family(score: str, family: str) -> str:
@@ -56,19 +77,19 @@ def _family(score: str, family: str) -> str:
     return f"{'OOD' if score == OOD else 'ID'} {FAMILIES[family]}"
 
 
-def _differences(analysis: Analysis, world: World) -> Iterator[tuple[Mapping[str, Any], float]]:
+def _differences(scores: RawScores, world: World) -> Iterator[tuple[Mapping[str, Any], float]]:
     """Every difference with its truth, percentage points; NaN where that is not known beforehand."""
     unknown = (np.nan, np.nan)
-    for row in analysis.scores.differences.to_dict("records"):
+    for row in scores.differences.to_dict("records"):
         side = int(row["score"] == OOD)
         yield row, world.apart.get(row["a"], unknown)[side] - world.apart.get(row["b"], unknown)[side]
 
 
-def false_scores(analysis: Analysis, world: World) -> dict[str, list[Any]]:
+def false_scores(scores: RawScores, world: World) -> dict[str, list[Any]]:
     """Return of the raw scores the kinds of false claims of a difference and of "no effect", and for every true effect
     against the baseline whether it was claimed."""
     wrong, none, effects = [], [], []
-    for row, true in _differences(analysis, world):
+    for row, true in _differences(scores, world):
         if not np.isfinite(true):
             continue
         kind, claim = FAMILIES[row["family"]], state(row)

@@ -28,6 +28,20 @@ HELD = {
     "at the margin, cameras": Truth(er=(MARGIN, MARGIN, MARGIN), cameras=24),
 }
 
+# what decides the raw scores: trials few and many, cameras few and many, macro-F1, all groups alike
+SCORES = {
+    "null, cameras": Truth(cameras=24),
+    "null, macro-F1": Truth(cameras=24, metric="macro_f1"),
+    "null, two trials": Truth(trials=2),
+    "null, three trials, cameras": Truth(trials=3, cameras=24),
+    "twelve trials a group": Truth(er=(0.0, 3.0, 6.0), trials=12),
+    "twelve trials, cameras": Truth(er=(0.0, 3.0, 6.0), trials=12, cameras=24),
+    "three trials, macro-F1": Truth(er=(0.0, 3.0, 6.0), trials=3, cameras=24, metric="macro_f1"),
+    "eight cameras": Truth(er=(0.0, 3.0, 6.0), cameras=8),
+    "eight cameras, macro-F1": Truth(er=(0.0, 3.0, 6.0), cameras=8, metric="macro_f1"),
+    "at the margin, twelve trials, cameras": Truth(er=(MARGIN, MARGIN, MARGIN), trials=12, cameras=24),
+}
+
 BASE, NULL, PLANTED = Group(), (0.0, 0.0, 0.0), (0.0, 4.0, 8.0)
 
 
@@ -230,4 +244,4 @@ BOTH = {
 BROKEN = {
     **LONE, **POINTS, **SHAPES, **LINES, **IMAGES, **SCHEDULES, **NOISE, **SEEDS, **FEW, **OTHERS, **BOTH,
 }  # fmt: skip
-SCENARIOS: dict[str, Truth | Design] = {**HELD, **BROKEN}
+SCENARIOS: dict[str, Truth | Design] = {**HELD, **SCORES, **BROKEN}

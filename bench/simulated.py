@@ -91,8 +91,9 @@ def simulate(truth: Truth, seed: int) -> World:
     # a constant ER is no parallel line on the probit axes: such groups have no single slope
     slopes = {name: np.nan if any(truth.er) else truth.slope for name in points["group"].unique()}
     names = list(dict.fromkeys(points["group"]))
-    # all groups have the same ID scores; under macro-F1, and on another line, the OOD scores' difference has no formula
-    given = not truth.slope and truth.metric == "accuracy"
+    # all groups have the same ID scores; on another line, and of other metrics where groups are not all alike, the OOD
+    # scores' difference has no formula
+    given = not truth.slope and (truth.metric == "accuracy" or not any(truth.er))
     apart = {name: (0.0, er) for name, er in zip(names, (0.0, *truth.er), strict=True)} if given else {}
     shown = points.assign(id_val=_validation(points["x"].to_numpy(), seed)).drop(columns=["x", "offset"])
     return World(shown, counts, np.array(er), {**slopes, BASELINE: 0.0}, apart=apart)

@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from analysis.findings import Finding
 from analysis.options import Options
-from analysis.study import analyse
+from analysis.study import analyse, scores_of
 from bench import analysis as bench_analysis
 from bench import claims, coverage, raw_scores, resampling
 from bench.coverage import SCENARIOS, Truth, simulate
@@ -62,6 +62,8 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     lines = document.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[6] == "after"
+    coverage.main(["--replicates", "2", "--only", "null", "--processes", "1", "--scores-only"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["null"]["claims"]["refused"] == 0
     for first in (2, 8, 13):
         assert lines[first].startswith("| scenario | replicates |")
         assert lines[first + 2].startswith("| null | 2 |")
@@ -72,22 +74,48 @@ def test_the_table_is_written_between_its_marks(tmp_path, capsys):
 def test_raw_scores_are_judged_by_the_planted_differences():
     world = simulate(Truth(er=(6.0, 6.0, 6.0), trials=8, trial_sd=0.002, point_sd=0.002), seed=1)
     analysis = analyse("simulated", world.points, Options("scratch"))
-    assert raw_scores.false_scores(analysis, world) == {"false": [], "none": [], "effects": [True] * 3}
+    assert raw_scores.false_scores(analysis.scores, world) == {"false": [], "none": [], "effects": [True] * 3}
     other = replace(world, apart={name: (0.0, -ood) for name, (_, ood) in world.apart.items()})
-    judged = raw_scores.false_scores(analysis, other)
+    judged = raw_scores.false_scores(analysis.scores, other)
     assert judged["false"].count(raw_scores.DIFFERENCE) == 3
     assert judged["effects"] == [False] * 3
-    numbers = raw_scores.score_numbers(analysis, world)
+    numbers = raw_scores.score_numbers(analysis.scores, world)
     true = [one[2] for one in numbers["intervals"] if one[0] == raw_scores.DIFFERENCE]
     assert true == [0.0] * 3 + [6.0] * 3
     behind = {f"{score} {raw_scores.BEHIND}" for score in ("ID", "OOD")}  # levels do not differ from each other
-    assert {kind for kind, *_ in numbers["tests"]} == behind | {f"ID {raw_scores.DIFFERENCE}"}
+    trends = {f"{score} {raw_scores.TREND}" for score in ("ID", "OOD")}
+    assert {kind for kind, *_ in numbers["tests"]} == behind | trends | {f"ID {raw_scores.DIFFERENCE}"}
+
+
+def test_scores_alone_are_those_of_the_whole_analysis():
+    """For cameras too, and claims are the same; simultaneous intervals count by family."""
+    for name in ("camera effects, macro-F1", "rise and fall 0 5 0"):
+        whole, alone = (coverage.looked_at(SCENARIOS[name], 5, only) for only in (False, True))
+        kinds = raw_scores.SCORE_KINDS
+        own = [one for one in whole["intervals"] if one[0] in kinds]
+        assert [one[:2] for one in own] == [one[:2] for one in alone["intervals"]]
+        np.testing.assert_array_equal([one[2:] for one in own], [one[2:] for one in alone["intervals"]])
+        assert whole["claims"]["scores"] == alone["claims"]["scores"]
+    rows = [(raw_scores.BEHIND, f"ood {name}", 0.0, 0.0, low, 1.0) for name, low in (("a-b", -1.0), ("c-b", 0.5))]
+    sweep = {"intervals": rows, "tests": [], "equivalent": [], "equivalent scores": [],
+             "claims": alone["claims"]}  # fmt: skip
+    assert coverage.summary("null", [sweep])["coverage"][raw_scores.BEHIND] == 0.0
+
+
+def test_a_slope_that_is_planted_is_the_truth_of_a_trend():
+    world = draw(Design(levels((0, 2, 4, 6))), 1)
+    true = {one[1]: one[2] for one in raw_scores.score_numbers(scores_of(world.points, Options("scratch")), world)
+            ["intervals"] if one[0] == raw_scores.TREND}  # fmt: skip
+    assert true == pytest.approx({"id num_images": 0.0, "ood num_images": 2.0})
+    bent = draw(Design(levels((0, 5, 0))), 1)
+    numbers = raw_scores.score_numbers(scores_of(bent.points, Options("scratch")), bent)
+    assert all(np.isnan(one[2]) for one in numbers["intervals"] if one[:2] == (raw_scores.TREND, "ood num_images"))
 
 
 def test_sweeps_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
     first = coverage.run("null", 2, keep=tmp_path)
     asked = []
-    monkeypatch.setattr(coverage, "looked_at", lambda _, seed: asked.append(seed) or first[0])
+    monkeypatch.setattr(coverage, "looked_at", lambda _, seed, scores_only: asked.append(seed) or first[0])
     again = coverage.run("null", 3, keep=tmp_path)
     assert asked == [coverage.hash_seed("null", 2)]
     assert coverage.summary("null", again[:2]) == coverage.summary("null", first)

@@ -16,6 +16,7 @@ from analysis import duplicates
 from analysis.__main__ import Request, report_on
 from analysis.input.join_runs import read_runs
 from analysis.input.run_points import read_run
+from analysis.scores.sentences import summary
 from analysis.study import Analysis, analyse_all
 from ray_robust.metrics import METRICS
 from ray_robust.run.run_folder import RunFolder
@@ -117,6 +118,13 @@ def test_a_gain_that_is_all_leakage_is_gone_without_it(analysis):
     without = analysis.without_duplicates
     row = without.contrasts.set_index(["a", "b"]).loc[(GROUP, "scratch")]
     assert row["low"] < 0 < row["high"]
+    raw = analysis.scores.difference(GROUP)
+    assert raw["delta"] > 8
+    assert "duplicates" in raw["not_robust_to"]
+    assert abs(without.scores.difference(GROUP)["delta"]) < abs(raw["delta"]) / 2
+    sentence = summary(analysis).deployment
+    assert sentence.kind == "fragile"
+    assert "duplicates" in sentence.text
     assert analysis.warnings[0] == (
         "80 of 400 ood_test images occur in another split, in a source or under another label too; "
         "the checks have ER without them"

@@ -186,7 +186,7 @@ def test_single_trials_have_scores_and_no_interval():
     assert row["delta"] == pytest.approx(15)
     assert row[["low", "high", "p", "smallest_detectable"]].isna().all()
     assert summary(found).deployment.text == (
-        "On the shifted test: a 55.0 % against 40.0 % of scratch, +15.0 (no interval): more trials are needed for an "
+        "On the shifted test: a 55.0 % against 40.0 % from scratch, +15.0 (no interval): more trials are needed for an "
         "interval."
     )
 
@@ -299,7 +299,7 @@ def test_the_sentence_for_deployment(planted, kind, end):
     assert one.kind == kind
     assert one.text.endswith(end)
     assert one.text.startswith(f"On the shifted test: a {found.scores.mean('a')['mean']:.1f} % against "
-                               f"{found.scores.mean('scratch')['mean']:.1f} % of scratch, ")  # fmt: skip
+                               f"{found.scores.mean('scratch')['mean']:.1f} % from scratch, ")  # fmt: skip
     assert f"({row['low']:.1f} to {row['high']:.1f})".replace("-", "−") in one.text
     assert {key: found.scores.differences.iloc[one.index][key] for key in one.row} == dict(one.row)
 
@@ -308,7 +308,7 @@ def test_no_gain_is_said_with_what_could_have_been_found():
     points = sweep({"num_images=1000": 1.0}, trial_sd=0.03, seed=5)
     one = summary(analyse("task", points, OPTIONS)).deployment
     assert one.kind == "open"
-    assert ": no gain shown; this design could have found " in one.text
+    assert ": no gain seen; this design could have found " in one.text
 
 
 def test_scores_are_there_whatever_becomes_of_the_line():

@@ -17,7 +17,7 @@ from analysis.line.line_checks import LineChecks
 from analysis.report import line_tables
 from analysis.report.score_tables import score_tables
 from analysis.report.tables import report_tables
-from analysis.stats import ancova, contrasts, influence, raw_scores, sensitivity
+from analysis.stats import ancova, contrasts, influence, raw_scores, score_differences, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
 from analysis.study import LEFT_OUT, Analysis
@@ -43,8 +43,9 @@ def csv_tables(
     with a `task` column at the end."""
     columns: dict[str, tuple[str, ...]] = {
         "scores": raw_scores.SCORES,
-        "score_differences": raw_scores.DIFFERENCES,
+        "score_differences": score_differences.COLUMNS,
         "score_factors": raw_scores.FACTORS,
+        "score_levels": raw_scores.LEVELS,
         "trends": TRENDS,
         "robustness": (*table.keys, *ROBUSTNESS),
         "contrasts": (*contrasts.COLUMNS, "survived", "not_robust_to"),
@@ -89,6 +90,7 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
         "scores": analysis.scores.groups,
         "score_differences": analysis.scores.differences,
         "score_factors": analysis.scores.factors,
+        "score_levels": analysis.scores.levels,
         "trends": analysis.trends,
         "robustness": analysis.points,
         "contrasts": analysis.contrasts,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.findings import PER, STATES, records
+from analysis.findings import PER, STATES, not_straight, records
 from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, signed
 from analysis.report.tables import ReportTable, report_table
 from analysis.scales import PP
 from analysis.scores.sentences import score_name
 from analysis.stats.contrasts import state
-from analysis.stats.raw_scores import BASELINE, BEST, OOD
+from analysis.stats.raw_scores import OOD
+from analysis.stats.score_differences import BASELINE, BEST
 from analysis.study import Analysis
 
 CHOSEN = {
@@ -104,7 +105,7 @@ def _slopes(analysis: Analysis) -> ReportTable:
                 "points": signed(row["slope"]) + PER[row["per"]],
                 "95 % interval": interval(row["low"], row["high"]),
                 "p (Holm)": p_value(row["p_adjusted"]),
-                "shows": STATES[state(row)],
+                "shows": "not straight" if not_straight(row) else STATES[state(row)],
                 "levels": str(row["levels"]),
             }
             for row in records(analysis.scores.factors)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.duplicates import with_and_without
-from analysis.findings import PER, STATES, equivalence_table
+from analysis.findings import PER, STATES, equivalence_table, not_straight
 from analysis.formatting import UNKNOWN, interval, listed, number, p_value, pair, percent, scores, signed
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
@@ -240,7 +240,7 @@ def _factors(analysis: Analysis) -> ReportTable:
                 "ER": signed(r["slope"]) + PER[r["per"]],
                 "95 % interval": interval(r["low"], r["high"]),
                 "p (Holm)": p_value(r["p_adjusted"]),
-                "shows": STATES[state(r)],
+                "shows": "not straight" if not_straight(r) else STATES[state(r)],
                 "standardised": signed(r["standardised"], 2),
                 "partial R²": number(r["partial_r2"], 2),
                 "levels": str(r["levels"]),

@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis.formatting import name, signed, span
 from analysis.stats.contrasts import state
-from analysis.stats.raw_scores import BASELINE, OOD
+from analysis.stats.raw_scores import OOD
+from analysis.stats.score_differences import BASELINE
 from analysis.study import Analysis
 
 WORDS = {1: ("better", "higher"), -1: ("worse", "lower")}
@@ -64,7 +65,7 @@ def _why(ood: int | None, id_: int | None, er: int | None, small: bool) -> tuple
         return _of_score(ood, id_, er)
     if er in (1, -1) and er != ood:
         more, change = ("more", "gain") if er == 1 else ("less", "loss")
-        absent = f"no {change} beyond the margin" if ood == 0 else f"no {change} shown"
+        absent = f"no {change} beyond the margin" if ood == 0 else f"no {change} seen"
         lies = {1: "higher", -1: "lower"}.get(-er if id_ == -er else 0, "")
         why = f", because its ID score is {lies}" if lies else ""
         kind = "open" if ood is None else "differs"

@@ -15,14 +15,15 @@ from analysis.findings import (
     MOST_GROUPS,
     PER,
     STATES,
-    STRAIGHT,
     Finding,
+    against_baseline,
     capital,
     findings,
     holm_note,
     holm_p,
     inner_span,
     make_finding,
+    not_straight,
     records,
     row_index,
     small_note,
@@ -30,11 +31,16 @@ from analysis.findings import (
 from analysis.formatting import listed, name, number, percent, signed, span
 from analysis.scales import PP
 from analysis.scores.disagreement import disagreements
+from analysis.stats.chosen_points import ID_VAL
 from analysis.stats.contrasts import claimed, state
-from analysis.stats.raw_scores import BASELINE, BEST, OOD
+from analysis.stats.group_jackknife import LEAST_GROUPS
+from analysis.stats.raw_scores import OOD
+from analysis.stats.score_differences import BASELINE, BEST, detectable
 from analysis.study import Analysis
+from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 
 TEST = "On the shifted test"
+MORE_TRIES = 1.5  # so many times as many fine-tunings to choose from are reported
 MOST_LISTED = 6  # groups that are named in one sentence
 
 
@@ -57,7 +63,8 @@ def summary(analysis: Analysis) -> ScoreSummary:
         return ScoreSummary(None, _robustness(analysis, ""), ())
     group = leading_group(analysis)
     others = [*_behind_best(analysis), *_slopes(analysis)]
-    own = [str(name_) for name_ in analysis.groups["group"] if name_ != analysis.options.baseline][:MOST_GROUPS]
+    own = [str(name_) for name_ in analysis.groups["group"] if name_ != analysis.options.baseline]
+    own = list(dict.fromkeys([*own[:MOST_GROUPS], group]))
     others += [
         Finding(kind, text, "score_differences", key, row_index(scores.differences, key))
         for kind, text, key in disagreements(analysis, own)
@@ -89,15 +96,46 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
         why = "no other group" if group == baseline else f"no score of {name(baseline)}"
         text = f"{TEST}: {name(group)} {value}; there is {why} to compare it with."
         return Finding("open", text, "scores", key, row_index(scores.groups, key))
-    others = analysis.groups["group"].nunique() - 1
+    others = scores.groups["group"].nunique() - 1
     chosen = f", the highest of {others} groups," if others > 1 else ""
     base = scores.mean(baseline)["mean"]
+    row = {**row, "low": row["picked_low"], "high": row["picked_high"], "smallest_detectable": detectable(row)}
     text = (
-        f"{TEST}: {name(group)}{chosen} {percent(own['mean'] / PP)} against {percent(base / PP)} of {name(baseline)}, "
+        f"{TEST}: {name(group)}{chosen} {percent(own['mean'] / PP)} against {percent(base / PP)} {_from(baseline)}, "
         f"{signed(row['delta'])} {span(row['low'], row['high'])}: {_outcome(row, unit)}."
+        f"{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
     return make_finding(state(row), text, row, "score_differences", key, row_index(scores.differences, key))
+
+
+def _from(baseline: str) -> str:
+    return "from scratch" if baseline == SCRATCH else f"of {name(baseline)}"
+
+
+def _unequal(analysis: Analysis, group: str) -> str:
+    """In which ways the scores of a group and of the baseline were reached at unequal cost, as a sentence that follows
+    another: longer fine-tunings, or many more of them to choose from. Empty where they were not."""
+    choice, baseline = analysis.scores.choice, analysis.options.baseline
+    own, reference = choice.effort[group], choice.effort[baseline]
+    ways = []
+    if math.isfinite(own.epochs) and math.isfinite(reference.epochs) and own.epochs != reference.epochs:
+        epochs = f"{name(group)} was fine-tuned for up to {own.epochs:g} epochs"
+        ways.append(f"{epochs}, {name(baseline)} for up to {reference.epochs:g}")
+    few, many = sorted((own.tries, reference.tries))
+    if choice.by == ID_VAL and many >= MORE_TRIES * few:
+        count = f"{own.tries:.3g} fine-tuning{'s' * (own.tries != 1)} per {analysis.options.unit}"
+        ways.append(f"{name(group)} had {count} to choose from, {name(baseline)} {reference.tries:.3g}")
+    return f" Not at equal cost: {'; '.join(ways)}." if ways else ""
+
+
+def _few_groups(analysis: Analysis) -> str:
+    """What is added where the shifted test has groups, too few for intervals to speak of others."""
+    column = analysis.points["ood_groups"].dropna() if "ood_groups" in analysis.points else ()
+    groups = max(column, default=0)
+    if not 1 < groups < LEAST_GROUPS:
+        return ""
+    return f" The interval is of these {groups:g} test groups: they are too few to say anything about others."
 
 
 def _outcome(row: Mapping[str, Any], unit: str) -> str:
@@ -108,9 +146,11 @@ def _outcome(row: Mapping[str, Any], unit: str) -> str:
         return f"no gain or loss beyond {row['margin']:g} points {inner_span(row)}"
     if not math.isfinite(row["low"]):
         return f"more {unit}s are needed for an interval"
+    if row["se"] == 0:
+        return f"no gain seen; the difference of every {unit} is the same"
     if holm_note(row):
-        return f"no {'gain' if row['delta'] > 0 else 'loss'} shown{holm_note(row)}{holm_p(row)}"
-    return f"no gain shown; this design could have found {number(row['smallest_detectable'], 1)} points or more"
+        return f"no {'gain' if row['delta'] > 0 else 'loss'} seen{holm_note(row)}{holm_p(row)}"
+    return f"no gain seen; this design could have found {number(row['smallest_detectable'], 1)} points or more"
 
 
 def _behind_best(analysis: Analysis) -> Iterator[Finding]:
@@ -143,13 +183,13 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
         score, label = f"{score_name(analysis, row['score'])} score", name(row["label"])
         effect = f"{signed(row['slope'])} points{PER['tenfold']} {span(row['low'], row['high'])}"
         kind, key = state(row), {"score": row["score"], "factor": row["factor"]}
-        if row["straight_p"] <= STRAIGHT and claimed(row) != "equivalent":
-            kind = "open"
+        if not_straight(row):
             text = (
                 f"Not established: one slope of the {score} over {label}, which is not straight in its logarithm "
-                f"(p = {row['straight_p']:.3f})."
+                f"(p = {row['straight_p']:.3f}); neighbouring levels are compared instead."
             )
-            yield Finding(kind, text, "score_factors", key, index)
+            yield Finding("open", text, "score_factors", key, index)
+            yield from _levels(analysis, row["score"], row["factor"])
             continue
         if claimed(row) == "differs":
             text = f"{capital(label)}: {score} {effect}{small_note(row)}, over {row['levels']} levels."
@@ -161,11 +201,29 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
         yield make_finding(kind, text, row, "score_factors", key, index)
 
 
+def _levels(analysis: Analysis, score: str, factor: str) -> Iterator[Finding]:
+    """Each level of a number against the one below it."""
+    for index, row in enumerate(records(analysis.scores.levels)):
+        if (row["score"], row["factor"]) != (score, factor):
+            continue
+        head = f"{name(row['a'])} against {name(row['b'])}"
+        effect = f"{score_name(analysis, score)} score {signed(row['delta_er'])} points {span(row['low'], row['high'])}"
+        if claimed(row) == "differs":
+            text = f"{head}: {effect}{small_note(row)}."
+        elif claimed(row) == "equivalent":
+            none = f"no effect within {row['margin']:g} points {inner_span(row)}"
+            text = f"{head}: {score_name(analysis, score)} score, {none}."
+        else:
+            text = f"Not established{holm_note(row)}: {head}: {effect}{holm_p(row)}."
+        key = {"score": score, "factor": factor, "a": row["a"], "b": row["b"]}
+        yield make_finding(state(row), text, row, "score_levels", key, index)
+
+
 def _robustness(analysis: Analysis, group: str) -> str:
     """ER of the group that the sentence on deployment is about, as its finding has it, or why there is none."""
-    claims = findings(analysis)
-    own = {"a": group, "b": analysis.options.baseline}
-    text = next((finding.text for finding in claims if dict(finding.row) == own), "")
-    if not text and (analysis.baseline is None or analysis.refused):
-        text = claims[0].text
+    if analysis.baseline is None or analysis.refused:
+        text = findings(analysis)[0].text
+    else:
+        finding = against_baseline(analysis, group)
+        text = finding.text if finding else ""
     return f"At equal ID score (effective robustness): {text or 'there is no group to compare.'}"

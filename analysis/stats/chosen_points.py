@@ -6,8 +6,8 @@ practice; where a table has none, the last epoch or the mean of a trial's points
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,19 +15,35 @@ import pandas as pd
 from analysis.stats.factor_coding import MOST_LEVELS
 
 ID_VAL, LAST_EPOCH, MEAN = "id_val", "last epoch", "mean"
-SETTINGS = ("model", "finetune_images", "finetune_method")  # what two groups are compared at, if both have it
+# what two groups are compared at, if both have it: columns, or the length of a fine-tuning, and what they are called
+LENGTH = "length"
+SETTINGS = {
+    "model": "model", "finetune_images": "finetune_images", "finetune_method": "finetune_method",
+    "finetune_lr": "finetune_lr", "finetune_weight_decay": "finetune_weight_decay", LENGTH: "number of epochs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the points of a group are chosen from: `epochs`, those of its longest fine-tuning, and `tries`, fine-tunings
+    per trial; NaN where the table does not have them."""
+
+    epochs: float = float("nan")
+    tries: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """rows   the chosen points, int, in the order of the table; of a trial with several, their mean counts
-    by     how: `id_val`, `last epoch` or `mean`
-    notes  sentences on that, and on points of the baseline that no other group can be compared with
+    """rows    the chosen points, int, in the order of the table; of a trial with several, their mean counts
+    by      how: `id_val`, `last epoch` or `mean`
+    notes   sentences on that, and on points of the baseline that no other group can be compared with
+    effort  of every group, what they were chosen from
     """
 
     rows: np.ndarray
     by: str
     notes: tuple[str, ...]
+    effort: Mapping[str, Effort] = field(default_factory=dict)
 
 
 def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = ()) -> Choice:
@@ -37,23 +53,38 @@ def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = ()) -> C
     last epoch  where a trial has no id_val: of each fine-tuning the last epoch
     mean        where there is no epoch either: all points
 
-    One rule for all trials: a chosen point and a mean are no fair comparison. Points of the baseline with a model, a
-    number of fine-tuning images or a method of fine-tuning that no other group has are left out: they make the line
-    wide, and nothing can be compared with them.
+    One rule for all trials: a chosen point and a mean are no fair comparison. Points of the baseline in `SETTINGS` that
+    no other group has are left out: they make the line wide, and nothing can be compared with them.
     """
     comparable, notes = _comparable(points, baseline)
     own = points.loc[comparable]
     keys = ["group", "trial", *within]
     by, why = _rule(own)
+    notes, effort = (*notes, *why), _effort(own)
     if by == MEAN:
-        return Choice(np.flatnonzero(comparable), by, (*notes, *why))
+        return Choice(np.flatnonzero(comparable), by, notes, effort)
     finest = [*keys, *(["finetune"] if by == LAST_EPOCH and "finetune" in own else [])]
     column = "id_val" if by == ID_VAL else "epoch"
     values = pd.to_numeric(own[column], errors="coerce").astype("float64")
     top = values.groupby([own[key] for key in finest], sort=False, dropna=False).transform("max")
     chosen = np.zeros(len(points), bool)
     chosen[np.flatnonzero(comparable)[(values == top).to_numpy()]] = True
-    return Choice(np.flatnonzero(chosen), by, (*notes, *why))
+    return Choice(np.flatnonzero(chosen), by, notes, effort)
+
+
+def _effort(points: pd.DataFrame) -> dict[str, Effort]:
+    groups: dict[str, Effort] = {}
+    for name, own in points.groupby("group", sort=False):
+        epochs = _numbers(own, "epoch").max()
+        tries = own.groupby("trial")["finetune"].nunique().mean() if "finetune" in own else np.nan
+        groups[str(name)] = Effort(float(epochs), float(tries))
+    return groups
+
+
+def _numbers(points: pd.DataFrame, column: str) -> pd.Series:
+    """A column as numbers, NaN where there is none."""
+    values = points[column] if column in points else pd.Series(np.nan, index=points.index)
+    return pd.to_numeric(values, errors="coerce").astype("float64")
 
 
 def _rule(points: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
@@ -68,7 +99,7 @@ def _rule(points: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
         missing = "there is no column id_val"
     if (trials.size() == 1).all():
         return MEAN, ()  # of one point each: there is nothing to choose
-    if "epoch" in points and pd.to_numeric(points["epoch"], errors="coerce").notna().all():
+    if _numbers(points, "epoch").notna().all():
         return LAST_EPOCH, (f"raw scores are those of the last epoch of every fine-tuning: {missing} to choose by",)
     return MEAN, (f"raw scores are means over all points of a trial: {missing} to choose by",)
 
@@ -77,16 +108,28 @@ def _comparable(points: pd.DataFrame, baseline: str) -> tuple[np.ndarray, tuple[
     """Which points enter, bool [points]: all but those of the baseline in settings that no other group has."""
     everything = np.ones(len(points), bool)
     reference = (points["group"] == baseline).to_numpy()
-    columns = [c for c in SETTINGS if c in points and 2 <= points[c].nunique(dropna=False) <= MOST_LEVELS]
-    if not columns or reference.all() or not reference.any():
+    settings = _settings(points)
+    if settings.empty or reference.all() or not reference.any():
         return everything, ()
-    settings = points.groupby(columns, sort=False, dropna=False).ngroup().to_numpy()
-    shared = np.isin(settings, settings[~reference])
+    codes = settings.groupby(list(settings), sort=False, dropna=False).ngroup().to_numpy()
+    shared = np.isin(codes, codes[~reference])
     left_out = reference & ~shared
     if not left_out.any() or not (reference & shared).any():
         return everything, ()
+    apart = [SETTINGS[c] for c in settings if not settings.loc[left_out, c].isin(settings.loc[~reference, c]).all()]
     note = (
         f"raw scores of {baseline} are those of the {int((reference & shared).sum())} of {int(reference.sum())} points "
-        f"whose {' and '.join(columns)} other groups have too"
+        f"whose {' and '.join(apart or [SETTINGS[c] for c in settings])} other groups have too"
     )
     return ~left_out, (note,)
+
+
+def _settings(points: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `SETTINGS` that vary over few values, rows aligned with `points`; what varies over many was drawn
+    for each trial, and no two groups share it."""
+    settings = points[[column for column in SETTINGS if column in points]].reset_index(drop=True)
+    if {"finetune", "epoch"} <= set(points):
+        one = [points[key].to_numpy() for key in ("group", "trial", "finetune")]
+        settings[LENGTH] = _numbers(points, "epoch").groupby(one, dropna=False).transform("max").to_numpy()
+    few = [column for column in settings if 2 <= settings[column].nunique(dropna=False) <= MOST_LEVELS]
+    return settings[few]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,22 @@ import pandas as pd
 
 from analysis.options import Options
 from analysis.scales import PP
-from analysis.stats import contrasts, estimates, quantities
+from analysis.stats import factors, score_differences
 from analysis.stats.chosen_points import Choice, choose
-from analysis.stats.contrasts import claimed, holm
-from analysis.stats.estimates import Estimate, keeps_half
+from analysis.stats.contrasts import claimed
+from analysis.stats.estimates import keeps_half
 from analysis.stats.factor_coding import WITHIN_TRIALS
 from analysis.stats.factor_rows import Layout, Rows, varied
 from analysis.stats.factors import FACTOR_TABLE, factor_table, regression
 from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
-from analysis.stats.sensitivity import ONE_LEVEL, ONE_TRIAL
+from analysis.stats.score_differences import BASELINE, annotated, differences
+from analysis.stats.sensitivity import DUPLICATES, ONE_LEVEL, ONE_TRIAL
 from analysis.stats.study_group import Group, GroupJackknife
 from analysis.stats.task_points import TaskPoints, pairing
 
 SCORES = ("group", "score", "mean", "low", "high", "se", "df", "n_trials", "n_points", "chosen_by")
-DIFFERENCES = (
-    "a", "b", "score", "family", "delta", "low", "high", "p", "p_adjusted", "margin", "equivalent",
-    "smallest_detectable", "low90", "high90", "se", "df", "p_equivalent", "without_low", "without_high", "survived",
-    "not_robust_to",
-)  # fmt: skip
-FACTORS = ("score", *FACTOR_TABLE)
-BASELINE, BEST = "baseline", "best"  # the families of differences
+FACTORS, LEVELS = ("score", *FACTOR_TABLE), ("score", *factors.LEVELS)
 OOD = "ood"
 NO_LINE = np.empty((0, 0))
 
@@ -54,14 +48,17 @@ class RawScores:
     differences  a minus b: family `baseline` has every group against the baseline, Holm per score; family `best` every
                  group against the one with the highest score. Which that is was read off the same scores, so p is
                  Holm's, and the intervals are simultaneous by Bonferroni, over all pairs of groups. Columns
-                 `DIFFERENCES`
+                 `score_differences.COLUMNS`; picked_low..picked_high is the interval of the group that is picked for
+                 its score
     factors      slopes over what the sweep varies, see `factors.factor_table`, with the score that they are of
+    levels       of numbers, each level less the one below it, see `factors.Regression`, with the score
     """
 
     choice: Choice
     groups: pd.DataFrame = field(default_factory=lambda: _empty(SCORES))
-    differences: pd.DataFrame = field(default_factory=lambda: _empty(DIFFERENCES))
+    differences: pd.DataFrame = field(default_factory=lambda: _empty(score_differences.COLUMNS))
     factors: pd.DataFrame = field(default_factory=lambda: _empty(FACTORS))
+    levels: pd.DataFrame = field(default_factory=lambda: _empty(LEVELS))
 
     def best(self, score: str = OOD) -> str:
         """Return the group with the highest mean score, the first of several; empty without groups."""
@@ -89,16 +86,47 @@ def raw_scores(task_points: TaskPoints) -> RawScores:
     choice = choose(points, options.baseline)
     inner = [column for column in WITHIN_TRIALS if column in points]
     cells = choose(points, options.baseline, inner) if inner else choice
-    tables: dict[str, list[pd.DataFrame]] = {"groups": [], "differences": [], "factors": []}
+    tables: dict[str, list[pd.DataFrame]] = {"groups": [], "differences": [], "factors": [], "levels": []}
     for score in (*options.ids, OOD):
         groups = _groups_with(task_points, choice.rows, score)
         means = {name: mean.quantity for name, group in groups.items()
                  if (mean := mean_er(group, None, -np.inf, np.inf)) is not None}  # fmt: skip
         tables["groups"].append(_score_table(groups, means, score, choice.by))
-        tables["differences"].append(_differences(means, options, score))
+        tables["differences"].append(differences(means, options.baseline, options.margin, score))
         own = groups if cells is choice else _groups_with(task_points, cells.rows, score)
-        tables["factors"].append(_slopes(own, options, score))
-    return RawScores(choice, *(_joined(tables[name]) for name in ("groups", "differences", "factors")))
+        slopes, levels = _slopes(own, options, score)
+        tables["factors"].append(slopes)
+        tables["levels"].append(levels)
+    return RawScores(choice, **{name: _joined(parts) for name, parts in tables.items()})
+
+
+def without_images(scores: RawScores, cleaned: RawScores) -> RawScores:
+    """Return the scores with each claim marked by whether it holds without the test images that occur elsewhere too,
+    whose scores are `cleaned`. A claim that cannot be made there (another group is best) does not hold."""
+    keys = {"differences": ["a", "b", "score", "family"], "factors": ["score", "factor"],
+            "levels": ["score", "factor", "a", "b"]}  # fmt: skip
+    marked = {}
+    for name, columns in keys.items():
+        table, others = getattr(scores, name), getattr(cleaned, name)
+        by_key = {tuple(row[key] for key in columns): row for row in others.to_dict("records")}
+        rows = [_marked(row, by_key.get(tuple(row[key] for key in columns))) for row in table.to_dict("records")]
+        marked[name] = pd.DataFrame(rows, columns=list(table))
+    return replace(scores, **marked)
+
+
+def _marked(row: dict[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    kind = claimed(row)
+    if kind == "open":
+        return row
+    value = next(column for column in ("slope", "delta", "delta_er") if column in row)
+    if other is None:
+        holds = False
+    elif kind == "differs":
+        holds = claimed(other) == "differs" and np.sign(other[value]) == np.sign(row[value])
+    else:
+        holds = other["equivalent"]
+    column = "survived" if holds else "not_robust_to"
+    return {**row, column: "; ".join(filter(None, [row[column], DUPLICATES]))}
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -140,75 +168,13 @@ def _score_table(
     return pd.DataFrame(rows, columns=list(SCORES))
 
 
-def _differences(means: Mapping[str, Quantity], options: Options, score: str) -> pd.DataFrame:
-    """Both families of one score; of more than `contrasts.MOST_GROUPS` groups none against the best, which would be one
-    of very many pairs."""
-    rows = []
-    if options.baseline in means:
-        family = [_row(_minus(means, name, options.baseline), name, options.baseline, BASELINE, options.margin)
-                  for name in means if name != options.baseline]  # fmt: skip
-        p, outside = ([row[column] for row in family] for column in ("p", "p_equivalent"))
-        rows += _annotated(family, holm(p), holm(outside))
-    if 2 <= len(means) <= contrasts.MOST_GROUPS + 1:
-        rows += _against_best(means, options.margin)
-    return pd.DataFrame(rows, columns=list(DIFFERENCES)).assign(score=score)
-
-
-def _against_best(means: Mapping[str, Quantity], margin: float) -> list[dict[str, Any]]:
-    """Every group less the best one. The best is picked by the scores that are tested: what holds for all pairs of
-    groups at once holds for those with it, whichever it is."""
-    best = max(means, key=lambda name: means[name].value)
-    pairs = list(combinations(means, 2))
-    every = [_minus(means, a, b).estimate for a, b in pairs]
-    p, outside = holm([one.p for one in every]), holm([one.p_outside(margin) for one in every])
-    own = [i for i, pair in enumerate(pairs) if best in pair]
-    rows = []
-    for i in own:
-        name = next(name for name in pairs[i] if name != best)
-        quantity = _minus(means, name, best)
-        rows.append(_row(quantity, name, best, BEST, margin) | _simultaneous(quantity.estimate, len(pairs)))
-    return _annotated(rows, p[own], outside[own])
-
-
-def _simultaneous(estimate: Estimate, many: int) -> dict[str, float]:
-    """The ends of an interval that is one of `many` by Bonferroni's inequality, and the smallest detectable effect."""
-    wide, inner = (estimates.quantile(1 - (1 - level) / many, estimate.df) for level in (0.975, 0.95))
-    power = estimates.quantile(estimates.POWER, estimate.df)
-    value, se = estimate.value, estimate.se
-    return {
-        "low": value - wide * se, "high": value + wide * se, "low90": value - inner * se, "high90": value + inner * se,
-        "smallest_detectable": (wide + power) * se,
-    }  # fmt: skip
-
-
-def _minus(means: Mapping[str, Quantity], a: str, b: str) -> Quantity:
-    return quantities.weighted([means[a], means[b]], [1.0, -1.0])
-
-
-def _row(quantity: Quantity, a: str, b: str, family: str, margin: float) -> dict[str, Any]:
-    row = contrasts.row(quantity, margin)
-    return {"a": a, "b": b, "score": "", "family": family, "delta": row.pop("delta_er"), **row}
-
-
-def _annotated(rows: list[dict[str, Any]], p: np.ndarray, outside: np.ndarray) -> list[dict[str, Any]]:
-    """The rows with both adjusted p-values, what they decide, and whether that holds without any one trial."""
-    made = []
-    for row, own, beyond in zip(rows, p, outside, strict=True):
-        row = {**row, "p_adjusted": own, "p_equivalent": beyond, "equivalent": bool(beyond <= contrasts.LEVEL)}
-        kind, low, high = claimed(row), row["without_low"], row["without_high"]
-        within = -row["margin"] < low <= high < row["margin"]
-        holds = keeps_half(row["delta"], low, high) if kind == "differs" else within
-        if kind != "open":
-            row["survived" if holds else "not_robust_to"] = ONE_TRIAL
-        made.append(row)
-    return made
-
-
-def _slopes(groups: Mapping[str, Group], options: Options, score: str) -> pd.DataFrame:
-    """The slopes of a score over what the sweep varies; a claim has to hold without any one trial and any one level."""
+def _slopes(groups: Mapping[str, Group], options: Options, score: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The slopes of a score over what the sweep varies, and the differences of a number's neighbouring levels; a claim
+    has to hold without any one trial, a slope also without any one level."""
     own = [group for group in varied(groups, options.baseline) if len(group.points)]
     rows = Rows.of(own, Layout.of(own)) if own else None
-    table = factor_table(regression(rows, None, options.margin), options.margin)
+    fitted = regression(rows, None, options.margin)
+    table = factor_table(fitted, options.margin)
     made = []
     for row in table.to_dict("records"):
         holds = {}
@@ -219,4 +185,5 @@ def _slopes(groups: Mapping[str, Group], options: Options, score: str) -> pd.Dat
                 holds[ONE_LEVEL] = keeps_half(row["slope"], *ends)
         made.append({**row, "score": score, "survived": "; ".join(n for n, ok in holds.items() if ok),
                      "not_robust_to": "; ".join(n for n, ok in holds.items() if not ok)})  # fmt: skip
-    return pd.DataFrame(made, columns=list(FACTORS))
+    levels = annotated([{**row, "delta": row["delta_er"]} for row in fitted.levels.to_dict("records")])
+    return pd.DataFrame(made, columns=list(FACTORS)), pd.DataFrame(levels, columns=list(LEVELS)).assign(score=score)

@@ -28,6 +28,7 @@ from analysis.stats.trend import fit
 
 # name of the check: what is done in it
 ERRORS, SCHEDULE, ONE_TRIAL, ONE_LEVEL = "errors in ID", "the schedule", "any one trial", "any one level"
+DUPLICATES = "duplicates"
 CHECKS = {
     "a curve": "the baseline's line is a parabola, a natural cubic spline with four knots, and broken at its quartiles",
     ERRORS: "the line is corrected for the known sampling error of the ID scores (Fuller 1987)",
@@ -36,7 +37,7 @@ CHECKS = {
     "other scales": "the line is fitted on the other scales that it is straight on, and ER measured along the axis",
     ONE_TRIAL: "every trial is left out in turn: the sign stays, and at least half of the size",
     ONE_LEVEL: "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
-    "duplicates": "test images that also occur elsewhere are left out",
+    DUPLICATES: "test images that also occur elsewhere are left out",
 }
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
 BENDS = 0.05  # p under which a scale is taken not to give a straight line
@@ -97,7 +98,7 @@ def survival(task_points: TaskPoints, comparison: Comparison, cleaned: Claims | 
             kinds = ("differs",) if other.baseline.on_axis else ("differs", "equivalent")
             rows += _compared(claims, _of(other, margin), check, how, kinds)
     if cleaned is not None:
-        rows += _compared(claims, cleaned, "duplicates", "", needed=True)
+        rows += _compared(claims, cleaned, DUPLICATES, "", needed=True)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -1,0 +1,218 @@
+"""Raw scores of awkward studies: what is compared at which cost, the group that is picked for its score, few cameras,
+ties, levels on no straight line, and claims that hold only with images seen before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.input.plain_table import read_csv
+from analysis.options import Options
+from analysis.report.score_tables import score_tables
+from analysis.scores.sentences import summary
+from analysis.stats.chosen_points import choose
+from analysis.stats.raw_scores import without_images
+from analysis.study import Analysis, analyse, analyse_all
+from analysis.verdict import verdict
+from bench.simulated import Truth, simulate
+from tests.fake_run import sweep
+
+OPTIONS = Options("scratch")
+
+
+def scores_of(points: pd.DataFrame) -> Analysis:
+    return analyse("task", points, OPTIONS)
+
+
+def deployment(points: pd.DataFrame) -> str:
+    return summary(scores_of(points)).deployment.text
+
+
+def one_point_each(groups: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Groups of OOD scores in per cent, a trial each; ID scores are all different."""
+    rows = [
+        (f"{name}-{i}", name, 0.5 + i / 100, value / 100) for name, own in groups.items() for i, value in enumerate(own)
+    ]
+    return pd.DataFrame(rows, columns=["trial", "group", "id", "ood"])
+
+
+# ---- at equal cost
+
+
+def test_longer_fine_tunings_are_no_fair_comparison_and_that_is_said():
+    points = sweep({"num_images=1000": 0.0})
+    equal = deployment(points)
+    assert "equal cost" not in equal
+    shorter = points.loc[(points["group"] == "scratch") | (points["epoch"] <= 6)]
+    assert deployment(shorter).endswith(
+        " Not at equal cost: num_images=1000 was fine-tuned for up to 6 epochs, scratch for up to 12."
+    )
+
+
+def test_lengths_and_rates_that_only_the_baseline_has_widen_its_line_and_enter_no_score():
+    points = sweep({"num_images=1000": 0.0})
+    own = points["group"] == "scratch"
+    longer = points.loc[(points["epoch"] <= 6) | (own & (points["finetune"] == "lr0.003"))]
+    choice = choose(longer.reset_index(drop=True), "scratch")
+    note = "raw scores of scratch are those of the 12 of 24 points whose number of epochs other groups have too"
+    assert choice.notes == (note,)
+    assert choice.effort["scratch"].epochs == choice.effort["num_images=1000"].epochs == 6
+    rates = points.loc[own | (points["finetune"] == "lr0.001")].reset_index(drop=True)
+    choice = choose(rates, "scratch")
+    assert "finetune_lr" in choice.notes[0]
+    assert set(rates["finetune"].iloc[choice.rows]) == {"lr0.001"}
+
+
+def test_many_more_fine_tunings_to_choose_from_are_said():
+    points = sweep({"num_images=1000": 0.0})
+    drawn = points.assign(finetune_lr=np.random.default_rng(0).uniform(1e-4, 1e-2, len(points)))
+    fewer = drawn.loc[(drawn["group"] == "scratch") | (drawn["finetune"] == "lr0.001")]
+    assert deployment(fewer).endswith(
+        " Not at equal cost: num_images=1000 had 1 fine-tuning per trial to choose from, scratch 3."
+    )
+    nearly = drawn.drop(drawn.index[(drawn["trial"] == drawn["trial"].iloc[-1]) & (drawn["finetune"] == "lr0.001")])
+    assert "equal cost" not in deployment(nearly)  # 2.67 a trial against 3
+
+
+def test_unequal_numbers_of_fine_tunings_weigh_trials_alike():
+    points = sweep({"num_images=1000": 0.0}).drop(columns="id_val")
+    first = points["trial"] == points["trial"].iloc[0]
+    some = points.loc[~first | (points["finetune"] == "lr0.001")]
+    last = some.loc[some["epoch"] == 12].groupby(["group", "trial"])["ood"].mean()
+    found = scores_of(some).scores
+    assert found.choice.by == "last epoch"
+    assert found.mean("scratch")["mean"] == pytest.approx(100 * last["scratch"].mean())
+
+
+def test_a_point_without_id_val_is_not_chosen():
+    points = sweep({"num_images=1000": 0.0})
+    best = points.groupby("trial")["id_val"].idxmax()
+    missing = points.assign(id_val=points["id_val"].where(points.index != best.iloc[0]))
+    choice = choose(missing, "scratch")
+    assert (choice.by, choice.notes) == ("id_val", ())
+    assert best.iloc[0] not in choice.rows
+    assert len(choice.rows) == missing["trial"].nunique()
+
+
+# ---- the group that is picked
+
+
+def test_the_picked_group_has_an_interval_for_having_been_picked():
+    random = np.random.default_rng(5)
+    groups = {name: mean + random.normal(0, 2, 6) for name, mean in {"scratch": 40, "a": 44, "b": 43, "c": 42}.items()}
+    found = scores_of(one_point_each(groups))
+    row = found.scores.difference("a")
+    test = stats.ttest_ind(groups["a"], groups["scratch"], equal_var=False)
+    ends = test.confidence_interval(1 - 2 * 0.05 / 4)  # three groups may be too high, the best one too low
+    assert [row["picked_low"], row["picked_high"]] == pytest.approx([ends.low, ends.high])
+    one = summary(found).deployment
+    assert f"({ends.low:.1f} to {ends.high:.1f})" in one.text.replace("−", "-")
+    alone = scores_of(one_point_each({name: groups[name] for name in ("scratch", "a")})).scores.difference("a")
+    assert [alone["picked_low"], alone["picked_high"]] == pytest.approx([alone["low"], alone["high"]])
+
+
+def test_the_first_sentence_claims_no_more_than_its_own_interval():
+    """Of twenty groups one whose own interval excludes 0."""
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 1, 5)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    groups = {f"g{i}": 40 + noise for i in range(20)} | {"scratch": 40 + noise, "best": 42 + noise}
+    found = scores_of(one_point_each(groups))
+    row, one = found.scores.difference("best"), summary(found).deployment
+    assert row["low"] > 0 > row["picked_low"]
+    assert one.kind == "open"
+    assert "the highest of 21 groups" in one.text
+    reach = row["picked_high"] - row["delta"] + stats.t.ppf(0.8, row["df"]) * row["se"]
+    assert one.text.endswith(f"no gain seen; this design could have found {reach:.1f} points or more.")
+
+
+def test_er_of_the_leading_group_is_there_beyond_the_groups_that_have_a_sentence():
+    points = sweep({f"num_images={1000 + i}": 5.0 * (i == 29) for i in range(30)}, epochs=(3, 6), trial_sd=0.002)
+    found = summary(scores_of(points))
+    assert "num_images=1029" in found.deployment.text
+    assert "num_images=1029 against scratch: " in found.robustness
+
+
+# ---- few of something
+
+
+def test_ties_are_no_precision():
+    points = sweep({"num_images=1000": 0.0}).assign(id=0.5, ood=0.4, id_val=0.5)
+    assert deployment(points) == (
+        "On the shifted test: num_images=1000 40.0 % against 40.0 % from scratch, 0.0 (0.0 to 0.0): no gain seen; the "
+        "difference of every trial is the same."
+    )
+
+
+@pytest.mark.parametrize(("cameras", "speaks_of_these"), [(1, False), (2, True), (7, True), (8, False)])
+def test_few_cameras_are_said_to_be_those_that_the_interval_is_of(cameras, speaks_of_these):
+    world = simulate(Truth(er=(0.0, 3.0, 6.0), trials=3, cameras=cameras), seed=3)
+    points = world.points.astype({"ood_groups": "Int64"})
+    found = analyse("task", points, OPTIONS, counts=world.counts)
+    text = summary(found).deployment.text
+    assert (f"of these {cameras} test groups" in text) == speaks_of_these
+    alone = analyse("task", world.points, OPTIONS).scores.groups["se"]
+    assert (found.scores.groups["se"] > alone).all() == (cameras >= 8)
+
+
+def test_every_task_has_scores_of_its_own(tmp_path):
+    one = sweep({"num_images=1000": 6.0}, trials=6, trial_sd=0.002)
+    other = sweep({"num_images=1000": -6.0}, trials=6, trial_sd=0.002).assign(task="other")
+    file = tmp_path / "points.csv"
+    both = pd.concat([one, other])
+    both[["id", "ood", "id_val"]] *= 100
+    both.to_csv(file, index=False)
+    table = read_csv(str(file), id="id", ood="ood", group="group", options=OPTIONS, cluster="trial", percent=True)
+    first, second = analyse_all(table, OPTIONS)
+    for found, points in ((first, one), (second, other)):
+        plain = scores_of(points).scores.difference("num_images=1000")
+        assert found.scores.difference("num_images=1000")["delta"] == pytest.approx(plain["delta"])
+    made = verdict([first, second])
+    assert made["scores"]["best"] == "num_images=1000"
+    assert made["tasks"]["other"]["scores"]["best"] == "scratch"
+
+
+# ---- levels on no straight line
+
+
+def test_no_slope_is_claimed_of_scores_that_rise_and_fall():
+    points = sweep({"num_images=1000": 0.0, "num_images=10000": 8.0, "num_images=100000": 0.0}, trials=8,
+                   trial_sd=0.002, noise_sd=0.002)  # fmt: skip
+    found = scores_of(points)
+    texts = [one.text for one in summary(found).findings]
+    assert any(
+        text.startswith("Not established: one slope of the OOD score over pre-training images") for text in texts
+    )
+    up = next(one for one in summary(found).findings if one.text.startswith("num_images=10000 against num_images=1000"))
+    row = found.scores.levels.iloc[up.index]
+    assert (up.kind, up.table, row["score"]) == ("differs", "score_levels", "ood")
+    assert up.text == (f"num_images=10000 against num_images=1000: OOD score +{row['delta_er']:.1f} points "
+                       f"({row['low']:.1f} to {row['high']:.1f}).")  # fmt: skip
+    means = [found.scores.mean(f"num_images={n}")["mean"] for n in (1000, 10000)]
+    assert row["delta_er"] == pytest.approx(means[1] - means[0])
+    shows = {row["score"]: row["shows"] for row in table_rows(found, "score_factors")}
+    assert shows["OOD"] == "not straight"
+
+
+def table_rows(analysis: Analysis, name: str) -> list[dict[str, str]]:
+    table = score_tables(analysis)[name]
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+# ---- images that occur elsewhere
+
+
+def test_claims_that_do_not_hold_without_duplicates_are_held_back():
+    gain = sweep({"num_images=1000": 8.0}, trials=6, trial_sd=0.002, noise_sd=0.002)
+    none = gain.assign(ood=gain["ood"] - 0.08 * (gain["group"] != "scratch"))
+    kept, lost = (without_images(scores_of(gain).scores, scores_of(other).scores) for other in (gain, none))
+    assert "duplicates" in kept.difference("num_images=1000")["survived"]
+    assert lost.difference("num_images=1000")["not_robust_to"] == "duplicates"
+    found = summary(replace(scores_of(gain), scores=lost)).deployment
+    assert found.kind == "fragile"
+    assert found.text.startswith("Not robust to duplicates: On the shifted test: ")
+    assert not lost.difference("num_images=1000", "id")["not_robust_to"]
