@@ -29,7 +29,7 @@ from ray_robust.data.duplicates.entries import summary
 from ray_robust.data.images.pack import BROKEN, PRESENT
 from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool
-from ray_robust.data.readers.file_pool import READ_TOGETHER, FilePool
+from ray_robust.data.readers.file_pool import READ_TOGETHER
 from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
@@ -190,7 +190,7 @@ def _outdated(root: Path) -> Iterator[str]:
 def _verified(store: ImageStore, out: Console) -> Iterator[str]:
     """Compare a store with the files that it was made from, and with its checksums; what is wrong is missing then."""
     pool = store.pool
-    if isinstance(pool, FilePool):
+    if pool.identity == "content":
         rows, edited = np.arange(store.n), []
         with _bar(out, store.n, "reading") as progress:
             for part in (rows[i : i + READ_TOGETHER] for i in range(0, store.n, READ_TOGETHER)):

@@ -33,6 +33,7 @@ TASKS = {
     "domains": "ray_robust.data.tasks.domains:DomainTask",
     "domainnet": "ray_robust.data.tasks.domains:DomainNet",
     "pacs": "ray_robust.data.tasks.domains:Pacs",
+    "subpopulation": "ray_robust.data.tasks.subpopulation:Subpopulation",
 }
 METHODS = {
     "supervised": "ray_robust.train.methods.supervised:pretrain",

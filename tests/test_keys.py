@@ -17,6 +17,7 @@ from ray_robust.spec.load import load_spec
 
 REQUIRED = {  # keys that a source or task cannot do without
     "path": "~/images", "root": "~/data", "train": ["photo"], "model": "maker/model", "classes": ["cat", "dog"],
+    "source": {"name": "species"}, "labels": "order",
 }  # fmt: skip
 EXAMPLES = [
     (path, example)

@@ -121,6 +121,21 @@ class Pixels:
     stamps: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Identities:
+    """What identifies some images of a pool.
+
+    ids          uint64 [n], see `Catalog`
+    content      what they contain, in bytes that change with any of them, and with none of the pool's others where
+                 images are files
+    provisional  files of them have not been read yet, so that both are of names and sizes
+    """
+
+    ids: np.ndarray
+    content: bytes
+    provisional: bool
+
+
 class Options(BaseModel):
     """What a spec may say about a pool; a pool's own Options add fields. Unknown keys are refused."""
 
@@ -229,11 +244,20 @@ class Pool(ABC):
     def learn(self, rows: np.ndarray, read: Pixels, root: Path) -> None:  # noqa: B027
         """Take in what was read of the files, and remember it below a store's `root`."""
 
+    def identities(self, rows: np.ndarray) -> Identities:
+        """Return what identifies these images apart from all others of the pool."""
+        return Identities(self.catalog.ids[rows], self.catalog.fingerprint.encode(), self.catalog.provisional)
+
     def digests(self, rows: np.ndarray) -> np.ndarray | None:
         """Return what these images contain, one `DIGEST` (16 bytes, numpy's V16) each: equal where the files hold the
         same bytes, zeros where one cannot be read. Files that were never read are read now. None: images are rendered,
         so that their ids say it all."""
         return None
+
+    def reread(self, rows: np.ndarray, root: Path) -> np.ndarray:
+        """Read the files of these images whatever is known of them, and remember it below a store's `root`; return the
+        rows whose bytes were other ones when they were read last."""
+        return rows[:0]
 
     def unmade(self, rows: np.ndarray) -> np.ndarray:
         """Return those of `rows` whose images `launch.ingest.generate` must make before they can be read."""
@@ -273,6 +297,15 @@ class Task(Pool):
             what = f"its own metric {name!r} is none of ray_robust.metrics"
             raise UserError(f"task {self.name!r}: {what}{did_you_mean(name, METRICS)}")
         return name
+
+    def shares_images(self, source: Pool) -> bool:
+        """Return whether a source may hold images of this task without anything in them that shows it: of files the
+        contents do."""
+        return False
+
+    def outline(self) -> Sequence[str]:
+        """Return what a plan shows of how its splits were made, a line each; nothing where they are given."""
+        return ()
 
     @property
     def aside(self) -> tuple[str, ...]:

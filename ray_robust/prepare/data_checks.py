@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -25,6 +25,14 @@ def check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
         if asked > held:
             what = f"{'.'.join(path)}.num_images: {asked:,} images, but {task.name} has {held:,} to train on"
             yield Problem(spec.location(*path, "num_images"), what)
+
+
+def check_shared(spec: Spec, task: Pool, sources: Mapping[str, Pool]) -> Iterator[Problem]:
+    """Yield the sources that the images of a task come from as well; of files their contents would show it later."""
+    for source in sources.values():
+        if isinstance(task, Task) and task.shares_images(source):
+            what = f"task {task.name} is made of the images of source {source.name}, which would be pre-trained on"
+            yield Problem(spec.location("task", "source"), f"{what}; give one of them another seed")
 
 
 def check_tables(spec: Spec) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.weights import weights_facts
 from ray_robust.errors import DataAbsent, Problem, UserError
 from ray_robust.plan.plan import MixtureDetails, Plan, PoolFacts, WeightsFacts, hash_of, make_plan, pool_key
-from ray_robust.prepare.data_checks import check_batches, check_tables, check_task
+from ray_robust.prepare.data_checks import check_batches, check_shared, check_tables, check_task
 from ray_robust.spec.load import Level, PoolSection, Pretrain, Spec
 
 
@@ -68,6 +68,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
     tasks = _open_tasks(spec, plan_only, problems)
     for task in tasks.values():
         problems += [problem for problem in check_task(spec, task) if problem not in problems]
+        problems += check_shared(spec, task, sources)
     weights = _weights(spec, problems)
     problems += check_tables(spec)
     problems += check_batches(spec, list(tasks.values()))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
@@ -39,6 +40,8 @@ def print_plan(out: Console, sweep: Sweep, subsets: Subsets, left: Remaining | N
         left = None
     _print_trials(out, plan, subsets, left)
     print_composition(out, sweep, subsets)
+    for task in sweep.tasks.values():
+        print_outline(out, task)
     _print_provisional(out, sweep)
     out.print(f"{len(plan)} trials, {plan.pretrainings} unique pre-trainings")
     if left is not None:
@@ -128,6 +131,19 @@ def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:
         out.print(table, markup=False)
     for note in sweep.notes:
         out.print(note, markup=False, soft_wrap=True)
+
+
+def print_outline(out: Console, task: Pool) -> None:
+    """Print how a task's splits were made, where it was not given them: the tree of its labels and subclasses."""
+    lines = task.outline() if isinstance(task, Task) else ()
+    if not lines:
+        return
+    counts = (f"{split} {len(task.catalog.rows(split)):,}" for split in SPLITS)
+    out.print(f"task {task.name}: {', '.join(counts)}", markup=False, soft_wrap=True)
+    for line in lines[:SHOWN_IN_A_PLAN]:
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+    if len(lines) > SHOWN_IN_A_PLAN:
+        out.print(f"  ... and {len(lines) - SHOWN_IN_A_PLAN:,} more labels")
 
 
 def estimate(plan: Plan, spec: Spec) -> str:

@@ -169,6 +169,16 @@ def label_classes(
     return labels
 
 
+def coarse_labels(catalog: Catalog, granularity: str) -> list[str]:
+    """Return the label of every class at a rank, at `depth:N` (1 is the coarsest) or at the cut into `labels:N`.
+
+    Raises ValueError, whose text goes on from the name of the pool, where its hierarchy has none."""
+    how, _, value = granularity.partition(":")
+    if how == "labels" and value:
+        return _cut(catalog, np.ones(len(catalog.classes), bool), int(value))
+    return _rank(catalog, granularity)
+
+
 def _rank(catalog: Catalog, granularity: str) -> list[str]:
     """Return the ancestors at a rank, or at a depth: 1 is the coarsest rank."""
     if granularity in ("class", "leaf"):

@@ -43,7 +43,9 @@ def attach_hierarchy(catalog: Catalog, option: str) -> Catalog:
     digest = hashlib.blake2b(f"{catalog.fingerprint}|{rows}".encode(), digest_size=8)
     for name in sorted(below):
         digest.update(name.encode() + below[name].tobytes())
-    return replace(catalog, hierarchy=ranks, below=below, fingerprint=digest.hexdigest())
+    called = tuple(isa.words.get(node, (name,))[0] for node, name in zip(nodes, catalog.classes, strict=True))
+    own = catalog.names or (called if called != catalog.classes else ())
+    return replace(catalog, hierarchy=ranks, below=below, fingerprint=digest.hexdigest(), names=own)
 
 
 def subtrees(catalog: Catalog) -> Mapping[str, np.ndarray]:

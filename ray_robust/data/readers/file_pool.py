@@ -20,7 +20,7 @@ from ray_robust.data.images.contents import UNKNOWN, Contents, digest_of, halves
 from ray_robust.data.images.decode import decode_all
 from ray_robust.data.images.files import STAMP, Files, Stamp
 from ray_robust.data.images.store import default_root
-from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Pixels, Pool, mix_bits, seed_of
+from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Identities, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import Problem, UserError
 
 READ_TOGETHER = 2048  # files whose digests are written at once
@@ -100,9 +100,18 @@ class FilePool(Pool):
             digest.update(contents.stamps["size"].tobytes())
             return replace(listed, fingerprint=PROVISIONAL + digest.hexdigest(), provisional=True)
         digest.update(contents.digests.tobytes())
-        of_both = halves(contents.keys)[:, 0] ^ halves(contents.digests)[:, 0]
-        ids = mix_bits(of_both, seed_of("key and content"))
+        ids = self.identities(np.arange(len(listed))).ids
         return replace(listed, ids=ids, fingerprint=digest.hexdigest(), provisional=False)
+
+    def identities(self, rows: np.ndarray) -> Identities:
+        contents = self.contents
+        keys = contents.keys[rows]
+        if len(contents.unknown(rows)):
+            sizes = contents.stamps["size"][rows]
+            return Identities(self.list_images().ids[rows], keys.tobytes() + sizes.tobytes(), True)
+        digests = contents.digests[rows]
+        ids = mix_bits(halves(keys)[:, 0] ^ halves(digests)[:, 0], seed_of("key and content"))
+        return Identities(ids, keys.tobytes() + digests.tobytes(), False)
 
     @property
     def pack(self) -> str:
