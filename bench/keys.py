@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ray_robust import registry
+from ray_robust.spec.augmentation import AUGMENTATIONS
 from ray_robust.spec.keys import keys_of, parents
 from ray_robust.spec.mixture_axes import Lattice, MixtureGrid, Simplex
 from ray_robust.spec.search_space import Bounds, Choice, SourceSimplex
@@ -43,6 +44,14 @@ INTROS = {
     AXES: "In place of a mapping of sources: several mixtures.",
     OPEN: "Where a search draws, any value of `pretrain` or `finetune` may be one of these ([search.md](search.md)).",
 }
+AUGMENT = (
+    "What `pretrain.augment` and `finetune.augment` name; test images never change. Several joined by `+` are done "
+    "in the order of this table, and what is part of another is not done twice: `flip+crop` is `crop`, "
+    "`crop+trivialaugment` is `trivialaugment`. For satellite images, say `rotate90+crop` or "
+    "`rotate90+trivialaugment`. "
+    "`randaugment` and `trivialaugment` are drawn for one image at a time, the others for a whole batch "
+    "([cost](performance.md#augmentations))."
+)
 _SIGNS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
 
 
@@ -71,7 +80,14 @@ def markdown() -> str:
         lines = dict.fromkeys(line for model in models for line in rows(model))  # what several ways share, once
         table = ["| key | default | type | meaning | example |", "|---|---|---|---|---|", *lines]
         parts.append("\n".join([heading, "", *([intro, ""] if intro else []), *table, ""]))
-    return "\n".join(parts)
+    return "\n".join([*parts, *augmentations()])
+
+
+def augmentations() -> Iterator[str]:
+    """Yield the lines on what each value of `augment` does."""
+    yield from ("## Augmentations", "", AUGMENT, "", "| augment | what it does |", "|---|---|")
+    yield from (f"| `{name}` | {what} |" for name, what in AUGMENTATIONS.items())
+    yield ""
 
 
 def rows(model: type[BaseModel]) -> Iterator[str]:

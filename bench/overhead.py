@@ -189,7 +189,7 @@ def bare_fit(
     import torch.nn.functional as F
     from sklearn.metrics import f1_score
 
-    from ray_robust.train.images import augment
+    from ray_robust.train.augmentation import augment
 
     settings = finetuning.settings if finetuning else trial.pretrain
     images, labels = (torch.from_numpy(a) for a in (task["train"] if finetuning else mixture["train"]))

@@ -21,7 +21,7 @@ from bench import show
 from bench.step import Shape, Way, measured, over, through_fit
 from ray_robust.data.pool import Pool
 from ray_robust.registry import find
-from ray_robust.spec.sections import Training
+from ray_robust.spec.training import Training
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
 

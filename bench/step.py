@@ -35,9 +35,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import command_of, print_table, show, write_table
-from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.spec.sections import ModelSection
+from ray_robust.spec.training import Training
+from ray_robust.train.augmentation import augment
 from ray_robust.train.context import Context
-from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import ForwardBackward, Runner, run_each, run_interleaved
 from ray_robust.train.loop import fit, make_optimizer
 from ray_robust.train.models import build_model, input_scale

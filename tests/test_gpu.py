@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ray_robust.files.storage import Storage
-from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.spec.sections import ModelSection
+from ray_robust.spec.training import Training
 from ray_robust.train import autotune, callbacks, compile, images, stack
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context

@@ -151,7 +151,7 @@ def test_every_key_of_a_section_is_told_where_it_belongs(capsys):
         ("1000", "[1k, 4k]", f"5: pretrain.num_images: {WHOLE} a list; a value that varies is written {{grid: [1k, 4k]}}"),
         ("{epochs: 2}", "{lr: [1e-3, 3e-3]}", "7: finetune.lr: must be a number, not a list; a value that varies is written {grid: [1e-3, 3e-3]}"),
         ("{epochs: 2}", "{num_images: [500, all]}", "7: finetune.num_images: must be a whole number above 0 or all, not a list; a value that varies is written {grid: [500, all]}"),
-        ("{epochs: 2}", "{augment: [flip, crop]}", "7: finetune.augment: must be one of none, flip, crop, strong, not a list; a value that varies is written {grid: [flip, crop]}"),
+        ("{epochs: 2}", "{augment: [flip, crop]}", "7: finetune.augment: must be one of none, flip, vflip, rotate90, crop, strong, randaugment, trivialaugment, or some joined as in rotate90+crop, not a list; a value that varies is written {grid: [flip, crop]}"),
         ("{epochs: 2}", "{}\nbaseline: {finetune: {epochs: [12, 24]}}", "8: baseline.finetune.epochs: must be a whole number, not a list; a value that varies is written {grid: [12, 24]}"),
         ("  num_images", "  granularity: [order, family]\n  num_images", "5: pretrain.granularity: must be text, not a list; a value that varies is written {grid: [order, family]}"),
         ("  num_images", "  classes: [all, {under: order1}]\n  num_images", "5: pretrain.classes: names must be text, not {'under': 'order1'}; quote it; a value that varies is written {grid: [all, {under: order1}]}"),

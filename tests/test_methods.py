@@ -113,6 +113,21 @@ def test_a_pre_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method, n
     assert resumed.upstream_accuracy == done.upstream_accuracy
 
 
+@pytest.mark.parametrize(("method", "augment"), [
+    ("supervised", "rotate90+trivialaugment"), ("simclr", "randaugment"),
+    *slowly(("clip", "vflip+strong+trivialaugment"), ("simclr", "rotate90")),
+])  # fmt: skip
+def test_augmentations_go_on_bit_for_bit_after_a_cut(tmp_path, method, augment):
+    settings = {"epochs": 2, "augment": augment}
+    whole, _ = pretrain(job(method, **settings))
+    cut_off(7, pretrain, job(method, checkpoints=Storage(tmp_path), **settings))
+    assert list(tmp_path.glob("pretrain.*.safetensors"))
+    again, _ = pretrain(job(method, checkpoints=Storage(tmp_path), **settings))
+    assert same(state_of(whole), state_of(again))
+    other, _ = pretrain(job(method, **settings | {"augment": "crop"}))
+    assert not same(state_of(whole), state_of(other))
+
+
 def test_a_loss_that_breaks_says_so():
     for method in ("simclr", "clip"):
         with pytest.raises(TrainingFailed, match=r"pretrain: the loss became nan by step \d+ of 64 \(learning rate"):

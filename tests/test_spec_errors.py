@@ -54,7 +54,7 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     "5,000 digits": (("1000", "9" * 5000), [f"5: pretrain.num_images: {WHOLE} '{'9' * 56}..."]),
     "300 digits": (("1000", "9" * 300), [f"5: pretrain.num_images: {WHOLE} {'9' * 57}..."]),
     "a word that is none of the words": (("{epochs: 2}", "{augment: crops}"),
-        ["7: finetune.augment: must be one of none, flip, crop, strong, not 'crops'"]),
+        ["7: finetune.augment: must be one of none, flip, vflip, rotate90, crop, strong, randaugment, trivialaugment, or some joined as in rotate90+crop, not 'crops'"]),
     "a share above one": (after("analysis: {min_r2: 1.5}"), ["8: analysis.min_r2: must be at most 1, not 1.5"]),
     "no resources": (after("resources: {workers: 0, gpus_per_worker: -1, cpus_per_worker: x}"), [
         "8: resources.workers: must be above 0, not 0", "8: resources.gpus_per_worker: must be at least 0, not -1",

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.spec.sections import ModelSection
+from ray_robust.spec.training import Training
 from ray_robust.train import autotune, compile, stack
 from ray_robust.train.callbacks import LossGuard
 from ray_robust.train.context import Context

@@ -16,7 +16,7 @@ from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.exceptions import Preempted, TrainingFailed
 from ray_robust.train.finetune import EvalPoint, FinetuneJob, finetune
-from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import run_interleaved
 from ray_robust.train.loop import fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
@@ -70,7 +70,7 @@ def save_at_every_epoch(monkeypatch) -> None:
 SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
 
 
-@pytest.mark.parametrize("augmentation", ["none", "flip", "crop", "strong"])
+@pytest.mark.parametrize("augmentation", ["none", "crop", "rotate90", "rotate90+strong+trivialaugment"])
 def test_the_same_seed_gives_the_same_bits(augmentation):
     settings = SETTINGS.model_copy(update={"augment": augmentation})
     torch.manual_seed(1)
@@ -254,27 +254,6 @@ def test_durations():
     assert Duration.of(1000, 128, 3, None) == Duration(1000, 128, 21)  # seven whole batches a pass
     assert Duration.of(10, 128, 3, None) == Duration(10, 10, 3)
     assert Duration.of(1000, 128, None, 12800).steps == 100
-
-
-@pytest.mark.parametrize("method", ["none", "flip", "crop", "strong"])
-def test_augmentation_keeps_shape_and_range(method):
-    images = torch.from_numpy(make_images(64)[0])
-    changed = augment(images, method)
-    assert changed.shape == images.shape
-    assert 0 <= float(changed.min()) <= float(changed.max()) <= 255
-    assert (method == "none") == torch.equal(changed.to(torch.uint8), images)
-
-
-def test_a_flip_is_a_flip_and_a_shift_a_shift():
-    torch.manual_seed(0)
-    images = torch.from_numpy(make_images(50)[0])
-    flipped = augment(images, "flip")
-    for before, after in zip(images, flipped, strict=True):
-        assert torch.equal(after, before) or torch.equal(after, before.flip(1))
-    row = torch.arange(32, dtype=torch.uint8)[None, :, None, None].expand(50, 32, 32, 3)  # the value says the row
-    shifted = augment(row, "crop")[:, :, 0, 0].to(torch.int64)
-    assert set((shifted[:, 16] - 16).tolist()) <= set(range(-4, 5))
-    assert len(set((shifted[:, 16] - 16).tolist())) > 4
 
 
 def test_normalised_images_have_the_models_scale():

@@ -23,8 +23,9 @@ from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
 from ray_robust.spec.search_space import NO_SPACE, Space
 from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Section
 from ray_robust.spec.section_parser import DRAWN, NOTHING, VARYING, Level, SectionParser, mapping
-from ray_robust.spec.sections import Finetune, ModelSection, PoolSection, Pretrain, SourceSection, TaskSection, Training
+from ray_robust.spec.sections import Finetune, ModelSection, PoolSection, Pretrain, SourceSection, TaskSection
 from ray_robust.spec.space_parser import parse_space, representative_levels
+from ray_robust.spec.training import Training
 from ray_robust.spec.validation_messages import dotted
 from ray_robust.spec.values import parse_number, short_repr
 from ray_robust.spec.yaml_lines import Document, parse

@@ -16,10 +16,9 @@ from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
 from ray_robust.spec.class_selection import ClassSelection, parse_classes, parse_granularity, parse_weights
 from ray_robust.spec.section import LARGEST_SEED, Contradiction, Section
+from ray_robust.spec.training import LabelSmoothing, LearningRate, Training, WeightDecay
 from ray_robust.spec.values import Fraction, Positive, Rate, short_repr
 
-Augmentation = Literal["none", "flip", "crop", "strong"]
-Optimizer = Literal["adamw", "sgd"]
 LARGEST_SIZE = 2048  # px of an image: a square of 12 MB
 
 
@@ -84,36 +83,6 @@ class ModelSection(Section):
         default="auto",
         description="whether torch.compile is used; `auto`: in long trainings, where it was measured to be faster",
         examples=["compile: false"],
-    )
-
-
-WeightDecay = Annotated[float, Field(ge=0, allow_inf_nan=False, description="of the optimizer",
-                                     examples=["weight_decay: 0.01"])]  # fmt: skip
-LabelSmoothing = Annotated[float, Field(ge=0, lt=1, description="share of every label spread over all classes",
-                                        examples=["label_smoothing: 0.05"])]  # fmt: skip
-LearningRate = Annotated[Rate, Field(description="the highest learning rate of the schedule",
-                                     examples=["lr: {grid: [3e-4, 1e-3, 3e-3]}"])]  # fmt: skip
-
-
-class Training(Section):
-    """What pre-training and fine-tuning share."""
-
-    lr: LearningRate
-    weight_decay: WeightDecay
-    optimizer: Optimizer = Field(default="adamw", description="the optimizer", examples=["optimizer: sgd"])
-    batch_size: Positive = Field(
-        default=128, description="images in each step, of all workers", examples=["batch_size: 256"]
-    )
-    warmup: Fraction = Field(
-        default=0.05,
-        description="share of all steps over which the learning rate rises; it then falls along a cosine",
-        examples=["warmup: 0.1"],
-    )
-    label_smoothing: LabelSmoothing = 0.1
-    augment: Augmentation = Field(
-        default="crop",
-        description="what is done to each image in training; in pre-training with method simclr the default is strong",
-        examples=["augment: flip"],
     )
 
 

@@ -1,7 +1,6 @@
-"""Batches of images on the device: gathered as uint8, augmented there a whole batch at a time, normalised last.
+"""Batches of images on the device: gathered as uint8, normalised last; `augmentation` is between the two.
 
-Owns `ImageBank` (the images of a training or a test split) and the augmentations. All randomness comes from torch's
-default generators, which the training loop seeds anew from names at every step.
+Owns `ImageBank`: the images of a training or a test split.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 RESIDENT_SHARE = 0.4  # of a GPU's free memory that the images of one training may take; else they stay in RAM
 
@@ -121,64 +119,3 @@ def normalise(images: torch.Tensor, mean: list[float], std: list[float]) -> torc
     scale = 1 / torch.tensor(std, device=images.device)
     shift = -torch.tensor(mean, device=images.device) * scale
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
-
-
-def augment(images: torch.Tensor, method: str) -> torch.Tensor:
-    """Return a random variant of every image: uint8 [b, s, s, 3] in; uint8 out, float32 (0-255) from `strong`.
-
-    none; flip: left to right with probability 1/2; crop: flip, then a shift of up to an eighth of the side with
-    reflected borders; strong: random-resized crop (area 0.3-1, ratio 3/4-4/3), flip, brightness, contrast and
-    saturation +-40 %, grey with probability 0.2, a rectangle of up to a quarter of the image erased with
-    probability 0.25.
-    """
-    if method == "none":
-        return images
-    return _strong(images) if method == "strong" else _shift(images, images.shape[1] // 8 if method == "crop" else 0)
-
-
-def _shift(images: torch.Tensor, reach: int) -> torch.Tensor:
-    """Flip and shift by whole pixels, as one gather: on a CPU five times cheaper than padding and slicing."""
-    count, size, device = len(images), images.shape[1], images.device
-    line = torch.arange(size, device=device)
-    flipped = torch.rand(count, 1, device=device) < 0.5
-    columns = torch.where(flipped, size - 1 - line, line)
-    rows = line.expand(count, size)
-    if reach:
-        moves = torch.randint(-reach, reach + 1, (2, count, 1), device=device)
-        rows, columns = _reflect(rows + moves[0], size), _reflect(columns + moves[1], size)
-    first = torch.arange(count, device=device)[:, None, None] * size
-    index = (first + rows[:, :, None]) * size + columns[:, None, :]
-    return images.reshape(-1, 3).index_select(0, index.reshape(-1)).view(images.shape)
-
-
-def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    index = index.abs()
-    return torch.where(index >= size, 2 * (size - 1) - index, index)
-
-
-def _strong(images: torch.Tensor) -> torch.Tensor:
-    count, size, device = len(images), images.shape[1], images.device
-
-    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
-        return torch.rand(count, *shape, device=device) * (high - low) + low
-
-    area, ratio = uniform(0.3, 1), uniform(-0.2877, 0.2877).exp()  # log of 3/4 and 4/3
-    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    placing = torch.zeros(count, 2, 3, device=device)
-    placing[:, 0, 0], placing[:, 1, 1] = width * mirror, height
-    placing[:, 0, 2], placing[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    grid = F.affine_grid(placing, [count, 3, size, size], align_corners=False)
-    x = images.permute(0, 3, 1, 2).to(torch.float32)
-    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    x = x * uniform(0.6, 1.4, 1, 1, 1)
-    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, uniform(0.6, 1.4, 1, 1, 1))
-    grey = (x * torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    keep = torch.where(uniform(0, 1, 1, 1, 1) < 0.2, 0.0, uniform(0.6, 1.4, 1, 1, 1))
-    x = torch.lerp(grey.expand_as(x), x, keep).clamp(0, 255)
-    line = (torch.arange(size, device=device) + 0.5) / size
-    top, left, tall, wide = uniform(0, 1, 1), uniform(0, 1, 1), uniform(0.1, 0.5, 1), uniform(0.1, 0.5, 1)
-    wide = torch.where(uniform(0, 1, 1) < 0.25, wide, torch.zeros_like(wide))
-    hole = ((line - top).abs() < tall / 2)[:, :, None] & ((line - left).abs() < wide / 2)[:, None, :]
-    x = torch.where(hole[:, None], torch.full_like(x, 127.5), x)
-    return x.permute(0, 2, 3, 1)

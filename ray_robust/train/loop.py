@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_robust.data.pool import seed_of
-from ray_robust.spec.sections import Training
+from ray_robust.spec.training import Training
+from ray_robust.train.augmentation import augment
 from ray_robust.train.callbacks import Callback, Checkpointer, LossGuard, ProgressReporter
 from ray_robust.train.checkpoints import load_state
 from ray_robust.train.compile import NetworkChoice
 from ray_robust.train.curve import CurveRecorder
 from ray_robust.train.exceptions import TrainingFailed
-from ray_robust.train.images import ImageBank, augment, normalise
+from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import ForwardBackward, Steps, Stepwise
 from ray_robust.train.models import input_scale
 from ray_robust.train.objective import Objective

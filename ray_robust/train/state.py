@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ray_robust.files.storage import Storage
-from ray_robust.spec.sections import ModelSection, Training
+from ray_robust.spec.sections import ModelSection
+from ray_robust.spec.training import Training
 from ray_robust.train.context import Context
 
 CHECK_EVERY = 16  # steps after which a check step follows, at the latest

@@ -17,8 +17,9 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from ray_robust.spec.load import Pretrain
+from ray_robust.train.augmentation import augment
 from ray_robust.train.features import features_of
-from ray_robust.train.images import augment, normalise
+from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective

@@ -11,8 +11,9 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import nn
 
+from ray_robust.train.augmentation import augment
 from ray_robust.train.features import nearest_mean_accuracy
-from ray_robust.train.images import augment, normalise
+from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective

@@ -1,0 +1,129 @@
+"""Random variants of a batch of images: the operations behind the names of `spec.augmentation`.
+
+Whole batches on the device, except for torchvision's policies, which draw for one image after the other. All
+randomness comes from torch's default generators, which the training loop seeds anew from names at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from ray_robust.spec.augmentation import steps_of
+
+
+def augment(images: torch.Tensor, method: str) -> torch.Tensor:
+    """Return a random variant of every image: uint8 [b, s, s, 3] in; uint8 out, or float32 (0-255) where `strong` has
+    been done last. `method` is what `spec.augmentation.parse_augmentation` returned."""
+    for step in steps_of(method):
+        images = _OPERATIONS[step](images)
+    return images
+
+
+def _flip(images: torch.Tensor) -> torch.Tensor:
+    return _shift(images, 0)
+
+
+def _crop(images: torch.Tensor) -> torch.Tensor:
+    return _shift(images, images.shape[1] // 8)
+
+
+def _shift(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """Flip and shift by whole pixels, as one gather: on a CPU five times cheaper than padding and slicing."""
+    count, size, device = len(images), images.shape[1], images.device
+    line = torch.arange(size, device=device)
+    flipped = torch.rand(count, 1, device=device) < 0.5
+    columns = torch.where(flipped, size - 1 - line, line)
+    rows = line.expand(count, size)
+    if reach:
+        moves = torch.randint(-reach, reach + 1, (2, count, 1), device=device)
+        rows, columns = _reflect(rows + moves[0], size), _reflect(columns + moves[1], size)
+    return _gather(images, rows[:, :, None] * size + columns[:, None, :])
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    index = index.abs()
+    return torch.where(index >= size, 2 * (size - 1) - index, index)
+
+
+def _vflip(images: torch.Tensor) -> torch.Tensor:
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(1), images)
+
+
+def _rotate90(images: torch.Tensor) -> torch.Tensor:
+    """One of the eight symmetries of the square: two flips and a transposition, each with probability 1/2."""
+    count, size, device = len(images), images.shape[1], images.device
+    line = torch.arange(size, device=device)
+    upside, mirrored, transposed = torch.rand(3, count, 1, device=device) < 0.5
+    rows, columns = torch.where(upside, size - 1 - line, line), torch.where(mirrored, size - 1 - line, line)
+    index = rows[:, :, None] * size + columns[:, None, :]
+    return _gather(images, torch.where(transposed[:, :, None], index.transpose(1, 2), index))
+
+
+def _gather(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return images [b, s, s, 3] with the pixels at `index` [b, s, s] of each, counted row by row."""
+    first = torch.arange(len(images), device=images.device)[:, None, None] * images.shape[1] ** 2
+    return images.reshape(-1, 3).index_select(0, (first + index).reshape(-1)).view(images.shape)
+
+
+def _strong(images: torch.Tensor) -> torch.Tensor:
+    count, size, device = len(images), images.shape[1], images.device
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(count, *shape, device=device) * (high - low) + low
+
+    area, ratio = uniform(0.3, 1), uniform(-0.2877, 0.2877).exp()  # log of 3/4 and 4/3
+    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    placing = torch.zeros(count, 2, 3, device=device)
+    placing[:, 0, 0], placing[:, 1, 1] = width * mirror, height
+    placing[:, 0, 2], placing[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
+    grid = F.affine_grid(placing, [count, 3, size, size], align_corners=False)
+    x = images.permute(0, 3, 1, 2).to(torch.float32)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    x = x * uniform(0.6, 1.4, 1, 1, 1)
+    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, uniform(0.6, 1.4, 1, 1, 1))
+    grey = (x * torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    keep = torch.where(uniform(0, 1, 1, 1, 1) < 0.2, 0.0, uniform(0.6, 1.4, 1, 1, 1))
+    x = torch.lerp(grey.expand_as(x), x, keep).clamp(0, 255)
+    line = (torch.arange(size, device=device) + 0.5) / size
+    top, left, tall, wide = uniform(0, 1, 1), uniform(0, 1, 1), uniform(0.1, 0.5, 1), uniform(0.1, 0.5, 1)
+    wide = torch.where(uniform(0, 1, 1) < 0.25, wide, torch.zeros_like(wide))
+    hole = ((line - top).abs() < tall / 2)[:, :, None] & ((line - left).abs() < wide / 2)[:, None, :]
+    x = torch.where(hole[:, None], torch.full_like(x, 127.5), x)
+    return x.permute(0, 2, 3, 1)
+
+
+def _policy(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def each(images: torch.Tensor) -> torch.Tensor:
+        whole = images.permute(0, 3, 1, 2)
+        if images.is_floating_point():  # after `strong`; equalize and posterize are of whole numbers
+            whole = whole.round().to(torch.uint8)
+        draw = _torchvision(name)
+        return torch.stack([draw(image) for image in whole.contiguous()]).permute(0, 2, 3, 1).contiguous()
+
+    return each
+
+
+@cache
+def _torchvision(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return torchvision's transform with its own defaults, of uint8 [3, s, s]. It holds no state, and draws from
+    torch's default generator on the CPU, wherever the image is."""
+    from torchvision.transforms import v2
+
+    return {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}[name]()
+
+
+_OPERATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "flip": _flip,
+    "vflip": _vflip,
+    "rotate90": _rotate90,
+    "crop": _crop,
+    "strong": _strong,
+    "randaugment": _policy("randaugment"),
+    "trivialaugment": _policy("trivialaugment"),
+}
