@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from ray_robust.files.storage import Storage
+from ray_robust.spec.augmentation import AUGMENTATIONS
 from ray_robust.spec.sections import ModelSection
 from ray_robust.spec.training import Training
 from ray_robust.train import autotune, callbacks, compile, images, stack
+from ray_robust.train.augmentation import augment
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import run_interleaved
-from ray_robust.train.loop import fit
+from ray_robust.train.loop import fit, seed_device
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, StackedRunner
 from ray_robust.train.state import Duration, Stage
@@ -116,6 +118,17 @@ def test_where_the_images_lie_changes_no_bit(monkeypatch):
     resident = trained()
     monkeypatch.setattr(images, "RESIDENT_SHARE", 0.0)
     assert torch.equal(weights(resident), weights(trained()))
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "rotate90+strong+trivialaugment"])
+def test_augmentations_stay_on_the_gpu_and_follow_the_seed(name):
+    batch = torch.from_numpy(pixels(64)[0]).to(GPU)
+    seed_device(1, GPU)
+    first = augment(batch, name)
+    assert (first.device, first.shape) == (batch.device, batch.shape)
+    seed_device(1, GPU)
+    assert torch.equal(augment(batch, name), first)
+    assert torch.equal(augment(batch, name), first) == (name == "none")
 
 
 def test_bf16_is_used_and_learns():

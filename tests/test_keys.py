@@ -250,7 +250,6 @@ def test_contradictions_are_reported_beside_wrong_values_unless_they_follow_from
     ]
     several = GOOD.replace("  images_seen: 2000\n", "  num_classes: 2000\n  subclasses_per_label: 2\n")
     assert lines_of(several, capsys) == [
-        "x.yaml:3: pretrain: give images_seen or epochs, one of the two",
         "x.yaml:3: pretrain: subclasses_per_label needs a granularity coarser than class",
         "x.yaml:3: pretrain: subclasses_per_label says how many classes there are; leave num_classes out",
         "x.yaml:3: pretrain: 1000 images cannot fill 2000 classes",

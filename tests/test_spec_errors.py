@@ -84,7 +84,8 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
         ["5: pretrain.granularity: source species has no rank 'genus': it has order, family, species [pretrained]"]),
     # what contradicts itself
     "two lengths": (("images_seen: 2000", "images_seen: 2000\n  epochs: 2"), ["3: pretrain: give images_seen or epochs, one of the two"]),
-    "no length": (("  images_seen: 2000\n", ""), ["3: pretrain: give images_seen or epochs, one of the two"]),
+    "a least length of a length": (("images_seen: 2000", "images_seen: 2000\n  min_images_seen: 2000"),
+        ["3: pretrain: min_images_seen belongs beside epochs; images_seen is the length"]),
     "a product that is none": (("1000", "1000\n  num_classes: 100\n  images_per_class: 9"),
         ["3: pretrain: num_classes x images_per_class is 900, num_images is 1000"]),
     "more classes than images": (("1000", "10\n  num_classes: 100"), ["3: pretrain: 10 images cannot fill 100 classes"]),

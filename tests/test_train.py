@@ -254,6 +254,8 @@ def test_durations():
     assert Duration.of(1000, 128, 3, None) == Duration(1000, 128, 21)  # seven whole batches a pass
     assert Duration.of(10, 128, 3, None) == Duration(10, 10, 3)
     assert Duration.of(1000, 128, None, 12800).steps == 100
+    assert Duration.of(1000, 128, 3, None, 12800).steps == 100
+    assert Duration.of(1000, 128, 30, None, 12800).steps == 210
 
 
 def test_normalised_images_have_the_models_scale():

@@ -105,7 +105,7 @@ class Trial:
             "semantics": (mixture.classes.text if mixture.classes else "all") if mixture else "",
             "sources": json.dumps({n: s.weight for n, s in mixture.sources.items()} if mixture else {}),
             "pretrain_method": mixture.method if mixture else SCRATCH,
-            "pretrain_epochs": mixture.epochs if mixture else 0,
+            "pretrain_epochs": (None if mixture.min_images_seen else mixture.epochs) if mixture else 0,
             "pretrain_images_seen": self.pretrain_images,
             "upstream_accuracy": None,
             "seconds_pretrain": None,
@@ -295,7 +295,7 @@ def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: 
     if total == "all":
         whole = {name: sources[pool_key(name, section)].images for name, section in mixture.sources.items()}
         total = sum({**whole, **held}.values())
-    return int(total) * (mixture.epochs or 1)
+    return max(int(total) * (mixture.epochs or 1), mixture.min_images_seen or 0)
 
 
 def _group(pretrain: Level[Pretrain] | None, model: Level[ModelSection], several_models: bool) -> str:

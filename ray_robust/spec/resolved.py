@@ -65,10 +65,12 @@ def _restore_axes(key: str, plain: dict, written: dict, sections: list[Any]) -> 
 
 
 def _of_methods(sections: list[Any], written: dict) -> set[str]:
-    """Return the keys to leave out: those that no method there uses, and defaults that differ between methods."""
+    """Return the keys to leave out: those that no method there uses, and defaults that differ between methods, or of
+    length between levels of which some have a length of their own."""
     each = list({section.method: section for section in sections}.values())
     unused = set.intersection(*(section.idle(section.method) for section in each))
     differing = {name for name in type(each[0]).model_fields if len({repr(getattr(s, name)) for s in each}) > 1}
+    differing |= {name for name in ("epochs", "min_images_seen") if len({getattr(s, name, None) for s in sections}) > 1}
     return unused | (differing - set(written))
 
 

@@ -20,6 +20,10 @@ from ray_robust.spec.training import LabelSmoothing, LearningRate, Training, Wei
 from ray_robust.spec.values import Fraction, Positive, Rate, short_repr
 
 LARGEST_SIZE = 2048  # px of an image: a square of 12 MB
+EPOCHS, MIN_IMAGES_SEEN = (
+    10,
+    64_000,
+)  # of a pre-training of which no length is given; `bench.recipes` measured that it learns
 
 
 class PoolSection(Section):
@@ -161,13 +165,21 @@ class Pretrain(Training):
     )
     images_seen: Positive | None = Field(
         default=None,
-        description="length, in images with repetitions; this or `epochs` must be given",
+        description="length, in images with repetitions, in place of `epochs`",
         examples=["images_seen: 64k"],
     )
     epochs: Positive | None = Field(
         default=None,
-        description="length, in passes over the images; this or `images_seen` must be given",
+        description="length, in passes over the images",
         examples=["epochs: 8"],
+        json_schema_extra={"default": f"`{EPOCHS}` without `images_seen`"},
+    )
+    min_images_seen: Positive | None = Field(
+        default=None,
+        description="beside `epochs`: the least length, in images with repetitions, so that few images are seen often "
+        "enough to learn from",
+        examples=["epochs: 5, min_images_seen: 64k"],
+        json_schema_extra={"default": f"`{MIN_IMAGES_SEEN}` without `epochs` and `images_seen`"},
     )
     temperature: Rate = Field(
         default=0.5,
@@ -228,6 +240,17 @@ class Pretrain(Training):
     def _two_views_are_strong(cls, raw: Any) -> Any:
         return {"augment": "strong", **raw} if isinstance(raw, dict) and raw.get("method") == "simclr" else raw
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, raw: Any) -> Any:
+        """Write the default length out, so that it enters identities and the run's spec.yaml: if it changes, old runs
+        keep theirs."""
+        if not isinstance(raw, dict) or "epochs" in cls.idle(str(raw.get("method"))):
+            return raw
+        if raw.get("epochs") is not None or raw.get("images_seen") is not None:
+            return raw
+        return {**raw, "epochs": EPOCHS, "min_images_seen": raw.get("min_images_seen") or MIN_IMAGES_SEEN}
+
     _classes = field_validator("classes", mode="before")(parse_classes)
     _granularity = field_validator("granularity", mode="before")(parse_granularity)
     _weights = field_validator("weights", mode="before")(parse_weights)
@@ -271,8 +294,10 @@ class Pretrain(Training):
             yield ("method", "augment"), what
         if not self.sources:
             yield ("method", "sources"), "give at least one source, e.g. sources: {species: 1.0}"
-        if (self.images_seen is None) == (self.epochs is None):
+        if self.images_seen is not None and self.epochs is not None:
             yield ("method", "images_seen", "epochs"), "give images_seen or epochs, one of the two"
+        elif self.images_seen is not None and self.min_images_seen is not None:
+            yield ("images_seen", "min_images_seen"), "min_images_seen belongs beside epochs; images_seen is the length"
         yield from self._counts_that_contradict()
 
     def _counts_that_contradict(self) -> Iterator[Contradiction]:

@@ -76,7 +76,9 @@ class PretrainJob:
         of equal size."""
         settings = self.settings
         images = len(self.images.train.labels)
-        duration = Duration.of(images, settings.batch_size, settings.epochs, settings.images_seen)
+        duration = Duration.of(
+            images, settings.batch_size, settings.epochs, settings.images_seen, settings.min_images_seen
+        )
         if contrastive:
             ranks = self.context.world_size
             duration = replace(duration, batch_size=max(1, duration.batch_size // ranks) * ranks)

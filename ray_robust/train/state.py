@@ -26,11 +26,14 @@ class Duration:
     steps: int
 
     @classmethod
-    def of(cls, images: int, batch_size: int, epochs: int | None, images_seen: int | None) -> Duration:
-        """Return the duration of a number of epochs, or of images to process in all."""
+    def of(
+        cls, images: int, batch_size: int, epochs: int | None, images_seen: int | None, least: int | None = None
+    ) -> Duration:
+        """Return the duration of a number of epochs, with `least` images to process at least, or of images to process
+        in all."""
         batch = min(batch_size, images)
         if epochs is not None:
-            return cls(images, batch, epochs * max(1, images // batch))
+            return cls(images, batch, max(epochs * max(1, images // batch), round((least or 0) / batch)))
         return cls(images, batch, max(1, round((images_seen or 0) / batch)))
 
     @property
