@@ -30,7 +30,7 @@ ASK_THE_ANALYSIS = {"ray_robust.sweep", "ray_robust.status", "ray_robust.prepare
 USED_BY_THE_ANALYSIS = {f"ray_robust.{name}" for name in ("errors", "metrics", "text", "files", "run")}
 POWER = "ray_robust.prepare"  # `python -m analysis power` asks what a spec would run
 POWER_OF = ("analysis.__main__", POWER)
-FLAT = {"ray_robust": 10, "analysis": 12, "ray_robust/launch": 6}  # modules that may lie in these folders themselves
+FLAT = {"ray_robust": 10, "analysis": 12, "ray_robust/launch": 7}  # modules that may lie in these folders themselves
 
 
 @cache

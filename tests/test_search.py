@@ -282,6 +282,34 @@ def test_a_configuration_is_stopped_as_a_whole(tmp_path):
     assert again.spent()[0] == pytest.approx(700 + 4 * 6800 + 2 * 400)
 
 
+def test_nothing_is_drawn_before_the_verdict_on_the_baseline_and_nothing_where_there_is_no_line(tmp_path):
+    search = make(tmp_path)
+    search.may_go_on = lambda: None
+    trial = search.next()
+    assert search.next() is None
+    finish(search, trial)
+    search.ended(trial.id)
+    assert search.next() is None
+    assert (search.over, search.objective, search.complete) == ("", None, False)
+    search.may_go_on = lambda: False
+    assert search.complete
+    assert search.over == "the baseline makes no line, and baseline.stop_if_no_line ends the sweep there"
+    again = make(tmp_path)
+    assert not again.complete
+    assert again.next().pretrain is not None  # the key was taken back
+
+
+def test_what_a_killed_search_had_begun_waits_for_the_verdict_too(tmp_path):
+    first = make(tmp_path)
+    drain(first, 3)
+    begun = first.next()
+    second = make(tmp_path)
+    second.may_go_on = lambda: None
+    assert second.next() is None
+    second.may_go_on = lambda: True
+    assert second.next().key == begun.key
+
+
 @pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(tmp_path):
     search = make(tmp_path, "pretrain.num_images=4000", "pretrain.num_classes={choice: [20, 40, 80]}",

@@ -6,9 +6,11 @@ import pytest
 from rich.console import Console
 
 from ray_robust.launch import tuner
+from ray_robust.launch.baseline_first import BaselineFirst
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
+from ray_robust.prepare.baseline_line import BaselineLine
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.trial.paths import RunPaths
@@ -76,3 +78,40 @@ def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
     log = folder.storage.read("log.txt").decode()
     assert log.count("Traceback (most recent call last)") == 1  # kept there, and shown nowhere else
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path, monkeypatch, stop):
+    (tmp_path / "first.yaml").write_text(SPEC.replace("none", "scratch"))
+    spec = load_spec(tmp_path / "first.yaml")
+    level, task = spec.pretrains[0].section, spec.tasks[0].section
+    plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
+                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    run_folder, order = RunFolder(paths.run), []
+    own = frozenset(trial.id for trial in plan if trial.pretrain is None)
+    assert plan.trials[0].id not in own
+
+    def run(config, paths, resources, pools):
+        from ray import tune
+
+        trial = config["trial"].trial
+        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
+        tune.report({"ended": 1})
+
+    class Watching(Monitor):
+        def started(self, trial):
+            order.append(trial)
+            super().started(trial)
+
+    monkeypatch.setattr(tuner, "train_here", run)
+    verdict = BaselineLine(False, ("no line",), ("R^2 is low",))
+    shown = []
+    first = BaselineFirst(own, lambda: verdict, shown.append, stop)
+    with connect(dashboard=False) as cluster:
+        monitor = Watching(plan, run_folder, Console(quiet=True), 0, "first", metrics=False)
+        tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first)
+    assert shown == ["no line"]
+    assert order[0] in own
+    assert len(order) == (1 if stop else 3)
+    assert [run_folder.trial(trial.id).failure() for trial in plan] == [None] * 3

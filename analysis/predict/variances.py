@@ -6,6 +6,7 @@ Owns `of_run`: a `spread.Spread` from the trials, the baseline line and the test
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,14 @@ from scipy.special import chdtri
 
 from analysis import study
 from analysis.input.run_points import read_run
-from analysis.predict.spread import Cause, Spread
+from analysis.predict.design import Design
+from analysis.predict.spread import Cause, Spread, published
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.group_means import MeanER
 from analysis.stats.robustness import LINE
 from ray_robust.errors import Problem, UserError
+
+LEAST_DF = 2  # of the baseline's trials: a standard deviation from two trials is within a factor of 30
 
 
 def of_run(address: str) -> Spread:
@@ -43,6 +47,22 @@ def spread_of(analysis: study.Analysis, name: str) -> Spread:
     by = f"{name}: {analysis.points['trial'].nunique()} trials, {df} degrees of freedom"
     line = causes.pop(LINE, Cause(np.nan))
     return Spread(trials, finetunings, line, line_trials, line_noise, line_finetunings, causes, df, by)
+
+
+def of_baseline(analysis: study.Analysis, design: Design) -> Spread:
+    """Return the spread to assume once the baseline alone has run: what its trials show, taken as every group's; the
+    published one where these are too few to go by (`LEAST_DF`). The line is as `published` takes it.
+    """
+    assumed = published(design)
+    own = analysis.points.loc[analysis.points["group"] == analysis.options.baseline]
+    trials, noise, df, finetunings = between(own)
+    variance = trials**2 + noise**2 / max(finetunings, 1)
+    if df < LEAST_DF or not variance > 0:
+        return assumed
+    ratio = variance / assumed.line_trials**2
+    line = replace(assumed.line, alone=assumed.line.alone * ratio, shared=assumed.line.shared * ratio)
+    by = f"the {df + 1} trials of the baseline"
+    return Spread(trials, noise, line, trials, noise, finetunings, {}, df, by)
 
 
 def between(points: pd.DataFrame) -> tuple[float, float, int, int]:

@@ -13,6 +13,13 @@ from analysis.stats.study_group import Group
 from analysis.stats.task_points import Comparison
 from analysis.stats.trend import MIN_POINTS
 
+NO_VERDICT = "no verdict on effective robustness is given"
+
+
+def reason_of(refusal: str) -> str:
+    """Return a refusal without the words that it is one: the reason alone."""
+    return refusal.removesuffix(NO_VERDICT).rstrip(":; ")
+
 
 def no_line(groups: Mapping[str, Group], options: Options) -> str:
     """Return why the baseline's points make no line."""
@@ -39,7 +46,7 @@ def refusals_of(comparison: Comparison, options: Options, trends: pd.DataFrame) 
         return [
             f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
         ]
-    why, none = [], "no verdict on effective robustness is given"
+    why, none = [], NO_VERDICT
     if not baseline.line.r2 >= options.min_r2:
         why.append(f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: {none}")
     chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -24,12 +25,19 @@ COLLECT_EVERY = 60.0  # seconds between two looks at the disk space of shared we
 
 
 class TrialCallbacks(tune.Callback):
-    """`weights` is the folder of shared weights; `limit` the bytes that it may hold, None for no limit."""
+    """`weights` is the folder of shared weights; `limit` the bytes that it may hold, None for no limit; `on_settled` is
+    called with the name of a trial that is over, one way or the other."""
 
     def __init__(
-        self, monitor: Monitor, recovery: Recovery, watchdog: HeartbeatWatchdog, weights: Storage, limit: int | None
+        self,
+        monitor: Monitor,
+        recovery: Recovery,
+        watchdog: HeartbeatWatchdog,
+        weights: Storage,
+        limit: int | None,
+        on_settled: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self.monitor, self.recovery, self.watchdog = monitor, recovery, watchdog
+        self.monitor, self.recovery, self.watchdog, self.on_settled = monitor, recovery, watchdog, on_settled
         self.weights, self.limit = weights, limit
         self._collected = time.monotonic()
 
@@ -47,6 +55,8 @@ class TrialCallbacks(tune.Callback):
         self.watchdog.ended(name)
         self.recovery.ran.add(name)
         self.monitor.ended(name)
+        if self.recovery.settled(name):
+            self.on_settled(name)
         for numbers in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps):
             numbers.clear()  # Tune keeps some 20 kB of every trial that nobody reads
         if time.monotonic() - self._collected > COLLECT_EVERY:
@@ -60,6 +70,7 @@ class TrialCallbacks(tune.Callback):
         self._record_failure(trial)
         if self.recovery.settled(trial.config["trial"]):  # else the failure does not count: it is run again
             self.monitor.ended(trial.config["trial"])
+            self.on_settled(trial.config["trial"])
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         self._collect_garbage(trials)

@@ -16,6 +16,7 @@ from rich.console import Console
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.opened import usable
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
+from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
 from ray_robust.launch.monitor.loggers import open_loggers
@@ -24,6 +25,7 @@ from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare import provenance
+from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.open_sweep import Sweep
@@ -55,6 +57,7 @@ class SweepRun:
     address: str | None
     cluster: Cluster | None = None
     search: Search | None = None
+    baseline: BaselineFirst = NO_BASELINE
 
     def execute(self) -> int:
         """Run what is missing, write results and report; return the exit code. Raises UserError, and Outage once what
@@ -64,7 +67,9 @@ class SweepRun:
         done = self._print_state()
         outage = None
         todo = _without(self.sweep.plan, done)
-        if len(todo) if self.search is None else not self.search.complete:
+        if len(todo) or (self.search is not None and self.sweep.spec.baseline.stop_if_no_line):
+            self._begin_with_baseline(done)
+        if (len(todo) and self.baseline.may_go_on is not False) if self.search is None else not self.search.complete:
             try:
                 seconds = self._run_trials(todo)
                 if self.search is not None:
@@ -78,12 +83,42 @@ class SweepRun:
         write_plan(self.sweep, self.run)  # again: the results go by it, and it may have been removed or altered
         self.run.write_results()
         reported = report(self.run, self.out)
+        self._print_stop()
         complete = self._print_summary(time.monotonic() - begun)
         if reported:
             self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
         if outage is not None:
             raise outage
         return DONE if complete and reported is not None else FAILED
+
+    def _begin_with_baseline(self, done: set[str]) -> None:
+        """Decide which trials come first. A baseline that is done already is judged at once, and may end the sweep
+        before a cluster is started."""
+        sweep, run = self.sweep, self.run
+        trials = baseline_trials(sweep.plan, sweep.spec)
+        others = self.search is not None or len(trials) < len(sweep.plan)
+        stop = sweep.spec.baseline.stop_if_no_line
+        if not others or not (trials or stop):
+            return
+        self.baseline = BaselineFirst(trials, lambda: judge_baseline(self.sweep, run), self._warn, stop)
+        if self.search is not None:
+            self.search.may_go_on = lambda: self.baseline.may_go_on
+        if trials <= done:
+            write_plan(sweep, run)  # the verdict goes by the settings and trials of this spec
+            self.baseline.conclude()
+
+    def _print_stop(self) -> None:
+        """Print why the sweep ended after its baseline, where it did, and what to do next."""
+        verdict = self.baseline.verdict
+        if verdict is None or self.baseline.may_go_on is not False:
+            return
+        left = len(self.sweep.plan) - len(self.baseline.trials)
+        begun = f"{left} trials were not begun" if self.search is None else "no mixture was drawn"
+        self._warn(
+            f"stopped  after the baseline, which makes no line ({'; '.join(verdict.refusals)}): {begun}. Widen its "
+            "range of ID scores by baseline.finetune (more epochs, other rates, a grid of num_images), then run the "
+            "same command again; --set baseline.stop_if_no_line=false runs the rest as it is"
+        )
 
     def _print_state(self) -> set[str]:
         """Mend what needs no training, print how far the sweep is, and return the ids of the trials that are done."""
@@ -136,11 +171,11 @@ class SweepRun:
             paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
             begun = time.monotonic()
             with monitor.watching():
-                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search)
+                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline)
             return time.monotonic() - begun
 
     def _warn(self, line: str) -> None:
-        self.out.print(line, markup=False)
+        self.out.print(line, markup=False, soft_wrap=True)
 
     def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
         """Write data.json; print what trials draw from, and the cluster that they run on."""

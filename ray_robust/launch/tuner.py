@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray_robust.data.opened import listed
 from ray_robust.errors import Outage
 from ray_robust.files.storage import Storage
+from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.cluster.connect import Cluster
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
@@ -46,10 +47,16 @@ CLUSTER_AWAY = (
 
 
 def run_plan(
-    plan: Plan, paths: RunPaths, resources: Resources, cluster: Cluster, monitor: Monitor, search: Search | None = None
+    plan: Plan,
+    paths: RunPaths,
+    resources: Resources,
+    cluster: Cluster,
+    monitor: Monitor,
+    search: Search | None = None,
+    baseline: BaselineFirst = NO_BASELINE,
 ) -> None:
-    """Run every trial of the plan, or those that a `search` gives, one by one. A trial that fails has its reason in its
-    folder, and the others run on.
+    """Run every trial of the plan, those of the `baseline` first, or those that a `search` gives, one by one. A trial
+    that fails has its reason in its folder, and the others run on. Where the baseline says so nothing else is begun.
 
     Raises UserError when the cluster cannot ever hold one trial or the search cannot be steered; Outage when storage or
     the cluster goes away.
@@ -58,22 +65,41 @@ def run_plan(
     trials = {trial.id: trial for trial in plan}
     recovery = Recovery(trials, RunFolder(paths.run), RETRIES)
     watchdog = HeartbeatWatchdog(recovery, resources.heartbeat)
-    callbacks = TrialCallbacks(monitor, recovery, watchdog, Storage(paths.checkpoints), resources.disk)
+    callbacks = TrialCallbacks(
+        monitor, recovery, watchdog, Storage(paths.checkpoints), resources.disk, baseline.settled
+    )
     run = _TuneRun(paths, resources, cluster, callbacks)
     with watchdog.watching(), _cluster_outage():
         if search is not None:
             _run_search(search, trials, slots, run)
         else:
-            _run_all(trials, slots, run)
+            _run_first(trials, baseline, slots, run)
+        baseline.wait()
+    if baseline.may_go_on is False:
+        trials = {name: trial for name, trial in trials.items() if name in baseline.trials}
     for name in trials:  # whatever else may have happened, every trial that is not done has a reason
         recovery.quarantine(name)
 
 
-def _run_all(trials: dict[str, Trial], slots: int, run: _TuneRun) -> None:
-    """Run trials until each is settled, or nothing is left that another pass would change."""
+def _run_first(trials: dict[str, Trial], baseline: BaselineFirst, slots: int, run: _TuneRun) -> None:
+    """Run the trials in the baseline's order. Only where they may have to wait for its line are they two runs of Tune:
+    else a worker that has no trial of the baseline left takes one of the others."""
+    names = baseline.order(trials)
+    if baseline.may_go_on is None:
+        own = [name for name in names if name in baseline.trials]
+        _run_all(own, trials, slots, run)
+        baseline.conclude()
+        names = [name for name in names if name not in baseline.trials] if baseline.may_go_on else []
+    _run_all(names, trials, slots, run)
+
+
+def _run_all(names: Sequence[str], trials: dict[str, Trial], slots: int, run: _TuneRun) -> None:
+    """Run these trials until each is settled, or nothing is left that another pass would change."""
     recovery = run.callbacks.recovery
-    left = list(trials)
+    left = list(names)
     for _ in range(PASSES):
+        if not left:
+            return
         run.fit(
             BasicVariantGenerator(max_concurrent=slots),
             {"trial": tune.grid_search([TrialRef(trials[name]) for name in left])},

@@ -78,20 +78,25 @@ def test_groups(catalog: Any) -> dict[str, int]:
     return {name: len(groups) for name, groups in sides.items()}
 
 
-def line(design: Design) -> str:
-    """Return the sentence that `--plan` prints, from published figures; "" where there is no contrast."""
-    spread = published(design)
-    rows = [row for row in power(design, spread) if math.isfinite(row.detectable)]
+def line(design: Design, spread: Spread | None = None) -> str:
+    """Return the sentence that `--plan` prints, from published figures unless a `spread` is given; "" where there is no
+    contrast."""
+    assumed = spread or published(design)
+    rows = [row for row in power(design, assumed) if math.isfinite(row.detectable)]
     if not kinds(design):
         return ""
     if not rows:
         return "one trial a group: no difference between groups can be established; more seeds are needed"
     detectable = [f"{row.kind} from {row.detectable:.1f} points of ER" for row in rows]
     provable = min(row.provable for row in rows)
+    if assumed.df:
+        basis = f"ER varies by {math.sqrt(assumed.of_trial(design.finetunings)):.1f} points between {assumed.by}"
+    else:
+        basis = f"Assumed: ER varies by {assumed.trials:.1f} points between seeds"
+    more = "" if assumed.df else f"; python -m analysis {COMMAND} takes that from an earlier run"
     return (
         f"in four sweeps of five it would find {', '.join(detectable)} on; it could prove no effect within "
-        f"{provable:.1f} at best (margin {design.margin:g}). Assumed: ER varies by {spread.trials:.1f} points between "
-        f"seeds; python -m analysis {COMMAND} takes that from an earlier run"
+        f"{provable:.1f} at best (margin {design.margin:g}). {basis}{more}"
     )
 
 

@@ -198,6 +198,9 @@ class _SpecParser(SectionParser):
             self.report(("baseline",), f"baseline: {baseline.name!r} is no group{did_you_mean(baseline.name, names)}")
         if baseline.name != "scratch" and (baseline.finetune or baseline.seeds):
             self.report(("baseline",), "baseline: seeds and finetune belong to the scratch baseline only")
+        if baseline.name == "none" and baseline.stop_if_no_line:
+            what = "baseline.stop_if_no_line: name none leaves no line to wait for"
+            self.report(("baseline", "stop_if_no_line"), what)
 
     def _question(self, raw: Mapping[str, Any]) -> Any:
         question = raw.get("question") or self.document.question

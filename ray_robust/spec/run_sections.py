@@ -30,6 +30,12 @@ class Baseline(Section):
         description="keys of `finetune` that differ for the baseline, so that the ID scores overlap",
         examples=["finetune: {epochs: 24}"],
     )
+    stop_if_no_line: bool = Field(
+        default=False,
+        description="whether nothing else begins before the baseline is done, and the sweep ends there, with exit code "
+        "1, where its points make no line",
+        examples=["stop_if_no_line: true"],
+    )
 
 
 class Resources(Section):

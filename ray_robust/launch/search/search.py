@@ -52,6 +52,7 @@ class Search:
     sampler   makes the sampler, given the name of the study; None for a method that does not learn
     limit     the largest number of trials to run in all; None: as many as the spec says
     on_plan   called with the plan whenever it has grown
+    may_go_on returns whether anything but the baseline may begin; None: that is not decided yet
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Search:
         self.outcomes: list[Outcome] = []
         self.over = ""  # why no more trials are given out
         self.on_plan: Callable[[Plan], None] = lambda plan: None
+        self.may_go_on: Callable[[], bool | None] = lambda: True
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
         self._running: dict[str, float] = {}
@@ -93,10 +95,14 @@ class Search:
     def next(self) -> Trial | None:
         """Return the trial to run now. None when there is none yet, or, once `over` says why, none any more."""
         self._learn()
-        while not self._queue and not self.over and self._may_propose():
+        may_go_on = self.may_go_on()
+        if may_go_on is False and not self.over:
+            self.over = "the baseline makes no line, and baseline.stop_if_no_line ends the sweep there"
+            self._queue.clear()
+        while may_go_on and not self._queue and not self.over and self._may_propose():
             self._propose()
             self._learn()  # its trials may have been done by an earlier search
-        if not self._queue:
+        if not self._queue or (not may_go_on and self._queue[0].id in self._owner):
             return None
         trial = self._queue.popleft()
         if trial.id in self._owner and (why := self._over_budget(_images(trial))):
@@ -286,7 +292,7 @@ class Search:
     def _learn(self) -> None:
         """Fit the baseline's line once its trials are over, and tell the sampler the outcome of configurations."""
         if self.objective is None and not any(trial.id in self._running for trial in self.baseline):
-            if any(not self.settled(trial) for trial in self.baseline):
+            if not self.may_go_on() or any(not self.settled(trial) for trial in self.baseline):
                 return
             self.objective = self._objective()
         if self.objective is None:
