@@ -18,6 +18,7 @@ from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare import provenance
 from ray_robust.prepare.candidates import Preview, check_choices, preview
+from ray_robust.prepare.estimate import can_time
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import print_plan
 from ray_robust.prepare.search_text import print_space
@@ -106,7 +107,7 @@ def _plan(
     left = None
     if not sweep.unread() and not sweep.absent() and run.exists("trials"):  # else ids are provisional
         left = remaining_of(run, sweep.plan, finished_trials(run, sweep.plan))
-    print_plan(out, sweep, subsets, left, run.storage.shown)
+    print_plan(out, sweep, subsets, left, run.storage.shown, can_time(sweep.spec.resources, args.address))
     if args.out:
         why = ": left as it is, since these ids are provisional" if keep else ""
         out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)

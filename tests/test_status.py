@@ -20,6 +20,7 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
 from ray_robust.status import progress
+from ray_robust.text.durations import duration
 
 SPEC = """\
 # Question: How far are we?
@@ -263,4 +264,4 @@ def test_neither_torch_nor_ray_is_needed(planned):
     ("seconds", "text"), [(-3, "0 s"), (119, "119 s"), (300, "5 min"), (7200, "2 h"), (9e5, "10 days")]
 )
 def test_durations(seconds, text):
-    assert status._duration(seconds) == text
+    assert duration(seconds) == text

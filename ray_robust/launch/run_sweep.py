@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import yaml
@@ -19,24 +19,30 @@ from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
 from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
+from ray_robust.launch.monitor.image_progress import image_progress
 from ray_robust.launch.monitor.loggers import open_loggers
 from ray_robust.launch.monitor.monitor import Monitor
+from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
-from ray_robust.plan.plan import Plan
+from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
+from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
 from ray_robust.prepare.open_sweep import Sweep
-from ray_robust.prepare.plan_text import estimate, print_composition, print_failures, print_missing, print_title
+from ray_robust.prepare.plan_text import print_composition, print_failures, print_missing, print_title
 from ray_robust.prepare.search_text import print_best, write_search_table
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
-from ray_robust.prepare.work import finished_trials, remaining_of
+from ray_robust.prepare.work import OpenWork, finished_trials, remaining_of, work_of
+from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
+from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.trial.paths import RunPaths
 
+REPORT = 8.0  # seconds that results and report take, for the time left
 PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
 
 
@@ -58,6 +64,8 @@ class SweepRun:
     cluster: Cluster | None = None
     search: Search | None = None
     baseline: BaselineFirst = NO_BASELINE
+    left: Remaining | None = None  # what was missing when the command began
+    _outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
 
     def execute(self) -> int:
         """Run what is missing, write results and report; return the exit code. Raises UserError, and Outage once what
@@ -74,7 +82,7 @@ class SweepRun:
                 seconds = self._run_trials(todo)
                 if self.search is not None:
                     todo = _without(self.search.plan, done)
-                provenance.record_throughput(self.run, todo, self.sweep.spec)
+                provenance.record_throughput(self.run, self._work(todo), self.sweep.spec.resources)
                 provenance.record_invocation(self.run, begun, seconds, len(todo))
             except Outage as error:
                 outage = error
@@ -84,6 +92,7 @@ class SweepRun:
         self.run.write_results()
         reported = report(self.run, self.out)
         self._print_stop()
+        self._record_overhead(time.monotonic() - begun)
         complete = self._print_summary(time.monotonic() - begun)
         if reported:
             self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
@@ -127,14 +136,15 @@ class SweepRun:
         mended = [trial.id for trial in plan if trial.id not in done and run.trial(trial.id).mend()]
         done |= finished_trials(run, Plan(tuple(trial for trial in plan if trial.id in mended)))
         print_title(out, self.sweep.spec)
+        self.left = remaining_of(run, plan, done)
         if self.search is None:
             whole = len(plan)
-            cost = f"   {estimate(_without(plan, done), self.sweep.spec)}"
+            cost = f"   {self._estimate(_without(plan, done))}" if len(done) < whole else ""
         else:
             whole, cost = max(self.search.expected, len(plan)), ""
-        out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}")
-        if len(done) < len(plan):
-            print_missing(out, remaining_of(run, plan, done))
+        out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}", soft_wrap=True)
+        if self.left.missing:
+            print_missing(out, self.left)
         for name in mended:
             out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings",
                       markup=False)  # fmt: skip
@@ -142,6 +152,21 @@ class SweepRun:
         for line in warnings:
             out.print(line, markup=False, soft_wrap=True)
         return done
+
+    def _work(self, trials: Iterable[Trial]) -> list[OpenWork]:
+        """What these trials lacked when the command began; all of one that a search has drawn since."""
+        missing = self.left.missing if self.left is not None else {}
+        return [work_of(trial, missing.get(trial.id)) for trial in trials]
+
+    def _estimate(self, todo: Plan) -> str:
+        work, resources = self._work(todo), self.sweep.spec.resources
+        decoding = decoding_seconds(decode_jobs(self.sweep, todo, self.subsets))
+        return estimate(work, resources, decoding).text("; the time left is shown once the first steps are timed")
+
+    def _record_overhead(self, seconds: float) -> None:
+        """Keep, for the next estimate, what this command took beside decoding and the work of its trials."""
+        if self._outside and self.cluster is not None and self.cluster.local:
+            throughput.record_rate(throughput.OVERHEAD, seconds - self._outside)
 
     def _run_trials(self, todo: Plan) -> float:
         """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took."""
@@ -155,15 +180,19 @@ class SweepRun:
             if self.cluster is None:
                 with head_start(list(jobs.values()), root):
                     self.cluster = stack.enter_context(connect(self.address))
-            slots_now(sweep.spec.resources)
-            with out.status("Decoding and rendering images ...") if out.is_terminal else contextlib.nullcontext():
-                stores = ingest(list(jobs.values()), root)
+            slots = slots_now(sweep.spec.resources)
+            decoding = time.monotonic()
+            with image_progress(out) as progress:
+                stores = ingest(list(jobs.values()), root, progress)
+            decoding = time.monotonic() - decoding
             if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
                 self.subsets = draw_all(sweep, dict(zip(jobs, stores, strict=True)))
             write_plan(sweep, run)
             self._print_data(self.cluster, stores)
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self._warn)
-            monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers)
+            resources = sweep.spec.resources
+            time_left = TimeLeft(self._work(todo), prior_rate(resources), REPORT, resources.gpus_per_worker, slots)
+            monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
             monitor.when_ending = analysis.warm_up
             if search is not None:
                 monitor.total = max(monitor.total, search.expected)
@@ -172,7 +201,10 @@ class SweepRun:
             begun = time.monotonic()
             with monitor.watching():
                 run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline)
-            return time.monotonic() - begun
+            ended = time.monotonic()
+            if monitor.first_progress is not None:
+                self._outside = decoding + ended - monitor.first_progress
+            return ended - begun
 
     def _warn(self, line: str) -> None:
         self.out.print(line, markup=False, soft_wrap=True)
@@ -231,8 +263,8 @@ def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: cont
         out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
                   "touched since", markup=False, soft_wrap=True)  # fmt: skip
     sizes = sorted({level.section.image_size for level in sweep.spec.models})
-    with out.status("Reading and decoding images ...") if out.is_terminal else contextlib.nullcontext():
-        return read_files([(pool, size, None) for pool in pools for size in sizes], address, stack)
+    with image_progress(out) as progress:
+        return read_files([(pool, size, None) for pool in pools for size in sizes], address, stack, progress)
 
 
 def write_plan(sweep: Sweep, run: RunFolder) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import time
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -11,13 +12,14 @@ from rich.table import Table
 
 from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare.estimate import decoding_seconds, estimate, time_unknown, unknown_trainings
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
-from ray_robust.prepare.work import open_work
-from ray_robust.run import throughput
+from ray_robust.prepare.work import OpenWork, open_work
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.spec.load import Spec
+from ray_robust.spec.load import Resources, Spec
+from ray_robust.text.durations import duration
 
 SHOWN_IN_A_PLAN = 60  # trials, one line each
 
@@ -27,9 +29,19 @@ def print_title(out: Console, spec: Spec) -> None:
     out.print(f"[bold]{escape(spec.name)}[/]  {escape(spec.question)}", soft_wrap=True)
 
 
-def print_plan(out: Console, sweep: Sweep, subsets: Subsets, left: Remaining | None = None, folder: str = "") -> None:
-    """Print what --plan shows: every trial and mixture, images, time, disk and power. `left` is what a run `folder`
-    lacks of the plan, None where nothing is known of it."""
+def print_plan(
+    out: Console,
+    sweep: Sweep,
+    subsets: Subsets,
+    left: Remaining | None = None,
+    folder: str = "",
+    timing: bool = False,
+) -> None:
+    """Print what --plan shows: every trial and mixture, images, time, disk and power.
+
+    left    what the run `folder` lacks of the plan, None where ids are provisional
+    timing  whether a few steps may be timed where the time would not be known
+    """
     from ray_robust.prepare import (
         power as planning,  # late: scipy's functions take a moment, and a run needs none of them
     )
@@ -51,9 +63,9 @@ def print_plan(out: Console, sweep: Sweep, subsets: Subsets, left: Remaining | N
     out.print(f"images to process: {sum(one.pretrained for one in work):,} in pre-training, "
               f"{sum(one.finetuned for one in work):,} in fine-tuning, {sum(one.evaluated for one in work):,} in "
               f"evaluation")  # fmt: skip
-    if len(work) or not len(plan):
-        out.print(f"time  {estimate(Plan(tuple(one.trial for one in work)), spec)}")
     jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
+    if work:
+        _print_time(out, work, spec.resources, decoding_seconds(jobs), timing)
     decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
     out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
     unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
@@ -68,6 +80,20 @@ def print_missing(out: Console, left: Remaining) -> None:
     out.print(f"to do {left.counts() if left.missing else 'nothing'}", markup=False)
     for line in left.lines():
         out.print(f"      {line}", markup=False, soft_wrap=True)
+
+
+def _print_time(out: Console, work: list[OpenWork], resources: Resources, decoding: float, timing: bool) -> None:
+    """Print how long the work takes; with `timing`, time a few steps of what has no rate yet."""
+    unknown = unknown_trainings(work, resources)
+    if unknown and timing:
+        what = f"times a few steps of {len(unknown)} training{'' if len(unknown) == 1 else 's'}"
+        with out.status(f"{what} ...") if out.is_terminal else contextlib.nullcontext():
+            begun = time.monotonic()
+            time_unknown(unknown, resources, len(work))
+        out.print(f"time  {estimate(work, resources, decoding).text()} (timed in "
+                  f"{duration(time.monotonic() - begun)}; kept for the next plan)", soft_wrap=True)  # fmt: skip
+    else:
+        out.print(f"time  {estimate(work, resources, decoding).text()}", soft_wrap=True)
 
 
 def _print_trials(out: Console, plan: Plan, subsets: Subsets, left: Remaining | None) -> None:
@@ -144,22 +170,6 @@ def print_outline(out: Console, task: Pool) -> None:
         out.print(f"  {line}", markup=False, soft_wrap=True)
     if len(lines) > SHOWN_IN_A_PLAN:
         out.print(f"  ... and {len(lines) - SHOWN_IN_A_PLAN:,} more labels")
-
-
-def estimate(plan: Plan, spec: Spec) -> str:
-    """Return the time that the plan will take, from the throughput of earlier runs on this machine, or that there is
-    none."""
-    if not len(plan):
-        return ""
-    seconds = 0.0
-    for trial in plan:
-        key = throughput.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
-        rate = throughput.measured_rate(key)
-        if rate is None:
-            return f"(no time known yet for {trial.model.name} at {trial.model.image_size} px on this machine)"
-        seconds += trial.cost / rate
-    slots = max(1, (os.cpu_count() or 1) // (spec.resources.workers * spec.resources.cpus_per_worker))
-    return f"about {max(1, round(seconds / min(slots, len(plan)) / 60))} min, from the rate of earlier runs here"
 
 
 def print_failures(out: Console, run: RunFolder, failed: Iterable[Trial]) -> int:

@@ -18,11 +18,11 @@ from typing import Any
 
 from ray_robust import __version__
 from ray_robust.data.pool import Pool
-from ray_robust.plan.plan import Plan
+from ray_robust.prepare.work import OpenWork
 from ray_robust.redact import redact
 from ray_robust.run import throughput
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.spec.load import Spec
+from ray_robust.spec.load import Resources
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pandas", "statsmodels", "wilds")
 
@@ -42,23 +42,26 @@ def command(argv: list[str]) -> str:
     return redact(shlex.join([sys.orig_argv[0], "-m", "ray_robust.sweep", *argv]))
 
 
-def record_throughput(run: RunFolder, todo: Plan, spec: Spec) -> None:
-    """Record images per second and worker, measured by the trials' own clocks."""
-    work: dict[str, list[float]] = {}
-    for trial in todo:
-        folder = run.trial(trial.id)
+def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resources) -> None:
+    """Record images per second and worker, measured by the trials' own clocks: of a model, and of each kind of training
+    of it. Only what this command ran counts: what it found may come from another machine."""
+    spent: dict[str, list[float]] = {}
+    for one in work:
+        trial, folder = one.trial, run.trial(one.trial.id)
         if folder.finished() is None:  # nor one whose files have changed since
             continue
         rows = {row["finetune"]: row for row in folder.rows()}
-        seconds = sum(row["seconds_finetune"] for row in rows.values())
-        seconds += (next(iter(rows.values()))["seconds_pretrain"] or 0) if rows else 0
-        key = throughput.key_of(trial.model.name, trial.model.image_size, spec.resources.gpus_per_worker)
-        total = work.setdefault(key, [0.0, 0.0])
-        total[0] += trial.cost
-        total[1] += seconds
-    for key, (cost, seconds) in work.items():
+        key = throughput.key_of(trial.model.name, trial.model.image_size, resources.gpus_per_worker)
+        for stage in one.stages:
+            row = rows.get(stage.name, next(iter(rows.values()), {}))
+            seconds = row.get("seconds_pretrain" if stage.name == "pretrain" else "seconds_finetune") or 0.0
+            for name in (key, throughput.stage_key(key, stage.kind)):
+                total = spent.setdefault(name, [0.0, 0.0])
+                total[0] += stage.cost
+                total[1] += seconds
+    for name, (cost, seconds) in spent.items():
         if seconds > 1:
-            throughput.record_rate(key, cost / seconds)
+            throughput.record_rate(name, cost / seconds)
 
 
 def record_invocation(run: RunFolder, begun: float, seconds: float, trials: int) -> None:

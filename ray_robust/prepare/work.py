@@ -8,16 +8,52 @@ from dataclasses import dataclass
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.missing import Missing, Remaining, TrialWork, remaining
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.throughput import EVALUATION_COST
+from ray_robust.spec.sections import Finetune, Pretrain
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """One training of a trial: what its rate is kept under, and the images that it trains on and evaluates."""
+
+    name: str  # `pretrain`, or the fine-tuning's id
+    kind: str  # `pretrain-simclr`, `finetune-full`
+    images: int
+    evaluated: int
+    settings: Pretrain | Finetune
+
+    @property
+    def cost(self) -> float:
+        """The cost in training images."""
+        return self.images + EVALUATION_COST * self.evaluated
 
 
 @dataclass(frozen=True)
 class OpenWork:
-    """The images that a trial has yet to process: in pre-training, in fine-tuning, in evaluation."""
+    """What a trial has yet to run: its pre-training, if it is missing, and the fine-tunings that are."""
 
     trial: Trial
-    pretrained: int
-    finetuned: int
-    evaluated: int
+    stages: tuple[StageWork, ...]
+
+    @property
+    def pretrained(self) -> int:
+        """Images to process in pre-training."""
+        return sum(stage.images for stage in self.stages if isinstance(stage.settings, Pretrain))
+
+    @property
+    def finetuned(self) -> int:
+        """Images to process in fine-tuning."""
+        return sum(stage.images for stage in self.stages if isinstance(stage.settings, Finetune))
+
+    @property
+    def evaluated(self) -> int:
+        """Images to evaluate, over all evaluations."""
+        return sum(stage.evaluated for stage in self.stages)
+
+    @property
+    def cost(self) -> float:
+        """The cost in training images."""
+        return sum(stage.cost for stage in self.stages)
 
 
 def remaining_of(run: RunFolder, plan: Plan, done: Collection[str]) -> Remaining:
@@ -34,11 +70,20 @@ def finished_trials(run: RunFolder, plan: Plan) -> set[str]:
 def open_work(plan: Plan, left: Remaining | None) -> list[OpenWork]:
     """Return the work of each trial that lacks something; all of it where `left` is None."""
     if left is None:
-        return [_work(trial, None) for trial in plan]
-    return [_work(trial, left.missing[trial.id]) for trial in plan if trial.id in left.missing]
+        return [work_of(trial) for trial in plan]
+    return [work_of(trial, left.missing[trial.id]) for trial in plan if trial.id in left.missing]
 
 
-def _work(trial: Trial, missing: Missing | None) -> OpenWork:
-    own = [f for f in trial.finetunings if missing is None or f.id in missing.finetunings]
-    pretrained = trial.pretrain_images if missing is None or missing.pretraining else 0
-    return OpenWork(trial, pretrained, sum(f.images for f in own), sum(f.evaluated for f in own))
+def work_of(trial: Trial, missing: Missing | None = None) -> OpenWork:
+    """Return what is missing of a trial; all of it where `missing` is None."""
+    stages = []
+    if trial.pretrain is not None and trial.draws and (missing is None or missing.pretraining):
+        stages.append(
+            StageWork("pretrain", f"pretrain-{trial.pretrain.method}", trial.pretrain_images, 0, trial.pretrain)
+        )
+    stages += [
+        StageWork(one.id, f"finetune-{one.settings.method}", one.images, one.evaluated, one.settings)
+        for one in trial.finetunings
+        if missing is None or one.id in missing.finetunings
+    ]
+    return OpenWork(trial, tuple(stages))

@@ -13,6 +13,7 @@ from typing import Any
 from ray_robust.errors import Damaged
 from ray_robust.files.storage import Storage
 
+OVERHEAD, USUAL_OVERHEAD = "overhead-seconds", 28.0
 EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step; only used to estimate
 
 
@@ -31,6 +32,17 @@ def measured_rate(key: str) -> float | None:
     """Return images per second and worker that the last run measured, or None."""
     rate = _all().get(key)
     return rate if isinstance(rate, int | float) and rate > 0 else None
+
+
+def stage_key(key: str, kind: str) -> str:
+    """Return the name under which the rate of one kind of training (`finetune-full`) is kept, beside that of all."""
+    return f"{key}/{kind}"
+
+
+def measured_overhead() -> float:
+    """Return the seconds of a command beside its trials (starting Ray and its workers, the report): as the last run
+    here measured them, else a usual value."""
+    return measured_rate(OVERHEAD) or USUAL_OVERHEAD
 
 
 def record_rate(key: str, images_per_second: float) -> None:

@@ -17,6 +17,7 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
 from ray_robust.status.progress import STAGES, STATES, Status, read_status
 from ray_robust.text.console import console
+from ray_robust.text.durations import duration
 
 SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
 
@@ -39,7 +40,7 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     out.print(f"{shown}  {status.question}".rstrip(), markup=False, soft_wrap=True)
     counts = Counter(status.states.values())
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
-    left = "" if status.left is None else f", about {_duration(status.left)} left"
+    left = "" if status.left is None else f", about {duration(status.left)} left"
     out.print(f"{len(status.states)} trials: {listed}; {status.share_done:.0%} of the work is done{left}", markup=False)
     if status.remaining.missing:
         out.print(f"to do {status.remaining.counts()}", markup=False)
@@ -92,7 +93,7 @@ def _started(status: Status, now: float) -> Table:
                       f"{progress['epoch']:.1f}/{progress['epochs']:.0f}",
                       f"{progress['images_per_second']:,.0f}",
                       _percent(progress.get("id")), _percent(progress.get("ood")),
-                      f"{progress['share']:.0%}", f"{_duration(now - progress['time'])} ago")  # fmt: skip
+                      f"{progress['share']:.0%}", f"{duration(now - progress['time'])} ago")  # fmt: skip
     return table
 
 
@@ -107,14 +108,6 @@ def _table(left: tuple[str, ...], right: tuple[str, ...]) -> Table:
 
 def _percent(score: float | None) -> str:
     return "" if score is None else f"{100 * score:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    """`5 s`, `12 min`, `3 h`, `2 days`."""
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 if __name__ == "__main__":

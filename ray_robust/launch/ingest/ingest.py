@@ -72,7 +72,9 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
     return stores
 
 
-def read_files(jobs: Sequence[Job], address: str | None, stack: ExitStack) -> Cluster | None:
+def read_files(
+    jobs: Sequence[Job], address: str | None, stack: ExitStack, progress: Progress | None = None
+) -> Cluster | None:
     """Fill the stores of pools whose files have not been read, so that a plan can go by what they contain.
 
     In this process, or where that takes long on a cluster, which is left running until `stack` is closed and returned.
@@ -80,7 +82,7 @@ def read_files(jobs: Sequence[Job], address: str | None, stack: ExitStack) -> Cl
     stores, cluster = [ImageStore.open(default_root(), pool, size) for pool, size, _ in jobs], None
     if estimate(jobs, stores) > WORTH_RAY:
         cluster = stack.enter_context(connect(address))
-    ingest(jobs)
+    ingest(jobs, progress=progress)
     return cluster
 
 

@@ -18,13 +18,17 @@ from rich.live import Live
 from ray_robust.launch.monitor.live_view import PROBLEMS, Snapshot, render, scores
 from ray_robust.launch.monitor.loggers import Loggers
 from ray_robust.launch.monitor.metrics import SweepMetrics
+from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare.work import open_work
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.status.progress import ErSoFar, er_so_far
+from ray_robust.text.durations import duration
 
 POLL = 1.0  # seconds between two looks at the run folder
 ER_EVERY = 30.0  # seconds at least between two computations of ER, which read the rows of every finished trial
 ER_SHARE = 0.02  # of the time at most goes into that
+FIRST_LINE, LINE_EVERY = 30.0, 300.0  # seconds until a line about the whole is printed where there is no terminal
 PATIENCE = 30.0  # seconds that loggers have to finish
 ENDED = ("done", *PROBLEMS)
 
@@ -34,6 +38,7 @@ class Monitor:
 
     done_before   trials that earlier runs of the same command finished
     metrics       whether to set Ray metrics
+    time_left     the open work; None: all of the plan's
     when_ending   called once, when a slot stays empty: there is time to spare
     finished      state by trial id, one of `ENDED`
     """
@@ -47,10 +52,12 @@ class Monitor:
         title: str,
         metrics: bool,
         loggers: Loggers | None = None,
+        time_left: TimeLeft | None = None,
     ) -> None:
         self.run, self.console, self.title, self.loggers = run, console, title, loggers
         self.done_before, self.total = done_before, done_before + len(plan)
-        self.cost = {trial.id: trial.cost for trial in plan}
+        self.time_left = time_left or TimeLeft(open_work(plan, None))
+        self.first_progress: float | None = None  # when the first trial reported any, on the monotonic clock
         self.running: dict[str, dict[str, Any]] = {}
         self.finished: dict[str, str] = {}
         self.begun = time.monotonic()
@@ -58,6 +65,9 @@ class Monitor:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ending = False
+        self._began: dict[str, float] = {}
+        self._old: dict[str, dict[str, Any]] = {}  # by trial: the progress that it had when it began, if that was whole
+        self._line_at = time.monotonic() + FIRST_LINE
         self._metrics = SweepMetrics(title) if metrics else None
         self._new_starts: list[str] = []  # trials that the thread has yet to pass on
         self._new_ends: list[str] = []
@@ -68,8 +78,8 @@ class Monitor:
     def expect(self, trial: Trial) -> None:
         """Add a trial that a search has drawn; `total` says how many there will be."""
         with self._lock:
-            self.cost.setdefault(trial.id, trial.cost)
-            self.total = max(self.total, self.done_before + len(self.cost))
+            self.time_left.expect(trial)
+            self.total = max(self.total, self.done_before + len(self.time_left.work))
         if self.loggers is not None:
             self.loggers.expect(trial)
 
@@ -77,15 +87,17 @@ class Monitor:
         """Note that a trial begins, or begins again after its worker died."""
         with self._lock:
             self.running.setdefault(trial, {})
+            self._began[trial] = time.monotonic()
             self._new_starts.append(trial)
 
     def ended(self, trial: str) -> None:
         """Note that a trial is over; its folder says how."""
         folder = self.run.trial(trial)
         state, failure = state_of(folder), folder.failure()
-        progress = folder.progress()
+        progress, rows = folder.progress(), self._rows_of(trial, state)
         with self._lock:
-            self.running.pop(trial, None)
+            if self.running.pop(trial, None) is not None:
+                self.time_left.on_end(trial, rows, time.monotonic() - self._began[trial])
             self.finished[trial] = state
             self._new_ends.append(trial)
             ending = len(self.finished) + len(self.running) >= self.total - self.done_before and not self._ending
@@ -95,7 +107,10 @@ class Monitor:
         if not self.console.is_terminal:
             count = f"[{self.done_before + len(self.finished)}/{self.total}]"
             outcome = f"{state}: {failure['reason']}" if failure else f"{state}  {scores(progress)}"
-            self.console.print(f"{count} {trial}  {outcome}", markup=False, soft_wrap=True)
+            left = self.done_and_left()[1]
+            after = "" if left is None or ending else f"   about {duration(left)} left"
+            self.console.print(f"{count} {trial}  {outcome}{after}", markup=False, soft_wrap=True)
+            self._line_at = time.monotonic() + LINE_EVERY
 
     # --- the thread
 
@@ -135,14 +150,25 @@ class Monitor:
             with self._lock:
                 if name in self.running and progress:
                     self.running[name] = progress
+                    self._note_progress(name, progress)
             self._pass_on_progress(name, progress)
         for name in ends:
             self._pass_on_end(name)
+        if not self.console.is_terminal and time.monotonic() > self._line_at:
+            self._print_line()
         if self._metrics is not None:
             self._metrics.sweep(self.counts(), *self.done_and_left())
             if time.monotonic() > self._er_at and not self._er_thread.is_alive():
                 self._er_thread = threading.Thread(target=self._update_er, name="monitor of ER", daemon=True)
                 self._er_thread.start()
+
+    def _note_progress(self, name: str, progress: dict[str, Any]) -> None:
+        """Measure by the progress of a running trial, unless it is what an earlier run of it left."""
+        if name not in self._old:
+            self._old[name] = progress if progress["share"] >= 1.0 else {}
+        if progress != self._old[name]:
+            self.time_left.on_progress(name, progress)
+            self.first_progress = self.first_progress or time.monotonic()
 
     def _read_progress(self, name: str) -> dict[str, Any]:
         """A trial's progress; {} before there is any, and while the storage is away."""
@@ -158,12 +184,10 @@ class Monitor:
             self.loggers.on_progress(name, progress)
 
     def _pass_on_end(self, name: str) -> None:
-        state, rows = self.finished[name], []
+        state = self.finished[name]
         self._pass_on_progress(name, self._read_progress(name))
-        with contextlib.suppress(OSError, ValueError):
-            rows = self.run.trial(name).rows() if self.loggers is not None and state == "done" else []
         if self.loggers is not None:
-            self.loggers.on_end(name, state, rows)
+            self.loggers.on_end(name, state, self._rows_of(name, state))
         if self._metrics is not None:
             self._metrics.ended(name, state)
 
@@ -195,21 +219,47 @@ class Monitor:
         return counts
 
     def done_and_left(self) -> tuple[float, float | None]:
-        """Return the share of this run's cost that is done, 0-1, and the seconds to go at this speed; None when it is
-        too early to tell."""
+        """Return the share of this run's open work that is done, 0-1, and the seconds to go; None when it is too early
+        to tell."""
         with self._lock:
-            done = sum(self.cost[name] for name in self.finished)
-            done += sum(self.cost[name] * p.get("share", 0) for name, p in self.running.items())
-        undrawn = max(1.0, (self.total - self.done_before) / max(1, len(self.cost)))  # trials that a search will draw
-        whole, passed = max(undrawn * sum(self.cost.values()), 1e-9), time.monotonic() - self.begun
-        early = done < 0.02 * whole or passed < 5
-        return done / whole, None if early else passed * (whole - done) / done
+            running, ended = self._fresh_progress(), set(self.finished)
+            drawn = max(1, len(self.time_left.work))
+            undrawn = max(1.0, (self.total - self.done_before) / drawn)  # trials that a search will draw
+            return self.time_left.share_done(running, ended) / undrawn, self.time_left.left(running, ended, undrawn)
+
+    def _fresh_progress(self) -> dict[str, dict[str, Any]]:
+        """The progress of the running trials; {} for a trial that was finished before it lacked one more, until it
+        reports anew: its old progress says that all is done."""
+        return {name: {} if self._old.get(name) == p else p for name, p in self.running.items()}
+
+    def work_done(self) -> str:
+        """Return `2 of 4 pre-trainings, 5 of 12 fine-tunings`, of those that this run had to do."""
+        with self._lock:
+            done, whole = self.time_left.counts(self._fresh_progress(), set(self.finished))
+        kinds = zip(("pre-trainings", "fine-tunings"), done, whole, strict=True)
+        return ", ".join(f"{count} of {of} {name}" for name, count, of in kinds if of)
+
+    def _rows_of(self, trial: str, state: str) -> list[dict[str, Any]]:
+        """The rows of a trial that is done; [] of any other, and while the storage is away."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.run.trial(trial).rows() if state == "done" else []
+        return []
+
+    def _print_line(self) -> None:
+        """A line about the whole, where there is no terminal: a log shows that it makes progress, and how long yet."""
+        self._line_at = time.monotonic() + LINE_EVERY
+        left = self.done_and_left()[1]
+        if left is not None:
+            passed = duration(time.monotonic() - self.begun)
+            self.console.print(f"{passed} so far: {self.work_done()}; about {duration(left)} left", markup=False)
 
     def _view(self) -> Group:
         with self._lock:
             running = dict(self.running)
         left = self.done_and_left()[1]
-        return render(Snapshot(self.title, self.total, self.counts(), running, time.monotonic() - self.begun, left))
+        passed = time.monotonic() - self.begun
+        now = Snapshot(self.title, self.total, self.counts(), running, passed, left, self.work_done())
+        return render(now, self.console.width)
 
 
 def state_of(folder: TrialFolder) -> str:

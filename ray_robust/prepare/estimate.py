@@ -1,0 +1,197 @@
+"""How long the open work of a plan will take: stage by stage, on as many slots as this machine has.
+
+Rates come from earlier runs here, or else from a few timed steps (`train.timing`), which are kept for the next plan.
+Beside the trials a command starts Ray and its workers, decodes images and writes a report: counted too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_robust.data.images.store import ImageStore, default_root
+from ray_robust.data.pool import Pool
+from ray_robust.data.published import StandIn
+from ray_robust.plan.plan import Trial
+from ray_robust.prepare.work import OpenWork, StageWork
+from ray_robust.run import throughput
+from ray_robust.run.throughput import EVALUATION_COST
+from ray_robust.spec.run_sections import Resources
+from ray_robust.spec.sections import Finetune, Pretrain
+from ray_robust.text.durations import duration
+
+PER_TRIAL = 0.5  # seconds of a trial beside its trainings: building models, writing files
+MOST_TIMED = 8  # trainings that are timed side by side
+SWITCH = "RAY_ROBUST_TIMING"  # 0: a plan times no steps
+GPUS = Path("/proc/driver/nvidia/gpus")
+DECODED = {True: 10_000.0, False: 1_000.0}  # images per second and core by `Pool.rendered`, until it was measured
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Training images per second of a trial, and what an evaluated image costs in training images."""
+
+    images: float
+    evaluation_cost: float = EVALUATION_COST
+
+    def seconds(self, stage: StageWork) -> float:
+        """Return how long a training takes, with its evaluations."""
+        return (stage.images + self.evaluation_cost * stage.evaluated) / self.images
+
+
+RateOf = Callable[[Trial, StageWork], Rate | None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of all that is to run; `timed`: some rates come from timed steps. `unknown` names the models without a
+    rate, and then `seconds` are those of the others."""
+
+    seconds: float
+    timed: bool
+    unknown: tuple[str, ...]
+
+    def text(self, how: str = "") -> str:
+        """Return the estimate as a plan prints it; `how` says when one without rates will be known."""
+        if self.unknown:
+            return f"(no time known yet for {', '.join(self.unknown)} on this machine{how})"
+        source = "a few timed steps" if self.timed else "the rate of earlier runs here"
+        return f"about {duration(self.seconds)}, from {source}"
+
+
+def estimate(work: Sequence[OpenWork], resources: Resources, decoding: float = 0.0) -> Estimate:
+    """Return how long the work takes. `decoding`: seconds for the images that are not decoded yet."""
+    unknown: dict[str, None] = {}
+    seconds, timed = [], False
+    for one in work:
+        own = PER_TRIAL
+        for stage in one.stages:
+            rate = measured_rate(resources)(one.trial, stage)
+            if rate is None:
+                rate, timed = timed_rate(one.trial, stage, resources), True
+            if rate is None:
+                unknown[f"{one.trial.model.name} at {one.trial.model.image_size} px"] = None
+            else:
+                own += rate.seconds(stage)
+        seconds.append(own)
+    whole = makespan(seconds, slots_here(resources)) + throughput.measured_overhead() + decoding
+    return Estimate(whole, timed, tuple(unknown))
+
+
+def measured_rate(resources: Resources) -> RateOf:
+    """Return a function to the rate that earlier runs measured for a training: for its kind, else for its model."""
+
+    def rate(trial: Trial, stage: StageWork) -> Rate | None:
+        key = throughput.key_of(trial.model.name, trial.model.image_size, resources.gpus_per_worker)
+        images = throughput.measured_rate(throughput.stage_key(key, stage.kind)) or throughput.measured_rate(key)
+        return None if images is None else Rate(images)
+
+    return rate
+
+
+def timed_rate(trial: Trial, stage: StageWork, resources: Resources) -> Rate | None:
+    """Return the rate that a few timed steps gave, kept by `time_unknown`."""
+    key = _timing_key(trial, stage, resources)
+    trained, evaluated = throughput.measured_rate(key), throughput.measured_rate(f"{key}/evaluated")
+    if trained is None or evaluated is None:
+        return None
+    if isinstance(stage.settings, Finetune) and stage.settings.method == "linear":  # features alone: forward passes
+        return Rate(evaluated * resources.workers, 1.0)
+    return Rate(trained * resources.workers, trained / evaluated)
+
+
+def prior_rate(resources: Resources) -> RateOf:
+    """Return a function to the rate of a training before a run has measured it: of earlier runs, else of timed
+    steps."""
+    measured = measured_rate(resources)
+    return lambda trial, stage: measured(trial, stage) or timed_rate(trial, stage, resources)
+
+
+def unknown_trainings(work: Iterable[OpenWork], resources: Resources) -> dict[str, tuple[Trial, StageWork]]:
+    """Return one training of each kind that has no rate yet, by the name under which its timing is kept."""
+    return {
+        _timing_key(one.trial, stage, resources): (one.trial, stage)
+        for one in work
+        for stage in one.stages
+        if measured_rate(resources)(one.trial, stage) is None and timed_rate(one.trial, stage, resources) is None
+    }
+
+
+def can_time(resources: Resources, address: str | None) -> bool:
+    """Return whether timing steps here says something: not where trials run elsewhere, or need a GPU that is not
+    here."""
+    here = address is None and not os.environ.get("RAY_ADDRESS") and os.environ.get(SWITCH) != "0"
+    return here and (not resources.gpus_per_worker or bool(gpus_here()))
+
+
+def time_unknown(trainings: dict[str, tuple[Trial, StageWork]], resources: Resources, trials: int) -> None:
+    """Time a few steps of these trainings (see `unknown_trainings`), as many at once as `trials` would run, and keep
+    their rates."""
+    from ray_robust.train.timing import TimedTraining, time_trainings  # late: multiprocessing
+
+    timed = [
+        TimedTraining(
+            trial.model,
+            stage.settings if isinstance(stage.settings, Pretrain) else None,
+            stage.settings if isinstance(stage.settings, Finetune) else None,
+        )
+        for trial, stage in trainings.values()
+    ]
+    processes = max(1, min(slots_here(resources), trials, MOST_TIMED))
+    speeds = time_trainings(timed, processes, resources.cpus_per_worker, resources.gpus_per_worker > 0)
+    for key, speed in zip(trainings, speeds, strict=True):
+        if speed is not None:
+            throughput.record_rate(key, speed.trained)
+            throughput.record_rate(f"{key}/evaluated", speed.evaluated)
+
+
+def _timing_key(trial: Trial, stage: StageWork, resources: Resources) -> str:
+    model, settings = trial.model, stage.settings
+    key = throughput.key_of(model.name, model.image_size, resources.gpus_per_worker)
+    how = f"{model.precision}-{settings.batch_size}-{settings.augment}-{resources.cpus_per_worker}"
+    return throughput.stage_key(key, f"timed-{stage.kind}-{how}")
+
+
+def makespan(seconds: Iterable[float], slots: int) -> float:
+    """Return when the last of these is over, each begun in order as soon as one of `slots` is free."""
+    free = [0.0] * slots
+    for one in seconds:
+        heapq.heappush(free, heapq.heappop(free) + one)
+    return max(free)
+
+
+def slots_here(resources: Resources) -> int:
+    """Return how many trials run at once on this machine."""
+    slots = (os.cpu_count() or 1) // (resources.workers * resources.cpus_per_worker)
+    if resources.gpus_per_worker and (gpus := gpus_here()):
+        slots = min(slots, int(gpus / (resources.workers * resources.gpus_per_worker)))
+    return max(1, slots)
+
+
+def gpus_here() -> int:
+    """Return how many GPUs this machine has, without importing torch."""
+    return sum(1 for _ in GPUS.iterdir()) if GPUS.is_dir() else 0
+
+
+def decoding_seconds(jobs: Iterable[tuple[str, Pool, int, np.ndarray | None]]) -> float:
+    """Return how long it takes to decode and render what of these (see `decode_jobs`) is in no store here yet."""
+    seconds = 0.0
+    for _, pool, size, rows in jobs:
+        if isinstance(pool, StandIn):
+            continue
+        store = ImageStore(default_root(), pool, size)
+        wanted = rows if pool.rendered and rows is not None else np.arange(len(pool.catalog))
+        count = len(store.missing(wanted)) if store.folder.is_dir() and not len(pool.unread()) else len(wanted)
+        rate = throughput.measured_rate(decoding_key(pool.rendered))
+        seconds += count / (rate or DECODED[pool.rendered] * (os.cpu_count() or 1))
+    return seconds
+
+
+def decoding_key(rendered: bool) -> str:
+    """Return the name under which the images per second of this whole machine are kept."""
+    return "rendering" if rendered else "decoding"
