@@ -145,6 +145,8 @@ def test_a_wilds_set_is_read_by_its_task(tmp_path, site, monkeypatch, capsys):
     task = yaml.safe_load(lines[-1])["task"]
     assert task == {"name": "wilds:iwildcam", "root": f"{tmp_path}/data/wilds"}
     assert len(open_pool("task", task.pop("name"), task).catalog) == 30
+    (tmp_path / "data/downloads/wilds-iwildcam.json").unlink()  # as where it was unpacked from a copy
+    assert command.main(["wilds:iwildcam", "--download", "--root", str(tmp_path / "data")]) == 0
     assert len(site.requests) == 1
 
 

@@ -271,7 +271,8 @@ def test_mirrors_are_tried_in_order_and_one_continues_what_another_began(site, r
 
 def test_redirects(safe, site, run):
     safe.put("/last", Page(DATA))
-    hop = safe.put("/hop", Page(status=307, headers={"Location": "/last"}))
+    endless = {"length": 10**12, "after": safe.ended.wait}  # the body of a redirect is not read
+    hop = safe.put("/hop", Page(status=307, headers={"Location": "/last"}, **endless))
     run(safe.put("/first", Page(status=302, headers={"Location": hop})))
     assert run.whole()
     run.root = run.root.parent / "second"
@@ -302,6 +303,16 @@ def test_a_certificate_of_a_stranger_is_refused(key, run):
         assert f"{url} its certificate is not trusted (" in run.fails(UserError, url)
 
 
+def test_no_password_is_sent(site, run, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password geheim\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HF_TOKEN", "hf_geheim")
+    run(site.put("/pets.zip", Page(DATA)).replace("http://", "http://me:geheim@"))
+    assert "geheim" not in str(site.requests)
+    assert site.asked("Authorization") == [""]
+
+
 def test_an_address_shows_no_credential(site, run):
     url = site.put("/pets.zip", Page(status=404))
     secret = url.replace("http://", "http://me:geheim@") + "?token=geheim"
@@ -324,6 +335,25 @@ def test_what_came_is_compared_the_second_time_where_nothing_is_published(safe, 
     (run.root / "pets/cat/3.jpg").unlink()
     safe.put("/pets.zip", Page(OTHER))
     assert f"not {SHA} as when it was downloaded before" in run.fails(UserError, url, file=BARE)
+
+
+def test_a_stream_of_unknown_length_that_is_cut_is_no_whole_file(safe, run):
+    """As GitHub sends what it packs: in chunks, without a length or a mark."""
+    url = safe.put("/pets.zip", Page(DATA, chunked=True, cut=40_960), Page(DATA, chunked=True))
+    lines = run(url, file=BARE)
+    assert sum(line.startswith("again ") for line in lines) == 1
+    assert safe.asked("Range") == ["", ""]
+    assert run.whole()
+
+
+def test_a_run_that_ended_between_download_and_unpacking_requests_nothing(site, run):
+    (run.root / "downloads").mkdir(parents=True)
+    (run.root / "downloads" / "pets.zip").write_bytes(DATA)
+    (run.root / "pets/cat").mkdir(parents=True)
+    (run.root / "pets/cat/0.jpg").write_bytes(bytes(9_000))
+    assert f"unpacked     9 files to {run.root}/pets, 1 of them there before" in run(site.base + "/pets.zip")
+    assert run.whole()
+    assert site.requests == []
 
 
 def test_md5_and_size_are_compared(safe, run):

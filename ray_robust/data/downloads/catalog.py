@@ -19,7 +19,7 @@ from ray_robust.data.tasks.official import IWILDCAM
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021/"
-_DOMAINNET = "https://csr.bu.edu/ftp/visda/2019/multi-source/"
+_DOMAINNET = ("https://csr.bu.edu/ftp/visda/2019/multi-source/", "http://csr.bu.edu/ftp/visda/2019/multi-source/")
 _CODALAB = "https://worksheets.codalab.org/rest/bundles/{}/contents/blob/"
 _WILDS_CITE = "Koh et al., WILDS: A Benchmark of in-the-Wild Distribution Shifts, ICML 2021; and "
 _NOT_UP = "the official server did not answer from April to August 2026 (wilds issues 174, 175)"
@@ -85,8 +85,10 @@ def _domainnet() -> tuple[RemoteFile, ...]:
         "sketch_test.txt": (850_581, "3fb48fca18c507c4321f007c3f62b308ec232ff6928cbfe2af64e76ec366e840"),
         "sketch_train.txt": (1_960_222, "72f4bc6afa5702a1ccba800d0053c1427de87439dfaf246dbc9a2e71abfec54f"),
     }
-    archives = (RemoteFile(p.rpartition("/")[2], (_DOMAINNET + p,), *facts) for p, facts in images.items())
-    texts = (RemoteFile(n, (f"{_DOMAINNET}domainnet/txt/{n}",), *f, unpack=False) for n, f in lists.items())
+    archives = (RemoteFile(p.rpartition("/")[2], tuple(m + p for m in _DOMAINNET), *f) for p, f in images.items())
+    texts = (
+        RemoteFile(n, tuple(f"{m}domainnet/txt/{n}" for m in _DOMAINNET), *f, unpack=False) for n, f in lists.items()
+    )
     return (*texts, *archives)  # the small ones first: a server that is away is noticed at once
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
@@ -74,6 +74,8 @@ def obtain(name: str, root: Path, yes: bool, out: Console, wire: Wire | None = N
         _accept(name, yes, sys.stdin)
         record.accepted = dataset.licence
     with _lock(kept, name):
+        record = replace(_read(record_file), accepted=record.accepted)  # another command may have gone on meanwhile
+        _complete(dataset, folder, record)
         _write(record_file, record)
         for file in files:
             if file.name not in record.files:
@@ -132,13 +134,29 @@ def _to_fetch(name: str, dataset: DataSet, kept: Path) -> tuple[RemoteFile, ...]
 
 
 def _complete(dataset: DataSet, folder: Path, record: Record) -> bool:
-    """Whether everything was unpacked, and as many files as were are still there; else what is missing is forgotten."""
-    if set(record.files) != {file.name for file in dataset.files}:
+    """Whether everything was unpacked, and as many files as were are still there; else what is missing is forgotten. Of
+    a wilds data set: whether its task finds it whole, however it came there."""
+    if dataset.task:
+        from ray_robust.data.tasks.install import is_whole
+
+        if is_whole(_task(dataset, folder)):
+            return True
+    elif set(record.files) != {file.name for file in dataset.files}:
         return False
-    if folder.is_dir() and sum(len(names) for _, _, names in os.walk(folder)) >= sum(record.files.values()):
+    elif folder.is_dir() and _count(folder) >= sum(record.files.values()):
         return True
     record.files.clear()
     return False
+
+
+def _task(dataset: DataSet, folder: Path) -> Any:
+    from ray_robust.data.tasks.wilds import WildsTask
+
+    return WildsTask(dataset.task, WildsTask.Options(root=str(folder.parent)))
+
+
+def _count(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def _check_room(name: str, dataset: DataSet, root: Path, kept: Path, record: Record) -> None:
@@ -239,19 +257,17 @@ def _comparison(file: RemoteFile, arrived: Arrived, again: bool) -> str:
 def _by_task(dataset: DataSet, file: RemoteFile, arrived: Arrived, folder: Path, context: _Context) -> int:
     """Unpack and check the archive of a wilds data set as `--archive` does; return how many files the folder has."""
     from ray_robust.data.tasks.install import install
-    from ray_robust.data.tasks.wilds import WildsTask
 
     @contextmanager
     def bar(stage: str) -> Iterator[Any]:
         with bytes_progress(context.out, stage) as report:
             yield report
 
-    task = WildsTask(dataset.task, WildsTask.Options(root=str(folder.parent)))
     archive = context.kept / file.name
     remember(archive, arrived.sha256, folder)
-    for line in install(task, archive, bar, top=file.top):
+    for line in install(_task(dataset, folder), archive, bar, top=file.top):
         context.say(line)
-    return sum(len(names) for _, _, names in os.walk(folder))
+    return _count(folder)
 
 
 def _copy(file: Path, folder: Path) -> int:
@@ -262,7 +278,7 @@ def _copy(file: Path, folder: Path) -> int:
 
 def _check_whole(dataset: DataSet, folder: Path) -> None:
     for below, number in dataset.holds.items():
-        there = sum(len(names) for _, _, names in os.walk(folder / below))
+        there = _count(folder / below)
         if there != number:
             what = f"holds {there:,} files, not {number:,}: not the data set that is listed here"
             raise UserError(Problem(str(folder / below), what))

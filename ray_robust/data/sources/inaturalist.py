@@ -41,13 +41,15 @@ class Release:
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus")
 _OBTAIN = "Obtain it: github.com/visipedia/inat_comp/tree/master/{} ({}); terms: non-commercial research"
+_DOWNLOAD = "; or python -m ray_robust.ingest inaturalist:{} --download --root DIR"
 RELEASES = {
     "2017": Release("train2017.json", 579_184, 5_089, ("supercategory", "genus"),
                     _OBTAIN.format("2017", "train_val_images.tar.gz, train_val2017.zip")),
     "2021": Release("train.json", 2_686_843, 10_000, RANKS,
-                    _OBTAIN.format("2021", "train.tar.gz, train.json.tar.gz")),
+                    _OBTAIN.format("2021", "train.tar.gz, train.json.tar.gz") + _DOWNLOAD.format("2021")),
     "2021-mini": Release("train_mini.json", 500_000, 10_000, RANKS,
-                         _OBTAIN.format("2021", "train_mini.tar.gz, train_mini.json.tar.gz")),
+                         _OBTAIN.format("2021", "train_mini.tar.gz, train_mini.json.tar.gz")
+                         + _DOWNLOAD.format("2021-mini")),
 }  # fmt: skip
 
 

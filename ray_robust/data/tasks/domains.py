@@ -196,7 +196,8 @@ class DomainNet(DomainTask):
     licence = "no licence stated; for research, by the notice of its makers (DomainNet, Peng et al. 2019)"
     obtain = (
         "Obtain it: ai.bu.edu/M3SDA has a zip per domain (cleaned version) and the lists <domain>_train.txt and "
-        "<domain>_test.txt; unpack all below the root"
+        "<domain>_test.txt; unpack all below the root; or "
+        "python -m ray_robust.ingest domainnet --download --root DIR"
     )
     sizes = {
         "clipart": 48_129,
@@ -213,7 +214,10 @@ class Pacs(DomainTask):
     """Li et al., "Deeper, Broader and Artier Domain Generalization" (ICCV 2017): 7 classes in four domains."""
 
     licence = "no licence stated by its makers (PACS, Li et al. 2017)"
-    obtain = "Obtain it: domaingeneralization.github.io; unpack it so that photo/, sketch/ and so on lie below the root"
+    obtain = (
+        "Obtain it: domaingeneralization.github.io; unpack it so that photo/, sketch/ and so on lie below the root; or "
+        "python -m ray_robust.ingest pacs --download --root DIR"
+    )
     sizes = {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929}
     classes = 7
 

@@ -24,7 +24,7 @@ def install(task: WildsTask, archive: Path, bar: Bar, top: str = "") -> Iterator
 
     Raises UserError for half a copy, a wrong or a broken archive, and for images that are not the official ones.
     """
-    if task.release.exists() and _wrong(task) is None:
+    if is_whole(task):
         yield f"archive      not needed: {task.folder} is complete"
         return
     published = DATASETS[task.dataset].archive
@@ -44,6 +44,11 @@ def install(task: WildsTask, archive: Path, bar: Bar, top: str = "") -> Iterator
         task.release.unlink()
         raise UserError(problem)
     yield "splits       the official sizes, and every image is there"
+
+
+def is_whole(task: WildsTask) -> bool:
+    """Whether the folder of `task` was unpacked to the end and has every image of the official splits."""
+    return task.release.exists() and _wrong(task) is None
 
 
 def _wrong(task: WildsTask) -> Problem | None:

@@ -145,7 +145,10 @@ def _pairs(classes: tuple[str, str], field: str, names: tuple[str, str], below: 
     return read
 
 
-_BY_PACKAGE = "Obtain it: python wilds/download_datasets.py --root_dir ROOT --datasets {} (github.com/p-lambda/wilds)"
+_BY_PACKAGE = (
+    "Obtain it: python wilds/download_datasets.py --root_dir ROOT --datasets {0} (github.com/p-lambda/wilds), or "
+    "python -m ray_robust.ingest wilds:{0} --download --root DIR"
+)
 IWILDCAM = PublishedArchive(11_957_415_473, "05c872f46eee44315f79bc90f4098c69ae3799a2b95116db02292ea1b4e370d2")
 _BENT = (
     "ID and OOD scores may make no line here: with a spurious attribute, accuracy on the minority is a bent curve of "
@@ -166,7 +169,8 @@ DATASETS = {
         obtain="Obtain it: the official link is down (wilds issues 173, 174, 175); the mirror "
         f"emmilly/iwildcam-wilds-v2 on the Hugging Face hub holds the archive ({IWILDCAM.size:,} bytes, sha256 "
         f"{IWILDCAM.sha256}); to check and unpack it: "
-        "python -m ray_robust.ingest wilds:iwildcam --archive FILE --root DIR",
+        "python -m ray_robust.ingest wilds:iwildcam --archive FILE --root DIR; "
+        "to download it too: --download in the place of --archive",
         read=_iwildcam,
         archive=IWILDCAM,
     ),
