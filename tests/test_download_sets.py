@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -11,12 +10,12 @@ import subprocess
 import sys
 import tarfile
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from make_downloads import list_pets, mistake, published, zipped
 from make_pools import open_pool
 from make_server import Page, certificate, serving
 
@@ -25,7 +24,7 @@ from ray_robust import registry
 from ray_robust.data.downloads import obtain, progress
 from ray_robust.data.downloads.catalog import DOWNLOADS
 from ray_robust.data.downloads.connection import Wire, check_address
-from ray_robust.data.downloads.entries import HUB, DataSet, RemoteFile
+from ray_robust.data.downloads.entries import HUB, RemoteFile
 from ray_robust.data.downloads.transfer import Transfer
 from ray_robust.data.tasks import official
 from ray_robust.errors import UserError
@@ -37,29 +36,10 @@ ROOT = Path(__file__).parents[1]
 FILES = [(name, file) for name, entry in DOWNLOADS.items() for file in entry.files]
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def published(name: str, data: bytes, *urls: str, **more) -> RemoteFile:
-    return RemoteFile(name, urls, len(data), hashlib.sha256(data).hexdigest(), **more)
-
-
 @pytest.fixture
 def site():
     with serving() as one:
         yield one
-
-
-def mistake(args: list[str]) -> str:
-    with pytest.raises(UserError) as caught:
-        command.main(args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- the table
@@ -117,14 +97,6 @@ def test_the_readme_lists_every_name():
 # --- from the command to the pool
 
 
-class Pets:
-    """A data set of two mirrors' archives in the table, by the name `pets`."""
-
-    def __init__(self, monkeypatch, *files: RemoteFile, **more) -> None:
-        entry = DataSet("Pets", "CC BY 4.0", "Doe 2020", "pets", files, **more)
-        monkeypatch.setitem(obtain.DOWNLOADS, "pets", entry)
-
-
 def test_a_wilds_set_is_read_by_its_task(tmp_path, site, monkeypatch, capsys):
     made = make_tasks.archive(make.iwildcam(tmp_path / "made") / "iwildcam_v2.0", tmp_path / "archive.tar.gz")
     data = made.read_bytes()
@@ -175,82 +147,11 @@ def test_domains_below_a_folder_that_is_left_out(tmp_path, site, monkeypatch, ca
 def test_several_files_of_which_some_are_no_archives(tmp_path, site, monkeypatch, capsys):
     images, text = zipped({"real/cat/1.jpg": b"1"}), b"real/cat/1.jpg 0\n"
     listing = published("real_train.txt", text, site.put("/t", Page(text)), unpack=False)
-    Pets(monkeypatch, listing, published("real.zip", images, site.put("/z", Page(images))))
+    list_pets(monkeypatch, listing, published("real.zip", images, site.put("/z", Page(images))))
     command.main(["pets", "--download", "--root", str(tmp_path), "--yes"])
     assert (tmp_path / "pets/real_train.txt").read_bytes() == text
     assert (tmp_path / "pets/real/cat/1.jpg").exists()
     assert "use          no source reads these files in place; they lie in" in capsys.readouterr().out
-
-
-# --- asked for, by hand, room, lock
-
-
-def test_the_licence_must_be_accepted(tmp_path, site, monkeypatch, capsys):
-    data = zipped({"a/1.jpg": b"1"})
-    Pets(monkeypatch, published("pets.zip", data, site.put("/a", Page(data))))
-    args = ["pets", "--download", "--root", str(tmp_path)]
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    assert mistake(args) == "pets: its licence must be accepted; read the terms above, then add --yes"
-    assert "licence      CC BY 4.0" in capsys.readouterr().out
-    terminal = io.StringIO("no\nyes\n")
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdin", terminal)
-    assert mistake(args) == "pets: its licence was not accepted, so nothing was downloaded"
-    assert list(tmp_path.iterdir()) == []
-    assert site.requests == []
-    assert command.main(args) == 0
-    assert command.main(args) == 0  # asked once
-
-
-def test_what_is_only_to_be_had_by_hand(tmp_path, monkeypatch, capsys):
-    base = ["--download", "--root", str(tmp_path), "--yes"]
-    assert mistake(["imagenet", *base]).startswith(
-        "imagenet: cannot be downloaded by a program. Obtain it: image-net.org/download after registration"
-    )
-    assert mistake(["inaturalist:2017", *base]).startswith("inaturalist:2017: cannot be downloaded by a program.")
-    assert mistake(["office-home", *base]) == (
-        "office-home: cannot be downloaded by a program: its link (www.hemanthdv.org/officeHomeDataset.html) is a page "
-        f"of Google Drive for people; save OfficeHomeDataset_10072016.zip as {tmp_path}/downloads/"
-        "OfficeHomeDataset_10072016.zip, then run the same command again: it is checked and unpacked"
-    )
-    data = zipped({"OfficeHomeDataset_10072016/Art/Bike/1.jpg": b"1"})
-    saved = tmp_path / "downloads" / "OfficeHomeDataset_10072016.zip"
-    saved.parent.mkdir(exist_ok=True)
-    saved.write_bytes(data)
-    assert mistake(["office-home", *base]) == (
-        f"{saved}: has the md5 {hashlib.md5(data).hexdigest()}, not the published b1c14819770c4448fd5b6d931031c91c; "
-        "remove it, then run the same command again"
-    )
-    file = replace(DOWNLOADS["office-home"].files[0], md5=hashlib.md5(data).hexdigest())
-    monkeypatch.setitem(obtain.DOWNLOADS, "office-home", replace(DOWNLOADS["office-home"], files=(file,)))
-    assert command.main(["office-home", *base]) == 0
-    assert (tmp_path / "office-home/Art/Bike/1.jpg").exists()
-    assert not saved.exists()
-
-
-def test_room_is_asked_for_before_anything_is_requested(tmp_path, site, monkeypatch):
-    monkeypatch.setattr(obtain, "free_bytes", lambda path: 999)
-    file = RemoteFile("pets.zip", (site.base + "/a",), 10_000, "0" * 64)
-    Pets(monkeypatch, file)
-    args = ["pets", "--download", "--root", str(tmp_path), "--yes"]
-    assert mistake(args) == (
-        f"{tmp_path}: pets takes about 21,000 bytes while it is unpacked, and 999 are free; free some room, or name a "
-        "folder on another disk by --root"
-    )
-    Pets(monkeypatch, file, replace(file, name="b.zip"), unpacked=2_000)
-    assert "takes about 12,000 bytes" in mistake(args)  # both unpacked and the second archive: one at a time is kept
-    assert site.requests == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_commands_do_not_mix(tmp_path, site, monkeypatch):
-    Pets(monkeypatch, RemoteFile("pets.zip", (site.base + "/a",), 10, "0" * 64))
-    with obtain._lock(tmp_path / "downloads", "pets"):
-        assert mistake(["pets", "--download", "--root", str(tmp_path), "--yes"]) == (
-            f"{tmp_path}/downloads/pets.lock: process {os.getpid()} on {os.uname().nodename} is downloading pets to "
-            "this folder; wait for it"
-        )
-    assert site.requests == []
 
 
 # --- archives, links, kill -9
@@ -261,7 +162,7 @@ def test_an_archive_that_leads_out_is_removed_where_nothing_is_published_of_it(t
     pem = certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
     with serving(pem) as safe:
-        Pets(monkeypatch, RemoteFile("pets.zip", (safe.put("/a", Page(data)),)))
+        list_pets(monkeypatch, RemoteFile("pets.zip", (safe.put("/a", Page(data)),)))
         archive = tmp_path / "data/downloads/pets.zip"
         for _ in range(2):  # the second time it is requested again
             assert mistake(["pets", "--download", "--root", str(tmp_path / "data"), "--yes"]) == (
@@ -276,7 +177,7 @@ def test_an_archive_that_leads_out_is_removed_where_nothing_is_published_of_it(t
 @pytest.mark.parametrize("name", ["pets.zip.part", "pets.lock"])
 def test_links_that_were_planted_are_not_followed(tmp_path, site, monkeypatch, name):
     data = zipped({"a/1.jpg": b"1"})
-    Pets(monkeypatch, published("pets.zip", data, site.put("/a", Page(data))))
+    list_pets(monkeypatch, published("pets.zip", data, site.put("/a", Page(data))))
     target = tmp_path / "precious"
     target.write_bytes(b"precious")
     (tmp_path / "data/downloads").mkdir(parents=True)

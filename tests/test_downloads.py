@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from make_downloads import zipped
 from make_server import Page, certificate, serving
 
-from ray_robust import ingest as command
 from ray_robust.data.downloads import connection, obtain
 from ray_robust.data.downloads.entries import DataSet, RemoteFile
 from ray_robust.errors import Outage, UserError
 from ray_robust.text.console import Screen
-
-
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
 
 DATA = zipped({f"pets/cat/{k}.jpg": bytes([k]) * 9_000 for k in range(9)})
 OTHER = zipped({f"pets/cat/{k}.jpg": bytes([k + 1]) * 9_000 for k in range(9)})
@@ -400,26 +389,3 @@ def test_the_hub_is_asked_which_file_has_the_sha256(safe, run, monkeypatch):
     run.root = run.root.parent / "second"
     safe.put("/api/datasets/me/pets/tree/main", Page(json.dumps(entries[:1]).encode()))
     assert run.fails(UserError, "hub:me/pets").endswith(f"holds no file with the sha256 {SHA}")
-
-
-def test_the_command_says_it_in_one_line_and_a_code(site, run, capsys):
-    run.list(site.put("/pets.zip", Page(status=404)))
-    with pytest.raises(UserError, match="answers 404"):
-        command.main(["pets", "--download", "--root", str(run.root), "--yes"])
-    with pytest.raises(UserError) as caught:
-        command.main(["pet", "--download", "--root", str(run.root)])
-    assert str(caught.value) == "--download: no download of 'pet' is listed; did you mean pets?"
-    for args, line in (
-        (
-            ["pets", "--download"],
-            "--download: needs --root, the folder that holds the data sets ($DATA in the shipped specs)",
-        ),
-        (
-            ["pets", "--download", "--root", "x", "--archive", "y"],
-            "--download: obtains the archive itself; leave --archive out",
-        ),
-        (["pets", "--yes"], "--yes: accepts the licence of a --download, which is not given"),
-    ):
-        with pytest.raises(UserError) as caught:
-            command.main(args)
-        assert str(caught.value) == line
