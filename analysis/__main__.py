@@ -96,18 +96,19 @@ def report_on(request: Request, quiet: bool = False) -> str:
     Return the address of the page. Raises UserError with every mistake in the request or the data."""
     from analysis import study
     from analysis.report import output
-    from analysis.verdict import verdict
+    from analysis.verdict import advice_in, verdict
 
     tables = [source for source in request.sources if _is_table(source, request.columns)]
     if tables and len(request.sources) > 1:
         raise UserError(Problem(tables[0], "a table is analysed alone; only run folders are joined"))
     table, options, target = _read_table(request) if tables else _read_runs(request)
     analyses = study.analyse_all(table, options)
-    page, lost = output.write(target, table, analyses, verdict(analyses))
+    made = verdict(analyses, table)
+    page, lost = output.write(target, table, analyses, made)
     if not quiet:
         from analysis.report.terminal import show
 
-        show(table, analyses, page, lost)
+        show(table, analyses, page, lost, advice=advice_in(made))
     return page
 
 

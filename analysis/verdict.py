@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.advice.advise import advise
 from analysis.findings import Finding, findings
+from analysis.input.table import Table
 from analysis.scores.sentences import summary
 from analysis.study import Analysis
 
 GROUP = ("n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated")
 SCORE = ("mean", "low", "high")
 DIFFERENCE = ("a", "b", "score", "family", "delta", "low", "high", "p_adjusted", "equivalent", "smallest_detectable",
-              "not_robust_to", "picked_low", "picked_high")  # fmt: skip
+              "not_robust_to")  # fmt: skip
 SLOPE = ("score", "factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "equivalent", "levels",
          "straight_p", "not_robust_to")  # fmt: skip
 FACTOR = ("partial_r2", "slope", "low", "high", "p", "p_adjusted", "standardised", "equivalent", "per", "against",
           "label", "levels")  # fmt: skip
 
 
-def verdict(analyses: Sequence[Analysis]) -> dict[str, Any]:
-    """Return verdict.json: the first task's, and the others' under "tasks" by name. NaN becomes null."""
-    first, *others = [_verdict(analysis) for analysis in analyses]
+def verdict(analyses: Sequence[Analysis], table: Table | None = None) -> dict[str, Any]:
+    """Return verdict.json: the first task's, and the others' under "tasks" by name. NaN becomes null. `table` is what
+    was analysed: of a run, its advice has YAML."""
+    first, *others = [_verdict(analysis, table) for analysis in analyses]
     if others:
         first["task"] = analyses[0].task
         first["tasks"] = {a.task: other for a, other in zip(analyses[1:], others, strict=True)}
     return plain(first)
 
 
-def _verdict(analysis: Analysis) -> dict[str, Any]:
+def advice_in(made: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the advice of every task of a verdict, in the order of the analyses."""
+    return [made["advice"], *(other["advice"] for other in made.get("tasks", {}).values())]
+
+
+def _verdict(analysis: Analysis, table: Table | None) -> dict[str, Any]:
     options, trends, claims = analysis.options, analysis.trends, findings(analysis)
     chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)]
     line = chosen.iloc[0].to_dict() if len(chosen) else {"group": options.baseline, "scale": options.scale, "n": 0}
     return {
         "scores": _scores(analysis),
+        "advice": [one.plain() for one in advise(analysis, table)],
         "scale": options.scale,
         "baseline": line,
         "groups": analysis.groups.set_index("group")[list(GROUP)].to_dict("index"),

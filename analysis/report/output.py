@@ -6,7 +6,7 @@ Owns file names and column orders. The target is any folder that the run folder'
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -119,7 +119,8 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     from analysis.report import export, page  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    parts = [_part(analysis) for analysis in analyses]
+    advice = [verdict["advice"], *(other["advice"] for other in verdict.get("tasks", {}).values())]
+    parts = [_part(analysis, own) for analysis, own in zip(analyses, advice, strict=True)]
     files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
     made = [export.figures(part.analysis, part.views, part.line) for part in parts]
     drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
@@ -142,9 +143,9 @@ def _lost(analyses: Sequence[Analysis], reasons: Sequence[dict[str, str]]) -> li
     ]
 
 
-def _part(analysis: Analysis) -> Part:
+def _part(analysis: Analysis, advice: Sequence[Mapping[str, Any]]) -> Part:
     from analysis.report.page import Part
 
     own_views = views(analysis)
     made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
-    return Part(analysis, own_views, made, analysis.line)
+    return Part(analysis, own_views, made, analysis.line, advice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,12 +38,14 @@ MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
 
 @dataclass(frozen=True)
 class Part:
-    """One task with all that is made of it: its analysis, its views, its tables as text, the checks of its line."""
+    """One task with all that is made of it: its analysis, its views, its tables as text, the checks of its line, and
+    what to do next as verdict.json has it."""
 
     analysis: Analysis
     views: Sequence[View]
     tables: Mapping[str, ReportTable]
     line: LineChecks | None = None
+    advice: Sequence[Mapping[str, Any]] = ()
 
 
 def render(
@@ -83,6 +86,7 @@ def render(
         stylesheet=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
         shape=_symbol,
+        coded=_coded,
         states=[(GroupStyle("", *STATE_STYLES[kind]), word) for kind, word in STATES.items()],
         number=number,
     )
@@ -137,6 +141,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
         "scores": _sentences(summary(analysis), index),
+        "advice": part.advice,
         "findings": [_located(finding, index) for finding in findings(analysis)],
         "figures": figures,
         "styles": [(style, int(counts[style.group])) for style in group_styles(analysis)],
@@ -207,6 +212,11 @@ def _symbol(style: GroupStyle) -> Markup:
         f'<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path d="{path}" '
         f'fill="{html.escape(style.colour)}" transform="rotate({angle} 6 6)"/></svg>'
     )
+
+
+def _coded(text: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(printable(text))))
 
 
 def _text(value: Any) -> Any:

@@ -6,7 +6,8 @@ Owns nothing but the look; every number comes from `study.Analysis` and every se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,16 +28,23 @@ NAME = 36
 
 
 def show(
-    table: Table, analyses: Sequence[Analysis], page: str, lost: Sequence[str] = (), console: Console | None = None
+    table: Table,
+    analyses: Sequence[Analysis],
+    page: str,
+    lost: Sequence[str] = (),
+    console: Console | None = None,
+    advice: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> None:
-    """Print the summary of every task, the figures that were `lost`, then where the report is."""
+    """Print the summary of every task, the figures that were `lost`, then where the report is. `advice` is each task's,
+    as in verdict.json."""
     if console is None:
         wide = Screen(highlight=False)
         console = wide if wide.is_terminal else Screen(highlight=False, width=120)
-    for analysis in analyses:
+    for analysis, own in zip(analyses, advice or [()] * len(analyses), strict=True):
         title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
         _show_scores(analysis, console)
+        _show_advice(own, console)
         console.print(_lines(analysis))
         if not analysis.refused:
             console.print(_groups(analysis))
@@ -60,6 +68,18 @@ def _show_scores(analysis: Analysis, console: Console) -> None:
     console.print(_scores(analysis))
     for finding in sentences.findings:
         console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+
+
+def _show_advice(advice: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print what to do next, with what to paste and what it costs."""
+    for number_, one in enumerate(advice, 1):
+        title = "[bold]What to do[/] " if number_ == 1 else "           "
+        console.print(f" {title}{number_}. [bold]{escape(one['action'])}[/]", soft_wrap=True)
+        console.print(f"              {escape(one['evidence'])}", soft_wrap=True)
+        for line in (one["yaml"] or "").splitlines():
+            console.print(f"                  [green]{escape(line)}[/]", soft_wrap=True)
+        if one["cost"]:
+            console.print(f"              cost: {escape(one['cost']['text'])}", soft_wrap=True)
 
 
 def _scores(analysis: Analysis) -> Grid:

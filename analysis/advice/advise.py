@@ -1,0 +1,50 @@
+"""`advise(analysis, table) -> [Advice]`: what to do next, the most important first, never empty."""
+
+from __future__ import annotations
+
+from analysis.advice.advice import Advice
+from analysis.advice.remaining import fragile, outside, weak_line
+from analysis.advice.remedies import for_refused
+from analysis.advice.run_design import RunDesign
+from analysis.advice.seeds import undecided
+from analysis.findings import findings
+from analysis.formatting import listed, name
+from analysis.input.table import Table
+from analysis.study import Analysis
+
+MOST = 4
+
+
+def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
+    """Return what to do next about one task: at most `MOST` pieces of advice, at least one.
+
+    `table` is what the analysis was made of; of a run folder its spec is read, so that the advice has YAML and a cost.
+    """
+    run = RunDesign.of(table, analysis.points) if table is not None else None
+    if analysis.refused:
+        return for_refused(analysis, run)[:MOST]
+    claims = findings(analysis)
+    advice = [
+        *undecided(analysis, claims, run),
+        *outside(analysis, run),
+        *weak_line(analysis),
+        *fragile(analysis, claims),
+    ]
+    return advice[:MOST] or [_alone(analysis) if len(analysis.groups) < 2 else _settled(analysis)]
+
+
+def _alone(analysis: Analysis) -> Advice:
+    line = analysis.baseline.line.r2 if analysis.baseline else float("nan")
+    evidence = f"The line of {name(analysis.options.baseline)} holds (R^2 {line:.2f}), and no other group has scores."
+    return Advice("no_group", evidence, "Add groups to compare: in a sweep, a `pretrain` section with a grid.")
+
+
+def _settled(analysis: Analysis) -> Advice:
+    kinds = [finding.kind for finding in findings(analysis)]
+    counts = [(kinds.count("differs"), "established"), (kinds.count("equivalent"), "shown to lie within the margin")]
+    evidence = f"{listed([f'{count} findings are {what}' for count, what in counts if count])}; none is open."
+    action = (
+        "Nothing is left to decide in this design. It speaks of this task and model: the same sweep on another task "
+        "(`task`) or model (`model`) shows whether it holds there."
+    )
+    return Advice("settled", evidence, action)

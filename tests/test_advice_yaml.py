@@ -1,0 +1,155 @@
+"""The YAML of an advice, pasted into every shipped sweep: it is read, repeats nothing and costs what is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis.advice.advice import Cost
+from analysis.advice.run_design import RunDesign
+from ray_robust.plan.plan import Plan, PoolFacts, WeightsFacts, make_plan
+from ray_robust.spec.load import load_spec
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
+SPLITS = {"train": 4000, "id_val": 100, "id_test": 200, "ood_val": 300, "ood_test": 400}
+names = [str(file.relative_to(ROOT / "sweeps")) for file in SWEEPS]
+
+
+class Facts(dict):
+    """Facts of any pool or weights: what it is called means it."""
+
+    def __init__(self, weights: bool = False) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __missing__(self, key: str):
+        return WeightsFacts(key) if self.weights else PoolFacts(key, 50_000, SPLITS)
+
+    def get(self, key, default=None):
+        return self[key] if key else default
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the sweeps' own CSVs are
+
+
+def plan(file: Path) -> Plan:
+    return make_plan(load_spec(file), Facts(), Facts(), weights=Facts(weights=True))
+
+
+def design(file: Path, points: pd.DataFrame | None = None) -> RunDesign:
+    """The design of the run that this file would make."""
+    spec = yaml.safe_load(load_spec(file).resolved)
+    rows, tested = plan(file).rows(), sum(SPLITS.values()) - SPLITS["train"]
+    return RunDesign("run", spec, rows, pd.DataFrame() if points is None else points, SPLITS["train"], tested, 16)
+
+
+def pasted(file: Path, text: str, folder: Path) -> Path:
+    """The file with the sections of `text` in place of its own, as its user would paste them."""
+    own = file.read_text("utf-8")
+    for key in yaml.safe_load(text):
+        own = re.sub(rf"(?m)^{key}:.*\n(?:[ \t#].*\n|\n)*", "", own)
+    made = folder / file.name
+    made.write_text(f"{own.rstrip()}\n{text}", "utf-8")
+    return made
+
+
+def finetunings(of: Plan) -> set[tuple[str, str]]:
+    return {(trial.key, finetuning.id) for trial in of for finetuning in trial.finetunings}
+
+
+def images(of: Plan, only: set[tuple[str, str]]) -> float:
+    return sum(f.images + 0.35 * f.evaluated for t in of for f in t.finetunings if (t.key, f.id) in only)
+
+
+def check(file: Path, text: str, cost: Cost, folder: Path) -> Plan:
+    """Nothing that was planned is lost, and what is new is what the cost says."""
+    before, after = plan(file), plan(pasted(file, text, folder))
+    assert finetunings(before) <= finetunings(after)
+    assert {trial.key for trial in before} <= {trial.key for trial in after}
+    new = finetunings(after) - finetunings(before)
+    assert cost.finetunings == len(new)
+    assert cost.pretrainings == after.pretrainings - before.pretrainings
+    return after
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=names)
+@pytest.mark.parametrize("resolved", [False, True], ids=["own", "resolved"])
+def test_a_wider_baseline_is_read_and_repeats_nothing(file, resolved, tmp_path):
+    run = design(file)
+    if resolved:
+        (tmp_path / "run").mkdir()
+        file = tmp_path / "run" / file.name
+        file.write_text(yaml.safe_dump(dict(run.spec), sort_keys=False, allow_unicode=True))
+    text, cost = run.spread([250, 1000], [3 * run.longest()], run.baseline_seeds + 1)
+    after = check(file, text, cost, tmp_path)
+    before = plan(file)
+    new = finetunings(after) - finetunings(before)
+    assert cost.images == pytest.approx(images(after, new))
+    sizes = {f.settings.num_images for t in after if t.pretrain is None for f in t.finetunings}
+    assert {250, 1000, None} <= sizes
+    assert json.loads(json.dumps(yaml.safe_load(text)))["baseline"]["name"] == "scratch"
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=names)
+def test_more_seeds_are_read_and_repeat_nothing(file, tmp_path):
+    run = design(file)
+    if run.draws:
+        return  # a search gets words
+    text, cost = run.with_seeds(len(run.seeds) + 2)
+    after = check(file, text, cost, tmp_path)
+    new = finetunings(after) - finetunings(plan(file))
+    trained = sum(t.pretrain_images for t in after) - sum(t.pretrain_images for t in plan(file))
+    assert cost.images == pytest.approx(images(after, new) + trained, rel=0.01)
+
+
+EDITS = {
+    "seeds by name": ("seeds: 3", "seeds: [11, 12, 5]"),
+    "a grid of sizes": ("finetune: {epochs: 12}}", "finetune: {epochs: 12, num_images: {grid: [1k, all]}}}"),
+    "a grid of lengths": ("finetune: {epochs: 12}}", "finetune: {epochs: {grid: [6, 12]}}}"),
+    "images of each class": ("finetune: {epochs: 12}}", "finetune: {per_class: 100}}"),
+    "seeds of its own": ("finetune: {epochs: 12}}", "seeds: 5}"),
+    "its name alone": ("baseline: {name: scratch, finetune: {epochs: 12}}", "baseline: scratch"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_whatever_the_baseline_varies_already(edit, tmp_path):
+    own = (ROOT / "sweeps/quantity.yaml").read_text("utf-8")
+    assert EDITS[edit][0] in own
+    file = tmp_path / "before" / "quantity.yaml"
+    file.parent.mkdir()
+    file.write_text(own.replace(*EDITS[edit]))
+    run = design(file)
+    text, cost = run.spread([250, 500], [3 * run.longest()], 4)
+    check(file, text, cost, tmp_path)
+    text, cost = run.with_seeds(6)
+    check(file, text, cost, tmp_path)
+
+
+def test_a_run_without_a_baseline_gets_one(tmp_path):
+    own = (ROOT / "sweeps/quantity.yaml").read_text("utf-8")
+    file = tmp_path / "before" / "quantity.yaml"
+    file.parent.mkdir()
+    file.write_text(re.sub(r"(?m)^baseline:.*$", "baseline: none", own))
+    check(file, *design(file).first_baseline(), tmp_path)
+
+
+def test_the_time_is_that_of_the_runs_own_baseline():
+    file = ROOT / "sweeps/quantity.yaml"
+    rows = [
+        {"trial": "a", "finetune": f"lr{i}", "seconds_finetune": 10.0, "pretrain_method": "scratch"} for i in range(3)
+    ]
+    run = design(file, pd.DataFrame(rows * 6))  # a row for every epoch
+    cost = run.spread(seeds=run.baseline_seeds + 1)[1]
+    assert cost.finetunings == 3
+    assert cost.seconds == pytest.approx(30.0)
+    assert "3 new fine-tunings" in cost.text
+    assert "30 s" in cost.text
