@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.input.recount import Recount, recount
 from analysis.input.table import Table
+from analysis.learned.learned import Learned, learned
 from analysis.line.checks import check_line
 from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
@@ -90,6 +91,7 @@ class Analysis:
                 `analysis.stats.raw_scores`
     recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
+    learned     what the trainings learned, and where it is lost: see `analysis.learned.learned`
     """
 
     task: str
@@ -122,6 +124,7 @@ class Analysis:
     factor_table: pd.DataFrame = field(default_factory=_empty(FACTOR_TABLE))
     refusals: tuple[str, ...] = ()
     line: LineChecks | None = None
+    learned: Learned = field(default_factory=Learned)
 
     @property
     def notes(self) -> list[str]:
@@ -151,7 +154,9 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
             if duplicates.points is not None:
                 without = analyse(task, duplicates.points, options, missing, (), duplicates.counts, checked=False)
         analysis = analyse(task, points, options, missing, (*table.warnings, *notes), counts, without)
-        analyses.append(replace(analysis, recount=duplicates))
+        lessons = learned(table, points, analysis.scores, options.baseline)
+        warnings = [*analysis.warnings, *lessons.warnings]
+        analyses.append(replace(analysis, recount=duplicates, learned=lessons, warnings=warnings))
     return analyses
 
 

@@ -21,6 +21,7 @@ DIFFERENCE = ("a", "b", "score", "family", "delta", "low", "high", "p_adjusted",
               "not_robust_to")  # fmt: skip
 SLOPE = ("score", "factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "equivalent", "levels",
          "straight_p", "not_robust_to")  # fmt: skip
+UPSTREAM = ("n_trials", "accuracy", "low", "high", "chance", "hardly_learned", "late_share", "still_improving")
 FACTOR = ("partial_r2", "slope", "low", "high", "p", "p_adjusted", "standardised", "equivalent", "per", "against",
           "label", "levels")  # fmt: skip
 
@@ -63,6 +64,7 @@ def _verdict(analysis: Analysis, table: Table | None) -> dict[str, Any]:
         },
         "selection": analysis.selection.to_dict("records"),
         "left_out": analysis.left_out.to_dict("records"),
+        **_learned(analysis),
         **_duplicates(analysis),
         "method": {
             "interval": 0.95,
@@ -100,6 +102,15 @@ def _scores(analysis: Analysis) -> dict[str, Any]:
         "differences": scores.differences[list(DIFFERENCE)].to_dict("records"),
         "factors": scores.factors[list(SLOPE)].to_dict("records"),
     }
+
+
+def _learned(analysis: Analysis) -> dict[str, Any]:
+    """Upstream accuracy of every pre-trained group beside chance; nothing for a table that no sweep wrote."""
+    table = analysis.learned.upstream
+    if table.empty:
+        return {}
+    groups = table.set_index("group")[list(UPSTREAM)].to_dict("index")
+    return {"learned": {"upstream": groups, "notes": list(analysis.learned.notes)}}
 
 
 def _duplicates(analysis: Analysis) -> dict[str, Any]:

@@ -6,15 +6,14 @@ the recount; `analysis.duplicates` compares the ER of both.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.input import run_counts
+from analysis.input import run_counts, run_predictions
 from analysis.stats import group_jackknife
 from analysis.stats.group_jackknife import Counts
 from ray_robust.metrics import METRICS
@@ -75,7 +74,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     if not any(len(table) for _, table in tables):
         return None
     affected, images, parts, lost = {}, {}, [], []
-    for frame, own in _predictions(runs, points):
+    for frame, own in run_predictions.predictions(runs, points):
         if frame is None:
             lost.append(str(own["trial"].iloc[0]))
             continue
@@ -109,27 +108,6 @@ def _table(one: Mapping[str, Any]) -> pd.DataFrame:
     except ValueError:  # it is not there, or not what it was: the run says so (`RunFolder.altered`)
         return pd.DataFrame(columns=["split", "image"])
     return rows[rows["split"].isin(list(SCORE_SPLITS.values()))].drop_duplicates()
-
-
-def _predictions(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
-    """For every fine-tuning what it predicted on the tests (None where that is lost), and its points: columns trial,
-    point, column (of the predictions)."""
-    run = points["run"] if "run" in points else pd.Series(0, index=points.index)
-    alpha = points["wise_alpha"] if "wise_alpha" in points else pd.Series(np.nan, index=points.index)
-    between = ["" if pd.isna(value) else f"_wise_{value:g}" for value in alpha]
-    columns = [f"epoch_{epoch}{wise}" for epoch, wise in zip(points["epoch"].astype(int), between, strict=True)]
-    keys = pd.DataFrame({"trial": points["trial"], "point": np.arange(len(points)), "column": columns})
-    for (number, trial, finetune), own in keys.groupby([run, points["trial"], points["finetune"]], sort=False):
-        data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
-        try:
-            filters = [("split", "in", list(SCORE_SPLITS.values()))]
-            frame = None if data is None else pd.read_parquet(io.BytesIO(data), filters=filters)
-        except (ValueError, OSError):  # pyarrow's, for a file that was cut short
-            frame = None
-        if frame is None:
-            yield None, own
-            continue
-        yield frame if set(own["column"]) <= set(frame) else None, own
 
 
 def _mask(frame: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> np.ndarray:

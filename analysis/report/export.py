@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from analysis.line.line_checks import LineChecks
-from analysis.report import chart_data, charts, latex, line_charts
+from analysis.report import chart_data, charts, latex, learned_charts, line_charts
 from analysis.report.figures import NotDrawn, draw
 from analysis.report.palette import group_styles
 from analysis.report.tables import ReportTable
@@ -37,6 +37,7 @@ def figures(
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
     if line is not None:
         made |= line_charts.of_line(line, analysis.points, group_styles(analysis), analysis.options.scale, WIDTH)
+    made |= learned_charts.of_learned(analysis, group_styles(analysis), WIDTH)
     drawn, lost = {}, {}
     for name, chart in made.items():
         frame = chart_data.frame(view)

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import duplicates, findings
 from analysis.input.table import Table
 from analysis.line.line_checks import LineChecks
-from analysis.report import line_tables
+from analysis.report import learned_tables, line_tables
 from analysis.report.score_tables import score_tables
 from analysis.report.tables import report_tables
 from analysis.stats import ancova, contrasts, influence, raw_scores, score_differences, sensitivity
@@ -66,6 +66,7 @@ def csv_tables(
         "duplicates": duplicates.COLUMNS,
         "left_out": LEFT_OUT,
         **line_tables.FILES,
+        **learned_tables.FILES,
     }
     checked = [line_tables.tables(line) for line in lines or [None] * len(parts)]
     made = [_of_task(analysis, own_views) | own for (analysis, own_views), own in zip(parts, checked, strict=True)]
@@ -87,6 +88,7 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
         for view in own_views
     ]
     return {
+        **learned_tables.tables(analysis.learned),
         "scores": analysis.scores.groups,
         "score_differences": analysis.scores.differences,
         "score_factors": analysis.scores.factors,
@@ -148,4 +150,5 @@ def _part(analysis: Analysis, advice: Sequence[Mapping[str, Any]]) -> Part:
 
     own_views = views(analysis)
     made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
+    made |= learned_tables.of_learned(analysis)
     return Part(analysis, own_views, made, analysis.line, advice)

@@ -21,7 +21,7 @@ from analysis.findings import STATES, Finding, findings
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.line.line_checks import QUESTIONS, LineChecks
-from analysis.report import chart_data, charts, line_charts, page_data, run_facts
+from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts
 from analysis.report.bundle import javascript
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
 from analysis.report.tables import CHECKS, ReportTable, plain
@@ -125,6 +125,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
     if part.line is not None:
         styles, scale = group_styles(analysis), analysis.options.scale
         figures |= line_charts.of_line(part.line, analysis.points, styles, scale, "container")
+    figures |= learned_charts.of_learned(analysis, group_styles(analysis), "container")
     drawn["tasks"].append(page_data.figure_data(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
@@ -148,6 +149,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "line": analysis.baseline.line if analysis.baseline else None,
         "fitted": analysis.baseline is not None,
         "tables": part.tables,
+        "compared": analysis.learned.compared,
+        "learned_notes": analysis.learned.notes,
         "checks": CHECKS,
         "verdicts": [
             (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts

@@ -16,6 +16,7 @@ from rich.table import Table as Grid
 from analysis.findings import findings
 from analysis.formatting import interval, name, number, signed
 from analysis.input.table import Table
+from analysis.learned.upstream import described
 from analysis.report.score_tables import score_cells
 from analysis.report.tables import group_interval
 from analysis.scores.sentences import summary
@@ -25,6 +26,7 @@ from ray_robust.text.console import Screen
 MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "fragile": "[yellow]~[/]", "open": "[yellow]?[/]"}
 DRAWING = 33  # characters; odd, so that there is a middle
 NAME = 36
+UPSTREAM_GROUPS = 6
 
 
 def show(
@@ -50,6 +52,8 @@ def show(
             console.print(_groups(analysis))
         for finding in findings(analysis):
             console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+        if line := _upstream(analysis):
+            console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
         for sentence in analysis.notes:
             console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
         console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
@@ -80,6 +84,13 @@ def _show_advice(advice: Sequence[Mapping[str, Any]], console: Console) -> None:
             console.print(f"                  [green]{escape(line)}[/]", soft_wrap=True)
         if one["cost"]:
             console.print(f"              cost: {escape(one['cost']['text'])}", soft_wrap=True)
+
+
+def _upstream(analysis: Analysis) -> str:
+    """Return upstream accuracy by group beside chance, "" where there is none."""
+    rows = [row for row in analysis.learned.upstream.to_dict("records") if math.isfinite(row["accuracy"])]
+    more = f"; {len(rows) - UPSTREAM_GROUPS} more: upstream.csv" if len(rows) > UPSTREAM_GROUPS else ""
+    return f"upstream accuracy: {'; '.join(map(described, rows[:UPSTREAM_GROUPS]))}{more}" if rows else ""
 
 
 def _scores(analysis: Analysis) -> Grid:

@@ -1,0 +1,84 @@
+"""Learning curves of a run, from trials/<id>/curves/*.json, and what its pre-trainings' upstream accuracy rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ray_robust.run.learning_curve import LearningCurve
+from ray_robust.run.run_folder import RunFolder
+
+PRETRAIN = "pretrain"
+UPSTREAM = ("trial", "group", "method", "accuracy", "images", "labels", "largest")
+CURVES = ("trial", "group", "training", "stage", "step", "images_seen", "epoch", "loss", "lr", "held_out_accuracy")
+
+
+def trials_of(runs: Sequence[RunFolder], points: pd.DataFrame) -> Iterator[tuple[RunFolder, pd.Series]]:
+    """Yield the run of every trial and the first of its points."""
+    for _, row in points.drop_duplicates(["trial", "group"]).iterrows():
+        yield runs[int(row["run"]) if "run" in row else 0], row
+
+
+def upstream(runs: Sequence[RunFolder], points: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per pre-trained trial with an upstream accuracy: columns `UPSTREAM`.
+
+    images   held-out images that it is the accuracy on; NaN where an earlier version did not record them
+    largest  the share of the most frequent label, among them or else among the training images
+    """
+    rows = []
+    for run, row in trials_of(runs, points):
+        accuracy = row.get("upstream_accuracy")
+        if accuracy is None or pd.isna(accuracy):
+            continue
+        facts = run.trial(str(row["trial"])).storage.recall_json("trial.json") or {}
+        labels = facts.get("labels")
+        sizes = [n for n in labels.values() if isinstance(n, int)] if isinstance(labels, dict) else []
+        held_out = _held_out(facts.get("held_out"))
+        images, largest = held_out or (math.nan, max(sizes) / sum(sizes) if sum(sizes) else math.nan)
+        rows.append((str(row["trial"]), str(row["group"]), str(row.get("pretrain_method", "")), float(accuracy),
+                     images, float(len(sizes)) if sizes else math.nan, largest))  # fmt: skip
+    return pd.DataFrame(rows, columns=list(UPSTREAM))
+
+
+def _held_out(facts: object) -> tuple[float, float] | None:
+    """How many images are held out, and the share of the most frequent label among them; None where not recorded."""
+    own = facts if isinstance(facts, dict) else {}
+    images, most = own.get("images"), own.get("most_per_label")
+    return (float(images), most / images) if isinstance(images, int) and isinstance(most, int) and images > 0 else None
+
+
+def curves(
+    runs: Sequence[RunFolder], points: pd.DataFrame
+) -> tuple[dict[str, tuple[str, LearningCurve]], pd.DataFrame, int]:
+    """Return the curve of every pre-training by trial, with its group; all curves as a table, columns `CURVES`, of
+    pre-trainings and of the fine-tunings that `points` are of; and how many trainings have none."""
+    pretraining: dict[str, tuple[str, LearningCurve]] = {}
+    tables, missing = [], 0
+    for run, row in trials_of(runs, points):
+        trial, group = str(row["trial"]), str(row["group"])
+        own = points.loc[(points["trial"] == row["trial"]) & (points["group"] == row["group"]), "finetune"]
+        trained = row.get("pretrain_images_seen")
+        names = [PRETRAIN] if trained is not None and pd.notna(trained) and trained > 0 else []
+        for name in [*names, *dict.fromkeys(own.astype(str))]:
+            recorded = run.trial(trial).curves(name)
+            if recorded is None:
+                missing += 1
+                continue
+            if name == PRETRAIN and recorded:
+                pretraining[trial] = group, recorded[0]
+            tables += [_table(one).assign(trial=trial, group=group, training=name) for one in recorded]
+    filled = [table for table in tables if len(table)]
+    joined = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(CURVES))
+    return pretraining, joined.reindex(columns=list(CURVES)), missing
+
+
+def _table(curve: LearningCurve) -> pd.DataFrame:
+    held_out = dict(zip(curve.held_out_step, curve.held_out_accuracy, strict=True))
+    rows = pd.DataFrame({"step": curve.step, "loss": np.array(curve.loss, float), "lr": curve.lr})
+    along = pd.DataFrame({"step": list(held_out), "held_out_accuracy": np.array(list(held_out.values()), float)})
+    rows = rows.merge(along, on="step", how="outer") if len(along) else rows.assign(held_out_accuracy=np.nan)
+    seen = rows["step"] * curve.batch_size
+    return rows.assign(stage=curve.stage, images_seen=seen, epoch=seen / max(1, curve.images))
