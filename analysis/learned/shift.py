@@ -98,7 +98,7 @@ def test_group_table(confusion: Confusion, baseline: str) -> pd.DataFrame:
                 table = table.assign(
                     baseline_score=reference.mean(0), delta=[one.value for one in differences],
                     delta_low=[one.low for one in differences], delta_high=[one.high for one in differences],
-                    p=p, p_adjusted=holm(p),
+                    p=p, p_adjusted=holm(p.tolist()),
                 )  # fmt: skip
             tables.append(table)
     return _joined(tables, TEST_GROUPS)
