@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.files.regular_file import kind_at
 from ray_robust.run.analysis_settings import DEFAULTS
-from ray_robust.text.names import normalise
+from ray_robust.text.names import normalise, printable
 
 if TYPE_CHECKING:
     from analysis.input.table import Table
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     warm_up()
     report_on(Request(
         tuple(args.source), args.out, args.scale, args.margin, tuple(args.id), args.ood, args.group, args.baseline,
-        args.cluster, args.percent, args.id_min, tuple(args.unit),
+        args.cluster, args.percent, args.id_min, tuple(args.unit), args.title,
     ))  # fmt: skip
     return DONE
 
@@ -55,6 +55,7 @@ class Request:
     sources        one run folder, several to be joined, or one table
     out            the folder of the report; None: the run's own, or one beside the user
     scale, margin  in place of the spec's, or of the defaults
+    title          what the report is called, in place of the run's question or the table's name
     The rest is for a table alone: the names of its columns (`id` one or several), the baseline's group, whether scores
     are in per cent, the lowest ID score that enters in that unit, and `COL=percent` or `COL=fraction` for columns whose
     unit is another.
@@ -72,6 +73,7 @@ class Request:
     percent: bool = False
     id_min: float | None = None
     unit: tuple[str, ...] = ()
+    title: str | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -98,12 +100,16 @@ def report_on(request: Request, quiet: bool = False) -> str:
     from analysis.report import output
     from analysis.verdict import advice_in, verdict
 
+    if request.title is not None and not _title(request.title):
+        raise UserError(Problem("", "--title is empty; wanted: what the report is called, or no --title"))
     tables = [source for source in request.sources if _is_table(source, request.columns)]
     if tables and len(request.sources) > 1:
         raise UserError(Problem(tables[0], "a table is analysed alone; only run folders are joined"))
     table, options, target = _read_table(request) if tables else _read_runs(request)
+    title = _title(request.title)
+    table = replace(table, title=title)
     analyses = study.analyse_all(table, options)
-    made = verdict(analyses, table)
+    made = {"title": title, **verdict(analyses, table)} if title else verdict(analyses, table)
     page, lost = output.write(target, table, analyses, made)
     if not quiet:
         from analysis.report.terminal import show
@@ -160,6 +166,11 @@ def _read_runs(request: Request) -> tuple[Table, Options, str]:
     ]
     table = replace(table, warnings=(*table.warnings, *replaced))
     return table, replace(options, **request.settings), request.out or (table.runs[0].storage / "report").address
+
+
+def _title(text: str | None) -> str:
+    """The title on one line, with signs that cannot be shown as their codes."""
+    return printable(" ".join((text or "").split()))
 
 
 def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
@@ -229,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--margin", type=float, metavar="PP",
         help=f"points of ER that count as no effect (default: the spec's, or {DEFAULTS.margin:g})")  # fmt: skip
+    add("--title", metavar="TEXT", help="what the report is called (default: the spec's question, or the table's name)")
     add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
     add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")
     add("--confirm", metavar="RUN_DIR", help="with --predict: compare with that larger run")

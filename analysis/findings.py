@@ -9,7 +9,7 @@ A slope over a number is claimed where ER is straight in it; where it is not, ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.formatting import listed, name, number, percent, signed, span
 from analysis.stats.contrasts import claimed, state
+from analysis.stats.sensitivity import ONE_TRIAL
 from analysis.study import Analysis
 
 MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline, and pairs, with a sentence of their own
@@ -99,7 +100,7 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
         text = f"{capital(label)}: {_none(row)}{between} {inner_span(row)}."
     else:
         text = f"Not established{holm_note(row)}: an effect of {label} on ER: {effect}{holm_p(row)}."
-    yield make_finding(kind, text, row, *where)
+    yield make_finding(kind, text, row, *where, analysis.options.unit)
 
 
 def not_straight(row: Mapping[str, Any]) -> bool:
@@ -108,14 +109,25 @@ def not_straight(row: Mapping[str, Any]) -> bool:
 
 
 def make_finding(
-    kind: str, text: str, row: Mapping[str, Any], table: str, key: Mapping[str, Any], index: int | None
+    kind: str,
+    text: str,
+    row: Mapping[str, Any],
+    table: str,
+    key: Mapping[str, Any],
+    index: int | None,
+    unit: str = "trial",
 ) -> Finding:
     """Return the finding of a row, with the checks in its columns `survived` and `not_robust_to`, which begin the text
-    of a fragile one."""
+    of a fragile one. `unit` is what one cluster is called."""
     survived, failed = (tuple(filter(None, row[c].split("; "))) for c in ("survived", "not_robust_to"))
     if kind == "fragile":
-        text = f"Not robust to {listed(list(failed))}: {text}"
+        text = f"Not robust to {listed(check_names(failed, unit))}: {text}"
     return Finding(kind, text, table, key, index, survived, failed)
+
+
+def check_names(checks: Sequence[str], unit: str) -> list[str]:
+    """Return what checks are called for people: of a table "any one row" is left out, not a trial."""
+    return [f"any one {unit}" if check == ONE_TRIAL else check for check in checks]
 
 
 def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
@@ -125,7 +137,7 @@ def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
         if row["factor"] == factor["factor"]:
             text = _difference_text(claimed(row), row, "", "")
             key = {"factor": row["factor"], "a": row["a"], "b": row["b"]}
-            yield make_finding(state(row), text, row, "levels", key, index)
+            yield make_finding(state(row), text, row, "levels", key, index, analysis.options.unit)
 
 
 def against_baseline(analysis: Analysis, group: str) -> Finding | None:
@@ -155,7 +167,7 @@ def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding
     count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
     text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on
-    return make_finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index)
+    return make_finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index, unit)
 
 
 def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, unit: str = "trial") -> str:

@@ -10,6 +10,8 @@ from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import TaskPoints
 
+TARGET = "Intervals speak of the study repeated with {}."
+
 
 def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline | None) -> list[str]:
     """Return sentences on rows left out, points outside the baseline's range, clipped scores and lonely groups."""
@@ -68,4 +70,10 @@ def target(task_points: TaskPoints) -> str:
     trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
     others = [trials, *(f"other {names[scores.source.name]} of the same kind" for scores in jackknife_scores)]
     same = "" if len(jackknife_scores) else " and the same test images"
-    return f"Intervals speak of the study repeated with {', '.join(others)}{same}."
+    return TARGET.format(f"{', '.join(others)}{same}")
+
+
+def repetition(target: str) -> str:
+    """Return what the repetition that `target` names has: `other trials and the same test images`."""
+    before, after = TARGET.split("{}")
+    return target.removeprefix(before).removesuffix(after)

@@ -325,7 +325,8 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
     if refused:
         table = contrasts.contrast(groups, baseline, options.margin, refused)
     lines, at_ids = ancova.compare({} if refused else groups, baseline, options.margin)
-    notes = [*notes, *scored.regression.notes, *count_notes(points, bare.left_out, baseline),
+    regression_notes = [note.replace(" trials ", f" {options.unit}s ") for note in scored.regression.notes]
+    notes = [*notes, *regression_notes, *count_notes(points, bare.left_out, baseline),
              *few_trials(groups, options.unit)]  # fmt: skip
     return replace(
         bare,

@@ -43,12 +43,12 @@ def page(tab, run):
 
 def test_every_chart_is_drawn_in_colours_of_the_page(page, run):
     count = "document.querySelectorAll('.chart svg.marks').length"
-    assert page.ask(count) == 10
+    assert page.ask(count) == 11
     label = "getComputedStyle(document.querySelector('.chart .role-axis-label text')).fill"
     light = page.ask(label)
     page.look(dark=True)
     page.open(run / "report/index.html")
-    assert page.ask(count) == 10
+    assert page.ask(count) == 11
     assert page.ask(label) != light
 
 

@@ -23,6 +23,7 @@ class Table:
     left_out  rows without scores: trial, group, task, reason
     warnings  one sentence each
     runs      the run folders that the points come from, none for a plain table
+    title     what the report is called, empty unless somebody has said
     counts    points -> (Counts per side or None, sentences): what they predicted per group, where a run keeps it
     """
 
@@ -33,6 +34,7 @@ class Table:
     warnings: tuple[str, ...] = ()
     runs: tuple[RunFolder, ...] = ()
     counts: Callable[[pd.DataFrame], tuple[dict[str, Counts] | None, list[str]]] | None = None
+    title: str = ""
 
     @property
     def run(self) -> RunFolder | None:

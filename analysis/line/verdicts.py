@@ -33,7 +33,7 @@ def verdicts(checks: LineChecks, own: pd.DataFrame, line: ClusteredFit, options:
         _curvature(checks, own, options),
         _reliability(checks.reliability, own, line, options),
         _schedule(checks, options),
-        _scatter(checks),
+        _scatter(checks, options),
         _gaps(checks.gaps),
     )
     return [Verdict(check, *one) for check, one in zip(QUESTIONS, states, strict=True) if one is not None]
@@ -124,7 +124,7 @@ def _schedule(checks: LineChecks, options: Options) -> tuple[str, str] | None:
     if moved:
         return FAILS, "; ".join([*moved, *filter(None, [differences])])
     if not own["p"].notna().any():
-        return OPEN, "; ".join(["too few trials to test it", *filter(None, [differences])])
+        return OPEN, "; ".join([f"too few {options.unit}s to test it", *filter(None, [differences])])
     shown = f"no effect on the baseline's residuals is shown ({_p(own['p_adjusted'].min())})"
     return (OPEN, f"{shown}, but {differences}") if differences else (PASSES, shown)
 
@@ -138,12 +138,12 @@ def _fine_tuned(others: pd.DataFrame, flag: str, what: str, column: str, options
     return f"fine-tuned at other {what} than the baseline ({first}): {_named(list(groups['group']))}"
 
 
-def _scatter(checks: LineChecks) -> tuple[str, str] | None:
+def _scatter(checks: LineChecks, options: Options) -> tuple[str, str] | None:
     own, spread = checks.tests.loc[checks.tests["check"] == "scatter"], ratio(checks.noise)
     if own.empty or not spread > 0:
         return None
     if not own["p"].notna().any():
-        return OPEN, "too few trials to test it"
+        return OPEN, f"too few {options.unit}s to test it"
     low, times = ("low", spread) if spread > 1 else ("high", 1 / spread)
     p = _p(own["p_adjusted"].min())
     text = f"baseline points scatter {number(times, 1)} times as widely at {low} ID scores as at the other end ({p})"

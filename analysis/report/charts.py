@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.findings import PER, STATES
 from analysis.formatting import pair
+from analysis.report.captions import trend_key
 from analysis.report.chart_data import records
 from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, group_styles
 from analysis.stats.contrasts import state
@@ -27,15 +28,30 @@ LABEL = (
     "format(100 * (axes == 'probit' ? cumulativeNormal(datum.value) : axes == 'logit' ? 1 / (1 + exp(-datum.value)) : "
     "datum.value), '.3~g') + ' %'"
 )
+TREND_COLUMNS = 2  # of the legend of groups: the exported figure is one column wide
 MOST_ROWS = 24  # of contrasts in their figure; the table has them all
+TREND_WORDS = {  # the legend of bands and lines: mark -> text; `captions.trend_key` has that of one analysis
+    "point": "one mark: one point",
+    "line": "line of the baseline",
+    "mean": "95 % interval of that line",
+    "prediction": "95 % prediction: one more of its points",
+    "diagonal": "OOD = ID: no loss under shift",
+}
 SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips leave on
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
 
 
-def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | str = 640, legend: bool = True) -> Layers:
+def trend(
+    styles: Sequence[GroupStyle],
+    keys: Mapping[str, str],
+    width: int | str = 640,
+    legend: bool = True,
+    words: Mapping[str, str] = TREND_WORDS,
+) -> Layers:
     """Return the chart of OOD against ID, labelled in per cent: points, the baseline line, its mean band (dark) and
-    prediction band (light), each group's own line (thin), and the diagonal of no loss (dotted). `keys` maps safe field
-    names of the points to the columns that a tooltip names; see `chart_data.frame` for the data."""
+    prediction band (light), each group's own line (thin), and the diagonal of no loss (dotted), with a legend of these.
+    `keys` maps safe field names of the points to the columns that a tooltip names; see `chart_data.frame` for the data.
+    """
     x = alt.X("x:Q", title="ID score", scale=_domain("x"), axis=_axis("x"))
 
     def y(field: str) -> alt.Y:
@@ -51,11 +67,10 @@ def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | st
     layers.append(
         base.mark_line(clip=True, color=BASELINE_COLOUR, strokeWidth=2).encode(x, y("expected_ood"), order="x:Q")
     )
-    diagonal = alt.Chart(alt.NamedData("diagonal"))
-    layers.append(
-        diagonal.mark_line(clip=True, color=BASELINE_COLOUR, strokeDash=[2, 4], strokeWidth=1).encode(x, y("y"))
-    )
-    colour = _colour(styles, legend)
+    dotted = alt.Chart(alt.NamedData("diagonal")).mark_line(clip=True, strokeDash=[2, 4], strokeWidth=1)
+    layers += [dotted.encode(x, y("y"), color=alt.value(BASELINE_COLOUR)), *_key(words)]
+    key = {"columns": TREND_COLUMNS, "title": words["point"]}
+    colour = _colour(styles, legend, **key)
     own = alt.Chart(alt.NamedData("lines")).mark_line(clip=True, strokeWidth=1.2)
     layers.append(own.encode(x, y("y"), colour, opacity=_if(f"{SHOWN} && picked == ''", 0.8, 0.12)))
     path = alt.Chart(alt.NamedData("points")).transform_filter(f"picked != '' && datum.trial == picked && {SHOWN}")
@@ -71,7 +86,7 @@ def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | st
         x,
         y("y"),
         colour,
-        shape=_shape(styles, legend),
+        shape=_shape(styles, legend, **key),
         size=_if(f"picked != '' && {PICKED}", 90, 46),
         opacity=_if(f"{SHOWN} && ({PICKED})", 0.8, 0, f"{SHOWN}", 0.15),
         tooltip=[
@@ -87,9 +102,9 @@ def trend(styles: Sequence[GroupStyle], keys: Mapping[str, str], width: int | st
     return chart.add_params(*_params("x_low", "x_high", "y_low", "y_high", "x_ticks", "y_ticks", "axes"), *_readers())
 
 
-def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640) -> Layers:
+def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640, units: str = "trials") -> Layers:
     """Return the chart of mean ER of every group with its 95 % interval over the single points; the shaded strip is the
-    margin."""
+    margin, `units` what a group has several of."""
     order = [style.group for style in styles]
     y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
     colour, er = _colour(styles, False), alt.X("er:Q", title="ER, points", axis=_points())
@@ -108,7 +123,7 @@ def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640
             alt.Tooltip("er:Q", format="+.2f", title="ER, points"),
             alt.Tooltip("er_low:Q", format="+.2f", title="low"),
             alt.Tooltip("er_high:Q", format="+.2f", title="high"),
-            alt.Tooltip("n_trials:Q", title="trials"),
+            alt.Tooltip("n_trials:Q", title=units),
             alt.Tooltip("n_used:Q", title="points used"),
         ],
     )  # fmt: skip
@@ -187,9 +202,9 @@ def of_task(
     if analysis.points.empty:
         return {}
     styles, with_er = group_styles(analysis), [view for view in views if not view.refused]
-    figures = {"trend": trend(styles, keys, width, legend)}
+    figures = {"trend": trend(styles, keys, width, legend, trend_key(analysis))}
     if with_er:
-        figures["groups"] = by_group(styles, analysis.options.margin, width)
+        figures["groups"] = by_group(styles, analysis.options.margin, width, f"{analysis.options.unit}s")
     if any(len(view.progress) for view in with_er):
         figures["along"] = along(styles, width, legend)
     rest = {"contrasts": forest(analysis, width, legend), "factors": factors(analysis, width)}
@@ -238,6 +253,35 @@ def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width:
     return alt.layer(*layers).properties(width=width, height=alt.Step(26))
 
 
+def _key(words: Mapping[str, str]) -> list[alt.Chart]:
+    """The legend of bands and lines: marks without size, whose scales have it drawn under the figure."""
+    nothing = alt.Chart(alt.InlineData([{}]))
+    bands, lines = [words["mean"], words["prediction"]], [words["line"], words["diagonal"]]
+    look: dict[str, Any] = {
+        "orient": "bottom",
+        "title": None,
+        "direction": "vertical",
+        "labelLimit": 330,
+        "offset": 6,
+        "rowPadding": 1,
+    }
+    shade = alt.Legend(symbolType="square", symbolFillColor=BASELINE_COLOUR, symbolStrokeColor=BASELINE_COLOUR,
+                       symbolSize=150, symbolStrokeWidth=0, **look)  # fmt: skip
+    dash = alt.Legend(
+        symbolType="stroke", symbolStrokeColor=BASELINE_COLOUR, symbolSize=300, symbolStrokeWidth=2, **look
+    )
+    area = nothing.mark_point(size=0, filled=True, color=BASELINE_COLOUR).encode(
+        opacity=alt.Opacity(
+            datum=bands[0], type="nominal", legend=shade, scale=alt.Scale(domain=bands, range=[0.46, 0.16])
+        )
+    )
+    stroke = nothing.mark_rule(size=0).encode(
+        strokeDash=alt.StrokeDash(datum=lines[0], type="nominal", legend=dash,
+                                  scale=alt.Scale(domain=lines, range=[[1, 0], [2, 4]]))
+    )  # fmt: skip
+    return [stroke, area]
+
+
 def _params(*names: str) -> list[alt.Parameter]:
     return [alt.param(name=name, value=[] if name.endswith("ticks") else 0) for name in names]
 
@@ -278,15 +322,15 @@ def _names() -> alt.Axis:
     return alt.Axis(ticks=False, domain=False)
 
 
-def _colour(styles: Sequence[GroupStyle], legend: bool) -> alt.Color:
+def _colour(styles: Sequence[GroupStyle], legend: bool, **key: Any) -> alt.Color:
     domain, colours = [s.group for s in styles], [s.colour for s in styles]
-    return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colours), legend=_legend(legend))
+    return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colours), legend=_legend(legend, **key))
 
 
-def _shape(styles: Sequence[GroupStyle], legend: bool) -> alt.Shape:
+def _shape(styles: Sequence[GroupStyle], legend: bool, **key: Any) -> alt.Shape:
     domain, shapes = [s.group for s in styles], [s.shape for s in styles]
-    return alt.Shape("group:N", scale=alt.Scale(domain=domain, range=shapes), legend=_legend(legend))
+    return alt.Shape("group:N", scale=alt.Scale(domain=domain, range=shapes), legend=_legend(legend, **key))
 
 
-def _legend(shown: bool) -> alt.Legend | None:
-    return alt.Legend(orient="top", title=None, columns=4, labelLimit=150) if shown else None
+def _legend(shown: bool, columns: int = 4, title: str | None = None) -> alt.Legend | None:
+    return alt.Legend(orient="top", title=title, titleLimit=360, columns=columns, labelLimit=150) if shown else None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from analysis.line.line_checks import LineChecks
-from analysis.report import chart_data, charts, latex, learned_charts, line_charts
+from analysis.report import chart_data, charts, latex, learned_charts, line_charts, score_charts
 from analysis.report.figures import NotDrawn, draw
 from analysis.report.palette import group_styles
 from analysis.report.tables import ReportTable
@@ -18,13 +18,21 @@ from analysis.views import View, chosen
 
 FOLDER = "export"
 WIDTH = 640
+ONE_COLUMN = {"trend": 400}  # figures for one column of a paper: 3.3 inches make their letters 6.5 points high
 STYLE = {
     "background": "white",
     "font": "Helvetica, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": None},
     "axisY": {"labelLimit": 260},
     "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "titlePadding": 10, "gridOpacity": 0.6},
-    "legend": {"labelFontSize": 12, "symbolOpacity": 1},
+    "legend": {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 400,
+        "symbolOpacity": 1,
+        "labelLimit": 200,
+        "layout": {"bottom": {"direction": "vertical", "margin": 2}},
+    },
 }
 
 
@@ -33,15 +41,17 @@ def figures(
 ) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
     """Return figure -> ending -> file, of the view that the verdict is about and of the checks of its line; and why the
     missing figures could not be drawn, by name."""
-    view = chosen(views)
+    view, styles = chosen(views), group_styles(analysis)
     made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
+    made |= {name: made[name].properties(width=width) for name, width in ONE_COLUMN.items() if name in made}
+    made |= score_charts.of_scores(analysis, styles, WIDTH)
     if line is not None:
-        made |= line_charts.of_line(line, analysis.points, group_styles(analysis), analysis.options.scale, WIDTH)
-    made |= learned_charts.of_learned(analysis, group_styles(analysis), WIDTH)
+        made |= line_charts.of_line(line, analysis.points, styles, analysis.options.scale, WIDTH)
+    made |= learned_charts.of_learned(analysis, styles, WIDTH)
     drawn, lost = {}, {}
     for name, chart in made.items():
         frame = chart_data.frame(view)
-        params = frame["params"] | {"shown": [style.group for style in group_styles(analysis)], "picked": ""}
+        params = frame["params"] | {"shown": [style.group for style in styles], "picked": ""}
         data = frame["datasets"] | {"points": chart_data.marks(view.points)}
         try:
             drawn[name] = draw(charts.filled(chart, data, params) | {"config": STYLE})

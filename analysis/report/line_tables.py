@@ -41,12 +41,12 @@ def tables(checks: LineChecks | None) -> dict[str, pd.DataFrame]:
     }
 
 
-def of_line(checks: LineChecks | None) -> dict[str, ReportTable]:
-    """Return the tables of the panel, by the name of their file."""
+def of_line(checks: LineChecks | None, unit: str = "trial") -> dict[str, ReportTable]:
+    """Return the tables of the panel, by the name of their file. `unit` is what one cluster is called."""
     own = tables(checks)
     return {
-        "line_checks": _tests(own["line_checks"]),
-        "line_schedule": _schedule(own["line_schedule"]),
+        "line_checks": _tests(own["line_checks"], unit),
+        "line_schedule": _schedule(own["line_schedule"], unit),
         "line_reliability": _reliability(own["line_reliability"]),
         "line_gaps": _gaps(own["line_gaps"]),
     }
@@ -56,10 +56,10 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
-def _tests(table: pd.DataFrame) -> ReportTable:
+def _tests(table: pd.DataFrame, unit: str) -> ReportTable:
     return report_table(
         "Tests of the line",
-        "Each test of the baseline's line, clustered by trial; p by Holm within its check",
+        f"Each test of the baseline's line, clustered by {unit}; p by Holm within its check",
         (
             {
                 "check": CHECK.get(str(r["check"]), str(r["check"])),
@@ -72,7 +72,7 @@ def _tests(table: pd.DataFrame) -> ReportTable:
             for r in _rows(table)
         ),
         note="One coefficient: CR2 with the degrees of freedom of Bell and McCaffrey (2002). Several: the approximate "
-        "Hotelling test of Pustejovsky and Tipton (2018). A dash: too few trials for it.",
+        f"Hotelling test of Pustejovsky and Tipton (2018). A dash: too few {unit}s for it.",
     )
 
 
@@ -81,7 +81,7 @@ def _f(row: dict[str, Any]) -> str:
     return f"{number(row['f'], 2)} ({number(row['df1'], 0)}, {number(row['df2'], 1)})" if finite else UNKNOWN
 
 
-def _schedule(table: pd.DataFrame) -> ReportTable:
+def _schedule(table: pd.DataFrame, unit: str) -> ReportTable:
     return report_table(
         "Residuals by epoch and learning rate",
         "Mean distance of the baseline's points from its line, percentage points of OOD",
@@ -91,7 +91,7 @@ def _schedule(table: pd.DataFrame) -> ReportTable:
                 "at": f"{r['value']:.3g}",
                 "off the line": signed(r["residual"], 2),
                 "95 % interval": interval(r["low"], r["high"], 2),
-                "trials": str(r["trials"]),
+                f"{unit}s": str(r["trials"]),
                 "points": str(r["points"]),
             }
             for r in _rows(table)

@@ -149,6 +149,7 @@ def _part(analysis: Analysis, advice: Sequence[Mapping[str, Any]]) -> Part:
     from analysis.report.page import Part
 
     own_views = views(analysis)
-    made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line)
+    unit = analysis.options.unit
+    made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line, unit)
     made |= learned_tables.of_learned(analysis)
     return Part(analysis, own_views, made, analysis.line, advice)

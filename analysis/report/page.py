@@ -17,12 +17,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.findings import STATES, Finding, findings
+from analysis.findings import STATES, Finding, check_names, findings
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.line.line_checks import QUESTIONS, LineChecks
-from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts
+from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts, score_charts
 from analysis.report.bundle import javascript
+from analysis.report.captions import captions
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
 from analysis.report.tables import CHECKS, ReportTable, plain
 from analysis.scores.sentences import ScoreSummary, summary
@@ -67,7 +68,7 @@ def render(
     order = [name for part in parts for name in part.analysis.groups["group"]]
     questions = [str(run.spec().get("question") or "").strip() for run in runs]
     return environment.get_template("report.html").render(
-        title=" ".join(dict.fromkeys(filter(None, questions))) or table.name,
+        title=table.title or " ".join(dict.fromkeys(filter(None, questions))) or table.name,
         name=table.name,
         counted=_counted(table, first.options.unit),
         question=_question(parts),
@@ -121,11 +122,12 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
     """What the template needs for one task; what the script needs of it is added to `drawn`."""
     analysis, views = part.analysis, part.views
     keys = page_data.tooltip_columns(analysis, table)
+    styles = group_styles(analysis)
     figures = charts.of_task(analysis, views, keys, "container", legend=False)
+    figures |= score_charts.of_scores(analysis, styles, "container")
     if part.line is not None:
-        styles, scale = group_styles(analysis), analysis.options.scale
-        figures |= line_charts.of_line(part.line, analysis.points, styles, scale, "container")
-    figures |= learned_charts.of_learned(analysis, group_styles(analysis), "container")
+        figures |= line_charts.of_line(part.line, analysis.points, styles, analysis.options.scale, "container")
+    figures |= learned_charts.of_learned(analysis, styles, "container")
     drawn["tasks"].append(page_data.figure_data(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
@@ -141,11 +143,12 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
-        "scores": _sentences(summary(analysis), index),
+        "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,
-        "findings": [_located(finding, index) for finding in findings(analysis)],
+        "findings": [_located(finding, index, analysis.options.unit) for finding in findings(analysis)],
         "figures": figures,
-        "styles": [(style, int(counts[style.group])) for style in group_styles(analysis)],
+        "captions": captions(analysis),
+        "styles": [(style, int(counts[style.group])) for style in styles],
         "line": analysis.baseline.line if analysis.baseline else None,
         "fitted": analysis.baseline is not None,
         "tables": part.tables,
@@ -179,18 +182,19 @@ def _trials(analysis: Analysis, table: Table, step: int) -> list[tuple[str, list
     ]
 
 
-def _sentences(sentences: ScoreSummary, task: int) -> dict[str, Any]:
+def _sentences(sentences: ScoreSummary, task: int, unit: str) -> dict[str, Any]:
     """The sentences on raw scores, each finding with the link to its row."""
     first = sentences.deployment
     return {
-        "deployment": None if first is None else _located(first, task),
+        "deployment": None if first is None else _located(first, task, unit),
         "robustness": sentences.robustness,
-        "findings": [_located(finding, task) for finding in sentences.findings],
+        "findings": [_located(finding, task, unit) for finding in sentences.findings],
     }
 
 
-def _located(finding: Finding, task: int) -> dict[str, Any]:
-    return asdict(finding) | _place(finding, task)
+def _located(finding: Finding, task: int, unit: str) -> dict[str, Any]:
+    survived = check_names(finding.survived, unit)
+    return asdict(finding) | _place(finding, task) | {"survived": survived}
 
 
 def _place(finding: Finding, task: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from analysis.study import Analysis
 BASELINE_COLOUR = "#8a909a"
 # Chosen by search: the least distance in OKLab (x 100) is 13 as most people see them and 7.9 with protanopia,
 # deuteranopia or tritanopia (Machado et al. 2009), and all stand out from white, from near-black and from the grey.
-COLOURS = ("#6987ff", "#d2780f", "#008778", "#e1005a", "#a569b4", "#2d5aa5", "#87b469", "#a500e1", "#5ab4d2", "#69690f")
+COLOURS = ("#d2780f", "#a500e1", "#008778", "#e1005a", "#a569b4", "#2d5aa5", "#87b469", "#6987ff", "#5ab4d2", "#69690f")
 RAMP = ("#6a3d9a", "#4a62c4", "#2488b8", "#1aa58a", "#74b83e", "#dcae10")  # of numbers, low to high
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 STATE_STYLES = {

@@ -7,9 +7,10 @@ from typing import Any
 
 from analysis.findings import PER, STATES, not_straight, records
 from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, signed
-from analysis.report.tables import ReportTable, report_table
+from analysis.report.tables import ReportTable, report_table, varied
 from analysis.scales import PP
 from analysis.scores.sentences import score_name
+from analysis.stats.chosen_points import MEAN
 from analysis.stats.contrasts import state
 from analysis.stats.raw_scores import OOD
 from analysis.stats.score_differences import BASELINE, BEST
@@ -32,36 +33,43 @@ def score_tables(analysis: Analysis) -> dict[str, ReportTable]:
 
 
 def chosen_by(analysis: Analysis) -> str:
-    """Return which points the scores are of, as text."""
+    """Return which points the scores are of, as text; "" where there is nothing to choose."""
+    groups = analysis.scores.groups
+    if analysis.scores.choice.by == MEAN and (groups["n_points"] == groups["n_trials"]).all():
+        return ""  # of one point each: there is nothing to choose
     return CHOSEN.get(analysis.scores.choice.by, "").format(unit=analysis.options.unit)
 
 
 def score_cells(analysis: Analysis, group: str) -> dict[str, str]:
-    """Return a group's scores and its difference from the baseline on the shifted test, as text by column."""
-    cells: dict[str, str] = {}
-    for score in (*analysis.options.ids, OOD):
+    """Return a group's scores and its difference from the baseline on the shifted test, as text by column; first what
+    a narrow screen has room for."""
+    difference, baseline = analysis.scores.difference(group), analysis.options.baseline
+    against = {"OOD less baseline": UNKNOWN, "95 % interval": UNKNOWN}
+    shows = "baseline" if group == baseline else UNKNOWN
+    if difference is not None:
+        against = {
+            "OOD less baseline": signed(difference["delta"]),
+            "95 % interval": interval(difference["low"], difference["high"]),
+        }
+        shows = STATES[state(difference)]
+    scores: dict[str, dict[str, str]] = {}
+    for score in (OOD, *analysis.options.ids):
         row, label = analysis.scores.mean(group, score), score_name(analysis, score)
-        cells |= {label: percent(row["mean"] / PP), f"{label}, 95 %": interval(row["low"], row["high"])}
-    difference = analysis.scores.difference(group)
-    if difference is None:
-        shows = "baseline" if group == analysis.options.baseline else UNKNOWN
-        return {**cells, "OOD less baseline": UNKNOWN, "95 % interval": UNKNOWN, "shows": shows}
-    return {
-        **cells,
-        "OOD less baseline": signed(difference["delta"]),
-        "95 % interval": interval(difference["low"], difference["high"]),
-        "shows": STATES[state(difference)],
-    }
+        scores[label] = {label: percent(row["mean"] / PP), f"{label}, 95 %": interval(row["low"], row["high"])}
+    ood = scores.pop("OOD")
+    rest = {column: text for cells in scores.values() for column, text in cells.items()}
+    return {"OOD": ood["OOD"], **against, "shows": shows, "OOD, 95 %": ood["OOD, 95 %"], **rest}
 
 
 def _scores(analysis: Analysis) -> ReportTable:
+    by = chosen_by(analysis)
     unit, rows = f"{analysis.options.unit}s", analysis.scores.groups
     names = rows.loc[rows["score"] == OOD, "group"]
     return report_table(
         "Scores",
-        f"Mean scores by group, of {chosen_by(analysis)}; intervals and differences in percentage points",
+        f"Mean scores by group{f', of {by}' if by else ''}; intervals and differences in percentage points",
         (
-            {"group": str(group), unit: str(analysis.scores.mean(group)["n_trials"]), **score_cells(analysis, group)}
+            {"group": str(group), **score_cells(analysis, group), unit: str(analysis.scores.mean(group)["n_trials"])}
             for group in names
         ),
         note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in analysis.scores.choice.notes),
@@ -97,7 +105,7 @@ def _difference(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
 def _slopes(analysis: Analysis) -> ReportTable:
     return report_table(
         "What moves the scores",
-        "Regression of the mean scores on what the sweep varies, percentage points",
+        f"Regression of the mean scores on {varied(analysis)}, percentage points",
         (
             {
                 "factor": str(row["label"]),

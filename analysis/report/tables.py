@@ -6,6 +6,7 @@ The same numbers, unrounded, are in the CSV of the same name. Owns captions, col
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.duplicates import with_and_without
-from analysis.findings import PER, STATES, equivalence_table, not_straight
+from analysis.findings import PER, STATES, check_names, equivalence_table, not_straight
 from analysis.formatting import UNKNOWN, interval, listed, number, p_value, pair, percent, scores, signed
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
@@ -54,6 +55,11 @@ def plain(title: str, caption: str, table: pd.DataFrame) -> ReportTable:
     """Return any table as it is."""
     cells = table.fillna(UNKNOWN).astype(str)
     return ReportTable(title, caption, tuple(map(str, table.columns)), cells.to_numpy().tolist() if len(cells) else [])
+
+
+def varied(analysis: Analysis) -> str:
+    """Return what the factors of a regression are."""
+    return "what the sweep varies" if analysis.options.unit == "trial" else "what varies between the groups"
 
 
 def report_tables(analysis: Analysis, views: Sequence[View]) -> dict[str, ReportTable]:
@@ -188,7 +194,7 @@ def _slopes(analysis: Analysis) -> ReportTable:
                 "height": signed(r["height_difference"], 3),
                 "95 % ": interval(r["height_low"], r["height_high"], 3),
                 "p (Holm) ": p_value(r["height_p_adjusted"]),
-                "shows": _lines_show(r),
+                "shows": _lines_show(r, analysis.options.unit),
             }
             for r in _rows(analysis.ancova)
         ),
@@ -197,11 +203,11 @@ def _slopes(analysis: Analysis) -> ReportTable:
     )
 
 
-def _lines_show(row: dict[str, Any]) -> str:
+def _lines_show(row: dict[str, Any], unit: str) -> str:
     if row["slopes_differ"]:
         return "slopes differ"
     if row["not_robust_to"]:
-        return f"slopes: not robust to {listed(row['not_robust_to'].split('; '))}"
+        return f"slopes: not robust to {listed(check_names(row['not_robust_to'].split('; '), unit))}"
     return "heights differ" if row["heights_differ"] else "not told apart"
 
 
@@ -226,14 +232,15 @@ def _at_id(analysis: Analysis) -> ReportTable:
 def _factors(analysis: Analysis) -> ReportTable:
     regression = analysis.regression
     note = (
-        f"The mean ER of {regression.rows} trials regressed on all factors together: R² {number(regression.r2, 2)}, "
+        f"The mean ER of {regression.rows} {analysis.options.unit}s regressed on all factors together: "
+        f"R² {number(regression.r2, 2)}, "
         f"condition number {number(regression.condition, 1)} (1 is best; over 30 factors cannot be told apart)."
         if regression.factors
         else ""
     )
     return report_table(
         "Factors",
-        "Regression of mean ER on what the sweep varies, percentage points",
+        f"Regression of mean ER on {varied(analysis)}, percentage points",
         (
             {
                 "factor": r["label"],
@@ -316,7 +323,7 @@ def _errors(analysis: Analysis) -> ReportTable:
         (
             {
                 "group": str(r["group"]),
-                "source of error": str(r["source"]),
+                "source of error": re.sub("^trials(?= of )", f"{analysis.options.unit}s", str(r["source"])),
                 "drawn from": number(r["clusters"], 0),
                 "standard error": number(r["se"], 2),
                 "degrees of freedom": number(r["df"], 1),
@@ -348,7 +355,7 @@ def _influence(analysis: Analysis) -> ReportTable:
 def _selection(analysis: Analysis) -> ReportTable:
     return report_table(
         "Selection: had one chosen by OOD validation scores",
-        f"Each {analysis.options.unit}'s best checkpoint by id_val, and by ood_val; ER in percentage points",
+        f"Each {analysis.options.unit}'s best point by id_val, and by ood_val; ER in percentage points",
         (
             {
                 "group": str(r["group"]),

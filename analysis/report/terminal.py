@@ -43,7 +43,7 @@ def show(
         wide = Screen(highlight=False)
         console = wide if wide.is_terminal else Screen(highlight=False, width=120)
     for analysis, own in zip(analyses, advice or [()] * len(analyses), strict=True):
-        title = f"{table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
+        title = f"{table.title or table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
         _show_scores(analysis, console)
         _show_advice(own, console)
@@ -96,7 +96,7 @@ def _upstream(analysis: Analysis) -> str:
 def _scores(analysis: Analysis) -> Grid:
     names = list(dict.fromkeys(analysis.scores.groups["group"]))
     rows = {group: score_cells(analysis, group) for group in names}
-    grid = _grid("group", *("95 %" if "95 %" in column else column for column in rows[names[0]]))
+    grid = _grid("group", *("95 %" if column == "95 % interval" else column for column in rows[names[0]]))
     for group, cells in rows.items():
         grid.add_row(escape(name(group, NAME)), *cells.values())
     return grid

@@ -106,7 +106,7 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
         f"{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
-    return make_finding(state(row), text, row, "score_differences", key, row_index(scores.differences, key))
+    return make_finding(state(row), text, row, "score_differences", key, row_index(scores.differences, key), unit)
 
 
 def _from(baseline: str) -> str:
@@ -198,7 +198,7 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
             text = f"{capital(label)}: {score}, {none} {inner_span(row)}."
         else:
             text = f"Not established{holm_note(row)}: an effect of {label} on the {score}: {effect}{holm_p(row)}."
-        yield make_finding(kind, text, row, "score_factors", key, index)
+        yield make_finding(kind, text, row, "score_factors", key, index, analysis.options.unit)
 
 
 def _levels(analysis: Analysis, score: str, factor: str) -> Iterator[Finding]:

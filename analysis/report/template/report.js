@@ -56,7 +56,8 @@
     const font = getComputedStyle(document.documentElement).getPropertyValue("--sans");
     const axis = { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line,
       labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, titlePadding: 10, gridOpacity: 0.6 };
-    const legend = { labelColor: ink, labelFontSize: 12, titleColor: ink, symbolOpacity: 1 };
+    const legend = { labelColor: ink, labelFontSize: 12, titleColor: ink, symbolOpacity: 1,
+      layout: { bottom: { direction: "vertical", margin: 2 } } };
     const axisY = { labelLimit: Math.min(260, Math.max(178, 0.36 * width)) };
     return { font, axis, axisY, legend, view: { stroke: null }, background: "transparent" };
   };

@@ -1,0 +1,115 @@
+"""What each figure shows, in sentences: every mark, band and line, and over which units its interval speaks.
+
+Owns the captions of the page; they follow from the analysis and its settings, so that none claims what was not done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from analysis.formatting import name, number, percent
+from analysis.notes import repetition
+from analysis.report.score_tables import chosen_by
+from analysis.study import Analysis
+from analysis.views import metric_of
+from ray_robust.metrics import label_of
+
+TRIAL = "trial"  # the unit of a sweep
+
+
+def captions(analysis: Analysis) -> dict[str, str]:
+    """Return figure -> caption."""
+    return {
+        "scores": _scores(analysis),
+        "trend": _trend(analysis),
+        "groups": _groups(analysis),
+        "along": _along(analysis),
+        "contrasts": _intervals(analysis, "difference of mean ER, first group less second"),
+        "factors": _intervals(analysis, "change of mean ER per what stands beside the name, other factors held fixed"),
+    }
+
+
+def point_name(analysis: Analysis) -> str:
+    """Return what one point is: of a plain table, which has no trials, a row."""
+    return "fine-tuned checkpoint" if analysis.options.unit == TRIAL else "row of the table"
+
+
+def trend_key(analysis: Analysis) -> Mapping[str, str]:
+    """Return the legend of the figure of scores, in words that fit a column: mark -> text."""
+    baseline = name(analysis.options.baseline, 24)
+    return {
+        "point": f"one mark: one {point_name(analysis)}",
+        "line": f"line of {baseline}; thin: other groups",
+        "mean": "95 % interval of that line",
+        "prediction": "95 % prediction: one more of its points",
+        "diagonal": "OOD = ID: no loss under shift",
+    }
+
+
+def _again(analysis: Analysis) -> str:
+    """The units that an interval speaks of."""
+    return f"were the study repeated with {repetition(analysis.target)}"
+
+
+def _margin(analysis: Analysis) -> str:
+    return f"Shaded: the margin of ±{analysis.options.margin:g} points within which a difference counts as none."
+
+
+def _scores(analysis: Analysis) -> str:
+    by = chosen_by(analysis)
+    return (
+        f"Filled diamond: mean OOD score of a group; open circle: mean ID score{f', of {by}' if by else ''}. Bar: 95 % "
+        f"interval of that mean, {_again(analysis)}. Dashed: the scores of the baseline "
+        f"{name(analysis.options.baseline)}."
+    )
+
+
+def _trend(analysis: Analysis) -> str:
+    options, metric = analysis.options, label_of(metric_of(analysis))
+    parts = [
+        f"{options.scale.capitalize()} axes, labelled in per cent{f'; {metric}' if metric else ''}. One mark: one "
+        f"{point_name(analysis)}, {len(analysis.points)} in all."
+    ]
+    if analysis.baseline is not None:
+        line, own = analysis.baseline.line, analysis.points["group"] == options.baseline
+        trials = analysis.points.loc[own, "trial"].nunique()
+        units = f"{trials} {options.unit}{'s' * (trials != 1)}"
+        parts.append(
+            f"Grey line: least squares through the {int(own.sum())} points ({units}) of the baseline "
+            f"{name(options.baseline)}: R² {number(line.r2)}, slope {number(line.slope)}, intercept "
+            f"{number(line.intercept)}. Dark band: 95 % interval of that line at each ID score, {_again(analysis)}. "
+            "Light band: 95 % prediction band, where one more point of the baseline would lie."
+        )
+    parts.append(
+        "Thin lines: least squares through each group's own points. Dotted: OOD equal to ID, no loss under shift."
+    )
+    return " ".join(parts)
+
+
+def _groups(analysis: Analysis) -> str:
+    baseline, unit = analysis.baseline, analysis.options.unit
+    inside = ""
+    if baseline is not None:
+        inside = (
+            f", from the points inside the baseline's ID range of {percent(baseline.low)} to {percent(baseline.high)}"
+        )
+    return (
+        f"Mark: mean ER over the {unit}s of a group{inside}. Bar: 95 % interval of that mean with the baseline's line, "
+        f"{_again(analysis)}. Ticks: those points, one each. Line at 0: the baseline's line. {_margin(analysis)}"
+    )
+
+
+def _along(analysis: Analysis) -> str:
+    unit = analysis.options.unit
+    return (
+        f"Line: mean ER over the {unit}s of a group at that epoch of fine-tuning, from points inside the baseline's ID "
+        f"range. Band: its 95 % interval, {_again(analysis)}, where there are enough {unit}s for one. Line at 0: the "
+        "baseline's line."
+    )
+
+
+def _intervals(analysis: Analysis, what: str) -> str:
+    return (
+        f"Mark: {what}. Bar: 95 % interval of each by itself, {_again(analysis)}; colour and shape follow the test "
+        f"after Holm's correction, and the checks. {_margin(analysis)}"
+    )
