@@ -13,10 +13,10 @@ from dataclasses import replace
 from rich.console import Console
 
 from ray_robust.data.opened import forget_pools
-from ray_robust.errors import DONE, INTERRUPTED, Arguments, Problem, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Problem, UserError, command
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan
-from ray_robust.prepare import provenance
+from ray_robust.prepare import baseline_spread, provenance
 from ray_robust.prepare.candidates import Preview, check_choices, preview
 from ray_robust.prepare.estimate import can_time
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
@@ -40,21 +40,34 @@ def main(argv: list[str]) -> int:
     if not args.plan:
         check_address(args.address)  # before anything is written, and before minutes of work
     forget_pools()  # of an earlier call in this process
-    sweep = replace(open_sweep(spec, args.limit, plan_only=args.plan), command=provenance.command(argv))
-    run = RunFolder(args.out or f"runs/{sweep.spec.name}")
+    bare = replace(open_sweep(spec, args.limit, plan_only=args.plan), command=provenance.command(argv))
+    run = RunFolder(args.out or f"runs/{bare.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
+    sweep = _with_spread(bare, run, args.limit)
     subsets, first = _draw(sweep, args.plan)
     if args.plan:
-        return _plan(sweep, subsets, first, run, args, out)
+        code = _plan(sweep, subsets, first, run, args, out)
+        if baseline_spread.wanted(spec):
+            spread = baseline_spread.spread_sentence(bare, baseline_spread.recorded(bare, run))
+            out.print(f"spread  {spread}", markup=False, soft_wrap=True)
+        return code
     from ray_robust.launch.monitor.loggers import check_loggers
 
     check_loggers(sweep.spec.track, sweep.spec.location("track"), remote=folder is None)
-    return _run(spec, sweep, (subsets, first), run, args, out)
+    return _run(spec, bare, sweep, (subsets, first), run, args, out)
+
+
+def _with_spread(bare: Sweep, run: RunFolder, limit: int | None) -> Sweep:
+    """Return a sweep with the baseline that `baseline.spread: auto` chose in this folder, or so far has."""
+    if not baseline_spread.wanted(bare.spec):
+        return bare
+    return baseline_spread.with_choice(bare, baseline_spread.recorded(bare, run), limit)
 
 
 def _run(
     spec: Spec,
+    bare: Sweep,
     sweep: Sweep,
     drawn: tuple[Subsets, Preview | None],
     run: RunFolder,
@@ -62,14 +75,15 @@ def _run(
     out: Console,
 ) -> int:
     """Run what is missing, under the folder's lease; an interruption reports what is done. Return the exit code."""
-    from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report, run_search, write_plan
+    from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report, run_pilot, run_search, write_plan
 
     cluster, again = None, sweep.command
     with contextlib.ExitStack() as stack:
         try:
             if sweep.unread():  # what the files contain is part of what every trial means
                 cluster = read_pool_files(sweep, args.address, out, stack)
-                sweep = replace(open_sweep(spec, args.limit), command=again)
+                bare = replace(open_sweep(spec, args.limit), command=again)
+                sweep = _with_spread(bare, run, args.limit)
                 drawn = _draw(sweep)
             lease = stack.enter_context(hold_lease(run.storage, lambda who: _print_waiting(out, who)))
         except KeyboardInterrupt:
@@ -79,6 +93,11 @@ def _run(
         subsets, first = drawn
         this = SweepRun(sweep, subsets, run, out, args.address, cluster)
         try:
+            if baseline_spread.wanted(bare.spec) and not baseline_spread.recorded(bare, run).decided:
+                choice = run_pilot(bare, this, stack)
+                if choice is None:
+                    return FAILED
+                this.sweep = baseline_spread.with_choice(bare, choice, args.limit)
             return this.execute() if first is None else run_search(this, first, args.limit)
         except KeyboardInterrupt:
             lease.check()

@@ -231,7 +231,7 @@ def test_a_sweep_whose_baseline_makes_no_line_ends_at_once_again_and_again(done_
         printed = capsys.readouterr().out
         assert printed.count("baseline  no line, so no effective robustness: R^2 of the baseline line is 0.") == 1
         assert "stopped  after the baseline, which makes no line (R^2 of the baseline line is 0." in printed
-        assert "): 6 trials were not begun. Widen its range of ID scores by baseline.finetune" in printed
+        assert "): 6 trials were not begun. Widen its range of ID scores as the report advises" in printed
         assert "3 trials done, 0 failed, 6 not run" in printed
     assert (tmp_path / "run" / "results.csv").read_text().count("scratch") >= 6
 

@@ -28,6 +28,7 @@ from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
+from ray_robust.prepare.baseline_spread import PILOT, Choice, decide, pilot_plan, spread_sentence
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
@@ -54,6 +55,8 @@ class SweepRun:
     address  of a cluster to join, None for RAY_ADDRESS or this machine
     cluster  one that runs already
     search   gives the trials that the sweep's plan lacks
+    written  the sweep that spec.yaml and plan.csv are of, where this is a part of it
+    stack    keeps a cluster that is started here; None: it ends with these trials
     """
 
     sweep: Sweep
@@ -64,6 +67,8 @@ class SweepRun:
     cluster: Cluster | None = None
     search: Search | None = None
     baseline: BaselineFirst = NO_BASELINE
+    written: Sweep | None = None
+    stack: contextlib.ExitStack | None = None
     left: Remaining | None = None  # what was missing when the command began
     _outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
 
@@ -125,8 +130,8 @@ class SweepRun:
         begun = f"{left} trials were not begun" if self.search is None else "no mixture was drawn"
         self._warn(
             f"stopped  after the baseline, which makes no line ({'; '.join(verdict.refusals)}): {begun}. Widen its "
-            "range of ID scores by baseline.finetune (more epochs, other rates, a grid of num_images), then run the "
-            "same command again; --set baseline.stop_if_no_line=false runs the rest as it is"
+            "range of ID scores as the report advises, or by --set baseline.spread=auto, then run the same command "
+            "again; --set baseline.stop_if_no_line=false runs the rest as it is"
         )
 
     def _print_state(self) -> set[str]:
@@ -176,10 +181,10 @@ class SweepRun:
 
         sweep, run, out, search, root = self.sweep, self.run, self.out, self.search, default_root()
         jobs = {key: (pool, size, rows) for key, pool, size, rows in decode_jobs(sweep, todo, self.subsets)}
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as own:
             if self.cluster is None:
                 with head_start(list(jobs.values()), root):
-                    self.cluster = stack.enter_context(connect(self.address))
+                    self.cluster = (self.stack or own).enter_context(connect(self.address))
             slots = slots_now(sweep.spec.resources)
             decoding = time.monotonic()
             with image_progress(out) as progress:
@@ -187,7 +192,7 @@ class SweepRun:
             decoding = time.monotonic() - decoding
             if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
                 self.subsets = draw_all(sweep, dict(zip(jobs, stores, strict=True)))
-            write_plan(sweep, run)
+            write_plan(self.written or sweep, run)
             self._print_data(self.cluster, stores)
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self._warn)
             resources = sweep.spec.resources
@@ -234,6 +239,33 @@ class SweepRun:
         self.out.print(f"{len(plan) - len(others) - stopped} trials done{listed}, in {seconds:.0f} s", markup=False)
         self.out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
         return not others
+
+
+def run_pilot(bare: Sweep, whole: SweepRun, stack: contextlib.ExitStack) -> Choice | None:
+    """Run the pilot of `baseline.spread: auto`, or what is missing of it, choose the baseline's fine-tunings and keep
+    them in the run folder; None, with results written, where a trial of it failed.
+
+    bare   the sweep without them
+    whole  the run of the sweep as far as it is known: its plan is written meanwhile
+    stack  keeps the cluster, for the rest of the sweep
+    """
+    run, plan = whole.run, pilot_plan(bare)
+    todo = _without(plan, finished_trials(run, plan))
+    if len(todo):
+        whole.out.print(f"pilot    {spread_sentence(bare, Choice(PILOT, False))}", markup=False, soft_wrap=True)
+        pilot = replace(whole, sweep=replace(bare, plan=plan, notes=()), written=whole.sweep, stack=stack)
+        pilot._run_trials(todo)
+        whole.cluster = pilot.cluster
+    choice = decide(bare, RunFolder(run.storage))
+    if choice is None:
+        write_plan(whole.sweep, run)
+        run.write_results()
+        report(run, whole.out)
+        print_failures(whole.out, run, plan)
+        whole._warn(
+            "stopped  after the pilot of baseline.spread: auto, which failed; the same command again runs the rest"
+        )
+    return choice
 
 
 def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:

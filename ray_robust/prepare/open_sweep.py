@@ -30,7 +30,7 @@ class Sweep:
     sources, tasks  by pool_key
     plan            its trials; of a search those of the baseline
     notes           on how mixtures were matched, and on what may be wrong with the data
-    plan_of         returns the trials of another spec with the same pools
+    plan_of         returns the trials of another spec with the same pools, at most so many
     command         that runs it, and continues it
     """
 
@@ -39,7 +39,7 @@ class Sweep:
     tasks: dict[str, Pool]
     plan: Plan
     notes: tuple[str, ...] = ()
-    plan_of: Callable[[Spec], Plan] = lambda spec: Plan(())
+    plan_of: Callable[..., Plan] = lambda spec, limit=None: Plan(())
     command: str = ""
 
     def pools(self) -> list[tuple[str, Pool]]:

@@ -198,9 +198,28 @@ class _SpecParser(SectionParser):
             self.report(("baseline",), f"baseline: {baseline.name!r} is no group{did_you_mean(baseline.name, names)}")
         if baseline.name != "scratch" and (baseline.finetune or baseline.seeds):
             self.report(("baseline",), "baseline: seeds and finetune belong to the scratch baseline only")
+        if baseline.spread is not None:
+            self._check_spread(raw, baseline)
         if baseline.name == "none" and baseline.stop_if_no_line:
             what = "baseline.stop_if_no_line: name none leaves no line to wait for"
             self.report(("baseline", "stop_if_no_line"), what)
+
+    def _check_spread(self, raw: Mapping[str, Any], baseline: Baseline) -> None:
+        """Report what a baseline whose fine-tunings a pilot chooses cannot have."""
+        if baseline.name != "scratch":
+            what = f"baseline.spread: auto chooses fine-tunings from scratch; name is {baseline.name}"
+            self.report(("baseline", "spread"), what)
+        for path, keys in (
+            (("baseline", "finetune"), baseline.finetune),
+            (("finetune",), mapping(raw.get("finetune"))),
+        ):
+            for key in ("num_images", "per_class"):
+                if keys.get(key) not in (None, "all") and (path[0] == "baseline" or key not in baseline.finetune):
+                    what = f"is chosen by baseline.spread: auto; leave it out, or set baseline.finetune.{key} to all"
+                    what = (
+                        what if key == "num_images" else "is chosen by baseline.spread: auto; leave one of the two out"
+                    )
+                    self.report((*path, key), f"{dotted((*path, key))}: {what}")
 
     def _question(self, raw: Mapping[str, Any]) -> Any:
         question = raw.get("question") or self.document.question

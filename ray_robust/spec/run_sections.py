@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,6 +29,12 @@ class Baseline(Section):
         default={},
         description="keys of `finetune` that differ for the baseline, so that the ID scores overlap",
         examples=["finetune: {epochs: 24}"],
+    )
+    spread: Literal["auto"] | None = Field(
+        default=None,
+        description="`auto`: fine-tunings of further sizes and lengths, so that the ID scores spread evenly from near "
+        "chance upwards; a pilot of a few fine-tunings from scratch decides which, before anything else runs",
+        examples=["spread: auto"],
     )
     stop_if_no_line: bool = Field(
         default=False,
