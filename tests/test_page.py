@@ -177,3 +177,16 @@ def test_hostile_names_do_nothing(tab, tmp_path):
     assert json.dumps(tab.ask("document.querySelector('.detail').innerText"))
     assert tab.ask("document.querySelectorAll('.detail script, .detail b').length") == 0
     assert tab.errors == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_what_to_do_is_on_the_first_screen_of_a_refusal(tab, tmp_path, width, height):
+    points = sweep({"num_images=1000": -1.0, "num_images=4000": 3.0}, noise_sd=0.15, trial_sd=0.1)
+    run_folder(tmp_path / "poor", points)
+    report_on(Request((str(tmp_path / "poor"),)), quiet=True)
+    tab.look(width=width, height=height)
+    tab.open(tmp_path / "poor/report/index.html")
+    advice = "document.querySelector('.advice strong').getBoundingClientRect().bottom"
+    assert 0 < tab.ask(advice) < height
+    assert tab.ask("document.querySelector('.advice pre').innerText").startswith("baseline:")
+    assert tab.ask("document.documentElement.scrollWidth") <= width

@@ -72,6 +72,12 @@ class _Line:
         return self.planned.times_for(target_r2(self.floor))
 
     @property
+    def hopeless(self) -> bool:
+        """Whether the widest range there can be would clear the floor by less than half of what is planned for."""
+        least = (self.floor + target_r2(self.floor)) / 2
+        return self.times > self.room and self.planned.expected_r2(self.room) < least
+
+    @property
     def assumption(self) -> str:
         return f" and a slope of {USUAL_SLOPE / 2:g}" if self.lost else ""
 
@@ -205,7 +211,7 @@ def _test_images(line: _Line) -> Cause | None:
     """Most of the scatter is sampling error of the tests, and no room is left to outgrow it."""
     scale = SCALES[line.analysis.options.scale]
     variances = [reliability.on_axis(line.own, name, axis, scale)[0] for name, axis in (("id", "x"), ("ood", "y"))]
-    if line.times <= line.room or any(one is None for one in variances):
+    if not line.hopeless or any(one is None for one in variances):
         return None
     of_id, of_ood = (float(np.mean(one)) for one in variances if one is not None)
     share = min((of_ood + line.signal.slope**2 * of_id) / line.signal.residual, 1.0)
@@ -222,7 +228,7 @@ def _test_images(line: _Line) -> Cause | None:
 
 
 def _noisy(line: _Line) -> Cause | None:
-    if line.times <= line.room:
+    if not line.hopeless:
         return None
     best = line.planned.expected_r2(line.room)
     text = (

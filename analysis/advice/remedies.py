@@ -18,11 +18,12 @@ from analysis.formatting import listed, name, number, percent
 from analysis.stats.estimates import TWO_SIDED, quantile
 from analysis.study import Analysis
 
-LONGER = 3  # times as many epochs, where the baseline's range has to reach higher
+LONGER, SHORTER = 3, 4  # times as many epochs, where the range has to reach higher; as few, where sizes fall short
 ABOVE = 0.25  # of the other groups' points, from which the range has to
 STEADY_SEEDS = 3  # the fewest for an interval that is worth its name
 MOST_SEEDS = 20
 MORE_IMAGES = 4
+NEAR = 0.1  # by which an ID score may miss what is aimed at
 PASTE = "Paste this in place of `baseline` and run the same command again."
 UNDER = "The raw scores above need no line and hold meanwhile."
 MODELS = (
@@ -86,21 +87,30 @@ def _spread(analysis: Analysis, cause: Cause, run: RunDesign | None) -> Advice:
         return Advice(cause.reason, cause.evidence, f"For {base}, {IN_A_TABLE}.{more}")
     epochs = [LONGER * run.longest()] if _others_are_above(analysis) else []
     sizes = _sizes(cause, run)
+    if not _far_enough(cause, run, sizes):
+        epochs = [max(1, run.longest() // SHORTER), *epochs]
     if not sizes:
-        epochs = sorted({max(1, run.longest() // 4), LONGER * run.longest()})
+        epochs = sorted({*epochs, LONGER * run.longest()})
     text, cost = run.spread(sizes, epochs, max(STEADY_SEEDS, run.baseline_seeds))
     how = []
     if sizes:
         aim = ""
         if cause.signal is not None:
             score = lower_score(cause.signal.low, sizes, run.smallest or run.train)
-            aim = f" (down to an ID score of about {percent(score, 0)})"
+            aim = f" (ID scores down to about {percent(score, 0)})"
         how.append(f"on {listed([f'{size:,}' for size in sizes])} images{aim}")
     if epochs:
         how.append(f"for {listed([str(one) for one in epochs])} epochs")
     word = "Widen" if cause.reason in ("narrow", "noisy") else "Spread"
-    action = f"{word} the baseline: fine-tune it {' and '.join(how)} too. {PASTE}"
+    action = f"{word} the baseline: fine-tune it also {', and each '.join(how)}. {PASTE}"
     return Advice(cause.reason, cause.evidence, action, text, cost)
+
+
+def _far_enough(cause: Cause, run: RunDesign, sizes: list[int]) -> bool:
+    """Whether the smallest of these sets is expected to score as low as the cause asks for."""
+    if not sizes or cause.signal is None:
+        return bool(sizes)
+    return lower_score(cause.signal.low, sizes, run.smallest or run.train) <= cause.signal.low_at(cause.times) + NEAR
 
 
 def _sizes(cause: Cause, run: RunDesign) -> list[int]:

@@ -30,7 +30,7 @@ MOST_TIMES = 16.0  # as wide: more than any range has room for
 DROP = 0.2  # probit by which an ID score is taken to fall with each halving of the training images: see docs/report.md
 STEP = 4  # each size of a ladder is so many times smaller than the one before
 MOST_SIZES, FEWEST_SIZES = 4, 2
-LEAST_IMAGES, PER_CLASS = 32, 4  # of the smallest set: in all, and for each class
+LEAST_IMAGES, PER_CLASS = 32, 2  # of the smallest set: in all, and for each class
 FLOOR, TOP = 0.05, 0.97  # scores beyond which a range is not widened: those of models that learned nothing, or all
 
 
@@ -120,7 +120,8 @@ def signal(id_: np.ndarray, ood: np.ndarray, scale: Scale, error: float = 0.0) -
     line = fit(x, y)
     if line is None:
         return None
-    return Signal(line.slope, float(np.var(x, ddof=1)), float(error), line.variance, float(np.min(id_)),
+    residual = line.variance * (len(x) - 2) / (len(x) - 1)  # over as many as the spread: R^2 is then that of the line
+    return Signal(line.slope, float(np.var(x, ddof=1)), float(error), residual, float(np.min(id_)),
                   float(np.max(id_)), scale, (float(x.mean()), float(y.mean())))  # fmt: skip
 
 
