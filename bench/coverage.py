@@ -177,7 +177,7 @@ def summary(name: str, said: list[dict[str, Any]]) -> dict[str, Any]:
     scenario = SCENARIOS[name]
     unknown = intervals["true"].isna()
     if isinstance(scenario, Truth) and scenario.metric != "accuracy":
-        unknown = pd.Series(True, intervals.index)
+        unknown |= ~intervals["kind"].isin(SCORE_KINDS)  # of raw scores a world says itself what is not known
     averages = intervals.groupby(["kind", "what"])["value"].transform("mean")
     intervals["true"] = intervals["true"].astype(float).mask(unknown, averages)
     given = intervals.dropna(subset=["low", "high"])
