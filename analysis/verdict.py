@@ -18,7 +18,7 @@ from analysis.study import Analysis
 GROUP = ("n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated")
 SCORE = ("mean", "low", "high")
 DIFFERENCE = ("a", "b", "score", "family", "delta", "low", "high", "p_adjusted", "equivalent", "smallest_detectable",
-              "not_robust_to")  # fmt: skip
+              "not_robust_to", "picked_low", "picked_high")  # fmt: skip
 SLOPE = ("score", "factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "equivalent", "levels",
          "straight_p", "not_robust_to")  # fmt: skip
 UPSTREAM = ("n_trials", "accuracy", "low", "high", "chance", "hardly_learned", "late_share", "still_improving")

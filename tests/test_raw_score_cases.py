@@ -16,20 +16,21 @@ from analysis.report.score_tables import score_tables
 from analysis.scores.sentences import summary
 from analysis.stats.chosen_points import choose
 from analysis.stats.raw_scores import without_images
-from analysis.study import Analysis, analyse, analyse_all
+from analysis.study import Analysis, analyse, analyse_all, scores_of
 from analysis.verdict import verdict
+from bench import best
 from bench.simulated import Truth, simulate
 from tests.fake_run import sweep
 
 OPTIONS = Options("scratch")
 
 
-def scores_of(points: pd.DataFrame) -> Analysis:
+def analysed(points: pd.DataFrame) -> Analysis:
     return analyse("task", points, OPTIONS)
 
 
 def deployment(points: pd.DataFrame) -> str:
-    return summary(scores_of(points)).deployment.text
+    return summary(analysed(points)).deployment.text
 
 
 def one_point_each(groups: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -83,7 +84,7 @@ def test_unequal_numbers_of_fine_tunings_weigh_trials_alike():
     first = points["trial"] == points["trial"].iloc[0]
     some = points.loc[~first | (points["finetune"] == "lr0.001")]
     last = some.loc[some["epoch"] == 12].groupby(["group", "trial"])["ood"].mean()
-    found = scores_of(some).scores
+    found = analysed(some).scores
     assert found.choice.by == "last epoch"
     assert found.mean("scratch")["mean"] == pytest.approx(100 * last["scratch"].mean())
 
@@ -104,15 +105,15 @@ def test_a_point_without_id_val_is_not_chosen():
 def test_the_picked_group_has_an_interval_for_having_been_picked():
     random = np.random.default_rng(5)
     groups = {name: mean + random.normal(0, 2, 6) for name, mean in {"scratch": 40, "a": 44, "b": 43, "c": 42}.items()}
-    found = scores_of(one_point_each(groups))
+    found = analysed(one_point_each(groups))
     row = found.scores.difference("a")
     test = stats.ttest_ind(groups["a"], groups["scratch"], equal_var=False)
     ends = test.confidence_interval(1 - 2 * 0.05 / 4)  # three groups may be too high, the best one too low
     assert [row["picked_low"], row["picked_high"]] == pytest.approx([ends.low, ends.high])
     one = summary(found).deployment
     assert f"({ends.low:.1f} to {ends.high:.1f})" in one.text.replace("−", "-")
-    alone = scores_of(one_point_each({name: groups[name] for name in ("scratch", "a")})).scores.difference("a")
-    assert [alone["picked_low"], alone["picked_high"]] == pytest.approx([alone["low"], alone["high"]])
+    pair = analysed(one_point_each({name: groups[name] for name in ("scratch", "a")})).scores.difference("a")
+    assert [pair["picked_low"], pair["picked_high"]] == pytest.approx([pair["low"], pair["high"]])
 
 
 def test_the_first_sentence_claims_no_more_than_its_own_interval():
@@ -121,7 +122,7 @@ def test_the_first_sentence_claims_no_more_than_its_own_interval():
     noise = random.normal(0, 1, 5)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     groups = {f"g{i}": 40 + noise for i in range(20)} | {"scratch": 40 + noise, "best": 42 + noise}
-    found = scores_of(one_point_each(groups))
+    found = analysed(one_point_each(groups))
     row, one = found.scores.difference("best"), summary(found).deployment
     assert row["low"] > 0 > row["picked_low"]
     assert one.kind == "open"
@@ -130,9 +131,33 @@ def test_the_first_sentence_claims_no_more_than_its_own_interval():
     assert one.text.endswith(f"no gain seen; this design could have found {reach:.1f} points or more.")
 
 
+def test_of_equal_groups_none_is_lower_than_the_best_in_more_than_a_twentieth_of_studies():
+    studies = 4_000
+    error = 3 * np.sqrt(0.05 * 0.95 / studies)
+    for paired in (False, True):
+        found = best.shares(groups=6, trials=5, paired=paired, replicates=studies)
+        assert found["Holm"] <= 0.05 + error
+        assert found["Hsu"] > 0.05 + error  # why it is not used
+
+
+def test_the_bench_of_procedures_counts_what_the_differences_claim():
+    """Its steps of Holm are those of the analysis: the same draws, one study after another."""
+    scores = np.random.default_rng(0).standard_normal((40, 3, 4))
+    claimed = []
+    for study in scores:
+        rows = [(f"g{g}-{i}", f"g{g}", i, 0.5 + i / 100, 0.5 + value / 20)
+                for g, own in enumerate(study) for i, value in enumerate(own)]  # fmt: skip
+        points = pd.DataFrame(rows, columns=["trial", "group", "seed", "id", "ood"])
+        table = scores_of(points, Options("g0")).differences
+        own = table.loc[(table["family"] == "best") & (table["score"] == "ood")]
+        claimed.append((own["p_adjusted"] <= 0.05).any())
+    shares = best.shares(groups=3, trials=4, paired=True, replicates=40)
+    assert shares["Holm"] == pytest.approx(np.mean(claimed))
+
+
 def test_er_of_the_leading_group_is_there_beyond_the_groups_that_have_a_sentence():
     points = sweep({f"num_images={1000 + i}": 5.0 * (i == 29) for i in range(30)}, epochs=(3, 6), trial_sd=0.002)
-    found = summary(scores_of(points))
+    found = summary(analysed(points))
     assert "num_images=1029" in found.deployment.text
     assert "num_images=1029 against scratch: " in found.robustness
 
@@ -169,7 +194,7 @@ def test_every_task_has_scores_of_its_own(tmp_path):
     table = read_csv(str(file), id="id", ood="ood", group="group", options=OPTIONS, cluster="trial", percent=True)
     first, second = analyse_all(table, OPTIONS)
     for found, points in ((first, one), (second, other)):
-        plain = scores_of(points).scores.difference("num_images=1000")
+        plain = analysed(points).scores.difference("num_images=1000")
         assert found.scores.difference("num_images=1000")["delta"] == pytest.approx(plain["delta"])
     made = verdict([first, second])
     assert made["scores"]["best"] == "num_images=1000"
@@ -182,7 +207,7 @@ def test_every_task_has_scores_of_its_own(tmp_path):
 def test_no_slope_is_claimed_of_scores_that_rise_and_fall():
     points = sweep({"num_images=1000": 0.0, "num_images=10000": 8.0, "num_images=100000": 0.0}, trials=8,
                    trial_sd=0.002, noise_sd=0.002)  # fmt: skip
-    found = scores_of(points)
+    found = analysed(points)
     texts = [one.text for one in summary(found).findings]
     assert any(
         text.startswith("Not established: one slope of the OOD score over pre-training images") for text in texts
@@ -209,10 +234,10 @@ def table_rows(analysis: Analysis, name: str) -> list[dict[str, str]]:
 def test_claims_that_do_not_hold_without_duplicates_are_held_back():
     gain = sweep({"num_images=1000": 8.0}, trials=6, trial_sd=0.002, noise_sd=0.002)
     none = gain.assign(ood=gain["ood"] - 0.08 * (gain["group"] != "scratch"))
-    kept, lost = (without_images(scores_of(gain).scores, scores_of(other).scores) for other in (gain, none))
+    kept, lost = (without_images(analysed(gain).scores, analysed(other).scores) for other in (gain, none))
     assert "duplicates" in kept.difference("num_images=1000")["survived"]
     assert lost.difference("num_images=1000")["not_robust_to"] == "duplicates"
-    found = summary(replace(scores_of(gain), scores=lost)).deployment
+    found = summary(replace(analysed(gain), scores=lost)).deployment
     assert found.kind == "fragile"
     assert found.text.startswith("Not robust to duplicates: On the shifted test: ")
     assert not lost.difference("num_images=1000", "id")["not_robust_to"]

@@ -82,7 +82,8 @@ def _differences(analysis: Analysis) -> ReportTable:
         "Differences of scores",
         "Every group against the baseline, and against the group with the highest score, percentage points",
         (_difference(analysis, row) for row in records(analysis.scores.differences)),
-        note="Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since "
+        note="The first sentence has a wider interval than this table for a group that it picks for its score. "
+        "Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since "
         "the best one was picked by these scores. “Could have found”: the smallest true difference that this design "
         f"detects with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
     )
