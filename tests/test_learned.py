@@ -21,7 +21,7 @@ from analysis.learned import shift, upstream
 from analysis.learned.learned import Learned
 from analysis.options import Options
 from analysis.report import output, terminal
-from analysis.report.learned_charts import MOST_CURVES, drawn
+from analysis.report.learned_charts import MOST_CURVES, MOST_POINTS, drawn
 from analysis.report.learned_tables import MOST_TEST_GROUPS, drawn_test_groups, of_learned
 from analysis.stats.contrasts import holm
 from analysis.study import analyse_all
@@ -333,10 +333,13 @@ def test_of_very_many_test_groups_and_curves_the_page_draws_some(made):
     shown = drawn_test_groups(Learned(test_groups=many, compared="g"))
     assert len(shown) == MOST_TEST_GROUPS
     assert shown["delta"].tolist() == [*range(322, 302, -1), *range(19, -1, -1)]
-    one = pd.DataFrame({"trial": "t", "training": "pretrain", "stage": "pretrain", "step": range(200), "loss": 1.0})
+    one = pd.DataFrame({"trial": "t", "training": "pretrain", "stage": "pretrain", "step": range(200),
+                        "images_seen": 0, "epoch": 0, "loss": np.arange(200.0)})  # fmt: skip
     curves = pd.concat([one.assign(trial=f"t{i}", group=f"g{i % 60}") for i in range(120)], ignore_index=True)
     rows = drawn(curves, "pretrain")
     assert rows["curve"].nunique() == MOST_CURVES
     assert rows.groupby("curve")["step"].max().eq(199).all()
-    assert len(rows) <= MOST_CURVES * 61
+    assert len(rows) <= MOST_CURVES * MOST_POINTS
+    first = rows[rows["curve"] == rows["curve"].iloc[0]]
+    assert first["loss"].tolist()[:2] == [1.5, 5.5]  # means of four
     assert len(of_learned(analysis)["classes"].rows) <= 20

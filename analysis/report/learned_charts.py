@@ -34,7 +34,7 @@ def of_learned(analysis: Analysis, styles: Sequence[GroupStyle], width: int | st
 
 
 def drawn(curves: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Return what is drawn of the curves of a stage: the first trainings of every group, thinned."""
+    """Return what is drawn of the curves of a stage: the first trainings of every group, of many points means."""
     own = curves.loc[(curves["stage"] == stage) & curves["loss"].notna()]
     if own.empty:
         return own
@@ -45,7 +45,10 @@ def drawn(curves: pd.DataFrame, stage: str) -> pd.DataFrame:
     own = own.loc[own["curve"].isin(own["curve"].unique()[:MOST_CURVES])]
     place, size = own.groupby("curve").cumcount(), own.groupby("curve")["step"].transform("size")
     step = np.ceil(size / MOST_POINTS).astype(int)
-    return own.loc[(place % step == 0) | (place == size - 1)]
+    ends = dict.fromkeys(("trial", "group", "step", "images_seen", "epoch"), "last")
+    return own.groupby(["curve", place // step], as_index=False, sort=False).agg(
+        {**ends, "curve": "last", "loss": "mean"}
+    )
 
 
 def _curves(

@@ -68,13 +68,13 @@ def _upstream(table: pd.DataFrame) -> ReportTable:
         (
             {
                 "group": str(row["group"]),
+                "verdict": _verdict(row),
                 "trials": str(row["n_trials"]),
                 "upstream accuracy": percent(row["accuracy"] / PP),
                 "95 % interval": interval(row["low"], row["high"]),
                 "chance": percent(row["chance"] / PP),
                 "1 / labels": percent(row["per_label"] / PP),
                 "late fall": f"{PP * row['late_share']:.0f} %" if math.isfinite(row["late_share"]) else UNKNOWN,
-                "verdict": _verdict(row),
             }
             for row in _rows(table)
         ),
