@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from analysis.advice.advice import Cost
+from analysis.advice.remedies import for_refused
 from analysis.advice.run_design import RunDesign
+from analysis.options import Options
+from analysis.study import analyse
 from ray_robust.plan.plan import Plan, PoolFacts, WeightsFacts, make_plan
 from ray_robust.spec.load import load_spec
 
@@ -153,3 +156,16 @@ def test_the_time_is_that_of_the_runs_own_baseline():
     assert cost.seconds == pytest.approx(30.0)
     assert "3 new fine-tunings" in cost.text
     assert "30 s" in cost.text
+
+
+def test_a_baseline_that_a_pilot_spreads_is_not_spread_by_hand(tmp_path):
+    """The spec refuses sizes beside `spread: auto`, so that the advice has none to paste."""
+    own = (ROOT / "sweeps/quantity.yaml").read_text("utf-8")
+    file = tmp_path / "quantity.yaml"
+    file.write_text(re.sub(r"(?m)^baseline:.*$", "baseline: {name: scratch, spread: auto}", own))
+    assert not design(file).from_scratch
+    points = pd.DataFrame({"trial": [*"abcdef"], "group": "scratch", "id": [0.5, 0.51, 0.52] * 2, "task": "task",
+                           "ood": [0.3, 0.4, 0.31, 0.36, 0.31, 0.37]})  # fmt: skip
+    advice = for_refused(analyse("task", points, Options("scratch")), design(file))
+    assert all(one.yaml is None for one in advice)
+    assert "baseline.seeds" in advice[0].action

@@ -82,6 +82,10 @@ def _widen(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advi
 
 def _spread(analysis: Analysis, cause: Cause, run: RunDesign | None) -> Advice:
     base = name(analysis.options.baseline)
+    if run is not None and run.spread_by_pilot:
+        chosen = "`spread: auto` has chosen sizes and lengths already"
+        text = f"{chosen}. What it does not add: more `baseline.seeds`, and {MODELS}."
+        return Advice(cause.reason, cause.evidence, text)
     if run is None or not run.from_scratch:
         more = "" if run is None else f" {base} is a group of the sweep: `baseline: scratch` can be spread as a whole."
         return Advice(cause.reason, cause.evidence, f"For {base}, {IN_A_TABLE}.{more}")

@@ -73,7 +73,13 @@ class RunDesign:
     @property
     def from_scratch(self) -> bool:
         """Whether the baseline is fine-tuned from scratch with keys that can be varied one by one."""
-        return self.baseline.get("name", BASELINE) == BASELINE and "grid" not in self.finetune
+        own = self.baseline.get("name", BASELINE) == BASELINE
+        return own and not self.spread_by_pilot and "grid" not in self.finetune
+
+    @property
+    def spread_by_pilot(self) -> bool:
+        """Whether a pilot chooses the baseline's sizes and lengths, which the spec then may not."""
+        return self.baseline.get("spread") is not None
 
     @property
     def draws(self) -> bool:
