@@ -62,6 +62,7 @@ def test_a_sweep_runs_from_its_yaml_to_its_report(home, first):
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Traceback" not in first.stdout + first.stderr
     assert "0 of 6 trials are done, 6 to run" in first.stdout
+    assert "\nto do 4 of 4 pre-trainings, 12 of 12 fine-tunings\n" in first.stdout
     assert "[6/6]" in first.stdout
     assert "Ray dashboard  http://127.0.0.1:" in first.stdout
     table = home.results()
@@ -82,7 +83,8 @@ def test_run_again_nothing_trains(home, first):
     before = home.trained()
     again = home.sweep()
     assert again.returncode == 0
-    assert "6 of 6 trials are done, 0 to run" in again.stdout
+    assert "6 of 6 trials are done, 0 to run\n" in again.stdout
+    assert "\nto do nothing\n" in home.sweep("--plan").stdout
     assert "dashboard" not in again.stdout  # Ray was not even started
     assert home.trained() == before
 
@@ -95,7 +97,9 @@ def test_an_edited_spec_trains_only_what_is_new(home, first):
     finally:
         home.spec.write_text(SPEC)
     assert edited.returncode == 0, edited.stdout + edited.stderr
-    assert "4 of 6 trials are done, 2 to run" in edited.stdout
+    assert "4 of 6 trials are done, 2 to run   about " in edited.stdout  # by the rates of the first
+    assert "\nto do 2 of 4 pre-trainings, 4 of 12 fine-tunings\n" in edited.stdout
+    assert "\n      2 trials need their pre-trainings and 2 fine-tunings each\n" in edited.stdout
     after = home.trained()
     assert {name: after[name] for name in before} == before
     assert sorted(name.rsplit("-", 1)[0] for name in set(after) - set(before)) == ["line-2000-s1", "line-2000-s2"]
@@ -108,6 +112,8 @@ def test_an_edited_spec_trains_only_what_is_new(home, first):
 def test_another_learning_rate_trains_only_that_and_pre_trains_nothing(home, first):
     more = home.sweep("--set", "finetune.lr={grid: [1e-3, 3e-3, 1e-2]}", "--set", "seeds=1")
     assert more.returncode == 0, more.stdout + more.stderr
+    assert "\nto do no pre-trainings, 3 of 9 fine-tunings\n" in more.stdout
+    assert "\n      2 trials need one more fine-tuning; their pre-trainings are found\n" in more.stdout
     logs = {path.parent.name: path.read_text() for path in (home.folder / "run" / "trials").glob("*-s1-*/log.txt")}
     assert {name: log.count("pre-trains on") for name, log in logs.items()} == {
         n: int("scratch" not in n) for n in logs

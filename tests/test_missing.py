@@ -12,7 +12,7 @@ from ray_robust.errors import DONE
 from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import Trial
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.prepare.work import finished_trials, open_work, remaining_of
+from ray_robust.prepare.work import finished_trials, open_work, remaining_of, settled_trials
 from ray_robust.run.checkpoint_paths import shared_weights, weights_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
@@ -238,3 +238,31 @@ def test_the_plan_of_a_finished_run_has_nothing_to_do(folder, capsys):
     said = capsys.readouterr().out
     assert "to do nothing\n" in said
     assert "time  " not in said
+
+
+SEARCH = SPEC.replace("num_images: {grid: [200, 400]}", "num_images: {loguniform: [200, 400]}")
+
+
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_the_plan_of_a_search_counts_what_it_has_ended(folder, capsys, method):
+    text = f"{SEARCH}search: {{method: {method}, trials: 2}}\n"
+    baseline = folder.plan(text)
+    folder.finish(baseline.trials[0])
+    command = [str(folder.file), "--plan"]
+    assert sweep.main(command) == DONE
+    said = capsys.readouterr().out
+    if method == "random":  # its draws are those that it will run
+        assert "done  1 of 6 trials, 0 of 4 pre-trainings, 2 of 12 fine-tunings, in runs/how\n" in said
+        assert "to do 4 of 4 pre-trainings, 10 of 12 fine-tunings\n" in said
+    else:
+        assert (
+            "done  1 trials of this search, in runs/how: it goes on from there; the cost above is of the whole" in said
+        )
+        assert "to do" not in said
+
+
+def test_what_a_search_stopped_is_not_run_again(folder):
+    plan = folder.plan()
+    folder.run.trial(plan.trials[0].id).stop("behind at a milestone", {})
+    assert settled_trials(folder.run, plan, search=True) == {plan.trials[0].id}
+    assert settled_trials(folder.run, plan, search=False) == set()
