@@ -151,9 +151,16 @@ def test_a_figure_saves_itself(page, tmp_path):
 
 
 def test_a_finding_leads_to_its_row(page):
-    page.ask("document.querySelector('.findings a').click()")
-    row = page.ask("document.querySelector('tr:target').innerText")
-    assert "pre-training images" in row
+    links = page.ask("document.querySelectorAll('.findings a').length")
+    led = []
+    for i in range(links):
+        page.ask(f"document.querySelectorAll('.findings a')[{i}].click()")
+        text = page.ask(f"document.querySelectorAll('.findings a')[{i}].closest('li').innerText")
+        row = page.ask("document.querySelector('tr:target').innerText")
+        of, *_ = row.split("\t")[0].split(" − ")
+        assert of.lower() in text.lower()
+        led.append(of)
+    assert {"num_images=16000", "pre-training images"} <= set(led)
 
 
 def test_hostile_names_do_nothing(tab, tmp_path):
