@@ -49,8 +49,13 @@ DOCUMENTS = (
     "docs/search.md",
     "docs/results.md",
     "docs/keys.md",
+    "docs/two_datasets.md",
+    "docs/verdict.md",
     "cluster.yaml",
 )
+
+
+COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/two_datasets.md", "docs/verdict.md")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -60,7 +65,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 def commands() -> list[str]:
     """Every command line in a `sh` block, without its comment."""
-    lines = [line for document in ("README.md", "CONTRIBUTING.md", "docs/design.md") for block in blocks(document, "sh")
+    lines = [line for document in COMMANDS for block in blocks(document, "sh")
              for line in block.splitlines()]  # fmt: skip
     return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip()))
 
@@ -143,7 +148,8 @@ def test_a_module_that_is_gone_would_be_seen():
 
 
 @pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml"),
-                                  *blocks("docs/cluster.md", "yaml"), *blocks("docs/search.md", "yaml")])  # fmt: skip
+                                  *blocks("docs/cluster.md", "yaml"), *blocks("docs/search.md", "yaml"),
+                                  *blocks("docs/two_datasets.md", "yaml")])  # fmt: skip
 def test_specs_load(text, tmp_path):
     file = tmp_path / "shown.yaml"
     file.write_text(text)
