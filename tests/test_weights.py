@@ -25,7 +25,8 @@ from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.checkpoints import save_checkpoint
 from ray_robust.train.context import Context
 from ray_robust.train.exceptions import TrainingFailed
-from ray_robust.train.methods.weights import load_body, read_tensors
+from ray_robust.train.methods.placement import load_body
+from ray_robust.train.methods.weights import read_tensors
 from ray_robust.train.models import build_model
 from ray_robust.train.pretrain import PretrainJob, pretrain
 from ray_robust.trial.paths import RunPaths
@@ -93,7 +94,8 @@ def test_a_folder_of_timm_says_which_model_its_weights_are_of(tmp_path):
 
 def test_what_did_not_match_is_said(tmp_path):
     trained = {key: v for key, v in state_of(build_model(RESNET, 10, 7)).items() if key != "bn1.weight"}
-    note, warning = load_body(build_model(RESNET, 0, 1), trained, "here/w.pth", "test_resnet")
+    loaded = load_body(build_model(RESNET, 0, 1), trained, "here/w.pth", "test_resnet")
+    (note,), (warning,) = loaded.notes, loaded.warnings
     assert warning == f"1 of {len(trained) - 1} tensors of the body are not in w.pth and stay random: bn1.weight"
     assert note.endswith("tensors of here/w.pth; left as they were: bn1.weight; not used: fc.weight, fc.bias")
 

@@ -20,6 +20,7 @@ from ray_robust.data.weights import weights_facts
 from ray_robust.errors import DataAbsent, Problem, UserError
 from ray_robust.plan.plan import MixtureDetails, Plan, PoolFacts, WeightsFacts, hash_of, make_plan, pool_key
 from ray_robust.prepare.data_checks import check_batches, check_shared, check_tables, check_task
+from ray_robust.prepare.ready_weights import check_weights
 from ray_robust.spec.load import Level, PoolSection, Pretrain, Spec
 
 
@@ -87,7 +88,8 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
         return make_plan(what, source_facts, task_facts, first, weights, lambda mixture: _details(mixture, sources))
 
     written = replace(spec, pretrains=()) if spec.space.dimensions else spec
-    return Sweep(spec, sources, tasks, plan_of(written, limit), tuple(notes), plan_of)
+    plan = plan_of(written, limit)
+    return Sweep(spec, sources, tasks, plan, (*notes, *check_weights(spec, plan)), plan_of)
 
 
 def drawable(mixture: Pretrain, sources: dict[str, Pool]) -> tuple[Pretrain, dict[str, Catalog]]:
