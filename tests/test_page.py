@@ -66,7 +66,8 @@ def test_a_press_on_a_point_tells_its_trial(page):
         const chart = document.getElementById("trend-0");
         chart.scrollIntoView({block: "center", behavior: "instant"});
         const points = [...chart.querySelectorAll(".mark-symbol path")];
-        const point = points.find((path) => path.getAttribute("opacity") !== "0");
+        const point = points.find((path) => path.getAttribute("opacity") !== "0" && !path.closest(".role-legend")
+            && path.getBoundingClientRect().width > 0);
         const box = point.getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2];
     })()""")
