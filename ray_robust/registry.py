@@ -23,6 +23,12 @@ SOURCES = {
     "diffusion": "ray_robust.data.sources.diffusion:Diffusion",
     "imagenet": "ray_robust.data.sources.imagenet:ImageNet",
     "inaturalist": "ray_robust.data.sources.inaturalist:INaturalist",
+    "tiny-imagenet": "ray_robust.data.sources.wnid_folders:TinyImageNet",
+    "mini-imagenet": "ray_robust.data.sources.wnid_folders:MiniImageNet",
+    "imagenette": "ray_robust.data.sources.wnid_folders:Imagenette",
+    "imagewoof": "ray_robust.data.sources.wnid_folders:Imagewoof",
+    "cifar-10": "ray_robust.data.sources.cifar:Cifar10",
+    "cifar-100": "ray_robust.data.sources.cifar:Cifar100",
     "parquet": "ray_robust.data.sources.shards:ParquetShards",
     "webdataset": "ray_robust.data.sources.shards:WebDataset",
 }

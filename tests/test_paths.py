@@ -22,6 +22,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.spec.section_parser import SECTIONS
 
 TASK = "task: {name: camera-traps}\n"
+WNID_SETS = ("tiny-imagenet", "mini-imagenet", "imagenette", "imagewoof")
 LENGTHS = "  num_images: 10\n  epochs: 1\n"
 
 # every key of a spec that may name a file or a folder -> the lines that hold REL, which stands for a relative path
@@ -39,6 +40,8 @@ KEYS = {
             ("imagenet", "root", ""),
             ("imagenet", "hierarchy", "root: /a, "),
             ("inaturalist", "root", ""),
+            *((name, "root", "") for name in (*WNID_SETS, "cifar-10", "cifar-100")),
+            *((name, "hierarchy", "root: /a, ") for name in WNID_SETS),
             ("parquet", "path", ""),
             ("parquet", "classes", "path: /a, "),
             ("webdataset", "path", ""),
@@ -78,6 +81,7 @@ NO_PATHS = {
     "folder": {"fit", "broken", "label", "parents", "group", "unseen", "metric"},
     "imagenet": {"fit", "broken", "absent"},
     "inaturalist": {"fit", "broken", "absent", "version"},
+    **{name: {"fit", "broken", "absent", "split"} for name in (*WNID_SETS, "cifar-10", "cifar-100")},
     "parquet": {"fit", "broken", "label", "image", "caption", "licence"},
     "webdataset": {"fit", "broken", "label", "image", "caption", "licence"},
     "diffusion": {"prompts", "format", "fit"},

@@ -23,7 +23,6 @@ _DOMAINNET = ("https://csr.bu.edu/ftp/visda/2019/multi-source/", "http://csr.bu.
 _CODALAB = "https://worksheets.codalab.org/rest/bundles/{}/contents/blob/"
 _WILDS_CITE = "Koh et al., WILDS: A Benchmark of in-the-Wild Distribution Shifts, ICML 2021; and "
 _NOT_UP = "the official server did not answer from April to August 2026 (wilds issues 174, 175)"
-_FOLDER = "  sources: {folder: {path: ROOT/train, hierarchy: wordnet}}"
 
 
 def _wilds(name: str, file: RemoteFile, cite: str, note: str = "") -> DataSet:
@@ -47,14 +46,19 @@ def _codalab(name: str, bundle: str, about: int) -> RemoteFile:
     return RemoteFile(f"{name}.tar.gz", (_CODALAB.format(bundle),), about=about)
 
 
-def _imagenet_subset(title: str, file: str, size: int, sha256: str) -> DataSet:
+def _in_place(source: str) -> tuple[str, str]:
+    """Return the lines of a spec that pre-trains on a source."""
+    return "pretrain:", f"  sources: {{{source}: {{root: ROOT}}}}"
+
+
+def _imagenet_subset(source: str, title: str, file: str, size: int, sha256: str) -> DataSet:
     return DataSet(
         title=title,
         licence=f"{IMAGENET_TERMS}; the selection Apache-2.0 (fastai)",
         cite="Howard, Imagenette, github.com/fastai/imagenette; Russakovsky et al., IJCV 2015",
         folder=file.removesuffix(".tgz"),
         files=(RemoteFile(file, (_FASTAI + file,), size, sha256),),
-        use=("pretrain:", _FOLDER),
+        use=_in_place(source),
     )
 
 
@@ -126,11 +130,12 @@ DOWNLOADS = {
                 "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
             ),
         ),
-        use=("pretrain:", _FOLDER),
+        use=_in_place("tiny-imagenet"),
         unpacked=500_000_000,  # 475 MiB: 120,000 small files take more room than their bytes
     ),
-    # The binary versions: the python ones are pickles, which nothing here reads. Size and sha256 as tensorflow_datasets
-    # has them (url_checksums/cifar10.txt, cifar100.txt); MD5 sums are on www.cs.toronto.edu/~kriz/cifar.html.
+    # The binary versions, which need least to be read; the sources read the python ones as well. Size and sha256 as
+    # tensorflow_datasets has them (url_checksums/cifar10.txt, cifar100.txt); MD5 sums are on
+    # www.cs.toronto.edu/~kriz/cifar.html.
     "cifar-10": DataSet(
         title="CIFAR-10, binary version: 60,000 photographs of 10 classes, 32 px",
         licence="no licence stated by its makers; they ask to be cited",
@@ -144,6 +149,7 @@ DOWNLOADS = {
                 "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
             ),
         ),
+        use=_in_place("cifar-10"),
         unpacked=185_000_000,
     ),
     "cifar-100": DataSet(
@@ -159,29 +165,34 @@ DOWNLOADS = {
                 "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
             ),
         ),
+        use=_in_place("cifar-100"),
         unpacked=185_000_000,
     ),
     # Sizes as fastai's checks.txt has them at its newest; sha256 as the Julia package FastAI.jl has them
     # (src/datasets/registry). tensorflow_datasets has those of an earlier upload under the same names.
     "imagenette": _imagenet_subset(
+        "imagenette",
         "Imagenette 2, 160 px: 13,394 photographs of 10 ImageNet classes",
         "imagenette2-160.tgz",
         99_003_388,
         "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
     ),
     "imagenette:320": _imagenet_subset(
+        "imagenette",
         "Imagenette 2, 320 px",
         "imagenette2-320.tgz",
         341_663_724,
         "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
     ),
     "imagewoof": _imagenet_subset(
+        "imagewoof",
         "Imagewoof 2, 160 px: 12,954 photographs of 10 breeds of dogs",
         "imagewoof2-160.tgz",
         92_612_825,
         "b5ffa16037e07f60882434f55b7814a3d44483f2a484129f251604bc0d0f8172",
     ),
     "imagewoof:320": _imagenet_subset(
+        "imagewoof",
         "Imagewoof 2, 320 px",
         "imagewoof2-320.tgz",
         328_387_740,
