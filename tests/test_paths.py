@@ -65,6 +65,9 @@ KEYS = {
             ("pacs", "root", "train: [photo], "),
         )
     },
+    "task.subpopulation.source.path": (
+        "task: {name: subpopulation, source: {name: folder, path: REL}, labels: kind}\npretrain: none\n"
+    ),
     "task.wilds.root": "task: {name: 'wilds:iwildcam', root: REL}\npretrain: none\n",
 }
 
@@ -86,6 +89,7 @@ NO_PATHS = {
     "webdataset": {"fit", "broken", "label", "image", "caption", "licence"},
     "diffusion": {"prompts", "format", "fit"},
     "camera-traps": {"metric"},
+    "subpopulation": {"labels", "metric", "under"},
     "wilds": {"fit", "broken", "metric"},
     **{
         name: {"fit", "broken", "metric", "train", "ood", "ood_val", "unseen"}
