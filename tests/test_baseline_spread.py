@@ -42,14 +42,15 @@ def finish(run, trial, ids=None):
     run.trial(trial.id).finish(rows, {})
 
 
-LOW = [-9.0]  # a floor that no score is below
+LOW = [-9.0]  # a floor that no score reaches
 
 
 def test_rungs_far_below_what_is_compared_are_left_out():
     curve = {-4: -2.0, -2: -0.9, 0: 0.3, 2: 0.8}
-    assert choose([curve], [-1.0])[0] == -2
-    assert choose([curve], [-0.8])[0] == 0
-    assert choose([curve, {-4: -1.0, -2: -0.8, 0: 0.1, 2: 0.9}], [-1.0, -1.1])[0] == -4  # another model needs it
+    assert choose([curve], [-1.0])[0] == -4
+    assert choose([curve], [-0.9])[0] == -2
+    assert choose([curve], [0.3])[0] == 0
+    assert choose([curve, {-4: -1.0, -2: -0.8, 0: 0.1, 2: 0.9}], [-0.9, -0.9])[0] == -4  # another model needs it
 
 
 def test_rungs_at_chance_are_left_out_and_gaps_are_filled():

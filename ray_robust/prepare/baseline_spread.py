@@ -25,8 +25,8 @@ FILE = "baseline.json"
 PILOT = (-4.0, -2.0, 0.0, 2.0)  # octaves
 MOST = 8  # rungs of a baseline
 EVEN = 0.2  # of the range of ID scores on the axis: no two neighbouring rungs lie farther apart, if they can be had
-REACH = 1.0  # probits of the ID score that rungs lie below the baseline's own length, at most: comparisons are made
-# near its scores and above, while far below them a line may bend
+WIDE = 1.2  # probits of ID scores that a baseline covers. Rungs below its own length are there only as far as that
+# takes: comparisons are made at its scores and above, while towards chance a line may bend
 FLAT = 0.1  # on the axis: two lowest rungs that are nearer than this are both at chance, and one says nothing more
 SPENT = 0.05  # on the axis: a longest rung that gains less than this is not worth its length
 STEP = 4  # octaves are chosen in such parts
@@ -91,7 +91,8 @@ def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
             last = {own[row["finetune"]]: row["id_val"] for row in sorted(rows, key=lambda row: row["epoch"])
                     if row["finetune"] in own and row.get("wise_alpha") is None}  # fmt: skip
             curves.append(dict(zip(last, axis.of(list(last.values())).tolist(), strict=True)))
-            floors += axis.of([float(ndtr(ndtri(last[0.0]) - REACH))]).tolist()
+            highest = float(ndtr(ndtri(max(last.values())) - WIDE))
+            floors += axis.of([min(last[0.0], highest)]).tolist()
             scores += [{"model": trial.model.name, "task": task, "octaves": octave, "id_val": score}
                        for octave, score in sorted(last.items())]  # fmt: skip
     octaves = choose(curves, floors)
@@ -100,12 +101,12 @@ def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
 
 
 def choose(curves: Sequence[Curve], floors: Sequence[float]) -> tuple[float, ...]:
-    """Return the rungs, in octaves, ascending. `floors`: of each curve the score below which nothing is compared.
+    """Return the rungs, in octaves, ascending. `floors`: of each curve the score down to which rungs are wanted.
 
-    Those of the pilot, less lowest ones that are below the floors or all at chance (`FLAT`), and a longest one that
-    gains nothing (`SPENT`); then, in the widest gap between neighbours that any curve has, one more in its middle, up
-    to `MOST`, until no gap is wider than `EVEN` of its curve's range. Curves are taken as straight between rungs, and
-    as never falling.
+    Those of the pilot, less lowest ones that are not needed to reach the floors or are at chance (`FLAT`), and a
+    longest one that gains nothing (`SPENT`); then, in the widest gap between neighbours that any curve has, one more in
+    its middle, up to `MOST`, until no gap is wider than `EVEN` of its curve's range. Curves are taken as straight
+    between rungs, and as never falling.
     """
     rising = [_rising(curve) for curve in curves]
     octaves = sorted(set.intersection(*map(set, rising))) if rising else list(PILOT)
@@ -113,10 +114,10 @@ def choose(curves: Sequence[Curve], floors: Sequence[float]) -> tuple[float, ...
     def apart(low: float, high: float) -> float:
         return max((curve[high] - curve[low] for curve in rising), default=0.0)
 
-    def too_low(octave: float) -> bool:
-        return all(curve[octave] < floor for curve, floor in zip(rising, floors, strict=True))
+    def low_enough(octave: float) -> bool:
+        return all(curve[octave] <= floor for curve, floor in zip(rising, floors, strict=True))
 
-    while len(octaves) > 2 and (too_low(octaves[0]) or apart(octaves[0], octaves[1]) < FLAT):
+    while len(octaves) > 2 and (low_enough(octaves[1]) or apart(octaves[0], octaves[1]) < FLAT):
         octaves.pop(0)
     if len(octaves) > 2 and apart(octaves[-2], octaves[-1]) < SPENT:
         octaves.pop()
