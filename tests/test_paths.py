@@ -77,7 +77,7 @@ NO_PATHS = {
     "model": {"name", "precision", "compile"},
     "pretrain": {"method", "num_images", "num_classes", "label_space", "balance", "templates", "optimizer", "augment"},
     "finetune": {"method", "optimizer", "augment"},
-    "baseline": {"name"},
+    "baseline": {"name", "spread"},
     "search": {"method", "objective", "mode", "where"},
     "resources": set(),
     "analysis": {"scale"},

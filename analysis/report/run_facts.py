@@ -6,6 +6,7 @@ Owns their shape for the page. A plain table has none of it; of several runs joi
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -33,12 +34,12 @@ def samples(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
-    splits, sheets = pool.get("splits") or {}, []
+    splits, tiles, sheets = pool.get("splits") or {}, pool.get("tiles") or {}, []
     for split, name in (pool.get("samples") or {}).items():
         image = run.storage.recall(name)
         if image is not None:
             uri = "data:image/png;base64," + base64.b64encode(image).decode()
-            sheets.append((split, splits.get(split), uri))
+            sheets.append({"split": split, "count": splits.get(split), "uri": uri, **_pictured(tiles.get(split) or {})})
     facts = {k: pool[k] for k in ("images", "classes", "groups", "licence", "fingerprint") if pool.get(k)}
     facts["identity"] = f"by {identity_of(pool)}"
     broken = ({str(k): format_value(v) for k, v in image.items()} for image in pool.get("broken") or [])
@@ -50,6 +51,18 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
         "facts": [(key, format_value(value)) for key, value in facts.items()],
         "broken": report_table("Broken images", "Images left out", broken),
     }
+
+
+def _pictured(tiles: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a sheet shows: its columns, a text per picture, and the classes in their order as one text. A run
+    made before these were written has none."""
+    classes = [format_value(name) for name in tiles.get("classes") or ()]
+    groups = [format_value(name) for name in tiles.get("groups") or ()]
+    both = len(groups) == len(classes)
+    texts = [f"{name}, {group}" for name, group in zip(classes, groups, strict=True)] if both else classes
+    runs = ((name, len(list(same))) for name, same in itertools.groupby(classes))
+    listed = ", ".join(f"{name} \u00d7{count}" if count > 1 else name for name, count in runs)
+    return {"columns": tiles.get("columns") or 1, "tiles": texts, "classes": listed}
 
 
 def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, Any] | None:

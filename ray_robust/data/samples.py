@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ray_robust.data.images.store import ImageStore
-from ray_robust.data.pool import SPLITS, Pool, mix_bits, seed_of
+from ray_robust.data.pool import SPLITS, Catalog, Pool, mix_bits, seed_of
 from ray_robust.run.run_folder import RunFolder
 
 COLUMNS, ROWS, TILE = 8, 3, 64  # of a sheet; the side of a picture in it, px
@@ -21,14 +21,14 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
         parts = {"images": np.arange(len(catalog))}
     else:
         parts = {split: catalog.rows(split) for split in SPLITS}
-    sheets = {}
+    sheets, tiles = {}, {}
     for part, rows in parts.items():
         name = f"samples/{kind}-{_safe(pool.name)}-{part}.png"
         picked = _pick(pool, rows, np.fromiter(store.broken, dtype=np.int64))
         if len(picked):
             store.fill(store.missing(picked))
             run.write(name, _sheet(store.take(picked)))
-            sheets[part] = name
+            sheets[part], tiles[part] = name, _tiles(catalog, picked)
     broken = store.broken
     reasons = zip(pool.keys(np.fromiter(broken, dtype=np.int64)) if broken else [], broken.values(), strict=True)
     return {
@@ -45,6 +45,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
         "splits": {} if catalog.split is None else {part: len(rows) for part, rows in parts.items()},
         "broken": [{"key": key, "reason": reason} for key, reason in reasons],
         "samples": sheets,
+        "tiles": tiles,
     }
 
 
@@ -55,6 +56,19 @@ def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
     rows = rows[np.argsort(mix_bits(ids, seed_of("sample", pool.name)), kind="stable")][: COLUMNS * ROWS]
     order = pool.catalog.group if pool.catalog.group is not None else pool.catalog.labels
     return rows[np.argsort(order[rows], kind="stable")]
+
+
+def _tiles(catalog: Catalog, rows: np.ndarray) -> dict[str, Any]:
+    """Return what the pictures of a sheet show, by rows of it: how many stand in a row, what people call the class of
+    each, and its group where the pool has groups."""
+    names = catalog.names or catalog.classes
+    tiles: dict[str, Any] = {
+        "columns": min(COLUMNS, len(rows)),
+        "classes": [names[k] for k in catalog.labels[rows]],
+    }
+    if catalog.group is not None:
+        tiles["groups"] = [catalog.groups[g] for g in catalog.group[rows]]
+    return tiles
 
 
 def _sheet(images: np.ndarray) -> bytes:
