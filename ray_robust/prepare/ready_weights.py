@@ -32,7 +32,7 @@ def check_weights(spec: Spec, plan: Plan) -> list[str]:
         except TrainingFailed as error:
             refused.setdefault(text, []).append(str(error))
             continue
-        lines = (*loaded.notes[:1], *loaded.warnings) if loaded else ()
+        lines = (*loaded.notes, *loaded.warnings) if loaded else ()
         fitting.setdefault(text, []).extend(f"weights: {line}" for line in lines)
     location = spec.location("pretrain", "weights")
     if problems := [Problem(location, f"pretrain.weights: {lines[0]}") for text, lines in refused.items()

@@ -131,7 +131,7 @@ def _by_family(
     warnings = [note]
     if clauses := differences(family, below, model, model_name):
         warnings.append(f"{model_name} is not quite the model that {Path(name).name} is of: it {clauses}")
-    return best, Loaded((f"loaded {len(best.tensors)} of {len(body)} tensors of {name}",), tuple(warnings))
+    return best, Loaded((), tuple(warnings))
 
 
 def _one_of(recognised: list[tuple[Family, str]], name: str) -> tuple[Family, str]:
