@@ -115,12 +115,13 @@ def _run(
 def _plan(
     sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder, args: argparse.Namespace, out: Console
 ) -> int:
-    """Print what --plan prints, and write plan.csv where --out is given."""
+    """Print what --plan prints, and write plan.csv where --out is given and no run is there: status, results and report
+    of a run go by its own plan.csv, also where the spec has changed since."""
     if first is not None:
         print_space(out, sweep.spec, first, sweep.plan)
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
-    keep = bool(args.out) and bool(sweep.unread() or sweep.absent()) and run.exists("plan.csv")
-    if args.out and not keep:  # not into a folder where a sweep runs: it goes by its own plan
+    keep = bool(args.out) and any(map(run.exists, ("spec.yaml", "trials")))
+    if args.out and not keep:
         with hold_lease(run.storage, lambda who: _print_waiting(out, who)), _write_errors_of(run):
             run.write_plan(sweep.plan.rows())
     left = None
@@ -133,8 +134,8 @@ def _plan(
         out.print(f"done  {ended} trials of this search, in {run.storage.shown}: it goes on from there; the cost above "
                   "is of the whole", markup=False, soft_wrap=True)  # fmt: skip
     if args.out:
-        why = ": left as it is, since these ids are provisional" if keep else ""
-        out.print(f"plan  {run.storage.shown}/plan.csv{why}", markup=False, soft_wrap=True)
+        kept = f"not written: {run.storage.shown} has a run, which goes by its own plan.csv; give another --out"
+        out.print(f"plan  {kept if keep else f'{run.storage.shown}/plan.csv'}", markup=False, soft_wrap=True)
     return DONE
 
 

@@ -231,9 +231,40 @@ def test_a_sweep_whose_baseline_makes_no_line_ends_at_once_again_and_again(done_
         printed = capsys.readouterr().out
         assert printed.count("baseline  no line, so no effective robustness: R^2 of the baseline line is 0.") == 1
         assert "stopped  after the baseline, which makes no line (R^2 of the baseline line is 0." in printed
-        assert "): 6 trials were not begun. Widen its range of ID scores as the report advises" in printed
+        assert "): 6 trials were not begun. The report says what to change, --set baseline.spread" in printed
         assert "3 trials done, 0 failed, 6 not run" in printed
     assert (tmp_path / "run" / "results.csv").read_text().count("scratch") >= 6
+
+
+def test_a_search_whose_baseline_makes_no_line_ends_with_1_too(done_baseline, capsys):
+    """Every trial that it has is done, and no mixture was drawn."""
+    search = ("--set", "pretrain.num_images={loguniform: [100, 1000]}", "--set", "search={method: random, trials: 3}")
+    assert done_baseline(False, *STOP, *search) == 1
+    assert "): no mixture was drawn. The report says what to change" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "possible"),
+    [
+        ((), True),
+        (("baseline.finetune={epochs: 3, num_images: all}",), True),
+        (("baseline.spread=auto",), False),
+        (("baseline.finetune={num_images: {grid: [100, all]}}",), False),
+        (("finetune.per_class=2",), False),
+        (("baseline=num_images=500",), False),
+    ],
+)
+def test_spread_is_advised_only_where_the_spec_would_accept_it(tmp_path, overrides, possible):
+    from ray_robust.prepare.baseline_spread import can_be_spread
+
+    assert can_be_spread(opened(tmp_path, *overrides).spec) is possible
+    if "baseline.spread=auto" not in overrides:
+        try:
+            opened(tmp_path, *overrides, "baseline.spread=auto")
+        except UserError:
+            assert not possible
+        else:
+            assert possible
 
 
 def test_the_sweep_goes_on_where_there_is_a_line_or_the_key_is_taken_back(done_baseline, capsys):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from scipy.special import ndtr
 
-from ray_robust.errors import UserError
+from ray_robust import sweep as sweep_command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, UserError
+from ray_robust.launch.run_sweep import SweepRun, write_plan
 from ray_robust.prepare import baseline_spread
-from ray_robust.prepare.baseline_spread import EVEN, MOST, PILOT, choose
+from ray_robust.prepare.baseline_spread import EVEN, MOST, PILOT, Choice, choose
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
@@ -80,6 +84,19 @@ def test_a_pilot_that_learns_nothing_or_falls_still_has_two_rungs():
     assert len(choose([{-6: 1.0, -4: 0.5, -2: 0.2, 0: 0.1, 2: 0.0}], LOW)) == 2
 
 
+@pytest.mark.parametrize("scale", ["probit", "logit", "linear"])
+def test_what_counts_as_flat_does_not_depend_on_the_axis(tmp_path, scale):
+    """8 points of accuracy are no difference of chance, on a linear axis either."""
+    sweep, run = opened(tmp_path, f"analysis.scale={scale}"), RunFolder(tmp_path / "run")
+    (trial,) = baseline_spread.pilot_plan(sweep)
+    score = {800: 0.3, 3_200: 0.38, 12_800: 0.46, 51_200: 0.5}
+    rows = [{"finetune": f.id, "task": f.task_label, "epoch": 1, "wise_alpha": None, "id_val": score[f.images]}
+            for f in trial.finetunings]  # fmt: skip
+    run.trial(trial.id).finish(rows, {})
+    octaves = baseline_spread.decide(sweep, run).octaves
+    assert (octaves[0], octaves[-1]) == (-4, 2)
+
+
 def test_of_several_curves_the_widest_gap_counts():
     flat = {-6: -2.0, -4: -1.0, -2: 0.0, 0: 1.0, 2: 2.0}
     steep = {-6: -2.0, -4: -1.95, -2: -1.9, 0: -1.8, 2: 2.0}
@@ -128,10 +145,51 @@ def test_an_edited_baseline_has_another_pilot_and_another_mixture_has_not(tmp_pa
         assert not baseline_spread.recorded(opened(tmp_path, other), run).decided
 
 
-def test_a_damaged_choice_counts_as_none(tmp_path):
+WHOLE = "[-2, -1.25, 0, 2]"
+DAMAGED = ["", "{", "[]", "3", "null", '{"octaves": OCTAVES}', '{"pilot": PILOT}']
+DAMAGED += [f'{{"pilot": PILOT, "octaves": {octaves}}}' for octaves in (
+    "[]", '"x"', '["x"]', "[null]", "[[0]]", "{}", "[true, 2]", "[0]", "[NaN, 2]", "[Infinity, 2]", "[-1e9, 0]",
+    "[0, 1e9]", "[0, 2.25]", "[2, 0]", "[0, 0]", "[0, 0.1]", "[0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]",
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_choice_counts_as_none(tmp_path, text):
+    """A choice that no pilot makes would train what nobody asked for."""
     sweep, run = opened(tmp_path), RunFolder(tmp_path / "run")
-    run.storage.write("baseline.json", b"{")
+    pilot = json.dumps(baseline_spread._meaning(baseline_spread.pilot_plan(sweep)))
+    run.storage.write("baseline.json", f'{{"pilot": {pilot}, "octaves": {WHOLE}}}'.encode())
+    assert baseline_spread.recorded(sweep, run) == Choice((-2, -1.25, 0, 2), True)
+    run.storage.write("baseline.json", text.replace("PILOT", pilot).replace("OCTAVES", WHOLE).encode())
+    assert baseline_spread.recorded(sweep, run) == Choice(PILOT, False)
+    finish(run, *baseline_spread.pilot_plan(sweep))
+    assert baseline_spread.recorded(sweep, run) != baseline_spread.decide(sweep, run)
+    assert baseline_spread.recorded(sweep, run).decided
+
+
+def test_a_folder_in_the_place_of_the_choice_is_replaced_where_it_is_empty(tmp_path):
+    sweep, run = opened(tmp_path), RunFolder(tmp_path / "run")
+    finish(run, *baseline_spread.pilot_plan(sweep))
+    (tmp_path / "run" / "baseline.json").mkdir()
     assert not baseline_spread.recorded(sweep, run).decided
+    assert baseline_spread.decide(sweep, run) == baseline_spread.recorded(sweep, run)
+    (tmp_path / "run" / "baseline.json").unlink()
+    (tmp_path / "run" / "baseline.json").mkdir()
+    (tmp_path / "run" / "baseline.json" / "own.txt").write_text("of the user")
+    with pytest.raises(UserError, match=r"baseline.json: is a folder, where a file belongs; move it away"):
+        baseline_spread.decide(sweep, run)
+
+
+@pytest.mark.parametrize("scale", ["probit", "logit", "linear"])
+def test_a_baseline_that_gets_every_validation_image_right_keeps_its_lower_rungs(tmp_path, scale):
+    """A score of 1 is at infinity on probit axes: a floor below it would be there as well."""
+    sweep, run = opened(tmp_path, f"analysis.scale={scale}"), RunFolder(tmp_path / "run")
+    (trial,) = baseline_spread.pilot_plan(sweep)
+    score = {800: 0.5, 3_200: 0.94, 12_800: 1.0, 51_200: 1.0}
+    rows = [{"finetune": f.id, "task": f.task_label, "epoch": 1, "wise_alpha": None, "id_val": score[f.images]}
+            for f in trial.finetunings]  # fmt: skip
+    run.trial(trial.id).finish(rows, {})
+    assert baseline_spread.decide(sweep, run).octaves[0] == -4
 
 
 def test_the_cost_is_said_before_the_pilot_as_a_range(tmp_path):
@@ -170,3 +228,64 @@ def test_a_search_begins_with_the_pilot_too(tmp_path):
     chosen = baseline_spread.with_choice(search, baseline_spread.recorded(search, RunFolder(tmp_path / "run")), None)
     assert {trial.group for trial in chosen.plan} == {"scratch"}
     assert len(baseline_spread.pilot_plan(search)) == 1
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the sweep's command with `trials`, which is called with the run and its plan, in place of a cluster."""
+
+    def run(trials):
+        def stand_in(self, todo):
+            write_plan(self.written or self.sweep, self.run)
+            trials(self.run, todo)
+
+        monkeypatch.setattr(SweepRun, "_run_trials", stand_in)
+        opened(tmp_path)
+        return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")])
+
+    return run
+
+
+def test_nothing_else_begins_where_the_pilot_fails_or_is_interrupted(command, capsys, tmp_path):
+    ran = []
+
+    def fail(run, todo):
+        ran.append(len(todo))
+        for trial in todo:
+            run.trial(trial.id).fail("a model that cannot be made")
+
+    for _ in range(2):  # the same command tries it again
+        assert command(fail) == FAILED
+        printed = capsys.readouterr().out
+        assert "failed  small-scratch-s1-" in printed
+        assert ": a model that cannot be made (log: " in printed
+        assert "stopped  after the pilot of baseline.spread: auto, which failed; the same command again" in printed
+    assert ran == [1, 1]
+
+    def interrupt(run, todo):
+        raise KeyboardInterrupt
+
+    assert command(interrupt) == INTERRUPTED
+    assert "Interrupted. 0 finished trials and all checkpoints are kept" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "baseline.json").exists()
+
+    class Rest(Exception):
+        """What comes after the pilot has begun."""
+
+    def finish_the_pilot(run, todo):
+        ran.append(len(todo))
+        if len(todo) > 1:
+            raise Rest
+        finish(run, todo.trials[0])
+
+    with pytest.raises(Rest):
+        command(finish_the_pilot)
+    assert (tmp_path / "run" / "baseline.json").exists()
+    assert ran[-1] == 6  # the first seed needs the rungs that the pilot chose beyond its own
+    assert "chosen by the pilot: " in _plan(tmp_path, capsys)
+
+
+def _plan(tmp_path, capsys):
+    capsys.readouterr()
+    assert sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--plan"]) == DONE
+    return capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 
 import pytest
 from make_damage import DAMAGES, make_damage
@@ -37,6 +38,29 @@ def test_damaged_caches_are_made_again(tmp_path, monkeypatch, how):
     Storage(tmp_path).write_json("k/used.json", {"time": 5.0})
     make_damage(tmp_path / "k/used.json", how)
     assert _last_used(Storage(tmp_path), "k") >= 0.0
+
+
+NO_RATES = ["0", "-1", "NaN", "Infinity", "1e400", "9" * 400, "1e300", "true", "null", '"7"', "[7]"]
+
+
+@pytest.mark.parametrize("value", NO_RATES)
+def test_what_is_no_rate_is_no_rate_and_no_other_is_lost_by_it(tmp_path, monkeypatch, value):
+    """A rate without end would promise a sweep that takes no time."""
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path))
+    (tmp_path / "rates.json").write_text(f'{{"a": {value}, "b": 5}}')
+    assert (throughput.measured_rate("a"), throughput.measured_rate("b")) == (None, 5)
+    for none in (0.0, -1.0, float("nan"), float("inf")):
+        throughput.record_rate("b", none)
+    throughput.record_rate("c", 6.0)
+    assert [throughput.measured_rate(key) for key in "abc"] == [None, 5, 6]
+
+
+def test_two_processes_that_measure_at_once_keep_all_rates(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path))
+    keys = [f"{process}-{i}" for process in range(2) for i in range(40)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.starmap(throughput.record_rate, [(key, 7.0) for key in keys], chunksize=len(keys) // 2)
+    assert {throughput.measured_rate(key) for key in keys} == {7.0}
 
 
 @pytest.mark.parametrize("how", DAMAGES)

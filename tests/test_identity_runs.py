@@ -179,5 +179,5 @@ def test_a_run_reads_plans_and_goes_on_where_nothing_but_times_has_changed(tmp_p
     assert sweep.main([*args, "--plan"]) == 0
     shown = capsys.readouterr().out
     assert "unread  mine: 1 of 20 files" in shown
-    assert "plan  run/plan.csv: left as it is, since these ids are provisional" in shown
+    assert "plan  not written: run has a run, which goes by its own plan.csv; give another --out" in shown
     assert (run / "plan.csv").read_bytes() == planned

@@ -240,6 +240,28 @@ def test_the_plan_of_a_finished_run_has_nothing_to_do(folder, capsys):
     assert "time  " not in said
 
 
+def test_a_plan_alters_no_file_of_a_run(folder, capsys):
+    for trial in folder.plan():
+        folder.finish(trial)
+    folder.run.write_results()
+
+    def held():
+        root = folder.root / "runs"
+        return {file: file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+    before = held()
+    folder.file.write_text(OTHER_SOURCE)
+    assert sweep.main([str(folder.file), "--plan", "--out", "runs/how"]) == DONE
+    kept = "plan  not written: runs/how has a run, which goes by its own plan.csv; give another --out\n"
+    assert capsys.readouterr().out.endswith(kept)
+    assert held() == before
+    for _ in range(2):  # a folder with nothing but a plan gets the newest
+        assert sweep.main([str(folder.file), "--plan", "--out", "plans/how"]) == DONE
+        assert capsys.readouterr().out.endswith("plan  plans/how/plan.csv\n")
+        folder.file.write_text(SPEC)
+    assert "fractals" not in (folder.root / "plans" / "how" / "plan.csv").read_text()
+
+
 SEARCH = SPEC.replace("num_images: {grid: [200, 400]}", "num_images: {loguniform: [200, 400]}")
 
 

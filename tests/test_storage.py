@@ -218,6 +218,8 @@ def test_rates_are_kept_by_model_and_size(tmp_path, monkeypatch):
     throughput.record_rate(key, 1234.56)
     throughput.record_rate(throughput.key_of("test_resnet", 32, 0.5), 99)
     assert (throughput.measured_rate(key), throughput.measured_rate("test_resnet-32px-gpu")) == (1234.6, 99)
+    throughput.record_rate("slow", 0.0123)
+    assert throughput.measured_rate("slow") == 0.0123
     monkeypatch.delenv("RAY_ROBUST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert throughput.cache_folder() == Path("/somewhere/ray_robust")

@@ -28,7 +28,7 @@ from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
-from ray_robust.prepare.baseline_spread import PILOT, Choice, decide, pilot_plan, spread_sentence
+from ray_robust.prepare.baseline_spread import PILOT, Choice, can_be_spread, decide, pilot_plan, spread_sentence
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
@@ -103,7 +103,8 @@ class SweepRun:
             self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
         if outage is not None:
             raise outage
-        return DONE if complete and reported is not None else FAILED
+        stopped = self.baseline.may_go_on is False  # of a search every trial that there is may be done
+        return DONE if complete and not stopped and reported is not None else FAILED
 
     def _begin_with_baseline(self, done: set[str]) -> None:
         """Decide which trials come first. A baseline that is done already is judged at once, and may end the sweep
@@ -128,10 +129,11 @@ class SweepRun:
             return
         left = len(self.sweep.plan) - len(self.baseline.trials)
         begun = f"{left} trials were not begun" if self.search is None else "no mixture was drawn"
+        spread = ", --set baseline.spread=auto spreads its ID scores" if can_be_spread(self.sweep.spec) else ""
         self._warn(
-            f"stopped  after the baseline, which makes no line ({'; '.join(verdict.refusals)}): {begun}. Widen its "
-            "range of ID scores as the report advises, or by --set baseline.spread=auto, then run the same command "
-            "again; --set baseline.stop_if_no_line=false runs the rest as it is"
+            f"stopped  after the baseline, which makes no line ({'; '.join(verdict.refusals)}): {begun}. The report "
+            f"says what to change{spread}; then run the same command again. --set baseline.stop_if_no_line=false runs "
+            "the rest as it is"
         )
 
     def _print_state(self) -> set[str]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 from scipy.special import ndtr, ndtri
 
-from analysis.scales import SCALES
-from ray_robust.plan.plan import Plan, hash_of
+from analysis.scales import SCALES, clip
+from ray_robust.plan.plan import Plan, hash_of, pool_key
 from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Finetune, Level, Spec
 
@@ -27,8 +29,8 @@ MOST = 8  # rungs of a baseline
 EVEN = 0.2  # of the range of ID scores on the axis: no two neighbouring rungs lie farther apart, if they can be had
 WIDE = 1.2  # probits of ID scores that a baseline covers. Rungs below its own length are there only as far as that
 # takes: comparisons are made at its scores and above, while towards chance a line may bend
-FLAT = 0.1  # on the axis: two lowest rungs that are nearer than this are both at chance, and one says nothing more
-SPENT = 0.05  # on the axis: a longest rung that gains less than this is not worth its length
+FLAT = 0.1  # probits at a score of 1/2: two lowest rungs that are nearer than this are both at chance: one is enough
+SPENT = 0.05  # probits at a score of 1/2: a longest rung that gains less than this is not worth its length
 STEP = 4  # octaves are chosen in such parts
 FEWEST = 16  # images of the smallest rung, and two of every class
 
@@ -46,6 +48,12 @@ class Choice:
 def wanted(spec: Spec) -> bool:
     """Return whether the spec leaves its baseline's fine-tunings to a pilot."""
     return spec.baseline.spread == "auto"
+
+
+def can_be_spread(spec: Spec) -> bool:
+    """Return whether `baseline.spread: auto`, which is not set, would be accepted."""
+    sizes = [size for level in spec.baseline_finetunes for size in (level.section.num_images, level.section.per_class)]
+    return spec.baseline.name == SCRATCH and not wanted(spec) and all(size is None for size in sizes)
 
 
 def with_choice(sweep: Sweep, choice: Choice, limit: int | None) -> Sweep:
@@ -69,9 +77,17 @@ def recorded(sweep: Sweep, run: RunFolder) -> Choice:
     """
     kept = run.storage.recall_json(FILE) or {}
     octaves = kept.get("octaves")
-    if kept.get("pilot") == _meaning(pilot_plan(sweep)) and isinstance(octaves, list) and octaves:
+    if kept.get("pilot") == _meaning(pilot_plan(sweep)) and _could_be_chosen(octaves):
         return Choice(tuple(map(float, octaves)), True)
     return Choice(PILOT, False)
+
+
+def _could_be_chosen(octaves: Any) -> TypeGuard[list[float]]:
+    """Return whether `choose` could return these: a damaged file must neither end a command nor train for years."""
+    if not isinstance(octaves, list) or not all(type(octave) in (int, float) for octave in octaves):
+        return False
+    within = all(PILOT[0] <= octave <= PILOT[-1] and (octave * STEP).is_integer() for octave in map(float, octaves))
+    return within and 2 <= len(octaves) <= MOST and octaves == sorted(set(octaves))
 
 
 def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
@@ -87,21 +103,25 @@ def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
             return None
         rows = run.trial(trial.id).rows()
         for task in dict.fromkeys(f.task_label for f in trial.finetunings):
-            own = {f.id: octave_of[_size(f.settings)] for f in trial.finetunings if f.task_label == task}
+            finetunings = [f for f in trial.finetunings if f.task_label == task]
+            own = {f.id: octave_of[_size(f.settings)] for f in finetunings}
+            section = finetunings[0].task
+            images = len(sweep.tasks[pool_key(section.name, section)].catalog.rows("id_val"))
             last = {own[row["finetune"]]: row["id_val"] for row in sorted(rows, key=lambda row: row["epoch"])
                     if row["finetune"] in own and row.get("wise_alpha") is None}  # fmt: skip
-            curves.append(dict(zip(last, axis.of(list(last.values())).tolist(), strict=True)))
-            highest = float(ndtr(ndtri(max(last.values())) - WIDE))
-            floors += axis.of([min(last[0.0], highest)]).tolist()
+            curves.append(dict(zip(last, axis.of(list(last.values()), images).tolist(), strict=True)))
+            highest = ndtr(ndtri(clip([max(last.values())], images)) - WIDE)  # of a score of 1 too
+            floors += axis.of(np.minimum(last[0.0], highest), images).tolist()
             scores += [{"model": trial.model.name, "task": task, "octaves": octave, "id_val": score}
                        for octave, score in sorted(last.items())]  # fmt: skip
-    octaves = choose(curves, floors)
+    octaves = choose(curves, floors, SCALES["probit"].rate(0.0).item() / axis.rate(axis.h(0.5)).item())
     run.storage.write_json(FILE, {"octaves": list(octaves), "pilot": _meaning(plan), "scores": scores})
     return Choice(octaves, True)
 
 
-def choose(curves: Sequence[Curve], floors: Sequence[float]) -> tuple[float, ...]:
-    """Return the rungs, in octaves, ascending. `floors`: of each curve the score down to which rungs are wanted.
+def choose(curves: Sequence[Curve], floors: Sequence[float], probit: float = 1.0) -> tuple[float, ...]:
+    """Return the rungs, in octaves, ascending. `floors`: of each curve the score down to which rungs are wanted;
+    `probit`: how long one probit is on the axis, at a score of 1/2.
 
     Those of the pilot, less lowest ones that are not needed to reach the floors or are at chance (`FLAT`), and a
     longest one that gains nothing (`SPENT`); then, in the widest gap between neighbours that any curve has, one more in
@@ -117,9 +137,9 @@ def choose(curves: Sequence[Curve], floors: Sequence[float]) -> tuple[float, ...
     def low_enough(octave: float) -> bool:
         return all(curve[octave] <= floor for curve, floor in zip(rising, floors, strict=True))
 
-    while len(octaves) > 2 and (low_enough(octaves[1]) or apart(octaves[0], octaves[1]) < FLAT):
+    while len(octaves) > 2 and (low_enough(octaves[1]) or apart(octaves[0], octaves[1]) < FLAT * probit):
         octaves.pop(0)
-    if len(octaves) > 2 and apart(octaves[-2], octaves[-1]) < SPENT:
+    if len(octaves) > 2 and apart(octaves[-2], octaves[-1]) < SPENT * probit:
         octaves.pop()
     refused = set[float]()
     while len(octaves) < MOST:

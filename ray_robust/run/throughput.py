@@ -1,19 +1,22 @@
 """Training speed of this machine as measured by earlier runs, for a plan's time estimate.
 
 One small JSON file per user, `rates.json` in the cache folder; images per second of one worker, by model and size.
+Several sweeps and plans may write it at once: each takes `rates.lock` beside it in turn.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from ray_robust.errors import Damaged
 from ray_robust.files.storage import Storage
 
 OVERHEAD, USUAL_OVERHEAD = "overhead-seconds", 28.0
+MOST = 1e9  # images per second, or seconds: what is beyond it was never measured
 EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step; only used to estimate
 
 
@@ -30,8 +33,7 @@ def key_of(model: str, image_size: int, gpus: float) -> str:
 
 def measured_rate(key: str) -> float | None:
     """Return images per second and worker that the last run measured, or None."""
-    rate = _all().get(key)
-    return rate if isinstance(rate, int | float) and rate > 0 else None
+    return _all().get(key)
 
 
 def stage_key(key: str, kind: str) -> str:
@@ -46,14 +48,24 @@ def measured_overhead() -> float:
 
 
 def record_rate(key: str, images_per_second: float) -> None:
-    """Remember a measured rate, where the cache can be written: a run is complete without."""
+    """Remember a measured rate, where it is one and the cache can be written: a run is complete without."""
+    if not _is_rate(images_per_second):
+        return
     with suppress(OSError, Damaged):
-        rates = {**_all(), key: round(images_per_second, 1)}
-        Storage(cache_folder()).write_json("rates.json", rates, durable=False)
+        folder = Storage(cache_folder())
+        Path(folder.address).mkdir(parents=True, exist_ok=True)
+        with open(Path(folder.address, "rates.lock"), "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a crash
+            folder.write_json("rates.json", {**_all(), key: float(f"{images_per_second:.5g}")}, durable=False)
 
 
-def _all() -> dict[str, Any]:
+def _all() -> dict[str, float]:
     try:
-        return Storage(cache_folder()).recall_json("rates.json") or {}
+        kept = Storage(cache_folder()).recall_json("rates.json") or {}
     except OSError:  # the cache cannot be reached
         return {}
+    return {key: rate for key, rate in kept.items() if _is_rate(rate)}
+
+
+def _is_rate(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST
