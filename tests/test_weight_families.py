@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,10 +58,10 @@ REFERENCES = {
 }
 
 
-def body(name: str, classes: int = 0) -> nn.Module:
+def body(name: str, classes: int = 0, image_size: int = 32) -> Any:
     if name == "test_convnext":  # of its size with ConvNeXt's activation, which timm's own test_convnext approximates
         return ConvNeXt(depths=(1, 2, 4, 2), dims=(24, 32, 48, 64), num_classes=classes).eval()
-    return build_model(ModelSection(name=name), classes, 1).eval()
+    return build_model(ModelSection(name=name, image_size=image_size), classes, 1).eval()
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,31 @@ def test_weights_of_a_deeper_model_under_timms_names_are_a_warning():
     (said,) = load_body(body("test_resnet"), deeper, "w.pth", "test_resnet").warnings
     assert said.startswith(f"{count} tensors of w.pth are of layers that test_resnet does not have (layer1.1.")
     assert said.endswith("): they may be of another model")
+
+
+def test_a_buffer_that_is_no_longer_kept_is_no_layer_of_another_model():
+    swin = state_of(body("swin_tiny_patch4_window7_224", image_size=224))
+    tensors = {**swin, "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
+    loaded = load_body(body("swin_tiny_patch4_window7_224", image_size=224), tensors, "w.pth", "swin")
+    assert loaded.warnings == ()
+
+
+def test_copies_of_a_body_under_timms_names_between_which_nothing_decides_are_a_warning():
+    first, second = state_of(body("test_resnet")), {k: v * 0 for k, v in state_of(body("test_resnet")).items()}
+    model = body("test_resnet")
+    both = {**prefixed("best.", first), **prefixed("last.", second)}
+    (said,) = load_body(model, both, "here/w.pth", "test_resnet").warnings
+    assert said == "w.pth holds 2 copies of the body, below best., last.: the first is used"
+    assert same(state_of(model), first)
+    averaged = {**prefixed("student.", second), **prefixed("teacher.", first)}
+    assert load_body(model, averaged, "w.pth", "test_resnet").warnings == ()
+
+
+def test_positions_of_a_transformer_are_resampled_to_another_size(references):
+    theirs, larger = references["test_vit"].state_dict(), body("test_vit", image_size=48)
+    load_body(larger, theirs, "w.pth", "test_vit")
+    assert larger.pos_embed.shape == (1, 10, 64)
+    torch.testing.assert_close(larger.pos_embed[:, 0], theirs["encoder.pos_embedding"][:, 0])
 
 
 def planned(tmp_path: Path, monkeypatch, name: str) -> tuple[str, ...]:

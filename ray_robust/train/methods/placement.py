@@ -94,6 +94,8 @@ def place(model: nn.Module, tensors: Tensors, name: str, model_name: str) -> tup
     left += [f"not used: {some(best.unused)}"] if best.unused else []
     note = "; ".join([f"loaded {len(best.tensors)} of {len(body)} tensors of {name}", *left])
     warnings = [_random(missing, body, best, name)] if missing else []
+    if copies := _copies(body, tensors):
+        warnings.append(f"{Path(name).name} {copies}")
     if beyond := _of_layers(best.unused, body):
         warnings.append(f"{len(beyond)} tensors of {Path(name).name} are of layers that {model_name} does not have "
                         f"({some(beyond)}): they may be of another model")  # fmt: skip
@@ -174,8 +176,14 @@ def _same_shapes(body: Tensors, tensors: Tensors) -> str:
 def _of_layers(unused: tuple[str, ...], body: Tensors) -> list[str]:
     """Of the names that were not used, those of a layer of the body's kind: `blocks.11.` of which it has ten."""
     tops = {key.partition(".")[0] for key in body} - set(HEADS)
-    numbered = (key for key in unused if any(part.isdigit() for part in key.split(".")))
-    return [key for key in numbered if key.partition(".")[0] in tops and key not in body]
+    layers = {layer for key in body for layer in _numbered(key)}
+    return [key for key in unused if key.partition(".")[0] in tops and not layers.issuperset(_numbered(key))]
+
+
+def _numbered(key: str) -> list[str]:
+    """`layers.0`, `layers.0.blocks.1` of `layers.0.blocks.1.attn.bias`."""
+    parts = key.split(".")
+    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()]
 
 
 def _random(missing: list[str], body: Tensors, match: _Match, name: str) -> str:
@@ -197,17 +205,32 @@ def _match(body: Tensors, tensors: Tensors) -> _Match:
     return _Match(fitting, sum(v.numel() for v in fitting.values()), unused, shapes)
 
 
-def _stripped(body: Tensors, tensors: Tensors) -> dict[str, torch.Tensor]:
-    """The tensors below the prefix (`module.encoder_q.`, `visual.`, none) after which most names are the body's."""
+def _prefixes(body: Tensors, tensors: Tensors) -> list[str]:
+    """The prefixes (`module.encoder_q.`, `visual.`, none) after which most names are the body's, the preferred first:
+    several where a file holds several copies of the body."""
     counts: dict[str, int] = {}
     for key in tensors:
         for start in (0, *(i + 1 for i, sign in enumerate(key) if sign in "./")):
             if key[start:] in body:
                 counts[key[:start]] = counts.get(key[:start], 0) + 1
-    if not counts:
-        return dict(tensors)
-    best = max(counts, key=lambda prefix: (counts[prefix], any(word in prefix for word in PREFERRED)))
-    return {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
+    most = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    return sorted(most, key=lambda prefix: not any(word in prefix for word in PREFERRED))
+
+
+def _stripped(body: Tensors, tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The tensors below the first of these prefixes, without it; all of them where no name is the body's."""
+    prefix = next(iter(_prefixes(body, tensors)), "")
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _copies(body: Tensors, tensors: Tensors) -> str:
+    """A sentence where a file holds several copies of a body and nothing says which is meant, else ""."""
+    prefixes = _prefixes(body, tensors)
+    preferred = [prefix for prefix in prefixes if any(word in prefix for word in PREFERRED)]
+    if len(prefixes) < 2 or len(preferred) == 1:
+        return ""
+    shown = [prefix or "no prefix" for prefix in prefixes]
+    return f"holds {len(shown)} copies of the body, below {some(shown)}: the first is used"
 
 
 def some(names: list[str] | tuple[str, ...]) -> str:
