@@ -86,6 +86,15 @@ def test_the_verdict_is_made_once_after_the_last_baseline_trial():
     assert (shown, len(calls), first.may_go_on) == (["a line"], 1, True)
 
 
+def test_a_baseline_that_is_half_done_is_judged_after_its_other_half():
+    shown = []
+    first = BaselineFirst(frozenset("ab"), lambda: HOLDS, shown.append, stop=True, done={"a", "x"})
+    assert first.may_go_on is None
+    first.settled("b")
+    first.wait()
+    assert (shown, first.may_go_on) == (["a line"], True)
+
+
 @pytest.mark.parametrize(("stop", "may_go_on"), [(True, False), (False, True)])
 def test_only_stop_if_no_line_ends_a_sweep(stop, may_go_on):
     first = BaselineFirst(frozenset("a"), lambda: FAILS, lambda line: None, stop)
@@ -201,16 +210,14 @@ class ClusterAsked(Exception):
 def done_baseline(tmp_path, monkeypatch):
     """Runs the command in a folder whose baseline is done; returns its exit code and what it printed."""
 
-    def run(straight, *more):
+    def run(straight, *more, missing=0):
         from ray_robust import sweep
         from ray_robust.launch import run_sweep
         from ray_robust.run.run_folder import RunFolder
 
-        opened_sweep = opened(tmp_path)
         folder = RunFolder(tmp_path / "run")
-        for trial in opened_sweep.plan:
-            if trial.group == "scratch":
-                finish(folder, trial, straight)
+        for trial in [trial for trial in opened(tmp_path).plan if trial.group == "scratch"][missing:]:
+            finish(folder, trial, straight)
 
         def ask(*args):
             raise ClusterAsked
@@ -265,6 +272,24 @@ def test_spread_is_advised_only_where_the_spec_would_accept_it(tmp_path, overrid
             assert not possible
         else:
             assert possible
+
+
+def test_a_command_that_goes_on_within_the_baseline_waits_for_what_is_missing_of_it(
+    done_baseline, tmp_path, monkeypatch
+):
+    from ray_robust.launch import run_sweep
+    from ray_robust.run.run_folder import RunFolder
+
+    made = []
+    monkeypatch.setattr(run_sweep, "BaselineFirst", lambda *args: made.append(BaselineFirst(*args)) or made[0])
+    with pytest.raises(ClusterAsked):
+        done_baseline(True, *STOP, missing=1)
+    own = [trial for trial in opened(tmp_path).plan if trial.group == "scratch"]
+    assert made[0].may_go_on is None
+    finish(RunFolder(tmp_path / "run"), own[0], True)
+    made[0].settled(own[0].id)
+    made[0].wait()
+    assert made[0].verdict is not None
 
 
 def test_the_sweep_goes_on_where_there_is_a_line_or_the_key_is_taken_back(done_baseline, capsys):

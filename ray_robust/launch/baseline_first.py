@@ -6,7 +6,7 @@ The verdict is the analysis' (`prepare.baseline_line`), made in a thread, so tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ray_robust.errors import UserError, unforeseen
 from ray_robust.prepare.baseline_line import BaselineLine
@@ -19,14 +19,20 @@ class BaselineFirst:
     judge   returns the verdict on what the run folder holds
     show    prints one line
     stop    whether no other trial may begin before the verdict, and none at all where there is no line
+    done    ids of trials that an earlier command has run: the verdict does not wait for them
     """
 
     def __init__(
-        self, trials: frozenset[str], judge: Callable[[], BaselineLine], show: Callable[[str], None], stop: bool
+        self,
+        trials: frozenset[str],
+        judge: Callable[[], BaselineLine],
+        show: Callable[[str], None],
+        stop: bool,
+        done: Collection[str] = (),
     ) -> None:
         self.trials, self.judge, self.show, self.stop = trials, judge, show, stop
         self.verdict: BaselineLine | None = None
-        self._waiting: set[str] = set(trials)
+        self._waiting: set[str] = set(trials) - set(done)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 

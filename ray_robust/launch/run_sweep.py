@@ -115,7 +115,7 @@ class SweepRun:
         stop = sweep.spec.baseline.stop_if_no_line
         if not others or not (trials or stop):
             return
-        self.baseline = BaselineFirst(trials, lambda: judge_baseline(self.sweep, run), self._warn, stop)
+        self.baseline = BaselineFirst(trials, lambda: judge_baseline(self.sweep, run), self._warn, stop, done)
         if self.search is not None:
             self.search.may_go_on = lambda: self.baseline.may_go_on
         if trials <= done:
