@@ -23,7 +23,7 @@ from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import print_plan
 from ray_robust.prepare.search_text import print_space
 from ray_robust.prepare.subsets import Subsets, draw_all
-from ray_robust.prepare.work import remaining_of, settled_trials
+from ray_robust.prepare.work import finished_trials, remaining_of, stopped_trials
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
@@ -127,7 +127,8 @@ def _plan(
     left = None
     learns = first is not None and sweep.spec.search.adaptive  # what it runs later is not what is drawn here
     if not sweep.unread() and not sweep.absent() and not learns and run.exists("trials"):  # else ids are provisional
-        left = remaining_of(run, sweep.plan, settled_trials(run, sweep.plan, first is not None))
+        stopped = set() if first is None else stopped_trials(run, sweep.plan)
+        left = remaining_of(run, sweep.plan, finished_trials(run, sweep.plan) | stopped)
     print_plan(out, sweep, subsets, left, run.storage.shown, can_time(sweep.spec.resources, args.address))
     if learns and run.exists("plan.csv"):
         ended = sum(state in ("done", "stopped") for state in run.states().values())

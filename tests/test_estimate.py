@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,10 +56,10 @@ def test_trials_begin_as_soon_as_a_slot_is_free():
 def test_a_rate_of_its_own_kind_comes_before_that_of_the_model(opened):
     trial, *_ = opened.plan
     pretraining, finetuning, _ = open_work(opened.plan, None)[0].stages
-    rate = times.measured_rate(opened.spec.resources)
-    assert rate(trial, finetuning) is None
+    assert times.measured_rate(opened.spec.resources)(trial, finetuning) is None
     throughput.record_rate(KEY, 100.0)
     throughput.record_rate(f"{KEY}/finetune-full", 50.0)
+    rate = times.measured_rate(opened.spec.resources)
     assert rate(trial, pretraining).images == 100.0
     assert rate(trial, finetuning).images == 50.0
     assert rate(trial, finetuning).seconds(finetuning) == pytest.approx(
@@ -99,7 +100,7 @@ def test_timed_steps_are_taken_once_and_kept(opened, monkeypatch, capsys, tmp_pa
     assert "from a few timed steps\n" in capsys.readouterr().out
     assert len(timed) == 1
     trial, stage = opened.plan.trials[0], open_work(opened.plan, None)[0].stages[1]
-    rate = times.timed_rate(trial, stage, opened.spec.resources)
+    rate = times.timed_rate(opened.spec.resources)(trial, stage)
     assert rate.seconds(stage) == pytest.approx(stage.images / 200 + stage.evaluated / 800)
 
 
@@ -192,6 +193,22 @@ def test_what_was_there_before_is_no_work(opened):
     assert left.share_done(running, ()) == pytest.approx(0.0, abs=1e-6)
     half = {trial.id: report("finetune", share=(1 + found) / 2)}
     assert left.share_done(half, ()) == pytest.approx(0.5)
+
+
+def test_a_sweep_of_many_trials_alike_is_estimated_by_few_of_them(opened):
+    """The driver asks every second, and whenever a trial ends."""
+    one, _, scratch = open_work(opened.plan, None)
+    work = [replace(one, trial=replace(one.trial, id=f"t{i}")) for i in range(1000)]
+    asked = []
+
+    def rate(trial, stage):
+        asked.append(trial.id)
+        return times.Rate(100.0)
+
+    left = TimeLeft([*work, scratch], rate, slots=4)
+    seconds = sum(times.Rate(100.0).seconds(stage) for stage in one.stages) + times.PER_TRIAL
+    assert left.left({}, ()) == pytest.approx(1000 * seconds / 4 + STARTING - times.PER_TRIAL, rel=0.01)
+    assert len(asked) <= len(one.stages) + len(scratch.stages)
 
 
 # --- shown

@@ -12,7 +12,7 @@ from ray_robust.errors import DONE
 from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import Trial
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.prepare.work import finished_trials, open_work, remaining_of, settled_trials
+from ray_robust.prepare.work import finished_trials, open_work, remaining_of, stopped_trials
 from ray_robust.run.checkpoint_paths import shared_weights, weights_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
@@ -286,5 +286,4 @@ def test_the_plan_of_a_search_counts_what_it_has_ended(folder, capsys, method):
 def test_what_a_search_stopped_is_not_run_again(folder):
     plan = folder.plan()
     folder.run.trial(plan.trials[0].id).stop("behind at a milestone", {})
-    assert settled_trials(folder.run, plan, search=True) == {plan.trials[0].id}
-    assert settled_trials(folder.run, plan, search=False) == set()
+    assert stopped_trials(folder.run, plan) == {plan.trials[0].id}

@@ -36,7 +36,7 @@ from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.plan_text import print_composition, print_failures, print_missing, print_title
 from ray_robust.prepare.search_text import print_best, write_search_table
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
-from ray_robust.prepare.work import OpenWork, finished_trials, remaining_of, settled_trials, work_of
+from ray_robust.prepare.work import OpenWork, finished_trials, remaining_of, stopped_trials, work_of
 from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.missing import Remaining
@@ -143,7 +143,7 @@ class SweepRun:
         mended = [trial.id for trial in plan if trial.id not in done and run.trial(trial.id).mend()]
         done |= finished_trials(run, Plan(tuple(trial for trial in plan if trial.id in mended)))
         print_title(out, self.sweep.spec)
-        self.left = remaining_of(run, plan, done | settled_trials(run, plan, self.search is not None))
+        self.left = remaining_of(run, plan, done | (set() if self.search is None else stopped_trials(run, plan)))
         if self.search is None:
             whole = len(plan)
             cost = f"   {self._estimate(_without(plan, done))}" if len(done) < whole else ""

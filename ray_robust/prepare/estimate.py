@@ -68,12 +68,13 @@ def estimate(work: Sequence[OpenWork], resources: Resources, decoding: float = 0
     """Return how long the work takes. `decoding`: seconds for the images that are not decoded yet."""
     unknown: dict[str, None] = {}
     seconds, timed = [], False
+    measured, from_steps = measured_rate(resources), timed_rate(resources)
     for one in work:
         own = PER_TRIAL
         for stage in one.stages:
-            rate = measured_rate(resources)(one.trial, stage)
+            rate = measured(one.trial, stage)
             if rate is None:
-                rate, timed = timed_rate(one.trial, stage, resources), True
+                rate, timed = from_steps(one.trial, stage), True
             if rate is None:
                 unknown[f"{one.trial.model.name} at {one.trial.model.image_size} px"] = None
             else:
@@ -84,41 +85,49 @@ def estimate(work: Sequence[OpenWork], resources: Resources, decoding: float = 0
 
 
 def measured_rate(resources: Resources) -> RateOf:
-    """Return a function to the rate that earlier runs measured for a training: for its kind, else for its model."""
+    """Return a function to the rate that earlier runs measured for a training: for its kind, else for its model. It
+    goes by what is kept now."""
+    rates = throughput.measured_rates()
 
     def rate(trial: Trial, stage: StageWork) -> Rate | None:
         key = throughput.key_of(trial.model.name, trial.model.image_size, resources.gpus_per_worker)
-        images = throughput.measured_rate(throughput.stage_key(key, stage.kind)) or throughput.measured_rate(key)
+        images = rates.get(throughput.stage_key(key, stage.kind)) or rates.get(key)
         return None if images is None else Rate(images)
 
     return rate
 
 
-def timed_rate(trial: Trial, stage: StageWork, resources: Resources) -> Rate | None:
-    """Return the rate that a few timed steps gave, kept by `time_unknown`."""
-    key = _timing_key(trial, stage, resources)
-    trained, evaluated = throughput.measured_rate(key), throughput.measured_rate(f"{key}/evaluated")
-    if trained is None or evaluated is None:
-        return None
-    if isinstance(stage.settings, Finetune) and stage.settings.method == "linear":  # features alone: forward passes
-        return Rate(evaluated * resources.workers, 1.0)
-    return Rate(trained * resources.workers, trained / evaluated)
+def timed_rate(resources: Resources) -> RateOf:
+    """Return a function to the rate that a few timed steps gave, kept by `time_unknown`, by what is kept now."""
+    rates = throughput.measured_rates()
+
+    def rate(trial: Trial, stage: StageWork) -> Rate | None:
+        key = _timing_key(trial, stage, resources)
+        trained, evaluated = rates.get(key), rates.get(f"{key}/evaluated")
+        if trained is None or evaluated is None:
+            return None
+        if isinstance(stage.settings, Finetune) and stage.settings.method == "linear":  # features alone: forward passes
+            return Rate(evaluated * resources.workers, 1.0)
+        return Rate(trained * resources.workers, trained / evaluated)
+
+    return rate
 
 
 def prior_rate(resources: Resources) -> RateOf:
     """Return a function to the rate of a training before a run has measured it: of earlier runs, else of timed
     steps."""
-    measured = measured_rate(resources)
-    return lambda trial, stage: measured(trial, stage) or timed_rate(trial, stage, resources)
+    measured, from_steps = measured_rate(resources), timed_rate(resources)
+    return lambda trial, stage: measured(trial, stage) or from_steps(trial, stage)
 
 
 def unknown_trainings(work: Iterable[OpenWork], resources: Resources) -> dict[str, tuple[Trial, StageWork]]:
     """Return one training of each kind that has no rate yet, by the name under which its timing is kept."""
+    rate = prior_rate(resources)
     return {
         _timing_key(one.trial, stage, resources): (one.trial, stage)
         for one in work
         for stage in one.stages
-        if measured_rate(resources)(one.trial, stage) is None and timed_rate(one.trial, stage, resources) is None
+        if rate(one.trial, stage) is None
     }
 
 

@@ -67,11 +67,9 @@ def finished_trials(run: RunFolder, plan: Plan) -> set[str]:
     return {trial.id for trial in plan if run.has_rows(trial.id, [f.id for f in trial.finetunings])}
 
 
-def settled_trials(run: RunFolder, plan: Plan, search: bool) -> set[str]:
-    """Return the ids of the trials of a plan that are not run again: those that are done, and of a `search` those that
-    it has stopped."""
-    stopped = {trial.id for trial in plan if run.trial(trial.id).stopped() is not None} if search else set()
-    return finished_trials(run, plan) | stopped
+def stopped_trials(run: RunFolder, plan: Plan) -> set[str]:
+    """Return the ids of the trials of a search that it has stopped: they are not run again."""
+    return {trial.id for trial in plan if run.trial(trial.id).stopped() is not None}
 
 
 def open_work(plan: Plan, left: Remaining | None) -> list[OpenWork]:

@@ -33,7 +33,7 @@ def key_of(model: str, image_size: int, gpus: float) -> str:
 
 def measured_rate(key: str) -> float | None:
     """Return images per second and worker that the last run measured, or None."""
-    return _all().get(key)
+    return measured_rates().get(key)
 
 
 def stage_key(key: str, kind: str) -> str:
@@ -56,10 +56,11 @@ def record_rate(key: str, images_per_second: float) -> None:
         Path(folder.address).mkdir(parents=True, exist_ok=True)
         with open(Path(folder.address, "rates.lock"), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a crash
-            folder.write_json("rates.json", {**_all(), key: float(f"{images_per_second:.5g}")}, durable=False)
+            folder.write_json("rates.json", {**measured_rates(), key: float(f"{images_per_second:.5g}")}, durable=False)
 
 
-def _all() -> dict[str, float]:
+def measured_rates() -> dict[str, float]:
+    """Return every rate that is kept, by its name."""
     try:
         kept = Storage(cache_folder()).recall_json("rates.json") or {}
     except OSError:  # the cache cannot be reached

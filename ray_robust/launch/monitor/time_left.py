@@ -6,7 +6,7 @@ differ. What this run has measured comes first, then what earlier runs or timed 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ray_robust.plan.plan import Trial
@@ -37,7 +37,11 @@ class TimeLeft:
         gpus: float = 0.0,
         slots: int = 1,
     ) -> None:
-        self.work = {one.trial.id: one for one in work}
+        self.work: dict[str, OpenWork] = {}
+        self._shapes: dict[str, Hashable] = {}  # by trial, equal where the work takes equally long
+        self._cost, self._trainings = 0.0, (0, 0)  # of all
+        for one in work:
+            self._add(one)
         self.prior, self.after, self.gpus, self.slots = prior, after, gpus, slots
         self._ended: dict[str, tuple[float, float]] = {}  # cost and seconds by kind, of trainings that are over
         self._running: dict[tuple[str, str], tuple[str, float, float]] = {}  # by trial and stage: kind, cost, seconds
@@ -45,7 +49,21 @@ class TimeLeft:
 
     def expect(self, trial: Trial) -> None:
         """Add a trial that a search has drawn."""
-        self.work.setdefault(trial.id, work_of(trial))
+        if trial.id not in self.work:
+            self._add(work_of(trial))
+
+    def _add(self, one: OpenWork) -> None:
+        model = one.trial.model
+        self.work[one.trial.id] = one
+        self._shapes[one.trial.id] = (
+            (model.name, model.image_size, model.precision),
+            tuple(
+                (stage.kind, stage.images, stage.evaluated, stage.settings.batch_size, stage.settings.augment)
+                for stage in one.stages
+            ),
+        )
+        self._cost += one.cost
+        self._trainings = _added(self._trainings, _trainings(one.stages))
 
     def on_progress(self, name: str, progress: Progress) -> None:
         """Take over what a running trial reports of its present training."""
@@ -79,21 +97,18 @@ class TimeLeft:
         self, running: Mapping[str, Progress], ended: Collection[str]
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return ((pre-trainings, fine-tunings) that are over, how many there were to do)."""
-        whole = [0, 0]
-        over = [0, 0]
-        for name, one in self.work.items():
+        over = (0, 0)
+        for name in {*running, *ended} & self.work.keys():
             left = {stage.name for stage, _ in self._left_of(name, running, ended)}
-            for stage in one.stages:
-                which = int(stage.name != "pretrain")
-                whole[which] += 1
-                over[which] += stage.name not in left
-        return (over[0], over[1]), (whole[0], whole[1])
+            over = _added(over, _trainings(stage for stage in self.work[name].stages if stage.name not in left))
+        return over, self._trainings
 
     def share_done(self, running: Mapping[str, Progress], ended: Collection[str]) -> float:
         """Return the share of the open work that is done, 0-1, by its cost."""
-        whole = sum(one.cost for one in self.work.values())
-        left = sum(cost for name in self.work for _, cost in self._left_of(name, running, ended))
-        return 1.0 - left / max(whole, 1e-9)
+        begun = {*running, *ended} & self.work.keys()
+        done = sum(self.work[name].cost for name in begun)
+        done -= sum(cost for name in begun for _, cost in self._left_of(name, running, ended))
+        return done / self._cost if self._cost else 1.0
 
     def left(self, running: Mapping[str, Progress], ended: Collection[str], undrawn: float = 1.0) -> float | None:
         """Return the seconds until the report is written, None while the rate of a training is not known.
@@ -102,22 +117,36 @@ class TimeLeft:
         ended    trials that are over, however
         undrawn  how many times the work there will be, where a search draws more
         """
-        seconds = []
+        seconds: list[float] = []
+        waiting: dict[Hashable, float | None] = {}  # seconds of trials that have not begun, by their shape
         order = [*running, *(name for name in self.work if name not in running and name not in ended)]
         slots = max(self.slots, len(running))
         for place, name in enumerate(order):
+            if name in running:
+                trained = self._seconds_of(name, running, ended)
+            else:
+                shape = self._shapes[name]
+                if shape not in waiting:
+                    waiting[shape] = self._seconds_of(name, running, ended)
+                trained = waiting[shape]
+            if trained is None:
+                return None
             begins = place < slots and not running.get(name) and not self._overheads
-            own = STARTING if begins else self._overhead()
-            for stage, cost in self._left_of(name, running, ended):
-                rate = self._rate(name, stage)
-                if rate is None:
-                    return None
-                own += rate.seconds(stage) * cost / max(stage.cost, 1e-9)
-            seconds.append(own)
+            seconds.append(trained + (STARTING if begins else self._overhead()))
         if not seconds:
             return self.after
         more = (undrawn - 1.0) * sum(seconds) / slots
         return makespan(seconds, slots) + more + self.after
+
+    def _seconds_of(self, name: str, running: Mapping[str, Progress], ended: Collection[str]) -> float | None:
+        """Seconds of the trainings that a trial has yet to run, None while the rate of one is not known."""
+        seconds = 0.0
+        for stage, cost in self._left_of(name, running, ended):
+            rate = self._rate(name, stage)
+            if rate is None:
+                return None
+            seconds += rate.seconds(stage) * cost / max(stage.cost, 1e-9)
+        return seconds
 
     def _left_of(
         self, name: str, running: Mapping[str, Progress], ended: Collection[str]
@@ -156,6 +185,16 @@ class TimeLeft:
     def _kind(self, name: str, stage: StageWork) -> str:
         model = self.work[name].trial.model
         return stage_key(key_of(model.name, model.image_size, self.gpus), stage.kind)
+
+
+def _trainings(stages: Iterable[StageWork]) -> tuple[int, int]:
+    """(pre-trainings, fine-tunings)."""
+    names = [stage.name for stage in stages]
+    return (first := names.count("pretrain")), len(names) - first
+
+
+def _added(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _is_of(stage: StageWork, name: str) -> bool:
