@@ -19,7 +19,7 @@ from ray_robust.data.labels.wnids import names_of
 from ray_robust.data.pool import SPLITS
 from ray_robust.data.sources.wnid_folders import NETTE, WOOF
 from ray_robust.errors import DataAbsent, UserError
-from tests import make_images
+from tests import make_images, make_sources
 from tests import make_layouts as make
 
 WNIDS = tuple(make.WNIDS)
@@ -219,12 +219,16 @@ def test_the_sets_of_fastai(name, ids, first, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["tiny-imagenet", "imagenette", "imagewoof:320", "cifar-10", "cifar-100"])
+@pytest.mark.parametrize(
+    "name", ["tiny-imagenet", "imagenette", "imagewoof:320", "cifar-10", "cifar-100", "inaturalist:2021-mini"]
+)
 def test_what_a_download_prints_reads_it(name, tmp_path):
     entry = DOWNLOADS[name]
     root = tmp_path / entry.folder
     if name == "tiny-imagenet":
         make.tiny(root, train=2, val=1)
+    elif name.startswith("inaturalist"):
+        make_sources.inaturalist(root, "2021-mini")
     elif name.startswith("cifar"):
         assert make.cifar(tmp_path, name, "binary") == root
     else:

@@ -18,6 +18,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
+from tests import make_layouts
 from tests import make_sources as make
 from tests.make_pipeline import pipeline
 
@@ -50,6 +51,18 @@ def inaturalist_2021(root: Path) -> dict:
     return {"root": str(make.inaturalist(root, "2021", 5)), "version": 2021}
 
 
+def tiny_imagenet(root: Path) -> dict:
+    return {"root": str(make_layouts.tiny(root, 5, 1)), "absent": "drop"}
+
+
+def cifar_10_binary(root: Path) -> dict:
+    return {"root": str(make_layouts.cifar(root, "cifar-10", "binary", 4)), "absent": "drop"}
+
+
+def cifar_100_python(root: Path) -> dict:
+    return {"root": str(make_layouts.packed(make_layouts.cifar(root, "cifar-100", "python2", 500))), "absent": "drop"}
+
+
 def fractals(root: Path) -> dict:
     return {"classes": 1000, "images_per_class": 1000}
 
@@ -72,6 +85,9 @@ SOURCES = [
     ("imagenet", imagenet, 15, 3),
     ("inaturalist", inaturalist_2017, 20, 4),
     ("inaturalist", inaturalist_2021, 20, 4),
+    ("tiny-imagenet", tiny_imagenet, 30, 6),
+    ("cifar-10", cifar_10_binary, 20, 4),
+    ("cifar-100", cifar_100_python, 500, 100),
     ("fractals", fractals, 1_000_000, 1000),
     ("webdataset", webdataset, 24, 4),
     ("parquet", parquet, 24, 4),

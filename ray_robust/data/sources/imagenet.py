@@ -6,7 +6,6 @@ Nothing is downloaded. Source: Russakovsky et al., "ImageNet Large Scale Visual 
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
 from ray_robust.data.labels.hierarchy import attach_hierarchy
+from ray_robust.data.labels.wnids import is_wnid
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import catalog_of_counts
@@ -34,7 +34,6 @@ OBTAIN = (
 )
 LAYOUTS = ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", ".")
 MAPPINGS, DEVKIT = ("LOC_synset_mapping.txt", "synset_words.txt"), "ILSVRC2012_devkit_t12"
-WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class ImageNet(ImageFiles, Source):
         )
         frame = pd.DataFrame({"key": images, "label": images.str.partition("/")[0] if len(images) else images})
         present = set(frame["label"].unique())
-        expected = set(listed.names) if listed.complete else set(filter(_is_id, folders))
+        expected = set(listed.names) if listed.complete else set(filter(is_wnid, folders))
         strange = sorted(({f for f in folders if "/" not in f} | present) - expected)
         lacking = sorted(expected - present)
         problems = list(
@@ -126,7 +125,7 @@ def _find_images(root: Path) -> Path:
         raise DataAbsent(Problem(str(root), f"no such folder{unexpanded(root)}. {OBTAIN}"))
     for layout in LAYOUTS:
         folder = root / layout
-        if folder.is_dir() and any(_is_id(entry.name.removesuffix(".tar")) for entry in folder.iterdir()):
+        if folder.is_dir() and any(is_wnid(entry.name.removesuffix(".tar")) for entry in folder.iterdir()):
             return folder
     what = "holds no class folders; wanted: train/n01440764/*.JPEG or ILSVRC/Data/CLS-LOC/train/n01440764/*.JPEG"
     absent = not any(root.iterdir())
@@ -171,7 +170,7 @@ def _named(file: Path, between: str, wanted: str) -> dict[str, str]:
     names = {}
     for number, line in enumerate(lines_of(file, f"lines like {wanted!r}"), 1):
         wnid, _, words = line.partition(between)
-        if not _is_id(wnid) or not words.strip():
+        if not is_wnid(wnid) or not words.strip():
             raise UserError(Problem(f"{file}:{number}", f"is no line like {wanted!r}"))
         names[wnid] = words.split(",")[0].strip()
     return dict(sorted(names.items()))
@@ -212,10 +211,6 @@ def _strange(folder: str, listed: ClassList, lacking: list[str]) -> str:
     meant = next((w for w, name in listed.names.items() if name.lower() == plain), None)
     hint = f"; did you mean {meant}?" if meant else did_you_mean(folder, lacking) if lacking else ""
     return f"is no class of {listed.file.name}{hint}"
-
-
-def _is_id(name: str) -> bool:
-    return WNID.fullmatch(name) is not None
 
 
 def _few(names: list[str]) -> str:
