@@ -4,6 +4,7 @@ and as shifted tasks."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_what_a_download_prints_reads_it(name, tmp_path):
 # --- as tasks
 
 
-def by_pandas(root: Path, hierarchy: Path, depth: int, seed: int = 0) -> tuple[dict[str, set[str]], pd.DataFrame]:
+def by_pandas(root: Path, hierarchy: Path, depth: int) -> tuple[dict[str, set[str]], pd.DataFrame]:
     """Return the subclasses of each label, and a row per image, from files alone."""
     pairs = pd.read_csv(hierarchy, sep=r"\s+", header=None, names=["parent", "child"])
     parents = pairs.groupby("child")["parent"].agg(list).to_dict()
@@ -263,6 +264,12 @@ def by_pandas(root: Path, hierarchy: Path, depth: int, seed: int = 0) -> tuple[d
     return kept, files[files["label"].isin(kept)]
 
 
+def drawn(label: str, subclass: str, seed: int = 0) -> int:
+    """The number that a subclass has in the draw of its label."""
+    text = f"subclass\x1f{label}\x1f{subclass}\x1f{seed}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
 def check_against_pandas(root: Path, hierarchy: Path, depth: int) -> tuple[int, int]:
     """Hold labels, subclasses and sizes of the splits to a few lines of pandas; (labels, images)."""
     task = open_pool("task", "subpopulation", {
@@ -280,10 +287,14 @@ def check_against_pandas(root: Path, hierarchy: Path, depth: int) -> tuple[int, 
     assert sorted(map(sorted, mine)) == sorted(map(sorted, kept.values()))
     assert len(task.outline()) == len(kept)
     seen = table.groupby("subclass")["split"].agg(lambda splits: frozenset(s.split("_")[0] for s in splits))
-    for own in mine:
-        out = sum(seen[subclass] == {"ood"} for subclass in own)
-        assert out == min(max(round(0.4 * len(own)), 1), len(own) - 1)
-        assert all(seen[subclass] in ({"ood"}, {"train", "id"}) for subclass in own)
+    for label, own in mine.items():
+        order = sorted(own, key=lambda wnid: drawn(label, wnid))
+        out = set(order[: min(max(round(0.4 * len(own)), 1), len(own) - 1)])
+        assert {subclass for subclass in own if seen[subclass] == {"ood"}} == out
+        assert all(seen[subclass] == {"train", "id"} for subclass in own - out)
+        assert (table["label"].eq(label) & table["split"].str.startswith("ood")).sum() == files["subclass"].isin(
+            out
+        ).sum()
     inside = table["split"].isin(["train", "id_val", "id_test"])
     for split, share in (("train", 0.7), ("id_val", 0.1), ("id_test", 0.2)):
         expected = share * inside.sum()
