@@ -148,6 +148,16 @@ def test_groups_outside_the_range_are_named_with_the_side():
     assert "above" in outside[0].evidence
 
 
+@pytest.mark.parametrize("trials", [1, 3])
+def test_there_is_advice_where_no_group_has_a_point_inside_the_range(trials):
+    points = sweep({"pretrained": 12.0}, trials=trials, trial_sd=0.004)
+    high = points["group"] == "pretrained"
+    points.loc[high, "id"] = ndtr(ndtri(points.loc[high, "id"]) + 9.0)
+    made = analyse("task", points, OPTIONS)
+    assert made.points.loc[made.points["group"] == "pretrained", "extrapolated"].all()
+    assert {"few_seeds", "extrapolated"} <= {one.reason for one in advise(made)}
+
+
 def test_every_reason_is_in_the_schema():
     schema = json.loads((Path(__file__).parents[1] / "analysis/verdict.schema.json").read_text("utf-8"))
     assert set(schema["$defs"]["advice"]["properties"]["reason"]["enum"]) == set(REASONS)

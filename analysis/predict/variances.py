@@ -78,8 +78,8 @@ def between(points: pd.DataFrame) -> tuple[float, float, int, int]:
     by_trial = each.groupby(["group", "trial"], sort=False)["er"].agg(["mean", "size"]).reset_index()
     groups = by_trial.groupby("group", sort=False)["mean"]
     df = int((groups.size() - 1).sum())
-    if df < 1:
-        return np.nan, 0.0, 0, int(by_trial["size"].median())
+    if df < 1:  # without points too: every group but the baseline may lie outside its range
+        return np.nan, 0.0, 0, int(by_trial["size"].median()) if len(by_trial) else 0
     variance = float(((by_trial["mean"] - groups.transform("mean")) ** 2).sum() / df)
     noise = _noise(each) if "finetune" in each else 0.0
     per_trial = float(by_trial["size"].median())

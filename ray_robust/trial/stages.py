@@ -95,6 +95,8 @@ def _pretrain(run: TrialRun, mixture: Mixture | None, weights: Storage, facts: d
     checkpoint = read_checkpoint(weights, checkpoint_paths.FINAL)
     if checkpoint is not None:
         run.log.write("finds its pre-trained weights")
+        for warning in Pretrained(**checkpoint[1]).warnings:
+            run.log.write(warning)
     else:
         if checkpoint_paths.is_finished(weights):
             run.log.write("its pre-trained weights are damaged: they are made again")
