@@ -280,9 +280,9 @@ class Subpopulation(Task):
         if labels < LEAST:
             what = f"{labels} of its labels have {o.subclasses or LEAST} subclasses or more"
             raise UserError(f"{where}: labels: {o.labels} of source {self.source.name}: {what}; take a coarser cut")
-        few = f"{', '.join(small[:SHOWN])}{', ...' if len(small) > SHOWN else ''}"
+        few = f"{', '.join(small[:SHOWN])}{', ...' if len(small) > SHOWN else '.'}"
         needed = f"fewer than {o.subclasses or LEAST} subclasses"
-        notes = (f"{len(small):,} labels with {needed} are left out: {few}.",) if small else ()
+        notes = (f"{len(small):,} labels with {needed} are left out: {few}",) if small else ()
         return Division(label, unseen, notes)
 
     def _drawn(self, whole: Catalog, rows: np.ndarray) -> np.ndarray:
