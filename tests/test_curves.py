@@ -153,6 +153,16 @@ def test_what_is_no_curve_is_none():
     assert LearningCurve.read(good) is not None
     for key, value in {"step": None, "loss": good["loss"][:-1], "steps": "ten", "lr": [math.inf] * 5}.items():
         assert LearningCurve.read({**good, key: value}) is None
+    last = good["steps"]
+    damaged = {"loss": 1e308, "lr": -1e300, "step": last + 1, "held_out_step": last + 1}
+    for key, value in damaged.items():  # numbers of which sums, products or axes have no end
+        own = {**good, key: [*good[key][:-1], value]}
+        own |= {"held_out_accuracy": [0.5] * len(own["held_out_step"])}
+        assert LearningCurve.read(own) is None, key
+    for key in ("steps", "batch_size", "images"):
+        assert LearningCurve.read({**good, key: 10**30}) is None
+    assert LearningCurve.read({**good, "step": good["step"][::-1]}) is None
+    assert LearningCurve.read({**good, "loss": [3e38, *good["loss"][1:]]}) is not None  # of a training that diverges
     for broken in (None, [], {}, {**good, "loss": ["x"] * len(good["loss"])}):
         assert LearningCurve.read(broken) is None
 

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 import analysis as package
-from analysis.input import run_points, run_predictions
+from analysis.input import run_curves, run_points, run_predictions
 from analysis.input.table import Table
 from analysis.learned import shift, upstream
 from analysis.learned.learned import Learned
@@ -248,6 +248,28 @@ def test_a_pre_training_at_chance_is_warned_of(tmp_path, capsys):
     assert own["num_images=1000"]["hardly_learned"]
     assert not own["num_images=4000"]["hardly_learned"]
     assert any("left no learning curve" in note for note in made["learned"]["notes"])
+
+
+WILD = [{"labels": {"a": 10**400}}, {"labels": {"a": True, "b": -5}}, {"labels": [1]}, {"labels": None, "held_out": 3}]
+WILD += [{"held_out": {"images": images, "most_per_label": most}} for images, most in (
+    (10**400, 1), (10**30, 10**31), (-3, 1), (True, True), (10, 50), (200, -1),
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("facts", WILD)
+def test_wild_facts_of_a_run_without_checksums_end_no_report(tmp_path, facts):
+    points = sweep({"num_images=1000": 1.0, "num_images=4000": 4.0}, epochs=(3,))
+    wild = dict(zip(points["trial"].unique(), [0.5, 0.5, 0.5, math.inf, -1.0, 2.0, 0.5, 0.5, 0.6], strict=True))
+    points["upstream_accuracy"] = points["trial"].map(wild)
+    made = run_folder(tmp_path / "run", points)
+    for trial in wild:
+        made.trial(trial).storage.write_json("trial.json", facts)
+    table = run_curves.upstream([made], points)
+    assert list(table["accuracy"]) == [0.5] * 5 + [0.6]
+    rows = upstream.upstream_table(table, {}, list(points["group"].unique()))
+    assert list(rows["group"]) == ["scratch", "num_images=4000"]
+    assert rows["accuracy"].between(0, 100).all()
+    assert not rows["images"].notna().any()
 
 
 @pytest.mark.parametrize(("losses", "improving"), [

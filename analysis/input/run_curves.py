@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.run_folder import RunFolder
 
 PRETRAIN = "pretrain"
+MOST_IMAGES = 2**40  # that any count can be: facts of earlier versions have no checksums
 UPSTREAM = ("trial", "group", "method", "accuracy", "images", "labels", "largest")
 CURVES = ("trial", "group", "training", "stage", "step", "images_seen", "epoch", "loss", "lr", "held_out_accuracy")
 
@@ -31,11 +33,11 @@ def upstream(runs: Sequence[RunFolder], points: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run, row in trials_of(runs, points):
         accuracy = row.get("upstream_accuracy")
-        if accuracy is None or pd.isna(accuracy):
+        if accuracy is None or not 0 <= accuracy <= 1:  # NaN among them
             continue
         facts = run.trial(str(row["trial"])).storage.recall_json("trial.json") or {}
         labels = facts.get("labels")
-        sizes = [n for n in labels.values() if isinstance(n, int)] if isinstance(labels, dict) else []
+        sizes = [n for n in labels.values() if _is_count(n)] if isinstance(labels, dict) else []
         held_out = _held_out(facts.get("held_out"))
         images, largest = held_out or (math.nan, max(sizes) / sum(sizes) if sum(sizes) else math.nan)
         rows.append((str(row["trial"]), str(row["group"]), str(row.get("pretrain_method", "")), float(accuracy),
@@ -47,7 +49,11 @@ def _held_out(facts: object) -> tuple[float, float] | None:
     """How many images are held out, and the share of the most frequent label among them; None where not recorded."""
     own = facts if isinstance(facts, dict) else {}
     images, most = own.get("images"), own.get("most_per_label")
-    return (float(images), most / images) if isinstance(images, int) and isinstance(most, int) and images > 0 else None
+    return (float(images), most / images) if _is_count(images) and _is_count(most) and most <= images else None
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= MOST_IMAGES
 
 
 def curves(

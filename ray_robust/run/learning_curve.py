@@ -6,11 +6,12 @@ them in `curves/`, and the report draws them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 MOST_POINTS = 200  # of a curve, however long the training
+LARGEST = 3.5e38  # of a loss or a rate, in float32; beyond it sums and products have no end
+MOST_STEPS = 2**50  # of a count: images seen, their product, still fit 64 bits in a table
 LISTS = ("step", "loss", "lr", "held_out_step", "held_out_accuracy")
 
 
@@ -52,11 +53,11 @@ class LearningCurve:
             return None
         counts = {name: value.get(name) for name in ("steps", "batch_size", "images", "held_out_images")}
         lists = {name: value.get(name) for name in LISTS}
-        if not all(type(count) is int and count >= 0 for count in counts.values()):
+        if not all(type(count) is int and 0 <= count <= MOST_STEPS for count in counts.values()):
             return None
         if not all(isinstance(own, list) and all(map(_is_entry, own)) for own in lists.values()):
             return None
-        whole = all(type(step) is int for name in ("step", "held_out_step") for step in lists[name] or ())
+        whole = all(_are_steps(lists[name], counts["steps"]) for name in ("step", "held_out_step"))
         equal = len(lists["step"]) == len(lists["loss"]) == len(lists["lr"]) <= MOST_POINTS  # type: ignore[arg-type]
         if not whole or not equal or len(lists["held_out_step"]) != len(lists["held_out_accuracy"]):  # type: ignore[arg-type]
             return None
@@ -74,4 +75,8 @@ def _short(value: float | None) -> float | None:
 
 
 def _is_entry(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and math.isfinite(value))
+    return value is None or (type(value) in (int, float) and abs(value) <= LARGEST)
+
+
+def _are_steps(values: Any, steps: Any) -> bool:
+    return all(type(value) is int and 0 <= value <= steps for value in values) and values == sorted(values)
