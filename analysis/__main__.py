@@ -98,7 +98,7 @@ def report_on(request: Request, quiet: bool = False) -> str:
     Return the address of the page. Raises UserError with every mistake in the request or the data."""
     from analysis import study
     from analysis.report import output
-    from analysis.verdict import advice_in, verdict
+    from analysis.verdict import verdict
 
     if request.title is not None and not _title(request.title):
         raise UserError(Problem("", "--title is empty; wanted: what the report is called, or no --title"))
@@ -114,7 +114,7 @@ def report_on(request: Request, quiet: bool = False) -> str:
     if not quiet:
         from analysis.report.terminal import show
 
-        show(table, analyses, page, lost, advice=advice_in(made))
+        show(table, analyses, page, lost, advice=output.advice_in(made))
     return page
 
 

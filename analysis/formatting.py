@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ray_robust.text.names import isolate, visible
@@ -86,6 +87,13 @@ def name(text: object, most: int = 60) -> str:
 def listed(items: list[str]) -> str:
     """Return `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def some(items: Sequence[str], most: int, what: str = "") -> str:
+    """Return items in a sentence, of many the first `most` and how many more: `a, b and 3 more groups`."""
+    rest = len(items) - most
+    more = f"{rest} more" + (f" {what}{'s' * (rest > 1)}" if what else "")
+    return listed([*items[:most], more] if rest > 0 else list(items))
 
 
 def _unsigned_zero(value: float, digits: int) -> str:

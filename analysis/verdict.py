@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,6 @@ def verdict(analyses: Sequence[Analysis], table: Table | None = None) -> dict[st
         first["task"] = analyses[0].task
         first["tasks"] = {a.task: other for a, other in zip(analyses[1:], others, strict=True)}
     return plain(first)
-
-
-def advice_in(made: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """Return the advice of every task of a verdict, in the order of the analyses."""
-    return [made["advice"], *(other["advice"] for other in made.get("tasks", {}).values())]
 
 
 def _verdict(analysis: Analysis, table: Table | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 from ray_robust.text.console import console
+from ray_robust.text.names import count_noun
 
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
@@ -132,8 +133,8 @@ def _plan(
     print_plan(out, sweep, subsets, left, run.storage.shown, can_time(sweep.spec.resources, args.address))
     if learns and run.exists("plan.csv"):
         ended = sum(state in ("done", "stopped") for state in run.states().values())
-        out.print(f"done  {ended} trials of this search, in {run.storage.shown}: it goes on from there; the cost above "
-                  "is of the whole", markup=False, soft_wrap=True)  # fmt: skip
+        done = f"done  {count_noun(ended, 'trial')} of this search, in {run.storage.shown}"
+        out.print(f"{done}: it continues from there; the cost above is of the whole", markup=False, soft_wrap=True)
     if args.out:
         kept = f"not written: {run.storage.shown} has a run, which goes by its own plan.csv; give another --out"
         out.print(f"plan  {kept if keep else f'{run.storage.shown}/plan.csv'}", markup=False, soft_wrap=True)

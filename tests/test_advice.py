@@ -17,9 +17,10 @@ from analysis.advice.causes import cause_of
 from analysis.advice.widening import Signal, signal, smaller_sizes, target_r2
 from analysis.input.join_runs import read_runs
 from analysis.options import Options
+from analysis.report import output
 from analysis.scales import SCALES
 from analysis.study import Analysis, analyse, analyse_all
-from analysis.verdict import advice_in, verdict
+from analysis.verdict import verdict
 from bench.designs import Design, Group, draw
 from bench.scenarios import NULL, levels
 from tests.fake_run import run_folder, sweep
@@ -129,7 +130,7 @@ def test_every_analysis_ends_in_something_to_do(case, kind, tmp_path):
         assert not (kind == "table" and one.yaml)
         assert (one.yaml is None) or one.cost is not None
     made = verdict([analysis], table)
-    assert advice_in(made) == [[one.plain() for one in advice]]
+    assert output.advice_in(made) == [[one.plain() for one in advice]]
 
 
 def test_seeds_are_asked_for_where_they_help_and_groups_where_they_do_not():

@@ -232,6 +232,13 @@ def test_upstream_accuracy_stands_beside_chance_with_wilsons_interval(made):
     assert not any("pre-training" in sentence for sentence in analysis.warnings)
 
 
+def test_one_old_pre_training_at_chance_is_warned_of_without_an_interval():
+    trials = pd.DataFrame([("a", "g", "supervised", 0.05, math.nan, 20.0, 0.06)], columns=list(run_curves.UPSTREAM))
+    table = upstream.upstream_table(trials, {}, ["g"])
+    assert table["low"].isna().all()
+    assert table["hardly_learned"].all()
+
+
 def test_a_pre_training_at_chance_is_warned_of(tmp_path, capsys):
     low = write_run(tmp_path / "run", upstream_of=lambda row: 0.065 if row["num_images"] == 1000 else 0.5)
     table, analyses = analysed(low)

@@ -278,7 +278,7 @@ def test_the_plan_of_a_search_counts_what_it_has_ended(folder, capsys, method):
         assert "to do 4 of 4 pre-trainings, 10 of 12 fine-tunings\n" in said
     else:
         assert (
-            "done  1 trials of this search, in runs/how: it goes on from there; the cost above is of the whole" in said
+            "done  1 trial of this search, in runs/how: it continues from there; the cost above is of the whole" in said
         )
         assert "to do" not in said
 

@@ -66,7 +66,7 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     "an unknown model": (("test_resnet", "test_resnt"), ["2: model.name: timm has no model 'test_resnt'; did you mean test_resnet?"]),
     "a model of too few pixels": (("image_size: 32", "image_size: 4"), ["2: model.image_size: must be at least 8, not 4"]),
     "an unknown task": (("camera-traps", "camera-trap"), ["1: task.name: 'camera-trap' is no known task; did you mean camera-traps?"]),
-    "a task without a name": (("name: camera-traps", "shift: 0"), ["1: task.name: missing; must name a task; known: camera-traps, domainnet, domains, folder, pacs, wilds"]),
+    "a task without a name": (("name: camera-traps", "shift: 0"), ["1: task.name: missing; must name a task; known: camera-traps, domainnet, domains, folder, pacs, subpopulation, wilds"]),
     "a task's unknown key": (("camera-traps}", "camera-traps, shfit: 0}"), ["1: task.shfit: unknown key; did you mean shift?"]),
     "a task of too few images": (("camera-traps}", "camera-traps, train_images: 5}"), [
         "1: camera-traps: train_images: 5 images leave 12 of 16 species without one; ask for more images or fewer species"]),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ray_robust.text.durations import duration
+from ray_robust.text.names import count_noun
+
 REASONS = {
     "no_points": "the baseline has no points, or too few for a line",
     "no_shift": "ID and OOD scores are the same numbers",
@@ -42,9 +45,9 @@ class Cost:
         """Return the cost in words: `27 new fine-tunings, no pre-training; 189,000 images to process`."""
         if not self.finetunings and not self.pretrainings:
             return "nothing new is trained"
-        parts = [_count(self.finetunings, "new fine-tuning")]
-        parts.append(_count(self.pretrainings, "new pre-training") if self.pretrainings else "no pre-training")
-        time = "" if self.seconds is None else f"; about {_duration(self.seconds)} on one worker"
+        parts = [count_noun(self.finetunings, "new fine-tuning")]
+        parts.append(count_noun(self.pretrainings, "new pre-training") if self.pretrainings else "no pre-training")
+        time = "" if self.seconds is None else f"; about {duration(self.seconds)} on one worker"
         images = f"; {self.images:,} images to process" if self.images else ""
         return ", ".join(parts) + images + time
 
@@ -76,13 +79,3 @@ class Advice:
             "yaml": self.yaml,
             "cost": cost,
         }
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60):,} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -11,6 +11,7 @@ from analysis.findings import findings
 from analysis.formatting import listed, name
 from analysis.input.table import Table
 from analysis.study import Analysis
+from ray_robust.text.names import count_noun
 
 MOST = 4
 
@@ -42,7 +43,8 @@ def _alone(analysis: Analysis) -> Advice:
 def _settled(analysis: Analysis) -> Advice:
     kinds = [finding.kind for finding in findings(analysis)]
     counts = [(kinds.count("differs"), "established"), (kinds.count("equivalent"), "shown to lie within the margin")]
-    evidence = f"{listed([f'{count} findings are {what}' for count, what in counts if count])}; none is open."
+    decided = [f"{count_noun(n, 'finding')} {'is' if n == 1 else 'are'} {what}" for n, what in counts if n]
+    evidence = f"{listed(decided)}; none is open."
     action = (
         "Nothing is left to decide in this design. It speaks of this task and model: the same sweep on another task "
         "(`task`) or model (`model`) shows whether it holds there."

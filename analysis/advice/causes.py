@@ -19,6 +19,7 @@ from analysis.scales import PP, SCALES
 from analysis.stats import reliability
 from analysis.stats.trend import MIN_POINTS
 from analysis.study import Analysis
+from ray_robust.text.names import count_noun
 
 FEW_POINTS = 8  # under which the R^2 of a sample is so uncertain that it is not held against the line
 MOSTLY = 0.5  # of the residual variance
@@ -128,7 +129,7 @@ def _slope(analysis: Analysis, made: Signal) -> tuple[float, float, float]:
 def _no_points(analysis: Analysis, own: pd.DataFrame) -> Cause:
     base, missing = analysis.options.baseline, analysis.left_out
     failed = int((missing["group"] == base).sum()) if len(missing) else 0
-    count = f"{name(base)} has {len(own)} point{'s' * (len(own) != 1)} with scores; a line needs {MIN_POINTS}"
+    count = f"{name(base)} has {count_noun(len(own), 'point')} with scores; a line needs {MIN_POINTS}"
     if failed:
         count += f"; {failed} of its {analysis.options.unit}s failed or have no scores"
     elif len(own) >= MIN_POINTS:

@@ -8,14 +8,13 @@ from analysis.advice.advice import Advice
 from analysis.advice.run_design import RunDesign
 from analysis.advice.widening import signal, smaller_sizes
 from analysis.findings import Finding
-from analysis.formatting import listed, name, percent
+from analysis.formatting import listed, name, percent, some
 from analysis.line.line_checks import FAILS
 from analysis.scales import SCALES
 from analysis.stats import sensitivity
 from analysis.study import Analysis
 
 PART = 0.25  # of a group's points outside the range, from which it is worth mentioning
-LONGER = 3  # times as many epochs
 MOST_NAMED = 4
 SETTLES: Mapping[str, str] = {
     "a curve": "baseline points at the ID scores of the groups compared",
@@ -53,9 +52,10 @@ def outside(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
         groups = list(share.index[share >= PART])
         if not groups:
             continue
+        part = percent(float(share[groups].mean()), 0)
         evidence = (
-            f"{_some(groups)}: {percent(float(share[groups].mean()), 0)} of the points lie {side} the baseline's ID "
-            f"range of {percent(baseline.low)} to {percent(baseline.high)} and enter no mean."
+            f"{some(list(map(name, groups)), MOST_NAMED)}: {part} of the points lie {side} the baseline's ID range of "
+            f" {percent(baseline.low)} to {percent(baseline.high)} and enter no mean."
         )
         advice.append(_reach(analysis, run, side, evidence))
     return advice
@@ -68,7 +68,7 @@ def _reach(analysis: Analysis, run: RunDesign | None, side: str, evidence: str) 
         how = "longer or larger trainings, larger models" if side == "above" else "less data or shorter trainings"
         return Advice("extrapolated", evidence, f"Add points of {base} {side} its present ID range: {how}.")
     if side == "above":
-        epochs = LONGER * run.longest()
+        epochs = run.longer()
         text, cost = run.spread(epochs=[epochs])
         action = f"Fine-tune the baseline for {epochs} epochs too; if that is not enough, on a larger model."
         return Advice("extrapolated", evidence, f"{action} Paste this in place of `baseline`.", text, cost)
@@ -101,8 +101,3 @@ def weak_line(analysis: Analysis) -> list[Advice]:
         return []
     failed = [verdict for verdict in analysis.line.verdicts if verdict.state == FAILS and verdict.check in CHECKS]
     return [Advice("weak_line", f"{one.text[:1].upper()}{one.text[1:]}.", CHECKS[one.check]) for one in failed]
-
-
-def _some(groups: list[str]) -> str:
-    names = [name(group) for group in groups[:MOST_NAMED]]
-    return listed([*names, f"{len(groups) - MOST_NAMED} more"] if len(groups) > MOST_NAMED else names)

@@ -18,7 +18,7 @@ from analysis.formatting import listed, name, number, percent
 from analysis.stats.estimates import TWO_SIDED, quantile
 from analysis.study import Analysis
 
-LONGER, SHORTER = 3, 4  # times as many epochs, where the range has to reach higher; as few, where sizes fall short
+SHORTER = 4  # times as few epochs, where sizes fall short
 ABOVE = 0.25  # of the other groups' points, from which the range has to
 STEADY_SEEDS = 3  # the fewest for an interval that is worth its name
 MOST_SEEDS = 20
@@ -89,12 +89,12 @@ def _spread(analysis: Analysis, cause: Cause, run: RunDesign | None) -> Advice:
     if run is None or not run.from_scratch:
         more = "" if run is None else f" {base} is a group of the sweep: `baseline: scratch` can be spread as a whole."
         return Advice(cause.reason, cause.evidence, f"For {base}, {IN_A_TABLE}.{more}")
-    epochs = [LONGER * run.longest()] if _others_are_above(analysis) else []
+    epochs = [run.longer()] if _others_are_above(analysis) else []
     sizes = _sizes(cause, run)
     if not _far_enough(cause, run, sizes):
         epochs = [max(1, run.longest() // SHORTER), *epochs]
     if not sizes:
-        epochs = sorted({*epochs, LONGER * run.longest()})
+        epochs = sorted({*epochs, run.longer()})
     text, cost = run.spread(sizes, epochs, max(STEADY_SEEDS, run.baseline_seeds))
     how = []
     if sizes:

@@ -24,6 +24,7 @@ from ray_robust.run import throughput
 from ray_robust.run.analysis_settings import BASELINE
 
 EPOCHS, EVERY = 12, 3  # defaults of the spec, where a run's does not name them
+LONGER = 3  # times as many epochs, where the range has to reach higher
 ALL = "all"
 SIZES, PER_CLASS = "num_images", "per_class"
 TIMES = {"k": 1_000, "M": 1_000_000}
@@ -115,6 +116,10 @@ class RunDesign:
     def longest(self) -> int:
         """Return the most epochs that the baseline is fine-tuned for."""
         return max((_whole(one.get("epochs"), EPOCHS) for one in self._levels(self.finetune)), default=EPOCHS)
+
+    def longer(self) -> int:
+        """Return how many epochs reach further up than the baseline does now."""
+        return LONGER * self.longest()
 
     def spread(self, sizes: Sequence[int] = (), epochs: Sequence[int] = (), seeds: int = 0) -> tuple[str, Cost]:
         """Return the section `baseline` with further fine-tuning-set sizes and lengths, and at least so many seeds, and

@@ -22,6 +22,7 @@ from analysis.predict.power import LINE, MOST_SEEDS, TRIALS, Power, power, seeds
 from analysis.predict.spread import Spread
 from analysis.predict.variances import spread_of
 from analysis.study import Analysis
+from ray_robust.text.names import count_noun
 
 FIRST_SEEDS = 3  # for groups of a single trial: the fewest that give an interval worth its name
 WORTH = 30  # seeds; where it takes more, another design is the better way
@@ -39,9 +40,7 @@ def undecided(analysis: Analysis, claims: list[Finding], run: RunDesign | None) 
     if run is not None and run.draws:
         return [_confirm(len(open_claims), count)]
     if not spread.df or not np.isfinite(spread.line.alone):
-        evidence = (
-            f"{len(open_claims)} of {len(claims)} findings are open; groups have {count} {unit}{'s' * (count != 1)}."
-        )
+        evidence = f"{len(open_claims)} of {len(claims)} findings are open; groups have {count_noun(count, unit)}."
         return [
             _more(run, FIRST_SEEDS, evidence, f"at least {FIRST_SEEDS} {unit}s in every group give intervals", unit)
         ]
@@ -56,7 +55,8 @@ def undecided(analysis: Analysis, claims: list[Finding], run: RunDesign | None) 
 
 
 def _confirm(count: int, trials: int) -> Advice:
-    evidence = f"{count} findings are open: a search gives each mixture {trials} trial{'s' * (trials != 1)}."
+    claims = f"{count_noun(count, 'finding')} {'is' if count == 1 else 'are'} open"
+    evidence = f"{claims}: a search gives each mixture {count_noun(trials, 'trial')}."
     action = (
         "Confirm the best mixtures with three seeds or more in a grid of their own: `python -m analysis RUN --predict` "
         "ranks them, and writes that grid as confirm.yaml with `--at IMAGES`."

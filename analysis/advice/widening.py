@@ -1,7 +1,7 @@
 """How much wider a baseline's ID range must be for a line, and which fine-tuning-set sizes make it so wide.
 
 Owns `Signal`, the spread of a baseline's ID scores beside the noise around its line, and `smaller_sizes`. Pure: numbers
-in, numbers out, so that a pilot is judged by the same rule before a sweep as its points are after it.
+in, numbers out. A pilot has no line yet: `ray_robust.prepare.baseline_spread` goes by its ID scores alone.
 
 The R^2 of a line is the reliability of the ID scores times the share of OOD that they explain. With the true slope b,
 the true variance V of ID, its sampling variance E and the noise s^2 of OOD at a true ID score, a range k times as wide

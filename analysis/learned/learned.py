@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.input import run_curves, run_predictions
 from analysis.input.table import Table
 from analysis.learned import shift, upstream
-from analysis.stats.raw_scores import OOD, RawScores
+from analysis.stats.raw_scores import RawScores
 from ray_robust.text.names import count_noun
 
 
@@ -57,8 +57,7 @@ def learned(table: Table, points: pd.DataFrame, scores: RawScores, baseline: str
         )
     confusion, lost = run_predictions.count(table.runs, chosen)
     notes += [f"{lost}: nothing is shown by class and test group"] if lost else []
-    others = scores.groups.loc[(scores.groups["score"] == OOD) & (scores.groups["group"] != baseline)]
-    compared = str(others.loc[others["mean"].idxmax(), "group"]) if others["mean"].notna().any() else ""
+    compared = scores.leading(baseline)
     if confusion is None:
         return Learned(of_groups, curves, compared=compared, warnings=tuple(upstream.warnings(of_groups)),
                        notes=tuple(notes))  # fmt: skip

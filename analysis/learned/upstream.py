@@ -1,7 +1,8 @@
 """Did the pre-trainings learn, and had they learned what they could? Upstream accuracy beside chance, and its curve.
 
-Owns the two rules. *Hardly learned*: the 95 % interval of upstream accuracy reaches down to chance. *Still improving*:
-the second half of the training brought more than `LATE` of the fall of its loss, with 95 % confidence.
+Owns the two rules. *Hardly learned*: upstream accuracy, or the lower end of its 95 % interval, is not above chance.
+*Still improving*: the second half of the training brought more than `LATE` of the fall of its loss, with 95 %
+confidence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.formatting import interval, listed, name
+from analysis.formatting import interval, name, some
 from analysis.scales import PP
 from analysis.stats.estimates import TWO_SIDED
 from ray_robust.run.learning_curve import LearningCurve
@@ -102,9 +103,9 @@ def _accuracy(own: pd.DataFrame) -> tuple[object, ...]:
     per_label = float((1 / own["labels"]).mean())
     chance = float(np.fmax(own["largest"], 1 / own["labels"]).mean())
     low, high = _interval(own["accuracy"].to_numpy(float), own["images"].to_numpy(float))
-    images = float(own["images"].mean())
-    return (str(own["method"].iloc[0]), len(own), images, float(own["labels"].mean()), PP * own["accuracy"].mean(),
-            PP * low, PP * high, PP * chance, PP * per_label, bool(low <= chance))  # fmt: skip
+    images, accuracy = float(own["images"].mean()), float(own["accuracy"].mean())
+    return (str(own["method"].iloc[0]), len(own), images, float(own["labels"].mean()), PP * accuracy,
+            PP * low, PP * high, PP * chance, PP * per_label, low <= chance or accuracy <= chance)  # fmt: skip
 
 
 def _interval(accuracies: np.ndarray, images: np.ndarray) -> tuple[float, float]:
@@ -130,7 +131,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
     sentences = []
     hardly = table.loc[table["hardly_learned"].astype(bool)].to_dict("records")
     if hardly:
-        what = _named([described(row) for row in hardly])
+        what = some([described(row) for row in hardly], SHOWN, "group")
         sentences.append(
             f"pre-training hardly learned: upstream accuracy is not clearly above chance of {what}; scores of "
             "these groups do not show what such images teach. Another rate or a longer pre-training "
@@ -140,14 +141,10 @@ def warnings(table: pd.DataFrame) -> list[str]:
         row for row in table.loc[table["still_improving"].astype(bool)].to_dict("records") if row not in hardly
     ]
     if improving:
-        what = _named([f"{name(row['group'])} ({PP * row['late_share']:.0f} %)" for row in improving])
+        late = [f"{name(row['group'])} ({PP * row['late_share']:.0f} %)" for row in improving]
+        what = some(late, SHOWN, "group")
         sentences.append(
             f"pre-training was still improving at its end: the second half brought more than {LATE:.0%} of the fall of "
             f"the loss of {what}; a longer one (pretrain.epochs or images_seen) would learn more"
         )
     return sentences
-
-
-def _named(texts: list[str]) -> str:
-    more = len(texts) - SHOWN
-    return listed([*texts[:SHOWN], *([f"{more} more group{'s' if more > 1 else ''}"] if more > 0 else [])])

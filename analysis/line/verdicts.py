@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.formatting import interval, listed, name, number, p_value, percent, signed
+from analysis.formatting import interval, listed, name, number, p_value, percent, signed, some
 from analysis.line import gaps
 from analysis.line.line_checks import FAILS, OPEN, PASSES, QUESTIONS, LineChecks, Verdict
 from analysis.options import Options
 from analysis.scales import PP, SCALES
 from analysis.stats import reliability
 from analysis.stats.least_squares import ClusteredFit
+from ray_robust.text.names import count_noun
 
 RATIO = 1.5  # of the scatter at one end of the line to that at the other, from where it is a warning
 MOST_NAMED = 4  # groups in a sentence
@@ -59,7 +60,7 @@ def _curvature(checks: LineChecks, own: pd.DataFrame, options: Options) -> tuple
     rows = checks.tests.loc[checks.tests["check"] == "curvature"]
     if checks.bend is None or not rows["p"].notna().any():
         trials = own["trial"].nunique()
-        basis = f"{trials} {options.unit}{'s' * (trials != 1)} and {len(own)} points"
+        basis = f"{count_noun(trials, options.unit)} and {len(own)} points"
         return OPEN, f"whether the baseline bends cannot be tested with {basis}"
     bend, at = checks.bend
     parabola = f"{signed(bend.value)} ({interval(bend.low, bend.high)}) at ID {percent(at)}"
@@ -178,8 +179,7 @@ def _p(value: float) -> str:
 def _named(groups: Sequence[str], points: Sequence[str] = ()) -> str:
     """Groups in a sentence, each with what is known of it, the last of many counted."""
     texts = [name(group) + more for group, more in zip(groups, points or [""] * len(groups), strict=True)]
-    rest = [f"{len(texts) - MOST_NAMED} more"] if len(texts) > MOST_NAMED else []
-    return listed([*texts[:MOST_NAMED], *rest])
+    return some(texts, MOST_NAMED)
 
 
 def ratio(noise: pd.DataFrame) -> float:

@@ -13,6 +13,7 @@ from analysis.report.score_tables import chosen_by
 from analysis.study import Analysis
 from analysis.views import metric_of
 from ray_robust.metrics import label_of
+from ray_robust.text.names import count_noun
 
 TRIAL = "trial"  # the unit of a sweep
 
@@ -73,7 +74,7 @@ def _trend(analysis: Analysis) -> str:
     if analysis.baseline is not None:
         line, own = analysis.baseline.line, analysis.points["group"] == options.baseline
         trials = analysis.points.loc[own, "trial"].nunique()
-        units = f"{trials} {options.unit}{'s' * (trials != 1)}"
+        units = count_noun(trials, options.unit)
         parts.append(
             f"Grey line: least squares through the {int(own.sum())} points ({units}) of the baseline "
             f"{name(options.baseline)}: R² {number(line.r2)}, slope {number(line.slope)}, intercept "

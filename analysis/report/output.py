@@ -115,14 +115,18 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
     }
 
 
+def advice_in(made: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the advice of every task of a verdict, in the order of the analyses."""
+    return [made["advice"], *(other["advice"] for other in made.get("tasks", {}).values())]
+
+
 def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> tuple[str, list[str]]:
     """Write the report into the folder `target`; return the address of the page, and a sentence for every figure that
     could not be drawn. Raises Unwritable."""
     from analysis.report import export, page  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    advice = [verdict["advice"], *(other["advice"] for other in verdict.get("tasks", {}).values())]
-    parts = [_part(analysis, own) for analysis, own in zip(analyses, advice, strict=True)]
+    parts = [_part(analysis, own) for analysis, own in zip(analyses, advice_in(verdict), strict=True)]
     files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
     made = [export.figures(part.analysis, part.views, part.line) for part in parts]
     drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])

@@ -28,7 +28,7 @@ from analysis.findings import (
     row_index,
     small_note,
 )  # fmt: skip
-from analysis.formatting import listed, name, number, percent, signed, span
+from analysis.formatting import name, number, percent, signed, some, span
 from analysis.scales import PP
 from analysis.scores.disagreement import disagreements
 from analysis.stats.chosen_points import ID_VAL
@@ -61,7 +61,7 @@ def summary(analysis: Analysis) -> ScoreSummary:
     scores = analysis.scores
     if scores.groups.empty:
         return ScoreSummary(None, _robustness(analysis, ""), ())
-    group = leading_group(analysis)
+    group = scores.leading(analysis.options.baseline) or analysis.options.baseline
     others = [*_behind_best(analysis), *_slopes(analysis)]
     own = [str(name_) for name_ in analysis.groups["group"] if name_ != analysis.options.baseline]
     own = list(dict.fromkeys([*own[:MOST_GROUPS], group]))
@@ -70,13 +70,6 @@ def summary(analysis: Analysis) -> ScoreSummary:
         for kind, text, key in disagreements(analysis, own)
     ]
     return ScoreSummary(_deployment(analysis, group), _robustness(analysis, group), tuple(others))
-
-
-def leading_group(analysis: Analysis) -> str:
-    """Return the group, but for the baseline, with the highest OOD score; the baseline where it is alone."""
-    table = analysis.scores.groups
-    own = table.loc[(table["score"] == OOD) & (table["group"] != analysis.options.baseline)]
-    return str(own.loc[own["mean"].idxmax(), "group"]) if len(own) else analysis.options.baseline
 
 
 def score_name(analysis: Analysis, score: str) -> str:
@@ -160,19 +153,15 @@ def _behind_best(analysis: Analysis) -> Iterator[Finding]:
     if len(rows) < 2:
         return
     best, by = rows[0]["b"], {kind: [name(row["a"]) for row in rows if state(row) == kind] for kind in STATES}
-    parts = [
-        f"lower: {_some(by['differs'])}" if by["differs"] else "",
-        f"within {analysis.options.margin:g} points of it: {_some(by['equivalent'])}" if by["equivalent"] else "",
-        f"not shown to be lower: {_some(by['open'] + by['fragile'])}" if by["open"] + by["fragile"] else "",
-    ]
+    groups = {
+        "lower": by["differs"],
+        f"within {analysis.options.margin:g} points of it": by["equivalent"],
+        "not shown to be lower": by["open"] + by["fragile"],
+    }
+    parts = [f"{what}: {some(names, MOST_LISTED)}" for what, names in groups.items() if names]
     kind = next((kind for kind in ("differs", "equivalent") if by[kind]), "open")
-    text = f"{TEST} {name(best)} scores highest; {'; '.join(filter(None, parts))}."
+    text = f"{TEST} {name(best)} scores highest; {'; '.join(parts)}."
     yield Finding(kind, text, "score_differences", {"b": best, "score": OOD, "family": BEST})
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MOST_LISTED
-    return listed(names if more <= 1 else [*names[:MOST_LISTED], f"{more} more"])
 
 
 def _slopes(analysis: Analysis) -> Iterator[Finding]:

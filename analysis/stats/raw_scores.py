@@ -65,6 +65,11 @@ class RawScores:
         own = self.groups.loc[self.groups["score"] == score]
         return str(own.loc[own["mean"].idxmax(), "group"]) if own["mean"].notna().any() else ""
 
+    def leading(self, baseline: str) -> str:
+        """Return the group, but for the baseline, with the highest OOD score; empty where none has one."""
+        own = self.groups.loc[(self.groups["score"] == OOD) & (self.groups["group"] != baseline)]
+        return str(own.loc[own["mean"].idxmax(), "group"]) if own["mean"].notna().any() else ""
+
     def mean(self, group: str, score: str = OOD) -> Mapping[str, Any]:
         """Return the row of a group's score."""
         own = self.groups.loc[(self.groups["group"] == group) & (self.groups["score"] == score)]

@@ -20,6 +20,7 @@ from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources, Spec
 from ray_robust.text.durations import duration
+from ray_robust.text.names import count_noun
 
 SHOWN_IN_A_PLAN = 60  # trials, one line each
 
@@ -86,7 +87,7 @@ def _print_time(out: Console, work: list[OpenWork], resources: Resources, decodi
     """Print how long the work takes; with `timing`, time a few steps of what has no rate yet."""
     unknown = unknown_trainings(work, resources)
     if unknown and timing:
-        what = f"times a few steps of {len(unknown)} training{'' if len(unknown) == 1 else 's'}"
+        what = f"times a few steps of {count_noun(len(unknown), 'training')}"
         with out.status(f"{what} ...") if out.is_terminal else contextlib.nullcontext():
             begun = time.monotonic()
             time_unknown(unknown, resources, len(work))

@@ -17,8 +17,10 @@ import pandas as pd
 from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checkpoint_paths import FINAL, SHARED_WEIGHTS, SUFFIX, is_finished, shared_weights, weights_of
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.text.names import count_noun
 
 UNTRAINED = ("", BASELINE, "weights")  # values of `pretrain_method` of trials that pre-train nothing here
+FINETUNING = "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Remaining:
             return "all"
         parts = [
             *(("pre-training",) if one.pretraining else ()),
-            *((_count(n),) if (n := len(one.finetunings)) else ()),
+            *((count_noun(n, FINETUNING),) if (n := len(one.finetunings)) else ()),
         ]
         return ", ".join(parts) or "no training"
 
@@ -154,15 +156,11 @@ def _sentence(trials: int, finetunings: int, pretraining: str) -> str:
     its, weights = ("its", "pre-training") if one else ("their", "pre-trainings")
     each = "" if one else " each"
     if pretraining == "needed":
-        return f"{who} {its} {weights} and {_count(finetunings)}{each}"
+        return f"{who} {its} {weights} and {count_noun(finetunings, FINETUNING)}{each}"
     more = "no more fine-tuning" if not finetunings else "one more fine-tuning" if finetunings == 1 else ""
-    need = more or f"{_count(finetunings)}{each}"
+    need = more or f"{count_noun(finetunings, FINETUNING)}{each}"
     if pretraining == "again":
         return f"{who} {need}, and {its} {weights} again: the weights are no longer there"
     if pretraining == "found":
         return f"{who} {need}; {its} {weights} {'is' if one else 'are'} found"
     return f"{who} {need}"
-
-
-def _count(finetunings: int) -> str:
-    return f"{finetunings:,} fine-tuning{'' if finetunings == 1 else 's'}"

@@ -23,7 +23,7 @@ AUGMENTATIONS = {  # in the order in which they are done
     "±40 %, grey with probability 0.2, a rectangle of up to a quarter of the image erased with probability 0.25: after "
     "SimCLR (Chen et al., ICML 2020) and random erasing (Zhong et al., AAAI 2020)",
     "randaugment": "`crop`, then two operations drawn from fourteen (contrast, shear, ...) at magnitude 9 of 30: "
-    " torchvision's RandAugment (Cubuk et al., NeurIPS 2020)",
+    "torchvision's RandAugment (Cubuk et al., NeurIPS 2020)",
     "trivialaugment": "`crop`, then one operation drawn from fourteen, at a magnitude drawn as well: torchvision's "
     "TrivialAugmentWide (Müller and Hutter, ICCV 2021)",
 }

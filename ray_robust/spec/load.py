@@ -215,10 +215,9 @@ class _SpecParser(SectionParser):
         ):
             for key in ("num_images", "per_class"):
                 if keys.get(key) not in (None, "all") and (path[0] == "baseline" or key not in baseline.finetune):
-                    what = f"is chosen by baseline.spread: auto; leave it out, or set baseline.finetune.{key} to all"
-                    what = (
-                        what if key == "num_images" else "is chosen by baseline.spread: auto; leave one of the two out"
-                    )
+                    way = "leave it out, or set baseline.finetune.num_images to all"
+                    way = way if key == "num_images" else "leave one of the two out"
+                    what = f"is chosen by baseline.spread: auto; {way}"
                     self.report((*path, key), f"{dotted((*path, key))}: {what}")
 
     def _question(self, raw: Mapping[str, Any]) -> Any:
