@@ -124,8 +124,50 @@ def test_a_label_that_says_nothing_is_pointed_out(tmp_path):
 def test_groups_too(tmp_path):
     rows = [{"path": f"{s}-{c}-{g}.jpg", "label": c, "split": s, "group": g}
             for s in SPLITS for c in "ab" for g in ("Site 1", "site 1")]  # fmt: skip
-    (warning,) = opened("task", make.table(tmp_path / "index.csv", rows)).warnings
+    warning, *_ = opened("task", make.table(tmp_path / "index.csv", rows)).warnings
     assert warning.startswith("groups that look alike count as different: 'Site 1' (10 images), 'site 1' (10 images)")
+
+
+def test_coarser_labels_too(tmp_path):
+    """A task of such a rank would learn them as different labels."""
+    kinds = {"apple": "fruit", "pear": "Fruit", "rye": "nan", "oat": "bread", "fruit": "bread"}
+    rows = [{"path": f"{label}-{i}.jpg", "label": label, "kind": kind} for label, kind in kinds.items() for i in (0, 1)]
+    assert opened("source", make.table(tmp_path / "x.csv", rows)).warnings == (
+        "names of the rank kind that look alike count as different: 'Fruit' (2 images), 'fruit' (2 images); they "
+        "differ in case",
+        "the rank kind 'nan' (2 images) counts as a name, not as a missing value",
+    )
+
+
+def rows_of(parts):
+    """Two images of every (split, label, group)."""
+    return [{"path": f"{split}-{label}-{group}-{i}.jpg", "label": label, "split": split, "group": group}
+            for split, label, group in parts for i in range(2)]  # fmt: skip
+
+
+def test_a_group_of_train_that_is_in_the_ood_test_too_is_a_leak(tmp_path):
+    """No error: where another thing than the group shifts, it may be meant."""
+    apart = [(split, label, split) for split in SPLITS for label in "ab"]
+    assert opened("task", make.table(tmp_path / "apart.csv", rows_of(apart))).warnings == ()
+    shared = [*apart, ("train", "a", "oslo"), ("ood_test", "a", "oslo"), ("id_test", "a", "train")]
+    (warning,) = opened("task", make.table(tmp_path / "shared.csv", rows_of(shared))).warnings
+    assert warning.startswith("'oslo' (2 and 2 images) is a group of train and of ood_test: their OOD images come from")
+    every = [(split, label, f"camera {i}") for split in SPLITS for label in "ab" for i in range(7)]
+    val, test = opened("task", make.table(tmp_path / "every.csv", rows_of(every))).warnings
+    assert "'camera 4' (4 and 4 images) and 2 more are groups of train and of ood_val: " in val
+    assert " are groups of train and of ood_test: " in test
+
+
+def test_labels_that_one_test_lacks_make_two_scores_of_different_labels(tmp_path):
+    whole = [(split, label, split) for split in SPLITS for label in "abc"]
+    lacks = [part for part in whole if part[:2] not in {("ood_test", "c"), ("id_test", "a")}]
+    ood, id_ = opened("task", make.table(tmp_path / "x.csv", rows_of(lacks))).warnings
+    assert ood.startswith(
+        "id_test has labels that ood_test lacks, 'c' (2 images): ID and OOD scores are over different"
+    )
+    assert id_.startswith("ood_test has labels that id_test lacks, 'a' (2 images): ")
+    neither = [part for part in whole if part[0] == "train" or part[1] != "c"]  # trained on, and never asked for
+    assert opened("task", make.table(tmp_path / "y.csv", rows_of(neither))).warnings == ()
 
 
 def test_many_sets_are_counted(tmp_path):

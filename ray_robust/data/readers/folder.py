@@ -20,7 +20,13 @@ from pydantic import AfterValidator, Field
 from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Zip, absolute
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
-from ray_robust.data.readers.label_checks import check_labels, check_split_names, check_splits, label_warnings
+from ray_robust.data.readers.label_checks import (
+    check_labels,
+    check_split_names,
+    check_splits,
+    label_warnings,
+    split_warnings,
+)
 from ray_robust.data.readers.table import Table, first_few, read_table
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import kind_at
@@ -106,7 +112,8 @@ def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False)
     counts = frame["label"].value_counts()
     if lonely := sorted(counts.index[counts == 1]):
         notes.append(f"{len(lonely)} classes have a single image: {', '.join(lonely[:8])}.")
-    return make_listing(frame, table.files, _licence(path), tuple(notes), table.ranks, options.label)
+    warnings = split_warnings(frame) if splits else ()
+    return make_listing(frame, table.files, _licence(path), tuple(notes), table.ranks, options.label, None, warnings)
 
 
 def make_listing(
@@ -117,6 +124,7 @@ def make_listing(
     ranks: tuple[str, ...] = (),
     label: str = "label",
     classes: tuple[str, ...] | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> Listing:
     """Return the listing of a checked table: columns key, label[, split][, group] and `rank <name>` for each of
     `ranks`; those of `with_stamps` too where the files were looked at already.
@@ -140,7 +148,7 @@ def make_listing(
         fingerprint=digest.hexdigest(),
         licence=licence,
         notes=notes,
-        warnings=label_warnings(frame, files.where),
+        warnings=(*label_warnings(frame, files.where), *warnings),
         provisional=True,
     )
     more: dict = {}

@@ -16,6 +16,7 @@ from ray_robust.data.readers.table import Table, first_few
 from ray_robust.errors import Problem, did_you_mean
 from ray_robust.text.names import count_noun, describe_difference, is_missing, lookalikes, quoted
 
+RANK = "rank "  # begins the name of a column of coarser labels
 SHOWN = 5  # sets of names of one kind that are told one by one; the rest are counted
 TRAINING = ("train", "training")  # of SPLIT_NAMES, those that are trained on
 SPLIT_NAMES = frozenset(
@@ -97,9 +98,11 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
 
 
 def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
-    """Return what may be a mistake in the columns label and group of the images at `where`, a sentence each."""
+    """Return what may be a mistake in the columns label, group and `rank <name>` of the images at `where`, a sentence
+    each."""
     warnings: list[str] = []
-    for column, word in (("label", "labels"), ("group", "groups")):
+    ranks = {column: f"names of the rank {column[len(RANK) :]}" for column in frame if str(column).startswith(RANK)}
+    for column, word in {"label": "labels", "group": "groups", **ranks}.items():
         if column not in frame:
             continue
         counts = frame[column].astype(str).value_counts(sort=False)
@@ -116,6 +119,41 @@ def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
                 f"the {column} {name!r} ({count_noun(counts[name], 'image')}) counts as a name, not as a missing value"
             )
     return (*warnings, *_split_name_warnings(frame, where))
+
+
+def split_warnings(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return what makes the OOD test something else than it seems, a sentence each: groups that training has as well,
+    and labels that only one of the two tests has. `frame` has the columns label, split and perhaps group, as text."""
+    return (*(_leaking_groups(frame) if "group" in frame else ()), *_uneven_labels(frame))
+
+
+def _leaking_groups(frame: pd.DataFrame) -> Iterator[str]:
+    counts = pd.crosstab(frame["group"], frame["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    for split in ("ood_val", "ood_test"):
+        shared = counts[(counts["train"] > 0) & (counts[split] > 0)]
+        if not shared.empty:
+            listed = [f"{quoted(str(g))} ({row['train']} and {row[split]} images)" for g, row in shared.iterrows()]
+            yield (
+                f"{_first(listed)} {'is a group' if len(listed) == 1 else 'are groups'} of train and of {split}: their "
+                "OOD images come from what was trained on. Give every group one split, or name another column as group "
+                "if it is not what shifts"
+            )
+
+
+def _uneven_labels(frame: pd.DataFrame) -> Iterator[str]:
+    counts = pd.crosstab(frame["label"], frame["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    for lacking, other in (("ood_test", "id_test"), ("id_test", "ood_test")):
+        only = counts[(counts[lacking] == 0) & (counts[other] > 0)]
+        if not only.empty:
+            listed = [f"{quoted(str(label))} ({count_noun(row[other], 'image')})" for label, row in only.iterrows()]
+            yield (
+                f"{other} has labels that {lacking} lacks, {_first(listed)}: ID and OOD scores are over different "
+                "labels. Give both tests images of each, or leave such labels out"
+            )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:

@@ -43,6 +43,7 @@ from ray_robust.data.pool import (
     seed_of,
 )
 from ray_robust.data.readers.folder import key_ids
+from ray_robust.data.readers.label_checks import split_warnings
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.spec.class_selection import parse_granularity
 from ray_robust.spec.values import number_for
@@ -226,6 +227,7 @@ class Subpopulation(Task):
             what = f"no images of {', '.join(lacking[:SHOWN])}{', ...' if len(lacking) > SHOWN else ''} in train"
             raise UserError(f"task {self.name}: {what}: too few for these shares")
         groups = _group_names(whole, kept)
+        words = pd.DataFrame({"label": np.array(names, object)[label_of[classes]], "split": np.array(SPLITS)[split]})
         digest = hashlib.blake2b(repr((names, groups)).encode(), digest_size=8)
         for part in (label_of[classes], group_of[classes], split):
             digest.update(part.tobytes())
@@ -244,7 +246,7 @@ class Subpopulation(Task):
             group=group_of[classes],
             groups=groups,
             notes=(*whole.notes, note, *division.notes),
-            warnings=whole.warnings,
+            warnings=(*whole.warnings, *split_warnings(words)),
         )
         return catalog, rows
 
