@@ -252,11 +252,14 @@ def run_pilot(bare: Sweep, whole: SweepRun, stack: contextlib.ExitStack) -> Choi
     stack  keeps the cluster, for the rest of the sweep
     """
     run, plan = whole.run, pilot_plan(bare)
-    todo = _without(plan, finished_trials(run, plan))
+    done = finished_trials(run, plan)
+    todo = _without(plan, done)
     if len(todo):
         whole.out.print(f"pilot    {spread_sentence(bare, Choice(PILOT, False))}", markup=False, soft_wrap=True)
         pilot = replace(whole, sweep=replace(bare, plan=plan, notes=()), written=whole.sweep, stack=stack)
+        pilot.left = remaining_of(run, plan, done)
         pilot._run_trials(todo)
+        provenance.record_throughput(run, pilot._work(todo), bare.spec.resources)
         whole.cluster = pilot.cluster
     choice = decide(bare, RunFolder(run.storage))
     if choice is None:
