@@ -6,6 +6,7 @@ import copy
 import pickle
 from types import SimpleNamespace
 
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from ray_robust.errors import UserError
@@ -58,6 +59,14 @@ def test_a_mistake_ends_the_search_when_what_runs_has_ended():
     searcher.suggest("a")
     assert searcher.suggest("b") == Searcher.FINISHED
     assert searcher.error is mistake
+
+
+def test_tune_can_write_a_searcher_whatever_its_search_holds(tmp_path):
+    """Tune pickles it when a run begins; a search may hold the console, locks and threads."""
+    search = Given(1)
+    with open(tmp_path / "log.txt", "w") as log:
+        search.may_go_on = lambda: log.write("") == 0
+        assert cloudpickle.dumps(TuneSearcher(search, 2, lambda trial: print(trial, file=log)))
 
 
 def test_a_trial_travels_as_a_text_that_knows_it():

@@ -54,6 +54,9 @@ class TuneSearcher(Searcher):
         self.error: UserError | None = None
         self._running: dict[str, str] = {}  # Tune's id -> ours; also of trials that wait for a worker
 
+    def __getstate__(self) -> dict:  # Tune writes its searcher to disk; nobody reads it from there
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         if len(self._running) >= self.max_concurrent + AHEAD:
             return None
