@@ -162,3 +162,15 @@ def test_there_is_advice_where_no_group_has_a_point_inside_the_range(trials):
 def test_every_reason_is_in_the_schema():
     schema = json.loads((Path(__file__).parents[1] / "analysis/verdict.schema.json").read_text("utf-8"))
     assert set(schema["$defs"]["advice"]["properties"]["reason"]["enum"]) == set(REASONS)
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_a_baseline_alone_is_told_first_that_there_is_nothing_to_compare(missing, tmp_path):
+    """Of a run whose other groups are planned, failed or not begun the remedy is the same command, not more groups."""
+    points = sweep({"num_images=4000": 3.0} if missing else {})
+    run_folder(tmp_path / "run", points, unfinished=missing)
+    table, options = read_runs((str(tmp_path / "run"),))
+    first = advise(analyse_all(table, options)[0], table)[0]
+    assert first.reason == "no_group"
+    wanted = "Run the same command again: it runs the groups that are missing" if missing else "Add groups to compare"
+    assert first.action.startswith(wanted)

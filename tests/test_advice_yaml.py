@@ -145,6 +145,34 @@ def test_a_run_without_a_baseline_gets_one(tmp_path):
     check(file, *design(file).first_baseline(), tmp_path)
 
 
+WHOLE = {
+    "tasks": ("task", "task: {grid: [{name: camera-traps}, {name: camera-traps, shift: 0.5}]}"),
+    "models": ("model", "model: {name: {grid: [test_resnet, test_byobnet]}, image_size: 32}"),
+    "fine-tunings": (
+        "finetune",
+        "finetune: {grid: [{epochs: 3, evaluate_every: 1}, {epochs: 6, lr: 1e-4}]}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WHOLE)
+@pytest.mark.parametrize("baseline", ["none", "scratch"])
+def test_a_grid_of_whole_sections_is_counted_too(what, baseline, tmp_path):
+    key, text = WHOLE[what]
+    own = (ROOT / "sweeps/quantity.yaml").read_text("utf-8")
+    own = re.sub(rf"(?m)^{key}:.*\n(?:[ \t#].*\n|\n)*", f"{text}\n", own)
+    file = tmp_path / "before" / "quantity.yaml"
+    file.parent.mkdir()
+    file.write_text(re.sub(r"(?m)^baseline:.*$", f"baseline: {baseline}", own))
+    run = design(file)
+    if baseline == "none":
+        check(file, *run.first_baseline(), tmp_path)
+    else:
+        check(file, *run.with_seeds(6), tmp_path)
+        if run.from_scratch:
+            check(file, *run.spread([250], [30], 5), tmp_path)
+
+
 def test_the_time_is_that_of_the_runs_own_baseline():
     file = ROOT / "sweeps/quantity.yaml"
     rows = [

@@ -31,12 +31,20 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
         *weak_line(analysis),
         *fragile(analysis, claims),
     ]
-    return advice[:MOST] or [_alone(analysis) if len(analysis.groups) < 2 else _settled(analysis)]
+    if len(analysis.groups) < 2:
+        advice = [_alone(analysis, run), *advice]
+    return advice[:MOST] or [_settled(analysis)]
 
 
-def _alone(analysis: Analysis) -> Advice:
+def _alone(analysis: Analysis, run: RunDesign | None) -> Advice:
     line = analysis.baseline.line.r2 if analysis.baseline else float("nan")
     evidence = f"The line of {name(analysis.options.baseline)} holds (R^2 {line:.2f}), and no other group has scores."
+    if run is not None and (run.draws or any(row["group"] != analysis.options.baseline for row in run.plan)):
+        action = (
+            "Run the same command again: it runs the groups that are missing, and tries again what failed; reasons and "
+            "logs are listed in Failures."
+        )
+        return Advice("no_group", evidence, action)
     return Advice("no_group", evidence, "Add groups to compare: in a sweep, a `pretrain` section with a grid.")
 
 

@@ -144,7 +144,7 @@ class RunDesign:
     def first_baseline(self) -> tuple[str, Cost]:
         """Return a section `baseline` for a run that has none, and its cost."""
         finetune = self.spec.get("finetune") or {}
-        levels = [] if "grid" in finetune else self._levels(finetune)
+        levels = self._levels(finetune)
         each = sum(self._images_of(level) for level in levels)
         return written({"baseline": BASELINE}), self._priced(len(levels), each, len(self.seeds))
 
@@ -184,10 +184,14 @@ class RunDesign:
     @property
     def _copies(self) -> int:
         """How many models and tasks each fine-tuning is run for."""
-        return prod(len(one) for key in ("model", "task") for _, one in axes(self.spec.get(key) or {}))
+        return prod(len(one) for key in ("model", "task") for _, one in axes({key: self.spec.get(key)}))
 
     def _levels(self, finetune: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Every combination of the keys' values, each once: those of a model from scratch, whose method is `full`."""
+        if isinstance(alternatives := finetune.get("grid"), list):  # of whole sections
+            rest = {key: value for key, value in finetune.items() if key != "grid"}
+            whole = [level for one in alternatives for level in self._levels({**one, **rest})]
+            return [level for i, level in enumerate(whole) if level not in whole[:i]]
         plain = {key: value for key, value in finetune.items() if key not in ("method", "probe_epochs", "probe_lr")}
         varied = dict(axes(plain))
         levels: list[dict[str, Any]] = []
