@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.formatting import listed, name, number, percent, signed, span
 from analysis.stats.contrasts import claimed, state
+from analysis.stats.refusals import reason_of
 from analysis.stats.sensitivity import ONE_TRIAL
 from analysis.study import Analysis
 
@@ -66,7 +67,7 @@ def findings(analysis: Analysis) -> list[Finding]:
         text = "Not established: effective robustness, because no baseline line can be fitted."
         return [Finding("open", text, "trends", line if index is not None else {}, index)]
     if analysis.refused:
-        text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
+        text = f"Not established: effective robustness, because {listed(list(map(reason_of, analysis.refusals)))}."
         return [Finding("open", text, "trends", line, index)]
     factors = [finding for i, row in enumerate(records(analysis.factor_table)) for finding in _factor(analysis, i, row)]
     order = list(STATES)
