@@ -2,14 +2,15 @@
 
 A claim is made only where a 95 % interval excludes 0 and survives Holm's correction, "no effect" only where the
 equivalence test passes (Schuirmann 1987: the 90 % interval lies inside the margin; Holm likewise), and either only
-where it holds in every check of `sensitivity`: else it reads "not robust to ...". All else reads "not established".
+where it holds in every check of `sensitivity`: else it ends with "this does not hold ...". All else reads "not
+established".
 A slope over a number is claimed where ER is straight in it; where it is not, neighbouring levels are compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.formatting import listed, name, number, percent, signed, span
+from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import claimed, state
-from analysis.stats.refusals import reason_of
-from analysis.stats.sensitivity import ONE_TRIAL
 from analysis.study import Analysis
 
 MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline, and pairs, with a sentence of their own
 STATES = {
     "differs": "differs",
     "equivalent": "no effect in margin",
-    "fragile": "not robust",
+    "fragile": "fails a check",
     "open": "not established",
 }
 STRAIGHT = 0.05  # p under which ER is taken not to be straight in a number: no slope is claimed then
@@ -67,7 +67,7 @@ def findings(analysis: Analysis) -> list[Finding]:
         text = "Not established: effective robustness, because no baseline line can be fitted."
         return [Finding("open", text, "trends", line if index is not None else {}, index)]
     if analysis.refused:
-        text = f"Not established: effective robustness, because {listed(list(map(reason_of, analysis.refusals)))}."
+        text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
         return [Finding("open", text, "trends", line, index)]
     factors = [finding for i, row in enumerate(records(analysis.factor_table)) for finding in _factor(analysis, i, row)]
     order = list(STATES)
@@ -118,17 +118,12 @@ def make_finding(
     index: int | None,
     unit: str = "trial",
 ) -> Finding:
-    """Return the finding of a row, with the checks in its columns `survived` and `not_robust_to`, which begin the text
+    """Return the finding of a row, with the checks in its columns `survived` and `not_robust_to`, which end the text
     of a fragile one. `unit` is what one cluster is called."""
     survived, failed = (tuple(filter(None, row[c].split("; "))) for c in ("survived", "not_robust_to"))
     if kind == "fragile":
-        text = f"Not robust to {listed(check_names(failed, unit))}: {text}"
+        text = with_failures(text, failed, unit)
     return Finding(kind, text, table, key, index, survived, failed)
-
-
-def check_names(checks: Sequence[str], unit: str) -> list[str]:
-    """Return what checks are called for people: of a table "any one row" is left out, not a trial."""
-    return [f"any one {unit}" if check == ONE_TRIAL else check for check in checks]
 
 
 def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:

@@ -81,9 +81,7 @@ def test_a_poor_line_refuses_the_verdict():
     assert found.refused
     assert found.groups["er"].isna().all()
     assert found.contrasts["delta_er"].isna().all()
-    assert findings(found)[0].startswith(
-        "Not established: effective robustness, because R^2 of the baseline line is 0."
-    )
+    assert findings(found)[0].startswith("Not established: effective robustness, because R² of the baseline line is 0.")
     assert any("under the floor of 0.8" in w for w in found.warnings)
 
 

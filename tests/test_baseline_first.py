@@ -120,7 +120,7 @@ def test_a_line_is_described_with_what_the_design_can_find(tmp_path):
     line, power = verdict.sentences
     assert verdict.holds
     assert verdict.refusals == ()
-    assert line.startswith("baseline  a line: R^2 0.9")
+    assert line.startswith("baseline  a line: R² 0.9")
     assert "(floor 0.8) over 36 points, slope 0." in line
     assert "it gives ER at ID scores from " in line
     assert "bend" in line
@@ -136,7 +136,6 @@ def test_too_few_baseline_trials_leave_the_published_spread(tmp_path):
 def test_the_verdict_is_that_of_the_report(tmp_path):
     """On the baseline's points alone; others change nothing of it, nor does a group that has not run."""
     from analysis.input.run_points import read_run
-    from analysis.stats.refusals import reason_of
     from analysis.study import analyse_all
 
     made = points()
@@ -145,8 +144,8 @@ def test_the_verdict_is_that_of_the_report(tmp_path):
     verdict = judged(tmp_path, made)
     assert not verdict.holds
     table, options = read_run(str(tmp_path / "run"))
-    assert verdict.refusals == ("; ".join(map(reason_of, analyse_all(table, options)[0].refusals)),)
-    start = "baseline  no line, so no effective robustness: R^2 of the baseline line is 0."
+    assert verdict.refusals == ("; ".join(analyse_all(table, options)[0].refusals),)
+    start = "baseline  no line, so no effective robustness: R² of the baseline line is 0."
     assert verdict.sentences[0].startswith(start)
     assert "no verdict" not in verdict.sentences[0]
 
@@ -236,8 +235,8 @@ def test_a_sweep_whose_baseline_makes_no_line_ends_at_once_again_and_again(done_
     for _ in range(2):
         assert done_baseline(False, *STOP) == 1
         printed = capsys.readouterr().out
-        assert printed.count("baseline  no line, so no effective robustness: R^2 of the baseline line is 0.") == 1
-        assert "stopped  after the baseline, which makes no line (R^2 of the baseline line is 0." in printed
+        assert printed.count("baseline  no line, so no effective robustness: R² of the baseline line is 0.") == 1
+        assert "stopped  after the baseline, which makes no line (R² of the baseline line is 0." in printed
         assert "): 6 trials were not begun. The report says what to change, --set baseline.spread" in printed
         assert "3 trials done, 0 failed, 6 not run" in printed
     assert (tmp_path / "run" / "results.csv").read_text().count("scratch") >= 6
@@ -295,7 +294,7 @@ def test_a_command_that_goes_on_within_the_baseline_waits_for_what_is_missing_of
 def test_the_sweep_goes_on_where_there_is_a_line_or_the_key_is_taken_back(done_baseline, capsys):
     with pytest.raises(ClusterAsked):
         done_baseline(True, *STOP)
-    assert "baseline  a line: R^2 0.9" in capsys.readouterr().out
+    assert "baseline  a line: R² 0.9" in capsys.readouterr().out
     with pytest.raises(ClusterAsked):
         done_baseline(False)
     printed = capsys.readouterr().out

@@ -93,11 +93,11 @@ def test_refused_where_the_baseline_makes_no_line():
     r2 = found.baseline.line.r2
     ((kind, text),) = said_of(found)
     assert kind == "open"
-    assert text.startswith("Not established: effective robustness, because R^2 of the baseline line is 0.")
+    assert text.startswith("Not established: effective robustness, because R² of the baseline line is 0.")
     assert ", under the floor of 0.8 and the baseline line is not shown to rise, slope " in text
     assert "no verdict" not in text  # which each refusal says for itself
     assert len(found.refusals) == 2
-    assert found.refusals[0].startswith(f"R^2 of the baseline line is {r2:.2f}, under the floor of 0.8")
+    assert found.refusals[0].startswith(f"R² of the baseline line is {r2:.2f}, under the floor of 0.8")
     assert findings(found)[0].row == {"group": "scratch", "scale": "probit"}
     assert verdict([found])["refused"] is True
 

@@ -107,7 +107,19 @@ def test_groups_of_the_shipped_sweeps_keep_their_colours_without_any_one_level(n
     whole = styles_of(labels)
     assert len({style.colour for style in whole}) == len(labels) > 1
     for left_out in labels:
-        assert styles_of([other for other in labels if other != left_out]) == [s for s in whole if s.group != left_out]
+        fewer = styles_of([other for other in labels if other != left_out])
+        rest = [style for style in whole if style.group != left_out]
+        assert [(style.group, style.colour) for style in fewer] == [(style.group, style.colour) for style in rest]
+        moved = [one for one, other in zip(fewer, rest, strict=True) if one.shape != other.shape]
+        assert len(moved) <= len(rest) / 2
+
+
+@pytest.mark.parametrize(
+    "names", [quantity(1000, 7000), quantity(*(7**i for i in range(1, 7))), [f"kind {i}" for i in range(7)]]
+)
+def test_no_two_groups_and_not_the_baseline_have_one_shape_while_there_are_enough(names):
+    shapes = [style.shape for style in styles_of(names)]
+    assert len({*shapes, palette.BASELINE_SHAPE}) == len(names) + 1
 
 
 def test_groups_of_the_published_table_have_their_own_colours_in_any_order_and_choice():

@@ -239,5 +239,6 @@ def test_claims_that_do_not_hold_without_duplicates_are_held_back():
     assert lost.difference("num_images=1000")["not_robust_to"] == "duplicates"
     found = summary(replace(analysed(gain), scores=lost)).deployment
     assert found.kind == "fragile"
-    assert found.text.startswith("Not robust to duplicates: On the shifted test: ")
+    assert found.text.startswith("On the shifted test: ")
+    assert found.text.endswith("does not hold without duplicate test images.")
     assert not lost.difference("num_images=1000", "id")["not_robust_to"]

@@ -24,6 +24,8 @@ REASONS = {
     "extrapolated": "groups lie outside the baseline's ID range",
     "fragile": "a finding does not hold in every check",
     "weak_line": "a check of the baseline's line fails",
+    "hardly_learned": "a pre-training hardly learned",
+    "still_improving": "a pre-training was still improving at its end",
     "no_group": "there is no group to compare",
     "settled": "every comparison is decided",
 }

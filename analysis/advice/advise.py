@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis.advice.advice import Advice
+from analysis.advice.pretraining import unlearned
 from analysis.advice.remaining import fragile, outside, weak_line
 from analysis.advice.remedies import for_refused
 from analysis.advice.run_design import RunDesign
@@ -22,14 +23,16 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
     `table` is what the analysis was made of; of a run folder its spec is read, so that the advice has YAML and a cost.
     """
     run = RunDesign.of(table, analysis.points) if table is not None else None
+    first = unlearned(analysis, run)
     if analysis.refused:
-        return for_refused(analysis, run)[:MOST]
+        return [*first, *for_refused(analysis, run)][:MOST]
     claims = findings(analysis)
     advice = [
+        *first,
         *undecided(analysis, claims, run),
         *outside(analysis, run),
-        *weak_line(analysis),
-        *fragile(analysis, claims),
+        *weak_line(analysis, run),
+        *fragile(analysis, claims, run),
     ]
     if len(analysis.groups) < 2:
         advice = [_alone(analysis, run), *advice]
@@ -38,7 +41,7 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
 
 def _alone(analysis: Analysis, run: RunDesign | None) -> Advice:
     line = analysis.baseline.line.r2 if analysis.baseline else float("nan")
-    evidence = f"The line of {name(analysis.options.baseline)} holds (R^2 {line:.2f}), and no other group has scores."
+    evidence = f"The line of {name(analysis.options.baseline)} holds (R² {line:.2f}), and no other group has scores."
     if run is not None and (run.draws or any(row["group"] != analysis.options.baseline for row in run.plan)):
         action = (
             "Run the same command again: it runs the groups that are missing, and tries again what failed; reasons and "

@@ -178,7 +178,7 @@ def _few_points(line: _Line) -> Cause | None:
     low, high = max(tanh(atanh(r) - reach), 0.0) ** 2, tanh(atanh(r) + reach) ** 2
     if high < target_r2(line.floor):
         return None
-    text = f"R^2 is {number(r2, 2)} from {count} points, which leaves anything from {low:.2f} to {high:.2f} possible."
+    text = f"R² is {number(r2, 2)} from {count} points, which leaves anything from {low:.2f} to {high:.2f} possible."
     return Cause("few_points", text, line.signal, max(line.times, 1.0), line.room)
 
 
@@ -188,7 +188,7 @@ def _few_trials(line: _Line) -> Cause | None:
     if line.signal.r2 < line.floor or line.signal.slope <= 0 or not line.slope[1] <= 0:
         return None
     text = (
-        f"R^2 is {number(line.signal.r2, 2)}, but {trials} {line.analysis.options.unit}s leave the slope at "
+        f"R² is {number(line.signal.r2, 2)}, but {trials} {line.analysis.options.unit}s leave the slope at "
         f"{line.slope_text}."
     )
     return Cause("few_trials", text, line.signal, 1.0, line.room)
@@ -203,7 +203,7 @@ def _level(line: _Line) -> Cause | None:
         return None
     text = (
         f"Over ID scores of {line.id_text} the slope is {line.slope_text}; a usual slope of {USUAL_SLOPE:g} would show "
-        f"as an R^2 of {number(usual, 2)}."
+        f"as an R² of {number(usual, 2)}."
     )
     return Cause("level", text, line.signal)
 
@@ -222,7 +222,7 @@ def _test_images(line: _Line) -> Cause | None:
              if f"{side}_images" in line.own else np.nan for side in ("id", "ood")]  # fmt: skip
     images = f" ({sizes[0]:,.0f} ID and {sizes[1]:,.0f} OOD images)" if np.isfinite(sizes).all() else ""
     text = (
-        f"Sampling error of the tests{images} makes {percent(share, 0)} of the variance around the line, whose R^2 is "
+        f"Sampling error of the tests{images} makes {percent(share, 0)} of the variance around the line, whose R² is "
         f"{number(line.signal.r2, 2)} over ID scores of {line.id_text}."
     )
     return Cause("test_images", text, line.signal, line.room, line.room)
@@ -233,9 +233,9 @@ def _noisy(line: _Line) -> Cause | None:
         return None
     best = line.planned.expected_r2(line.room)
     text = (
-        f"Points scatter by {number(_scatter(line), 1)} points of OOD around the line (R^2 "
+        f"Points scatter by {number(_scatter(line), 1)} points of OOD around the line (R² "
         f"{number(line.signal.r2, 2)}, ID {line.id_text}); with that scatter{line.assumption} even the widest ID range "
-        f"would give an R^2 of about {number(best, 2)}."
+        f"would give an R² of about {number(best, 2)}."
     )
     return Cause("noisy", text, line.signal, line.room, line.room)
 
@@ -245,8 +245,8 @@ def _narrow(line: _Line) -> Cause:
     aim = line.signal.low_at(times)
     text = (
         f"ID scores span {line.id_text}, and points scatter by {number(_scatter(line), 1)} points of OOD around the "
-        f"line (slope {line.slope_text}, R^2 {number(line.signal.r2, 2)}, floor {line.floor:g}). At that scatter"
-        f"{line.assumption} a range {number(times, 1)} times as wide, for example from {percent(aim, 0)}, gives an R^2 "
+        f"line (slope {line.slope_text}, R² {number(line.signal.r2, 2)}, floor {line.floor:g}). At that scatter"
+        f"{line.assumption} a range {number(times, 1)} times as wide, for example from {percent(aim, 0)}, gives an R² "
         f"of about {number(line.planned.expected_r2(times), 2)}."
     )
     return Cause("narrow", text, line.signal, times, line.room)

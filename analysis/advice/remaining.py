@@ -8,33 +8,33 @@ from analysis.advice.advice import Advice
 from analysis.advice.run_design import RunDesign
 from analysis.advice.widening import signal, smaller_sizes
 from analysis.findings import Finding
-from analysis.formatting import listed, name, percent, some
+from analysis.formatting import listed, name, number, percent, some
 from analysis.line.line_checks import FAILS
-from analysis.scales import SCALES
+from analysis.scales import PP, SCALES
 from analysis.stats import sensitivity
+from analysis.stats.check_words import does_not_hold
 from analysis.study import Analysis
+from ray_robust.text.names import count_noun
 
 PART = 0.25  # of a group's points outside the range, from which it is worth mentioning
 MOST_NAMED = 4
-SETTLES: Mapping[str, str] = {
-    "a curve": "baseline points at the ID scores of the groups compared",
-    sensitivity.ERRORS: "more ID test images",
-    sensitivity.SCHEDULE: "the same epochs and learning rates for the baseline as for the groups",
-    "unequal noise": "more baseline seeds at low ID scores",
-    "other scales": "a baseline range that ends where the groups' does",
-    sensitivity.ONE_TRIAL: "more seeds",
-    sensitivity.ONE_LEVEL: "more levels of the number that varies",
-    "duplicates": "test images that occur nowhere else",
-}
 CHECKS: Mapping[str, str] = {
-    "curvature": "Differences of that size may be the curve's: compare groups at ID scores where the baseline has "
-    "points, and add baseline points there.",
     "reliability": "Test on more ID images: the line is too flat, which favours groups at high ID scores.",
-    "schedule": "Fine-tune the baseline with the epochs and rates of the groups, and spread it by training-set sizes "
-    "instead.",
     "scatter": "Add baseline points where they scatter most, or compare groups at the other end.",
     "gaps": "Add baseline points inside the gap: a training-set size between those that end at it.",
 }
+SAME_SCHEDULE = (
+    "Fine-tune the baseline with the epochs and rates of the groups, and spread it by training-set sizes instead."
+)
+SETTLES: Mapping[str, str] = {
+    sensitivity.ERRORS: "more ID test images",
+    sensitivity.SCHEDULE: "a baseline with the epochs and rates of the groups, spread by training-set sizes",
+    "unequal noise": "more baseline seeds",
+    sensitivity.ONE_TRIAL: "more seeds",
+    sensitivity.ONE_LEVEL: "more levels of the number that varies",
+    sensitivity.DUPLICATES: "test images that occur nowhere else",
+}
+MORE_SEEDS = 2  # times as many for the baseline, where its noise is uneven
 
 
 def outside(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
@@ -84,20 +84,80 @@ def _reach(analysis: Analysis, run: RunDesign | None, side: str, evidence: str) 
     return Advice("extrapolated", evidence, action, text, cost)
 
 
-def fragile(analysis: Analysis, claims: list[Finding]) -> list[Advice]:
-    """Return advice on claims that do not hold in every check: what would settle them."""
+def fragile(analysis: Analysis, claims: list[Finding], run: RunDesign | None = None) -> list[Advice]:
+    """Return advice on claims that do not hold in every check: what not to act on, and what would settle it."""
     own = [claim for claim in claims if claim.kind == "fragile"]
     checks = list(dict.fromkeys(check for claim in own for check in claim.not_robust_to))
     if not own:
         return []
-    evidence = f"{len(own)} finding{'s do' if len(own) > 1 else ' does'} not hold in every check: {listed(checks)}."
-    settles = listed(list(dict.fromkeys(SETTLES[check] for check in checks if check in SETTLES)))
-    return [Advice("fragile", evidence, f"What would settle it: {settles}.")]
+    unit = analysis.options.unit
+    evidence = (
+        f"{count_noun(len(own), 'finding')} {'does' if len(own) == 1 else 'do'} not hold in every check: "
+        f"{some([_named(claim, unit) for claim in own], MOST_NAMED)}."
+    )
+    settles = [SETTLES[check] for check in checks if check in SETTLES and not _by_pilot(check, run)]
+    action = f"Count {'it' if len(own) == 1 else 'these'} as not established."
+    if settles:
+        action += f" What would settle it: {listed(list(dict.fromkeys(settles)))}."
+    if run is None or not run.from_scratch or "unequal noise" not in checks:
+        return [Advice("fragile", evidence, action)]
+    seeds = MORE_SEEDS * run.baseline_seeds
+    text, cost = run.spread(seeds=seeds)
+    paste = f"{seeds} baseline seeds: paste this in place of `baseline`."
+    return [Advice("fragile", evidence, f"{action} {paste}", text, cost)]
 
 
-def weak_line(analysis: Analysis) -> list[Advice]:
+def _named(claim: Finding, unit: str) -> str:
+    """A finding by what it compares, and where it does not hold."""
+    a, b, factor = (claim.row.get(key) for key in ("a", "b", "factor"))
+    what = f"{name(a)} against {name(b)}" if a and b else f"the effect of {name(factor)}"
+    return f"{what} ({does_not_hold(claim.not_robust_to, unit)})"
+
+
+def _by_pilot(check: str, run: RunDesign | None) -> bool:
+    """Whether a check asks for what a pilot decides, which chose otherwise."""
+    return check == sensitivity.SCHEDULE and run is not None and run.spread_by_pilot
+
+
+def weak_line(analysis: Analysis, run: RunDesign | None = None) -> list[Advice]:
     """Return advice on checks that the baseline's line fails although its R^2 clears the floor."""
     if analysis.line is None or analysis.refused:
         return []
-    failed = [verdict for verdict in analysis.line.verdicts if verdict.state == FAILS and verdict.check in CHECKS]
-    return [Advice("weak_line", f"{one.text[:1].upper()}{one.text[1:]}.", CHECKS[one.check]) for one in failed]
+    advice = []
+    for verdict in analysis.line.verdicts:
+        evidence = f"{verdict.text[:1].upper()}{verdict.text[1:]}."
+        if verdict.state != FAILS:
+            continue
+        if verdict.check == "curvature":
+            advice += _bend(analysis)
+        elif verdict.check == "schedule":
+            advice += [] if _by_pilot(sensitivity.SCHEDULE, run) else [Advice("weak_line", evidence, SAME_SCHEDULE)]
+        elif verdict.check in CHECKS:
+            advice.append(Advice("weak_line", evidence, CHECKS[verdict.check]))
+    return advice
+
+
+def _bend(analysis: Analysis) -> list[Advice]:
+    """What a bend of the baseline means at the ID scores where groups lie; nothing where it is less than the margin
+    there, or no group has a point in the baseline's range."""
+    options, line = analysis.options, analysis.line
+    others = analysis.points.loc[
+        (analysis.points["group"] != options.baseline) & ~analysis.points["extrapolated"], "id"
+    ]
+    if line is None or others.empty:
+        return []
+    low, high = float(others.min()), float(others.max())
+    apart = PP * line.curve[["square", "spline"]].sub(line.curve["line"], axis=0).abs().max(axis=1)
+    inside = apart.loc[line.curve["id"].between(low, high)].dropna()
+    if inside.empty or inside.max() < options.margin:
+        return []
+    most, at = float(inside.max()), percent(float(line.curve.loc[inside.idxmax(), "id"]), 0)
+    evidence = (
+        f"The baseline's line is curved: at the ID scores of the groups ({percent(low, 0)} to {percent(high, 0)}) a "
+        f"curve lies up to {number(most, 1)} points of OOD from it, at ID {at}."
+    )
+    action = f"Do not act on a difference of ER under {number(most, 1)} points near ID {at}: it may be the curve's."
+    gaps = next((one for one in line.verdicts if one.check == "gaps"), None)
+    if gaps is not None and gaps.state == FAILS:
+        action += " Baseline points there would tell."
+    return [Advice("weak_line", evidence, action)]

@@ -168,7 +168,7 @@ def _bent(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advic
         section = {"scale": scale, "margin": options.margin, "min_r2": options.min_r2}
         how = f"Paste this, or add --scale {scale} to the command of the analysis." if run else f"Add --scale {scale}."
         action = (
-            f"Use {scale} axes, on which the same points have an R^2 of {number(best['r2'], 2)}. {how} The choice is "
+            f"Use {scale} axes, on which the same points have an R² of {number(best['r2'], 2)}. {how} The choice is "
             "then made after looking: report it as such, or confirm it with other seeds."
         )
         return [Advice(cause.reason, cause.evidence, action, written({"analysis": section}) if run else None, Cost(0))]

@@ -27,6 +27,12 @@ EPOCHS, EVERY = 12, 3  # defaults of the spec, where a run's does not name them
 LONGER = 3  # times as many epochs, where the range has to reach higher
 ALL = "all"
 SIZES, PER_CLASS = "num_images", "per_class"
+UNSAID = {"stop_if_no_line": False, "seeds": None, "spread": None}  # defaults of `baseline`: left out of what is pasted
+PRETRAIN = {
+    "lr": 0.003, "weight_decay": 0.05, "optimizer": "adamw", "batch_size": 128, "warmup": 0.05,
+    "label_smoothing": 0.1, "augment": "crop", "method": "supervised", "num_images": "all", "num_classes": "all",
+    "match": True, "granularity": "class", "label_space": "separate", "balance": "natural", "holdout": 0.05,
+}  # defaults of `pretrain`, likewise; a test compares both with the spec's  # fmt: skip
 TIMES = {"k": 1_000, "M": 1_000_000}
 
 
@@ -133,7 +139,8 @@ class RunDesign:
             own[key] = _grid(added, values(self.finetune.get(key), ALL))
         if epochs:
             own["epochs"] = _grid(epochs, values(self.finetune.get("epochs"), EPOCHS))
-        section = {"name": BASELINE, **section, "finetune": own}
+        kept = {key: value for key, value in section.items() if key not in UNSAID or value != UNSAID[key]}
+        section = {"name": BASELINE, **kept, "finetune": own}
         if seeds > self.baseline_seeds:
             section["seeds"] = seeds
         if not own:
@@ -168,6 +175,35 @@ class RunDesign:
             pretrainings += 0 if _is_scratch(row) else share
             images += share * float(row.get("cost_images") or 0)
         return text, Cost(round(finetunings), round(pretrainings), round(images), self._seconds(images))
+
+    @property
+    def pretraining_rate(self) -> float:
+        """The learning rate of the pre-trainings; 0 where it varies or is not named."""
+        section = self.spec.get("pretrain")
+        rate = _plain(section.get("lr")) if isinstance(section, Mapping) else None
+        return rate if isinstance(rate, float) else 0.0
+
+    def pretrained(self, times: int = 1, lr: float | None = None) -> tuple[str | None, Cost | None]:
+        """Return the section `pretrain` of so many times the length, at a rate, and what is new; None where the spec
+        has no such section, or a length that is drawn."""
+        section = self.spec.get("pretrain")
+        if not isinstance(section, Mapping) or set(section) == {"grid"} or self.draws:
+            return None, None
+        own = {k: v for k, v in section.items() if k not in PRETRAIN or v != PRETRAIN[k]}
+        if times > 1:
+            key = next((one for one in ("images_seen", "epochs") if own.get(one) is not None), "")
+            lengths = [_plain(one) for one in values(own.get(key))]
+            if not key or not all(isinstance(one, float) for one in lengths):
+                return None, None
+            longer = [int(times * one) for one in lengths if isinstance(one, float)]
+            own[key] = longer[0] if len(longer) == 1 else {"grid": longer}
+        if lr is not None:
+            own["lr"] = lr
+        rows = [row for row in self.plan if not _is_scratch(row)]
+        images = sum(float(row.get("cost_images") or 0) for row in rows)
+        images += (times - 1) * sum(float(row.get("pretrain_images_seen") or 0) for row in rows)
+        finetunings = sum(len(json.loads(row["finetunes"])) for row in rows)
+        return written({"pretrain": own}), Cost(finetunings, len(rows), round(images), self._seconds(images))
 
     def _cost(self, finetune: Mapping[str, Any], seeds: int) -> Cost:
         """What a baseline of these keys and seeds adds to the run's own."""

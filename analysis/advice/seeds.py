@@ -6,7 +6,7 @@ The numbers are those of `predict.power`, with the variances of this very study 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ import pandas as pd
 from analysis.advice.advice import Advice
 from analysis.advice.run_design import RunDesign
 from analysis.findings import Finding
-from analysis.formatting import listed, name, number, signed, span
+from analysis.formatting import listed, number
 from analysis.predict.design import Design, design_of
-from analysis.predict.power import LINE, MOST_SEEDS, TRIALS, Power, power, seeds_for
+from analysis.predict.power import LINE, MOST_SEEDS, TRIALS, Power, kinds, power, seeds_for
 from analysis.predict.spread import Spread
 from analysis.predict.variances import spread_of
 from analysis.study import Analysis
@@ -39,19 +39,51 @@ def undecided(analysis: Analysis, claims: list[Finding], run: RunDesign | None) 
     spread = spread_of(analysis, analysis.task)
     if run is not None and run.draws:
         return [_confirm(len(open_claims), count)]
+    claim = _main(open_claims, analysis)
+    head = _open_ones(claim, len(open_claims), len(claims))
     if not spread.df or not np.isfinite(spread.line.alone):
-        evidence = f"{len(open_claims)} of {len(claims)} findings are open; groups have {count_noun(count, unit)}."
+        evidence = f"{head}. Groups have {count_noun(count, unit)}."
         return [
             _more(run, FIRST_SEEDS, evidence, f"at least {FIRST_SEEDS} {unit}s in every group give intervals", unit)
         ]
-    evidence = f"{len(open_claims)} of {len(claims)} findings are open"
     design = _design(analysis, run)
-    which, row = next(((i, one) for i, one in enumerate(power(design, spread)) if np.isfinite(one.se)), (0, None))
-    if row is None:
-        return [_more(run, FIRST_SEEDS, f"{evidence}.", f"more {unit}s in every group narrow the intervals", unit)]
-    finds = f"{row.kind} from {number(row.after_holm, 1)} points on"
-    evidence += f": with {design.trials} {unit}s a group this design finds {finds}"
-    return [_decided_by(analysis, run, _Test(design, spread, which), evidence)]
+    rows = [(i, one) for i, one in enumerate(power(design, spread)) if np.isfinite(one.se)]
+    if not rows:
+        return [_more(run, FIRST_SEEDS, f"{head}.", f"more {unit}s in every group narrow the intervals", unit)]
+    kind = _kind(claim, analysis)
+    which, row = next(((i, one) for i, one in rows if one.kind == kind), rows[0])
+    finds = f"{'a ' * row.kind.startswith('trend')}{row.kind} from {number(row.after_holm, 1)} points on"
+    evidence = (
+        f"{head}. With {design.trials} {unit}s a group that scatter as all groups of this study do, the design finds "
+        f"{finds}"
+    )
+    return [_decided_by(analysis, run, _Test(design, spread, which, claim), evidence)]
+
+
+def _main(claims: Sequence[Finding], analysis: Analysis) -> Finding:
+    """The open finding that advice is about: the largest difference from the baseline, else the first with a size."""
+    own = [claim for claim in claims if _of_baseline(claim, analysis)]
+    if own:
+        return max(own, key=lambda claim: _seen(analysis, claim))
+    return next((claim for claim in claims if "not straight" not in claim.text), claims[0])
+
+
+def _of_baseline(claim: Finding, analysis: Analysis) -> bool:
+    return claim.table == "contrasts" and claim.row.get("b") == analysis.options.baseline
+
+
+def _kind(claim: Finding, analysis: Analysis) -> str:
+    """What a finding compares, by the names of `power.kinds`."""
+    if claim.table == "factors":
+        return f"trend over {claim.row['factor']}, per tenfold"
+    return "a group against the baseline" if _of_baseline(claim, analysis) else "two groups"
+
+
+def _open_ones(claim: Finding, count: int, of: int) -> str:
+    """Which finding is open, of several the one that the advice is about, in its own words."""
+    what = claim.text.removeprefix("Not established: ").removesuffix(".")
+    many = f"{count} of {count_noun(of, 'finding')} {'is' if count == 1 else 'are'} open"
+    return f"{many}{', among them' if count > 1 else ''}: {what}"
 
 
 def _confirm(count: int, trials: int) -> Advice:
@@ -71,11 +103,18 @@ def _trials(analysis: Analysis) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """A design, how ER varies in it, and which kind of contrast is looked at (its number among `power.kinds`)."""
+    """A design, how ER varies in it, which kind of contrast is looked at (its number among `power.kinds`), and the open
+    finding that it is to decide."""
 
     design: Design
     spread: Spread
     kind: int
+    claim: Finding
+
+    @property
+    def of_trend(self) -> bool:
+        """Whether it is of a slope, for which the margin is one between any two levels."""
+        return kinds(self.design)[self.kind].name.startswith("trend")
 
     def seeds(self, points: float, of: Callable[[Power], float]) -> int | None:
         """Return the fewest seeds at which `of` the contrast is at most `points`; None where none are enough."""
@@ -84,23 +123,21 @@ class _Test:
 
 def _decided_by(analysis: Analysis, run: RunDesign | None, test: _Test, evidence: str) -> Advice:
     """How many seeds find a difference of the margin, or of what is seen, or prove that there is none."""
-    margin, unit, seen = analysis.options.margin, analysis.options.unit, _seen(analysis)
-    size = max(margin, abs(seen["delta_er"])) if seen else margin
-    if seen:
-        effect = f"{signed(seen['delta_er'])} {span(seen['low'], seen['high'])}"
-        evidence += f"; the largest difference that is open is {effect}, of {name(seen['a'])}"
-    find, prove = test.seeds(size, lambda one: one.after_holm), test.seeds(margin, lambda one: one.provable)
+    margin, unit, now = analysis.options.margin, analysis.options.unit, test.design.trials
+    size = max(margin, _seen(analysis, test.claim)) if test.of_trend or test.claim.table != "factors" else margin
+    find = test.seeds(size, lambda one: one.after_holm)
+    prove = None if test.of_trend else test.seeds(margin, lambda one: one.provable)
     if find is None and prove is None:
         return _test_groups(test, size, evidence)
-    parts = []
-    if find:
-        parts.append(
-            f"{find} {unit}s a group find a true difference of {number(size, 1)} points in four of five studies"
-        )
-    if prove:
-        parts.append(f"{prove} {unit}s a group prove that there is none beyond {margin:g}")
+    what, per = ("trend", " per tenfold") if test.of_trend else ("difference", "")
+    needs = [(find, f"find a true {what} of {number(size, 1)} points{per}"),
+             (prove, f"prove that there is none beyond {margin:g}")]  # fmt: skip
+    parts = [f"{seeds} {unit}s a group {does}" for seeds, does in needs if seeds and seeds > now]
     least = min(filter(None, (find, prove)))
-    return _more(run, max(least, test.design.trials + 1), f"{evidence}.", "; ".join(parts), unit)
+    if least <= now:
+        does = next(does for seeds, does in needs if seeds == least)
+        parts = [f"{now} {unit}s a group {does}, and this study was one that did not: {now + 1} tell more surely"]
+    return _more(run, max(least, now + 1), f"{evidence}.", f"in four of five studies {'; '.join(parts)}", unit)
 
 
 def _more(run: RunDesign | None, seeds: int, evidence: str, what: str, unit: str) -> Advice:
@@ -113,8 +150,9 @@ def _more(run: RunDesign | None, seeds: int, evidence: str, what: str, unit: str
         return Advice("few_seeds", evidence, action)
     if run is None:
         return Advice("few_seeds", evidence, f"Add {unit}s to every group: {what}.")
-    text, cost = run.with_seeds(max(seeds, len(run.seeds) + 1))
-    return Advice("few_seeds", evidence, f"Run more seeds: {what}. All that is trained stays.", text, cost)
+    seeds = max(seeds, len(run.seeds) + 1)
+    text, cost = run.with_seeds(seeds)
+    return Advice("few_seeds", evidence, f"Run {seeds} seeds a group: {what}. All that is trained stays.", text, cost)
 
 
 def _test_groups(test: _Test, size: float, evidence: str) -> Advice:
@@ -133,11 +171,14 @@ def _test_groups(test: _Test, size: float, evidence: str) -> Advice:
     return Advice("test_groups", evidence, action)
 
 
-def _seen(analysis: Analysis) -> Mapping[str, Any] | None:
-    """The largest difference from the baseline that is open."""
-    table = analysis.contrasts.loc[analysis.contrasts["family"] == "baseline"]
-    own = table.loc[table["delta_er"].notna() & ~table["equivalent"].astype(bool) & (table["p_adjusted"] > 0.05)]
-    return own.loc[own["delta_er"].abs().idxmax()].to_dict() if len(own) else None
+def _seen(analysis: Analysis, claim: Finding) -> float:
+    """The size of the difference or slope of a finding, 0 where it has none."""
+    table = {"factors": analysis.factor_table, "contrasts": analysis.contrasts, "levels": analysis.regression.levels}
+    if claim.table not in table or claim.index is None:
+        return 0.0
+    row = table[claim.table].iloc[claim.index]
+    value = float(row["slope"] if claim.table == "factors" else row["delta_er"])
+    return abs(value) if np.isfinite(value) else 0.0
 
 
 def _design(analysis: Analysis, run: RunDesign | None) -> Design:

@@ -226,7 +226,7 @@ def _others(points: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def _several(values: Sequence[float]) -> str:
     texts = [f"{value:g}" for value in values]
-    return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]} to {texts[-1]} ({len(texts)})"
+    return ", ".join(texts) if len(texts) <= 6 else f"{len(texts)} values from {texts[0]} to {texts[-1]}"
 
 
 def _noise(own: pd.DataFrame, line: ClusteredFit, residuals: pd.DataFrame) -> pd.DataFrame:

@@ -5,9 +5,12 @@ Owns the captions of the page; they follow from the analysis and its settings, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from analysis.formatting import name, number, percent
+import pandas as pd
+
+from analysis.formatting import listed, name, number, percent
 from analysis.notes import repetition
 from analysis.report.score_tables import chosen_by
 from analysis.study import Analysis
@@ -45,6 +48,41 @@ def trend_key(analysis: Analysis) -> Mapping[str, str]:
         "prediction": "95 % prediction: one more of its points",
         "diagonal": "OOD = ID: no loss under shift",
     }
+
+
+def glossary(analysis: Analysis) -> list[tuple[str, str]]:
+    """Return the words of the first screen, in this study's terms: (word, meaning), one short phrase each."""
+    options, points = analysis.options, analysis.points
+    return [
+        ("ID", f"{_images(points, 'id')}like those trained on"),
+        ("OOD", f"{_images(points, 'ood')}under shift"),
+        *_units(options.unit),
+        ("group", _varied(analysis)),
+    ]
+
+
+def _images(points: pd.DataFrame, score: str) -> str:
+    column = f"{score}_images"
+    count = pd.to_numeric(points[column], errors="coerce").median() if column in points else math.nan
+    return f"{count:,.0f} test images " if math.isfinite(count) else "score on test images "
+
+
+def _units(unit: str) -> list[tuple[str, str]]:
+    if unit != TRIAL:
+        return [("point", f"one {unit} of the table")]
+    return [("trial", "one pre-training (none for scratch) and its fine-tunings, with one seed"),
+            ("point", "one fine-tuned checkpoint")]  # fmt: skip
+
+
+def _varied(analysis: Analysis) -> str:
+    """What groups are: the numbers that the sweep varies, else rows or trials of one name."""
+    table = analysis.scores.factors
+    columns = dict(zip(table["factor"], table["label"], strict=True)) if len(table) else {}
+    numbers = [f"{name(label)} ({name(key)})" for key, label in columns.items()]
+    what = f"with the same {listed(numbers)}" if numbers else "that are alike but for the seed"
+    if analysis.options.unit != TRIAL:
+        return f"{analysis.options.unit}s of one name"
+    return f"trials {what}, compared with the baseline {name(analysis.options.baseline)}"
 
 
 def _again(analysis: Analysis) -> str:

@@ -17,16 +17,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.findings import STATES, Finding, check_names, findings
+from analysis.advice.pretraining import headline
+from analysis.findings import STATES, Finding, findings
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.line.line_checks import QUESTIONS, LineChecks
 from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts, score_charts
 from analysis.report.bundle import javascript
-from analysis.report.captions import captions
+from analysis.report.captions import captions, glossary
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
 from analysis.report.tables import CHECKS, ReportTable, plain
 from analysis.scores.sentences import ScoreSummary, summary
+from analysis.stats.check_words import holds
 from analysis.study import Analysis
 from analysis.views import View, metric_of
 from ray_robust.files.storage import Storage
@@ -70,6 +72,7 @@ def render(
     return environment.get_template("report.html").render(
         title=table.title or " ".join(dict.fromkeys(filter(None, questions))) or table.name,
         name=table.name,
+        glossary=glossary(first),
         counted=_counted(table, first.options.unit),
         question=_question(parts),
         unit=first.options.unit,
@@ -143,6 +146,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
+        "untested": headline(analysis),
+        "no_robustness": analysis.refused or analysis.baseline is None,
         "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,
         "findings": [_located(finding, index, analysis.options.unit) for finding in findings(analysis)],
@@ -193,8 +198,7 @@ def _sentences(sentences: ScoreSummary, task: int, unit: str) -> dict[str, Any]:
 
 
 def _located(finding: Finding, task: int, unit: str) -> dict[str, Any]:
-    survived = check_names(finding.survived, unit)
-    return asdict(finding) | _place(finding, task) | {"survived": survived}
+    return asdict(finding) | _place(finding, task) | {"survived": holds(finding.survived, unit)}
 
 
 def _place(finding: Finding, task: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Colour and shape of every group and of every kind of finding, the same in all figures and in the page's tables.
 
 A group's colour follows from its name, not from its place in the report, so that another run of the same sweep, or of
-one with a level more or less, shows it in the same colour. Names with a number (`num_images=4000`) have a place on a
+one with a level more or less, shows it in the same colour. Shapes follow likewise, but no two are alike while there are
+enough of them. Names with a number (`num_images=4000`) have a place on a
 ramp by that number, others a colour of `COLOURS` by a hash. Other groups matter only where two would look alike.
 """
 
@@ -73,7 +74,22 @@ def styles_of(names: Sequence[str], numbers: Mapping[str, Mapping[str, float]] |
     levels = {name: level for name in names if (level := _level(name, numbers.get(name, {}))) is not None}
     chosen = _along_ramp(levels)
     chosen |= _by_hash([name for name in names if name not in levels], [colour for colour, _ in chosen.values()])
-    return [GroupStyle(name, *chosen[name]) for name in names]
+    shapes = _unlike({name: shape for name, (_, shape) in chosen.items()})
+    return [GroupStyle(name, chosen[name][0], shapes[name]) for name in names]
+
+
+def _unlike(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Name -> shape: of few names no two alike, and none the baseline's where there are enough others. By hash of the
+    name the first keeps what it wants, so that a name more or less changes the shape of few others."""
+    if len(wanted) > len(SHAPES):
+        return dict(wanted)
+    chosen: dict[str, str] = {}
+    for name in sorted(wanted, key=_hash):
+        start = SHAPES.index(wanted[name])
+        turned = [*SHAPES[start:], *SHAPES[:start]]
+        turned.sort(key=lambda shape: shape == BASELINE_SHAPE)  # last
+        chosen[name] = next(shape for shape in turned if shape not in chosen.values())
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.duplicates import with_and_without
-from analysis.findings import PER, STATES, check_names, equivalence_table, not_straight
-from analysis.formatting import UNKNOWN, interval, listed, number, p_value, pair, percent, scores, signed
+from analysis.findings import PER, STATES, equivalence_table, not_straight
+from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, scores, signed
+from analysis.stats.check_words import does_not_hold
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
 from analysis.views import View
@@ -207,7 +208,7 @@ def _lines_show(row: dict[str, Any], unit: str) -> str:
     if row["slopes_differ"]:
         return "slopes differ"
     if row["not_robust_to"]:
-        return f"slopes: not robust to {listed(check_names(row['not_robust_to'].split('; '), unit))}"
+        return f"slopes: {does_not_hold(row['not_robust_to'].split('; '), unit)}"
     return "heights differ" if row["heights_differ"] else "not told apart"
 
 

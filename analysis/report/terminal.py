@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from analysis.advice.pretraining import headline
 from analysis.findings import findings
 from analysis.formatting import interval, name, number, signed
 from analysis.input.table import Table
@@ -64,6 +65,8 @@ def show(
 
 def _show_scores(analysis: Analysis, console: Console) -> None:
     """Print the raw scores and what they show: first for whoever deploys a model, then for who studies robustness."""
+    if untested := headline(analysis):
+        console.print(f" {MARKS['open']} [bold]{escape(untested)}[/]", soft_wrap=True)
     sentences = summary(analysis)
     if sentences.deployment is None:
         return

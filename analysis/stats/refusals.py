@@ -7,18 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.formatting import interval, number
 from analysis.options import Options
 from analysis.scales import PP
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import Comparison
 from analysis.stats.trend import MIN_POINTS
-
-NO_VERDICT = "no verdict on effective robustness is given"
-
-
-def reason_of(refusal: str) -> str:
-    """Return a refusal without the words that it is one: the reason alone."""
-    return refusal.removesuffix(NO_VERDICT).rstrip(":; ")
 
 
 def no_line(groups: Mapping[str, Group], options: Options) -> str:
@@ -46,25 +40,27 @@ def refusals_of(comparison: Comparison, options: Options, trends: pd.DataFrame) 
         return [
             f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
         ]
-    why, none = [], NO_VERDICT
+    why = []
     if not baseline.line.r2 >= options.min_r2:
-        why.append(f"R^2 of the baseline line is {baseline.line.r2:.2f}, under the floor of {options.min_r2:g}: {none}")
+        why.append(f"R² of the baseline line is {number(baseline.line.r2, 2)}, under the floor of {options.min_r2:g}")
     chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
     if baseline.line.slope <= 0 or chosen["slope_low"] <= 0:
-        span_ = (
-            f" ({chosen['slope_low']:.2f} to {chosen['slope_high']:.2f})" if np.isfinite(chosen["slope_low"]) else ""
-        )
-        falls = "falls" if baseline.line.slope <= 0 and not chosen["slope_high"] > 0 else "is not shown to rise"
-        why.append(
-            f"the baseline line {falls}, slope {baseline.line.slope:.2f}{span_}: a better ID score does not make a "
-            f"better OOD score, so nothing can be expected from one; {none}"
-        )
+        slope = number(baseline.line.slope, 2)
+        if np.isfinite(chosen["slope_low"]):
+            slope += f" ({interval(chosen['slope_low'], chosen['slope_high'], 2)})"
+        if baseline.line.slope <= 0 and not chosen["slope_high"] > 0:
+            why.append(f"the baseline line falls, slope {slope}: better ID scores go with worse OOD scores")
+        else:
+            why.append(
+                f"the baseline line is not shown to rise, slope {slope}: {len(points)} points leave open whether a "
+                "better ID score brings a better OOD score"
+            )
     else:
         ends = baseline.scale.inverse(baseline.line.at(np.array([points["x"].min(), points["x"].max()])))
         rise = PP * float(ends[1] - ends[0])
         if rise < options.margin:
             why.append(
                 f"the baseline line rises by {rise:.1f} points of OOD score over all of its ID scores, less than the "
-                f"margin of {options.margin:g}: it is level, and ER the OOD score under another name; {none}"
+                f"margin of {options.margin:g}: it is level, and ER the OOD score under another name"
             )
     return why

@@ -1,8 +1,8 @@
 """Sensitivity analysis: which claims hold when the comparisons are repeated under other lines and scales.
 
 Owns the checks, in the order of `CHECKS`, and the table of which claim holds in which. A check that cannot be made (no
-sizes of test sets, one learning rate) is not in the table. A claim that does not hold in a check is not made: it is
-"not robust to" it (`findings`).
+sizes of test sets, one learning rate) is not in the table. A claim that does not hold in a check is not made:
+its sentence says so (`check_words`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ def judge_baseline(sweep: Sweep, run: RunFolder) -> BaselineLine:
     Raises UserError where the folder cannot be read.
     """
     from analysis.input.run_points import read_run  # late: pandas
-    from analysis.stats.refusals import reason_of
     from analysis.study import analyse
 
     spec = sweep.spec
@@ -64,7 +63,7 @@ def judge_baseline(sweep: Sweep, run: RunFolder) -> BaselineLine:
         if missing := len(planned) - points["trial"].nunique():
             prefix += f"{missing} of its {len(planned)} trials have no scores; "
         if analysis.refusals:
-            why = "; ".join(map(reason_of, analysis.refusals))
+            why = "; ".join(analysis.refusals)
             refusals.append(prefix + why)
             sentences.append(f"baseline  {prefix}no line, so no effective robustness: {why}{_id_range(points)}")
             continue
@@ -83,7 +82,7 @@ def _line_sentence(analysis: Analysis) -> str:
         (analysis.trends["group"] == analysis.options.baseline) & (analysis.trends["scale"] == analysis.options.scale)
     ].iloc[0]
     text = (
-        f"a line: R^2 {number(own['r2'], 2)} (floor {analysis.options.min_r2:g}) over {own['n']:.0f} points, slope "
+        f"a line: R² {number(own['r2'], 2)} (floor {analysis.options.min_r2:g}) over {own['n']:.0f} points, slope "
         f"{number(own['slope'], 2)} ({interval(own['slope_low'], own['slope_high'], 2)}); it gives ER at ID scores "
         f"from {percent(own['id_min'], 0)} to {percent(own['id_max'], 0)}"
     )
@@ -108,4 +107,5 @@ def _power_sentence(sweep: Sweep, analysis: Analysis) -> str:
     if sweep.spec.space.dimensions:  # which groups a search will have is not known yet
         return ""
     design = power.design_in(sweep)
-    return power.line(design, of_baseline(analysis, design))
+    able = power.line(design, of_baseline(analysis, design))
+    return f"{able}; the report goes by the scatter of all groups" if able else ""

@@ -168,7 +168,7 @@ def er_so_far(run: RunFolder) -> ErSoFar:
         own = (rows["group"] == baseline).to_numpy()
         line = fit(x[own], y[own])
         if line is None or line.r2 < settings.min_r2:
-            poor = "has too few points for a line" if line is None else f"explains only R^2 = {line.r2:.2f}"
+            poor = "has too few points for a line" if line is None else f"explains only R² = {line.r2:.2f}"
             why = f"no ER on {task}: the baseline {poor}"
             continue
         ids = rows["id"]

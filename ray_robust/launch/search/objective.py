@@ -60,7 +60,7 @@ def lines_of(rows: Rows, scale: str, min_r2: float) -> dict[str, ValLine]:
             what = f"{len(points)} points, too few for a line" if len(points) < NEEDED else "one ID score alone"
             problems.append(f"the baseline has {what} on the validation splits of {task}")
         elif line.r2 < min_r2:
-            problems.append(f"the baseline's line explains R^2 {line.r2:.2f} of its validation scores on {task}, under "
+            problems.append(f"the baseline's line explains R² {line.r2:.2f} of its validation scores on {task}, under "
                             f"analysis.min_r2 {min_r2:g}")  # fmt: skip
         else:
             lines[task] = ValLine(scale, line.slope, line.intercept, min(x), max(x), line.r2)
