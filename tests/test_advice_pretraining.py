@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from analysis.advice.advise import advise
-from analysis.advice.pretraining import USUAL_LR, headline
+from analysis.advice.pretraining import USUAL_LR
 from analysis.advice.run_design import PRETRAIN, UNSAID, RunDesign
-from analysis.learned.upstream import TABLE
+from analysis.learned.upstream import TABLE, headline
 from analysis.options import Options
 from analysis.study import Analysis, analyse
 from ray_robust.spec.run_sections import Baseline
@@ -48,12 +48,12 @@ def learned(hardly: tuple[bool, ...], improving: tuple[bool, ...]) -> Analysis:
 def test_pre_training_comes_first(hardly, improving, reason, start):
     analysis = learned(hardly, improving)
     assert advise(analysis)[0].reason == reason
-    assert headline(analysis).startswith(start)
+    assert headline(analysis.learned.upstream).startswith(start)
 
 
 def test_nothing_is_said_of_pre_trainings_that_learned():
     analysis = learned((False, False), (False, False))
-    assert headline(analysis) == ""
+    assert headline(analysis.learned.upstream) == ""
     assert not {"hardly_learned", "still_improving"} & {one.reason for one in advise(analysis)}
 
 

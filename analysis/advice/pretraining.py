@@ -5,13 +5,10 @@ Whatever the scores show, they then do not show what such images teach.
 
 from __future__ import annotations
 
-import pandas as pd
-
 from analysis.advice.advice import Advice
 from analysis.advice.run_design import RunDesign
 from analysis.formatting import name, percent, some
 from analysis.learned.upstream import described
-from analysis.scales import PP
 from analysis.study import Analysis
 
 MOST_NAMED = 3
@@ -34,28 +31,6 @@ def unlearned(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
         evidence = f"The second half of pre-training still brought a good part of the fall of the loss: {shares}."
         return [_advice("still_improving", evidence, run, str(improving[0]["method"]))]
     return []
-
-
-def headline(analysis: Analysis) -> str:
-    """Return what stands beside the first sentence on scores where a pre-training is not what it was meant to be: that
-    the question was not tested, or only by an unfinished one; "" otherwise."""
-    table = analysis.learned.upstream
-    hardly = table.loc[table["hardly_learned"].astype(bool)]
-    improving = table.loc[table["still_improving"].astype(bool)]
-    if len(hardly):
-        groups = some(list(map(name, hardly["group"])), MOST_NAMED, "group")
-        numbers = f"upstream accuracy {_range(hardly['accuracy'])}, chance {_range(hardly['chance'])}"
-        what = "The question was not tested" if len(hardly) == len(table) else f"Not tested for {groups}"
-        return f"{what}: pre-training learned nothing that shows ({numbers})."
-    if len(improving):
-        groups = some(list(map(name, improving["group"])), MOST_NAMED, "group")
-        return f"Tested with an unfinished pre-training: that of {groups} was still improving at its end."
-    return ""
-
-
-def _range(points: pd.Series) -> str:
-    ends = dict.fromkeys(percent(float(end) / PP) for end in (points.min(), points.max()))
-    return " to ".join(ends)
 
 
 def _advice(reason: str, evidence: str, run: RunDesign | None, method: str) -> Advice:

@@ -116,6 +116,11 @@ class _Test:
         """Whether it is of a slope, for which the margin is one between any two levels."""
         return kinds(self.design)[self.kind].name.startswith("trend")
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is of a group, in place of a slope that so few trials have no power of."""
+        return self.claim.table == "factors" and not self.of_trend
+
     def seeds(self, points: float, of: Callable[[Power], float]) -> int | None:
         """Return the fewest seeds at which `of` the contrast is at most `points`; None where none are enough."""
         return seeds_for(points, self.kind, self.design, self.spread, of)
@@ -124,19 +129,21 @@ class _Test:
 def _decided_by(analysis: Analysis, run: RunDesign | None, test: _Test, evidence: str) -> Advice:
     """How many seeds find a difference of the margin, or of what is seen, or prove that there is none."""
     margin, unit, now = analysis.options.margin, analysis.options.unit, test.design.trials
-    size = max(margin, _seen(analysis, test.claim)) if test.of_trend or test.claim.table != "factors" else margin
+    size = margin if test.stands_in else max(margin, _seen(analysis, test.claim))
     find = test.seeds(size, lambda one: one.after_holm)
-    prove = None if test.of_trend else test.seeds(margin, lambda one: one.provable)
+    prove = None if test.of_trend or test.stands_in else test.seeds(margin, lambda one: one.provable)
     if find is None and prove is None:
         return _test_groups(test, size, evidence)
     what, per = ("trend", " per tenfold") if test.of_trend else ("difference", "")
+    per = " from the baseline" if test.stands_in else per
     needs = [(find, f"find a true {what} of {number(size, 1)} points{per}"),
              (prove, f"prove that there is none beyond {margin:g}")]  # fmt: skip
     parts = [f"{seeds} {unit}s a group {does}" for seeds, does in needs if seeds and seeds > now]
     least = min(filter(None, (find, prove)))
     if least <= now:
         does = next(does for seeds, does in needs if seeds == least)
-        parts = [f"{now} {unit}s a group {does}, and this study was one that did not: {now + 1} tell more surely"]
+        other = "more narrow the interval" if test.stands_in else f"this one did not: {now + 1} tell more surely"
+        parts = [f"{now} {unit}s a group {does}; {other}"]
     return _more(run, max(least, now + 1), f"{evidence}.", f"in four of five studies {'; '.join(parts)}", unit)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.formatting import interval, name, some
+from analysis.formatting import interval, name, percent, some
 from analysis.scales import PP
 from analysis.stats.estimates import TWO_SIDED
 from ray_robust.run.learning_curve import LearningCurve
@@ -148,3 +148,24 @@ def warnings(table: pd.DataFrame) -> list[str]:
             f"the loss of {what}; a longer one (pretrain.epochs or images_seen) would learn more"
         )
     return sentences
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Return what stands beside the first sentence on scores where a pre-training is not what it was meant to be: that
+    the question was not tested, or only by an unfinished one; "" otherwise."""
+    hardly = table.loc[table["hardly_learned"].astype(bool)]
+    improving = table.loc[table["still_improving"].astype(bool)]
+    if len(hardly):
+        groups = some(list(map(name, hardly["group"])), SHOWN, "group")
+        numbers = f"upstream accuracy {_range(hardly['accuracy'])}, chance {_range(hardly['chance'])}"
+        what = "The question was not tested" if len(hardly) == len(table) else f"Not tested for {groups}"
+        return f"{what}: pre-training learned nothing that shows ({numbers})."
+    if len(improving):
+        groups = some(list(map(name, improving["group"])), SHOWN, "group")
+        return f"Tested with an unfinished pre-training: that of {groups} was still improving at its end."
+    return ""
+
+
+def _range(points: pd.Series) -> str:
+    ends = dict.fromkeys(percent(float(end) / PP) for end in (points.min(), points.max()))
+    return " to ".join(ends)

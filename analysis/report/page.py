@@ -17,10 +17,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.advice.pretraining import headline
 from analysis.findings import STATES, Finding, findings
 from analysis.formatting import listed, number
 from analysis.input.table import Table
+from analysis.learned.upstream import headline
 from analysis.line.line_checks import QUESTIONS, LineChecks
 from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts, score_charts
 from analysis.report.bundle import javascript
@@ -146,7 +146,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
-        "untested": headline(analysis),
+        "untested": headline(analysis.learned.upstream),
         "no_robustness": analysis.refused or analysis.baseline is None,
         "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,

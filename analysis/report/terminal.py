@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis.advice.pretraining import headline
 from analysis.findings import findings
 from analysis.formatting import interval, name, number, signed
 from analysis.input.table import Table
-from analysis.learned.upstream import described
+from analysis.learned.upstream import described, headline
 from analysis.report.score_tables import score_cells
 from analysis.report.tables import group_interval
 from analysis.scores.sentences import summary
@@ -65,7 +64,7 @@ def show(
 
 def _show_scores(analysis: Analysis, console: Console) -> None:
     """Print the raw scores and what they show: first for whoever deploys a model, then for who studies robustness."""
-    if untested := headline(analysis):
+    if untested := headline(analysis.learned.upstream):
         console.print(f" {MARKS['open']} [bold]{escape(untested)}[/]", soft_wrap=True)
     sentences = summary(analysis)
     if sentences.deployment is None:
