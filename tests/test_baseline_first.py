@@ -125,7 +125,7 @@ def test_a_line_is_described_with_what_the_design_can_find(tmp_path):
     assert "it gives ER at ID scores from " in line
     assert "bend" in line
     assert power.startswith("power     in four sweeps of five it would find a group against the baseline from ")
-    assert power.endswith(" points between the 3 trials of the baseline")
+    assert power.endswith(" points between the 3 trials of the baseline; the report goes by the scatter of all groups")
 
 
 def test_too_few_baseline_trials_leave_the_published_spread(tmp_path):

@@ -55,7 +55,7 @@ def outside(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
         part = percent(float(share[groups].mean()), 0)
         evidence = (
             f"{some(list(map(name, groups)), MOST_NAMED)}: {part} of the points lie {side} the baseline's ID range of "
-            f" {percent(baseline.low)} to {percent(baseline.high)} and enter no mean."
+            f"{percent(baseline.low)} to {percent(baseline.high)} and enter no mean."
         )
         advice.append(_reach(analysis, run, side, evidence))
     return advice
@@ -96,7 +96,8 @@ def fragile(analysis: Analysis, claims: list[Finding], run: RunDesign | None = N
         f"{some([_named(claim, unit) for claim in own], MOST_NAMED)}."
     )
     settles = [SETTLES[check] for check in checks if check in SETTLES and not _by_pilot(check, run)]
-    action = f"Count {'it' if len(own) == 1 else 'these'} as not established."
+    shown = some([_compared(claim) for claim in own], MOST_NAMED)
+    action = f"Do not act on {shown} yet."
     if settles:
         action += f" What would settle it: {listed(list(dict.fromkeys(settles)))}."
     if run is None or not run.from_scratch or "unequal noise" not in checks:
@@ -109,9 +110,12 @@ def fragile(analysis: Analysis, claims: list[Finding], run: RunDesign | None = N
 
 def _named(claim: Finding, unit: str) -> str:
     """A finding by what it compares, and where it does not hold."""
+    return f"{_compared(claim)} ({does_not_hold(claim.not_robust_to, unit)})"
+
+
+def _compared(claim: Finding) -> str:
     a, b, factor = (claim.row.get(key) for key in ("a", "b", "factor"))
-    what = f"{name(a)} against {name(b)}" if a and b else f"the effect of {name(factor)}"
-    return f"{what} ({does_not_hold(claim.not_robust_to, unit)})"
+    return f"{name(a)} against {name(b)}" if a and b else f"the effect of {name(factor)}"
 
 
 def _by_pilot(check: str, run: RunDesign | None) -> bool:

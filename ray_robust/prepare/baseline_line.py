@@ -107,5 +107,6 @@ def _power_sentence(sweep: Sweep, analysis: Analysis) -> str:
     if sweep.spec.space.dimensions:  # which groups a search will have is not known yet
         return ""
     design = power.design_in(sweep)
-    able = power.line(design, of_baseline(analysis, design))
-    return f"{able}; the report goes by the scatter of all groups" if able else ""
+    spread = of_baseline(analysis, design)
+    able = power.line(design, spread)
+    return f"{able}; the report goes by the scatter of all groups" if able and spread is not None else able
