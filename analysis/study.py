@@ -337,7 +337,7 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
         factor_table=sensitivity.annotated(slopes, "factors", scored.survival),
         factors=[factor for factor in scored.regression.factors if factor.per == "tenfold"],
         influence=influence_table(groups, baseline),
-        selection=selection_table(groups),
+        selection=selection_table(points, options.baseline, refused),
         progress=progress_table(groups, baseline, refused),
         band=baseline.band(reference),
         baseline=baseline,

@@ -90,13 +90,25 @@ def _scores(analysis: Analysis) -> dict[str, Any]:
     return {
         "deployment": None if sentences.deployment is None else _finding(sentences.deployment),
         "robustness": sentences.robustness,
-        "findings": [_finding(finding) for finding in sentences.findings],
+        "findings": [_finding(finding) for finding in (*sentences.lead, *sentences.findings)],
+        "tuned_baseline": _tuned(analysis),
         "chosen_by": scores.choice.by,
         "best": scores.best() or None,
         "groups": groups,
         "differences": scores.differences[list(DIFFERENCE)].to_dict("records"),
         "factors": scores.factors[list(SLOPE)].to_dict("records"),
     }
+
+
+def _tuned(analysis: Analysis) -> dict[str, Any] | None:
+    """The baseline's best setting that no group has, with its scores; None without one."""
+    scores = analysis.scores
+    if scores.tuned is None:
+        return None
+    rows = {row["score"]: {key: row[key] for key in SCORE} for row in scores.tuned_scores.to_dict("records")}
+    counts = scores.tuned_scores.iloc[0]
+    return {"name": scores.tuned_name, "setting": scores.tuned.setting, "n_trials": counts["n_trials"],
+            "n_points": counts["n_points"], **rows}  # fmt: skip
 
 
 def _learned(analysis: Analysis) -> dict[str, Any]:

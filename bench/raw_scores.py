@@ -80,7 +80,8 @@ def _family(score: str, family: str) -> str:
 def _differences(scores: RawScores, world: World) -> Iterator[tuple[Mapping[str, Any], float]]:
     """Every difference with its truth, percentage points; NaN where that is not known beforehand."""
     unknown = (np.nan, np.nan)
-    for row in scores.differences.to_dict("records"):
+    table = scores.differences
+    for row in table.loc[table["family"].isin(list(FAMILIES))].to_dict("records"):
         side = int(row["score"] == OOD)
         yield row, world.apart.get(row["a"], unknown)[side] - world.apart.get(row["b"], unknown)[side]
 

@@ -169,8 +169,11 @@ def test_influence_and_selection(quantity):
     assert set(quantity.influence["group"]) == set(quantity.groups["group"])
     assert quantity.influence["change"].abs().is_monotonic_decreasing
     selection = quantity.selection.set_index("group")
-    chosen = quantity.points.loc[(quantity.points["group"] == "num_images=16000") & ~quantity.points["extrapolated"]]
-    best = chosen.loc[chosen.groupby("trial")["id_val"].idxmax(), "er"].mean()
+    chosen = quantity.points.loc[quantity.points["group"] == "num_images=16000"]
+    by = [chosen.loc[chosen.groupby("trial")[key].idxmax()].set_index("trial") for key in ("id_val", "ood_val")]
+    best = by[0].loc[~by[0]["extrapolated"] & ~by[1]["extrapolated"], "er"].mean()
+    for group, row in selection.iterrows():
+        assert 100 * row["ood_by_id_val"] == pytest.approx(quantity.scores.mean(group)["mean"])  # the same points
     assert selection.loc["num_images=16000", "er_by_id_val"] == pytest.approx(best)
 
 

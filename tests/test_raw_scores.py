@@ -252,16 +252,16 @@ def on_the_line(groups: Mapping[str, tuple[float, float]], trials: int = 8) -> p
 
 def disagreement_of(shift: float, er: float) -> tuple[str, str] | None:
     found = analyse("task", on_the_line({"scratch": (0.0, 0.0), "a": (shift, er)}), OPTIONS)
-    texts = [(one.kind, one.text) for one in summary(found).findings if one.text.startswith("a against scratch")]
+    texts = [(one.kind, one.text) for one in summary(found).lead if one.text.startswith("a against scratch")]
     return texts[0] if texts else None
 
 
 @pytest.mark.parametrize(
     ("shift", "er", "kind", "words"),
     [
-        (0.3, 0.0, "differs", "better on the shifted test, only because its ID score is higher (OOD +"),
-        (-0.3, 0.0, "differs", "worse on the shifted test, only because its ID score is lower (OOD −"),
-        (0.3, 0.8, "differs", "better on the shifted test, mostly because its ID score is higher (OOD +"),
+        (0.3, 0.0, "differs", "better on the shifted test, only because its ID score is higher (ID +"),
+        (-0.3, 0.0, "differs", "worse on the shifted test, only because its ID score is lower (ID −"),
+        (0.3, 0.8, "differs", "better on the shifted test, mostly because its ID score is higher (ID +"),
         (0.3, -3.0, "differs", "better on the shifted test, yet less robust than its ID score leads to expect"),
         (-0.3, 3.0, "differs", "worse on the shifted test, yet more robust than its ID score leads to expect"),
     ],

@@ -87,9 +87,10 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
         view.groups.assign(metric=view.metric, scale=view.scale, chosen=view.chosen, baseline_r2=view.r2)
         for view in own_views
     ]
+    own_scores = [analysis.scores.groups, analysis.scores.tuned_scores]
     return {
         **learned_tables.tables(analysis.learned),
-        "scores": analysis.scores.groups,
+        "scores": pd.concat([part for part in own_scores if len(part)] or own_scores[:1], ignore_index=True),
         "score_differences": analysis.scores.differences,
         "score_factors": analysis.scores.factors,
         "score_levels": analysis.scores.levels,

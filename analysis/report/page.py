@@ -194,6 +194,7 @@ def _sentences(sentences: ScoreSummary, task: int, unit: str) -> dict[str, Any]:
         "deployment": None if first is None else _located(first, task, unit),
         "robustness": sentences.robustness,
         "findings": [_located(finding, task, unit) for finding in sentences.findings],
+        "lead": [_located(finding, task, unit) for finding in sentences.lead],
     }
 
 

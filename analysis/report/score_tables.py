@@ -10,10 +10,11 @@ from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percen
 from analysis.report.tables import ReportTable, report_table, varied
 from analysis.scales import PP
 from analysis.scores.sentences import score_name
+from analysis.scores.two_groups import pair_of
 from analysis.stats.chosen_points import MEAN
 from analysis.stats.contrasts import state
 from analysis.stats.raw_scores import OOD
-from analysis.stats.score_differences import BASELINE, BEST
+from analysis.stats.score_differences import BASELINE, BEST, TUNED
 from analysis.study import Analysis
 
 CHOSEN = {
@@ -40,12 +41,19 @@ def chosen_by(analysis: Analysis) -> str:
     return CHOSEN.get(analysis.scores.choice.by, "").format(unit=analysis.options.unit)
 
 
+def score_names(analysis: Analysis) -> list[str]:
+    """Return whose scores there are: every group, and the tuned baseline at the end."""
+    rows = analysis.scores.groups
+    names = [str(group) for group in rows.loc[rows["score"] == OOD, "group"]]
+    return [*names, analysis.scores.tuned_name] if analysis.scores.tuned_name else names
+
+
 def score_cells(analysis: Analysis, group: str) -> dict[str, str]:
     """Return a group's scores and its difference from the baseline on the shifted test, as text by column; first what
     a narrow screen has room for."""
     difference, baseline = analysis.scores.difference(group), analysis.options.baseline
     against = {"OOD less baseline": UNKNOWN, "95 % interval": UNKNOWN}
-    shows = "baseline" if group == baseline else UNKNOWN
+    shows = {baseline: "baseline", analysis.scores.tuned_name: "tuned baseline"}.get(group, UNKNOWN)
     if difference is not None:
         against = {
             "OOD less baseline": signed(difference["delta"]),
@@ -63,14 +71,13 @@ def score_cells(analysis: Analysis, group: str) -> dict[str, str]:
 
 def _scores(analysis: Analysis) -> ReportTable:
     by = chosen_by(analysis)
-    unit, rows = f"{analysis.options.unit}s", analysis.scores.groups
-    names = rows.loc[rows["score"] == OOD, "group"]
+    unit = f"{analysis.options.unit}s"
     return report_table(
         "Scores",
         f"Mean scores by group{f', of {by}' if by else ''}; intervals and differences in percentage points",
         (
             {"group": str(group), **score_cells(analysis, group), unit: str(analysis.scores.mean(group)["n_trials"])}
-            for group in names
+            for group in score_names(analysis)
         ),
         note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in analysis.scores.choice.notes),
     )
@@ -90,7 +97,7 @@ def _differences(analysis: Analysis) -> ReportTable:
 
 
 def _difference(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
-    against = {BASELINE: "baseline", BEST: "best group"}[row["family"]]
+    against = {BASELINE: "baseline", BEST: "best group", TUNED: "tuned baseline"}[row["family"]]
     return {
         "difference": pair(row["a"], row["b"]),
         "of": score_name(analysis, row["score"]),
@@ -113,10 +120,17 @@ def _slopes(analysis: Analysis) -> ReportTable:
                 "score": score_name(analysis, row["score"]),
                 "points": signed(row["slope"]) + PER[row["per"]],
                 "95 % interval": interval(row["low"], row["high"]),
-                "p (Holm)": p_value(row["p_adjusted"]),
-                "shows": "not straight" if not_straight(row) else STATES[state(row)],
+                **_tested(analysis, row),
                 "levels": str(row["levels"]),
             }
             for row in records(analysis.scores.factors)
         ),
     )
+
+
+def _tested(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
+    """What a slope shows; of the only two groups it is their difference, and shows that table says."""
+    pair = pair_of(analysis, row["score"]) if row["per"] == "tenfold" else None
+    own = row if pair is None else pair[1]
+    shows = "not straight" if not_straight(row) else STATES[state(own)]
+    return {"p (Holm)": p_value(own["p_adjusted"]), "shows": shows}

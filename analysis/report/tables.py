@@ -356,7 +356,9 @@ def _influence(analysis: Analysis) -> ReportTable:
 def _selection(analysis: Analysis) -> ReportTable:
     return report_table(
         "Selection: had one chosen by OOD validation scores",
-        f"Each {analysis.options.unit}'s best point by id_val, and by ood_val; ER in percentage points",
+        f"Each {analysis.options.unit}'s best point by id_val, and by ood_val, among the points that raw scores are "
+        "chosen from; ER in percentage points, "
+        f"of the {analysis.options.unit}s where both lie in the baseline's ID range",
         (
             {
                 "group": str(r["group"]),

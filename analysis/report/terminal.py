@@ -17,7 +17,7 @@ from analysis.findings import findings
 from analysis.formatting import interval, name, number, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
-from analysis.report.score_tables import score_cells
+from analysis.report.score_tables import score_cells, score_names
 from analysis.report.tables import group_interval
 from analysis.scores.sentences import summary
 from analysis.study import Analysis
@@ -70,6 +70,8 @@ def _show_scores(analysis: Analysis, console: Console) -> None:
     if sentences.deployment is None:
         return
     console.print(f" {MARKS[sentences.deployment.kind]} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
+    for finding in sentences.lead:
+        console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
     console.print(f"   {escape(sentences.robustness)}", soft_wrap=True)
     console.print(_scores(analysis))
     for finding in sentences.findings:
@@ -96,7 +98,7 @@ def _upstream(analysis: Analysis) -> str:
 
 
 def _scores(analysis: Analysis) -> Grid:
-    names = list(dict.fromkeys(analysis.scores.groups["group"]))
+    names = score_names(analysis)
     rows = {group: score_cells(analysis, group) for group in names}
     grid = _grid("group", *("95 %" if column == "95 % interval" else column for column in rows[names[0]]))
     for group, cells in rows.items():

@@ -16,12 +16,13 @@ from analysis.stats.score_differences import BASELINE
 from analysis.study import Analysis
 
 WORDS = {1: ("better", "higher"), -1: ("worse", "lower")}
-NOT_SHOWN = "an effect at equal ID score is not shown"
+NOT_SHOWN = "no difference is shown at equal ID score"
 
 
-def disagreements(analysis: Analysis, groups: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def disagreements(analysis: Analysis, groups: Sequence[str], leading: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield a finding's kind, its sentence and the key of the difference that it reads, for each group whose OOD score
-    and ER, both against the baseline, disagree. Nothing where ER is not given."""
+    and ER, both against the baseline, disagree. Of the `leading` one the first sentence has the OOD score. Nothing
+    where ER is not given."""
     baseline, table = analysis.options.baseline, analysis.contrasts
     if analysis.refused or analysis.baseline is None:
         return
@@ -36,9 +37,9 @@ def disagreements(analysis: Analysis, groups: Sequence[str]) -> Iterator[tuple[s
         verdict = _why(*directions, small)
         if verdict is not None:
             kind, why = verdict
-            numbers = (
-                f"OOD {_number(ood, 'delta')}, ID {_number(id_, 'delta')}, ER {_number(rows[0], 'delta_er')} points"
-            )
+            numbers = f"ID {_number(id_, 'delta')}, ER {_number(rows[0], 'delta_er')} points"
+            if group != leading:
+                numbers = f"OOD {_number(ood, 'delta')}, {numbers}"
             text = f"{name(group)} against {name(baseline)}: {why} ({numbers})."
             yield kind, text, {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
 
@@ -84,6 +85,5 @@ def _of_score(ood: int, id_: int | None, er: int | None) -> tuple[str, str]:
     if er == 0:
         why = f"only because its ID score is {higher}" if id_ == ood else "but not at equal ID score"
         return "differs", f"{head}, {why}"
-    if id_ == ood:
-        return "open", f"{head}, perhaps only because its ID score is {higher}: {NOT_SHOWN}"
-    return "open", f"{head}; {NOT_SHOWN}"
+    because = f"; it may be {better} on the shifted test only because its ID score is {higher}"
+    return "open", f"{NOT_SHOWN}{because if id_ == ood else ''}"

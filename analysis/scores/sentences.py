@@ -28,14 +28,17 @@ from analysis.findings import (
     row_index,
     small_note,
 )  # fmt: skip
-from analysis.formatting import name, number, percent, signed, some, span
+from analysis.formatting import format_value, name, percent, signed, some, span
 from analysis.scales import PP
+from analysis.scores.against_tuned import against_tuned, equal_settings, with_tuned
 from analysis.scores.disagreement import disagreements
+from analysis.scores.outcome import outcome, picked, picked_span
+from analysis.scores.two_groups import levels_of, pair_of
 from analysis.stats.chosen_points import ID_VAL
 from analysis.stats.contrasts import claimed, state
 from analysis.stats.group_jackknife import LEAST_GROUPS
 from analysis.stats.raw_scores import OOD
-from analysis.stats.score_differences import BASELINE, BEST, detectable
+from analysis.stats.score_differences import BASELINE, BEST
 from analysis.study import Analysis
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 
@@ -47,6 +50,7 @@ MOST_LISTED = 6  # groups that are named in one sentence
 @dataclass(frozen=True)
 class ScoreSummary:
     """deployment  the raw score of the best group on the shifted test against the baseline's; None without any score
+    lead        what has to be read with it: that group against the tuned baseline, and where its ER disagrees
     robustness  the ER of the same group, or why there is none
     findings    what else the scores show: which groups score lower than the best, slopes, and where ER disagrees
     """
@@ -54,6 +58,7 @@ class ScoreSummary:
     deployment: Finding | None
     robustness: str
     findings: tuple[Finding, ...]
+    lead: tuple[Finding, ...] = ()
 
 
 def summary(analysis: Analysis) -> ScoreSummary:
@@ -65,11 +70,13 @@ def summary(analysis: Analysis) -> ScoreSummary:
     others = [*_behind_best(analysis), *_slopes(analysis)]
     own = [str(name_) for name_ in analysis.groups["group"] if name_ != analysis.options.baseline]
     own = list(dict.fromkeys([*own[:MOST_GROUPS], group]))
-    others += [
-        Finding(kind, text, "score_differences", key, row_index(scores.differences, key))
-        for kind, text, key in disagreements(analysis, own)
-    ]
-    return ScoreSummary(_deployment(analysis, group), _robustness(analysis, group), tuple(others))
+    tuned = against_tuned(analysis, group)
+    lead = [tuned] if tuned else []
+    for kind, text, key in disagreements(analysis, own, group):
+        one = Finding(kind, text, "score_differences", key, row_index(scores.differences, key))
+        (lead if key["a"] == group else others).append(one)
+    deployment = with_tuned(analysis, group, _deployment(analysis, group))
+    return ScoreSummary(deployment, _robustness(analysis, group), tuple(others), tuple(lead))
 
 
 def score_name(analysis: Analysis, score: str) -> str:
@@ -92,10 +99,11 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
     others = scores.groups["group"].nunique() - 1
     chosen = f", the highest of {others} groups," if others > 1 else ""
     base = scores.mean(baseline)["mean"]
-    row = {**row, "low": row["picked_low"], "high": row["picked_high"], "smallest_detectable": detectable(row)}
+    row = picked(row)
     text = (
-        f"{TEST}: {name(group)}{chosen} {percent(own['mean'] / PP)} against {percent(base / PP)} {_from(baseline)}, "
-        f"{signed(row['delta'])} {span(row['low'], row['high'])}: {_outcome(row, unit)}."
+        f"{TEST}{equal_settings(analysis)}: {name(group)}{chosen} {percent(own['mean'] / PP)} "
+        f"against {percent(base / PP)} {_from(baseline)}, "
+        f"{signed(row['delta'])} {picked_span(row, others)}: {outcome(row, unit)}."
         f"{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
@@ -131,28 +139,18 @@ def _few_groups(analysis: Analysis) -> str:
     return f" The interval is of these {groups:g} test groups: they are too few to say anything about others."
 
 
-def _outcome(row: Mapping[str, Any], unit: str) -> str:
-    kind = claimed(row)
-    if kind == "differs":
-        return ("a gain" if row["delta"] > 0 else "a loss") + small_note(row)
-    if kind == "equivalent":
-        return f"no gain or loss beyond {row['margin']:g} points {inner_span(row)}"
-    if not math.isfinite(row["low"]):
-        return f"more {unit}s are needed for an interval"
-    if row["se"] == 0:
-        return f"no gain seen; the difference of every {unit} is the same"
-    if holm_note(row):
-        return f"no {'gain' if row['delta'] > 0 else 'loss'} seen{holm_note(row)}{holm_p(row)}"
-    return f"no gain seen; this design could have found {number(row['smallest_detectable'], 1)} points or more"
-
-
 def _behind_best(analysis: Analysis) -> Iterator[Finding]:
     """Which groups score lower on the shifted test than the best one, of three groups or more."""
     table = analysis.scores.differences
     rows = records(table.loc[(table["family"] == BEST) & (table["score"] == OOD)])
     if len(rows) < 2:
         return
-    best, by = rows[0]["b"], {kind: [name(row["a"]) for row in rows if state(row) == kind] for kind in STATES}
+    best, baseline = rows[0]["b"], analysis.options.baseline
+    if best != baseline:  # the first sentence has these two, and of two groups the sentence on their difference
+        rows = [row for row in rows if row["a"] != baseline]
+        if not rows or (pair_of(analysis, OOD) and _ordered(analysis)):
+            return
+    by = {kind: [name(row["a"]) for row in rows if state(row) == kind] for kind in STATES}
     groups = {
         "lower": by["differs"],
         f"within {analysis.options.margin:g} points of it": by["equivalent"],
@@ -164,13 +162,25 @@ def _behind_best(analysis: Analysis) -> Iterator[Finding]:
     yield Finding(kind, text, "score_differences", {"b": best, "score": OOD, "family": BEST})
 
 
+def _ordered(analysis: Analysis) -> list[tuple[int, dict[str, Any]]]:
+    """The slopes over numbers with their places in the table, OOD first."""
+    rows = [(i, row) for i, row in enumerate(records(analysis.scores.factors)) if row["per"] == "tenfold"]
+    return sorted(rows, key=lambda pair: pair[1]["score"] != OOD)
+
+
 def _slopes(analysis: Analysis) -> Iterator[Finding]:
     """The slope of each score over every number that the sweep varies, OOD first."""
-    table = analysis.scores.factors
-    ordered = [(i, row) for i, row in enumerate(records(table)) if row["per"] == "tenfold"]
-    for index, row in sorted(ordered, key=lambda pair: pair[1]["score"] != OOD):
+    for index, row in _ordered(analysis):
+        pair = pair_of(analysis, row["score"])
+        if pair is not None:
+            yield _pair(analysis, *pair)
+            continue
         score, label = f"{score_name(analysis, row['score'])} score", name(row["label"])
-        effect = f"{signed(row['slope'])} points{PER['tenfold']} {span(row['low'], row['high'])}"
+        levels, times, per = levels_of(analysis, row["factor"]), 1.0, PER["tenfold"]
+        if levels is not None:
+            low, high = levels
+            times, per = math.log10(high / low), f" at {format_value(high)} against {format_value(low)}"
+        effect = f"{signed(times * row['slope'])} points{per} {span(times * row['low'], times * row['high'])}"
         kind, key = state(row), {"score": row["score"], "factor": row["factor"]}
         if not_straight(row):
             text = (
@@ -181,7 +191,8 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
             yield from _levels(analysis, row["score"], row["factor"])
             continue
         if claimed(row) == "differs":
-            text = f"{capital(label)}: {score} {effect}{small_note(row)}, over {row['levels']} levels."
+            over = f", over {row['levels']} levels" if levels is None else ""
+            text = f"{capital(label)}: {score} {effect}{small_note(row)}{over}."
         elif claimed(row) == "equivalent":
             none = f"no effect within {row['margin']:g} points between any two levels"
             text = f"{capital(label)}: {score}, {none} {inner_span(row)}."
@@ -195,17 +206,27 @@ def _levels(analysis: Analysis, score: str, factor: str) -> Iterator[Finding]:
     for index, row in enumerate(records(analysis.scores.levels)):
         if (row["score"], row["factor"]) != (score, factor):
             continue
-        head = f"{name(row['a'])} against {name(row['b'])}"
-        effect = f"{score_name(analysis, score)} score {signed(row['delta_er'])} points {span(row['low'], row['high'])}"
-        if claimed(row) == "differs":
-            text = f"{head}: {effect}{small_note(row)}."
-        elif claimed(row) == "equivalent":
-            none = f"no effect within {row['margin']:g} points {inner_span(row)}"
-            text = f"{head}: {score_name(analysis, score)} score, {none}."
-        else:
-            text = f"Not established{holm_note(row)}: {head}: {effect}{holm_p(row)}."
         key = {"score": score, "factor": factor, "a": row["a"], "b": row["b"]}
+        text = _difference_text(analysis, row, "delta_er")
         yield make_finding(state(row), text, row, "score_levels", key, index)
+
+
+def _pair(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
+    """The difference between the only two groups, corrected as in the table of differences."""
+    key = {column: row[column] for column in ("a", "b", "score", "family")}
+    text = _difference_text(analysis, row, "delta")
+    return make_finding(state(row), text, row, "score_differences", key, index, analysis.options.unit)
+
+
+def _difference_text(analysis: Analysis, row: Mapping[str, Any], value: str) -> str:
+    """A difference of one score, `value` its column, as a sentence."""
+    head, score = f"{name(row['a'])} against {name(row['b'])}", f"{score_name(analysis, row['score'])} score"
+    effect = f"{score} {signed(row[value])} points {span(row['low'], row['high'])}"
+    if claimed(row) == "differs":
+        return f"{head}: {effect}{small_note(row)}."
+    if claimed(row) == "equivalent":
+        return f"{head}: {score}, no effect within {row['margin']:g} points {inner_span(row)}."
+    return f"Not established{holm_note(row)}: {head}: {effect}{holm_p(row)}."
 
 
 def _robustness(analysis: Analysis, group: str) -> str:

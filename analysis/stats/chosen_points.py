@@ -1,7 +1,8 @@
 """The evaluation point of each trial that its raw score is read at: the one that a user would keep.
 
-Owns `choose`. Validation scores in distribution choose among the epochs and learning rates of a trial, as they would in
-practice; where a table has none, the last epoch or the mean of a trial's points stands for it, and a sentence says so.
+Owns `choose`, and which points of the baseline are compared with groups. Validation scores in distribution
+choose among the epochs and learning rates of a trial, as they would in practice; where a table has none, the last epoch
+or the mean of a trial's points stands for it, and a sentence says so.
 """
 
 from __future__ import annotations
@@ -56,20 +57,23 @@ def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = ()) -> C
     One rule for all trials: a chosen point and a mean are no fair comparison. Points of the baseline in `SETTINGS` that
     no other group has are left out: they make the line wide, and nothing can be compared with them.
     """
-    comparable, notes = _comparable(points, baseline)
+    comparable, notes = comparable_points(points, baseline)
     own = points.loc[comparable]
-    keys = ["group", "trial", *within]
     by, why = _rule(own)
-    notes, effort = (*notes, *why), _effort(own)
+    return Choice(rows_by(points, comparable, by, within), by, (*notes, *why), _effort(own))
+
+
+def rows_by(points: pd.DataFrame, among: np.ndarray, by: str, within: Sequence[str] = ()) -> np.ndarray:
+    """Return which points a rule chooses per group and trial (and value of `within`) among some, bool [points]: int
+    rows, in order."""
     if by == MEAN:
-        return Choice(np.flatnonzero(comparable), by, notes, effort)
-    finest = [*keys, *(["finetune"] if by == LAST_EPOCH and "finetune" in own else [])]
+        return np.flatnonzero(among)
+    own = points.loc[among]
+    finest = ["group", "trial", *within, *(["finetune"] if by == LAST_EPOCH and "finetune" in own else [])]
     column = "id_val" if by == ID_VAL else "epoch"
     values = pd.to_numeric(own[column], errors="coerce").astype("float64")
     top = values.groupby([own[key] for key in finest], sort=False, dropna=False).transform("max")
-    chosen = np.zeros(len(points), bool)
-    chosen[np.flatnonzero(comparable)[(values == top).to_numpy()]] = True
-    return Choice(np.flatnonzero(chosen), by, notes, effort)
+    return np.flatnonzero(among)[(values == top).to_numpy()]
 
 
 def _effort(points: pd.DataFrame) -> dict[str, Effort]:
@@ -104,11 +108,12 @@ def _rule(points: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
     return MEAN, (f"raw scores are means over all points of a trial: {missing} to choose by",)
 
 
-def _comparable(points: pd.DataFrame, baseline: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Which points enter, bool [points]: all but those of the baseline in settings that no other group has."""
+def comparable_points(points: pd.DataFrame, baseline: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return which points enter, bool [points], and a sentence if not all do: those of the baseline in settings that no
+    other group has are left out."""
     everything = np.ones(len(points), bool)
     reference = (points["group"] == baseline).to_numpy()
-    settings = _settings(points)
+    settings = settings_of(points)
     if settings.empty or reference.all() or not reference.any():
         return everything, ()
     codes = settings.groupby(list(settings), sort=False, dropna=False).ngroup().to_numpy()
@@ -124,9 +129,9 @@ def _comparable(points: pd.DataFrame, baseline: str) -> tuple[np.ndarray, tuple[
     return ~left_out, (note,)
 
 
-def _settings(points: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `SETTINGS` that vary over few values, rows aligned with `points`; what varies over many was drawn
-    for each trial, and no two groups share it."""
+def settings_of(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of `SETTINGS` that vary over few values, rows aligned with `points`; what varies over
+    many was drawn for each trial, and no two groups share it."""
     settings = points[[column for column in SETTINGS if column in points]].reset_index(drop=True)
     if {"finetune", "epoch"} <= set(points):
         one = [points[key].to_numpy() for key in ("group", "trial", "finetune")]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import PP
+from analysis.stats.chosen_points import comparable_points
 from analysis.stats.estimates import Part, combine
 from analysis.stats.robustness import Baseline, effective_robustness
 from analysis.stats.study_group import Group
@@ -94,35 +95,46 @@ def _without_baseline_trials(
     return rows
 
 
-def selection_table(groups: Mapping[str, Group]) -> pd.DataFrame:
-    """Return mean ER (percentage points) and OOD score (a fraction) of each trial's best checkpoint: by id_val, as one
-    should, and by ood_val, which looks at the shift; the change with its 95 % interval over trials, and in how many
-    trials another checkpoint is chosen. Empty where the table has no validation scores."""
+def selection_table(points: pd.DataFrame, baseline: str, refused: bool) -> pd.DataFrame:
+    """Return mean OOD score (a fraction) and ER (percentage points) of each trial's best checkpoint: by id_val, as one
+    should, and by ood_val, which looks at the shift; the change of ER with its 95 % interval over trials, and in how
+    many trials another checkpoint is chosen. Empty where the table has no validation scores.
+
+    Points are chosen among those that the raw scores are (see `chosen_points`), of ties all count. ER is NaN where it
+    is `refused`, and of trials whose chosen points do not all lie in the baseline's ID range.
+    """
+    if not {"id_val", "ood_val"} <= set(points):
+        return pd.DataFrame(columns=list(SELECTION))
     rows = []
-    for name, group in groups.items():
-        points = group.points
-        if not {"id_val", "ood_val"} <= set(points):
-            continue
-        inside = points.loc[~points["extrapolated"]].dropna(subset=["id_val", "ood_val"])
-        if inside.empty:
-            continue
-        by = {key: inside.loc[inside.groupby("trial", sort=False)[key].idxmax()] for key in ("id_val", "ood_val")}
-        er = {key: chosen["er"].mean() for key, chosen in by.items()}
-        moved = by["ood_val"]["er"].to_numpy() - by["id_val"]["er"].to_numpy()
+    comparable, _ = comparable_points(points, baseline)
+    given = points["er"].where(~points["extrapolated"].astype(bool) & (not refused)).astype(float)
+    table = points.assign(er_given=given).loc[comparable].dropna(subset=["id_val", "ood_val"])
+    for name, own in table.groupby("group", sort=False):
+        top = {key: own[key] == own.groupby("trial")[key].transform("max") for key in ("id_val", "ood_val")}
+        means = {key: _trial_means(own.loc[mask]) for key, mask in top.items()}
+        inside = pd.concat([mean["er_given"] for mean in means.values()], axis=1, keys=list(means)).dropna()
+        er = {key: float(inside[key].mean()) for key in means}
+        moved = (inside["ood_val"] - inside["id_val"]).to_numpy()
         spread = Part(float(moved.var(ddof=1)) / len(moved), len(moved) - 1) if len(moved) > 1 else None
         change = combine(er["ood_val"] - er["id_val"], [spread] if spread else [])
+        differ = (top["id_val"] != top["ood_val"]).groupby(own["trial"]).any()
         rows.append(
             {
                 "group": name,
-                "trials": inside["trial"].nunique(),
+                "trials": len(differ),
                 "er_by_id_val": er["id_val"],
                 "er_by_ood_val": er["ood_val"],
                 "change": change.value,
-                "ood_by_id_val": by["id_val"]["ood"].mean(),
-                "ood_by_ood_val": by["ood_val"]["ood"].mean(),
+                "ood_by_id_val": means["id_val"]["ood"].mean(),
+                "ood_by_ood_val": means["ood_val"]["ood"].mean(),
                 "change_low": change.low,
                 "change_high": change.high,
-                "changed": int((by["ood_val"].index != by["id_val"].index).sum()),
+                "changed": int(differ.sum()),
             }
         )
     return pd.DataFrame(rows, columns=list(SELECTION))
+
+
+def _trial_means(points: pd.DataFrame) -> pd.DataFrame:
+    """OOD score and ER by trial; NaN where one point has none."""
+    return points.groupby("trial")[["ood", "er_given"]].agg(lambda values: values.mean(skipna=False))

@@ -25,10 +25,11 @@ from analysis.stats.factor_rows import Layout, Rows, varied
 from analysis.stats.factors import FACTOR_TABLE, factor_table, regression
 from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
-from analysis.stats.score_differences import BASELINE, annotated, differences
+from analysis.stats.score_differences import BASELINE, against_tuned, annotated, differences
 from analysis.stats.sensitivity import DUPLICATES, ONE_LEVEL, ONE_TRIAL
 from analysis.stats.study_group import Group, GroupJackknife
 from analysis.stats.task_points import TaskPoints, pairing
+from analysis.stats.tuned_baseline import TunedBaseline, tuned_baseline
 
 SCORES = ("group", "score", "mean", "low", "high", "se", "df", "n_trials", "n_points", "chosen_by")
 FACTORS, LEVELS = ("score", *FACTOR_TABLE), ("score", *factors.LEVELS)
@@ -48,9 +49,11 @@ class RawScores:
     differences  a minus b: family `baseline` has every group against the baseline, Holm per score; family `best` every
                  group against the one with the highest score. Which that is was read off the same scores, so p is
                  Holm's, and the intervals are simultaneous by Bonferroni, over all pairs of groups. Columns
-                 `score_differences.COLUMNS`; picked_low..picked_high is the interval of the group that is picked for
-                 its score
+                 `score_differences.COLUMNS`; family `tuned` has every group against the tuned baseline;
+                 picked_low..picked_high is the interval of the group that is picked for its score
     factors      slopes over what the sweep varies, see `factors.factor_table`, with the score that they are of
+    tuned        the baseline's best setting that no group has, None where there is none; its scores are the rows of
+                 `tuned_scores`, under the name `tuned_name`
     levels       of numbers, each level less the one below it, see `factors.Regression`, with the score
     """
 
@@ -59,6 +62,8 @@ class RawScores:
     differences: pd.DataFrame = field(default_factory=lambda: _empty(score_differences.COLUMNS))
     factors: pd.DataFrame = field(default_factory=lambda: _empty(FACTORS))
     levels: pd.DataFrame = field(default_factory=lambda: _empty(LEVELS))
+    tuned: TunedBaseline | None = None
+    tuned_scores: pd.DataFrame = field(default_factory=lambda: _empty(SCORES))
 
     def best(self, score: str = OOD) -> str:
         """Return the group with the highest mean score, the first of several; empty without groups."""
@@ -72,8 +77,13 @@ class RawScores:
 
     def mean(self, group: str, score: str = OOD) -> Mapping[str, Any]:
         """Return the row of a group's score."""
-        own = self.groups.loc[(self.groups["group"] == group) & (self.groups["score"] == score)]
-        return own.iloc[0].to_dict()
+        table = pd.concat([self.groups, self.tuned_scores]) if len(self.tuned_scores) else self.groups
+        return table.loc[(table["group"] == group) & (table["score"] == score)].iloc[0].to_dict()
+
+    @property
+    def tuned_name(self) -> str:
+        """What the tuned baseline is called in the tables: `scratch, 32 epochs`; empty without one."""
+        return str(self.tuned_scores["group"].iloc[0]) if len(self.tuned_scores) else ""
 
     def difference(self, group: str, score: str = OOD, family: str = BASELINE) -> Mapping[str, Any] | None:
         """Return the row of a group's difference in a family; None where there is none."""
@@ -91,18 +101,44 @@ def raw_scores(task_points: TaskPoints) -> RawScores:
     choice = choose(points, options.baseline)
     inner = [column for column in WITHIN_TRIALS if column in points]
     cells = choose(points, options.baseline, inner) if inner else choice
-    tables: dict[str, list[pd.DataFrame]] = {"groups": [], "differences": [], "factors": [], "levels": []}
+    tuned = tuned_baseline(points, options.baseline, choice)
+    tables: dict[str, list[pd.DataFrame]] = {
+        "groups": [], "differences": [], "factors": [], "levels": [], "tuned_scores": []
+    }  # fmt: skip
     for score in (*options.ids, OOD):
         groups = _groups_with(task_points, choice.rows, score)
-        means = {name: mean.quantity for name, group in groups.items()
-                 if (mean := mean_er(group, None, -np.inf, np.inf)) is not None}  # fmt: skip
+        means = _means(groups)
         tables["groups"].append(_score_table(groups, means, score, choice.by))
         tables["differences"].append(differences(means, options.baseline, options.margin, score))
+        if tuned is not None:
+            scores, compared = _of_tuned(task_points, choice, tuned, score)
+            tables["tuned_scores"].append(scores)
+            tables["differences"].append(compared)
         own = groups if cells is choice else _groups_with(task_points, cells.rows, score)
         slopes, levels = _slopes(own, options, score)
         tables["factors"].append(slopes)
         tables["levels"].append(levels)
-    return RawScores(choice, **{name: _joined(parts) for name, parts in tables.items()})
+    made = {name: _joined(parts) for name, parts in tables.items() if parts}
+    return RawScores(choice, tuned=tuned, **made)  # type: ignore[arg-type]
+
+
+def _means(groups: Mapping[str, Group]) -> dict[str, Quantity]:
+    """The mean score of every group that has one."""
+    means = {name: mean_er(group, None, -np.inf, np.inf) for name, group in groups.items()}
+    return {name: mean.quantity for name, mean in means.items() if mean is not None}
+
+
+def _of_tuned(
+    task_points: TaskPoints, choice: Choice, tuned: TunedBaseline, score: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The score of the tuned baseline, and every group less it."""
+    baseline = task_points.options.baseline
+    others = choice.rows[(task_points.points["group"] != baseline).to_numpy()[choice.rows]]
+    groups = _groups_with(task_points, np.sort(np.concatenate([others, tuned.rows])), score)
+    means, label = _means(groups), f"{baseline}, {tuned.setting}"
+    own = {name: mean for name, mean in means.items() if name == baseline}
+    table = _score_table(groups, own, score, choice.by).assign(group=label)
+    return table, against_tuned(means, baseline, label, task_points.options.margin, score)
 
 
 def without_images(scores: RawScores, cleaned: RawScores) -> RawScores:

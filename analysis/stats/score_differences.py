@@ -23,7 +23,7 @@ COLUMNS = (
     "smallest_detectable", "low90", "high90", "se", "df", "p_equivalent", "without_low", "without_high", "survived",
     "not_robust_to", "picked_low", "picked_high",
 )  # fmt: skip
-BASELINE, BEST = "baseline", "best"  # the families
+BASELINE, BEST, TUNED = "baseline", "best", "tuned"  # the families
 
 
 def differences(means: Mapping[str, Quantity], baseline: str, margin: float, score: str) -> pd.DataFrame:
@@ -32,6 +32,14 @@ def differences(means: Mapping[str, Quantity], baseline: str, margin: float, sco
     rows = _against_baseline(means, baseline, margin) if baseline in means else []
     if 2 <= len(means) <= contrasts.MOST_GROUPS + 1:
         rows += _against_best(means, margin)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(score=score)
+
+
+def against_tuned(means: Mapping[str, Quantity], baseline: str, label: str, margin: float, score: str) -> pd.DataFrame:
+    """Return every group less the tuned baseline, whose mean is that of `baseline` in `means`, under its `label`. It
+    was picked by validation scores, so nothing but the pick of the group widens an interval."""
+    rows = _against_baseline(means, baseline, margin) if baseline in means else []
+    rows = [{**row, "b": label, "family": TUNED} for row in rows]
     return pd.DataFrame(rows, columns=list(COLUMNS)).assign(score=score)
 
 
