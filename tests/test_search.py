@@ -240,7 +240,7 @@ def test_a_baseline_without_a_line_is_said(tmp_path):
             for i, f in enumerate(trial.finetunings) for e in (0, 1)]  # fmt: skip
     search.run.trial(trial.id).finish(rows, {})
     with pytest.raises(
-        UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R\^2 0\.\d\d"
+        UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R² 0\.\d\d"
     ):
         search.ended(trial.id)
 

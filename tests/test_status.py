@@ -175,7 +175,7 @@ def test_without_a_line_there_is_no_er_and_a_reason(tmp_path, capsys):
     points.loc[points["group"] == "scratch", "ood"] = random.uniform(0.2, 0.4, (points["group"] == "scratch").sum())
     run = fake_run.run_folder(tmp_path / "run", points)
     priced(run)
-    assert re.search(r"no ER on camera-traps: the baseline explains only R\^2 = 0\.\d\d", printed(run, capsys)[1])
+    assert re.search(r"no ER on camera-traps: the baseline explains only R² = 0\.\d\d", printed(run, capsys)[1])
 
 
 def test_a_trial_that_was_stopped_early_is_work_behind(planned, capsys):
