@@ -124,7 +124,7 @@ def test_a_gain_that_is_all_leakage_is_gone_without_it(analysis):
     assert abs(without.scores.difference(GROUP)["delta"]) < abs(raw["delta"]) / 2
     sentence = summary(analysis).deployment
     assert sentence.kind == "fragile"
-    assert "duplicates" in sentence.text
+    assert "without duplicate test images" in sentence.text
     assert analysis.warnings[0] == (
         "80 of 400 ood_test images occur in another split, in a source or under another label too; "
         "the checks have ER without them"

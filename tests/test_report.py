@@ -111,8 +111,9 @@ def test_the_page_tells_the_whole_run(report):
     page = Page((report / "index.html").read_text("utf-8"))
     text = re.sub(r"\s+", " ", " ".join(page.text))
     for said in (
-        "Does more pre-training data raise effective robustness?", "Pre-training images: +", "mean band, 95 %",
-        "prediction band, 95 %", "the loss became NaN at step 310", "1 of 12 trials have not finished yet",
+        "Does more pre-training data raise effective robustness?", "Pre-training images: +",
+        "95 % interval of that line", "95 % prediction band", "the loss became NaN at step 310",
+        "1 of 12 trials have not finished yet",
         "rendered by this project, Apache-2.0", "4f1c99d02ab7", "ood_test , 2000 images", "1a2b3c4d",
         "trials_run", "pretrain.num_images.grid", "leave one trial out", "Other metrics and scales",
         "What the intervals are made of", "Do they lie on one line?", "±2 points",
@@ -125,7 +126,7 @@ def test_every_chart_has_a_place(report):
     page = Page((report / "index.html").read_text("utf-8"))
     specs = {name: chart["spec"] for name, chart in json.loads(page.scripts["data"])["charts"].items()}
     of_line = {"curve-0", "epochs-0", "rates-0", "scatter-0", "gaps-0"}  # no reliability: macro-F1 has no counts here
-    assert set(specs) == {"trend-0", "groups-0", "along-0", "contrasts-0", "factors-0"} | of_line
+    assert set(specs) == {"scores-0", "trend-0", "groups-0", "along-0", "contrasts-0", "factors-0"} | of_line
     assert set(specs) <= set(page.ids)
     assert all("http" not in json.dumps({k: v for k, v in s.items() if k != "$schema"}) for s in specs.values())
 

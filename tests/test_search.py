@@ -239,9 +239,7 @@ def test_a_baseline_without_a_line_is_said(tmp_path):
              "ood_val": (0.1, 0.5, 0.2, 0.3)[2 * i + e], "wise_alpha": None}
             for i, f in enumerate(trial.finetunings) for e in (0, 1)]  # fmt: skip
     search.run.trial(trial.id).finish(rows, {})
-    with pytest.raises(
-        UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R² 0\.\d\d"
-    ):
+    with pytest.raises(UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R² 0\.\d\d"):
         search.ended(trial.id)
 
 

@@ -64,7 +64,7 @@ def glossary(analysis: Analysis) -> list[tuple[str, str]]:
 def _images(points: pd.DataFrame, score: str) -> str:
     column = f"{score}_images"
     count = pd.to_numeric(points[column], errors="coerce").median() if column in points else math.nan
-    return f"{count:,.0f} test images " if math.isfinite(count) else "score on test images "
+    return f"{count:,.0f} test images " if pd.notna(count) and math.isfinite(count) else "score on test images "
 
 
 def _units(unit: str) -> list[tuple[str, str]]:

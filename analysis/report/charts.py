@@ -255,8 +255,11 @@ def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width:
 
 def _key(words: Mapping[str, str]) -> list[alt.Chart]:
     """The legend of bands and lines: marks without size, whose scales have it drawn under the figure."""
-    nothing = alt.Chart(alt.InlineData([{}]))
     bands, lines = [words["mean"], words["prediction"]], [words["line"], words["diagonal"]]
+
+    def rows(texts: Sequence[str]) -> alt.Chart:
+        return alt.Chart(alt.InlineData([{"what": text} for text in texts]))
+
     look: dict[str, Any] = {
         "orient": "bottom",
         "title": None,
@@ -270,15 +273,16 @@ def _key(words: Mapping[str, str]) -> list[alt.Chart]:
     dash = alt.Legend(
         symbolType="stroke", symbolStrokeColor=BASELINE_COLOUR, symbolSize=300, symbolStrokeWidth=2, **look
     )
-    area = nothing.mark_point(size=0, filled=True, color=BASELINE_COLOUR).encode(
-        opacity=alt.Opacity(
-            datum=bands[0], type="nominal", legend=shade, scale=alt.Scale(domain=bands, range=[0.46, 0.16])
-        )
+    area = (
+        rows(bands)
+        .mark_point(size=0, filled=True, color=BASELINE_COLOUR)
+        .encode(opacity=alt.Opacity("what:N", legend=shade, scale=alt.Scale(domain=bands, range=[0.46, 0.16])))
     )
-    stroke = nothing.mark_rule(size=0).encode(
-        strokeDash=alt.StrokeDash(datum=lines[0], type="nominal", legend=dash,
-                                  scale=alt.Scale(domain=lines, range=[[1, 0], [2, 4]]))
-    )  # fmt: skip
+    stroke = (
+        rows(lines)
+        .mark_rule(size=0)
+        .encode(strokeDash=alt.StrokeDash("what:N", legend=dash, scale=alt.Scale(domain=lines, range=[[1, 0], [2, 4]])))
+    )
     return [stroke, area]
 
 

@@ -16,7 +16,7 @@ from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.run.analysis_settings import DEFAULTS
 from ray_robust.spec.grid import axes_in, is_drawn
-from ray_robust.spec.keys import SECTIONS, TOP, unknown_key
+from ray_robust.spec.keys import SECTIONS, TOP, keys_of, unknown_key
 from ray_robust.spec.resolved import resolved_yaml
 from ray_robust.spec.run_sections import Analysis, Baseline, Resources
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
@@ -178,6 +178,10 @@ class _SpecParser(SectionParser):
             if baseline.name == "scratch":
                 what = "is drawn; say in baseline.finetune what the baseline takes"
                 self.report(drawn[0], f"{dotted(drawn[0])}: {what}")
+            for name in baseline.finetune:
+                if name not in (keys := keys_of(Finetune)):
+                    what = unknown_key(name, "baseline.finetune", keys, self.document.tree)
+                    self.report(("baseline", "finetune", name), f"baseline.finetune.{name}: {what}")
             return ()
         levels = self.levels("finetune", merged, origins)
         return levels if baseline.name == "scratch" else ()

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ray_robust import registry
 from ray_robust.errors import did_you_mean
 from ray_robust.spec.grid import SOURCES, axes_in, is_drawn
-from ray_robust.spec.keys import SECTIONS
+from ray_robust.spec.keys import SECTIONS, keys_of, unknown_key
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.search_space import DISTRIBUTIONS, Dimension, Space, dimension, distribution_of
 from ray_robust.spec.section_parser import DRAWN, VARYING, Level, SectionParser, mapping
@@ -84,6 +84,9 @@ def _dimension(parser: SectionParser, path: tuple, axis: Mapping[str, Any], sear
     elif path[0] not in DRAWN:
         what = f"a search draws within {' and '.join(DRAWN)}; {{grid: [...]}} runs every draw on each"
         parser.report(path, f"{key}: {what}")
+    elif len(path) > 2 and path[1] not in (keys := keys_of(SECTIONS[path[0]])):
+        what = unknown_key(path[1], path[0], keys, parser.document.tree)
+        parser.report(path[:2], f"{dotted(path[:2])}: {what}")
     elif len(path) > 2 and not (path[:2] == SOURCES and (len(path) == 3 or path[3:] == ("weight",))):
         parser.report(path, f"{key}: cannot be drawn; of a source only its weight can")
     else:
