@@ -58,6 +58,11 @@ def mix_bits(values: np.ndarray, seed: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+def in_unit_interval(bits: np.ndarray) -> np.ndarray:
+    """Return the first 53 of these 64 random bits as float64 in [0, 1), elementwise."""
+    return (bits >> np.uint64(11)).astype(float) * 2.0**-53
+
+
 @dataclass(frozen=True, eq=False)
 class Catalog:
     """Every image that a pool knows of, without its pixels. Row i of each array is image i.

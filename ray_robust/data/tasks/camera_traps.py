@@ -188,7 +188,7 @@ def _deal(mix: np.ndarray, images: int, seed: int) -> tuple[np.ndarray, np.ndarr
     every count is within one of its share, a rare cell is not always empty, and more images only ever add some.
     """
     cells = (mix / mix.sum()).T.ravel()  # species-major
-    offsets = (pool.mix_bits(np.arange(len(cells), dtype=np.uint64), seed) >> np.uint64(11)) * 2.0**-53
+    offsets = pool.in_unit_interval(pool.mix_bits(np.arange(len(cells), dtype=np.uint64), seed))
     low, high = 0.0, float(images + len(cells))
     while True:  # the total is a staircase in t whose steps lie apart, so halving finds the right one
         middle = (low + high) / 2

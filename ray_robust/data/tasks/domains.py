@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
-from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, mix_bits, seed_of
+from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, in_unit_interval, mix_bits, seed_of
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, key_ids, make_listing, with_stamps
@@ -159,8 +159,7 @@ class DomainTask(ImageFiles, Task):
 
     def _split(self, frame: pd.DataFrame, train: tuple[str, ...], ood_val: tuple[str, ...]) -> np.ndarray:
         o = self.options
-        bits = mix_bits(key_ids(frame["key"]), seed_of("domains", "split")) >> np.uint64(11)
-        position = bits.astype(float) * 2.0**-53
+        position = in_unit_interval(mix_bits(key_ids(frame["key"]), seed_of("domains", "split")))
         inside, whole = frame["group"].isin(train), frame["group"].isin(ood_val)
         officially = frame["list"] == "test"
         by_list = (frame["list"] != "").any()

@@ -39,6 +39,7 @@ from ray_robust.data.pool import (
     Pool,
     Task,
     TaskOptions,
+    in_unit_interval,
     mix_bits,
     seed_of,
 )
@@ -303,7 +304,7 @@ class Subpopulation(Task):
     def _splits(self, rows: np.ndarray, unseen: np.ndarray) -> np.ndarray:
         """Return int8 [n]: the split of each image, by a hash of its key."""
         o = self.options
-        position = (self._hashes(rows, "split") >> np.uint64(11)).astype(float) * 2.0**-53
+        position = in_unit_interval(self._hashes(rows, "split"))
         inside = np.select([position < o.val, position >= 1 - o.test], [1, 2], 0)
         outside = np.where(position < o.val / (o.val + o.test), 3, 4)
         return np.where(unseen, outside, inside).astype(np.int8)
