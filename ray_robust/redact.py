@@ -139,12 +139,22 @@ def _json_lines(text: str, secrets: list[str]) -> str:
 
 
 def _yaml(text: str, secrets: list[str]) -> str:
-    """Comments are lines of the text, not values: a file that has some goes through both."""
+    """Comments are lines of the text, not values: a file that has some goes through both, and loses them where what
+    looks like one was part of a key or a value."""
     tree = yaml.safe_load(text)
     clean = _redacted(tree, secrets, None, 0)
-    if clean != tree:
-        return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=120)
-    return "".join(map(_without(secrets), text.splitlines(keepends=True))) if "#" in text else text
+    if clean == tree:
+        without = "".join(map(_without(secrets), text.splitlines(keepends=True))) if "#" in text else text
+        if without == text or _reads_as(without, tree):
+            return without
+    return yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _reads_as(text: str, tree: Any) -> bool:
+    try:
+        return yaml.safe_load(text) == tree
+    except yaml.YAMLError:
+        return False
 
 
 def _without(secrets: list[str]) -> Callable[[str], str]:

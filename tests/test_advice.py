@@ -54,6 +54,7 @@ def refused(design: Design, count: int = 8, tries: int = 60) -> list[tuple[int, 
     return sweeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", KNOWN)
 def test_a_planted_cause_is_named(reason):
     made = refused(KNOWN[reason])
@@ -62,6 +63,7 @@ def test_a_planted_cause_is_named(reason):
     assert named[reason] >= 0.75 * len(made), named
 
 
+@pytest.mark.slow
 def test_a_range_widened_as_advised_gives_a_line():
     """The causes named are those of narrow ranges, whose own noise decides how much wider they have to be."""
     lines = []
@@ -110,6 +112,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["run", "table"])
 def test_every_analysis_ends_in_something_to_do(case, kind, tmp_path):

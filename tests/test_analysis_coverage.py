@@ -40,6 +40,7 @@ def test_equivalence_is_seldom_claimed_at_the_margin():
     assert found["equivalent at the margin"] <= 1 - LEAST
 
 
+@pytest.mark.slow
 def test_the_planted_truth_is_what_many_cameras_show():
     """With 4,000 cameras' worth of luck averaged out, accuracies are those that were planted."""
     truth = Truth(cameras=24, trials=3, trial_sd=0.0, er=(0.0, 3.0, 6.0))
@@ -87,6 +88,7 @@ def test_raw_scores_are_judged_by_the_planted_differences():
     assert {kind for kind, *_ in numbers["tests"]} == behind | trends | {f"ID {raw_scores.DIFFERENCE}"}
 
 
+@pytest.mark.slow
 def test_scores_alone_are_those_of_the_whole_analysis():
     """For cameras too, and claims are the same; simultaneous intervals count by family."""
     for name in ("camera effects, macro-F1", "rise and fall 0 5 0"):
@@ -236,6 +238,7 @@ def test_scenarios_have_seeds_of_their_own():
     assert len({coverage.hash_seed(name, 0) for name in SCENARIOS}) == len(SCENARIOS)
 
 
+@pytest.mark.slow
 def test_the_speed_bench_holds_both_ways_to_the_same_scores(capsys):
     bench_analysis.main(["--points", "2", "--replicates", "20", "--classes", "9", "--groups", "8", "--images", "300",
                          "--rows", "2000", "--sample", "3"])  # fmt: skip

@@ -136,6 +136,7 @@ def test_a_confounded_pair_leaves_the_third_factor_its_slope():
     assert factor.slope.low < 2 < factor.slope.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [1, 3])
 def test_a_confounded_pair_leaves_the_third_factor_its_levels_where_a_trial_is_lost(trials):
     """Not every combination was trained twice: the error is that of residuals, on a design that is short of rank."""

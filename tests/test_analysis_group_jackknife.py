@@ -138,6 +138,7 @@ def found(world):
     return study.analyse("simulated", world.points, OPTIONS, counts=world.counts)
 
 
+@pytest.mark.slow
 def test_the_groups_are_a_source_of_error_of_every_number(found, world):
     without = study.analyse("simulated", world.points, OPTIONS)
     sources = found.errors.groupby("group")["source"].agg(list)

@@ -132,6 +132,7 @@ def test_variances_of_a_run_are_those_that_were_planted():
     assert (df, count) == (3 * 59, 3)
 
 
+@pytest.mark.slow
 def test_a_run_foretells_another_size(tmp_path):
     run_folder(tmp_path / "run", simulated(LEVELS, trials=12, trial_sd=0.02, seed=3))
     spread = variances.of_run(str(tmp_path / "run"))
@@ -158,6 +159,7 @@ def test_a_run_without_a_line_is_refused_for_that_reason(tmp_path):
         variances.of_run(str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     run_folder(tmp_path / "run", simulated(LEVELS))

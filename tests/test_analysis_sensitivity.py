@@ -93,6 +93,7 @@ def test_no_claim_holds_where_id_scores_are_mostly_error():
     assert not any(one.kind in ("differs", "equivalent") for one in findings(study))
 
 
+@pytest.mark.slow
 def test_no_claim_holds_where_there_is_no_line_without_duplicates():
     study = analysed(Design(levels((0, 5, 10)), **QUIET))
     without = replace(study, refused=True)

@@ -246,6 +246,7 @@ def command(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_nothing_else_begins_where_the_pilot_fails_or_is_interrupted(command, capsys, tmp_path):
     ran = []
 

@@ -91,6 +91,7 @@ def test_captions_without_a_line_claim_none(run):
     assert "Grey line" not in own["trend"]
 
 
+@pytest.mark.slow
 def test_the_exported_trend_explains_its_bands_dots_and_lines(analysed):
     drawn, lost = figures(analysed, views(analysed))
     assert not lost
@@ -118,6 +119,7 @@ def test_the_figure_of_scores_holds_the_scores(analysed):
     assert marked == {round(table.loc[("scratch", side), "mean"] / 100, 3) for side in ("id", "ood")}
 
 
+@pytest.mark.slow
 def test_a_table_without_a_sweep_has_no_words_of_sweeps(table, capsys):
     out = report(table)
     for text in (visible((out / "index.html").read_text("utf-8")), capsys.readouterr().out):
@@ -125,6 +127,7 @@ def test_a_table_without_a_sweep_has_no_words_of_sweeps(table, capsys):
     assert "One mark: one row of the table, 38 in all" in visible((out / "index.html").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_a_title_stands_in_page_terminal_and_verdict_and_does_nothing(table, capsys):
     out = report(table, title=f"  {HOSTILE}\n two ")
     page = (out / "index.html").read_text("utf-8")
@@ -146,6 +149,7 @@ def test_a_title_of_blanks_is_an_error(table):
         report(table, title=" \n")
 
 
+@pytest.mark.slow
 def test_a_run_takes_a_title_in_place_of_its_question(run, tmp_path):
     report_on(Request((str(run),), str(tmp_path), title="For the paper"), quiet=True)
     assert "<h1><bdi>For the paper</bdi></h1>" in (tmp_path / "index.html").read_text("utf-8")

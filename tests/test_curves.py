@@ -167,6 +167,7 @@ def test_what_is_no_curve_is_none():
         assert LearningCurve.read(broken) is None
 
 
+@pytest.mark.slow
 def test_a_trial_keeps_the_curves_of_all_its_trainings(tmp_path):
     plan, paths = plan_of(tmp_path, "finetune.method=lp-ft"), paths_in(tmp_path, "a")
     trial = pretrained_of(plan)

@@ -201,6 +201,7 @@ command(ingest.main)
 """
 
 
+@pytest.mark.slow
 def test_a_download_that_is_killed_continues(tmp_path, site):
     """kill -9 while the server stands still in the middle; the same command then asks for the rest only."""
     data = zipped({f"pets/a/{k}.jpg": os.urandom(9_000) for k in range(9)})

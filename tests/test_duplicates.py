@@ -317,6 +317,7 @@ def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     assert [one["name"] for one in renewed(run, [edited], [], [edited.pool])] == ["task folder"]
 
 
+@pytest.mark.slow
 def test_only_some_pairs_are_pictured_of_each_kind_one_first(tmp_path):
     root = task_tree(tmp_path / "t", per_class=10)
     for i in range(10):

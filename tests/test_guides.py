@@ -84,6 +84,7 @@ def test_the_sweep_of_two_data_sets_runs(two):
     assert (folder / "run/report/index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_example_of_a_verdict_prints_what_the_page_shows(tmp_path, monkeypatch, capsys):
     (text,), (command,), (shown,) = (blocks(VERDICT, language) for language in ("csv", "sh", "text"))
     monkeypatch.chdir(tmp_path)

@@ -239,6 +239,7 @@ def test_one_old_pre_training_at_chance_is_warned_of_without_an_interval():
     assert table["hardly_learned"].all()
 
 
+@pytest.mark.slow
 def test_a_pre_training_at_chance_is_warned_of(tmp_path, capsys):
     low = write_run(tmp_path / "run", upstream_of=lambda row: 0.065 if row["num_images"] == 1000 else 0.5)
     table, analyses = analysed(low)
@@ -326,6 +327,7 @@ def test_half_of_a_groups_trainings_must_be_improving(tmp_path):
 # ---- the report
 
 
+@pytest.mark.slow
 def test_the_report_has_the_section_and_its_files(run, tmp_path):
     table, analyses = analysed(run)
     output.write(str(tmp_path), table, analyses, verdict(analyses))
@@ -344,6 +346,7 @@ def test_the_report_has_the_section_and_its_files(run, tmp_path):
     assert set(curves["group"]) == {"num_images=1000", "num_images=4000"}
 
 
+@pytest.mark.slow
 def test_a_table_that_no_sweep_wrote_lacks_the_section(tmp_path):
     points = sweep({"num_images=1000": 1.0})[["trial", "group", "id", "ood"]].assign(task="task")
     table = Table("plain", points, ("trial", "group"), pd.DataFrame(columns=["trial", "group", "task", "reason"]))

@@ -113,6 +113,7 @@ def test_a_pre_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method, n
     assert resumed.upstream_accuracy == done.upstream_accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "augment"), [
     ("supervised", "rotate90+trivialaugment"), ("simclr", "randaugment"),
     *slowly(("clip", "vflip+strong+trivialaugment"), ("simclr", "rotate90")),
@@ -189,6 +190,7 @@ def test_a_head_reads_the_features_of_its_body(name):
     assert torch.allclose(model.get_classifier()(read), model(images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_linear_probe_leaves_the_body_as_it_was_and_learns():
     model, _ = pretrain(job("supervised", epochs=16, augment="none"))
     before = {name: value for name, value in state_of(model).items() if "fc" not in name}

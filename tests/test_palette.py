@@ -174,6 +174,7 @@ def test_any_name_has_a_style(name):
     assert style.shape in palette.SHAPES
 
 
+@pytest.mark.slow
 def test_reports_of_a_sweep_and_of_it_with_a_level_more_agree(tmp_path):
     """As a reader sees it: the colours of the page's own data."""
     seen = {}

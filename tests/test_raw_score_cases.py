@@ -143,6 +143,7 @@ def test_of_equal_groups_none_is_lower_than_the_best_in_more_than_a_twentieth_of
         assert found["Hsu"] > 0.05 + error  # why it is not used
 
 
+@pytest.mark.slow
 def test_the_bench_of_procedures_counts_what_the_differences_claim():
     """Its steps of Holm are those of the analysis: the same draws, one study after another."""
     scores = np.random.default_rng(0).standard_normal((40, 3, 4))
@@ -158,6 +159,7 @@ def test_the_bench_of_procedures_counts_what_the_differences_claim():
     assert shares["Holm"] == pytest.approx(np.mean(claimed))
 
 
+@pytest.mark.slow
 def test_er_of_the_leading_group_is_there_beyond_the_groups_that_have_a_sentence():
     points = sweep({f"num_images={1000 + i}": 5.0 * (i == 29) for i in range(30)}, epochs=(3, 6), trial_sd=0.002)
     found = summary(analysed(points))
@@ -234,6 +236,7 @@ def table_rows(analysis: Analysis, name: str) -> list[dict[str, str]]:
 # ---- images that occur elsewhere
 
 
+@pytest.mark.slow
 def test_claims_that_do_not_hold_without_duplicates_are_held_back():
     gain = sweep({"num_images=1000": 8.0}, trials=6, trial_sd=0.002, noise_sd=0.002)
     none = gain.assign(ood=gain["ood"] - 0.08 * (gain["group"] != "scratch"))

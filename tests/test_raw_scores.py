@@ -194,6 +194,7 @@ def test_single_trials_have_scores_and_no_interval():
 # ---- cameras
 
 
+@pytest.mark.slow
 def test_macro_f1_over_cameras_adds_their_jackknife():
     world = simulate(Truth(er=(0.0, 3.0, 6.0), trials=4, cameras=16, metric="macro_f1"), seed=2)
     points = world.points.drop(columns="seed")  # else groups are paired by it

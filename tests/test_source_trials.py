@@ -95,6 +95,7 @@ SOURCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "made", "images", "classes"), SOURCES, ids=[made.__name__ for _, made, *_ in SOURCES])
 def test_a_trial_on_a_source(name, made, images, classes, tmp_path):
     torch.set_num_threads(1)

@@ -86,6 +86,7 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
             assert a.stride() == b.stride()
 
 
+@pytest.mark.slow
 def test_where_stacking_is_not_faster_the_bits_are_those_of_each_alone(cache, monkeypatch):
     monkeypatch.setattr(autotune, "ROUND_SECONDS", 0.0)
     measure = autotune.measure

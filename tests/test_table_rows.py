@@ -220,6 +220,7 @@ def test_the_f_test_is_that_of_statsmodels():
     assert one.p == pytest.approx(table["Pr(>F)"].iloc[1], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_simulation_counts_what_it_says():
     said = pd.DataFrame([replicate(0.7, seed) for seed in range(2)])
     found = summary(said)

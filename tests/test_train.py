@@ -70,6 +70,7 @@ def save_at_every_epoch(monkeypatch) -> None:
 SETTINGS = Training(lr=3e-3, weight_decay=0.05, batch_size=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", ["none", "crop", "rotate90", "rotate90+strong+trivialaugment"])
 def test_the_same_seed_gives_the_same_bits(augmentation):
     settings = SETTINGS.model_copy(update={"augment": augmentation})
@@ -213,6 +214,7 @@ def test_a_loss_that_breaks_says_so():
         train_some(Training(lr=1e8, weight_decay=0.0, optimizer="sgd", batch_size=32, warmup=0.0))
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
     splits = {"train": bank(400, 1)}
     for i, name in enumerate(("id_val", "id_test", "ood_val", "ood_test")):

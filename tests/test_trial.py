@@ -249,6 +249,7 @@ def test_too_little_memory_is_answered_by_smaller_parts_of_a_batch(brief, monkey
     assert reason == "out of memory with a single image at a time: CUDA out of memory"
 
 
+@pytest.mark.slow
 def test_what_may_go_better_the_next_time_is_raised_and_goes_on(brief, monkeypatch):
     folder, trial, paths = brief
     other = paths_in(folder, "away")
@@ -310,6 +311,7 @@ def test_interleaved_fine_tunings_come_out_the_same(shared):
     assert scores_of(other, trial) == scores_of(paths, trial)
 
 
+@pytest.mark.slow
 def test_work_done_twice_is_counted(brief, monkeypatch):
     folder, trial, _ = brief
     other = paths_in(folder, "twice")

@@ -143,6 +143,7 @@ def test_a_deeper_model_of_the_same_widths_is_refused():
     assert "left over" in refusal(deeper, "efficientnet_b0")
 
 
+@pytest.mark.slow
 def test_names_of_no_family_are_never_placed_by_shape():
     tensors = {f"t{number}": value for number, value in enumerate(body(LITE).state_dict().values()) if value.ndim}
     said = refusal(tensors)
