@@ -1,6 +1,9 @@
 # From a fresh clone: python3 with venv, make and git are all that must be there. Everything else goes into .venv.
 #   make sweep        the question of sweeps/quantity.yaml, from nothing to a report     (SPEC=... for another one)
 #   make quickstart   the same in small
+#   make photos       the question on photographs: downloads Tiny-ImageNet and CIFAR-100 into DATA (./data) once their
+#                     licences are accepted (YES=1: accepted beforehand), runs sweeps/photos/quantity.yaml;
+#                     what lies in DATA already, without a download of ours, is used as it is
 #   make test         lint, types and every test but those of a cluster
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
 #   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
@@ -10,6 +13,7 @@
 
 PYTHON ?= python3
 SPEC   ?= sweeps/quantity.yaml
+DATA   ?= data
 VENV   := .venv
 BIN    := $(VENV)/bin
 FAST   := not (ray or slow or data or gpu or cluster)
@@ -17,7 +21,7 @@ QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart test cluster audit lock lint fast clean
+.PHONY: help sweep quickstart photos test cluster audit lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,6 +37,14 @@ sweep: $(VENV)/.project
 
 quickstart: SPEC := sweeps/quickstart.yaml
 quickstart: sweep
+
+photos: $(VENV)/.project
+	@for name in tiny-imagenet:tiny-imagenet-200 cifar-100:cifar-100-binary; do \
+	  [ -d "$(DATA)/$${name#*:}" ] && [ ! -d "$(DATA)/downloads" ] && continue; \
+	  $(BIN)/python -m ray_robust.ingest $${name%:*} --download --root "$(DATA)" $(if $(YES),--yes) || exit; \
+	done
+	@DATA=$(abspath $(DATA)) $(BIN)/python -m ray_robust.sweep sweeps/photos/quantity.yaml --out runs/photos/quantity
+	@echo "Open $(CURDIR)/runs/photos/quantity/report/index.html in a browser; it needs no network."
 
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast

@@ -78,6 +78,11 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 20 else ""
 
 
+def unexpanded(path: object) -> str:
+    """Return a hint where a $VARIABLE was left standing in a path that is not there; else ""."""
+    return "; is the variable set?" if "$" in str(path) else ""
+
+
 class Arguments(argparse.ArgumentParser):
     """A parser of a command's arguments that reports errors like all others: in one line, as a UserError."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,10 +20,22 @@ STUDIES = {"quantity", "granularity", "semantics", "classes_vs_images", "diversi
            "baseline"}  # fmt: skip
 
 
-def test_every_study_is_there_in_both_sizes():
-    here, paper = ({file.stem for file in (ROOT / folder).glob("*.yaml")} for folder in ("sweeps", "sweeps/paper"))
+PHOTOS = STUDIES | {"weights", "quantity_64px", "quantity_pacs", "domain_mix_pacs"}
+
+
+def test_every_study_is_there_on_photographs_rendered_and_at_the_papers_size():
+    folders = ("sweeps", "sweeps/paper", "sweeps/photos")
+    here, paper, photos = ({file.stem for file in (ROOT / folder).glob("*.yaml")} for folder in folders)
     assert here == STUDIES | {"quickstart", "mixture_search", "search"}
     assert paper == STUDIES
+    assert photos == PHOTOS
+
+
+def test_studies_on_photographs_share_their_task_and_baseline():
+    """Their groups are compared with one line; 64 px and published weights have their own."""
+    specs = [load_spec(ROOT / f"sweeps/photos/{name}.yaml") for name in STUDIES - {"baseline"}]
+    for part in ("tasks", "finetunes", "baseline_finetunes"):
+        assert len({repr(getattr(spec, part)) for spec in specs}) == 1, part
 
 
 def test_sweeps_on_the_built_in_world_share_their_baseline():
@@ -34,6 +47,8 @@ def test_sweeps_on_the_built_in_world_share_their_baseline():
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SWEEPS, ids=names)
 def test_a_sweep_plans(file, monkeypatch, capsys):
+    if file.parent.name == "photos" and not Path(os.environ.get("DATA", ""), "tiny-imagenet-200").is_dir():
+        pytest.skip("the folder DATA has no photographs: a subpopulation cannot be planned from published counts")
     monkeypatch.chdir(ROOT)
     assert sweep.main([str(file), "--plan"]) == 0
     said = capsys.readouterr().out
@@ -41,7 +56,7 @@ def test_a_sweep_plans(file, monkeypatch, capsys):
     assert trials is not None
     planned, pretrained = int(trials[1]), int(trials[2])
     assert planned > pretrained
-    assert (pretrained > 0) == (file.stem != "baseline")
+    assert (pretrained > 0) == (file.stem != "baseline"), "published weights count as one each"
     for word in ("images to process:", "time ", "disk "):
         assert word in said
 

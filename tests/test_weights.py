@@ -266,6 +266,7 @@ def test_a_download_that_fails_says_so(monkeypatch):
     [
         ("resnet50.a1_in2k", "timm has no weights 'resnet50.a1_in2k'; did you mean resnet50.a1_in1k?"),
         ("missing/body.pth", "there is no file or folder missing/body.pth"),
+        ("$UNSET/resnet18", "there is no file or folder $UNSET/resnet18; is the variable set?"),
         ("open_clip:ViT-B-3/x", "'open_clip:ViT-B-3/x' must read open_clip:MODEL/TAG; did you mean ViT-B-32?"),
         ("resnet_50", "'resnet_50' is no tag of timm (resnet50.a1_in1k) or open_clip (ViT-B-32/openai), and no file "),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ray_robust import registry
-from ray_robust.errors import UserError, did_you_mean
+from ray_robust.errors import UserError, did_you_mean, unexpanded
 from ray_robust.plan.plan import WeightsFacts
 from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec.class_selection import absolute
@@ -64,8 +64,8 @@ def find_weights(text: str) -> Weights:
         if "." not in text or not tagged or text in tagged:
             return Weights("hub", text, text)
         raise UserError(f"pretrain.weights: timm has no weights {text!r}{did_you_mean(text, tagged)}")
-    if path.suffix in FILES or text.startswith(("/", ".", "~")):
-        raise UserError(f"pretrain.weights: there is no file or folder {text}")
+    if path.suffix in FILES or text.startswith(("/", ".", "~", "$")):
+        raise UserError(f"pretrain.weights: there is no file or folder {text}{unexpanded(path)}")
     raise UserError(
         f"pretrain.weights: {text!r} is no tag of timm (resnet50.a1_in1k) or open_clip (ViT-B-32/openai), and no file "
         f"or folder{did_you_mean(text, registry.timm_weights())}"

@@ -28,7 +28,7 @@ from ray_robust.data.readers.label_checks import (
     split_warnings,
 )
 from ray_robust.data.readers.table import Table, first_few, read_table
-from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.errors import Problem, UserError, did_you_mean, unexpanded
 from ray_robust.files.regular_file import kind_at
 
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
@@ -317,8 +317,3 @@ def _licence(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.upper().startswith(("LICENSE", "LICENCE")))
     return f"see {names[0]} beside the images" if names else "not stated beside the images"
-
-
-def unexpanded(path: Path) -> str:
-    """Return a hint where a $VARIABLE was left standing in a path that is not there; else ""."""
-    return "; is the variable set?" if "$" in str(path) else ""

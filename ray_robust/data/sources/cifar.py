@@ -23,8 +23,8 @@ from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.cifar_batches import Batch, Form, Layout, Place, find_place, pixels_of, read_part
 from ray_robust.data.readers.file_pool import FilePool, Listing
-from ray_robust.data.readers.folder import LocalPath, make_listing, unexpanded
-from ray_robust.errors import DataAbsent, Problem, UserError
+from ray_robust.data.readers.folder import LocalPath, make_listing
+from ray_robust.errors import DataAbsent, Problem, UserError, unexpanded
 
 LICENCE = "no licence stated by its makers, who ask to be cited (Krizhevsky 2009)"
 OBTAIN = "Obtain it: python -m ray_robust.ingest {} --download --root DIR"

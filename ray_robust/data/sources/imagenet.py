@@ -22,9 +22,9 @@ from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, unexpanded
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
 from ray_robust.data.readers.table import first_few
-from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean, unexpanded
 
 IMAGES, CLASSES = 1_281_167, 1_000
 LICENCE = "ImageNet terms of access: non-commercial research and education (ILSVRC2012, Russakovsky et al. 2015)"

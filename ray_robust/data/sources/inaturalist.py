@@ -21,9 +21,9 @@ from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, unexpanded, with_stamps
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, with_stamps
 from ray_robust.data.readers.table import SHOWN, first_few
-from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean, unexpanded
 
 LICENCE = "each image under its photographer's licence (mostly CC BY-NC); the challenge: non-commercial research"
 

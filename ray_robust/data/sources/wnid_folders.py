@@ -22,10 +22,10 @@ from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, unexpanded
+from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
 from ray_robust.data.readers.table import first_few, read_table
 from ray_robust.data.sources.imagenet import LICENCE
-from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean, unexpanded
 
 DOWNLOAD = "Obtain it: python -m ray_robust.ingest {} --download --root DIR"
 # github.com/fastai/imagenette
