@@ -135,6 +135,16 @@ def test_the_choice_is_kept_and_every_seed_has_its_rungs(tmp_path):
     assert others[0] == others[1]
 
 
+def test_the_baseline_has_the_groups_own_fine_tunings_too(tmp_path):
+    """Else raw scores could only be compared with a baseline on more images than the groups had."""
+    whole = "baseline.finetune={num_images: all, method: full}"
+    sweep = opened(tmp_path, "finetune.num_images=300", whole, "finetune.method={grid: [full, linear]}")
+    chosen = baseline_spread.with_choice(sweep, Choice(PILOT, True), None)
+    scratch = [trial for trial in chosen.plan if trial.group == "scratch"]
+    assert {(300, 4, 1e-3), (300, 4, 3e-3), (None, 4, 1e-3), (None, 16, 3e-3)} <= sizes(scratch)
+    assert {f.settings.method for trial in scratch for f in trial.finetunings} == {"full"}
+
+
 def test_an_edited_baseline_has_another_pilot_and_another_mixture_has_not(tmp_path):
     sweep, run = opened(tmp_path), RunFolder(tmp_path / "run")
     finish(run, *baseline_spread.pilot_plan(sweep))

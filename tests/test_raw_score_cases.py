@@ -54,6 +54,15 @@ def test_longer_fine_tunings_are_no_fair_comparison_and_that_is_said():
     )
 
 
+def test_fine_tunings_on_more_images_are_no_fair_comparison_and_that_is_said():
+    points = sweep({"num_images=1000": 0.0})
+    own = points["group"] == "scratch"
+    assert deployment(points.assign(finetune_images=np.where(own, 7315, 1500))).endswith(
+        " Not at equal cost: num_images=1000 was fine-tuned on up to 1,500 images, scratch on up to 7,315."
+    )
+    assert "equal cost" not in deployment(points.assign(finetune_images=1500))
+
+
 def test_lengths_and_rates_that_only_the_baseline_has_widen_its_line_and_enter_no_score():
     points = sweep({"num_images=1000": 0.0})
     own = points["group"] == "scratch"

@@ -116,10 +116,13 @@ def _from(baseline: str) -> str:
 
 def _unequal(analysis: Analysis, group: str) -> str:
     """In which ways the scores of a group and of the baseline were reached at unequal cost, as a sentence that follows
-    another: longer fine-tunings, or many more of them to choose from. Empty where they were not."""
+    another: on more images, longer, or many more of them to choose from. Empty where they were not."""
     choice, baseline = analysis.scores.choice, analysis.options.baseline
     own, reference = choice.effort[group], choice.effort[baseline]
     ways = []
+    if math.isfinite(own.images) and math.isfinite(reference.images) and own.images != reference.images:
+        images = f"{name(group)} was fine-tuned on up to {own.images:,.0f} images"
+        ways.append(f"{images}, {name(baseline)} on up to {reference.images:,.0f}")
     if math.isfinite(own.epochs) and math.isfinite(reference.epochs) and own.epochs != reference.epochs:
         epochs = f"{name(group)} was fine-tuned for up to {own.epochs:g} epochs"
         ways.append(f"{epochs}, {name(baseline)} for up to {reference.epochs:g}")

@@ -26,9 +26,10 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Effort:
-    """What the points of a group are chosen from: `epochs`, those of its longest fine-tuning, and `tries`, fine-tunings
-    per trial; NaN where the table does not have them."""
+    """What the points of a group are chosen from: `images` of its largest fine-tuning set, `epochs` of its longest
+    fine-tuning, and `tries`, fine-tunings per trial; NaN where the table does not have them."""
 
+    images: float = float("nan")
     epochs: float = float("nan")
     tries: float = float("nan")
 
@@ -79,9 +80,9 @@ def rows_by(points: pd.DataFrame, among: np.ndarray, by: str, within: Sequence[s
 def _effort(points: pd.DataFrame) -> dict[str, Effort]:
     groups: dict[str, Effort] = {}
     for name, own in points.groupby("group", sort=False):
-        epochs = _numbers(own, "epoch").max()
+        images, epochs = _numbers(own, "finetune_images").max(), _numbers(own, "epoch").max()
         tries = own.groupby("trial")["finetune"].nunique().mean() if "finetune" in own else np.nan
-        groups[str(name)] = Effort(float(epochs), float(tries))
+        groups[str(name)] = Effort(float(images), float(epochs), float(tries))
     return groups
 
 

@@ -57,8 +57,12 @@ def can_be_spread(spec: Spec) -> bool:
 
 
 def with_choice(sweep: Sweep, choice: Choice, limit: int | None) -> Sweep:
-    """Return a sweep whose baseline has the fine-tunings of these rungs besides those that its spec names."""
-    levels = {level.section: level for level in (*_rungs(sweep, choice.octaves), *sweep.spec.baseline_finetunes)}
+    """Return a sweep whose baseline has the fine-tunings of these rungs besides those that its spec names, and those of
+    the groups, so that raw scores can be compared at equal settings."""
+    own = sweep.spec.baseline_finetunes
+    methods = {level.section.method for level in own}  # a linear probe of random weights is no baseline of its own
+    groups = [level for level in sweep.spec.finetunes if level.section.method in methods]
+    levels = {level.section: level for level in (*_rungs(sweep, choice.octaves), *own, *groups)}
     spec = replace(sweep.spec, baseline_finetunes=tuple(levels.values()))
     return replace(sweep, spec=spec, plan=sweep.plan_of(_planned(spec), limit))
 

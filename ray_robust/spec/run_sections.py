@@ -33,7 +33,8 @@ class Baseline(Section):
     spread: Literal["auto"] | None = Field(
         default=None,
         description="`auto`: fine-tunings of further sizes and lengths, so that the ID scores spread evenly from near "
-        "chance upwards; a pilot of a few fine-tunings from scratch decides which, before anything else runs",
+        "chance upwards, beside the groups' own; a pilot of a few fine-tunings from scratch decides which, before "
+        "anything else runs",
         examples=["spread: auto"],
     )
     stop_if_no_line: bool = Field(
