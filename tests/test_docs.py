@@ -90,7 +90,7 @@ def test_commands_parse(command, monkeypatch):
             registry.TASKS if args.task or ":" in args.source else registry.SOURCES
         )
     elif module == "analysis":
-        analysis_command._parser().parse_args(arguments)
+        analysis_command.parser().parse_args(arguments)
     elif module == "ray_robust.status":
         monkeypatch.setattr(status, "read_status", lambda run, now: (_ for _ in ()).throw(LookupError))
         with pytest.raises(LookupError):

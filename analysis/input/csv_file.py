@@ -1,7 +1,8 @@
 """A CSV of a user's as a frame of text: encoding, separator, header, and the line that each row stands on.
 
-Owns `CsvFile` and what can be wrong with a file before any cell is understood, and `Remarks`, which collects every
-problem and note about one table so that all of them are reported at once. Nothing here knows what a score is.
+Owns `CsvFile` and what can be wrong with a file before any cell is understood, `Source`, what it has in common with a
+table in memory (`data_frame`), and `Remarks`, which collects every problem and note about one table so that all of them
+are reported at once. Nothing here knows what a score is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,34 @@ def _at_most(file: Any) -> bytes:
     return b"".join(parts)
 
 
+class Source(Protocol):
+    """Where the rows of a table come from: `frame` has their cells as text, `short` the rows with too few of them.
+
+    file       what errors call the table
+    first_row  the number of row 0
+    row        what one row is called: "line" or "row"
+    header     where the names of columns are
+    """
+
+    file: str
+    frame: pd.DataFrame
+    short: pd.Index
+    notes: list[str]
+    row: str
+
+    @property
+    def first_row(self) -> int: ...
+
+    @property
+    def header(self) -> str: ...
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Return where each of these rows is, for an error."""
+
+    def at(self, rows: Sequence[int]) -> str:
+        """Return where these rows are, for a note: the first few, the others counted."""
+
+
 class CsvFile:
     """The cells of a CSV as text (`frame`, blank rows left out, indexed by row number) under cleaned column names.
 
@@ -54,6 +83,8 @@ class CsvFile:
     the rows with fewer cells than the header. `notes` say in a sentence each what was not a plain comma-separated UTF-8
     file. Raises UserError where the file is no table.
     """
+
+    row = "line"
 
     def __init__(self, file: str, wanted: Sequence[str] = ()) -> None:
         self.file, self.notes = file, list[str]()
@@ -65,6 +96,15 @@ class CsvFile:
     def first_row(self) -> int:
         """The line of row 0, unless the header spans several."""
         return self._skipped + 2
+
+    @property
+    def header(self) -> str:
+        """The place of the header."""
+        return f"{self.file}:{self.first_row - 1}"
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Return `file:line` of these rows."""
+        return [f"{self.file}:{line}" for line in self.lines(rows)]
 
     def lines(self, rows: Iterable[int]) -> list[int]:
         """Return the lines of the file on which these rows (labels of `frame`) begin."""
@@ -94,12 +134,7 @@ class CsvFile:
 
     def at(self, rows: Sequence[int]) -> str:
         """Return `line 4`, `lines 4, 7 and 9` or `lines 4, 7, 9 and 81 more`."""
-        shown = [str(line) for line in self.lines(rows[:SHOWN])]
-        if len(rows) == 1:
-            return f"line {shown[0]}"
-        if len(rows) > SHOWN:
-            return f"lines {', '.join(shown)} and {len(rows) - SHOWN:,} more"
-        return f"lines {', '.join(shown[:-1])} and {shown[-1]}"
+        return several(self.row, [str(line) for line in self.lines(rows[:SHOWN])], len(rows))
 
     def _read(self) -> tuple[str, int]:
         """The text, and how many lines lie before the header."""
@@ -229,10 +264,19 @@ class CsvFile:
         return UserError(Problem(self.file, f"not readable as a CSV table: {reason}"))
 
 
+def several(row: str, shown: Sequence[str], count: int) -> str:
+    """Return `line 4`, `lines 4, 7 and 9` or `lines 4, 7, 9 and 81 more` of `count` rows, the first of them `shown`."""
+    if count == 1:
+        return f"{row} {shown[0]}"
+    if count > len(shown):
+        return f"{row}s {', '.join(shown)} and {count - len(shown):,} more"
+    return f"{row}s {', '.join(shown[:-1])} and {shown[-1]}"
+
+
 class Remarks:
     """The remarks on one table: `problems`, for which it is refused, and `notes`, with which it is read."""
 
-    def __init__(self, source: CsvFile) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.problems: list[Problem] = []
         self.notes = list(source.notes)
@@ -243,17 +287,14 @@ class Remarks:
         rows = list(rows)
         if not rows:
             return
-        lines = self.source.lines(rows[:SHOWN])
-        self.problems += [
-            Problem(f"{self.source.file}:{line}", sentence(row)) for row, line in zip(rows[:SHOWN], lines, strict=True)
-        ]
+        places = self.source.places(rows[:SHOWN])
+        self.problems += [Problem(place, sentence(row)) for row, place in zip(rows[:SHOWN], places, strict=True)]
         if len(rows) > SHOWN:
-            self.table(f"and {count_noun(len(rows) - SHOWN, 'more line')} like these")
+            self.table(f"and {count_noun(len(rows) - SHOWN, f'more {self.source.row}')} like these")
 
     def column(self, sentence: str) -> None:
-        """Add a problem of a column, located at the header's line."""
-        line = self.source.first_row - 1
-        self.problems.append(Problem(f"{self.source.file}:{line}", sentence))
+        """Add a problem of a column, located at the header."""
+        self.problems.append(Problem(self.source.header, sentence))
 
     def table(self, sentence: str) -> None:
         """Add a problem of the table as a whole."""

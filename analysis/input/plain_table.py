@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from analysis.input.columns import (
     tidy,
 )
 from analysis.input.copies import across_groups, same_columns, same_scores, without_copies
-from analysis.input.csv_file import CsvFile, Remarks
+from analysis.input.csv_file import CsvFile, Remarks, Source
 from analysis.input.roles import Roles
 from analysis.input.table import Table
 from analysis.options import Options
@@ -27,8 +28,13 @@ from ray_robust.text.names import quoted
 RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated", "group", "trial", "task", "status"}
 
 
-def read_csv(
-    file: str,
+def read_csv(file: str, **columns: Any) -> Table:
+    """Return the points of a CSV; see `read_table`."""
+    return read_table(file, **columns)
+
+
+def read_table(
+    file: str | Source,
     *,
     id: str | Sequence[str],
     ood: str,
@@ -38,7 +44,7 @@ def read_csv(
     percent: bool = False,
     units: Mapping[str, str] | None = None,
 ) -> Table:
-    """Return the points of any CSV of ID and OOD scores.
+    """Return the points of any table of ID and OOD scores: a CSV, or rows that are read already.
 
     id, ood, group   names of its columns; several in `id` are several ID sets, those that `options.id_names` names.
                      Their scores become id_1, id_2, ... and `id` their mean, until the baseline's plane gives their
@@ -71,12 +77,12 @@ def read_csv(
     if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
         remarks.note("some clusters lie in several groups; they count in each group as if independent")
     keys = ("trial", "group", *extra) if roles.cluster else ("group", *extra)
-    return Table(Path(file).stem, points, keys, left_out, tuple(remarks.notes))
+    return Table(Path(remarks.source.file).stem, points, keys, left_out, tuple(remarks.notes))
 
 
-def _rows(file: str, roles: Roles, units: Mapping[str, str]) -> tuple[pd.DataFrame, Remarks]:
+def _rows(file: str | Source, roles: Roles, units: Mapping[str, str]) -> tuple[pd.DataFrame, Remarks]:
     """The rows as text, copies left out, with the remarks on them; raises UserError where a column is not there."""
-    source = CsvFile(file, [name for _, name in roles.asked])
+    source = CsvFile(file, [name for _, name in roles.asked]) if isinstance(file, str) else file
     remarks = Remarks(source)
     check_columns(roles, units, remarks)
     if source.frame.empty and not remarks.problems:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from analysis.line.line_checks import LineChecks
 from analysis.report import chart_data, charts, latex, learned_charts, line_charts, score_charts
@@ -19,7 +20,7 @@ from analysis.views import View, chosen
 FOLDER = "export"
 WIDTH = 640
 ONE_COLUMN = {"trend": 400}  # figures for one column of a paper: 3.3 inches make their letters 6.5 points high
-STYLE = {
+STYLE: dict[str, Any] = {
     "background": "white",
     "font": "Helvetica, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": None},
@@ -36,25 +37,38 @@ STYLE = {
 }
 
 
-def figures(
-    analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
-) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
-    """Return figure -> ending -> file, of the view that the verdict is about and of the checks of its line; and why the
-    missing figures could not be drawn, by name."""
-    view, styles = chosen(views), group_styles(analysis)
-    made = charts.of_task(analysis, [view], {}, WIDTH, legend=True)
+def specifications(
+    analysis: Analysis,
+    view: View,
+    line: LineChecks | None,
+    keys: Mapping[str, str],
+    points: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Return figure -> Vega-Lite with its data, of one view and of the checks of its line, without a look. `keys` are
+    the columns that a tooltip names (see `charts.trend`), `points` the marks, with these."""
+    styles = group_styles(analysis)
+    made = charts.of_task(analysis, [view], keys, WIDTH, legend=True)
     made |= {name: made[name].properties(width=width) for name, width in ONE_COLUMN.items() if name in made}
     made |= score_charts.of_scores(analysis, styles, WIDTH)
     if line is not None:
         made |= line_charts.of_line(line, analysis.points, styles, analysis.options.scale, WIDTH)
     made |= learned_charts.of_learned(analysis, styles, WIDTH)
+    frame = chart_data.frame(view)
+    params = frame["params"] | {"shown": [style.group for style in styles], "picked": ""}
+    data = frame["datasets"] | {"points": points}
+    return {name: charts.filled(chart, data, params) for name, chart in made.items()}
+
+
+def figures(
+    analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
+) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Return figure -> ending -> file, of the view that the verdict is about and of the checks of its line; and why the
+    missing figures could not be drawn, by name."""
+    view = chosen(views)
     drawn, lost = {}, {}
-    for name, chart in made.items():
-        frame = chart_data.frame(view)
-        params = frame["params"] | {"shown": [style.group for style in styles], "picked": ""}
-        data = frame["datasets"] | {"points": chart_data.marks(view.points)}
+    for name, made in specifications(analysis, view, line, {}, chart_data.marks(view.points)).items():
         try:
-            drawn[name] = draw(charts.filled(chart, data, params) | {"config": STYLE})
+            drawn[name] = draw(made | {"config": STYLE})
         except NotDrawn as error:
             lost[name] = str(error)
     return drawn, lost
