@@ -2,9 +2,9 @@
 
 `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
 without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, or
-storage or a cluster that went away), `Arguments` (a parser that raises UserError) and `command`, under which every
-`main` runs: it turns a UserError into lines on standard error and exit code 2, an Outage into a line and 1, Ctrl-C into
-130.
+storage or a cluster that went away), `Unfinished` (a sweep called from Python that is not complete), `Arguments` (a
+parser that raises UserError) and `command`, under which every `main` runs: it turns a UserError into lines on standard
+error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ray_robust.redact import redact
 from ray_robust.text.names import printable
@@ -69,6 +69,18 @@ class Outage(OSError):
         super().__init__(redact(printable(line)))
 
 
+class Unfinished(Exception):
+    """A sweep that was run from Python ended with trials that failed or were not run, or without a report: one line
+    that says which. What is done is kept, and the same call continues. `path` is the run folder."""
+
+    def __init__(self, line: str, path: str) -> None:
+        self.path = path
+        super().__init__(redact(printable(line)))
+
+    def __reduce__(self):
+        return type(self), (str(self), self.path)
+
+
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean num_images?` where a known word is near, else the (short) list of known words, else ""."""
     names = sorted(map(str, words))
@@ -84,7 +96,13 @@ def unexpanded(path: object) -> str:
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser of a command's arguments that reports errors like all others: in one line, as a UserError."""
+    """A parser of a command's arguments that reports errors like all others: in one line, as a UserError. `called`
+    replaces the first text in the program's name by the second: a command may be one of another program."""
+
+    called: ClassVar[tuple[str, str]] = ("", "")
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog.replace(*self.called), **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help shows what there is")

@@ -78,8 +78,9 @@ def main(argv: list[str]) -> int:
     return DONE
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Arguments("python -m ray_robust.ingest", description=__doc__.splitlines()[0])
+def parser(add_help: bool = True) -> Arguments:
+    """Return the parser of this command's arguments."""
+    parser = Arguments("python -m ray_robust.ingest", description=__doc__.splitlines()[0], add_help=add_help)
     parser.add_argument("source", metavar="SOURCE", help="a source or task: folder, species, wilds:iwildcam, ...")
     parser.add_argument("--root", help="where its images are: a folder, a zip or a CSV")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="first check and unpack this download to --root")
@@ -100,7 +101,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="first compare it with the files, and check its checksums; mend what is wrong",
     )
     parser.add_argument("--address", help="a Ray cluster to use instead of this machine's cores")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    args = parser().parse_args(argv)
     if not 1 <= args.size <= LARGEST_SIZE:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")
     if args.limit < 0:

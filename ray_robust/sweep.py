@@ -1,5 +1,6 @@
 """The command `python -m ray_robust.sweep SPEC.yaml`: load, plan, print, run what is missing, report.
 
+`ray_robust.sweep(...)` does the same from Python: this module can be called.
 `--plan` stops before anything runs. The same command again continues. `launch.run_sweep` does the running.
 """
 
@@ -7,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 
 from ray_robust.data.opened import forget_pools
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Problem, UserError, command
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Arguments, Problem, Unfinished, UserError, command
+from ray_robust.interface.run import Run, why_unfinished
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare import baseline_spread, provenance
@@ -27,21 +33,95 @@ from ray_robust.prepare.work import finished_trials, remaining_of, stopped_trial
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
+from ray_robust.spec.python_values import SPEC, overrides_of
 from ray_robust.text.console import console
 from ray_robust.text.names import count_noun
 
 DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itself checks every one
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep was asked for beside its spec; `command` runs it again, from a shell."""
+
+    out: str | None
+    address: str | None
+    limit: int | None
+    plan: bool
+    command: str
+
+
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
-    out = console()
     spec = load_spec(args.spec, tuple(args.set))
+    return _carry_out(spec, Asked(args.out, args.address, args.limit, args.plan, provenance.command(argv)), console())[
+        0
+    ]
+
+
+def sweep(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
+    *,
+    set: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    address: str | None = None,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Run a sweep, or what is still missing of it, write its report, and return its folder. The command is the same.
+
+    spec     a YAML file, the name of a built-in sweep (`"quickstart"`), a dict with the same keys, or a loaded Spec
+    set      values that replace single ones of the spec: `{"pretrain.epochs": 2}`
+    out      the run folder, a path or a URI; None: `runs/<name of the spec>`. A dict has no name, and needs it
+    address  a Ray cluster to run on; None: RAY_ADDRESS, else this machine's cores
+    limit    only the first so many trials
+    quiet    whether nothing is printed
+
+    Raises UserError before anything is written, Unfinished where trials failed or were not run, Outage where a disk,
+    storage or a cluster went away, KeyboardInterrupt when it is interrupted. Finished work is kept: the same call
+    continues.
+    """
+    overrides = overrides_of(set or {})
+    loaded = load_spec(spec if isinstance(spec, Mapping | Spec) else os.fspath(spec), overrides)
+    place = None if out is None else os.fspath(out)
+    _check_limit("limit", limit)
+    if loaded.document.file == SPEC:
+        if place is None:
+            raise UserError("out: a spec that is a dict has no name; say where the run goes, e.g. out='runs/first'")
+        loaded = replace(loaded, name=RunFolder(place).storage.shown.rstrip("/").rpartition("/")[2])
+    words = _again(spec, overrides, place or f"runs/{loaded.name}", {"out": place, "address": address, "limit": limit})
+    asked = Asked(place, address, limit, False, provenance.command(words))
+    code, run = _carry_out(loaded, asked, console(quiet))
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != DONE:
+        raise Unfinished(why_unfinished(run), run.storage.shown)
+    return Run(run.storage.address)
+
+
+def _again(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
+    overrides: tuple[str, ...],
+    run: str,
+    asked: Mapping[str, Any],
+) -> list[str]:
+    """The arguments of the command that continues a sweep which was begun from Python. What is no file is read from the
+    `spec.yaml` of its run."""
+    flags = {f"--{name}": str(value) for name, value in asked.items() if value is not None}
+    if isinstance(spec, Mapping | Spec):
+        words, flags = [f"{run}/spec.yaml"], {**flags, "--out": run}
+    else:
+        words = [os.fspath(spec), *(word for text in overrides for word in ("--set", text))]
+    return [*words, *(word for flag in flags.items() for word in flag)]
+
+
+def _carry_out(spec: Spec, args: Asked, out: Console) -> tuple[int, RunFolder]:
+    """Plan or run a sweep; return the exit code and the run folder. Raises UserError."""
     if not args.plan:
         check_address(args.address)  # before anything is written, and before minutes of work
     forget_pools()  # of an earlier call in this process
-    bare = replace(open_sweep(spec, args.limit, plan_only=args.plan), command=provenance.command(argv))
+    bare = replace(open_sweep(spec, args.limit, plan_only=args.plan), command=args.command)
     run = RunFolder(args.out or f"runs/{bare.spec.name}")
     if (folder := run.storage.local()) is not None and folder.is_file():
         raise UserError(f"--out {run.storage.shown}: is a file; give a folder")
@@ -52,11 +132,11 @@ def main(argv: list[str]) -> int:
         if baseline_spread.wanted(spec):
             spread = baseline_spread.spread_sentence(bare, baseline_spread.recorded(bare, run))
             out.print(f"spread  {spread}", markup=False, soft_wrap=True)
-        return code
+        return code, run
     from ray_robust.launch.monitor.loggers import check_loggers
 
     check_loggers(sweep.spec.track, sweep.spec.location("track"), remote=folder is None)
-    return _run(spec, bare, sweep, (subsets, first), run, args, out)
+    return _run(spec, bare, sweep, (subsets, first), run, args, out), run
 
 
 def _with_spread(bare: Sweep, run: RunFolder, limit: int | None) -> Sweep:
@@ -72,7 +152,7 @@ def _run(
     sweep: Sweep,
     drawn: tuple[Subsets, Preview | None],
     run: RunFolder,
-    args: argparse.Namespace,
+    args: Asked,
     out: Console,
 ) -> int:
     """Run what is missing, under the folder's lease; an interruption reports what is done. Return the exit code."""
@@ -113,9 +193,7 @@ def _run(
             return INTERRUPTED
 
 
-def _plan(
-    sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder, args: argparse.Namespace, out: Console
-) -> int:
+def _plan(sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder, args: Asked, out: Console) -> int:
     """Print what --plan prints, and write plan.csv where --out is given and no run is there: status, results and report
     of a run go by its own plan.csv, also where the spec has changed since."""
     if first is not None:
@@ -141,20 +219,28 @@ def _plan(
     return DONE
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Arguments(
-        "python -m ray_robust.sweep", description="Run a sweep from its YAML, or what is still missing of it."
-    )
-    parser.add_argument("spec", metavar="SPEC.yaml")
+def parser(add_help: bool = True) -> Arguments:
+    """Return the parser of this command's arguments."""
+    what = "Run a sweep from its YAML, or what is still missing of it."
+    parser = Arguments("python -m ray_robust.sweep", description=what, add_help=add_help)
+    parser.add_argument("spec", metavar="SPEC.yaml", help="a file, or the name of a built-in sweep: quantity, ...")
     parser.add_argument("--plan", action="store_true", help="print every trial and its cost; run nothing")
     parser.add_argument("--out", help="the run folder, a path or a URI (default: runs/<spec name>)")
     parser.add_argument("--address", help="a Ray cluster to run on (default: RAY_ADDRESS, else this machine's cores)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one value of the spec")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N trials")
-    args = parser.parse_args(argv)
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit: must be at least 1, not {args.limit}")
+    return parser
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    args = parser().parse_args(argv)
+    _check_limit("--limit", args.limit)
     return args
+
+
+def _check_limit(name: str, limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UserError(f"{name}: must be at least 1, not {limit}")
 
 
 def _draw(sweep: Sweep, plan_only: bool = False) -> tuple[Subsets, Preview | None]:
@@ -193,6 +279,15 @@ def _write_errors_of(run: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out {run.storage.shown}: cannot be written: {error.strerror or error}") from None
 
+
+class _Callable(types.ModuleType):
+    """This module as the function of its name: `ray_robust.sweep` is one object, however it was imported."""
+
+    def __call__(self, *args: Any, **options: Any) -> Run:
+        return sweep(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     command(main)

@@ -319,7 +319,7 @@ def report(run: RunFolder, out: Console) -> bool | None:
     from analysis.writing import Unwritable
 
     try:
-        report_on(Request((run.storage.address,)))
+        report_on(Request((run.storage.address,)), out.quiet)
     except UserError as error:
         for problem in error.problems:
             out.print(f"no report: {problem}", markup=False, soft_wrap=True)

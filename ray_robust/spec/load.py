@@ -6,6 +6,7 @@ search draws, `yaml_lines` the file with its lines; `resolved` writes the spec b
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from typing import Any
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.run.analysis_settings import DEFAULTS
+from ray_robust.spec.builtin import builtin_sweeps, is_name
 from ray_robust.spec.grid import axes_in, is_drawn
 from ray_robust.spec.keys import SECTIONS, TOP, keys_of, unknown_key
+from ray_robust.spec.python_values import document_of
 from ray_robust.spec.resolved import resolved_yaml
 from ray_robust.spec.run_sections import Analysis, Baseline, Resources
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
@@ -78,18 +81,37 @@ class Spec:
         return self.document.location(path)
 
 
-def load_spec(file: str | Path, overrides: tuple[str, ...] = ()) -> Spec:
-    """Read and check a sweep's YAML; `overrides` are `dotted.key=value` texts that replace single values.
+def load_spec(source: str | Path | Mapping[str, Any] | Spec, overrides: tuple[str, ...] = ()) -> Spec:
+    """Read and check a sweep: its YAML file, the name of a built-in one, a dict with the same keys, or a Spec.
+    `overrides` are `dotted.key=value` texts that replace single values.
 
-    Raise UserError with every problem, each with file and line.
+    Raise UserError with every problem, each with file and line (of a dict, with its key).
     """
-    document = parse(Path(file))
+    if isinstance(source, Spec):
+        if not overrides:
+            return source
+        document = copy.deepcopy(source.document)
+    elif isinstance(source, Mapping):
+        document = document_of(source)
+    else:
+        document = parse(_file(str(source)))
     for override in overrides:
         try:
             document.override(override)
         except UserError as error:
             document.problems.extend(error.problems)
     return _SpecParser(document).parse()
+
+
+def _file(text: str) -> Path:
+    """The file that a text names. Raise UserError for one that can only be the name of a built-in sweep and is none."""
+    if is_name(text):
+        named = builtin_sweeps()
+        if text in named:
+            return named[text]
+        if near := did_you_mean(text, named):
+            raise UserError(Problem(text, f"no such file or built-in sweep{near}"))
+    return Path(text)
 
 
 class _SpecParser(SectionParser):

@@ -78,7 +78,10 @@ class Document:
         path = tuple(part.strip() for part in dotted.split("."))
         if not equals or not all(path):
             raise UserError(Problem(_flag(text), "must be KEY=VALUE, e.g. pretrain.epochs=2"))
-        wanted = read_value(value, _flag(text))
+        self.replace(path, read_value(value, _flag(text)), text)
+
+    def replace(self, path: tuple, wanted: Any, text: str) -> None:
+        """Put a value in the place of another; `text` is the `dotted.key=value` that errors name."""
         tree = self.tree
         for key in path[:-1]:
             below = tree.get(key)

@@ -25,13 +25,19 @@ SHOWN = 40  # started trials, one line each; after many interruptions there may 
 def main(argv: list[str]) -> int:
     """Print the status. Return exit code 1 when a trial failed, else 0, whether the sweep is finished or not. Raises
     UserError."""
-    parser = Arguments("python -m ray_robust.status", description="How far a sweep is, from its folder alone.")
-    parser.add_argument("run", metavar="RUN_DIR", help="a run folder, a path or a URI")
-    run = RunFolder(parser.parse_args(argv).run)
+    run = RunFolder(parser().parse_args(argv).run)
     now = time.time()
     status = read_status(run, now)
     show(status, run, console(), now)
     return FAILED if status.failures else DONE
+
+
+def parser(add_help: bool = True) -> Arguments:
+    """Return the parser of this command's arguments."""
+    what = "How far a sweep is, from its folder alone."
+    parser = Arguments("python -m ray_robust.status", description=what, add_help=add_help)
+    parser.add_argument("run", metavar="RUN_DIR", help="a run folder, a path or a URI")
+    return parser
 
 
 def show(status: Status, run: RunFolder, out: Console, now: float) -> None:

@@ -19,17 +19,18 @@ from ray_robust.text.names import printable
 
 class Screen(Console):
     """A Console that redacts every string before it is rendered, hence before it is wrapped or cut; what cannot be
-    printed is shown as its escape, and `:smile:` in a name is no picture."""
+    printed is shown as its escape, and `:smile:` in a name is no picture. In a notebook it writes text, as in a log."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"emoji": False, **options})
+        super().__init__(**{"emoji": False, "force_jupyter": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Render a string as rich does, with REDACTED in the place of every credential, cleaned."""
         return super().render_str(printable(redact(text)), **options)
 
 
-def console() -> Console:
-    """Return the console of a sweep: standard output, without colours and cursor movement where it is no terminal."""
+def console(quiet: bool = False) -> Console:
+    """Return the console of a sweep: standard output, without colours and cursor movement where it is no terminal; a
+    quiet one prints nothing."""
     wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
-    return Screen(file=sys.stdout, highlight=False, width=wide)
+    return Screen(file=sys.stdout, highlight=False, width=wide, quiet=quiet)
