@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 
 import ray_robust
-from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
+from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean, install_hint
 
 PROGRAM = "ray-robust"
 QUESTION = (ray_robust.__doc__ or "").partition("\n")[0]
@@ -64,7 +64,7 @@ def _print_completion(argv: list[str]) -> int:
     try:
         import shtab
     except ImportError:
-        raise UserError(f"{COMPLETION} needs the package shtab; pip install 'ray_robust[completion]'") from None
+        raise UserError(f"{COMPLETION} needs the package shtab; {install_hint(COMPLETION)}") from None
     whole = Arguments(PROGRAM, description=QUESTION)
     whole.add_argument("--version", action="store_true", help="print the version")
     commands = whole.add_subparsers(dest="command")

@@ -95,6 +95,13 @@ def unexpanded(path: object) -> str:
     return "; is the variable set?" if "$" in str(path) else ""
 
 
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra: of a checkout from its list, else of the installed project."""
+    name = f"requirements-{extra}.txt"
+    beside = os.path.exists(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name))
+    return f"pip install -r {name}" if beside else f"pip install 'ray_robust[{extra}]'"
+
+
 class Arguments(argparse.ArgumentParser):
     """A parser of a command's arguments that reports errors like all others: in one line, as a UserError. `called`
     replaces the first text in the program's name by the second: a command may be one of another program."""

@@ -20,6 +20,7 @@ from make_pools import open_pool
 
 import analysis.__main__ as analysis_command
 from ray_robust import ingest, registry, sweep
+from ray_robust.__main__ import COMMANDS as PROGRAM
 from ray_robust.data.downloads.catalog import DOWNLOADS
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.mixtures.mixture import draw
@@ -49,13 +50,15 @@ DOCUMENTS = (
     "docs/search.md",
     "docs/results.md",
     "docs/keys.md",
+    "docs/python.md",
     "docs/two_datasets.md",
     "docs/verdict.md",
     "cluster.yaml",
 )
 
 
-COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/two_datasets.md", "docs/verdict.md")
+COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/two_datasets.md", "docs/verdict.md",
+            "docs/python.md")  # fmt: skip
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -76,11 +79,14 @@ def test_commands_parse(command, monkeypatch):
     if program == "make":
         subprocess.run(["make", "-n", *rest], cwd=ROOT, check=True, capture_output=True)
         return
-    assert (program, rest[0]) == ("python", "-m")
-    module, arguments = rest[1], rest[2:]
+    if program == "ray-robust":
+        module, arguments = PROGRAM[rest[0]][0].removesuffix(".__main__"), rest[1:]
+    else:
+        assert (program, rest[0]) == ("python", "-m")
+        module, arguments = rest[1], rest[2:]
     if module == "ray_robust.sweep":
         args = sweep._arguments(arguments)
-        load_spec(ROOT / args.spec, tuple(args.set))
+        load_spec(args.spec if program == "ray-robust" else ROOT / args.spec, tuple(args.set))
     elif module == "ray_robust.ingest":
         args = ingest._arguments(arguments)
         if args.download:

@@ -26,7 +26,7 @@ FILES = {
     for file in sorted((ROOT / package).rglob("*.py"))
 }
 # Rooms of the first kind may use the analysis; it may use of ray_robust those of the second, its command the third too.
-ASK_THE_ANALYSIS = {"ray_robust.sweep", "ray_robust.status", "ray_robust.prepare", "ray_robust.launch"}
+ASK_THE_ANALYSIS = {f"ray_robust.{name}" for name in ("sweep", "interface", "status", "prepare", "launch")}
 USED_BY_THE_ANALYSIS = {f"ray_robust.{name}" for name in ("errors", "metrics", "text", "files", "run")}
 POWER = "ray_robust.prepare"  # `python -m analysis power` asks what a spec would run
 POWER_OF = ("analysis.__main__", POWER)
@@ -162,11 +162,15 @@ def test_no_module_does_work_when_imported():
     [
         {
             "ray_robust": ("torch", "ray", "timm", "numpy", "pandas", "wilds"),
+            "analysis": ("torch", "ray", "timm", "numpy", "pandas", "wilds"),
+            "ray_robust.__main__": ("torch", "ray", "timm", "numpy", "pandas", "wilds"),
             "ray_robust.spec.load": ("torch", "ray", "timm", "pandas", "wilds"),
             "ray_robust.plan.plan": ("torch", "ray", "timm", "pandas", "wilds"),
             "ray_robust.run.run_folder": ("torch", "ray", "timm", "wilds"),
+            "ray_robust.interface.run": ("torch", "ray", "timm", "wilds", "statsmodels"),
             "ray_robust.status.__main__": ("torch", "ray", "timm", "wilds"),
             "ray_robust.sweep": ("torch", "ray", "timm", "wilds", "statsmodels"),
+            "analysis.interface.analyse": ("torch", "ray", "timm", "wilds"),
             "ray_robust.launch.tuner": ("torch", "timm", "wilds"),
         },
         {"analysis.__main__": ("torch", "ray", "timm", "pandas")},

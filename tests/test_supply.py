@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-LISTS = ["requirements.txt", "requirements-diffusion.txt", "requirements-track.txt", "requirements-dev.txt"]
+LISTS = ["requirements.txt", "requirements-diffusion.txt", "requirements-track.txt", "requirements-completion.txt",
+         "requirements-dev.txt"]  # fmt: skip
 
 
 def wanted(name: str) -> list[Requirement]:

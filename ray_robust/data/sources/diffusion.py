@@ -28,7 +28,7 @@ from ray_robust.data.pool import AnyOptions, Catalog, Pixels, Pool, Source, mix_
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.folder import LocalPath
 from ray_robust.data.readers.table import read_table
-from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean, install_hint
 from ray_robust.spec.validation_messages import describe_error
 
 RECIPE, MANIFEST = "recipe.json", "manifest.parquet"
@@ -279,7 +279,7 @@ class Painter:
             from diffusers.utils import logging
             from transformers.utils import logging as text_logging
         except ImportError as error:
-            what = f"the source diffusion needs more packages ({error}); pip install -r requirements-diffusion.txt"
+            what = f"the source diffusion needs more packages ({error}); {install_hint('diffusion')}"
             raise UserError(what) from None
         for logger in (logging, text_logging):  # a bar per actor would bury what the sweep says
             logger.set_verbosity_error()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_robust import registry
-from ray_robust.errors import Problem, UserError
+from ray_robust.errors import Problem, UserError, install_hint
 from ray_robust.launch.monitor.metrics import TRIAL
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.redact import redact, redacted
@@ -50,7 +50,7 @@ class Logger(Protocol):
 def check_loggers(names: Sequence[str], location: str, remote: bool) -> None:
     """Raise UserError, a line per tool, for those that cannot work here: not installed, or nowhere to write to."""
     problems = [
-        Problem(location, f"track: {name} needs the package {PACKAGES[name]}; pip install -r requirements-track.txt")
+        Problem(location, f"track: {name} needs the package {PACKAGES[name]}; {install_hint('track')}")
         for name in names
         if importlib.util.find_spec(PACKAGES[name]) is None
     ]
