@@ -19,7 +19,7 @@ COMMANDS = {  # name: module, what it does
     "ingest": ("ray_robust.ingest", "decode a source's images into the store, or obtain a published data set"),
 }
 COMPLETION = "completion"
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 FILES = ("spec", "run", "source", "root", "archive", "out", "confirm")  # arguments that name a file or a folder
 
 
