@@ -5,6 +5,7 @@
 #                     licences are accepted (YES=1: accepted beforehand), runs sweeps/photos/quantity.yaml;
 #                     what lies in DATA already, without a download of ours, is used as it is
 #   make test         lint, types and every test but those of a cluster
+#   make wheel        dist/ray_robust-*.whl, for pip install away from the checkout
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
 #   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
 #   make lock         requirements.lock anew: the newest releases that the bounds allow, with their hashes
@@ -21,7 +22,7 @@ QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart photos test cluster audit lock lint fast clean
+.PHONY: help sweep quickstart photos test wheel cluster audit lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,9 @@ photos: $(VENV)/.project
 test: lint fast
 	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster)"
 	$(BIN)/python -m pytest -m "ray and not cluster"
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --outdir dist
 
 cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster

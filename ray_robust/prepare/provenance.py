@@ -109,10 +109,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the git commit of this code, else $RAY_ROBUST_COMMIT (a job's package has no history), or None."""
+    """Return the git commit of this code, else $RAY_ROBUST_COMMIT (a job's package has no history), or None. What is
+    installed inside a repository, as in an environment of a user's project, is not of that repository's commits."""
+    here = Path(__file__)
     with contextlib.suppress(OSError):
-        words = ["git", "describe", "--always", "--dirty"]
-        described = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-        if described.stdout.strip():
-            return described.stdout.strip()
+        for words in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty"]):
+            said = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=here.parent)
+            if said.returncode or not said.stdout.strip():
+                break
+        else:
+            return said.stdout.strip()
     return os.environ.get("RAY_ROBUST_COMMIT")

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -63,8 +64,8 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
     """Yield a cluster for the time of a with-block: the one at `address` (or RAY_ADDRESS), else one of this machine's
     cores.
 
-    Raises UserError when there is no cluster at the address, or no folder for Ray's sockets; Outage when Ray does not
-    start on this machine.
+    Raises UserError when there is no cluster at the address, no folder for Ray's sockets, or this process uses Ray
+    already; Outage when Ray does not start on this machine.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -72,6 +73,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         if given := os.environ.get(name):
             os.environ[name] = absolute(given)
     check_address(address)
+    _check_unused()
     joined = address_of(address)
     with contextlib.ExitStack() as stack:
         notes = []
@@ -109,6 +111,14 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, the screen a line
         locked = joined is None and os.environ["RAY_AUTH_MODE"] == "token"
         yield Cluster(info.dashboard_url or "", folder, joined is None, "; ".join(filter(None, notes)), locked)
+
+
+def _check_unused() -> None:
+    """Raise UserError where this process uses Ray already, as a notebook may: it has one cluster at a time, and the
+    caller's would end with ours."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UserError("Ray is in use in this process; call ray.shutdown() first, or run the sweep in another process")
 
 
 def _shutdown() -> None:
