@@ -33,7 +33,7 @@ from ray_robust.prepare.work import finished_trials, remaining_of, stopped_trial
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
-from ray_robust.spec.python_values import SPEC, overrides_of
+from ray_robust.spec.python_values import is_of_dict, overrides_of
 from ray_robust.text.console import console
 from ray_robust.text.names import count_noun
 
@@ -86,12 +86,13 @@ def sweep(
     loaded = load_spec(spec if isinstance(spec, Mapping | Spec) else os.fspath(spec), overrides)
     place = None if out is None else os.fspath(out)
     _check_limit("limit", limit)
-    if loaded.document.file == SPEC:
+    if is_of_dict(loaded.document):
         if place is None:
             raise UserError("out: a spec that is a dict has no name; say where the run goes, e.g. out='runs/first'")
         loaded = replace(loaded, name=RunFolder(place).storage.shown.rstrip("/").rpartition("/")[2])
-    words = _again(spec, overrides, place or f"runs/{loaded.name}", {"out": place, "address": address, "limit": limit})
-    asked = Asked(place, address, limit, False, provenance.command(words))
+    source = loaded.document.file if isinstance(spec, Mapping | Spec) else os.fspath(spec)
+    again = _again(source, loaded, {"out": place, "address": address, "limit": limit})
+    asked = Asked(place, address, limit, False, again)
     code, run = _carry_out(loaded, asked, console(quiet))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -100,20 +101,17 @@ def sweep(
     return Run(run.storage.address)
 
 
-def _again(
-    spec: str | os.PathLike[str] | Mapping[str, Any] | Spec,
-    overrides: tuple[str, ...],
-    run: str,
-    asked: Mapping[str, Any],
-) -> list[str]:
-    """The arguments of the command that continues a sweep which was begun from Python. What is no file is read from the
-    `spec.yaml` of its run."""
-    flags = {f"--{name}": str(value) for name, value in asked.items() if value is not None}
-    if isinstance(spec, Mapping | Spec):
-        words, flags = [f"{run}/spec.yaml"], {**flags, "--out": run}
-    else:
-        words = [os.fspath(spec), *(word for text in overrides for word in ("--set", text))]
-    return [*words, *(word for flag in flags.items() for word in flag)]
+def _again(source: str, spec: Spec, asked: Mapping[str, Any]) -> str:
+    """The command that continues a sweep which was begun from Python. A dict is read from the `spec.yaml` of its run,
+    which it cannot be from an object store."""
+    out = asked["out"]
+    flags = [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
+    if not is_of_dict(spec.document):
+        sets = [word for text in spec.document.overridden.values() for word in ("--set", text)]
+        return provenance.command([source, *sets, *flags])
+    if RunFolder(out).storage.local() is None:
+        return f"ray_robust.sweep(spec, out={out!r}) in Python, with the same dict"
+    return provenance.command([f"{out}/spec.yaml", *flags])
 
 
 def _carry_out(spec: Spec, args: Asked, out: Console) -> tuple[int, RunFolder]:

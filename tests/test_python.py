@@ -6,6 +6,7 @@ import inspect
 import pickle
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import altair as alt
@@ -261,12 +262,38 @@ def test_a_dict_means_what_the_file_with_its_keys_means():
     assert tree == yaml.safe_load(file.read_text())
 
 
+@pytest.mark.parametrize(
+    ("spec", "out", "again"),
+    [
+        ("quickstart", None, "quickstart --set seeds=3"),
+        ("quickstart", "runs/a b", "quickstart --set seeds=3 --out 'runs/a b'"),
+        (load_spec("quickstart", ("finetune.epochs=2",)), None,
+         f"{builtin_sweeps()['quickstart']} --set finetune.epochs=2 --set seeds=3"),
+        ({"task": {"name": "camera-traps"}, "pretrain": "none"}, "runs/x", "runs/x/spec.yaml --out runs/x"),
+    ],
+    ids=("name", "out", "spec", "dict"),
+)  # fmt: skip
+def test_the_command_that_continues_is_kept(spec, out, again, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "_carry_out", lambda spec, asked_, out: asked.append(asked_) or (130, None))
+    with pytest.raises(KeyboardInterrupt):
+        rr.sweep(spec, set={"seeds": 3}, out=out)
+    assert asked[0].command == f"{sys.orig_argv[0]} -m ray_robust.sweep {again}"
+
+
 def test_the_spec_that_a_run_keeps_means_the_same(tmp_path):
     """It is what the recorded command reads, of a sweep that was given as a dict."""
     spec = load_spec("quickstart")
     (tmp_path / "spec.yaml").write_text(spec.resolved)
     again = load_spec(tmp_path / "spec.yaml")
     assert [trial.key for trial in open_sweep(again).plan] == [trial.key for trial in open_sweep(spec).plan]
+
+
+def test_a_file_called_spec_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec").write_text("task: {name: camera-traps}\npretrain: none\nseeds: 0\n")
+    (line,) = problems(lambda: rr.sweep("spec"))
+    assert line.startswith("spec:3: seeds: must be how many")
 
 
 def test_values_of_numpy_and_paths_are_those_of_the_file(tmp_path):

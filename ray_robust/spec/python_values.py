@@ -29,6 +29,11 @@ def document_of(spec: Mapping[str, Any], name: str = SPEC) -> Document:
     return Document(SPEC, name, tree)
 
 
+def is_of_dict(document: Document) -> bool:
+    """Return whether a document was a dict. A file may have the same name; it has lines."""
+    return document.file == SPEC and not document.lines
+
+
 def overrides_of(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return `{"pretrain.epochs": 2}` as the texts `dotted.key=value` that `--set` takes. Raise UserError."""
     problems: list[Problem] = []
