@@ -31,8 +31,8 @@ def main(argv: list[str]) -> int:
         return prediction.main(args.source[0], args.out, args.at, args.confirm)
     warm_up()
     report_on(Request(
-        tuple(args.source), args.out, args.scale, args.margin, tuple(args.id), args.ood, args.group, args.baseline,
-        args.cluster, args.percent, args.id_min, tuple(args.unit), args.title,
+        tuple(args.source), args.out or None, args.scale, args.margin, tuple(args.id), args.ood, args.group,
+        args.baseline, args.cluster, args.percent, args.id_min, tuple(args.unit), args.title,
     ))  # fmt: skip
     return DONE
 

@@ -159,6 +159,16 @@ def test_a_study_of_several_tasks_names_them(tmp_path):
     assert str(study.findings).splitlines()[0] == "task camera-traps"
 
 
+def test_joined_runs_have_a_report_where_it_is_said(run, folder, tmp_path):
+    run_folder(tmp_path / "more", simulated({"num_images=64000": 8.0}, seed=4))
+    before = (folder / "report" / "groups.csv").read_bytes()
+    study = run.analyse(tmp_path / "more", margin=1.0)
+    assert {"num_images=16000", "num_images=64000"} < set(study.groups["group"])
+    assert problems(study.write) == ["several runs are joined: say with out= where their report goes"]
+    assert Path(study.write(str(tmp_path / "joined"))).is_file()
+    assert (folder / "report" / "groups.csv").read_bytes() == before
+
+
 def test_what_a_notebook_shows_runs_no_script(tmp_path):
     frame = make_tables.models()
     frame["type"] = frame["type"].replace("clip", HOSTILE)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.interface.study import Study
     from analysis.options import Options
 
+NOWHERE = ""  # `out` of a request whose report is written later, if at all
 FRAME = "DataFrame"  # what a table that is given as one is called in errors
 
 
@@ -30,7 +31,7 @@ class Request:
     """What an analysis was asked for.
 
     sources        one run folder, several to be joined, or one table
-    out            the folder of the report; None: the run's own, or one beside the user
+    out            the folder of the report; None: the run's own, or one beside the user; NOWHERE: not yet said
     scale, margin  in place of the spec's, or of the defaults
     title          what the report is called, in place of the run's question or the table's name
     frame          the table itself, where it is no file; `sources` then has its name
@@ -150,7 +151,8 @@ def _read_runs(request: Request) -> tuple[Table, Options, str]:
         if value != getattr(options, key)
     ]
     table = replace(table, warnings=(*table.warnings, *replaced))
-    return table, replace(options, **request.settings), request.out or (table.runs[0].storage / "report").address
+    own = (table.runs[0].storage / "report").address if request.out is None else request.out
+    return table, replace(options, **request.settings), own
 
 
 def _title(text: str | None) -> str:

@@ -151,12 +151,15 @@ class Study:
     def write(self, out: str | None = None, quiet: bool = True) -> str:
         """Write the report: page, tables, figures, verdict.json. Return the address of its page.
 
-        out    the folder; None: the run's own `report`, or `NAME-analysis` here for a table
+        out    the folder; None: the run's own `report`, or `NAME-analysis` here for a table; joined runs have none
         quiet  whether the summary is not printed
 
         Raises `analysis.writing.Unwritable`, a UserError, for a folder that cannot be written.
         """
-        page, lost = output.write(out or self._target, self.table, self.analyses, self.verdict)
+        target = out or self._target
+        if not target:
+            raise UserError("several runs are joined: say with out= where their report goes")
+        page, lost = output.write(target, self.table, self.analyses, self.verdict)
         if not quiet:
             from analysis.report.terminal import show
 

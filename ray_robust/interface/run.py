@@ -90,13 +90,12 @@ class Run:
         Nothing is written; `Study.write` writes the report. Raises UserError where there is nothing to analyse, or
         where the runs are not of one task, metric, scale and baseline.
         """
-        from analysis.interface.request import Request, study_of
+        from analysis.interface.request import NOWHERE, Request, study_of
 
         if unknown := set(settings) - set(Settings.__annotations__):
             raise TypeError(f"analyse() got an unexpected keyword argument {min(unknown)!r}")
         addresses = (self._address, *(Run(other)._address for other in others))
-        out = f"{self._address.rstrip('/')}/report" if others else None
-        return study_of(Request(addresses, out, **settings))
+        return study_of(Request(addresses, NOWHERE if others else None, **settings))
 
     def _folder(self) -> RunFolder:
         return RunFolder(self._address)
