@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from analysis.__main__ import Request, report_on
 from ray_robust import sweep
 from ray_robust.errors import Unfinished, UserError
 from ray_robust.interface.run import why_unfinished
-from ray_robust.prepare import provenance
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.builtin import builtin_sweeps
@@ -369,34 +367,6 @@ def test_a_sweep_returns_its_run_or_says_what_is_missing(works, monkeypatch, cap
     assert run.spec["provenance"]["command"].endswith(" -m ray_robust.sweep runs/first/spec.yaml --out runs/first")
     rr.sweep(spec, out="runs/first")
     assert "1 of 1 trials are done, 0 to run" in capsys.readouterr().out
-
-
-def test_a_notebook_s_own_ray_is_left_alone(monkeypatch):
-    import ray
-
-    from ray_robust.launch.cluster.connect import connect
-
-    ended: list[str] = []
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
-    with pytest.raises(UserError) as error, connect():
-        ended.append("connected")
-    assert str(error.value) == (
-        "Ray is in use in this process; call ray.shutdown() first, or run the sweep in another process"
-    )
-    assert ended == []
-
-
-def test_an_environment_inside_a_repository_is_not_of_its_commits(tmp_path, monkeypatch):
-    installed = tmp_path / "theirs/.venv/lib/ray_robust/prepare/provenance.py"
-    installed.parent.mkdir(parents=True)
-    installed.touch()
-    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "theirs"]):
-        subprocess.run(["git", *words], cwd=tmp_path / "theirs", check=True)
-    monkeypatch.setenv("RAY_ROBUST_COMMIT", "of-the-wheel")
-    monkeypatch.setattr(provenance, "__file__", str(installed))
-    assert provenance.versions()["commit"] == "of-the-wheel"
 
 
 def test_the_document_does_what_it_says(folder, tmp_path, monkeypatch):
