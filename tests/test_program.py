@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 def test_help_names_every_command_and_loads_none(capsys):
     assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert [name for name in COMMANDS if f"\n  {name} " not in said] == []
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
     assert main([]) == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == shown
     code = "import sys; from ray_robust.__main__ import main; main(['--help']); print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(ended.stdout.splitlines()[-1].split())

@@ -47,8 +47,14 @@ def folder(tmp_path_factory) -> Path:
     last = points["trial"].iloc[-1]
     made = run_folder(path, points, failed={last: "the loss became nan by step 3"})
     made.write_plan([{**row, "cost_images": 1000} for row in made.plan().to_dict("records")])
-    report_on(Request((str(path),)), quiet=True)
     return path
+
+
+@pytest.fixture(scope="module")
+def report(folder) -> Path:
+    """The folder of the report that the command writes."""
+    report_on(Request((str(folder),)), quiet=True)
+    return folder / "report"
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +101,16 @@ def test_a_run_has_its_plan_points_and_state(run, folder):
     assert "8 done, 1 failed" in run._repr_html_()
 
 
-def test_a_run_that_is_not_there_is_said_in_the_command_s_line(folder, tmp_path):
+def test_a_run_that_is_not_there_has_the_command_s_line(run, folder):
+    absent = RunFolder(folder.parent / "quantty").storage.shown
     assert problems(lambda: rr.Run(folder.parent / "quantty")) == [
-        f"{folder.parent / 'quantty'}: no such run folder; did you mean {folder}?"
+        f"{absent}: no such run folder; did you mean {run.path}?"
     ]
     with pytest.raises(TypeError, match="unexpected keyword argument 'margn'"):
         rr.Run(folder).analyse(margn=1)
 
 
-def test_what_is_unfinished_is_said_in_a_line(folder, tmp_path):
+def test_what_is_unfinished_is_one_line(folder, tmp_path):
     (line,) = {why_unfinished(RunFolder(folder))}
     assert line.endswith(": the loss became nan by step 3; the same call runs what is missing")
     assert ": 1 trial failed; " in line
@@ -116,15 +123,16 @@ def test_what_is_unfinished_is_said_in_a_line(folder, tmp_path):
 # --- a study
 
 
-def test_a_study_has_the_numbers_of_the_report(study, folder):
+@pytest.mark.slow
+def test_a_study_has_the_numbers_of_the_report(study, report):
     for name, table in (("groups", study.groups), ("contrasts", study.contrasts), ("scores", study.scores),
                         ("robustness", study.points)):  # fmt: skip
-        written = pd.read_csv(folder / "report" / f"{name}.csv")
+        written = pd.read_csv(report / f"{name}.csv")
         assert table.columns.tolist() == written.columns.tolist()
         numbers = written.select_dtypes("number").columns
         here = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
         np.testing.assert_allclose(here, written[numbers].astype(float), rtol=1e-9)
-    assert set(study.tables) == {file.stem for file in (folder / "report").glob("*.csv")}
+    assert set(study.tables) == {file.stem for file in report.glob("*.csv")}
 
 
 def test_findings_are_those_of_the_verdict(study):
@@ -134,14 +142,16 @@ def test_findings_are_those_of_the_verdict(study):
     assert all(finding.text in str(study) for finding in study.findings)
 
 
-def test_a_study_writes_the_report(study, folder, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_study_writes_the_report(study, report, tmp_path, capsys):
     page = study.write(str(tmp_path / "out"))
     assert capsys.readouterr().out == ""
     assert Path(page).read_text().startswith("<!doctype html>")
     for name in ("groups.csv", "contrasts.csv", "verdict.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (folder / "report" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_study_of_several_tasks_names_them(tmp_path):
     points = pd.concat([simulated(PLANTED), simulated(PLANTED, seed=1).assign(task="others")])
     points["finetune"] = points["finetune"] + points["task"]
@@ -157,14 +167,15 @@ def test_a_study_of_several_tasks_names_them(tmp_path):
     assert str(study.findings).splitlines()[0] == "task camera-traps"
 
 
-def test_joined_runs_have_a_report_where_it_is_said(run, folder, tmp_path):
+@pytest.mark.slow
+def test_joined_runs_have_a_report_where_the_caller_wants_it(run, report, tmp_path):
     run_folder(tmp_path / "more", simulated({"num_images=64000": 8.0}, seed=4))
-    before = (folder / "report" / "groups.csv").read_bytes()
+    before = (report / "groups.csv").read_bytes()
     study = run.analyse(tmp_path / "more", margin=1.0)
     assert {"num_images=16000", "num_images=64000"} < set(study.groups["group"])
     assert problems(study.write) == ["several runs are joined: say with out= where their report goes"]
     assert Path(study.write(str(tmp_path / "joined"))).is_file()
-    assert (folder / "report" / "groups.csv").read_bytes() == before
+    assert (report / "groups.csv").read_bytes() == before
 
 
 def test_what_a_notebook_shows_runs_no_script(tmp_path):
@@ -179,6 +190,7 @@ def test_what_a_notebook_shows_runs_no_script(tmp_path):
 # --- charts
 
 
+@pytest.mark.slow
 def test_every_chart_is_valid_and_complete(study):
     assert study.charts()[:2] == ["trend", "groups"]
     for name in study.charts():
@@ -190,6 +202,7 @@ def test_every_chart_is_valid_and_complete(study):
                                  for tip in layer["encoding"].get("tooltip", ())}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_chart_takes_the_reader_s_theme(study):
     with alt.theme.enable("dark"):
         made = study.chart("trend").to_dict()
@@ -199,6 +212,7 @@ def test_a_chart_takes_the_reader_s_theme(study):
     assert larger["config"]["axis"]["labelFontSize"] == 20
 
 
+@pytest.mark.slow
 def test_a_chart_is_saved(study, tmp_path):
     for ending, start in (("pdf", b"%PDF"), ("svg", b"<svg"), ("png", b"\x89PNG")):
         study.chart("groups").save(str(tmp_path / f"figure.{ending}"))
@@ -369,6 +383,7 @@ def test_a_sweep_returns_its_run_or_says_what_is_missing(works, monkeypatch, cap
     assert "1 of 1 trials are done, 0 to run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_document_does_what_it_says(folder, tmp_path, monkeypatch):
     """Its blocks run one after the other, on a finished run in the place of those that it would train."""
     monkeypatch.chdir(tmp_path)

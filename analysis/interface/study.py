@@ -75,6 +75,7 @@ class Study:
 
     def __init__(self, table: Table, analyses: Sequence[Analysis], target: str) -> None:
         self.table, self.analyses, self._target = table, tuple(analyses), target
+        self._figures: dict[str, dict[str, dict[str, Any]]] = {}  # task -> figure -> Vega-Lite; made once
 
     @property
     def tasks(self) -> list[str]:
@@ -178,7 +179,9 @@ class Study:
     def _specifications(self, analysis: Analysis) -> dict[str, dict[str, Any]]:
         from analysis.interface.charts import specifications
 
-        return specifications(analysis, self.table)
+        if analysis.task not in self._figures:
+            self._figures[analysis.task] = specifications(analysis, self.table)
+        return self._figures[analysis.task]
 
     def _stacked(self, of: Callable[[Analysis], pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
         several = len(self.analyses) > 1

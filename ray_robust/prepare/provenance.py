@@ -114,9 +114,9 @@ def _commit() -> str | None:
     here = Path(__file__)
     with contextlib.suppress(OSError):
         for words in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty"]):
-            said = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=here.parent)
-            if said.returncode or not said.stdout.strip():
+            answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=here.parent)
+            if answer.returncode or not answer.stdout.strip():
                 break
         else:
-            return said.stdout.strip()
+            return answer.stdout.strip()
     return os.environ.get("RAY_ROBUST_COMMIT")
