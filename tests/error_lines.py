@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ray_robust import sweep
-from ray_robust.errors import command
+from ray_robust.errors import UserError, command
 
 GOOD = """\
 task: {name: camera-traps}
@@ -32,3 +33,10 @@ def error_lines(*arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str
     printed = capsys.readouterr()
     assert printed.out == ""
     return printed.err.splitlines()
+
+
+def problems(call: Callable[[], object]) -> list[str]:
+    """Return the lines of the UserError that a call from Python must raise."""
+    with pytest.raises(UserError) as error:
+        call()
+    return [str(problem) for problem in error.value.problems]

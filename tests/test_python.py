@@ -18,26 +18,19 @@ import analysis
 import ray_robust as rr
 from analysis.__main__ import Request, report_on
 from ray_robust import sweep
-from ray_robust.errors import Unfinished, UserError
+from ray_robust.errors import Unfinished
 from ray_robust.interface.run import why_unfinished
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.builtin import builtin_sweeps
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.python_values import overrides_of
-from tests import make_tables
+from tests.error_lines import problems
 from tests.fake_run import run_folder
 from tests.fake_run import sweep as simulated
 
 ROOT = Path(__file__).parents[1]
 PLANTED = {"num_images=1000": 0.5, "num_images=16000": 6.0}
-HOSTILE = "<script>alert(1)</script>"
-
-
-def problems(call) -> list[str]:
-    with pytest.raises(UserError) as error:
-        call()
-    return [str(problem) for problem in error.value.problems]
 
 
 @pytest.fixture(scope="module")
@@ -178,15 +171,6 @@ def test_joined_runs_have_a_report_where_the_caller_wants_it(run, report, tmp_pa
     assert (report / "groups.csv").read_bytes() == before
 
 
-def test_what_a_notebook_shows_runs_no_script(tmp_path):
-    frame = make_tables.models()
-    frame["type"] = frame["type"].replace("clip", HOSTILE)
-    study = analysis.analyse(frame, id="val", ood="v2", group="type", baseline="standard", title=HOSTILE)
-    shown = study._repr_html_() + study.findings._repr_html_()
-    assert "<script" not in shown
-    assert "&lt;script&gt;" in shown
-
-
 # --- charts
 
 
@@ -222,52 +206,6 @@ def test_a_chart_is_saved(study, tmp_path):
 def test_a_chart_that_is_not_there(study):
     (line,) = problems(lambda: study.chart("trnd"))
     assert line.startswith("chart: 'trnd' is no figure; did you mean trend?; there are trend, groups")
-
-
-# --- any table
-
-
-def test_a_frame_is_read_as_the_csv_of_it(tmp_path):
-    frame = make_tables.models()
-    columns = {"id": "val", "ood": "v2", "group": "type", "baseline": "standard"}
-    frame.to_csv(tmp_path / "t.csv", index=False)
-    before = frame.copy()
-    one, other = analysis.analyse(frame, **columns), analysis.analyse(tmp_path / "t.csv", **columns)
-    pd.testing.assert_frame_equal(one.groups, other.groups)
-    pd.testing.assert_frame_equal(one.contrasts, other.contrasts)
-    assert [str(finding) for finding in one.findings] == [str(finding) for finding in other.findings]
-    pd.testing.assert_frame_equal(frame, before)
-
-
-def test_groups_that_are_numbers_and_scores_in_per_cent():
-    frame = make_tables.models()
-    frame["type"] = np.where(frame["type"] == "standard", 0.0, 1.0)
-    frame = make_tables.in_percent(frame)
-    study = analysis.analyse(frame, id="val", ood="v2", group="type", baseline=0, percent=True, margin=3)
-    assert study.groups["group"].tolist() == ["0", "1"]
-    assert study.analyses[0].options.margin == 3
-    assert study.points["id"].between(0, 1).all()
-
-
-def test_mistakes_in_a_frame_name_its_rows():
-    frame = make_tables.models().astype({"val": object}).set_index("model", drop=False)
-    frame.loc[["m3", "m5"], "val"] = ["high", None]
-    assert problems(lambda: analysis.analyse(frame, id="val", ood="v2", group="type", baseline="standrd")) == [
-        "DataFrame, row 'm3': val: 'high' is no number",
-        "DataFrame: --baseline: no row has 'standrd' in column 'type'; did you mean standard?",
-    ]
-    assert problems(lambda: analysis.analyse(frame, id="vall", ood="v2", group="type", baseline="standard")) == [
-        "DataFrame: --id: no column 'vall'; did you mean val?"
-    ]
-    several = pd.concat({"a": make_tables.models()}, axis=1)
-    assert problems(lambda: analysis.analyse(several, id="val", ood="v2", group="type", baseline="standard")) == [
-        "DataFrame: its columns have several levels; give them one name each"
-    ]
-    assert problems(lambda: analysis.analyse([1, 2], id="val", ood="v2", group="type", baseline="standard")) == [
-        "list is no table; wanted: a DataFrame, or the path of a CSV"
-    ]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'precent'"):
-        analysis.analyse(frame, id="val", ood="v2", group="type", baseline="standard", precent=True)
 
 
 # --- specs
