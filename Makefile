@@ -7,6 +7,7 @@
 #   make test         lint, types and every test but those of a cluster
 #   make wheel        dist/ray_robust-*.whl, for pip install away from the checkout
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
+#   make slurm        cluster/slurm.sbatch on a cluster of Slurm with two nodes on this machine, as root; likewise
 #   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
 #   make lock         requirements.lock anew: the newest releases that the bounds allow, with their hashes
 #   LOCKED=1 make ... to install exactly the tested releases, each file checked against its hash
@@ -22,7 +23,7 @@ QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart photos test wheel cluster audit lock lint fast clean
+.PHONY: help sweep quickstart photos test wheel cluster slurm audit lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -57,6 +58,9 @@ wheel: $(VENV)/.dev
 
 cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster
+
+slurm: $(VENV)/.dev
+	$(BIN)/python -m pytest -s tests/test_slurm_live.py
 
 audit: $(VENV)/.dev
 	@$(BIN)/python .ci/audit.py $(if $(RELEASE),--release)

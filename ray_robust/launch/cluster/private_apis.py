@@ -15,7 +15,7 @@ MEMBERS = {  # module -> what is used of it
         "find_gcs_addresses.cache_clear",
         "get_node_to_connect_for_driver",
     ),
-    "ray._private.state": ("state.get_draining_nodes", "state.get_cluster_config"),
+    "ray._private.state": ("state.actor_table", "state.get_draining_nodes", "state.get_cluster_config"),
     "ray._private.ray_constants": ("ENABLE_RAY_CLUSTER",),
     "ray._raylet": ("GcsClient", "Config.initialize"),
 }
@@ -76,6 +76,24 @@ def draining_nodes() -> dict[str, int]:
     from ray._private.state import state
 
     return state.get_draining_nodes()
+
+
+def drain_node(address: str, node: str, reason: str, deadline: float) -> None:
+    """Drain a node of the cluster at "host:port", as before a preemption, with a deadline in seconds since the epoch.
+    The command `ray drain-node` is hidden and takes a second for each."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled; its stub lacks it
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # generated
+
+    preempted = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    GcsClient(address=address).drain_node(node, preempted, reason, int(1000 * deadline))
+
+
+def living_actors() -> int:
+    """Return how many actors run in the cluster that this process is connected to. The public list is the dashboard's,
+    which a cluster need not have."""
+    from ray._private.state import state
+
+    return len(state.actor_table(None, actor_state_name="ALIVE"))
 
 
 def autoscales() -> bool:

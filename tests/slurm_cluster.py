@@ -1,0 +1,279 @@
+"""`sbatch cluster/slurm.sbatch` for real, on this machine: a cluster of Slurm with two nodes, its time limit, two jobs.
+
+    python tests/slurm_cluster.py [--keep DIR]       as root, with slurmctld, slurmd, munge and iproute2
+
+The controller and each node run in network, process and mount namespaces of their own, so that two nodes have two
+addresses and no daemon of the machine is touched; whatever was started ends with the first of them. The last line is a
+JSON object of what was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from deadlines import HANG, wait_for
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ("unshare", "ip", "munged", "slurmctld", "slurmd", "sbatch", "scontrol")
+ALONE = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
+CONTROLLER = "10.77.0.1"
+LONG = 60  # seconds that the pre-trainings of a job take that is to be interrupted
+SPEC = """
+task: {name: camera-traps, train_images: 2000, id_val_images: 200, id_test_images: 200, ood_val_images: 200,
+       ood_test_images: 200}
+model: {name: test_byobnet, image_size: 32}
+pretrain: {sources: {species: {weight: 1, species: 50}}, num_images: 1000, images_seen: IMAGES}
+finetune: {epochs: 2, batch_size: 64, lr: 1e-3}
+seeds: 2
+baseline: none
+"""
+PATHS = os.environ["PATH"] + ":/usr/sbin:/sbin"
+
+
+def missing() -> str:
+    """What this cannot be run for; "" when it can."""
+    absent = [tool for tool in TOOLS if shutil.which(tool, path=PATHS) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed"
+    if os.getuid() != 0 or subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
+        return "needs root and namespaces of its own"
+    return ""
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="A cluster of Slurm on this machine, and jobs in it.")
+    parser.add_argument("--keep", metavar="DIR", help="a new folder for everything, that stays")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    os.environ["PATH"] = PATHS
+    if args.inside is not None:
+        print(json.dumps(run(Path(args.inside))))
+        return 0
+    if reason := missing():
+        print(reason, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="rr-slurm-", dir="/var/tmp") as made:
+        scratch = Path(args.keep or made)
+        scratch.mkdir(parents=True, exist_ok=True)
+        here = [sys.executable, __file__, *argv, "--inside", str(scratch)]
+        return subprocess.run([*ALONE, *here], check=False).returncode
+
+
+def run(scratch: Path) -> dict:
+    """All the steps, inside the controller's namespaces; raises where one fails."""
+    start(scratch)
+    runs, few = scratch / "runs", 10_000
+    write_spec(scratch / "short.yaml", few)
+    seen = {"two": two_on_a_node(scratch, runs)}
+    # Slurm looks at limits every thirty seconds: on any machine the trainings of the other jobs take longer
+    facts = [json.loads(file.read_text()) for file in runs.glob("short-*/trials/*/trial.json")]
+    write_spec(scratch / "long.yaml", round(few * LONG / min(fact["seconds_pretrain"] for fact in facts)))
+    seen["limit"] = over_time(scratch, runs)
+    return seen | {"left_over": [words[0] for words in processes_of_ray()]}
+
+
+def write_spec(file: Path, images: int) -> None:
+    """A spec of two trials that pre-train on so many images."""
+    file.write_text(SPEC.replace("IMAGES", str(images)))
+
+
+def two_on_a_node(scratch: Path, runs: Path) -> dict:
+    """Two jobs of an array on the first node: the ports of the heads that ran there at once, and both jobs' scores."""
+    jobs = submit(scratch, "--nodelist=n1", "--array=1-2", "--time=60", spec="short", out=runs / "short-%a")
+    ports: set[str] = set()
+
+    def ended() -> bool:
+        states = queue(jobs)
+        heads = [word for words in processes_of_ray() for word in words if word.startswith("--gcs_server_port=")]
+        if len(heads) == 2 and [state[1:] for state in states] == [("RUNNING", "n1")] * 2:
+            ports.update(heads)
+        return not states
+
+    wait_for(ended, 1.0)
+    show_logs(scratch)
+    return {"ports": sorted(ports), "scores": [scores(runs / f"short-{number}") for number in (1, 2)]}
+
+
+def over_time(scratch: Path, runs: Path) -> dict:
+    """A job on both nodes that its time limit interrupts, and that continues; and the same sweep without a limit."""
+    job = submit(scratch, "--nodes=2", "--time=60", "--signal=B:USR1@90", spec="long", out=runs / "limited")
+    wait_for(lambda: training(runs / "limited") == 2)
+    command("scontrol", "update", f"jobid={job}", "endtime=now+80")
+    print(command("squeue", "--Format=jobid,state,timeused,timelimit,timeleft,nodelist"), flush=True)
+    states: list[str] = []
+
+    def ended() -> bool:
+        now = queue(job)
+        if now and now[0][1] not in states[-1:]:
+            states.append(now[0][1])
+            print(command("squeue"), flush=True)
+            if states[-1] == "PENDING":
+                command("scontrol", "update", f"jobid={job}", "timelimit=60")  # one interruption is enough
+        return not now
+
+    wait_for(ended, 0.25)
+    whole = submit(scratch, "--nodes=2", "--time=60", spec="long", out=runs / "apart" / "whole")
+    wait_for(lambda: not queue(whole), 1.0)
+    show_logs(scratch)
+    attempts = [json.loads(file.read_text()) for file in sorted((runs / "limited/trials").glob("*/attempts.json"))]
+    return {
+        "states": states,
+        "interrupted": [attempt["reason"] for each in attempts for attempt in each],
+        "report": (runs / "limited/report/index.html").exists(),
+        "scores": {"limited": scores(runs / "limited"), "whole": scores(runs / "apart/whole")},
+    }
+
+
+# --- the cluster
+
+
+def start(scratch: Path) -> None:
+    """munge, slurmctld and two nodes with a slurmd each; returns once both nodes are idle."""
+    for line in (
+        "mount --make-rprivate /",
+        "mount -t tmpfs tmpfs /run",
+        "hostname ctl",
+        "ip link set lo up",
+        "ip link add br0 type bridge",
+        f"ip addr add {CONTROLLER}/24 dev br0",
+        "ip link set br0 up",
+    ):
+        subprocess.run(line.split(), check=True)
+    names = "".join(f"{address} {name}\n" for name, address in {"ctl": CONTROLLER, **NODES}.items())
+    (scratch / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+    subprocess.run(["mount", "--bind", str(scratch / "hosts"), "/etc/hosts"], check=True)
+    munge = scratch / "munge"
+    munge.mkdir(mode=0o755)
+    scratch.chmod(0o755)
+    (munge / "key").write_bytes(os.urandom(1024))
+    (munge / "key").chmod(0o400)
+    files = [f"--{name}={munge / name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
+    subprocess.run(["munged", "--force", f"--key-file={munge / 'key'}", *files], check=True)
+    (scratch / "state").mkdir()
+    (scratch / "slurm.conf").write_text(configuration(scratch))
+    prolog = scratch / "prolog"
+    prolog.write_text(
+        '#!/bin/sh\nmkdir -p "/tmp/job-$SLURM_JOB_ID"\necho "export SLURM_TMPDIR=/tmp/job-$SLURM_JOB_ID"\n'
+    )
+    prolog.chmod(0o755)
+    os.environ["SLURM_CONF"] = str(scratch / "slurm.conf")
+    subprocess.Popen(["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for name, address in NODES.items():
+        add_node(scratch, name, address)
+    wait_for(lambda: command("sinfo", "--noheader", "--format=%T %D").split() == ["idle", "2"], 0.5)
+    print(command("sinfo"), flush=True)
+
+
+def add_node(scratch: Path, name: str, address: str) -> None:
+    """A node in namespaces of its own, joined by a pair of virtual network devices, with a /tmp of its own."""
+    inside = (f"hostname {name}; mount -t tmpfs tmpfs /tmp; ip link set lo up; read go; "
+              f"ip addr add {address}/24 dev eth0; ip link set eth0 up; exec slurmd -D -N {name}")  # fmt: skip
+    process = subprocess.Popen([*ALONE, "sh", "-c", inside], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    pid = wait_for(lambda: children.read_text().strip())
+    for line in (f"ip link add {name} type veth peer name eth0 netns {pid}", f"ip link set {name} master br0 up"):
+        subprocess.run(line.split(), check=True)
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
+def configuration(scratch: Path) -> str:
+    """slurm.conf. A job that was requeued waits for as long as its credential was valid."""
+    nodes = "\n".join(f"NodeName={name} NodeAddr={address} CPUs=2 RealMemory=1000" for name, address in NODES.items())
+    return f"""ClusterName=test
+SlurmctldHost=ctl({CONTROLLER})
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={scratch}/munge/socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation={scratch}/state
+SlurmdSpoolDir={scratch}/spool-%n
+SlurmctldPidFile={scratch}/slurmctld.pid
+SlurmdPidFile={scratch}/%n.pid
+SlurmctldLogFile={scratch}/slurmctld.log
+SlurmdLogFile={scratch}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+TaskProlog={scratch}/prolog
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+ReturnToService=2
+MailProg=/bin/true
+MpiDefault=none
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+# --- what is seen of it
+
+
+def command(*words: str, **more) -> str:
+    """What a command prints; raises where it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=HANG, **more)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def submit(scratch: Path, *options: str, spec: str, out: Path) -> str:
+    """Submit a job, show the queue and return the job's number."""
+    environment = {**os.environ, "RAY_ROBUST_CACHE": str(scratch / "cache"), "OMP_NUM_THREADS": "1"}
+    words = ["sbatch", "--parsable", f"--output={scratch}/slurm-%j.log", *options, "cluster/slurm.sbatch",
+             str(scratch / f"{spec}.yaml"), "--out", str(out)]  # fmt: skip
+    print("$", *words, flush=True)
+    job = command(*words, cwd=ROOT, env=environment).strip()
+    print(command("squeue"), flush=True)
+    return job
+
+
+def queue(job: str) -> list[tuple[str, ...]]:
+    """Number, state and nodes of a job, or of the jobs of an array, that have not ended."""
+    rows = command("squeue", "--noheader", "--array", "--format=%i|%T|%N").splitlines()
+    return [tuple(row.split("|")) for row in rows if row.partition("|")[0].partition("_")[0] == job]
+
+
+def training(run: Path) -> int:
+    """How many trials of a run have begun to train."""
+    files = (run / "trials").glob("*/progress.json")
+    return sum(json.loads(file.read_text()).get("share", 0) > 0 for file in files)
+
+
+def processes_of_ray() -> list[list[str]]:
+    """The arguments of every process of Ray on all nodes; this namespace sees theirs. The dead have none."""
+    seen = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = file.read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            if words[0].startswith("ray::") or Path(words[0]).name in ("raylet", "gcs_server"):
+                seen.append(words)
+    return seen
+
+
+def show_logs(scratch: Path) -> None:
+    """Print what the jobs have printed, and put it aside."""
+    for log in sorted(scratch.glob("slurm-*.log")):
+        print(f"--- {log.name}\n{log.read_text()}", flush=True)
+        log.rename(log.with_suffix(".shown"))
+
+
+def scores(run: Path) -> list[list[str]]:
+    """Trial, ID and OOD score of each row of a run's results."""
+    with open(run / "results.csv") as file:
+        return [[row["trial"], row["id"], row["ood"]] for row in csv.DictReader(file)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

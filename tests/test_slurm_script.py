@@ -1,0 +1,98 @@
+"""cluster/slurm.sbatch without Slurm: a line for each mistake, options that Ray knows; how a job's cluster is left.
+test_slurm_live.py runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from deadlines import HANG
+from ray.scripts.scripts import start
+
+from ray_robust.errors import DONE, FAILED, UserError
+from ray_robust.launch.cluster import batch_job, private_apis
+
+SCRIPT = Path(__file__).parents[1] / "cluster/slurm.sbatch"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["x.yaml"], {}, "is a job of Slurm: sbatch cluster/slurm.sbatch SPEC.yaml --out DIR"),
+        ([], {"SLURM_JOB_ID": "1"}, "no spec; sbatch [OPTIONS] cluster/slurm.sbatch SPEC.yaml --out DIR"),
+        (["x.yaml", "--out", "x"], {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"},
+         "every job of an array needs a folder of its own: --out runs/x-%a, of its number"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(arguments, variables, message):
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_")}
+    command = ["bash", str(SCRIPT), *arguments]
+    done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"slurm.sbatch: {message}\n")
+
+
+def test_elsewhere_than_in_the_checkout_the_reason_is_the_last_words_of_python(tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho 'Traceback ...\nModuleNotFoundError: ray' >&2\nexit 1\n")
+    python.chmod(0o755)
+    done = subprocess.run(["bash", str(SCRIPT), "x.yaml"], env={**os.environ, "SLURM_JOB_ID": "1"}, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("slurm.sbatch: run sbatch from the root of the checkout, with .venv there or ")
+    assert done.stderr.endswith("active: ModuleNotFoundError: ray\n")
+
+
+def test_ray_knows_every_option_that_nodes_are_started_with():
+    text = SCRIPT.read_text()
+    part = text[text.index("options=(") : text.index("export RAY_GRACEFUL")]
+    given = set(re.findall(r"(?<=[ (])(--[a-z-]+)", part.replace("ray health-check --address", "")))
+    assert len(given) > 8
+    assert given <= {option for parameter in start.params for option in parameter.opts}
+
+
+def test_there_is_time_to_save_before_the_limit():
+    text = SCRIPT.read_text()
+    (before,), (save,) = (
+        re.findall(r"--signal=B:USR1@(\d+)", text),
+        re.findall(r"^TIME_TO_SAVE=(\d+)", text, re.MULTILINE),
+    )
+    assert int(save) < int(before)
+
+
+@pytest.mark.parametrize("address", ["", "head", "head:x"])
+def test_an_address_that_is_none_is_said(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"RAY_ADDRESS.*HOST:PORT"):
+        batch_job.main(["leave"])
+
+
+def test_leaving_drains_the_nodes_that_are_there_and_waits_for_the_trials(monkeypatch, capsys):
+    drained, running = [], iter([2, 2, 1, 0])
+    nodes = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": False}, {"NodeID": "c", "Alive": True}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(private_apis, "drain_node", lambda address, node, reason, deadline: drained.append(node))
+    monkeypatch.setattr(private_apis, "living_actors", lambda: next(running))
+    monkeypatch.setattr(batch_job, "POLL", 0)
+    assert batch_job.drain("head:1", time.monotonic() + HANG) == DONE
+    assert drained == ["a", "c"]
+    assert capsys.readouterr().out == "all trials have saved their states\n"
+
+
+def test_trials_that_do_not_end_are_left_to_their_latest_states(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(private_apis, "living_actors", lambda: 3)
+    assert batch_job.drain("head:1", time.monotonic()) == FAILED
+    assert capsys.readouterr().out.startswith("3 workers of trials have not ended")
+
+
+def test_a_node_that_does_not_come_is_no_reason_to_wait_for_ever(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    assert batch_job.await_nodes(2, time.monotonic()) == DONE
+    assert capsys.readouterr().out == "1 of 2 nodes of Ray are there: 4 CPUs, 0 GPUs\n"
