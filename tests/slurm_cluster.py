@@ -3,8 +3,9 @@
     python tests/slurm_cluster.py [--keep DIR]       as root, with slurmctld, slurmd, munge and iproute2
 
 The controller and each node run in network, process and mount namespaces of their own, so that two nodes have two
-addresses and no daemon of the machine is touched; whatever was started ends with the first of them. The last line is a
-JSON object of what was seen.
+addresses and no daemon of the machine is touched; whatever was started ends with the first of them. Each node has two
+GPUs in Slurm's books alone: what is seen is that Ray gets as many as were allotted. The last line is a JSON object of
+what was seen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,10 +26,11 @@ from deadlines import HANG, wait_for
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("unshare", "ip", "munged", "slurmctld", "slurmd", "sbatch", "scontrol")
+DEVICES = "ip link add br0 type bridge && ip link add a type veth peer name b"
 ALONE = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 CONTROLLER = "10.77.0.1"
-LONG = 60  # seconds that the pre-trainings of a job take that is to be interrupted
+LONG = 45  # seconds that each pre-training takes of a job that is to be interrupted, with another job beside it
 SPEC = """
 task: {name: camera-traps, train_images: 2000, id_val_images: 200, id_test_images: 200, ood_val_images: 200,
        ood_test_images: 200}
@@ -36,6 +39,7 @@ pretrain: {sources: {species: {weight: 1, species: 50}}, num_images: 1000, image
 finetune: {epochs: 2, batch_size: 64, lr: 1e-3}
 seeds: 2
 baseline: none
+resources: {gpus_per_worker: 0}
 """
 PATHS = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
@@ -45,8 +49,8 @@ def missing() -> str:
     absent = [tool for tool in TOOLS if shutil.which(tool, path=PATHS) is None]
     if absent:
         return f"{', '.join(absent)} not installed"
-    if os.getuid() != 0 or subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
-        return "needs root and namespaces of its own"
+    if os.getuid() != 0 or subprocess.run([*ALONE, "sh", "-c", DEVICES], capture_output=True, check=False).returncode:
+        return "needs root, namespaces of its own and virtual network devices"
     return ""
 
 
@@ -74,7 +78,7 @@ def run(scratch: Path) -> dict:
     start(scratch)
     runs, few = scratch / "runs", 10_000
     write_spec(scratch / "short.yaml", few)
-    seen = {"two": two_on_a_node(scratch, runs)}
+    seen = {"array": array_on_a_node(scratch, runs)}
     # Slurm looks at limits every thirty seconds: on any machine the trainings of the other jobs take longer
     facts = [json.loads(file.read_text()) for file in runs.glob("short-*/trials/*/trial.json")]
     write_spec(scratch / "long.yaml", round(few * LONG / min(fact["seconds_pretrain"] for fact in facts)))
@@ -87,26 +91,36 @@ def write_spec(file: Path, images: int) -> None:
     file.write_text(SPEC.replace("IMAGES", str(images)))
 
 
-def two_on_a_node(scratch: Path, runs: Path) -> dict:
-    """Two jobs of an array on the first node: the ports of the heads that ran there at once, and both jobs' scores."""
-    jobs = submit(scratch, "--nodelist=n1", "--array=1-2", "--time=60", spec="short", out=runs / "short-%a")
+def array_on_a_node(scratch: Path, runs: Path) -> dict:
+    """An array of three on the first node, with a GPU each: the ports of the heads that ran there at once; of every job
+    its scores, what Ray got, and how many pre-trainings it had to do. The third begins when there is room."""
+    options = ("--nodelist=n1", "--array=1-3", "--gpus-per-node=1", "--time=60")
+    jobs = submit(scratch, *options, spec="short", out=runs / "short-%a")
     ports: set[str] = set()
 
     def ended() -> bool:
         states = queue(jobs)
         heads = [word for words in processes_of_ray() for word in words if word.startswith("--gcs_server_port=")]
-        if len(heads) == 2 and [state[1:] for state in states] == [("RUNNING", "n1")] * 2:
+        if not ports and len(heads) == 2 and [state[1:] for state in states].count(("RUNNING", "n1")) == 2:
             ports.update(heads)
+            print(command("squeue"), flush=True)
         return not states
 
     wait_for(ended, 1.0)
-    show_logs(scratch)
-    return {"ports": sorted(ports), "scores": [scores(runs / f"short-{number}") for number in (1, 2)]}
+    logs = show_logs(scratch)
+    return {
+        "ports": sorted(ports),
+        "scores": [scores(runs / f"short-{number}") for number in (1, 2, 3)],
+        "resources": [re.findall(r"nodes of Ray are there: (.*)", log) for log in logs],
+        "pretrainings": [re.findall(r"to do (no|\d+ of \d+) pre-trainings", log) for log in logs],
+    }
 
 
 def over_time(scratch: Path, runs: Path) -> dict:
-    """A job on both nodes that its time limit interrupts, and that continues; and the same sweep without a limit."""
+    """A job on both nodes that its time limit interrupts, and that continues; beside it the same sweep without a limit,
+    with checkpoints of its own."""
     job = submit(scratch, "--nodes=2", "--time=60", "--signal=B:USR1@90", spec="long", out=runs / "limited")
+    whole = submit(scratch, "--nodes=2", "--time=60", spec="long", out=runs / "apart" / "whole")
     wait_for(lambda: training(runs / "limited") == 2)
     command("scontrol", "update", f"jobid={job}", "endtime=now+80")
     print(command("squeue", "--Format=jobid,state,timeused,timelimit,timeleft,nodelist"), flush=True)
@@ -122,9 +136,9 @@ def over_time(scratch: Path, runs: Path) -> dict:
         return not now
 
     wait_for(ended, 0.25)
-    whole = submit(scratch, "--nodes=2", "--time=60", spec="long", out=runs / "apart" / "whole")
     wait_for(lambda: not queue(whole), 1.0)
     show_logs(scratch)
+    print(command(sys.executable, "-m", "ray_robust.status", str(runs / "limited"), cwd=ROOT), flush=True)
     attempts = [json.loads(file.read_text()) for file in sorted((runs / "limited/trials").glob("*/attempts.json"))]
     return {
         "states": states,
@@ -161,35 +175,50 @@ def start(scratch: Path) -> None:
     subprocess.run(["munged", "--force", f"--key-file={munge / 'key'}", *files], check=True)
     (scratch / "state").mkdir()
     (scratch / "slurm.conf").write_text(configuration(scratch))
+    for number in (0, 1):
+        (scratch / f"gpu{number}").touch()
+    (scratch / "gres.conf").write_text(f"Name=gpu File={scratch}/gpu[0-1]\n")
     prolog = scratch / "prolog"
     prolog.write_text(
         '#!/bin/sh\nmkdir -p "/tmp/job-$SLURM_JOB_ID"\necho "export SLURM_TMPDIR=/tmp/job-$SLURM_JOB_ID"\n'
     )
     prolog.chmod(0o755)
     os.environ["SLURM_CONF"] = str(scratch / "slurm.conf")
-    subprocess.Popen(["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for name, address in NODES.items():
-        add_node(scratch, name, address)
-    wait_for(lambda: command("sinfo", "--noheader", "--format=%T %D").split() == ["idle", "2"], 0.5)
+    daemons = {"slurmctld": subprocess.Popen(["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)}
+    daemons |= {name: add_node(scratch, name, address) for name, address in NODES.items()}
+
+    def idle() -> bool:
+        for name, process in daemons.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{name} ended with {process.returncode}:\n{(scratch / f'{name}.log').read_text()}")
+        asked = ["sinfo", "--noheader", "--format=%T %D"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split() == ["idle", "2"]
+
+    wait_for(idle, 0.5)
     print(command("sinfo"), flush=True)
 
 
-def add_node(scratch: Path, name: str, address: str) -> None:
+def add_node(scratch: Path, name: str, address: str) -> subprocess.Popen[bytes]:
     """A node in namespaces of its own, joined by a pair of virtual network devices, with a /tmp of its own."""
     inside = (f"hostname {name}; mount -t tmpfs tmpfs /tmp; ip link set lo up; read go; "
               f"ip addr add {address}/24 dev eth0; ip link set eth0 up; exec slurmd -D -N {name}")  # fmt: skip
-    process = subprocess.Popen([*ALONE, "sh", "-c", inside], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*ALONE, "sh", "-c", inside], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     pid = wait_for(lambda: children.read_text().strip())
     for line in (f"ip link add {name} type veth peer name eth0 netns {pid}", f"ip link set {name} master br0 up"):
         subprocess.run(line.split(), check=True)
+    assert process.stdin is not None
     process.stdin.write(b"\n")
     process.stdin.flush()
+    return process
 
 
 def configuration(scratch: Path) -> str:
     """slurm.conf. A job that was requeued waits for as long as its credential was valid."""
-    nodes = "\n".join(f"NodeName={name} NodeAddr={address} CPUs=2 RealMemory=1000" for name, address in NODES.items())
+    each = "CPUs=2 RealMemory=1000 Gres=gpu:2"
+    nodes = "\n".join(f"NodeName={name} NodeAddr={address} {each}" for name, address in NODES.items())
     return f"""ClusterName=test
 SlurmctldHost=ctl({CONTROLLER})
 SlurmUser=root
@@ -207,6 +236,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 TaskProlog={scratch}/prolog
 SelectType=select/cons_tres
+GresTypes=gpu
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
@@ -262,11 +292,14 @@ def processes_of_ray() -> list[list[str]]:
     return seen
 
 
-def show_logs(scratch: Path) -> None:
-    """Print what the jobs have printed, and put it aside."""
+def show_logs(scratch: Path) -> list[str]:
+    """Print what the jobs have printed, put it aside and return it."""
+    logs = []
     for log in sorted(scratch.glob("slurm-*.log")):
-        print(f"--- {log.name}\n{log.read_text()}", flush=True)
+        logs.append(log.read_text())
+        print(f"--- {log.name}\n{logs[-1]}", flush=True)
         log.rename(log.with_suffix(".shown"))
+    return logs
 
 
 def scores(run: Path) -> list[list[str]]:

@@ -23,9 +23,11 @@ def test_jobs_share_a_node_and_continue_after_their_time_limit():
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
 
-    assert len(seen["two"]["ports"]) == 2
-    first, second = seen["two"]["scores"]
-    assert first == second != []
+    array = seen["array"]
+    assert len(array["ports"]) == 2
+    assert array["scores"][0] == array["scores"][1] == array["scores"][2] != []
+    assert array["resources"] == [["1 CPUs, 1 GPUs"]] * 3
+    assert ["no"] in array["pretrainings"], "the job that began last had the others' weights"
     limit = seen["limit"]
     assert [state for state in limit["states"] if state != "COMPLETING"] == ["RUNNING", "PENDING", "RUNNING"]
     assert len(limit["interrupted"]) == 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_elsewhere_than_in_the_checkout_the_reason_is_the_last_words_of_python(t
     assert done.returncode == 2
     assert done.stderr.startswith("slurm.sbatch: run sbatch from the root of the checkout, with .venv there or ")
     assert done.stderr.endswith("active: ModuleNotFoundError: ray\n")
+
+
+@pytest.mark.parametrize(("node", "address"), [("192.0.2.7", "192.0.2.7"), ("127.0.1.1", "own")])
+def test_a_node_is_where_slurm_has_it_and_at_loopback_only_without_a_network(node, address, tmp_path):
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho 'NodeName=n1 Arch=x NodeAddr={node} NodeHostName=n1'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    function = re.search(r"^address_here.*?^}$", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)
+    assert function is not None
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", f"{function[0]}\naddress_here"], env={**os.environ, "PATH": path},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    if address == "own":
+        routes = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+        assert done.stdout.strip() in routes or not routes
+    else:
+        assert done.stdout.strip() == address
 
 
 def test_ray_knows_every_option_that_nodes_are_started_with():
