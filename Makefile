@@ -9,6 +9,7 @@
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
 #   make slurm        cluster/slurm.sbatch on a cluster of Slurm with two nodes on this machine, as root; likewise
 #   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
+#   make docs         the documentation site in site/, with the reports that are in runs/; needs no network to be read
 #   make lock         requirements.lock anew: the newest releases that the bounds allow, with their hashes
 #   LOCKED=1 make ... to install exactly the tested releases, each file checked against its hash
 #   PYTHON=python3.12 make ...   to build .venv with another Python (3.11 or newer)
@@ -17,13 +18,15 @@ PYTHON ?= python3
 SPEC   ?= sweeps/quantity.yaml
 DATA   ?= data
 VENV   := .venv
+SITE   ?= site
+RUNS   ?= runs
 BIN    := $(VENV)/bin
 FAST   := not (ray or slow or data or gpu or cluster)
 QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart photos test wheel cluster slurm audit lock lint fast clean
+.PHONY: help sweep quickstart photos test wheel cluster slurm audit docs lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -65,6 +68,11 @@ slurm: $(VENV)/.dev
 audit: $(VENV)/.dev
 	@$(BIN)/python .ci/audit.py $(if $(RELEASE),--release)
 
+# mkdocs lives in an environment of its own: it reads the code as text and needs nothing that the project does.
+docs: $(VENV)-docs/.made
+	@NO_MKDOCS_2_WARNING=1 RUNS="$(abspath $(RUNS))" $(VENV)-docs/bin/mkdocs build --quiet --clean --site-dir "$(abspath $(SITE))"
+	@echo "Open $(abspath $(SITE))/index.html in a browser; it needs no network."
+
 # uv lives in an environment of its own: nothing of the project's is touched, and no setting of the machine's is written.
 lock:
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q 'uv>=0.9'; }
@@ -81,13 +89,18 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-docs site .pytest_cache .ruff_cache .mypy_cache *.egg-info
 
 # --- the environment: made once, and again when what it is made of changes
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)-docs/.made: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
 # Hashes are checked of the packages alone: the checkout itself has none, and is installed without looking for others.

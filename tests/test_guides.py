@@ -19,7 +19,7 @@ import analysis.__main__ as analysis_command
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
 
-TWO, VERDICT = "docs/two_datasets.md", "docs/verdict.md"
+TWO, VERDICT, PAPER = "docs/two_datasets.md", "docs/verdict.md", "docs/papers_table.md"
 
 
 @pytest.fixture
@@ -96,3 +96,18 @@ def test_the_example_of_a_verdict_prints_what_the_page_shows(tmp_path, monkeypat
     for line in shown.splitlines():
         assert line in printed
     assert "Does more data help?" in Path("scores-analysis/index.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_table_of_a_paper_is_analysed(tmp_path, monkeypatch, capsys):
+    (text,), (command, _) = blocks(PAPER, "csv"), blocks(PAPER, "sh")
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text(text)
+    _, _, module, *arguments = shlex.split(command)
+    assert module == "analysis"
+    assert analysis_command.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "web against standard" in printed
+    assert Path("table-analysis/index.html").is_file()
+    assert Path("table-analysis/export/trend.pdf").is_file() or Path("table-analysis/trend.pdf").is_file()
+    assert list(Path("table-analysis/export").glob("*.tex"))
