@@ -39,7 +39,7 @@ class Shown:
     text      the whole file
     report    the folder of its report, or None
     made      when and of which commit the report is
-    instead   why a run folder of that name is not shown, or ""
+    instead   how a run of it differs from the file, so that it is not shown, or ""
     """
 
     file: str
@@ -97,18 +97,25 @@ def differences(asked: Any, ran: Any, key: str = "") -> list[str]:
     return [] if _plain(asked) == _plain(ran) else [key]
 
 
-def other_run(run: Path, file: str, text: str) -> str:
-    """Return why the run is not one of this sweep as it is now, or ""."""
+def is_of(run: Path, file: str) -> bool:
+    """Whether the run is one of that sweep, by the command that it keeps."""
+    given = next((word for word in _command_of(run) if word.endswith((".yaml", ".yml"))), "")
+    return given.removeprefix("./") == file or given.endswith("/" + file)
+
+
+def changed(run: Path, text: str) -> str:
+    """Return how a run of a sweep differs from the sweep's file as it is now, or ""."""
+    options = [word.split("=")[0] for word in _command_of(run) if word.split("=")[0] in ("--set", "--limit")]
+    if options:
+        return f"it was run with {options[0]}"
     ran = yaml.safe_load((run / "spec.yaml").read_text("utf-8"))
-    command = shlex.split(str(ran.get("provenance", {}).get("command", "")))
-    given = next((word for word in command if word.endswith((".yaml", ".yml"))), "")
-    if given.removeprefix("./") != file and not given.endswith("/" + file):
-        return f"it is of {given or 'another spec'}"
-    changed = [word for word in command if word.split("=")[0] in ("--set", "--limit")]
-    if changed:
-        return f"it was run with {changed[0].split('=')[0]}"
     keys = differences(yaml.safe_load(text), {key: value for key, value in ran.items() if key != "provenance"})
     return f"it was run with another {keys[0]}" if keys else ""
+
+
+def _command_of(run: Path) -> list[str]:
+    provenance = yaml.safe_load((run / "spec.yaml").read_text("utf-8")).get("provenance", {})
+    return shlex.split(str(provenance.get("command", "")))
 
 
 def _made(run: Path) -> str:
@@ -127,9 +134,11 @@ def shown(root: Path, runs: Path) -> list[Shown]:
     for path in sorted((root / "sweeps").rglob("*.yaml")):
         file, text = path.relative_to(root).as_posix(), path.read_text("utf-8")
         report, made, instead = None, "", ""
-        for run in (runs / "-".join(path.relative_to(root).with_suffix("").parts[1:]), runs / path.stem):
-            if report is None and (run / "report/index.html").is_file() and (run / "spec.yaml").is_file():
-                instead = other_run(run, file, text)
+        inner = path.relative_to(root / "sweeps").with_suffix("")
+        for run in dict.fromkeys((runs / inner, runs / inner.name)):
+            finished = (run / "report/index.html").is_file() and (run / "spec.yaml").is_file()
+            if finished and is_of(run, file) and report is None:
+                instead = changed(run, text)
                 report, made = (None, "") if instead else (run / "report", _made(run))
         sweeps.append(Shown(file, header_of(text), text, report, made, instead))
     return sorted(sweeps, key=lambda sweep: (rank.get(folder_of(Path(sweep.file)), len(rank)), not sweep.report))
@@ -147,7 +156,7 @@ def _escaped(text: str) -> str:
 
 def _command(run: str) -> str:
     """The lines of `Run`, with what stands in brackets behind a command as its comment."""
-    return "\n".join(re.sub(r"\s{2,}\((.*)\)$", r"    # \1", line) for line in run.splitlines())
+    return "\n".join(re.sub(r"\s+\((.*)\)$", r"    # \1", line) for line in run.splitlines())
 
 
 def entry(sweep: Shown) -> str:
@@ -163,7 +172,7 @@ def entry(sweep: Shown) -> str:
     else:
         lines += [_escaped(sweep.header["Result"]), ""]
         if sweep.instead:
-            lines += [f"The run folder `{Path(sweep.file).stem}` is not shown here: {sweep.instead}.", ""]
+            lines += [f"The run in `runs/` is not shown here: {sweep.instead}.", ""]
         lines += ["```sh", _command(sweep.header["Run"]), "```", ""]
     if sweep.header.get("Cost"):
         lines += [f"Cost: {_escaped(sweep.header['Cost'])}", ""]
