@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ray_robust import registry
+from ray_robust.data.downloads.catalog import DOWNLOADS
+from ray_robust.spec.load import load_spec
+
 ROOT = Path(__file__).parents[1]
 OPERATORS = frozenset("();<>|&")
 EXPLAINED = {
@@ -29,7 +33,7 @@ EXPLAINED = {
     "[": "asks the shell",
     "hostname": "asks the machine",
     "prometheus": "another project's, run by tests/on_prem.py",
-    "sbatch": "Slurm's; what stands behind its script is checked as the sweep's arguments",
+    "sbatch": "Slurm's; what stands behind its script is checked as the sweep's, with %a a number",
     "scancel": "Slurm's",
     "squeue": "Slurm's",
     "qsub": "PBS's",
@@ -75,7 +79,9 @@ def check(words: list[str]) -> None:
     elif program in ("python", "python3", ".venv/bin/python"):
         check_python(rest)
     elif program == "ray-robust":
-        parse(importlib.import_module("ray_robust.__main__").main, rest)
+        from ray_robust.__main__ import COMMANDS
+
+        check_python(["-m", COMMANDS[rest[0]][0].removesuffix(".__main__"), *rest[1:]])
     elif program == "ray":
         check_ray(rest)
     elif program == "pip":
@@ -87,11 +93,12 @@ def check(words: list[str]) -> None:
         if program == "sbatch":
             script = next(i for i, word in enumerate(rest) if not word.startswith("-"))
             assert (ROOT / rest[script]).is_file()
-            check_python(["-m", "ray_robust.sweep", *rest[script + 1 :]])
+            check_python(["-m", "ray_robust.sweep", *(word.replace("%a", "4") for word in rest[script + 1 :])])
 
 
 def check_python(rest: list[str]) -> None:
-    """`python -m MODULE ...` or `python FILE ...`; the spec of a sweep must be one, with what `--set` says."""
+    """`python -m MODULE ...` or `python FILE ...`; a spec of the project must be one, with what `--set` says, and a
+    source must be one."""
     if rest[0] == "-m":
         name, arguments = rest[1], rest[2:]
     else:
@@ -107,10 +114,13 @@ def check_python(rest: list[str]) -> None:
         assert not arguments, f"{name} takes none"
         return
     values = parse(module.main, arguments).values
-    if name == "ray_robust.sweep" and (ROOT / values.spec).is_file():
-        from ray_robust.spec.load import load_spec
-
-        load_spec(ROOT / values.spec, tuple(values.set))
+    if name == "ray_robust.sweep" and (values.spec.startswith("sweeps/") or "." not in values.spec):
+        load_spec(values.spec if "." not in values.spec else ROOT / values.spec, tuple(values.set))
+    elif name == "ray_robust.ingest" and values.download:
+        assert values.source in DOWNLOADS
+    elif name == "ray_robust.ingest":
+        pools = registry.TASKS if values.task or ":" in values.source else registry.SOURCES
+        assert values.source.partition(":")[0] in pools
 
 
 def parse(main: Any, arguments: list[str]) -> Parsed:

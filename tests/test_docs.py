@@ -1,12 +1,9 @@
-"""What the documents show is true: commands parse, specs load, the examples of CONTRIBUTING.md run, the dependencies
-listed are those installed."""
+"""What the documents show is true: files and modules exist, the examples of CONTRIBUTING.md run, the dependencies
+listed are those installed. Specs and commands are checked by test_fenced_blocks.py."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -18,10 +15,7 @@ import test_search as searches
 import yaml
 from make_pools import open_pool
 
-import analysis.__main__ as analysis_command
-from ray_robust import ingest, registry, sweep
-from ray_robust.__main__ import COMMANDS as PROGRAM
-from ray_robust.data.downloads.catalog import DOWNLOADS
+from ray_robust import registry, sweep
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.mixtures.mixture import draw
 from ray_robust.data.pool import SPLITS
@@ -30,7 +24,6 @@ from ray_robust.prepare import open_sweep
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.run_sections import Analysis
 from ray_robust.spec.search_section import Search
-from ray_robust.status import __main__ as status
 
 ROOT = Path(__file__).parents[1]
 # files that the documents show how to write
@@ -57,53 +50,9 @@ DOCUMENTS = (
 )
 
 
-COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/two_datasets.md", "docs/verdict.md",
-            "docs/python.md")  # fmt: skip
-
-
 def blocks(document: str, language: str) -> list[str]:
     """The fenced code of that language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[str]:
-    """Every command line in a `sh` block, without its comment."""
-    lines = [line for document in COMMANDS for block in blocks(document, "sh")
-             for line in block.splitlines()]  # fmt: skip
-    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip()))
-
-
-@pytest.mark.parametrize("command", commands())
-def test_commands_parse(command, monkeypatch):
-    program, *rest = shlex.split(command)
-    if program == "make":
-        subprocess.run(["make", "-n", *rest], cwd=ROOT, check=True, capture_output=True)
-        return
-    if program == "ray-robust":
-        module, arguments = PROGRAM[rest[0]][0].removesuffix(".__main__"), rest[1:]
-    else:
-        assert (program, rest[0]) == ("python", "-m")
-        module, arguments = rest[1], rest[2:]
-    if module == "ray_robust.sweep":
-        args = sweep._arguments(arguments)
-        load_spec(args.spec if program == "ray-robust" else ROOT / args.spec, tuple(args.set))
-    elif module == "ray_robust.ingest":
-        args = ingest._arguments(arguments)
-        if args.download:
-            assert args.source in DOWNLOADS
-            return
-        assert args.source.partition(":")[0] in (
-            registry.TASKS if args.task or ":" in args.source else registry.SOURCES
-        )
-    elif module == "analysis":
-        analysis_command.parser().parse_args(arguments)
-    elif module == "ray_robust.status":
-        monkeypatch.setattr(status, "read_status", lambda run, now: (_ for _ in ()).throw(LookupError))
-        with pytest.raises(LookupError):
-            status.main(arguments)
-    else:
-        assert importlib.util.find_spec(module) is not None
-        assert not arguments
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -151,17 +100,6 @@ def test_modules_that_are_named_exist(folder):
 def test_a_module_that_is_gone_would_be_seen():
     gone = "see `launch" + ".faults`, `search.asha`, `train.loop.optimise()`, `train.loop" + ".optimize`"
     assert named_in_vain(gone) == ["launch" + ".faults", "train.loop" + ".optimize"]
-
-
-@pytest.mark.parametrize("text", [*blocks("README.md", "yaml"), *blocks("CONTRIBUTING.md", "yaml"),
-                                  *blocks("docs/cluster.md", "yaml"), *blocks("docs/search.md", "yaml"),
-                                  *blocks("docs/two_datasets.md", "yaml")])  # fmt: skip
-def test_specs_load(text, tmp_path):
-    file = tmp_path / "shown.yaml"
-    file.write_text(text)
-    spec = load_spec(file)
-    assert spec.question.endswith("?")
-    assert len(spec.pretrains) > 1
 
 
 def test_specs_of_the_built_in_world_can_be_planned(tmp_path, capsys):

@@ -24,6 +24,7 @@ ELSEWHERE = {
     ("docs/design.md", ""): "diagrams; tests/test_layers.py::test_the_arrows_of_the_design_are_imports",
     ("docs/own_photos.md", "text"): "tests/test_fenced_blocks.py::test_every_spec_is_planned",
     ("docs/papers_table.md", "csv"): "tests/test_guides.py::test_the_table_of_a_paper_is_analysed",
+    ("docs/python.md", "python"): "tests/test_python.py::test_the_document_does_what_it_says",
     ("docs/prediction.md", ""): "the output of a run of sweeps/mixture_search.yaml, 6 minutes",
     ("README.md", ""): "a run folder; tests/test_end_to_end.py",
     ("docs/two_datasets.md", "csv"): "tests/test_guides.py::two",
@@ -94,6 +95,7 @@ def test_every_spec_states_a_question_and_is_valid(block, tmp_path):
     file.write_text(block.text)
     spec = load_spec(file)
     assert spec.question.endswith("?")
+    assert len(spec.pretrains) > 1
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,8 @@ def checkout(tmp_path) -> Path:
     (tmp_path / "runs/one/report").mkdir(parents=True)
     (tmp_path / "runs/one/report/index.html").write_text("<p>the report")
     (tmp_path / "runs/one/report/trend.svg").write_text("<svg/>")
+    said = {"scores": {"deployment": {"text": "a_b gains."}, "robustness": "And ER."}}
+    (tmp_path / "runs/one/report/verdict.json").write_text(json.dumps(said))
     (tmp_path / "runs/one/run.json").write_text('{"invocations": [{"started": "2026-11-28T22:34:53+00:00"}]}')
     write_spec(tmp_path, "python -m ray_robust.sweep sweeps/one.yaml")
     return tmp_path
@@ -114,7 +116,8 @@ def test_a_finished_run_is_shown_with_its_report(gallery, checkout):
     text = gallery.entry(sweep)
     assert "[Open the report](gallery/one/index.html){ .md-button } run 2026-11-28, commit abc1234" in text
     assert "(gallery/one/trend.svg)" in text
-    assert r"It is \* so \*, and R^2 &lt; 1." in text
+    assert "a\\_b gains.\n\nAnd ER.\n" in text
+    assert r"of an earlier run: It is \* so \*, and R^2 &lt; 1." in text
     assert "```sh" not in text
     assert '    # Question: Is it so?\n' in text  # fmt: skip
 

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 LISTS = ["requirements.txt", "requirements-diffusion.txt", "requirements-track.txt", "requirements-completion.txt",
-         "requirements-dev.txt"]  # fmt: skip
+         "requirements-dev.txt", "requirements-docs.txt"]  # fmt: skip
 
 
 def wanted(name: str) -> list[Requirement]:

@@ -149,6 +149,13 @@ def folder_of(file: Path) -> str:
     return "/".join(file.parts[1:-1])
 
 
+def _sentences(report: Path) -> list[str]:
+    """The first sentences of a report: raw scores, then effective robustness; those of its first task."""
+    file = report / "verdict.json"
+    scores = json.loads(file.read_text("utf-8")).get("scores", {}) if file.is_file() else {}
+    return [text for text in ((scores.get("deployment") or {}).get("text"), scores.get("robustness")) if text]
+
+
 def _escaped(text: str) -> str:
     """Prose of a header as Markdown that shows it unchanged."""
     return re.sub(r"([\\`*_\[\]])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
@@ -167,8 +174,9 @@ def entry(sweep: Shown) -> str:
         if (sweep.report / "trend.svg").is_file():
             figure = f"![The figure of the report]({folder}/trend.svg){{ .figure loading=lazy }}"
             lines += [f"[{figure}]({folder}/index.html)", ""]
+        lines += [*(line for sentence in _sentences(sweep.report) for line in (_escaped(sentence), ""))]
         button = f"[Open the report]({folder}/index.html){{ .md-button }} {sweep.made}"
-        lines += [_escaped(sweep.header["Result"]), "", button, ""]
+        lines += [button, "", f"The file's own record, of an earlier run: {_escaped(sweep.header['Result'])}", ""]
     else:
         lines += [_escaped(sweep.header["Result"]), ""]
         if sweep.instead:

@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "manual.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-BARE = {"index.md", "gallery.md", "api.md"}  # pages that are a tab of their own, with nothing beside them to navigate
+BARE = {"index.md", "gallery.md"}  # pages that are a tab of their own, with nothing beside them to navigate
 MARKS = re.compile(r"^<!-- .* -->$", re.MULTILINE)  # around tables that programs write
 FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2[`~]*$", re.MULTILINE | re.DOTALL)
 
