@@ -26,6 +26,7 @@ ELSEWHERE = {
     ("docs/papers_table.md", "csv"): "tests/test_guides.py::test_the_table_of_a_paper_is_analysed",
     ("docs/python.md", "python"): "tests/test_python.py::test_the_document_does_what_it_says",
     ("docs/prediction.md", ""): "the output of a run of sweeps/mixture_search.yaml, 6 minutes",
+    ("README.md", "python"): "tests/test_python.py::test_the_document_does_what_it_says",
     ("README.md", ""): "a run folder; tests/test_end_to_end.py",
     ("docs/two_datasets.md", "csv"): "tests/test_guides.py::two",
     ("docs/two_datasets.md", "python"): "tests/test_guides.py::"

@@ -333,8 +333,9 @@ def test_the_document_does_what_it_says(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep, "sweep", trained)
     names: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.MULTILINE | re.DOTALL):
-        exec(block, names)
-    assert [len(spec.pretrains) for spec in specs] == [2, 2]
+    for page in ("README.md", "docs/python.md"):
+        for block in re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+            exec(block, names)
+    assert [len(spec.pretrains) for spec in specs] == [2, 2, 2]
     assert (tmp_path / "figure.pdf").exists()
     assert any(finding.kind == "differs" for finding in names["study"].findings)

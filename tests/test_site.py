@@ -117,7 +117,7 @@ def test_a_finished_run_is_shown_with_its_report(gallery, checkout):
     assert "[Open the report](gallery/one/index.html){ .md-button } run 2026-11-28, commit abc1234" in text
     assert "(gallery/one/trend.svg)" in text
     assert "a\\_b gains.\n\nAnd ER.\n" in text
-    assert r"of an earlier run: It is \* so \*, and R^2 &lt; 1." in text
+    assert r"Recorded in the sweep's file: It is \* so \*, and R^2 &lt; 1." in text
     assert "```sh" not in text
     assert '    # Question: Is it so?\n' in text  # fmt: skip
 

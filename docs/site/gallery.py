@@ -176,7 +176,7 @@ def entry(sweep: Shown) -> str:
             lines += [f"[{figure}]({folder}/index.html)", ""]
         lines += [*(line for sentence in _sentences(sweep.report) for line in (_escaped(sentence), ""))]
         button = f"[Open the report]({folder}/index.html){{ .md-button }} {sweep.made}"
-        lines += [button, "", f"The file's own record, of an earlier run: {_escaped(sweep.header['Result'])}", ""]
+        lines += [button, "", f"Recorded in the sweep's file: {_escaped(sweep.header['Result'])}", ""]
     else:
         lines += [_escaped(sweep.header["Result"]), ""]
         if sweep.instead:
