@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -78,21 +79,44 @@ def intervals(text: str) -> set[str]:
     return {one.replace("\u2212", "-") for one in INTERVAL.findall(re.sub(r"\n#\s+", " ", text))}
 
 
-@pytest.mark.parametrize("name", sorted(STUDIES))
+REPORTED = [
+    str(file.relative_to(ROOT / "sweeps").with_suffix(""))
+    for folder in ("sweeps", "sweeps/photos")
+    for file in sorted((ROOT / folder).glob("*.yaml"))
+    if file.stem in STUDIES | {"weights"}
+]
+
+
+@pytest.mark.parametrize("name", REPORTED)
 def test_what_a_header_reports_stands_in_the_section_that_a_command_wrote(name):
     """Both say what came out of the same sweep: when an analysis changes, neither is left behind."""
     header = (ROOT / f"sweeps/{name}.yaml").read_text("utf-8").partition("# Result:")[2]
-    studies = (ROOT / "docs/studies.md").read_text("utf-8")
-    section = studies.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
-    reported = intervals(header.partition("With --set")[0])
-    assert reported or name == "baseline"  # which has no groups to compare
+    study, studies = name.removeprefix("photos/"), (ROOT / "docs/studies.md").read_text("utf-8")
+    section = studies.partition(f"<!-- {study} -->")[2].partition(f"<!-- /{study} -->")[0]
+    reported = intervals(header)
+    assert reported or study == "baseline" or header.strip().startswith("not run yet")  # no groups to compare
     assert reported <= intervals(section)
 
 
+TREND = re.compile(
+    r"([+-]?\d+(?:[.]\d)?) (?:percentage )?points of (?:effective robustness|ER) per tenfold[^(]*[(]95 %: "
+    r"(-?\d+[.]\d to -?\d+[.]\d)"
+)
+
+
 def test_the_readme_reports_what_came_out():
-    section = (ROOT / "docs/studies.md").read_text("utf-8").partition("<!-- quantity -->")[2].partition("<!-- /")[0]
-    match = re.search(r"\+(\d+)[.]\d points of ER per tenfold [(](\S+ to \S+)[)]", section)
-    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    assert match
-    assert f"{match[1]} percentage points of effective robustness per tenfold" in readme
-    assert f"(95 %: {match[2]}," in readme
+    """Every trend per tenfold that README states with its interval is that of a run of quantity."""
+    entries = json.loads((ROOT / "docs/studies.json").read_text("utf-8"))
+    measured = {
+        f"{row['low']:.1f} to {row['high']:.1f}": row["slope"]
+        for name, entry in entries.items()
+        for row in entry["factors"]
+        if row["factor"] == "num_images" and name.removeprefix("photos/").startswith("quantity")
+    }
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split()).replace("\u2212", "-")
+    stated = TREND.findall(readme)
+    assert stated
+    for slope, interval in stated:
+        assert interval in measured
+        digits = len(slope.partition(".")[2])
+        assert float(slope) == round(measured[interval], digits)
