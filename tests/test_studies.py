@@ -114,7 +114,7 @@ def test_finer_labels_are_told_by_their_number_and_a_random_control_is_none():
         one["groups"][name]["labels"] = labels
     judged = judge(STUDIES["granularity"], one, True)
     assert judged.verdict == AGREES
-    assert judged.text.startswith("Labels class against labels order: +1.0 points of ER (0.5 to 1.5); labels order")
+    assert judged.text.startswith("Class labels against order labels: +1.0 points of ER (0.5 to 1.5); order labels")
 
 
 def test_sources_have_roles_and_pairs_either_way_round():
@@ -231,6 +231,7 @@ def test_entries_belong_to_studies_and_variants_follow_their_study():
         ("num_classes=25, images_per_class=600", "25 classes of 600"),
         ("sources=species:0.25+fractals:0.75", "25 % rendered animals, 75 % fractals"),
         ("subclasses_per_label=1", "1 subclass a label"),
+        ("granularity=random:40", "40 random labels"),
         ("scratch", "scratch"),
         ("my, group", "my, group"),
     ],

@@ -13,7 +13,10 @@ from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder
 
 FIGURE = "report/trend.png"
-TARGETS = {True: "docs/figure_photographs.png", False: "docs/figure_rendered.png"}  # whether it is of photographs -> the file
+TARGETS = {
+    True: "docs/figure_photographs.png",
+    False: "docs/figure_rendered.png",
+}  # whether it is of photographs -> the file
 
 
 def copy_figure(address: str, root: Path, name: str = "") -> str:

@@ -36,7 +36,7 @@ def _part(part: str) -> str:
         "num_images": f"{count} image{'s' * (value != '1')}",
         "num_classes": f"{count} class{'es' * (value != '1')}",
         "images_per_class": f"{count} images a class",
-        "granularity": f"labels {value}",
+        "granularity": re.sub(r"^random:(\d+)", r"\1 random", value) + " labels",
         "subclasses_per_label": f"{count} subclass{'es' * (value != '1')} a label",
         "method": {"clip": "CLIP", "simclr": "SimCLR"}.get(value, value),
     }
