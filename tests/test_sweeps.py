@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.studies.document import study_of
 from ray_robust import sweep
 from ray_robust.spec.load import load_spec
 
@@ -83,7 +84,7 @@ REPORTED = [
     str(file.relative_to(ROOT / "sweeps").with_suffix(""))
     for folder in ("sweeps", "sweeps/photos")
     for file in sorted((ROOT / folder).glob("*.yaml"))
-    if file.stem in STUDIES | {"weights"}
+    if study_of(file.stem) is not None
 ]
 
 
@@ -91,7 +92,7 @@ REPORTED = [
 def test_what_a_header_reports_stands_in_the_section_that_a_command_wrote(name):
     """Both say what came out of the same sweep: when an analysis changes, neither is left behind."""
     header = (ROOT / f"sweeps/{name}.yaml").read_text("utf-8").partition("# Result:")[2]
-    study, studies = name.removeprefix("photos/"), (ROOT / "docs/studies.md").read_text("utf-8")
+    study, studies = study_of(name).name, (ROOT / "docs/studies.md").read_text("utf-8")
     section = studies.partition(f"<!-- {study} -->")[2].partition(f"<!-- /{study} -->")[0]
     reported = intervals(header)
     assert reported or study == "baseline" or header.strip().startswith("not run yet")  # no groups to compare

@@ -17,7 +17,6 @@ from typing import Any
 
 from analysis.findings import holm_note, not_straight, small_note
 from analysis.formatting import listed, signed, span
-from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import claimed, state
 from bench.studies.groups import group_label, role_of
 
@@ -256,8 +255,7 @@ def effect_text(label: str, row: Row, short: bool = False) -> str:
         text += f", not established{holm_note(row)}"
     else:
         text += small_note(row)
-    failed = tuple(filter(None, row["not_robust_to"].split("; ")))
-    return with_failures(f"{text}.", failed, "trial").rstrip(".") if failed and kind != "open" else text
+    return f"{text}, not in every check" if state(row) == "fragile" else text
 
 
 def value(row: Row) -> float:

@@ -16,7 +16,7 @@ FIGURE = "report/trend.png"
 TARGETS = {
     True: "docs/figure_photographs.png",
     False: "docs/figure_rendered.png",
-}  # whether it is of photographs -> the file
+}
 
 
 def copy_figure(address: str, root: Path, name: str = "") -> str:

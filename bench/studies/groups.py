@@ -9,11 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.formatting import listed
+from analysis.formatting import listed, some
 
 GENERATED, FRACTALS = ("species", "diffusion"), "fractals"
 WORDS = {"species": "rendered animals"}  # of sources, by kind
-MOST = 60  # letters of a choice of classes
 
 
 def group_label(group: str) -> str:
@@ -30,8 +29,11 @@ def _part(part: str) -> str:
     if key == "sources":
         return mix_label(value)
     if key == "classes":
-        chosen = value.removeprefix("under:").replace(",", ", ")
-        return f"classes {chosen if len(chosen) <= MOST else chosen[: MOST - 1] + '…'}"
+        first, *others = value.removeprefix("under:").split(",")
+        under = "under " if value.startswith("under:") else ""
+        return "all classes" if value == "all" else f"classes {under}{some([first, *others], 1)}"
+    if key == "weights":
+        return value.rstrip("/").rpartition("/")[2]
     phrases = {
         "num_images": f"{count} image{'s' * (value != '1')}",
         "num_classes": f"{count} class{'es' * (value != '1')}",
