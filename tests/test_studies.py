@@ -18,6 +18,7 @@ from bench.studies.claims import AGREES, DISAGREES, OPEN, STUDIES, judge
 from bench.studies.document import columns, section, study_of
 from bench.studies.groups import group_label
 from ray_robust.errors import UserError
+from ray_robust.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs/studies.md").read_text("utf-8")
@@ -141,6 +142,11 @@ def test_a_refused_line_cannot_tell():
     judged = judge(STUDIES["quantity"], one, True)
     assert judged.verdict == OPEN
     assert "R² 0.50, below 0.8" in judged.text
+    lines = list(section(STUDIES["quantity"], {"quantity": one}))
+    assert "| num_images, per tenfold | rises | not run | refused |" in lines
+    assert headers.result_line("quantity", {"quantity": one}) == (
+        "From-scratch line R² 0.50 (probit). No ER: the line is refused (floor 0.8)."
+    )
 
 
 def test_the_baseline_is_one_line_unless_a_check_fails():
@@ -191,6 +197,26 @@ def test_the_command_writes_document_header_and_figure(run, tmp_path, monkeypatc
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     assert command.main(["--write", "docs/studies.md", "--headers"]) == 0  # again, without the run
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_run_of_another_version_of_its_sweep_is_reported(tmp_path):
+    file = ROOT / "sweeps/quantity.yaml"
+    made = run_folder(tmp_path / "quantity", sweep({}, trials=1))
+    made.write("spec.yaml", load_spec(file).resolved)
+    assert record.changed_since(made.storage.address, file) == []
+    made.write("spec.yaml", load_spec(file, ("finetune.epochs=9", "seeds=2")).resolved)
+    assert record.changed_since(made.storage.address, file) == ["finetune.epochs", "seeds"]
+    command_noted = "provenance: {command: sweep sweeps/quantity.yaml --set finetune.epochs=9 --set seeds=2}\n"
+    made.write("spec.yaml", load_spec(file, ("finetune.epochs=9", "seeds=2")).resolved + command_noted)
+    assert record.changed_since(made.storage.address, file) == []
+
+
+def test_no_paths_of_a_machine_are_kept():
+    assert record.without_folders("weights=/home/me/w/lite0, model.name=a") == "weights=lite0, model.name=a"
+    assert record.without_folders("weights=$DATA/w/lite0") == "weights=lite0"
+    for name in ("weights=ViT-B-32/openai", "weights=hf-hub:timm/x", "num_images=1000", "scratch"):
+        assert record.without_folders(name) == name
 
 
 def test_mistakes_are_one_line_each(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from bench.studies.costs import costs
 from bench.studies.document import section, study_of
 from bench.studies.figures import copy_figure
 from bench.studies.headers import write_headers
-from bench.studies.record import Record, entry_of, read_entries, write_entries
+from bench.studies.record import Record, changed_since, entry_of, read_entries, write_entries
 from ray_robust.errors import DONE, UserError, command
 
 PAPER, ENTRIES = Path("sweeps/paper"), "studies.json"
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     document = Path(args.write or "docs/studies.md")
     entries = read_entries(document.with_name(ENTRIES))
-    read = dict(entry_of(*_named(run)) for run in args.run)
+    read = dict(map(_read, args.run))
     entries = dict(sorted({**entries, **read}.items()))
     pieces = sections(entries) if args.run or args.write else {}
     if args.costs:
@@ -57,6 +58,16 @@ def main(argv: list[str]) -> int:
     copied = [copy_figure(address, Path(), name) for address, name in map(_named, args.figure)]
     print(json.dumps({"read": sorted(read), "pieces": sorted(pieces), "headers": headers, "figures": copied}))
     return DONE
+
+
+def _read(run: str) -> tuple[str, Record]:
+    """Return the entry of `RUN` or `NAME=RUN`; report on standard error where its sweep's file has changed since."""
+    address, name = _named(run)
+    name, record = entry_of(address, name)
+    file = Path(f"sweeps/{name.partition(' ')[0]}.yaml")
+    if " --confirm" not in name and (keys := changed_since(address, file)):
+        print(f"{run}: was not run with {file} as it is now: {', '.join(keys)}", file=sys.stderr)
+    return name, record
 
 
 def sections(entries: Mapping[str, Record]) -> dict[str, str]:

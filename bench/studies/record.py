@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.spec.load import load_spec
 
 Record = dict[str, Any]
 SWEEP_FILE = re.compile(r"(?:^|/)sweeps/(.+)[.]ya?ml$")
+DECIDES = ("task", "model", "pretrain", "finetune", "baseline", "seeds", "search", "analysis")  # what came out
 OF_THE_MACHINE = ("resources.", "track")  # what such a --set changes is no other result
 KEPT = {
     "factors": ("factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "margin", "equivalent",
@@ -61,6 +64,34 @@ def entry_of(address: str, name: str = "") -> tuple[str, Record]:
         **_of_a_search(run),
     }
     return name, _rounded(record)
+
+
+def changed_since(address: str, file: Path) -> list[str]:
+    """Return what of a sweep's file is not what a run was made with, by key (`finetune.epochs`): of all that decides
+    its results, by the last parts of its paths, which may lie elsewhere now. The whole file where it is no sweep."""
+    run = RunFolder(address).spec()
+    try:
+        now = yaml.safe_load(load_spec(file, tuple(_sweep(run, "")[1])).resolved)
+    except UserError:
+        return [str(file)]
+    return [key for part in DECIDES for key in _differences(run.get(part), now.get(part), part)]
+
+
+def _differences(a: Any, b: Any, key: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [each for name in sorted({*a, *b}) for each in _differences(a.get(name), b.get(name), f"{key}.{name}")]
+    return [] if _last_part(a) == _last_part(b) else [key]
+
+
+def _last_part(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_part(item) for item in value]
+    return value.rpartition("/")[2] if isinstance(value, str) else value
+
+
+def without_folders(group: str) -> str:
+    """Return a group's name without the folders of a file that it names: no machine's paths are kept."""
+    return re.sub(r"(?<==)[/~.$][^,]*/(?=[^,/])", "", group)
 
 
 def read_entries(path: Path) -> dict[str, Record]:
@@ -106,7 +137,7 @@ def _groups(run: RunFolder, verdict: Mapping[str, Any], points: pd.DataFrame) ->
         first, upstream = own.iloc[0], learned.get(group) or {}
         trial = run.trial(first["trial"]).storage.read_json("trial.json") or {}
         best = own.sort_values(["trial", "id_val"]).groupby("trial").tail(1)  # chosen as one would: on id_val
-        groups[group] = {
+        groups[without_folders(group)] = {
             **{key: row[key] for key in ("n_trials", "n_points", "extrapolated", "er", "er_low", "er_high")},
             "best_id": float(best["id"].mean()),
             "best_ood": float(best["ood"].mean()),
@@ -154,6 +185,9 @@ def _rows(run: RunFolder, table: str) -> list[dict[str, Any]]:
     for row in rows:
         if "not_robust_to" in row and not isinstance(row["not_robust_to"], str):
             row["not_robust_to"] = ""
+        for end in ("a", "b"):
+            if end in row:
+                row[end] = without_folders(row[end])
         for truth in ("equivalent", "slopes_differ", "heights_differ"):
             if truth in row:
                 row[truth] = str(row[truth]) == "True"
@@ -173,8 +207,8 @@ def _of_a_search(run: RunFolder) -> dict[str, Any]:
         more["prediction"] = json.loads(prediction)
     table = _csv(run, "search.csv")
     if len(table):
-        ended = table[table["state"] == "done"]
         objective = table.columns[2]
+        ended = table[(table["state"] == "done") & table[objective].notna()]
         best = ended.sort_values(objective, ascending=False, kind="stable").head(5)
         drawn = best.drop(columns=["state", "trials"]).rename(columns={objective: "value"})
         rows = json.loads(drawn.to_json(orient="records"))
