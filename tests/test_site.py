@@ -80,7 +80,7 @@ RUN = """# Question: Is it so?
 #           python -m analysis runs/one
 # Result:   It is * so *,
 #           and R^2 < 1.
-task: {name: camera-traps}
+task: {name: camera-traps, root: $DATA/traps}
 pretrain: {sources: {species: 1}, num_images: {grid: [1000, 4k]}}
 finetune: {lr: 3e-4}
 seeds: 2
@@ -104,7 +104,8 @@ def checkout(tmp_path) -> Path:
 
 def write_spec(checkout: Path, command: str, grid: tuple[str, ...] = ("1k", "4000")) -> None:
     (checkout / "runs/one/spec.yaml").write_text(yaml.safe_dump({
-        "task": {"name": "camera-traps", "shift": 1.0}, "seeds": [1, 2], "finetune": {"lr": "0.0003", "epochs": 3},
+        "task": {"name": "camera-traps", "shift": 1.0, "root": "/data/traps"},
+        "seeds": [1, 2], "finetune": {"lr": "0.0003", "epochs": 3},
         "pretrain": {"sources": {"species": {"weight": 1.0}}, "num_images": {"grid": list(grid)}},
         "provenance": {"command": command, "commit": "abc1234"},
     }))  # fmt: skip
@@ -120,6 +121,14 @@ def test_a_finished_run_is_shown_with_its_report(gallery, checkout):
     assert r"Recorded in the sweep's file: It is \* so \*, and R^2 &lt; 1." in text
     assert "```sh" not in text
     assert '    # Question: Is it so?\n' in text  # fmt: skip
+
+
+def test_a_run_whose_trials_are_not_all_done_says_so(gallery, checkout):
+    (checkout / "runs/one/plan.csv").write_text("trial,seed\na,1\nb,2\n")
+    (checkout / "runs/one/trials/a").mkdir(parents=True)
+    (checkout / "runs/one/trials/a/done").touch()
+    (sweep,) = gallery.shown(checkout, checkout / "runs")
+    assert sweep.made == "run 2026-11-28, commit abc1234, 1 of 2 trials done"
 
 
 def test_a_run_is_looked_for_in_the_folder_that_the_sweep_lies_in_too(gallery, checkout):
@@ -211,7 +220,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 @pytest.mark.slow
 def test_a_link_that_leads_nowhere_ends_the_build(site, tmp_path):
-    for name in ("docs", "ray_robust", "sweeps"):
+    for name in ("docs", "ray_robust", "analysis", "sweeps"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for file in [*ROOT.glob("*.md"), ROOT / "mkdocs.yml"]:
         shutil.copy(file, tmp_path)
@@ -220,6 +229,7 @@ def test_a_link_that_leads_nowhere_ends_the_build(site, tmp_path):
     done = subprocess.run([ROOT / ".venv-docs/bin/mkdocs", "build", "--site-dir", tmp_path / "site"], cwd=tmp_path,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode != 0
+    assert "Aborted with 2 warnings in strict mode" in done.stderr + done.stdout
     assert "#no-such-part" in done.stderr
     assert "no_such_page.md" in done.stderr
 

@@ -6,6 +6,8 @@ A report is shown for a sweep only where its run folder is of that file as it is
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import html
 import json
 import re
@@ -94,6 +96,8 @@ def differences(asked: Any, ran: Any, key: str = "") -> list[str]:
         return sorted({name for pair in zip(asked, ran, strict=True) for name in differences(*pair, key)})
     if isinstance(asked, dict | list) or isinstance(ran, dict | list):
         return []
+    if isinstance(asked, str) and re.match(r"\$|~", asked):  # where the data lie, no part of what was asked
+        return []
     return [] if _plain(asked) == _plain(ran) else [key]
 
 
@@ -119,11 +123,14 @@ def _command_of(run: Path) -> list[str]:
 
 
 def _made(run: Path) -> str:
-    """When the run was started last, and of which commit."""
+    """When the run was started last, of which commit, and how many of its trials are done where some are not."""
     provenance = yaml.safe_load((run / "spec.yaml").read_text("utf-8")).get("provenance", {})
     commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
     file = run / "run.json"
     invocations = json.loads(file.read_text("utf-8"))["invocations"] if file.is_file() else []
+    with contextlib.suppress(FileNotFoundError), (run / "plan.csv").open(encoding="utf-8", newline="") as plan:
+        planned, done = len(list(csv.DictReader(plan))), len(list(run.glob("trials/*/done")))
+        commit += f", {done} of {planned} trials done" if done < planned else ""
     return f"run {invocations[-1]['started'][:10]}{commit}" if invocations else commit.removeprefix(", ")
 
 
