@@ -70,7 +70,7 @@ audit: $(VENV)/.dev
 
 # mkdocs lives in an environment of its own: it reads the code as text and needs nothing that the project does.
 docs: $(VENV)-docs/.made
-	@NO_MKDOCS_2_WARNING=1 RUNS="$(abspath $(RUNS))" $(VENV)-docs/bin/mkdocs build --quiet --clean --site-dir "$(abspath $(SITE))"
+	@NO_MKDOCS_2_WARNING=1 RUNS="$(abspath $(RUNS))" $(VENV)-docs/bin/mkdocs build --clean --site-dir "$(abspath $(SITE))"
 	@echo "Open $(abspath $(SITE))/index.html in a browser; it needs no network."
 
 # uv lives in an environment of its own: nothing of the project's is touched, and no setting of the machine's is written.

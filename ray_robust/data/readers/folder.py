@@ -50,8 +50,8 @@ class FolderOptions(FileOptions):
 
     path: LocalPath = Field(
         description="a folder (or zip) of class folders, `<class>/**/*.jpg`, for a task "
-        "`<split>/<class>/**/*.jpg`; or a CSV with the columns path, label[, split][, group][, "
-        "ranks...]",
+        "`<split>/<class>/**/*.jpg`; or a CSV with the columns `path, label[, split][, group][, "
+        "ranks...]`",
         examples=["path: ~/images/shops"],
     )
     images: LocalPath | None = Field(
@@ -126,7 +126,7 @@ def make_listing(
     classes: tuple[str, ...] | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Listing:
-    """Return the listing of a checked table: columns key, label[, split][, group] and `rank <name>` for each of
+    """Return the listing of a checked table: columns `key, label[, split][, group]` and `rank <name>` for each of
     `ranks`; those of `with_stamps` too where the files were looked at already.
 
     Rows are sorted by key, classes are in the order given, else of their names. The fingerprint, of what is listed
