@@ -81,7 +81,10 @@ def test_a_slope_that_is_not_straight_is_judged_by_its_levels():
             "equivalent": False, "not_robust_to": ""}  # fmt: skip
     up, flat = ({**step, "delta_er": 2.0, "low": low, "high": 4.0} for low in (1.0, -1.0))
     for levels, verdict in (([up, up], AGREES), ([up, flat], OPEN), ([], OPEN)):
-        assert judge(STUDIES["quantity"], entry([bent], levels=levels), True).verdict == verdict
+        one = entry([bent], levels=levels)
+        assert judge(STUDIES["quantity"], one, True).verdict == verdict
+        cells = "| num_images, per tenfold | rises | +5.0 (3.0 to 7.0), not straight | not run |"
+        assert cells in list(section(STUDIES["quantity"], {"photos/quantity": one}))
 
 
 def test_every_pair_must_be_equal_and_one_that_differs_disagrees():
@@ -255,7 +258,7 @@ def test_entries_belong_to_studies_and_variants_follow_their_study():
     [
         ("num_images=16000", "16,000 images"),
         ("num_classes=25, images_per_class=600", "25 classes of 600"),
-        ("sources=species:0.25+fractals:0.75", "25 % rendered animals, 75 % fractals"),
+        ("sources=species:0.25+fractals:0.75", "25 % rendered animals + 75 % fractals"),
         ("subclasses_per_label=1", "1 subclass a label"),
         ("granularity=random:40", "40 random labels"),
         ("classes=under:a,b,c", "classes under a and 2 more"),

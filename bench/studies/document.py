@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.findings import not_straight
 from analysis.formatting import interval, listed, signed
 from analysis.stats.contrasts import state
 from bench.studies.claims import (
@@ -168,6 +169,8 @@ def cell(row: Row, record: Record) -> str:
     if not math.isfinite(value(row)):
         return NONE
     text = f"{signed(value(row))} ({interval(row['low'], row['high'])})"
+    if "straight_p" in row and not_straight(row):
+        return f"{text}, not straight"
     return {"differs": f"**{text}**", "equivalent": f"_{text}_"}.get(state(row), text)
 
 
@@ -213,7 +216,13 @@ def _order(column: Column) -> str:
     sentences = [
         f"{heading}: {'; '.join(texts)}."
         for heading in (ESTABLISHED, REVERSED, NOT_ESTABLISHED)
-        if (texts := [re.sub(r", not established", "", text) for step, text in parts if step == heading])
+        if (
+            texts := [
+                re.sub(r", not established( after Holm's correction)?", "", text)
+                for step, text in parts
+                if step == heading
+            ]
+        )
     ]
     at = listed([f"{total:,}" for total in totals])
     return f"The paper's order at {at} images, {column.title}: {order}. {' '.join(sentences)}"

@@ -46,13 +46,13 @@ def _part(part: str) -> str:
 
 
 def mix_label(value: str) -> str:
-    """Return a mixture: `species:0.25+fractals:0.75` is "25 % rendered animals, 75 % fractals"."""
+    """Return a mixture: `species:0.25+fractals:0.75` is "25 % rendered animals + 75 % fractals"."""
     shares = [one.rpartition(":") for one in value.split("+")]
     if not all(name and re.fullmatch(r"[\d.]+", share) for name, _, share in shares):
         return value
     if len(shares) == 1:
         return f"{WORDS.get(shares[0][0], shares[0][0])} alone"
-    return ", ".join(f"{100 * float(share):.3g} % {WORDS.get(name, name)}" for name, _, share in shares)
+    return " + ".join(f"{100 * float(share):.3g} % {WORDS.get(name, name)}" for name, _, share in shares)
 
 
 def role_of(role: str, record: Mapping[str, Any], photographs: bool) -> list[str]:

@@ -128,9 +128,11 @@ def _against_baseline(record: Record) -> list[tuple[str, Row]]:
 
 
 def _effect(row: Row) -> str:
-    label = row["label"] if row["per"] == "all of it" else f"of {row['label']}"
-    per = f"{PER[row['per']]} {label}" if row["per"] == "tenfold" else f" ({label}){PER[row['per']]}"
-    return f"{signed(row['slope'])} points of ER{per} ({interval(row['low'], row['high'])})"
+    span = f"({interval(row['low'], row['high'])})"
+    effect = f"{signed(row['slope'])} points of ER{PER[row['per']]}"
+    if row["per"] == "tenfold":
+        return f"{effect} of {row['label']} {span}"
+    return f"{row['label'][:1].upper()}{row['label'][1:]}: {effect} {span}"
 
 
 def _baseline(record: Record) -> Iterator[str]:
