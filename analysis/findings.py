@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,21 @@ def findings(analysis: Analysis) -> list[Finding]:
     index = row_index(analysis.trends, line)
     if analysis.baseline is None:
         text = "Not established: effective robustness, because no baseline line can be fitted."
-        return [Finding("open", text, "trends", line if index is not None else {}, index)]
+        return [marked(Finding("open", text, "trends", line if index is not None else {}, index), analysis)]
     if analysis.refused:
         text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
-        return [Finding("open", text, "trends", line, index)]
+        return [marked(Finding("open", text, "trends", line, index), analysis)]
     factors = [finding for i, row in enumerate(records(analysis.factor_table)) for finding in _factor(analysis, i, row)]
     order = list(STATES)
-    return sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
+    ordered = sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
+    return [marked(finding, analysis) for finding in ordered]
+
+
+def marked(finding: Finding, analysis: Analysis) -> Finding:
+    """Return a finding of an interim analysis with what it is made of at its beginning."""
+    if analysis.interim is None:
+        return finding
+    return replace(finding, text=f"{analysis.interim.label}: {finding.text}")
 
 
 def equivalence_table(analysis: Analysis) -> pd.DataFrame:

@@ -50,6 +50,7 @@ from analysis.stats.study_tables import (
 from analysis.stats.task_points import Comparison, TaskPoints
 from analysis.stats.transform import transformed
 from ray_robust.metrics import METRICS
+from ray_robust.run.interim import Interim
 
 CONTRASTS, ANCOVA, AT_IDS = (*contrasts.COLUMNS, *contrasts.MORE), ancova.COLUMNS, ancova.AT_ID
 LEFT_OUT = ("trial", "group", "task", "reason")
@@ -92,6 +93,7 @@ class Analysis:
     recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
     learned     what the trainings learned, and where it is lost: see `analysis.learned.learned`
+    interim     what is missing of a run that is not complete: every claim is withheld (`so_far`)
     """
 
     task: str
@@ -125,6 +127,7 @@ class Analysis:
     refusals: tuple[str, ...] = ()
     line: LineChecks | None = None
     learned: Learned = field(default_factory=Learned)
+    interim: Interim | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -156,8 +159,25 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
         analysis = analyse(task, points, options, missing, (*table.warnings, *notes), counts, without)
         lessons = learned(table, points, analysis.scores, options.baseline)
         warnings = [*analysis.warnings, *lessons.warnings]
-        analyses.append(replace(analysis, recount=duplicates, learned=lessons, warnings=warnings))
+        analysis = replace(analysis, recount=duplicates, learned=lessons, warnings=warnings)
+        analyses.append(analysis if table.interim is None else so_far(analysis, table.interim))
     return analyses
+
+
+def so_far(analysis: Analysis, interim: Interim) -> Analysis:
+    """Return the analysis of a run that is not complete: the same numbers, and no claim. Scores that are looked at
+    again and again as they come in show differences that are none, more often than one test in twenty does."""
+    scores, held = analysis.scores, sensitivity.withheld
+    return replace(
+        analysis,
+        interim=interim,
+        contrasts=held(analysis.contrasts),
+        factor_table=held(analysis.factor_table),
+        regression=replace(analysis.regression, levels=held(analysis.regression.levels)),
+        scores=replace(
+            scores, differences=held(scores.differences), factors=held(scores.factors), levels=held(scores.levels)
+        ),
+    )
 
 
 def analyse(

@@ -30,6 +30,8 @@ def verdict(analyses: Sequence[Analysis], table: Table | None = None) -> dict[st
     """Return verdict.json: the first task's, and the others' under "tasks" by name. NaN becomes null. `table` is what
     was analysed: of a run, its advice has YAML."""
     first, *others = [_verdict(analysis, table) for analysis in analyses]
+    if table is not None and table.interim is not None:
+        first["interim"] = table.interim.plain()
     if others:
         first["task"] = analyses[0].task
         first["tasks"] = {a.task: other for a, other in zip(analyses[1:], others, strict=True)}

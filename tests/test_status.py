@@ -16,10 +16,11 @@ from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.files.storage import Storage
 from ray_robust.prepare import provenance
 from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run import sweep_progress
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
-from ray_robust.status import progress
+from ray_robust.status import progress, tables
 from ray_robust.text.durations import duration
 
 SPEC = """\
@@ -138,21 +139,28 @@ def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, 
     assert read(run).share_done == pytest.approx((first.cost + 0.5 * second.cost) / whole, rel=1e-4)
 
 
-def test_the_time_left_goes_by_the_trials_that_run_now(planned, capsys):
+def test_the_time_left_is_the_drivers(planned, capsys):
     run, plan = planned
-    first, second, *rest = plan
-    start(run, first, **SAID, time=1000.0)
-    start(run, second, **SAID, time=1000.0 - progress.RECENT - 1)  # interrupted: its speed counts for nothing
-    open_work = (first.cost + second.cost) / 2 + sum(trial.cost for trial in rest)
-    assert read(run, now=1000.0).left == pytest.approx(open_work / 2500, rel=1e-4)
-    assert read(run, now=2000.0).left is None
-    start(run, first, **SAID, time=NOW)
-    assert re.search(r"% of the work is done, about \d+ (s|min) left\n", printed(run, capsys)[1])
+    start(run, plan.trials[0], **SAID, time=NOW)
+    assert read(run).left is None
+    sweep_progress.write_progress(run.storage, sweep_progress.SweepProgress(NOW - 20, 9, 320.0))
+    assert read(run, now=NOW).left == pytest.approx(300.0)
+    assert read(run, now=NOW + sweep_progress.RECENT).left is None  # its driver says nothing any more
+    said = printed(run, capsys)[1]
+    assert re.search(r"6 of 9 trials: 0 done, 1 started, 5 planned; \d+% of the work is done, about 5 min left\n", said)
+    for trial in plan:
+        finish(run, trial)
+    assert read(run, now=NOW).left is None
+    sweep_progress.forget_progress(run.storage)
+    assert read(run, now=NOW).total == 6
 
 
-def test_one_slow_trial_at_the_end_says_how_long_it_takes():
-    said = {"quick": {"images_per_second": 1000.0, "time": 5.0}, "slow": {"images_per_second": 10.0, "time": 5.0}}
-    assert progress.time_left({"quick": 100.0, "slow": 100.0}, said, 6.0) == pytest.approx(10.0)
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"time": 1.0, "total": "9", "left": 1}', '{"time": "x", "total": 9}']
+)
+def test_what_is_no_progress_is_none(tmp_path, text):
+    Storage(tmp_path).write("progress.json", text)
+    assert sweep_progress.read_progress(Storage(tmp_path), 1.0) is None
 
 
 def test_er_is_told_as_soon_as_the_baseline_is_there(tmp_path, capsys):
@@ -189,7 +197,7 @@ def test_of_many_started_trials_the_latest_to_speak_are_shown(planned, capsys, m
     run, plan = planned
     for age, trial in enumerate(reversed(plan.trials)):
         start(run, trial, **SAID, time=NOW - 600 * age - 1)
-    monkeypatch.setattr(status, "SHOWN", 2)
+    monkeypatch.setattr(tables, "SHOWN", 2)
     text = printed(run, capsys)[1]
     last, before, *others = reversed(plan.trials)
     assert text.index(last.id) < text.index(before.id)

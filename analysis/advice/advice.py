@@ -9,6 +9,7 @@ from ray_robust.text.durations import duration
 from ray_robust.text.names import count_noun
 
 REASONS = {
+    "interim": "the run is not complete",
     "no_points": "the baseline has no points, or too few for a line",
     "no_shift": "ID and OOD scores are the same numbers",
     "falling": "better ID scores go with worse OOD scores",

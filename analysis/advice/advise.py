@@ -12,6 +12,7 @@ from analysis.findings import findings
 from analysis.formatting import listed, name
 from analysis.input.table import Table
 from analysis.study import Analysis
+from ray_robust.run.interim import Interim
 from ray_robust.text.names import count_noun
 
 MOST = 4
@@ -24,6 +25,8 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
     """
     run = RunDesign.of(table, analysis.points) if table is not None else None
     first = unlearned(analysis, run)
+    if analysis.interim is not None:
+        return _of_interim(analysis, analysis.interim, first, run)[:MOST]
     if analysis.refused:
         return [*first, *for_refused(analysis, run)][:MOST]
     claims = findings(analysis)
@@ -37,6 +40,25 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
     if len(analysis.groups) < 2:
         advice = [_alone(analysis, run), *advice]
     return advice[:MOST] or [_settled(analysis)]
+
+
+def _of_interim(analysis: Analysis, interim: Interim, first: list[Advice], run: RunDesign | None) -> list[Advice]:
+    """Return the advice on a run that is not complete: to complete it, but for a line that the whole baseline does not
+    make."""
+    action = (
+        "Wait for the trials that are missing: the report is written again as trials end."
+        if interim.running
+        else "Run the same command again: it runs what is missing."
+    )
+    complete = Advice("interim", interim.missing, action)
+    baseline = analysis.options.baseline
+    if (
+        analysis.refused
+        and len(analysis.points)
+        and not any(name.partition(" (")[0] == baseline for name in interim.groups)
+    ):
+        return [*first, *for_refused(analysis, run), complete]
+    return [complete, *first]
 
 
 def _alone(analysis: Analysis, run: RunDesign | None) -> Advice:

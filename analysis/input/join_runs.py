@@ -18,6 +18,7 @@ from analysis.input.run_points import read_run
 from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.errors import Problem, UserError
+from ray_robust.run.interim import of_several
 
 MEANING = ("model", "num_images", "num_classes", "images_per_class", "granularity", "semantics", "sources",
            "pretrain_method", "pretrain_images_seen", "wise_alpha")  # fmt: skip
@@ -86,6 +87,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
         first, name=" + ".join(names), points=points.drop(columns="key"), keys=columns,
         left_out=left_out.reset_index(drop=True), warnings=tuple(dict.fromkeys(warnings)), runs=runs,
         counts=partial(run_counts.read, runs),
+        interim=of_several([(name, table.interim) for name, (_, table, _) in zip(names, parts, strict=True)]),
     )  # fmt: skip
     return joined, options
 

@@ -15,6 +15,7 @@ from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.errors import Problem, UserError
 from ray_robust.run.analysis_settings import settings_of
+from ray_robust.run.interim import interim_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
 
@@ -52,7 +53,8 @@ def read_run(address: str) -> tuple[Table, Options]:
     keys = tuple(key for key in RUN_KEYS if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
-    table = Table(name, points, keys, left_out, tuple(warnings), (run,), partial(run_counts.read, (run,)))
+    counts, interim = partial(run_counts.read, (run,)), interim_of(run, states.to_dict())
+    table = Table(name, points, keys, left_out, tuple(warnings), (run,), counts, interim=interim)
     return table, Options(**asdict(settings_of(spec)))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.stats.group_jackknife import Counts
+from ray_robust.run.interim import Interim
 from ray_robust.run.run_folder import RunFolder
 
 
@@ -24,6 +25,7 @@ class Table:
     warnings  one sentence each
     runs      the run folders that the points come from, none for a plain table
     title     what the report is called, empty unless somebody has said
+    interim   what is missing, of runs that are not complete
     counts    points -> (Counts per side or None, sentences): what they predicted per group, where a run keeps it
     """
 
@@ -35,6 +37,7 @@ class Table:
     runs: tuple[RunFolder, ...] = ()
     counts: Callable[[pd.DataFrame], tuple[dict[str, Counts] | None, list[str]]] | None = None
     title: str = ""
+    interim: Interim | None = None
 
     @property
     def run(self) -> RunFolder | None:

@@ -22,6 +22,7 @@ from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, g
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
 from analysis.views import View
+from ray_robust.run.interim import Interim
 
 Layers = alt.LayerChart | alt.FacetChart  # what `alt.layer` makes
 LABEL = (
@@ -39,6 +40,14 @@ TREND_WORDS = {  # the legend of bands and lines: mark -> text; `captions.trend_
 }
 SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips leave on
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
+
+
+def marked(figures: Mapping[str, Any], interim: Interim | None) -> dict[str, Any]:
+    """Return charts by name, those of an interim analysis with its mark as their title."""
+    if interim is None:
+        return dict(figures)
+    title = f"{interim.label}, {interim.date}"
+    return {name: chart.properties(title=title) for name, chart in figures.items()}
 
 
 def trend(

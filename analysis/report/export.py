@@ -53,6 +53,7 @@ def specifications(
     if line is not None:
         made |= line_charts.of_line(line, analysis.points, styles, analysis.options.scale, WIDTH)
     made |= learned_charts.of_learned(analysis, styles, WIDTH)
+    made = charts.marked(made, analysis.interim)
     frame = chart_data.frame(view)
     params = frame["params"] | {"shown": [style.group for style in styles], "picked": ""}
     data = frame["datasets"] | {"points": points}

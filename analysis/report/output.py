@@ -6,7 +6,10 @@ Owns file names and column orders. The target is any folder that the run folder'
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -33,6 +36,7 @@ ROBUSTNESS = ("id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapola
 BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "prediction_high")
 VIEWS = ("metric", "scale", "chosen", "group", "n_used", "er", "er_low", "er_high", "extrapolated", "baseline_r2")
 ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even when they are empty
+INTERIM = "interim"  # the folder of the files of a page that is written while a sweep runs
 FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 
 
@@ -136,9 +140,40 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     beside = [*files, "verdict.json", *images, *papers]
     html = page.render(table, parts, beside, folder, lost)  # everything is made before anything is written
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
-    contents["verdict.json"] = json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    contents["verdict.json"] = _json(verdict)
     put(folder, {**contents, **images, **papers, "index.html": html})
+    if folder.exists(INTERIM):  # of the page that this one replaced
+        folder.delete(INTERIM)
     return (folder / "index.html").shown, lost
+
+
+def write_interim(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> str:
+    """Write the report of a run that goes on into the folder `target`; return the address of its page. Raises
+    Unwritable.
+
+    The page's files, tables and verdict.json, lie in a folder of their own, `interim/<when>-<process>`, and the page is
+    written last, whole: whenever the writer is killed, the old page with its files or the new one with its own is
+    there. Figures and tables for papers are left out: a look at half of a study is not to be published.
+    """
+    from analysis.report import page  # late: Altair takes a second to load
+
+    folder = Storage(target)
+    own = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+    parts = [_part(analysis, advice) for analysis, advice in zip(analyses, advice_in(verdict), strict=True)]
+    files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+    html = page.render(table, parts, [*files, "verdict.json"], folder, within=f"{INTERIM}/{own}/")
+    contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
+    contents["verdict.json"] = _json(verdict)
+    put(folder, {f"{INTERIM}/{own}/{name}": content for name, content in contents.items()})
+    put(folder, {"index.html": html})
+    for other in folder.names(INTERIM):
+        if other != own:
+            folder.delete(f"{INTERIM}/{other}")
+    return (folder / "index.html").shown
+
+
+def _json(verdict: Mapping[str, Any]) -> str:
+    return json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _lost(analyses: Sequence[Analysis], reasons: Sequence[dict[str, str]]) -> list[str]:
@@ -157,4 +192,6 @@ def _part(analysis: Analysis, advice: Sequence[Mapping[str, Any]]) -> Part:
     unit = analysis.options.unit
     made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line, unit)
     made |= learned_tables.of_learned(analysis)
+    if analysis.interim is not None:
+        made = {name: replace(one, caption=f"{analysis.interim.label}. {one.caption}") for name, one in made.items()}
     return Part(analysis, own_views, made, analysis.line, advice)

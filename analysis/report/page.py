@@ -52,13 +52,19 @@ class Part:
 
 
 def render(
-    table: Table, parts: Sequence[Part], beside: Sequence[str], target: Storage, notes: Sequence[str] = ()
+    table: Table,
+    parts: Sequence[Part],
+    beside: Sequence[str],
+    target: Storage,
+    notes: Sequence[str] = (),
+    within: str = "",
 ) -> str:
     """Return the whole page as HTML.
 
     beside   names of the files that lie beside it
     target   the folder it goes to
     notes    sentences that are shown with the warnings of the analyses
+    within   the folder of the files, from the page's: "" where they lie beside it, else with a slash at its end
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -72,6 +78,8 @@ def render(
     return environment.get_template("report.html").render(
         title=table.title or " ".join(dict.fromkeys(filter(None, questions))) or table.name,
         name=table.name,
+        interim=table.interim,
+        within=within,
         glossary=glossary(first),
         counted=_counted(table, first.options.unit),
         question=_question(parts),
@@ -131,6 +139,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
     if part.line is not None:
         figures |= line_charts.of_line(part.line, analysis.points, styles, analysis.options.scale, "container")
     figures |= learned_charts.of_learned(analysis, styles, "container")
+    figures = charts.marked(figures, analysis.interim)
     drawn["tasks"].append(page_data.figure_data(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}

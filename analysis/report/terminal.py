@@ -42,6 +42,11 @@ def show(
     if console is None:
         wide = Screen(highlight=False)
         console = wide if wide.is_terminal else Screen(highlight=False, width=120)
+    if table.interim is not None:
+        label = f"{table.interim.label}, {table.interim.date}"
+        console.print(f"[bold yellow]{escape(label)}[/]", soft_wrap=True)
+        for sentence in (table.interim.missing, table.interim.meaning):
+            console.print(f"  {escape(sentence)}", soft_wrap=True)
     for analysis, own in zip(analyses, advice or [()] * len(analyses), strict=True):
         title = f"{table.title or table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))

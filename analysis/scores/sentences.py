@@ -23,6 +23,7 @@ from analysis.findings import (
     holm_p,
     inner_span,
     make_finding,
+    marked,
     not_straight,
     records,
     row_index,
@@ -76,7 +77,8 @@ def summary(analysis: Analysis) -> ScoreSummary:
         one = Finding(kind, text, "score_differences", key, row_index(scores.differences, key))
         (lead if key["a"] == group else others).append(one)
     deployment = with_tuned(analysis, group, _deployment(analysis, group))
-    return ScoreSummary(deployment, _robustness(analysis, group), tuple(others), tuple(lead))
+    others, lead = ([marked(finding, analysis) for finding in own] for own in (others, lead))
+    return ScoreSummary(marked(deployment, analysis), _robustness(analysis, group), tuple(others), tuple(lead))
 
 
 def score_name(analysis: Analysis, score: str) -> str:
@@ -238,5 +240,5 @@ def _robustness(analysis: Analysis, group: str) -> str:
         text = findings(analysis)[0].text
     else:
         finding = against_baseline(analysis, group)
-        text = finding.text if finding else ""
+        text = marked(finding, analysis).text if finding else ""
     return f"At equal ID score (effective robustness): {text or 'there is no group to compare.'}"

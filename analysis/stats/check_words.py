@@ -19,6 +19,7 @@ CASES: Mapping[str, str] = {
     sensitivity.ONE_TRIAL: "without any one {unit}",
     sensitivity.ONE_LEVEL: "without any one level",
     sensitivity.DUPLICATES: "without duplicate test images",
+    sensitivity.MISSING_TRIALS: "before the missing trials are in",
 }
 FAILED = {
     sensitivity.ONE_TRIAL: "with one {unit} left out",

@@ -39,6 +39,7 @@ CHECKS = {
     ONE_LEVEL: "every level of a number is left out in turn: the slope's sign stays, and at least half of it",
     DUPLICATES: "test images that also occur elsewhere are left out",
 }
+MISSING_TRIALS = "missing trials"  # of an interim analysis: no claim is made before they are in
 COLUMNS = ("table", "a", "b", "factor", "claim", "check", "how", "value", "low", "high", "p_adjusted", "holds")
 BENDS = 0.05  # p under which a scale is taken not to give a straight line
 LEAST_POINTS = 8  # of the baseline, for a curve to be fitted
@@ -114,6 +115,20 @@ def annotated(table: pd.DataFrame, name: str, survived: pd.DataFrame) -> pd.Data
         texts.setdefault(tuple(key), {True: [], False: []})[bool(holds)].append(check)
     mine = [texts.get(tuple(key), {True: [], False: []}) for key in table[keys].itertuples(index=False)]
     return table.assign(survived=["; ".join(m[True]) for m in mine], not_robust_to=["; ".join(m[False]) for m in mine])
+
+
+def withheld(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with column `not_robust_to`, of an interim analysis, with each claim marked as not robust to
+    `MISSING_TRIALS`."""
+    if table.empty or "not_robust_to" not in table:
+        return table
+    marked = [
+        "; ".join(filter(None, [row["not_robust_to"], MISSING_TRIALS]))
+        if claimed(row) != "open"
+        else row["not_robust_to"]
+        for row in table.to_dict("records")
+    ]
+    return table.assign(not_robust_to=marked)
 
 
 @dataclass(frozen=True)

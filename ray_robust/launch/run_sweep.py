@@ -20,6 +20,7 @@ from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
 from ray_robust.launch.monitor.image_progress import image_progress
+from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.loggers import open_loggers
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.monitor.time_left import TimeLeft
@@ -41,6 +42,7 @@ from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.text.names import count_noun
 from ray_robust.trial.paths import RunPaths
 
 REPORT = 8.0  # seconds that results and report take, for the time left
@@ -201,6 +203,7 @@ class SweepRun:
             time_left = TimeLeft(self._work(todo), prior_rate(resources), REPORT, resources.gpus_per_worker, slots)
             monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
             monitor.when_ending = analysis.warm_up
+            monitor.reports = InterimReports(run.storage.address, self._warn)
             if search is not None:
                 monitor.total = max(monitor.total, search.expected)
                 search.on_plan = _plan_writer(run)
@@ -209,6 +212,9 @@ class SweepRun:
             with monitor.watching():
                 run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline)
             ended = time.monotonic()
+            if monitor.reports.written:
+                count = count_noun(monitor.reports.written, "report")
+                self._warn(f"interim  {count} while it ran, in {monitor.reports.share:.1%} of its time")
             if monitor.first_progress is not None:
                 self._outside = decoding + ended - monitor.first_progress
             return ended - begun

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,33 @@ RENEW = 10.0  # seconds between two renewals
 EXPIRY = 2.5 * RENEW  # seconds without one after which a lease of another machine is taken over
 FIELDS = {"host": str, "pid": int, "time": int | float, "id": str}  # of whose lease it is
 SETTLE = 1.0  # seconds before a new owner looks whether another took the lease in the same moment
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Who holds the lease of a folder, as one look at it shows.
+
+    name     for people: process, host and when it last renewed
+    alive    whether it runs; None where one look does not tell, since it runs on another machine or left no readable
+             lease: it does where `renewal` changes within `EXPIRY` seconds
+    renewal  changes whenever the lease is renewed
+    own      whether it is this very process
+    """
+
+    name: str
+    alive: bool | None
+    renewal: str
+    own: bool = False
+
+
+def driver_of(folder: Storage) -> Driver | None:
+    """Return who holds the lease of a folder, None where nobody does."""
+    lease = _read(folder)
+    if lease is None:
+        return None
+    alive = _began(int(lease["pid"])) == lease.get("began") if lease and _is_here(lease) else None
+    own = bool(alive) and lease["pid"] == os.getpid()
+    return Driver(_named(lease), alive, f"{lease.get('id')} {lease.get('time')}", own)
 
 
 class Lease:
@@ -127,7 +155,7 @@ def _take(folder: Storage, waiting: Callable[[str], None]) -> dict[str, Any]:
 
 def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None]) -> bool:
     """Return whether the owner of a lease still runs: on this machine by its process, else by whether it renews."""
-    if lease.get("host") == platform.node() and lease.get("space", _space()) == _space():
+    if _is_here(lease):
         return _began(int(lease.get("pid", 0))) == lease.get("began")
     waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
     until = time.monotonic() + EXPIRY
@@ -139,6 +167,11 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
         if now != lease:
             return True
     return False
+
+
+def _is_here(lease: dict[str, Any]) -> bool:
+    """Return whether the process that a lease names would be seen from here."""
+    return lease.get("host") == platform.node() and lease.get("space", _space()) == _space()
 
 
 def _read(folder: Storage) -> dict[str, Any] | None:

@@ -109,7 +109,11 @@ def remaining(run: RunFolder, trials: Iterable[TrialWork], done: Collection[str]
     trials = list(trials)
     open_trials = [one for one in trials if one.trial not in done]
     there = _weights_there(run, [one.trial for one in open_trials if one.pretrains])
-    missing = {one.trial: _missing_of(run, one, there) for one in open_trials}
+    return in_all(trials, {one.trial: _missing_of(run, one, there) for one in open_trials})
+
+
+def in_all(trials: Collection[TrialWork], missing: Mapping[str, Missing]) -> Remaining:
+    """Return what these trials lack, by trial, with the counts of it and of the whole."""
     return Remaining(
         missing,
         (len(missing), len(trials)),

@@ -1,6 +1,7 @@
 """The run folder: the sweep writes it, and everyone reads it, through this module only.
 
     spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
+    progress.json, while a sweep runs (`sweep_progress`)
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   curves/{pretrain,<id>}.json, the learning curves
                   rows.jsonl progress.json log.txt and `done`, written last
@@ -41,6 +42,8 @@ CHECKSUMS = "checksums.json"
 TABLES = ("results.csv", "results.parquet")
 PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json", *TABLES)  # whose checksums are kept there
 ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends
+MARKS = ("done", "stopped.json", "failed.json", "trial.json", "progress.json")  # of a trial, which tell its state
+Marks = tuple[Stamp | None, ...]
 ANEW = "the same command again writes it anew"
 _CHECKSUMS = threading.Lock()  # one for all run folders, so that these can be pickled
 PARTIAL = "the report does without it until a trial is run again"
@@ -124,20 +127,35 @@ class RunFolder:
     def states(self) -> dict[str, str]:
         """Return every planned trial: done, damaged (it was done, and what it left is not as it was), stopped, failed,
         started or planned."""
-        plan, states = self.plan(), {}
-        for name, finetunes in zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True):
-            folder = self.trial(name)
-            if folder.is_done(list(json.loads(finetunes))):
-                states[name] = "done"
-            elif folder.damage():
-                states[name] = "damaged"
-            elif folder.stopped() is not None:
-                states[name] = "stopped"
-            elif folder.failure() is not None:
-                states[name] = "failed"
-            else:
-                states[name] = "started" if folder.storage.exists("trial.json") else "planned"
-        return states
+        plan = self.plan()
+        trials = zip(plan.get("trial", ()), plan.get("finetunes", ()), strict=True)
+        return {name: self.state_of(name, list(json.loads(finetunes))) for name, finetunes in trials}
+
+    def state_of(self, name: str, finetunings: list[str]) -> str:
+        """Return the state of a planned trial with these fine-tunings, one of those of `states`."""
+        folder = self.trial(name)
+        if folder.is_done(finetunings):
+            return "done"
+        if folder.damage():
+            return "damaged"
+        if folder.stopped() is not None:
+            return "stopped"
+        if folder.failure() is not None:
+            return "failed"
+        return "started" if folder.storage.exists("trial.json") else "planned"
+
+    def marks(self, name: str) -> Marks:
+        """Return the stamps of the files that tell a trial's state: what has the same ones has the same state, unless
+        another file of it was altered. Of a remote run they are those of the last listing (`look_again`)."""
+        folder = self.trial(name).storage
+        if folder.remote:
+            listed = self._listed()
+            return tuple(listed.get((folder / file).address) for file in MARKS)
+        return tuple(folder.stamp(file) for file in MARKS)
+
+    def look_again(self) -> None:
+        """Forget what was listed: the trials of a run that goes on change. What was read of finished ones is kept."""
+        self._folders = self._stamps = None
 
     def results(self) -> pd.DataFrame:
         """Return one row per point of every finished trial, one with empty scores per trial that failed, was stopped,

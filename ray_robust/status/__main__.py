@@ -1,35 +1,47 @@
 """The command `python -m ray_robust.status RUN_DIR`: how far a sweep is, read from its folder alone.
 
-Needs no cluster and starts nothing, so it works on any machine that sees the folder. `progress` reads the folder; this
-module prints.
+Needs no cluster and starts nothing, so it works on any machine that sees the folder. `progress` reads the folder,
+`follow` does so again and again; this module prints.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 
 from rich.console import Console
-from rich.table import Table
 
-from ray_robust.errors import DONE, FAILED, Arguments, command
+from ray_robust.errors import DONE, FAILED, Arguments, UserError, command
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
-from ray_robust.status.progress import STAGES, STATES, Status, read_status
+from ray_robust.status import tables
+from ray_robust.status.follow import INTERVAL, follow
+from ray_robust.status.progress import Status, read_status
+from ray_robust.status.tables import group_table, headline, started_table
 from ray_robust.text.console import console
-from ray_robust.text.durations import duration
 
-SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
+LEAST_INTERVAL = 0.1  # seconds between two looks
 
 
 def main(argv: list[str]) -> int:
-    """Print the status. Return exit code 1 when a trial failed, else 0, whether the sweep is finished or not. Raises
-    UserError."""
-    run = RunFolder(parser().parse_args(argv).run)
-    now = time.time()
+    """Print the status. Return exit code 1 when a trial failed, else 0, whether the sweep is finished or not; of one
+    that is followed also 1 where its driver is gone before it was done. Raises UserError."""
+    args = parser().parse_args(argv)
+    if args.interval is not None and not args.follow:
+        raise UserError("--interval is for --follow")
+    if args.interval is not None and not LEAST_INTERVAL <= args.interval < math.inf:
+        raise UserError(f"--interval: must be at least {LEAST_INTERVAL:g} s, not {args.interval:g}")
+    out, unfinished = console(), False
+    if args.follow:
+        ending = follow(RunFolder(args.run), out, args.interval or INTERVAL)
+        unfinished = not ending.done
+    run, now = RunFolder(args.run), time.time()
     status = read_status(run, now)
-    show(status, run, console(), now)
-    return FAILED if status.failures else DONE
+    show(status, run, out, now)
+    if args.follow:
+        out.print(f"ended    {ending.text}", markup=False, soft_wrap=True)
+    return FAILED if status.failures or unfinished else DONE
 
 
 def parser(add_help: bool = True) -> Arguments:
@@ -37,26 +49,21 @@ def parser(add_help: bool = True) -> Arguments:
     what = "How far a sweep is, from its folder alone."
     parser = Arguments("python -m ray_robust.status", description=what, add_help=add_help)
     parser.add_argument("run", metavar="RUN_DIR", help="a run folder, a path or a URI")
+    parser.add_argument("--follow", action="store_true", help="show it until it is done or its driver is gone")
+    parser.add_argument("--interval", type=float, metavar="SECONDS", help=f"with --follow (default: {INTERVAL:g})")
     return parser
 
 
 def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
     """Print a status as of the time `now`, in seconds since the epoch."""
-    shown = run.storage.shown
-    out.print(f"{shown}  {status.question}".rstrip(), markup=False, soft_wrap=True)
-    counts = Counter(status.states.values())
-    listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
-    left = "" if status.left is None else f", about {duration(status.left)} left"
-    out.print(f"{len(status.states)} trials: {listed}; {status.share_done:.0%} of the work is done{left}", markup=False)
-    if status.remaining.missing:
-        out.print(f"to do {status.remaining.counts()}", markup=False)
-        for line in status.remaining.lines():
-            out.print(f"      {line}", markup=False, soft_wrap=True)
-    out.print(_groups(status), markup=False)
+    shown, counts = run.storage.shown, Counter(status.states.values())
+    for line in headline(status, run):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print(group_table(status), markup=False)
     if status.progress:
-        out.print(_started(status, now), markup=False)
-        if len(status.progress) > SHOWN:
-            out.print(f"... and {len(status.progress) - SHOWN:,} more started", markup=False)
+        out.print(started_table(status, now), markup=False)
+        if len(status.progress) > tables.SHOWN:
+            out.print(f"... and {len(status.progress) - tables.SHOWN:,} more started", markup=False)
     for name, failure in status.failures.items():
         reason = f"{name}: {failure.get('reason', '')} (log: {failure.get('log', '')})"
         out.print(f"{status.states[name]:<7} {reason}", markup=False, soft_wrap=True)
@@ -68,52 +75,10 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
         out.print(status.er.why, markup=False, soft_wrap=True)
     for title, file in (("results", "results.csv"), ("report", "report/index.html")):
         if run.exists(file):
-            out.print(f"{title:<8} {shown}/{file}", markup=False, soft_wrap=True)
+            interim = "  (interim)" if title == "report" and run.exists("report/interim") else ""
+            out.print(f"{title:<8} {shown}/{file}{interim}", markup=False, soft_wrap=True)
     if status.command and (status.altered or set(counts) - {"done", "stopped"}):
         out.print(f"again    {status.command}", markup=False, soft_wrap=True)
-
-
-def _groups(status: Status) -> Table:
-    """One line per group of the sweep: its trials by state, and its mean ER where there is one."""
-    counts = {group: Counter[str]() for group in status.groups.values()}
-    for name, state in status.states.items():
-        counts[status.groups[name]][state] += 1
-    present = [state for state in STATES if any(states[state] for states in counts.values())]
-    table = _table(("group",), (*present, *(("ER",) if status.er.means else ())))
-    for group, states in counts.items():
-        er = status.er.of_group(group)
-        shown = () if not status.er.means else ("" if er is None else f"{er:+.1f} pp",)
-        table.add_row(group, *(str(states[state] or "") for state in present), *shown)
-    return table
-
-
-def _started(status: Status, now: float) -> Table:
-    """One line per started trial, the latest progress first: how long ago that was tells a running trial from one that
-    was interrupted."""
-    table = _table(("started", "stage"), ("epoch", "images/s", "ID", "OOD", "done", "updated"))
-    for name, progress in sorted(status.progress.items(), key=lambda item: -item[1].get("time", 0.0))[:SHOWN]:
-        if progress.get("stage", "starting") == "starting":
-            table.add_row(name, "starting")
-            continue
-        table.add_row(name, STAGES.get(progress["stage"], progress["stage"]),
-                      f"{progress['epoch']:.1f}/{progress['epochs']:.0f}",
-                      f"{progress['images_per_second']:,.0f}",
-                      _percent(progress.get("id")), _percent(progress.get("ood")),
-                      f"{progress['share']:.0%}", f"{duration(now - progress['time'])} ago")  # fmt: skip
-    return table
-
-
-def _table(left: tuple[str, ...], right: tuple[str, ...]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in left:
-        table.add_column(name, no_wrap=True)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _percent(score: float | None) -> str:
-    return "" if score is None else f"{100 * score:.1f} %"
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
 """How far a sweep is, read from its folder alone: states, share of the work done, time left, and ER so far.
 
-Owns `Status` and `read_status`, which the status command prints, and `er_so_far`, which the metrics show too. Needs no
+Owns `Status` and `read_status`, which the status command prints, `StatusReader`, which follows a run, and `er_so_far`,
+which the metrics show too. How long the rest takes the sweep's driver estimates, and leaves in the folder. Needs no
 cluster and imports neither torch nor Ray; the analysis is loaded only where there is a baseline to compare with.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_robust.errors import UserError
+from ray_robust.files.storage import Stamp
 from ray_robust.run.analysis_settings import settings_of
-from ray_robust.run.missing import Remaining, planned_work, remaining
-from ray_robust.run.run_folder import RunFolder, suggestion
+from ray_robust.run.missing import Missing, Remaining, in_all, planned_work, remaining
+from ray_robust.run.run_folder import Marks, RunFolder, suggestion
+from ray_robust.run.sweep_progress import read_progress
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
 OVER = ("done", "stopped")  # trials that lack nothing
 NEEDED = {"trial", "group", "finetunes", "cost_images"}  # columns of plan.csv that are read here
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}  # of a trial: the name of each for people
-RECENT = 120.0  # seconds since its last progress within which a started trial counts as running
+ER_EVERY = 30.0  # seconds at least between two computations of ER by who looks again and again
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Status:
     altered     a line for each of the run's own files that is not as it was written
     remaining   what is missing, in pre-trainings and fine-tunings; trials that a search stopped lack nothing
     share_done  share of the sweep's work that is done, 0-1, by the cost in the plan
-    left        seconds to go at the present speed of the trials that run; None when none does
+    left        seconds to go, as the sweep's driver estimates it; None when none runs, or it cannot tell yet
+    total       how many trials there will be: of a search that runs more than are drawn yet
     """
 
     question: str
@@ -67,43 +71,120 @@ class Status:
     left: float | None
     er: ErSoFar
     command: str = ""  # that continues it, "" where an earlier version ran it
+    total: int = 0
 
 
 def read_status(run: RunFolder, now: float) -> Status:
     """Return the status of a run folder at the time `now` (seconds since the epoch). Raises UserError when it is none,
     or nothing was planned there yet."""
-    shown = run.storage.shown
-    if not run.exists(""):
-        raise UserError(f"{shown}: no such run folder{suggestion(run)}")
-    plan = run.plan()
-    if not set(plan.columns) >= NEEDED:
-        raise UserError(f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start")
-    states = run.states()
-    failures = {name: run.trial(name).failure() or {} for name, state in states.items() if state == "failed"}
-    states |= {name: "quarantined" for name, failure in failures.items() if failure.get("quarantined")}
-    progress = {name: run.trial(name).progress() for name, state in states.items() if state == "started"}
-    cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
-    left = remaining(run, planned_work(plan), [name for name, state in states.items() if state in OVER])
-    shares = _missing_shares(plan, left)
-    for name, latest in progress.items():  # that of a trial which was finished before it lacked one more is an old one
-        if run.trial(name).finished() is None:
-            shares[name] = min(shares[name], 1.0 - latest.get("share", 0.0))
-    open_work = {name: cost[name] * share for name, share in shares.items() if states[name] in OPEN}
-    whole = max(sum(cost.values()), 1.0)
-    return Status(
-        question=str(run.spec().get("question") or ""),
-        states=states,
-        groups=dict(zip(plan["trial"], plan["group"], strict=True)),
-        progress=progress,
-        failures=failures,
-        damage={name: run.trial(name).damage() for name, state in states.items() if state == "damaged"},
-        altered=run.altered(),
-        remaining=left,
-        share_done=1.0 - (sum(open_work.values()) + sum(cost[name] for name in failures)) / whole,
-        left=time_left(open_work, progress, now),
-        er=er_so_far(run),
-        command=_command(run.spec()),
-    )
+    return replace(StatusReader(run).read(now), altered=run.altered())
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What one look saw of a trial: its fine-tunings and marks then, and the fields of `Status` that are about it.
+    `again`: it was finished before it lacked one more, so that its progress is an old one."""
+
+    key: tuple[str, Marks]
+    state: str
+    progress: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, Any] = field(default_factory=dict)
+    damage: str = ""
+    missing: Missing | None = None
+    again: bool = False
+
+
+class StatusReader:
+    """Reads the status of one run again and again: what did not change since the last time is not read again, only
+    looked at (`RunFolder.marks`). ER, which needs the rows of new trials, is computed at most every `ER_EVERY` seconds.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._trials: dict[str, _Trial] = {}
+        self._files: dict[str, tuple[Stamp | None, Any]] = {}  # by name: the stamp with which it was read, its contents
+        self._er: tuple[float, int, ErSoFar] | None = None  # when, from how many trials that are over, and what
+
+    def read(self, now: float) -> Status:
+        """Return the status at the time `now`, without `altered`. Raises UserError as `read_status` does."""
+        run, shown = self.run, self.run.storage.shown
+        if not run.exists(""):
+            raise UserError(f"{shown}: no such run folder{suggestion(run)}")
+        run.look_again()
+        plan = self._file("plan.csv", run.plan)
+        if not set(plan.columns) >= NEEDED:
+            raise UserError(
+                f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start"
+            )
+        trials = self._look(plan)
+        states = {name: one.state for name, one in trials.items()}
+        left = in_all(planned_work(plan), {name: one.missing for name, one in trials.items() if one.missing})
+        started = {name: one.progress for name, one in trials.items() if one.state == "started"}
+        failures = {name: one.failure for name, one in trials.items() if one.state in ("failed", "quarantined")}
+        latest, spec = read_progress(run.storage, now), self._file("spec.yaml", run.spec)
+        return Status(
+            question=str(spec.get("question") or ""),
+            states=states,
+            groups=dict(zip(plan["trial"], plan["group"], strict=True)),
+            progress=started,
+            failures=failures,
+            damage={name: one.damage for name, one in trials.items() if one.state == "damaged"},
+            altered=[],
+            remaining=left,
+            share_done=self._share_done(plan, left, trials),
+            left=latest.left_at(now) if latest is not None and set(states.values()) & set(OPEN) else None,
+            er=self._er_at(now, states),
+            command=_command(spec),
+            total=max(len(states), latest.total if latest is not None else 0),
+        )
+
+    def _look(self, plan: Any) -> dict[str, _Trial]:
+        """Return every planned trial, read again where its marks are others than before."""
+        run, finetunings = self.run, dict(zip(plan["trial"], plan["finetunes"], strict=True))
+        keys = {name: (text, run.marks(name)) for name, text in finetunings.items()}  # before what they are marks of
+        changed = [name for name, key in keys.items() if name not in self._trials or self._trials[name].key != key]
+        states = {name: run.state_of(name, list(json.loads(finetunings[name]))) for name in changed}
+        works = [one for one in planned_work(plan) if one.trial in states]
+        missing = remaining(run, works, [name for name, state in states.items() if state in OVER]).missing
+        for name, state in states.items():
+            self._trials[name] = self._read(name, state, keys[name], missing.get(name))
+        return {name: self._trials[name] for name in keys}
+
+    def _read(self, name: str, state: str, key: tuple[str, Marks], missing: Missing | None) -> _Trial:
+        folder = self.run.trial(name)
+        failure = (folder.failure() or {}) if state == "failed" else {}
+        return _Trial(
+            key,
+            "quarantined" if failure.get("quarantined") else state,
+            folder.progress() if state == "started" else {},
+            failure,
+            folder.damage() if state == "damaged" else "",
+            missing,
+            state == "started" and folder.finished() is not None,
+        )
+
+    def _share_done(self, plan: Any, left: Remaining, trials: Mapping[str, _Trial]) -> float:
+        cost = dict(zip(plan["trial"], plan["cost_images"].astype(float), strict=True))
+        shares, undone = _missing_shares(plan, left), 0.0
+        for name, one in trials.items():
+            if one.state in ("failed", "quarantined"):
+                undone += cost[name]
+            elif one.state in OPEN and name in shares:
+                trained = 0.0 if one.again else one.progress.get("share", 0.0)
+                undone += cost[name] * min(shares[name], 1.0 - trained)
+        return 1.0 - undone / max(sum(cost.values()), 1.0)
+
+    def _file(self, name: str, read: Callable[[], Any]) -> Any:
+        stamp = self.run.storage.stamp(name)
+        if name not in self._files or self._files[name][0] != stamp:
+            self._files[name] = stamp, read()
+        return self._files[name][1]
+
+    def _er_at(self, now: float, states: Mapping[str, str]) -> ErSoFar:
+        over = sum(state not in OPEN for state in states.values())
+        if self._er is None or (over != self._er[1] and now - self._er[0] >= ER_EVERY):
+            self._er = now, over, er_so_far(self.run)
+        return self._er[2]
 
 
 def _missing_shares(plan: Any, left: Remaining) -> dict[str, float]:
@@ -123,20 +204,6 @@ def _missing_shares(plan: Any, left: Remaining) -> dict[str, float]:
 def _command(spec: Mapping[str, Any]) -> str:
     made = spec.get("provenance")
     return str(made.get("command") or "") if isinstance(made, dict) else ""
-
-
-def time_left(open_work: Mapping[str, float], progress: Mapping[str, Mapping[str, Any]], now: float) -> float | None:
-    """Return the seconds until the images in `open_work` (by trial) are processed, at the speeds of the trials with
-    recent progress: all of them together, and no less than the slowest needs for its own. None when no trial runs."""
-    speeds = {
-        name: float(latest["images_per_second"])
-        for name, latest in progress.items()
-        if latest.get("images_per_second") and now - latest.get("time", 0.0) < RECENT
-    }
-    if not speeds:
-        return None
-    together = sum(open_work.values()) / sum(speeds.values())
-    return max([together, *(open_work.get(name, 0.0) / speed for name, speed in speeds.items())])
 
 
 def er_so_far(run: RunFolder) -> ErSoFar:

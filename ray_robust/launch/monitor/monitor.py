@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 
+from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.live_view import PROBLEMS, Snapshot, render, scores
 from ray_robust.launch.monitor.loggers import Loggers
 from ray_robust.launch.monitor.metrics import SweepMetrics
@@ -22,6 +23,7 @@ from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.work import open_work
 from ray_robust.run.run_folder import RunFolder, TrialFolder
+from ray_robust.run.sweep_progress import WRITE_EVERY, SweepProgress, forget_progress, write_progress
 from ray_robust.status.progress import ErSoFar, er_so_far
 from ray_robust.text.durations import duration
 
@@ -39,6 +41,7 @@ class Monitor:
     done_before   trials that earlier runs of the same command finished
     metrics       whether to set Ray metrics
     time_left     the open work; None: all of the plan's
+    reports       the report that is written while trials run, if any
     when_ending   called once, when a slot stays empty: there is time to spare
     finished      state by trial id, one of `ENDED`
     """
@@ -62,12 +65,14 @@ class Monitor:
         self.finished: dict[str, str] = {}
         self.begun = time.monotonic()
         self.when_ending: Callable[[], None] = lambda: None
+        self.reports: InterimReports | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ending = False
         self._began: dict[str, float] = {}
         self._old: dict[str, dict[str, Any]] = {}  # by trial: the progress that it had when it began, if that was whole
         self._line_at = time.monotonic() + FIRST_LINE
+        self._publish_at = time.monotonic()
         self._metrics = SweepMetrics(title) if metrics else None
         self._new_starts: list[str] = []  # trials that the thread has yet to pass on
         self._new_ends: list[str] = []
@@ -125,6 +130,9 @@ class Monitor:
         finally:
             self._stop.set()
             thread.join(timeout=PATIENCE)
+            if self.reports is not None:
+                self.reports.close()
+            forget_progress(self.run.storage)
 
     def _watch(self) -> None:
         live = Live(self._view(), console=self.console, refresh_per_second=2, transient=True)
@@ -156,6 +164,12 @@ class Monitor:
             self._pass_on_end(name)
         if not self.console.is_terminal and time.monotonic() > self._line_at:
             self._print_line()
+        if time.monotonic() >= self._publish_at:
+            self._publish_at = time.monotonic() + WRITE_EVERY
+            left = self.done_and_left()[1]
+            write_progress(self.run.storage, SweepProgress(time.time(), self.total, left))
+            if self.reports is not None:
+                self.reports.update(len(self.finished), left)
         if self._metrics is not None:
             self._metrics.sweep(self.counts(), *self.done_and_left())
             if time.monotonic() > self._er_at and not self._er_thread.is_alive():
