@@ -167,6 +167,18 @@ def test_the_exports_of_a_partial_run_are_marked_and_those_of_a_whole_one_are_no
         assert ("interim" in json.loads((folder / "verdict.json").read_text())) == marked
 
 
+def test_a_report_that_comes_after_the_sweep_is_not_written(tmp_path, monkeypatch):
+    run = simulated(tmp_path / "run")
+    program.main([run.storage.address])
+    assert not run.exists("report"), "no driver runs it"
+    drive(run)
+    monkeypatch.setattr(program, "verdict", lambda *given: (run.storage.delete("lease.json"), {"advice": [[]]})[1])
+    monkeypatch.setattr("analysis.report.page.render", lambda *given, **more: "page")
+    monkeypatch.setattr(output, "csv_tables", lambda *given: {})
+    program.main([run.storage.address])
+    assert not run.exists("report"), "it ended while the report was made"
+
+
 class Remote(Storage):
     """A local folder that is read and written as an object store is, through pyarrow."""
 
@@ -176,6 +188,10 @@ class Remote(Storage):
 
     def __truediv__(self, name):
         return Remote(f"{self.address}/{name}")
+
+    def _write(self, name, data, durable):
+        Path(self.address.removeprefix("file://"), name).parent.mkdir(parents=True, exist_ok=True)
+        super()._write(name, data, durable)
 
 
 class Killed(BaseException):
@@ -357,6 +373,7 @@ def test_a_report_that_is_being_written_ends_with_the_sweep():
 @pytest.mark.slow
 def test_the_process_writes_a_report(tmp_path):
     run = simulated(tmp_path / "run")
+    drive(run)
     with open(tmp_path / "complaints", "w+b") as complaints:
         process = interim_reports._start(run.storage.address, complaints)
         assert process.wait() == 0, (tmp_path / "complaints").read_text()

@@ -244,7 +244,8 @@ def test_a_run_with_nothing_in_it_yet(tmp_path):
     report_on(Request((str(tmp_path / "run"),)), quiet=True)
     verdict = json.loads((tmp_path / "run/report/verdict.json").read_text())
     (finding,) = verdict["findings"]
-    assert finding["text"] == "Not established: effective robustness, because no baseline line can be fitted."
+    without = "Not established: effective robustness, because no baseline line can be fitted."
+    assert finding["text"] == f"Interim, 0 of 6 trials: {without}"
     assert "6 of 6 trials have not finished yet: this is a partial run" in verdict["warnings"]
     assert "There is no point to draw yet." in (tmp_path / "run/report/index.html").read_text()
 

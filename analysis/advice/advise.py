@@ -52,6 +52,8 @@ def _of_interim(analysis: Analysis, interim: Interim, first: list[Advice], run: 
     )
     complete = Advice("interim", interim.missing, action)
     baseline = analysis.options.baseline
+    if not analysis.refused and len(analysis.groups) < 2 and not interim.running:
+        return [_alone(analysis, run), *first]
     if (
         analysis.refused
         and len(analysis.points)

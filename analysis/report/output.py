@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,9 +147,15 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     return (folder / "index.html").shown, lost
 
 
-def write_interim(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict[str, Any]) -> str:
-    """Write the report of a run that goes on into the folder `target`; return the address of its page. Raises
-    Unwritable.
+def write_interim(
+    target: str,
+    table: Table,
+    analyses: Sequence[Analysis],
+    verdict: dict[str, Any],
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Write the report of a run that goes on into the folder `target`, where it is still `wanted` once it is made.
+    Raises Unwritable.
 
     The page's files, tables and verdict.json, lie in a folder of their own, `interim/<when>-<process>`, and the page is
     written last, whole: whenever the writer is killed, the old page with its files or the new one with its own is
@@ -164,12 +170,13 @@ def write_interim(target: str, table: Table, analyses: Sequence[Analysis], verdi
     html = page.render(table, parts, [*files, "verdict.json"], folder, within=f"{INTERIM}/{own}/")
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
     contents["verdict.json"] = _json(verdict)
+    if not wanted():
+        return
     put(folder, {f"{INTERIM}/{own}/{name}": content for name, content in contents.items()})
     put(folder, {"index.html": html})
     for other in folder.names(INTERIM):
         if other != own:
             folder.delete(f"{INTERIM}/{other}")
-    return (folder / "index.html").shown
 
 
 def _json(verdict: Mapping[str, Any]) -> str:

@@ -214,7 +214,7 @@ class SweepRun:
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
-                self._warn(f"interim  {count} while it ran, in {monitor.reports.share:.1%} of its time")
+                self._warn(f"interim  {count} while it ran, in {100 * monitor.reports.share:.1f} % of its time")
             if monitor.first_progress is not None:
                 self._outside = decoding + ended - monitor.first_progress
             return ended - begun

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_robust.files.storage import Storage
 from ray_robust.run.lease import driver_of
 from ray_robust.run.missing import planned_work, remaining
 from ray_robust.run.run_folder import RunFolder
@@ -81,13 +82,8 @@ class Interim:
 def interim_of(run: RunFolder, states: Mapping[str, str]) -> Interim | None:
     """Return what is missing of a run whose trials have these states; None where nothing is, and it does not run but
     in this very process."""
-    now, driver, plan = time.time(), driver_of(run.storage), run.plan()
-    progress = read_progress(run.storage, now)
-    running = (
-        driver is not None
-        and not driver.own
-        and (bool(driver.alive) or (driver.alive is None and progress is not None))
-    )
+    now, plan = time.time(), run.plan()
+    progress, running = read_progress(run.storage, now), runs_elsewhere(run.storage)
     missing = [name for name, state in states.items() if state in NOT_ENDED]
     if not missing and not running:
         return None
@@ -103,6 +99,15 @@ def interim_of(run: RunFolder, states: Mapping[str, str]) -> Interim | None:
         groups={name: (planned[name] - count, planned[name]) for name, count in lacking.items()},
         work=work.counts() if missing else "",
     )
+
+
+def runs_elsewhere(folder: Storage) -> bool:
+    """Return whether a driver in another process runs the sweep of a folder. Where one look at its lease does not tell,
+    it does if it has said so of late (`sweep_progress`)."""
+    driver = driver_of(folder)
+    if driver is None or driver.own:
+        return False
+    return bool(driver.alive) if driver.alive is not None else read_progress(folder, time.time()) is not None
 
 
 def of_several(parts: Sequence[tuple[str, Interim | None]]) -> Interim | None:
