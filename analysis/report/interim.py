@@ -1,6 +1,7 @@
 """The program that writes the report of a run which goes on: `python -m analysis.report.interim RUN_DIR`.
 
-A sweep starts it beside itself as trials end (`ray_robust.launch.monitor.interim_reports`). Owns nothing of what an interim report says.
+A sweep starts it beside itself as trials end (`ray_robust.launch.monitor.interim_reports`). Owns nothing of what an
+interim report says.
 """
 
 from __future__ import annotations
