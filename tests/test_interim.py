@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from analysis.input import join_runs
-from analysis.report import interim as program
+from analysis.interface import interim as program
 from analysis.report import output
 from analysis.report.terminal import show
 from analysis.study import analyse_all
@@ -265,17 +265,14 @@ def test_a_kill_leaves_the_old_report_or_the_new_one_whole(tmp_path, monkeypatch
 class Process:
     """A process that writes a report: ends when it is told to."""
 
-    def __init__(self):
-        self.code, self.killed = None, False
+    def __init__(self, started):
+        self.started, self.code, self.killed, self.seconds = started, None, False, 0.0
 
     def poll(self):
         return self.code
 
-    def kill(self):
-        self.killed, self.code = True, -9
-
-    def wait(self):
-        return self.code
+    def stop(self):
+        self.killed, self.code, self.seconds = True, -9, 1.0
 
 
 class Driver:
@@ -287,15 +284,16 @@ class Driver:
 
     def start(self, address, complaints):
         complaints.write(self.fails.encode())
-        self.made.append(Process())
+        self.made.append(Process(self.now))
         return self.made[-1]
 
-    def passes(self, seconds, ended, takes=4.0, code=0, left=None):
-        """Look every second while the time passes; each report takes as long as it takes."""
+    def passes(self, seconds, ended, takes=4.0, code=0, left=None, busy=1.0):
+        """Look every second while the time passes; each report takes so many seconds of a processor, and on a busy
+        machine more time."""
         for _ in range(int(seconds)):
             self.now += 1.0
-            if self.made and self.now - self.reports._started >= takes and self.made[-1].code is None:
-                self.made[-1].code = code
+            if self.made and self.now - self.made[-1].started >= takes * busy and self.made[-1].code is None:
+                self.made[-1].code, self.made[-1].seconds = code, takes
             self.reports.update(ended() if callable(ended) else ended, left)
 
 
@@ -316,6 +314,14 @@ def test_a_slow_report_is_written_less_often():
     driver.passes(20_000, ended=lambda: int(driver.now), takes=60.0)
     assert driver.reports.share <= interim_reports.SHARE
     assert 3 <= driver.reports.written <= 7
+
+
+def test_a_busy_machine_makes_reports_late_and_not_dear():
+    driver = Driver()
+    driver.passes(4000, ended=lambda: int(driver.now), busy=40.0)
+    assert driver.reports.written > 10
+    assert driver.reports.share <= interim_reports.SHARE
+    assert sum(process.code is None for process in driver.made) <= 1, "one at a time"
 
 
 def test_nothing_is_written_again_unless_a_trial_has_ended():
@@ -363,7 +369,7 @@ def test_where_no_process_can_be_started_the_sweep_goes_on():
 
 def test_a_report_that_is_being_written_ends_with_the_sweep():
     driver = Driver()
-    driver.passes(300, ended=1, takes=1e9)
+    driver.passes(450, ended=1, takes=1e9)
     driver.reports.close()
     assert driver.made[-1].killed
     assert driver.reports.spent > 0
@@ -375,9 +381,10 @@ def test_the_process_writes_a_report(tmp_path):
     run = simulated(tmp_path / "run")
     drive(run)
     with open(tmp_path / "complaints", "w+b") as complaints:
-        process = interim_reports._start(run.storage.address, complaints)
+        process = interim_reports.ReportProcess(run.storage.address, complaints)
         assert process.wait() == 0, (tmp_path / "complaints").read_text()
+    assert process.seconds > 0
     assert LABEL in page_of(RunFolder(run.storage))
     with open(tmp_path / "complaints", "w+b") as complaints:
-        assert interim_reports._start(str(tmp_path / "none"), complaints).wait() == 2
+        assert interim_reports.ReportProcess(str(tmp_path / "none"), complaints).wait() == 2
     assert "no run folder" in (tmp_path / "complaints").read_text()

@@ -1,7 +1,8 @@
 """The report while a sweep runs: written again as trials end, as often as a share of the time allows.
 
-Another process writes it (`analysis.report.interim`), so that the sweep waits for nothing; one that fails costs a line
-in the log. What reports cost is the time that these processes take, measured here, over the time that has passed.
+Another process writes it (`analysis.interface.interim`), so that the sweep waits for nothing; one that fails costs a line
+in the log. What reports cost is the processor time of these processes, measured here, over the time that has passed: on
+a machine that is busy they take longer, and no more from the sweep.
 """
 
 from __future__ import annotations
@@ -13,15 +14,49 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import ray_robust
 
 SHARE = 0.02  # of the time since the trials began goes into reports
-FIRST = 5.0  # seconds that a report is expected to take before one was written
-NEAR = 3.0  # times the time of a report: when less is left of the sweep, its last report comes soon enough
-PROGRAM = "import sys; sys.path.append({!r}); from analysis.report import interim; interim.command(interim.main)"
+FIRST = 8.0  # seconds of a processor that a report is expected to take before one was written
+NEAR = 3.0  # times that: when less is left of the sweep, its last report comes soon enough
+PROGRAM = "import sys; sys.path.append({!r}); from analysis.interface import interim; interim.command(interim.main)"
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "RAYON")}
+
+
+class ReportProcess:
+    """A process that writes a report, in a session of its own: Ctrl-C is the driver's, which stops it. `seconds` of
+    processor time that it took, once it is over."""
+
+    def __init__(self, address: str, complaints: IO[bytes]) -> None:
+        self.seconds = 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(Path(ray_robust.__file__).parents[1].as_posix()), address],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints, env={**os.environ, **ONE_THREAD},
+            start_new_session=True,
+        )  # fmt: skip
+
+    def poll(self, options: int = os.WNOHANG) -> int | None:
+        """Return the exit code, None while it runs."""
+        if self._process.returncode is None:
+            try:
+                pid, status, usage = os.wait4(self._process.pid, options)
+            except ChildProcessError:  # somebody else has waited for it
+                return self._process.poll()
+            if pid:
+                self.seconds = usage.ru_utime + usage.ru_stime
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+        return self._process.returncode
+
+    def wait(self) -> int | None:
+        """Return the exit code once it is over."""
+        return self.poll(options=0)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self.wait()
 
 
 class InterimReports:
@@ -30,9 +65,9 @@ class InterimReports:
     address   the run folder
     log       takes a line where a report fails, the same one once
     clock     in seconds
-    start     starts the process that writes a report, with its standard error: a `subprocess.Popen`
+    start     starts the process that writes a report, with its standard error
 
-    written, spent   reports so far, and the seconds that they took, failed ones too
+    written, spent   reports so far, and the processor seconds that they took, failed ones too
     """
 
     def __init__(
@@ -40,14 +75,14 @@ class InterimReports:
         address: str,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        start: Callable[[str, IO[bytes]], Any] | None = None,
+        start: Callable[[str, IO[bytes]], ReportProcess] | None = None,
     ) -> None:
-        self.address, self.log, self.clock, self.start = address, log, clock, start or _start
+        self.address, self.log, self.clock, self.start = address, log, clock, start or ReportProcess
         self.begun, self.written, self.spent = clock(), 0, 0.0
         self._expected = FIRST
-        self._process: Any = None
+        self._process: ReportProcess | None = None
         self._complaints: IO[bytes] | None = None
-        self._started, self._ended, self._reported, self._last_failure = 0.0, 0, 0, ""
+        self._ended, self._reported, self._last_failure = 0, 0, ""
 
     @property
     def share(self) -> float:
@@ -61,7 +96,7 @@ class InterimReports:
         ended  trials that have ended
         left   seconds until the sweep is done; None when it is too early to tell
         """
-        if self._process is not None and not self._is_over():
+        if self._process is not None and not self._is_over(self._process):
             return
         allowed = self.spent + self._expected <= SHARE * (self.clock() - self.begun)
         if ended > self._reported and allowed and (left is None or left > NEAR * self._expected):
@@ -69,14 +104,13 @@ class InterimReports:
 
     def close(self) -> None:
         """Stop a report that is being written: the sweep's own follows."""
-        if self._process is not None and not self._is_over():
-            self._process.kill()
-            self._process.wait()
-            self.spent += self.clock() - self._started
+        if self._process is not None and not self._is_over(self._process):
+            self._process.stop()
+            self.spent += self._process.seconds
             self._forget()
 
     def _begin(self, ended: int) -> None:
-        self._started, self._ended = self.clock(), ended
+        self._ended = ended
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
         try:
             self._process = self.start(self.address, self._complaints)
@@ -85,11 +119,11 @@ class InterimReports:
             self._fail(error.strerror or str(error))
             self._forget()
 
-    def _is_over(self) -> bool:
-        code = self._process.poll()
+    def _is_over(self, process: ReportProcess) -> bool:
+        code = process.poll()
         if code is None:
             return False
-        took = self.clock() - self._started
+        took = process.seconds
         self.spent, self._expected, self._reported = self.spent + took, took, self._ended
         if code == 0:
             self.written += 1
@@ -114,12 +148,3 @@ class InterimReports:
         if self._complaints is not None:
             self._complaints.close()
         self._process = self._complaints = None
-
-
-def _start(address: str, complaints: IO[bytes]) -> subprocess.Popen:
-    """Start the process, in a session of its own: Ctrl-C is the driver's, which stops it (`InterimReports.close`)."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(Path(ray_robust.__file__).parents[1].as_posix()), address],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints, env={**os.environ, **ONE_THREAD},
-        start_new_session=True,
-    )  # fmt: skip

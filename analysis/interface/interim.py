@@ -1,4 +1,4 @@
-"""The program that writes the report of a run which goes on: `python -m analysis.report.interim RUN_DIR`.
+"""The program that writes the report of a run which goes on: `python -m analysis.interface.interim RUN_DIR`.
 
 A sweep starts it beside itself as trials end (`ray_robust.launch.monitor.interim_reports`). Owns nothing of what an
 interim report says.
