@@ -52,6 +52,7 @@ def kinds(made):
     return {one["kind"] for one in every}
 
 
+@pytest.mark.slow
 def test_no_claim_is_made_before_the_missing_trials_are_in(partial, tmp_path):
     table, (analysis,), made = partial
     whole = analysed(simulated(tmp_path / "run", unfinished=0))[2]
@@ -109,6 +110,7 @@ def test_a_search_is_interim_while_its_driver_runs(tmp_path):
     assert join_runs.read_runs((run.storage.address,))[0].interim is None
 
 
+@pytest.mark.slow
 def test_joined_runs_say_which_is_not_complete(tmp_path):
     whole, partial = simulated(tmp_path / "whole", unfinished=0), simulated(tmp_path / "half", unfinished=2)
     table, _ = join_runs.read_runs((whole.storage.address, partial.storage.address))
@@ -167,6 +169,7 @@ def test_the_exports_of_a_partial_run_are_marked_and_those_of_a_whole_one_are_no
         assert ("interim" in json.loads((folder / "verdict.json").read_text())) == marked
 
 
+@pytest.mark.slow
 def test_a_report_that_comes_after_the_sweep_is_not_written(tmp_path, monkeypatch):
     run = simulated(tmp_path / "run")
     program.main([run.storage.address])

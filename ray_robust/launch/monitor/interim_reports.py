@@ -1,8 +1,8 @@
 """The report while a sweep runs: written again as trials end, as often as a share of the time allows.
 
-Another process writes it (`analysis.interface.interim`), so that the sweep waits for nothing; one that fails costs a line
-in the log. What reports cost is the processor time of these processes, measured here, over the time that has passed: on
-a machine that is busy they take longer, and no more from the sweep.
+Another process writes it (`analysis.interface.interim`), so that the sweep waits for nothing; one that fails costs a
+line in the log. What reports cost is the processor time of these processes, measured here, over the time that has
+passed: on a machine that is busy they take longer, and no more from the sweep.
 """
 
 from __future__ import annotations
