@@ -2,9 +2,10 @@
 
 `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
 without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, or
-storage or a cluster that went away), `Unfinished` (a sweep called from Python that is not complete), `Arguments` (a
-parser that raises UserError) and `command`, under which every `main` runs: it turns a UserError into lines on standard
-error and exit code 2, an Outage into a line and 1, Ctrl-C into 130.
+storage or a cluster that went away), `Refused` (an object store's answer to wrong credentials), `Unfinished` (a sweep
+called from Python that is not complete), `Arguments` (a parser that raises UserError) and `command`, under which every
+`main` runs: it turns a UserError into lines on standard error and exit code 2, a Refused into a line and 2, an Outage
+into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ class Outage(OSError):
 
     def __init__(self, line: str) -> None:
         super().__init__(redact(printable(line)))
+
+
+class Refused(PermissionError):
+    """An object store refuses what is asked, today and tomorrow: wrong credentials, a missing right, no such bucket.
+    Made as any OSError with errno, reason and address."""
+
+    def __str__(self) -> str:
+        return redact(printable(f"{self.filename}: {self.strerror}"))
 
 
 class Unfinished(Exception):
@@ -147,6 +156,9 @@ def _code(main: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except Refused as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
     except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         print(unforeseen(error), file=sys.stderr)
         return MISTAKE

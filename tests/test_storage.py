@@ -14,7 +14,8 @@ import pytest
 from deadlines import wait_for
 
 from ray_robust.errors import Outage, UserError
-from ray_robust.files.storage import Storage, may_pass
+from ray_robust.files.retry import may_pass
+from ray_robust.files.storage import Storage
 from ray_robust.run import throughput
 
 

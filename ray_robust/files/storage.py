@@ -1,8 +1,9 @@
 """Files in a folder that may be a local path, a mounted share or a URI (s3://, gs://, file://).
 
 Owns the one rule that every other module relies on: a file is either whole or absent, at any instant. Local writes go
-to a temporary name and are renamed; object stores publish an object only when it is closed. Storage that is away for a
-moment, or full, is tried again with growing waits; when it stays so, that is an Outage, said in one line.
+to a temporary name and are renamed; object stores publish an object only when it is closed, and `object_store` reads
+one version of it. Storage that is away for a moment, or full, is tried again (`retry`); when it stays so, that is an
+Outage, in one line; wrong credentials and a bucket that is not there are Refused at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import errno
 import json
 import os
-import random
 import shutil
 import stat
 import threading
@@ -21,25 +21,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
-from ray_robust.errors import Damaged, Outage, Problem, UserError
+from ray_robust.errors import Damaged, Problem
 from ray_robust.files.disk_room import FULL, blocking_part, no_room
+from ray_robust.files.object_store import open_filesystem, read_object
+from ray_robust.files.retry import patiently, why_away
 from ray_robust.redact import redact_file, redacted
 
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE says otherwise
-FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two tries: doubled each time, up to the longest
 REMOVALS = 2  # times that a folder may be removed while a file is written into it
 LEFT_BEHIND = 3600.0  # seconds after which a half-written file has no writer any more
-PASSING = (  # what a network, a mounted share or a disk under load says of something that may be over in a moment
-    *FULL, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN,
-    errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN,
-    errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
-)  # fmt: skip
 AGAIN = "remove it, then run the same command again"  # what mends a file that the command writes anew
 KINDS: dict[type, str] = {dict: "an object", list: "a list"}  # of JSON
 Stamp = tuple[int, int]  # of a file: bytes, and nanoseconds since the epoch of its last write
-FINAL_WORDS = ("ACCESS_DENIED", "ACCESS DENIED", "FORBIDDEN", "NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "CREDENTIALS",
-               "SIGNATURE", "INVALID_ACCESS", "UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION")  # fmt: skip
 
 
 class Storage:
@@ -107,8 +100,7 @@ class Storage:
                 with open(f"{self.address}/{name}", "rb") as file:  # a Path takes as long to make as the file to read
                     return file.read()
             filesystem, path = self._arrow()
-            with filesystem.open_input_stream(f"{path}/{name}") as stream:
-                return stream.read()
+            return read_object(filesystem, f"{path}/{name}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
@@ -130,12 +122,15 @@ class Storage:
         """
         if isinstance(data, str):  # no text holds a secret
             data = redact_file(name, data).encode(errors="backslashreplace")
-        self._patiently(name, lambda: self._write(name, data, durable), patient=durable)
+        if durable:
+            self._patiently(name, lambda: self._write(name, data, durable))
+        else:
+            self._write(name, data, durable)
 
     def _write(self, name: str, data: bytes, durable: bool) -> None:
         if self.remote:
             filesystem, path = self._arrow()
-            with filesystem.open_output_stream(f"{path}/{name}") as stream:
+            with filesystem.open_output_stream(f"{path}/{name}", compression=None) as stream:
                 stream.write(data)
             return
         for _ in range(REMOVALS):
@@ -316,54 +311,24 @@ class Storage:
                 if time.time() - part.stat().st_mtime > LEFT_BEHIND:
                     part.unlink()
 
-    def _patiently(self, name: str, attempt: Callable[[], T], patient: bool = True) -> T:
-        """Return what `attempt` returns; try again after errors that may pass, raise others as they are."""
-        begun, wait = time.monotonic(), FIRST_WAIT
-        while True:
-            try:
-                return attempt()
-            except OSError as error:
-                if not patient or not may_pass(error):
-                    raise
-                passed = time.monotonic() - begun
-                if passed + wait > patience():
-                    raise Outage(self._outage(name, error, passed)) from error
-            time.sleep(wait * random.uniform(0.5, 1.0))  # not all nodes of a cluster at the same moment
-            wait = min(2 * wait, LONGEST_WAIT)
+    def _patiently(self, name: str, attempt: Callable[[], T]) -> T:
+        """Return what `attempt` returns; try again after errors that may pass (`retry`), raise others as they are."""
+        return patiently(attempt, lambda: self._shown(name), lambda error, passed: self._outage(name, error, passed))
+
+    def _shown(self, name: str) -> str:
+        return (self / name).shown if name else self.shown
 
     def _outage(self, name: str, error: OSError, passed: float) -> str:
-        where = (self / name).shown if name else self.shown
+        where = self._shown(name)
         if error.errno in FULL:
             return f"{where}: {no_room(self.local(name))}, then run the same command again: what is done is kept"
-        why = error.strerror or " ".join(str(error).split())[:200]
+        why = why_away(error)
         return f"{where}: cannot be reached for {passed:.0f} s ({why}); once it can, run the same command again"
 
     def _arrow(self) -> tuple[Any, str]:
         if self._filesystem is None:
-            from pyarrow.fs import FileSystem
-
-            try:
-                self._filesystem = FileSystem.from_uri(self.address)
-            except (OSError, ValueError) as error:  # ValueError: pyarrow's for an address that it cannot read
-                raise UserError(f"{self.shown}: cannot be opened: {error}") from None
+            self._filesystem = open_filesystem(self.address, self.shown)
         return self._filesystem
-
-
-def patience() -> float:
-    """Return seconds over which an operation is tried again."""
-    return float(os.environ.get("RAY_ROBUST_PATIENCE", PATIENCE))
-
-
-def may_pass(error: OSError) -> bool:
-    """Return whether what the storage says may be over in a moment. Object stores give no number, only words."""
-    if isinstance(error, Outage):  # it was waited for already
-        return False
-    if error.errno is not None:
-        return error.errno in PASSING
-    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
-        return False
-    message = str(error).upper()
-    return not any(word in message for word in FINAL_WORDS)
 
 
 def describe_damage(data: bytes, what: str) -> str:

@@ -151,7 +151,7 @@ class _TuneRun:
             ),
             run_config=tune.RunConfig(
                 name=f"tune-{time.time_ns()}",
-                storage_path=str(cluster.scratch) if cluster.local else f"{self.paths.run}/.ray",
+                storage_path=str(cluster.scratch) if cluster.local else (Storage(self.paths.run) / ".ray").address,
                 verbose=0,
                 callbacks=callbacks if cluster.local else [*callbacks, ConcurrencyLimit(searcher, resources)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),

@@ -159,9 +159,11 @@ def _alive(folder: Storage, lease: dict[str, Any], waiting: Callable[[str], None
         return _began(int(lease.get("pid", 0))) == lease.get("began")
     waiting(_named(lease) if lease else "a driver whose lease.json cannot be read")
     until = time.monotonic() + EXPIRY
-    while time.monotonic() < until:
+    while (begun := time.monotonic()) < until:
         time.sleep(min(1.0, RENEW / 4))
         now = _read(folder)
+        if time.monotonic() - begun > RENEW / 2:  # the storage was away, from the owner as well: it gets its time anew
+            until = time.monotonic() + EXPIRY
         if now is None:
             return False
         if now != lease:

@@ -28,6 +28,7 @@ from pyarrow import parquet
 from ray_robust.data.images.files import Stamp, absolute, settled, stamp_at
 from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.files.object_store import etag
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
 MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
@@ -120,8 +121,7 @@ def _stamp(filesystem: Any, info: Any) -> Stamp:
 
 def _tag(file: Any) -> int:
     """Return the ETag of an object as a number; 0 where its store has none."""
-    facts = {str(key, "utf-8").lower(): value for key, value in (file.metadata() or {}).items()}
-    tag = facts.get("etag", b"")
+    tag = etag(file)
     return int.from_bytes(hashlib.blake2b(tag, digest_size=8).digest(), "little") >> 1 if tag else 0
 
 
