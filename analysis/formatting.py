@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_robust.text.names import isolate, visible
+from ray_robust.text.percent import UNKNOWN as UNKNOWN
+from ray_robust.text.percent import percent as percent
 
+# of charts (d3-format): a percentage on an axis or in a tooltip looks as `percent` writes it
+LOCALE = {"number": {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["$", ""], "percent": " %"}}
 THIN = "\u202f"  # narrow no-break space, between thousands
-UNKNOWN = "–"
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -38,12 +41,6 @@ def interval(low: float, high: float, digits: int = 1) -> str:
 def span(low: float, high: float) -> str:
     """Return an interval inside a sentence, in points of ER: `(4.8 to 7.5)`."""
     return f"({interval(low, high)})" if math.isfinite(low) else "(no interval)"
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """Return a fraction as `47.0 %`."""
-    finite = isinstance(value, int | float) and math.isfinite(value)
-    return f"{100 * value:.{digits}f} %" if finite else UNKNOWN
 
 
 def scores(low: float, high: float) -> str:
@@ -84,7 +81,7 @@ def name(text: object, most: int = 60) -> str:
     return isolate(line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}")
 
 
-def listed(items: list[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     """Return `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from analysis.formatting import percent
 from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import TaskPoints
@@ -30,8 +31,8 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
     if len(outside) and baseline is not None:
         where = ", ".join(f"{name} {count}" for name, count in outside["group"].value_counts(sort=False).items())
         notes.append(
-            f"{len(outside)} of {len(points)} points lie outside the baseline's ID range of {baseline.low:.1%} to "
-            f"{baseline.high:.1%}: they are marked extrapolated and enter no mean ({where})"
+            f"{len(outside)} of {len(points)} points lie outside the baseline's ID range of {percent(baseline.low)} to "
+            f"{percent(baseline.high)}: they are marked extrapolated and enter no mean ({where})"
         )
     clipped = int(points["clipped"].sum())
     if clipped:

@@ -101,7 +101,7 @@ def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
     folder = RunFolder(behind.run).trial(plan.trials[0].id)
     told = folder.stopped()
     assert told["images_seen"] == 640
-    assert told["reason"].startswith("stopped at 50% of its pre-training: a probe scored ")
+    assert told["reason"].startswith("stopped at 50 % of its pre-training: a probe scored ")
     assert RunFolder(behind.run).states() == {plan.trials[0].id: "stopped"}
     assert not folder.storage.exists("finetunings")
 

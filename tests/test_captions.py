@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 import analysis.__main__ as command
 from analysis.__main__ import Request, report_on
+from analysis.formatting import percent
 from analysis.input.run_points import read_run
 from analysis.report import score_charts
 from analysis.report.captions import captions, trend_key
@@ -72,7 +73,7 @@ def test_captions_follow_from_the_settings(analysed):
     assert "were the study repeated with" in own["trend"]
     assert "3 other seeds, which all groups share" in own["trend"]
     assert "±2 points" in own["groups"]
-    assert f"{baseline.low:.1%}".replace("%", " %") in own["groups"]
+    assert percent(baseline.low) in own["groups"]
     assert "with the highest id_val" in own["scores"]
     for caption in own.values():
         assert "{" not in caption

@@ -26,7 +26,7 @@ def test_a_cluster_over_ssh_runs_a_job_shows_metrics_and_leaves_nothing():
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["without_token"] == 401
-    assert re.search(r"(\d+) trials: \1 done; 100% of the work is done", seen["status"])
+    assert re.search(r"(\d+) trials: \1 done; 100 % of the work is done", seen["status"])
     assert seen["report"]
     assert seen["left_over"] == []
     if shutil.which("prometheus"):

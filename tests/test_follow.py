@@ -74,7 +74,7 @@ def test_a_log_has_a_line_for_each_trial_that_ends(run):
         lambda: (finish(run, third), finish(run, fourth), run.storage.delete("lease.json")),
     ])  # fmt: skip
     lines = text.splitlines()
-    assert lines[0] == "2 of 6 trials have ended, 0 are started; 33% of the work is done   about 5 min left"
+    assert lines[0] == "2 of 6 trials have ended, 0 are started; 33 % of the work is done   about 5 min left"
     assert lines[1:] == [
         f"[3/6] {first}  done   about 5 min left", f"[4/6] {second}  failed: the loss became nan   about 5 min left",
         f"[5/6] {third}  done", f"[6/6] {fourth}  done"]  # fmt: skip

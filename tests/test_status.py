@@ -90,7 +90,7 @@ def test_a_plan_of_which_nothing_ran(planned, capsys):
     code, text = printed(run, capsys)
     assert code == DONE
     assert "How far are we?" in text
-    assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0% of the work is done\n" in text
+    assert f"{len(plan)} trials: 0 done, {len(plan)} planned; 0 % of the work is done\n" in text
     assert "no ER yet: 2 of 2 trials of the baseline are to come" in text
     assert "results.csv" not in text
 
@@ -128,7 +128,7 @@ def test_every_state_is_counted_and_a_started_trial_shows_its_progress(planned, 
     assert code == FAILED
     assert f"6 trials: 1 done, 2 started, 1 failed, 1 quarantined, {len(rest)} planned" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert f"{second.id} fine-tuning 1.5/3 2,500 25.0 % 12.5 % 50% 5 min ago" in lines
+    assert f"{second.id} fine-tuning 1.5/3 2,500 25.0 % 12.5 % 50 % 5 min ago" in lines
     assert f"{third.id} starting" in lines
     log = (run.trial(fourth.id).storage / "log.txt").shown
     assert f"failed {fourth.id}: pretrain: the loss became nan by step 3 of 9 (log: {log})" in lines
@@ -147,7 +147,9 @@ def test_the_time_left_is_the_drivers(planned, capsys):
     assert read(run, now=NOW).left == pytest.approx(300.0)
     assert read(run, now=NOW + sweep_progress.RECENT).left is None  # its driver says nothing any more
     said = printed(run, capsys)[1]
-    assert re.search(r"6 of 9 trials: 0 done, 1 started, 5 planned; \d+% of the work is done, about 5 min left\n", said)
+    assert re.search(
+        r"6 of 9 trials: 0 done, 1 started, 5 planned; \d+ % of the work is done, about 5 min left\n", said
+    )
     for trial in plan:
         finish(run, trial)
     assert read(run, now=NOW).left is None
@@ -220,7 +222,7 @@ def test_a_finished_run_is_all_done(planned, capsys):
         finish(run, trial)
     code, text = printed(run, capsys)
     assert code == DONE
-    assert "6 trials: 6 done; 100% of the work is done" in text
+    assert "6 trials: 6 done; 100 % of the work is done" in text
 
 
 def test_a_trial_that_failed_and_then_finished_is_done(planned, capsys):

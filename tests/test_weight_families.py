@@ -147,7 +147,7 @@ def test_a_deeper_model_of_the_same_widths_is_refused():
 def test_names_of_no_family_are_never_placed_by_shape():
     tensors = {f"t{number}": value for number, value in enumerate(body(LITE).state_dict().values()) if value.ndim}
     said = refusal(tensors)
-    assert said.startswith("w.pth: only 0 of 294 tensors (0% of the values) fit the body of tf_efficientnet_lite0 (")
+    assert said.startswith("w.pth: only 0 of 294 tensors (0 % of the values) fit the body of tf_efficientnet_lite0 (")
     assert "; its shapes are the model's in order, but 2" in said
     assert "order alone could mistake one for another: save them under timm's names, or those of Efficient" in said
     assert "its shapes" not in refusal(dict(list(tensors.items())[:-1]))

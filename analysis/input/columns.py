@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.formatting import percent
 from analysis.input import cells
 from analysis.input.csv_file import Remarks
 from analysis.input.named_columns import RATE, is_mixture, without_bad_sizes
@@ -160,7 +161,7 @@ def check_baseline(
     first = pd.concat(ids, axis=1).mean(axis=1, skipna=False)
     chosen, floor = (groups == baseline) & first.notna() & scores["ood"].notna(), ""
     if id_min is not None:
-        chosen, floor = chosen & (first >= id_min), f" at or over the ID floor of {id_min:.1%}"
+        chosen, floor = chosen & (first >= id_min), f" at or over the ID floor of {percent(id_min)}"
     if chosen.sum() < MIN_POINTS:
         what = f"the baseline {baseline!r} has {count_noun(int(chosen.sum()), 'row')} with both scores{floor}"
         remarks.table(f"{what}; a line needs {MIN_POINTS}")

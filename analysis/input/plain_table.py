@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.formatting import percent
 from analysis.input import dependence, named_columns
 from analysis.input.columns import (
     check_baseline,
@@ -114,7 +115,7 @@ def _over_floor(points: pd.DataFrame, id_min: float | None, remarks: Remarks) ->
     if id_min is None:
         return points
     below = points["id"] < id_min
-    remarks.note(f"{int(below.sum())} points with an ID score under {id_min:.1%} were left out, as asked")
+    remarks.note(f"{int(below.sum())} points with an ID score under {percent(id_min)} were left out, as asked")
     gone = [name for name in points["group"].unique() if below[points["group"] == name].all()]
     if gone:
         remarks.note(f"{', '.join(map(quoted, gone))}: no point is left")

@@ -14,7 +14,9 @@ from analysis.report.chart_data import records
 from analysis.study import Analysis
 from analysis.views import own_view
 
-LOOK = {name: export.STYLE[name] for name in ("view", "axis", "axisY")} | {  # background and font are the theme's
+LOOK = {
+    name: export.STYLE[name] for name in ("locale", "view", "axis", "axisY")
+} | {  # background and font are the theme's
     "legend": {
         key: value for key, value in export.STYLE["legend"].items() if key != "layout"
     }  # Vega's, not Vega-Lite's

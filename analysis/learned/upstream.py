@@ -123,7 +123,7 @@ def _interval(accuracies: np.ndarray, images: np.ndarray) -> tuple[float, float]
 def described(row: Mapping[str, object]) -> str:
     """Return a group's upstream accuracy beside chance, as text."""
     ends = interval(float(str(row["low"])), float(str(row["high"])))
-    return f"{name(row['group'])} {row['accuracy']:.1f} % ({ends}; chance {row['chance']:.1f})"
+    return f"{name(row['group'])} {percent(float(str(row['accuracy'])) / PP)} ({ends}; chance {row['chance']:.1f})"
 
 
 def warnings(table: pd.DataFrame) -> list[str]:
@@ -141,11 +141,11 @@ def warnings(table: pd.DataFrame) -> list[str]:
         row for row in table.loc[table["still_improving"].astype(bool)].to_dict("records") if row not in hardly
     ]
     if improving:
-        late = [f"{name(row['group'])} ({PP * row['late_share']:.0f} %)" for row in improving]
+        late = [f"{name(row['group'])} ({percent(row['late_share'], 0)})" for row in improving]
         what = some(late, SHOWN, "group")
         sentences.append(
-            f"pre-training was still improving at its end: the second half brought more than {LATE:.0%} of the fall of "
-            f"the loss of {what}; a longer one (pretrain.epochs or images_seen) would learn more"
+            f"pre-training was still improving at its end: the second half brought more than {percent(LATE, 0)} of "
+            f"the fall of the loss of {what}; a longer one (pretrain.epochs or images_seen) would learn more"
         )
     return sentences
 

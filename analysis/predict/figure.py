@@ -15,6 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from analysis.formatting import LOCALE
 from analysis.predict.mixtures import NUMBERS, Mixture, Space
 from analysis.predict.predict import Confirmation, Prediction, Target
 from analysis.report.charts import Layers
@@ -70,7 +71,7 @@ def figure(prediction: Prediction, confirmation: Confirmation | None) -> alt.Con
     title = alt.Title("ER through the best mixture inside the tried region", subtitle=space.describe(prediction.best))
     return (
         alt.concat(*panels, columns=2, title=title)
-        .configure(background="white", font="sans-serif")
+        .configure(background="white", font="sans-serif", locale=LOCALE)
         .configure_view(stroke=None)
     )
 

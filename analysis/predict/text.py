@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from analysis import study
+from analysis.formatting import percent
 from analysis.input.run_points import read_run
 from analysis.input.table import Table
 from analysis.options import check_options
@@ -224,7 +225,7 @@ def sentences(prediction: Prediction) -> list[str]:
     trained = prediction.mixtures[top]
     return [
         f"Best inside the tried region: {at(prediction.best)}.",
-        f"Not to be told from it (95 %): {share:.0%} of the {prediction.looked_at:,} mixtures looked at; "
+        f"Not to be told from it (95 %): {percent(share, 0)} of the {prediction.looked_at:,} mixtures looked at; "
         f"{space.ranges(prediction.as_good)}.",
         f"Best of those trained: {space.describe(trained)}: ER {er.values[top]:+.1f} measured, "
         f"{_with_interval(er, space, trained)} predicted.",
@@ -251,8 +252,8 @@ def _checks(targets: dict[str, Target]) -> Grid:
         grid.add_column(name, justify="left" if name in ("left out, predicted", "") else "right")
     for name, target in targets.items():
         record = _target_facts(target)
-        coverage = f"{record['inside_95']:.0%}" if record["inside_95"] is not None else "–"
-        numbers = (f"{record['error']:.2f}", f"{record['error_of_mean']:.2f}", f"{record['skill']:.0%}",
+        coverage = percent(record["inside_95"], 0)
+        numbers = (f"{record['error']:.2f}", f"{record['error_of_mean']:.2f}", percent(record["skill"], 0),
                    f"{record['p']:.3f}")  # fmt: skip
         grid.add_row(TARGETS[name], *numbers, coverage, "" if record["used"] else "no better than the mean: not used")
     return grid

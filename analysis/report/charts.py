@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import PER, STATES
-from analysis.formatting import pair
+from analysis.formatting import LOCALE, pair
 from analysis.report.captions import trend_key
 from analysis.report.chart_data import records
 from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, group_styles
@@ -229,10 +229,9 @@ def filled(chart: Layers, datasets: Mapping[str, Any], params: Mapping[str, Any]
 
 
 def specification(chart: Layers) -> dict[str, Any]:
-    """Return the chart as Vega-Lite, without Altair's own look: the page gives it one."""
+    """Return the chart as Vega-Lite, without Altair's own look, the page gives it one, but with numbers as in text."""
     spec = chart.to_dict(validate=False)  # the schema check takes as long as the figure; a test does it
-    spec.pop("config", None)
-    return spec
+    return spec | {"config": {"locale": LOCALE}}
 
 
 def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width: int | str, legend: bool) -> Layers:

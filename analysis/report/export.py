@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.formatting import LOCALE
 from analysis.line.line_checks import LineChecks
 from analysis.report import chart_data, charts, latex, learned_charts, line_charts, score_charts
 from analysis.report.figures import NotDrawn, draw
@@ -22,6 +23,7 @@ WIDTH = 640
 ONE_COLUMN = {"trend": 400}  # figures for one column of a paper: 3.3 inches make their letters 6.5 points high
 STYLE: dict[str, Any] = {
     "background": "white",
+    "locale": LOCALE,
     "font": "Helvetica, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": None},
     "axisY": {"labelLimit": 260},

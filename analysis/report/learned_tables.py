@@ -74,7 +74,7 @@ def _upstream(table: pd.DataFrame) -> ReportTable:
                 "95 % interval": interval(row["low"], row["high"]),
                 "chance": percent(row["chance"] / PP),
                 "1 / labels": percent(row["per_label"] / PP),
-                "late fall": f"{PP * row['late_share']:.0f} %" if math.isfinite(row["late_share"]) else UNKNOWN,
+                "late fall": percent(row["late_share"], 0),
             }
             for row in _rows(table)
         ),

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from analysis.findings import findings
-from analysis.formatting import interval, name, number, signed
+from analysis.formatting import interval, name, number, percent, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
 from analysis.report.score_tables import score_cells, score_names
@@ -121,7 +121,7 @@ def _lines(analysis: Analysis) -> Grid:
         grid.add_row(
             escape(name(row.group, NAME)), f"{row.scale}{mark}", str(row.n), number(row.slope),
             interval(row.slope_low, row.slope_high, 3), number(row.intercept), number(row.r2),
-            f"{row.id_min:.0%} to {row.id_max:.0%}",
+            f"{percent(row.id_min, 0)} to {percent(row.id_max, 0)}",
         )  # fmt: skip
     return grid
 

@@ -19,6 +19,7 @@ from ray_robust.run.run_folder import RunFolder, suggestion
 from ray_robust.status.progress import STATES, Status, read_status
 from ray_robust.text.durations import duration
 from ray_robust.text.names import count_noun, printable
+from ray_robust.text.percent import percent
 
 if TYPE_CHECKING:
     from analysis.interface.study import Study
@@ -117,7 +118,8 @@ class Run:
         groups = pd.Series(status.groups).map(printable)
         table = pd.crosstab(groups, pd.Series(status.states)).rename_axis(index="group", columns=None)
         table = table.loc[list(dict.fromkeys(groups))]
-        line = f"{self!r}: {len(status.states)} trials, {listed}; {status.share_done:.0%} of the work is done{left}"
+        share = percent(status.share_done, 0)
+        line = f"{self!r}: {len(status.states)} trials, {listed}; {share} of the work is done{left}"
         return f"<h4>{html.escape(printable(status.question))}</h4><p>{html.escape(line)}</p>{table.to_html(border=0)}"
 
 

@@ -43,6 +43,7 @@ from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text.names import count_noun
+from ray_robust.text.percent import percent
 from ray_robust.trial.paths import RunPaths
 
 REPORT = 8.0  # seconds that results and report take, for the time left
@@ -214,7 +215,7 @@ class SweepRun:
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
-                self._warn(f"interim  {count} while it ran, in {100 * monitor.reports.share:.1f} % of its time")
+                self._warn(f"interim  {count} while it ran, in {percent(monitor.reports.share)} of its time")
             if monitor.first_progress is not None:
                 self._outside = decoding + ended - monitor.first_progress
             return ended - begun

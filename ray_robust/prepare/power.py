@@ -25,6 +25,7 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.text import safe_csv
 from ray_robust.text.console import console as default_console
+from ray_robust.text.percent import percent
 
 COMMAND = "power"
 SIDES = {"ID groups": "id_test", "OOD groups": "ood_test"}
@@ -155,8 +156,8 @@ def table(design: Design, spread: Spread, seeds: Iterable[int]) -> str:
 def _rows(rows: Sequence[Power]) -> Grid:
     grid = _grid("contrast", "SE", "detectable", "after Holm", "provable", "chance at the margin", "error comes from")
     for row in rows:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in row.shares.items())
-        chance = f"{row.at_margin:.0%}" if math.isfinite(row.at_margin) else NOTHING
+        shares = ", ".join(f"{name} {percent(share, 0)}" for name, share in row.shares.items())
+        chance = percent(row.at_margin, 0, NOTHING)
         numbers = [_number(value) for value in (row.se, row.detectable, row.after_holm, row.provable)]
         grid.add_row(escape(row.kind), *numbers, chance, escape(shares) or "no interval could be given")
     return grid

@@ -23,6 +23,7 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 from ray_robust.spec.validation_messages import format_value
+from ray_robust.text.percent import percent
 from ray_robust.text.safe_csv import cells
 
 SHOWN = 5  # of the best configurations
@@ -56,9 +57,9 @@ def print_space(out: Console, spec: Spec, first: Preview, baseline: Plan) -> Non
     if search.adaptive:
         out.print(f"objective  {search.mode} {_objective(search.objective)}, on validation splits alone")
     if search.stop is not None:
-        shares = ", ".join(f"{share:.0%}" for share in search.stop.milestones)
+        shares = ", ".join(percent(share, 0) for share in search.stop.milestones)
         out.print(f"stop  {search.stop.method}: of those that reach {shares} of a pre-training the best "
-                  f"{search.stop.keep:.0%} go on")  # fmt: skip
+                  f"{percent(search.stop.keep, 0)} go on")  # fmt: skip
     if (budget := search.budget) is not None:
         limits = [f"{budget.images:,} images"] if budget.images is not None else []
         limits += [f"{budget.device_hours:g} device-hours"] if budget.device_hours is not None else []

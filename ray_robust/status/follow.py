@@ -21,6 +21,7 @@ from ray_robust.status.progress import OPEN, Status, StatusReader
 from ray_robust.status.tables import group_table, headline, started_table
 from ray_robust.text.durations import duration
 from ray_robust.text.names import count_noun
+from ray_robust.text.percent import percent
 
 INTERVAL = 2.0  # seconds between two looks, unless --interval says otherwise
 LINE_EVERY = 300.0  # seconds after which a line about the whole is printed where there is no terminal
@@ -140,7 +141,7 @@ class _Lines:
             self._print(f"[{number}/{status.total}] {name}  {outcome}{_left(status)}")
         if first or self.clock() - self._printed > LINE_EVERY:
             working = sum(state == "started" for state in status.states.values())
-            share = f"{status.share_done:.0%} of the work is done{_left(status)}"
+            share = f"{percent(status.share_done, 0)} of the work is done{_left(status)}"
             self._print(f"{over} of {status.total} trials have ended, {working} are started; {share}")
 
     def _print(self, line: str) -> None:

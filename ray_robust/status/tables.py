@@ -10,6 +10,7 @@ from rich.table import Table
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.status.progress import STAGES, STATES, Status
 from ray_robust.text.durations import duration
+from ray_robust.text.percent import percent
 
 SHOWN = 40  # started trials, one line each; after many interruptions there may be thousands
 
@@ -21,7 +22,7 @@ def headline(status: Status, run: RunFolder) -> Iterator[str]:
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done")
     undrawn = f" of {status.total}" if status.total > len(status.states) else ""  # of a search, the rest is to be drawn
     left = "" if status.left is None else f", about {duration(status.left)} left"
-    yield f"{len(status.states)}{undrawn} trials: {listed}; {status.share_done:.0%} of the work is done{left}"
+    yield f"{len(status.states)}{undrawn} trials: {listed}; {percent(status.share_done, 0)} of the work is done{left}"
     if status.remaining.missing:
         yield f"to do {status.remaining.counts()}"
         yield from (f"      {line}" for line in status.remaining.lines())
@@ -52,8 +53,8 @@ def started_table(status: Status, now: float) -> Table:
         table.add_row(name, STAGES.get(progress["stage"], progress["stage"]),
                       f"{progress['epoch']:.1f}/{progress['epochs']:.0f}",
                       f"{progress['images_per_second']:,.0f}",
-                      percent(progress.get("id")), percent(progress.get("ood")),
-                      f"{progress['share']:.0%}", f"{duration(now - progress['time'])} ago")  # fmt: skip
+                      percent(progress.get("id"), missing=""), percent(progress.get("ood"), missing=""),
+                      percent(progress["share"], 0), f"{duration(now - progress['time'])} ago")  # fmt: skip
     return table
 
 
@@ -64,8 +65,3 @@ def _table(left: tuple[str, ...], right: tuple[str, ...]) -> Table:
     for name in right:
         table.add_column(name, justify="right")
     return table
-
-
-def percent(score: float | None) -> str:
-    """Return a score (0-1) as `12.3 %`, "" for None."""
-    return "" if score is None else f"{100 * score:.1f} %"

@@ -16,6 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ray_robust.text.percent import percent
+
 Report = Callable[[int, int | None], None]
 STEP, SECONDS = 0.1, 60.0  # a plain line whenever so much more of a file, or so much time, has passed
 LEAST = 2.0  # seconds between two plain lines
@@ -51,5 +53,5 @@ class _Lines:
             return
         self.last = (now, done)
         rate = (done - self.began[1]) / max(now - self.began[0], 1e-3) / 1e6
-        amount = f"{done:,} of {of:,} bytes ({100 * done / of:.0f} %)" if of else f"{done:,} bytes"
+        amount = f"{done:,} of {of:,} bytes ({percent(done / of, 0)})" if of else f"{done:,} bytes"
         self.out.print(f"{self.stage:<12} {amount}, {rate:.1f} MB/s", markup=False)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ray_robust.status.progress import STAGES
 from ray_robust.text.names import printable
+from ray_robust.text.percent import percent
 
 WIDE, NARROW_NAME = 110, 24  # columns from which whole ids and bars have room, and characters of an id without
 PROBLEMS = ("failed", "quarantined", "stopped")  # states that are shown in red
@@ -66,9 +67,9 @@ def render(now: Snapshot, width: int = 120) -> Group:
             STAGES.get(progress.get("stage", ""), "starting"),
             f"{progress['epoch']:.1f}/{progress['epochs']:.0f}" if progress else "",
             f"{progress['images_per_second']:,.0f}" if progress else "",
-            percent(progress.get("id")),
-            percent(progress.get("ood")),
-            ProgressBar(total=1, completed=share, width=20) if wide else f"{share:.0%}",
+            _score(progress.get("id")),
+            _score(progress.get("ood")),
+            ProgressBar(total=1, completed=share, width=20) if wide else percent(share, 0),
         )
     return Group(head, pace, table)
 
@@ -81,12 +82,11 @@ def _short(trial: str, title: str) -> str:
 
 def scores(progress: Mapping[str, Any]) -> str:
     """Return a trial's latest scores as `ID 12.3 %  OOD 4.5 %`; "" where there is no progress."""
-    return f"ID {percent(progress.get('id'))}  OOD {percent(progress.get('ood'))}" if progress else ""
+    return f"ID {_score(progress.get('id'))}  OOD {_score(progress.get('ood'))}" if progress else ""
 
 
-def percent(score: float | None) -> str:
-    """Return a score (0-1) as `12.3 %`, "" for None."""
-    return "" if score is None else f"{100 * score:.1f} %"
+def _score(value: float | None) -> str:
+    return percent(value, missing="")
 
 
 def _clock(seconds: float) -> str:

@@ -23,6 +23,7 @@ from ray_robust.launch.search.objective import Objective
 from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import Trial
 from ray_robust.spec.search_section import Stop
+from ray_robust.text.percent import percent
 from ray_robust.train.exceptions import Stopped
 from ray_robust.trial.paths import RunPaths
 
@@ -101,8 +102,9 @@ def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -
             assert trial.pretrain is not None
             facts = {"milestone": milestone, **decision, "images_seen": round(trial.pretrain_images * step / steps),
                      "seconds": round(time.monotonic() - begun, 3)}  # fmt: skip
-            raise Stopped(f"stopped at {share:.0%} of its pre-training: a probe scored {decision['value']:.2f}, the "
-                          f"best {asha.settings.keep:.0%} begin at {decision['cutoff']:.2f}", facts)  # fmt: skip
+            best = f"the best {percent(asha.settings.keep, 0)} begin at {decision['cutoff']:.2f}"
+            probe = f"a probe scored {decision['value']:.2f}"
+            raise Stopped(f"stopped at {percent(share, 0)} of its pre-training: {probe}, {best}", facts)
         return True
 
     return on_step

@@ -9,13 +9,14 @@ order would be the only thing that tells them apart.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ray_robust.text.percent import percent
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.methods.weight_families import FAMILIES, Family, differences, families_of
 from ray_robust.train.models import input_scale
@@ -67,7 +68,7 @@ def load_body(model: nn.Module, tensors: Tensors, name: str, model_name: str) ->
     broken = [key for key, value in match.tensors.items() if key in learned and not value.isfinite().all()]
     if broken:
         raise TrainingFailed(f"{name}: holds nan or infinite values in {len(broken)} of {len(match.tensors)} tensors "
-                             f"({some(broken)}); the training that wrote it had broken down")  # fmt: skip
+                             f"({first_names(broken)}); the training that wrote it had broken down")  # fmt: skip
     model.load_state_dict(match.tensors, strict=False)
     return loaded
 
@@ -85,20 +86,21 @@ def place(model: nn.Module, tensors: Tensors, name: str, model_name: str) -> tup
         return _by_family(model, tensors, recognised, name, model_name)
     missing = best.missing(body)
     if best.values < MIN_SHARE * whole:
+        lacking = f"{first_names(missing)} missing, the file has {first_names(list(tensors))}"
         raise TrainingFailed(
-            f"{name}: only {len(best.tensors)} of {len(body)} tensors ({best.values / max(1, whole):.0%} of the "
-            f"values) fit the body of {model_name} ({some(missing)} missing, the file has {some(list(tensors))})"
+            f"{name}: only {len(best.tensors)} of {len(body)} tensors ({percent(best.values / max(1, whole), 0)} of "
+            f"the values) fit the body of {model_name} ({lacking})"
             f"{_same_shapes(body, tensors)}; name in model.name the model that they are of"
         )
-    left = [f"left as they were: {some(missing)}"] if missing else []
-    left += [f"not used: {some(best.unused)}"] if best.unused else []
+    left = [f"left as they were: {first_names(missing)}"] if missing else []
+    left += [f"not used: {first_names(best.unused)}"] if best.unused else []
     note = "; ".join([f"loaded {len(best.tensors)} of {len(body)} tensors of {name}", *left])
     warnings = [_random(missing, body, best, name)] if missing else []
     if copies := _copies(body, tensors):
         warnings.append(f"{Path(name).name} {copies}")
     if beyond := _of_layers(best.unused, body):
         warnings.append(f"{len(beyond)} tensors of {Path(name).name} are of layers that {model_name} does not have "
-                        f"({some(beyond)}): they may be of another model")  # fmt: skip
+                        f"({first_names(beyond)}): they may be of another model")  # fmt: skip
     return best, Loaded((note,), tuple(warnings))
 
 
@@ -120,15 +122,15 @@ def _by_family(
     missing = best.missing(body)
     if missing or extra:
         shapes = [f"{key} is {_shapes(best, body, key)}" for key in missing if key in best.shapes]
-        what = shapes[:1] or ([f"{some(missing)} missing"] if missing else [])
-        what += [f"{some(extra)} left over"] if extra else []
+        what = shapes[:1] or ([f"{first_names(missing)} missing"] if missing else [])
+        what += [f"{first_names(extra)} left over"] if extra else []
         raise TrainingFailed(
             f"{name}: has the names of {family.name}, but fits {model_name} in {len(best.tensors)} of {len(body)} "
             f"tensors ({'; '.join(what)}); name in model.name the model that they are of"
         )
     mean, std = ([round(value / 255, 3) for value in values] for values in input_scale(model))
     note = (f"{Path(name).name} has the names of {family.name}: {len(best.tensors)} of {len(body)} tensors of "
-            f"{model_name} placed by timm's names, left out: {some(left)}; images are scaled by mean {mean}, "
+            f"{model_name} placed by timm's names, left out: {first_names(left)}; images are scaled by mean {mean}, "
             f"std {std}")  # fmt: skip
     warnings = [note]
     if clauses := differences(family, below, model, model_name):
@@ -142,8 +144,10 @@ def _one_of(recognised: list[tuple[Family, str]], name: str) -> tuple[Family, st
         preferred = [one for one in recognised if any(word in one[1] for word in PREFERRED)]
         if len(preferred) != 1:
             copies = [f"{family.name} below {prefix or 'no prefix'!r}" for family, prefix in preferred or recognised]
-            raise TrainingFailed(f"{name}: holds {len(copies)} copies of a model ({some(copies)}), and nothing says "
-                                 f"which is meant; save one alone")  # fmt: skip
+            raise TrainingFailed(
+                f"{name}: holds {len(copies)} copies of a model ({first_names(copies)}), and nothing says which is "
+                "meant; save one alone"
+            )
         return preferred[0]
     return recognised[0]
 
@@ -190,7 +194,7 @@ def _random(missing: list[str], body: Tensors, match: _Match, name: str) -> str:
     """A sentence on the tensors of a body that a file of weights leaves at their random initialisation."""
     names = [f"{key} ({_shapes(match, body, key)})" if key in match.shapes else key for key in missing]
     where = f"{len(missing)} of {len(body)} tensors of the body are not in {Path(name).name}"
-    return f"{where} and stay random: {some(names)}"
+    return f"{where} and stay random: {first_names(names)}"
 
 
 def _shapes(match: _Match, body: Tensors, key: str) -> str:
@@ -230,10 +234,10 @@ def _copies(body: Tensors, tensors: Tensors) -> str:
     if len(prefixes) < 2 or len(preferred) == 1:
         return ""
     shown = [prefix or "no prefix" for prefix in prefixes]
-    return f"holds {len(shown)} copies of the body, below {some(shown)}: the first is used"
+    return f"holds {len(shown)} copies of the body, below {first_names(shown)}: the first is used"
 
 
-def some(names: list[str] | tuple[str, ...]) -> str:
-    """Return the first names, and how many more there are."""
+def first_names(names: Sequence[str]) -> str:
+    """Return names in a message, the first `SHOWN` of them, and how many more there are."""
     shown = ", ".join(names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown or "nothing"

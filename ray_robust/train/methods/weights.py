@@ -21,7 +21,7 @@ from ray_robust.data.weights import find_weights
 from ray_robust.errors import UserError
 from ray_robust.spec.sections import ModelSection
 from ray_robust.train.exceptions import TrainingFailed
-from ray_robust.train.methods.placement import Loaded, load_body, place, some
+from ray_robust.train.methods.placement import Loaded, first_names, load_body, place
 from ray_robust.train.models import build_model, create_model, seeded
 from ray_robust.train.pretrain import Pretrained, PretrainJob
 
@@ -119,7 +119,7 @@ def _refused(file: Path, message: str) -> str:
         names = re.findall(r"GLOBAL ([\w.]+)", message)[:1]
     if not names and "Unsupported" not in message and "blocked" not in message:
         return f"is no readable file of weights ({' '.join(message.split())[:120]})"
-    held = f" ({some(names)})" if names else ""
+    held = f" ({first_names(names)})" if names else ""
     return f"holds more than tensors{held}, which could run code when read; save its state_dict alone"
 
 
