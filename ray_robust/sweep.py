@@ -10,9 +10,10 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.plan_text import print_plan
 from ray_robust.prepare.search_text import print_space
 from ray_robust.prepare.subsets import Subsets, draw_all
-from ray_robust.prepare.work import finished_trials, remaining_of, stopped_trials
+from ray_robust.prepare.work import PilotWork, finished_trials, remaining_of, stopped_trials
 from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
@@ -42,13 +43,14 @@ DRAWN_FOR_A_PLAN = 100  # mixtures that --plan draws to check them; the run itse
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sweep was asked for beside its spec; `command` runs it again, from a shell."""
+    """What a sweep was asked for beside its spec, and when; `command` runs it again, from a shell."""
 
     out: str | None
     address: str | None
     limit: int | None
     plan: bool
     command: str
+    begun: float = field(default_factory=time.monotonic)
 
 
 def main(argv: list[str]) -> int:
@@ -126,7 +128,8 @@ def _carry_out(spec: Spec, args: Asked, out: Console) -> tuple[int, RunFolder]:
     sweep = _with_spread(bare, run, args.limit)
     subsets, first = _draw(sweep, args.plan)
     if args.plan:
-        code = _plan(sweep, subsets, first, run, args, out)
+        pilot = baseline_spread.pilot_work(bare, run, args.limit)
+        code = _plan(sweep, (subsets, first), pilot, run, args, out)
         if baseline_spread.wanted(spec):
             spread = baseline_spread.spread_sentence(bare, baseline_spread.recorded(bare, run))
             out.print(f"spread  {spread}", markup=False, soft_wrap=True)
@@ -170,10 +173,10 @@ def _run(
                       soft_wrap=True)  # fmt: skip
             return INTERRUPTED
         subsets, first = drawn
-        this = SweepRun(sweep, subsets, run, out, args.address, cluster)
+        this = SweepRun(sweep, subsets, run, out, args.address, cluster, begun=args.begun)
         try:
             if baseline_spread.wanted(bare.spec) and not baseline_spread.recorded(bare, run).decided:
-                choice = run_pilot(bare, this, stack)
+                choice = run_pilot(bare, this, stack, args.limit)
                 if choice is None:
                     return FAILED
                 this.sweep = baseline_spread.with_choice(bare, choice, args.limit)
@@ -191,9 +194,17 @@ def _run(
             return INTERRUPTED
 
 
-def _plan(sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder, args: Asked, out: Console) -> int:
+def _plan(
+    sweep: Sweep,
+    drawn: tuple[Subsets, Preview | None],
+    pilot: PilotWork | None,
+    run: RunFolder,
+    args: Asked,
+    out: Console,
+) -> int:
     """Print what --plan prints, and write plan.csv where --out is given and no run is there: status, results and report
     of a run go by its own plan.csv, also where the spec has changed since."""
+    subsets, first = drawn
     if first is not None:
         print_space(out, sweep.spec, first, sweep.plan)
         sweep = replace(sweep, plan=Plan((*sweep.plan, *first.plan)[: args.limit]))
@@ -206,7 +217,7 @@ def _plan(sweep: Sweep, subsets: Subsets, first: Preview | None, run: RunFolder,
     if not sweep.unread() and not sweep.absent() and not learns and run.exists("trials"):  # else ids are provisional
         stopped = set() if first is None else stopped_trials(run, sweep.plan)
         left = remaining_of(run, sweep.plan, finished_trials(run, sweep.plan) | stopped)
-    print_plan(out, sweep, subsets, left, run.storage.shown, can_time(sweep.spec.resources, args.address))
+    print_plan(out, sweep, subsets, left, run.storage.shown, can_time(sweep.spec.resources, args.address), pilot)
     if learns and run.exists("plan.csv"):
         ended = sum(state in ("done", "stopped") for state in run.states().values())
         done = f"done  {count_noun(ended, 'trial')} of this search, in {run.storage.shown}"

@@ -96,7 +96,8 @@ def test_sizes_go_down_by_powers_and_stop_at_what_can_be_learned_from():
     assert smaller_sizes(4000, 9.0, narrow) == [62, 250, 1000]
     assert smaller_sizes(4000, 3.0, narrow, smallest=1000) == [62, 250]
     assert min(smaller_sizes(4000, 9.0, narrow, classes=100)) >= 200
-    assert smaller_sizes(50, 3.0, narrow) == []
+    assert smaller_sizes(50, 3.0, narrow) == [25]  # a quarter would be under the smallest set of a pilot too
+    assert smaller_sizes(30, 3.0, narrow) == []
     assert narrow.low_at(2.0) == pytest.approx(ndtr(ndtri(0.55) - 2 * (ndtri(0.55) - ndtri(0.45))))
 
 

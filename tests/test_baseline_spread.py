@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
+import yaml
 from scipy.special import ndtr
 
+from analysis.advice.run_design import RunDesign
 from ray_robust import sweep as sweep_command
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, UserError
+from ray_robust.errors import DONE, FAILED, INTERRUPTED, Outage, UserError
 from ray_robust.launch.run_sweep import SweepRun, write_plan
-from ray_robust.prepare import baseline_spread
+from ray_robust.prepare import baseline_spread, estimate
 from ray_robust.prepare.baseline_spread import EVEN, MOST, PILOT, Choice, choose
 from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.prepare.work import open_work, work_of
+from ray_robust.run import throughput
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
+from ray_robust.text.durations import duration_range
 
 SPEC = """
 task: {name: camera-traps, train_images: 3200, id_val_images: 50, id_test_images: 50, ood_val_images: 50,
@@ -300,3 +306,93 @@ def _plan(tmp_path, capsys):
     capsys.readouterr()
     assert sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--plan"]) == DONE
     return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_pilot_that_an_outage_ends_is_continued_by_the_same_command(command, tmp_path):
+    ran = []
+
+    def lose_the_store(run, todo):
+        raise Outage("the store cannot be reached")
+
+    with pytest.raises(Outage, match="cannot be reached"):
+        command(lose_the_store)
+    run = RunFolder(tmp_path / "run")
+    assert not run.exists("baseline.json")
+
+    def break_down(run, todo):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # a fault of the program is not taken for a trial's
+        command(break_down)
+    assert not run.exists("baseline.json")
+
+    class Rest(Exception):
+        """What comes after the pilot has begun."""
+
+    def finish_the_pilot(run, todo):  # the folder is not held by those before
+        ran.append(len(todo))
+        if len(todo) > 1:
+            raise Rest
+        finish(run, todo.trials[0])
+
+    with pytest.raises(Rest):
+        command(finish_the_pilot)
+    assert ran == [1, 6]
+    assert run.exists("baseline.json")
+
+
+def test_the_time_is_a_range_until_the_pilot_has_chosen(tmp_path, monkeypatch):
+    """From the pilot's own rungs to the most that it can choose, the pilot before all else."""
+    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(estimate, "slots_here", lambda resources: 2)
+    bare, run = opened(tmp_path), RunFolder(tmp_path / "run")
+    sweep = baseline_spread.with_choice(bare, baseline_spread.recorded(bare, run), None)
+    model, resources = sweep.plan.trials[0].model, sweep.spec.resources
+    throughput.record_rate(throughput.key_of(model.name, model.image_size, 0), 100.0)
+    throughput.record_rate(throughput.WITH_PILOT, 40.0)
+    work, pilot = open_work(sweep.plan, None), baseline_spread.pilot_work(bare, run, None)
+    made = estimate.estimate(work, resources, 5.0, pilot)
+    (first,) = baseline_spread.pilot_plan(bare).trials
+    assert pilot.trainings == {(first.id, f.id) for f in first.finetunings}
+    alone = sum(stage.cost for stage in work_of(first).stages) / 100 + estimate.PER_TRIAL
+    later = [[s.cost for s in one.stages if (one.trial.id, s.name) not in pilot.trainings] for one in work]
+    others = [sum(costs) / 100 + estimate.PER_TRIAL for costs in later]
+    assert all(later)
+    assert made.seconds == pytest.approx(alone + estimate.makespan(others, 2) + 45.0)
+    low, high = baseline_spread.spread_sentence(bare, Choice(PILOT, False)).split("for every seed: ")[1].split(" to ")
+    trained = [sum(s.images for one in each if one.trial.pretrain is None for s in one.stages)
+               for each in (work, pilot.most)]  # fmt: skip
+    assert [f"{trained[0]:,}", f"{trained[1]:,} images"] == [low, high.partition(" in all")[0]]
+    assert made.most > made.seconds
+    assert made.text() == f"about {duration_range(made.seconds, made.most)}, from the rate of earlier runs here"
+    finish(run, first)
+    assert baseline_spread.decide(bare, run).decided
+    assert baseline_spread.pilot_work(bare, run, None) is None
+    again = estimate.estimate(work, resources)
+    assert again.most == again.seconds
+
+
+def test_groups_as_long_as_a_spread_baseline_cost_what_is_said_and_leave_the_pilot(tmp_path):
+    """The baseline has the groups' fine-tunings too, so that both are compared at equal settings."""
+
+    def planned(text=None):
+        if text is not None:
+            keys = tuple(yaml.safe_load(text))
+            own = {key: value for key, value in yaml.safe_load(SPEC).items() if key not in keys}
+            (tmp_path / "small.yaml").write_text(yaml.safe_dump(own) + text)
+        bare = open_sweep(load_spec(tmp_path / "small.yaml"))
+        sweep = baseline_spread.with_choice(bare, Choice(PILOT, True), None)
+        return bare, {(trial.key, f.id) for trial in sweep.plan for f in trial.finetunings}, sweep.plan
+
+    opened(tmp_path)
+    bare, before, plan = planned()
+    spec = yaml.safe_load(bare.spec.resolved)
+    design = RunDesign("run", spec, plan.rows(), pd.DataFrame(), 3200, 200, 16)
+    text, cost = design.groups_for(16)
+    pasted, after, _ = planned(text)
+    assert before <= after
+    assert cost.finetunings == len(after - before) == 2 * 2 * 2 + 2 * 2  # groups, seeds and rates; scratch
+    ids = [[(trial.key, f.id) for trial in baseline_spread.pilot_plan(one) for f in trial.finetunings]
+           for one in (bare, pasted)]  # fmt: skip
+    assert ids[0] == ids[1]

@@ -19,6 +19,7 @@ from ray_robust.prepare.work import open_work
 from ray_robust.run import throughput
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.load import load_spec
+from ray_robust.text.durations import duration_range
 from ray_robust.train import timing
 from ray_robust.train.timing import Speed, TimedTraining, time_trainings
 
@@ -140,6 +141,14 @@ def test_real_steps_are_timed_in_processes_of_their_own(opened):
     assert all(speed is not None and speed.trained > 0 and speed.evaluated > 0 for speed in (*speeds[:2], speeds[3]))
 
 
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [((68, 95), "68 to 95 s"), ((90, 190), "90 s to 3 min"), ((30, 30.2), "30 s"), ((7200, 8 * 3600), "2 to 8 h")],
+)
+def test_a_range_of_durations(ends, text):
+    assert duration_range(*ends) == text
+
+
 # --- while it runs
 
 
@@ -228,7 +237,7 @@ def test_the_live_table_fits_80_columns():
     assert head == "how  2 of 6 trials done, 1 running   100 images/s"
     assert pace == "2 of 4 pre-trainings, 5 of 12 fine-tunings   1:01 so far, about 2:05 left"
     assert names.split() == ["trial", "stage", "epoch", "images/s", "ID", "OOD"]
-    assert row.split() == ["quantity_400-s1", "pre-training", "1.0/10", "100", "50.0", "%", "25.0", "%", "10%"]
+    assert row.split() == ["quantity_400-s1", "pre-training", "1.0/10", "100", "50.0", "%", "25.0", "%", "10", "%"]
 
 
 def test_a_wide_one_has_whole_ids_and_bars():

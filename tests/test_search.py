@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
+from ray_robust.launch.run_sweep import expected_plan
 from ray_robust.launch.search.objective import Objective, lines_of
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
-from ray_robust.plan.plan import Configuration, PoolFacts, Trial, make_plan
+from ray_robust.plan.plan import Configuration, Plan, PoolFacts, Trial, make_plan
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 
@@ -314,3 +315,16 @@ def test_a_space_that_is_used_up_ends_the_search(tmp_path):
                   "pretrain.sources={species: 1}")  # fmt: skip
     assert len(mixtures(drain(search))) == 3
     assert search.over.endswith("the space holds no more")
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 13), (2, 2), (1, 1), (40, 13)])
+def test_a_limit_counts_in_what_is_expected_from_the_beginning(limit, count, tmp_path):
+    """What is shown, decoded and timed when a search begins is no more than it will run."""
+    search = make(tmp_path)
+    spec = load_spec(tmp_path / "look.yaml", ["search.where=num_images >= num_classes"])
+    drawn = [trial for n in range(12) for trial in Drawn(spec).configure(spec.space.draw(n)).trials]
+    plan = expected_plan(Plan(search.plan.trials[:1]), Plan(tuple(drawn)), limit)
+    assert len(plan) == count
+    again = expected_plan(plan, Plan(tuple(drawn)), limit)
+    assert again.trials == plan.trials  # what was given out is not counted twice, and stays whatever the limit
+    assert expected_plan(plan, Plan(tuple(drawn)), 1).trials == plan.trials

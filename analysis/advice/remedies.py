@@ -13,10 +13,11 @@ import numpy as np
 from analysis.advice.advice import Advice, Cost
 from analysis.advice.causes import LEAST_TIMES, Cause, cause_of
 from analysis.advice.run_design import RunDesign, written
-from analysis.advice.widening import LEAST_IMAGES, lower_score, rounded, smaller_sizes
+from analysis.advice.widening import lower_score, rounded, smaller_sizes
 from analysis.formatting import listed, name, number, percent
 from analysis.stats.estimates import TWO_SIDED, quantile
 from analysis.study import Analysis
+from ray_robust.run.analysis_settings import smallest_set
 
 SHORTER = 4  # times as few epochs, where sizes fall short
 ABOVE = 0.25  # of the other groups' points, from which the range has to
@@ -122,7 +123,7 @@ def _sizes(cause: Cause, run: RunDesign) -> list[int]:
     if not run.train:
         return []
     if cause.signal is None:
-        return [size for size in (rounded(run.train / 16), rounded(run.train / 4)) if size >= LEAST_IMAGES]
+        return [size for size in (rounded(run.train / 16), rounded(run.train / 4)) if size >= smallest_set(run.classes)]
     return smaller_sizes(run.train, max(cause.times, LEAST_TIMES), cause.signal, run.classes, run.smallest or None)
 
 

@@ -24,13 +24,13 @@ from scipy.special import ndtr, ndtri
 
 from analysis.scales import Scale
 from analysis.stats.trend import fit
+from ray_robust.run.analysis_settings import smallest_set
 
 USUAL_SLOPE = 0.7  # of lines on probit axes, most of which lie between 0.5 and 1 (Miller et al. 2021, table 1)
 MOST_TIMES = 16.0  # as wide: more than any range has room for
 DROP = 0.2  # probit by which an ID score is taken to fall with each halving of the training images: see docs/report.md
 STEP = 4  # each size of a ladder is so many times smaller than the one before
 MOST_SIZES, FEWEST_SIZES = 4, 2
-LEAST_IMAGES, PER_CLASS = 32, 2  # of the smallest set: in all, and for each class
 FLOOR, TOP = 0.05, 0.97  # scores beyond which a range is not widened: those of models that learned nothing, or all
 
 
@@ -143,7 +143,7 @@ def smaller_sizes(
     low = signal.low_at(times)
     fall = float(ndtri(np.clip(signal.low, 0.01, 0.99)) - ndtri(np.clip(low, 0.01, 0.99)))
     count = int(np.clip(ceil(fall / (DROP * log2(STEP))), FEWEST_SIZES, MOST_SIZES))
-    least, here, sizes = max(LEAST_IMAGES, PER_CLASS * classes), float(smallest or images), list[int]()
+    least, here, sizes = smallest_set(classes), float(smallest or images), list[int]()
     while len(sizes) < count and here / STEP >= least:
         here /= STEP
         sizes.append(rounded(here))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import yaml
 from rich.console import Console
@@ -29,7 +29,15 @@ from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
-from ray_robust.prepare.baseline_spread import PILOT, Choice, can_be_spread, decide, pilot_plan, spread_sentence
+from ray_robust.prepare.baseline_spread import (
+    PILOT,
+    Choice,
+    can_be_spread,
+    decide,
+    pilot_plan,
+    pilot_work,
+    spread_sentence,
+)
 from ray_robust.prepare.candidates import Candidates, Preview
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
@@ -37,7 +45,7 @@ from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.plan_text import print_composition, print_failures, print_missing, print_title
 from ray_robust.prepare.search_text import print_best, write_search_table
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
-from ray_robust.prepare.work import OpenWork, finished_trials, remaining_of, stopped_trials, work_of
+from ray_robust.prepare.work import OpenWork, PilotWork, finished_trials, remaining_of, stopped_trials, work_of
 from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.missing import Remaining
@@ -72,8 +80,10 @@ class SweepRun:
     baseline: BaselineFirst = NO_BASELINE
     written: Sweep | None = None
     stack: contextlib.ExitStack | None = None
-    left: Remaining | None = None  # what was missing when the command began
+    begun: float = field(default_factory=time.monotonic)  # when the command began
+    left: Remaining | None = None  # what was missing then
     _outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
+    _with_pilot: bool = False
 
     def execute(self) -> int:
         """Run what is missing, write results and report; return the exit code. Raises UserError, and Outage once what
@@ -100,8 +110,8 @@ class SweepRun:
         self.run.write_results()
         reported = report(self.run, self.out)
         self._print_stop()
-        self._record_overhead(time.monotonic() - begun)
-        complete = self._print_summary(time.monotonic() - begun)
+        self._record_overhead(time.monotonic() - self.begun)
+        complete = self._print_summary(time.monotonic() - self.begun)
         if reported:
             self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
         if outage is not None:
@@ -168,15 +178,18 @@ class SweepRun:
         missing = self.left.missing if self.left is not None else {}
         return [work_of(trial, missing.get(trial.id)) for trial in trials]
 
-    def _estimate(self, todo: Plan) -> str:
+    def _estimate(self, todo: Plan, pilot: PilotWork | None = None) -> str:
+        """How long the command takes, or the rest of one whose pilot has run."""
         work, resources = self._work(todo), self.sweep.spec.resources
         decoding = decoding_seconds(decode_jobs(self.sweep, todo, self.subsets))
-        return estimate(work, resources, decoding).text("; the time left is shown once the first steps are timed")
+        later = "; the time left is shown once the first steps are timed"
+        return estimate(work, resources, decoding, pilot).text(later)
 
     def _record_overhead(self, seconds: float) -> None:
         """Keep, for the next estimate, what this command took beside decoding and the work of its trials."""
         if self._outside and self.cluster is not None and self.cluster.local:
-            throughput.record_rate(throughput.OVERHEAD, seconds - self._outside)
+            name = throughput.WITH_PILOT if self._with_pilot else throughput.OVERHEAD
+            throughput.record_rate(name, seconds - self._outside)
 
     def _run_trials(self, todo: Plan) -> float:
         """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took."""
@@ -217,7 +230,7 @@ class SweepRun:
                 count = count_noun(monitor.reports.written, "report")
                 self._warn(f"interim  {count} while it ran, in {percent(monitor.reports.share)} of its time")
             if monitor.first_progress is not None:
-                self._outside = decoding + ended - monitor.first_progress
+                self._outside += decoding + ended - monitor.first_progress
             return ended - begun
 
     def _warn(self, line: str) -> None:
@@ -250,24 +263,30 @@ class SweepRun:
         return not others
 
 
-def run_pilot(bare: Sweep, whole: SweepRun, stack: contextlib.ExitStack) -> Choice | None:
+def run_pilot(bare: Sweep, whole: SweepRun, stack: contextlib.ExitStack, limit: int | None) -> Choice | None:
     """Run the pilot of `baseline.spread: auto`, or what is missing of it, choose the baseline's fine-tunings and keep
     them in the run folder; None, with results written, where a trial of it failed.
 
     bare   the sweep without them
     whole  the run of the sweep as far as it is known: its plan is written meanwhile
     stack  keeps the cluster, for the rest of the sweep
+    limit  of the trials of the sweep
     """
     run, plan = whole.run, pilot_plan(bare)
     done = finished_trials(run, plan)
     todo = _without(plan, done)
     if len(todo):
         whole.out.print(f"pilot    {spread_sentence(bare, Choice(PILOT, False))}", markup=False, soft_wrap=True)
+        if not bare.spec.space.dimensions:  # of a search it is not known which trials there will be
+            before = finished_trials(run, whole.sweep.plan)
+            whole.left = remaining_of(run, whole.sweep.plan, before)
+            takes = whole._estimate(_without(whole.sweep.plan, before), pilot_work(bare, run, limit))
+            whole.out.print(f"time     {takes}", markup=False, soft_wrap=True)
         pilot = replace(whole, sweep=replace(bare, plan=plan, notes=()), written=whole.sweep, stack=stack)
         pilot.left = remaining_of(run, plan, done)
         pilot._run_trials(todo)
         provenance.record_throughput(run, pilot._work(todo), bare.spec.resources)
-        whole.cluster = pilot.cluster
+        whole.cluster, whole._outside, whole._with_pilot = pilot.cluster, pilot._outside, True
     choice = decide(bare, RunFolder(run.storage))
     if choice is None:
         write_plan(whole.sweep, run)
@@ -286,9 +305,9 @@ def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
     sweep, run, out = baseline.sweep, baseline.run, baseline.out
     spec = sweep.spec
     search = Search(spec, Candidates(sweep), sweep.plan, run, sampler_of(spec, run), limit)
-    begun = {trial.id: trial for trial in (*search.plan, *first.plan)}
+    begun = expected_plan(search.plan, first.plan, limit)
     try:
-        code = replace(baseline, sweep=replace(sweep, plan=Plan(tuple(begun.values()))), search=search).execute()
+        code = replace(baseline, sweep=replace(sweep, plan=begun), search=search).execute()
     except UserError:  # what there is is written all the same
         run.write_plan(search.plan.rows())
         run.write_results()
@@ -298,6 +317,15 @@ def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
         write_search_table(run, spec, search.outcomes)
     print_best(out, spec, search.ranked(), search.outcomes, search.over)
     return code
+
+
+def expected_plan(given: Plan, drawn: Plan, limit: int | None) -> Plan:
+    """Return the trials that a search is known to run when it begins: those given out already, and as many of its first
+    draws as the limit leaves room for."""
+    ids = {trial.id for trial in given}
+    others = [trial for trial in drawn if trial.id not in ids]
+    room = len(others) if limit is None else max(0, limit - len(ids))
+    return Plan((*given, *others[:room]))
 
 
 def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:

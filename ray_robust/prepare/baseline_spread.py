@@ -19,7 +19,9 @@ from scipy.special import ndtr, ndtri
 from analysis.scales import SCALES, clip
 from ray_robust.plan.plan import Plan, hash_of, pool_key
 from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.prepare.work import PilotWork, finished_trials, open_work, remaining_of
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
+from ray_robust.run.analysis_settings import smallest_set
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Finetune, Level, Spec
 
@@ -32,7 +34,6 @@ WIDE = 1.2  # probits of ID scores that a baseline covers. Rungs below its own l
 FLAT = 0.1  # probits at a score of 1/2: two lowest rungs that are nearer than this are both at chance: one is enough
 SPENT = 0.05  # probits at a score of 1/2: a longest rung that gains less than this is not worth its length
 STEP = 4  # octaves are chosen in such parts
-FEWEST = 16  # images of the smallest rung, and two of every class
 
 Curve = Mapping[float, float]  # of one model on one task: octaves -> ID score on the axis
 
@@ -59,12 +60,16 @@ def can_be_spread(spec: Spec) -> bool:
 def with_choice(sweep: Sweep, choice: Choice, limit: int | None) -> Sweep:
     """Return a sweep whose baseline has the fine-tunings of these rungs besides those that its spec names, and those of
     the groups, so that raw scores can be compared at equal settings."""
-    own = sweep.spec.baseline_finetunes
-    methods = {level.section.method for level in own}  # a linear probe of random weights is no baseline of its own
-    groups = [level for level in sweep.spec.finetunes if level.section.method in methods]
-    levels = {level.section: level for level in (*_rungs(sweep, choice.octaves), *own, *groups)}
+    levels = {level.section: level for level in (*_rungs(sweep, choice.octaves), *own_and_of_groups(sweep.spec))}
     spec = replace(sweep.spec, baseline_finetunes=tuple(levels.values()))
     return replace(sweep, spec=spec, plan=sweep.plan_of(_planned(spec), limit))
+
+
+def own_and_of_groups(spec: Spec) -> tuple[Level[Finetune], ...]:
+    """Return the fine-tunings that a spread baseline has beside its rungs: its own, and those of the groups."""
+    own = spec.baseline_finetunes
+    methods = {level.section.method for level in own}  # a linear probe of random weights is no baseline of its own
+    return (*own, *(level for level in spec.finetunes if level.section.method in methods))
 
 
 def pilot_plan(sweep: Sweep) -> Plan:
@@ -162,6 +167,18 @@ def choose(curves: Sequence[Curve], floors: Sequence[float], probit: float = 1.0
     return tuple(octaves)
 
 
+def pilot_work(sweep: Sweep, run: RunFolder, limit: int | None) -> PilotWork | None:
+    """Return what is open while the pilot has not chosen; None where none is to, or it has. `sweep` is one without a
+    choice."""
+    if not wanted(sweep.spec) or recorded(sweep, run).decided:
+        return None
+    dearest = with_choice(sweep, Choice((*PILOT, *_dearest(PILOT[-1])), True), limit).plan
+    plan = Plan(tuple(trial for trial in dearest if trial.pretrain is None))
+    left = remaining_of(run, plan, finished_trials(run, plan)) if run.exists("trials") else None
+    trainings = {(trial.id, f.id) for trial in pilot_plan(sweep) for f in trial.finetunings}
+    return PilotWork(frozenset(trainings), tuple(open_work(plan, left)))
+
+
 def spread_sentence(sweep: Sweep, choice: Choice) -> str:
     """Return what `--plan` prints of the baseline's rungs, with the cost while they are not decided."""
     if choice.decided:
@@ -171,7 +188,7 @@ def spread_sentence(sweep: Sweep, choice: Choice) -> str:
     return (
         f"a pilot of {len(_rungs(sweep, PILOT))} fine-tunings per model comes first, {pilot:,} images "
         f"({_sizes(sweep, PILOT)}). By its ID scores the baseline has these and up to {MOST - len(PILOT)} more for "
-        f"every seed: {least:,} to {most:,} images in all, of which the plan counts the first"
+        f"every seed: {least:,} to {most:,} images in all, of which the plan counts the first and its time both"
     )
 
 
@@ -195,7 +212,7 @@ def _rungs(sweep: Sweep, octaves: Sequence[float]) -> tuple[Level[Finetune], ...
     """The fine-tunings of these rungs, each once: of the spec's own baseline fine-tunings that of the middle rate."""
     facts = [task.catalog for task in sweep.tasks.values()]
     images = min(len(catalog.rows("train")) for catalog in facts)
-    fewest = max(FEWEST, *(2 * len(catalog.classes) for catalog in facts))
+    fewest = max(smallest_set(len(catalog.classes)) for catalog in facts)
     levels = sorted(sweep.spec.baseline_finetunes, key=lambda level: (level.section.epochs, level.section.lr))
     level = levels[len(levels) // 2]
     return tuple(

@@ -1,14 +1,16 @@
 """How long the open work of a plan will take: stage by stage, on as many slots as this machine has.
 
 Rates come from earlier runs here, or else from a few timed steps (`train.timing`), which are kept for the next plan.
-Beside the trials a command starts Ray and its workers, decodes images and writes a report: counted too.
+Beside the trials a command starts Ray and its workers, decodes images and writes a report: counted too, so that the
+time is that of the whole command, which it prints at its end. Until a pilot has chosen the baseline's fine-tunings it
+is a range, up to the most that can be chosen.
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,12 @@ from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.published import StandIn
 from ray_robust.plan.plan import Trial
-from ray_robust.prepare.work import OpenWork, StageWork
+from ray_robust.prepare.work import OpenWork, PilotWork, StageWork
 from ray_robust.run import throughput
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.run_sections import Resources
 from ray_robust.spec.sections import Finetune, Pretrain
-from ray_robust.text.durations import duration
+from ray_robust.text.durations import duration_range
 
 PER_TRIAL = 0.5  # seconds of a trial beside its trainings: building models, writing files
 MOST_TIMED = 8  # trainings that are timed side by side
@@ -49,10 +51,11 @@ RateOf = Callable[[Trial, StageWork], Rate | None]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of all that is to run; `timed`: some rates come from timed steps. `unknown` names the models without a
-    rate, and then `seconds` are those of the others."""
+    """Seconds of the whole command, at least and at `most`; `timed`: some rates come from timed steps. `unknown` names
+    the models without a rate, and then the seconds are those of the others."""
 
     seconds: float
+    most: float
     timed: bool
     unknown: tuple[str, ...]
 
@@ -61,27 +64,52 @@ class Estimate:
         if self.unknown:
             return f"(no time known yet for {', '.join(self.unknown)} on this machine{how})"
         source = "a few timed steps" if self.timed else "the rate of earlier runs here"
-        return f"about {duration(self.seconds)}, from {source}"
+        return f"about {duration_range(self.seconds, self.most)}, from {source}"
 
 
-def estimate(work: Sequence[OpenWork], resources: Resources, decoding: float = 0.0) -> Estimate:
-    """Return how long the work takes. `decoding`: seconds for the images that are not decoded yet."""
-    unknown: dict[str, None] = {}
-    seconds, timed = [], False
-    measured, from_steps = measured_rate(resources), timed_rate(resources)
-    for one in work:
-        own = PER_TRIAL
-        for stage in one.stages:
-            rate = measured(one.trial, stage)
-            if rate is None:
-                rate, timed = from_steps(one.trial, stage), True
-            if rate is None:
-                unknown[f"{one.trial.model.name} at {one.trial.model.image_size} px"] = None
-            else:
-                own += rate.seconds(stage)
-        seconds.append(own)
-    whole = makespan(seconds, slots_here(resources)) + throughput.measured_overhead() + decoding
-    return Estimate(whole, timed, tuple(unknown))
+def estimate(
+    work: Sequence[OpenWork], resources: Resources, decoding: float = 0.0, pilot: PilotWork | None = None
+) -> Estimate:
+    """Return how long a command takes for this work. `decoding`: seconds for the images that are not decoded yet;
+    `pilot`: one that has yet to choose."""
+    clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None) + decoding
+    if pilot is None:
+        least = most = clock.seconds(work)
+    else:
+        baseline = {one.trial.id for one in pilot.most}
+        others = (one for one in work if one.trial.id not in baseline)
+        least, most = (clock.seconds(each, pilot.trainings) for each in (work, (*pilot.most, *others)))
+    return Estimate(least + beside, max(least, most) + beside, clock.timed, tuple(clock.unknown))
+
+
+class _Clock:
+    """Adds up the seconds of trainings, and notes whose rates are from timed steps or not known."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.slots, self.timed, self.unknown = slots_here(resources), False, dict[str, None]()
+        self._measured, self._from_steps = measured_rate(resources), timed_rate(resources)
+
+    def seconds(self, work: Sequence[OpenWork], first: Collection[tuple[str, str]] = ()) -> float:
+        """Return the seconds until all of the work is done; `first` are (trial, training) that end before the others
+        begin."""
+        waves: tuple[list[float], list[float]] = [], []
+        for one in work:
+            parts: tuple[list[StageWork], list[StageWork]] = [], []
+            for stage in one.stages:
+                parts[(one.trial.id, stage.name) not in first].append(stage)
+            for wave, stages in zip(waves, parts, strict=True):
+                if stages:
+                    wave.append(PER_TRIAL + sum(self._seconds(one.trial, stage) for stage in stages))
+        return sum(makespan(wave, self.slots) for wave in waves)
+
+    def _seconds(self, trial: Trial, stage: StageWork) -> float:
+        rate = self._measured(trial, stage)
+        if rate is None:
+            rate, self.timed = self._from_steps(trial, stage), True
+        if rate is None:
+            self.unknown[f"{trial.model.name} at {trial.model.image_size} px"] = None
+            return 0.0
+        return rate.seconds(stage)
 
 
 def measured_rate(resources: Resources) -> RateOf:

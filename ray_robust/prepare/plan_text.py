@@ -15,12 +15,13 @@ from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.estimate import decoding_seconds, estimate, time_unknown, unknown_trainings
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
-from ray_robust.prepare.work import OpenWork, open_work
+from ray_robust.prepare.work import OpenWork, PilotWork, open_work
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources, Spec
 from ray_robust.text.durations import duration
 from ray_robust.text.names import count_noun
+from ray_robust.text.percent import percent
 
 SHOWN_IN_A_PLAN = 60  # trials, one line each
 
@@ -37,11 +38,13 @@ def print_plan(
     left: Remaining | None = None,
     folder: str = "",
     timing: bool = False,
+    pilot: PilotWork | None = None,
 ) -> None:
     """Print what --plan shows: every trial and mixture, images, time, disk and power.
 
     left    what the run `folder` lacks of the plan, None where ids are provisional
     timing  whether a few steps may be timed where the time would not be known
+    pilot   what is open until the pilot of the baseline has chosen
     """
     from ray_robust.prepare import (
         power as planning,  # late: scipy's functions take a moment, and a run needs none of them
@@ -66,7 +69,9 @@ def print_plan(
               f"evaluation")  # fmt: skip
     jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
     if work:
-        _print_time(out, work, spec.resources, decoding_seconds(jobs), timing)
+        note = _time_steps(out, work, spec.resources) if timing else ""
+        time_needed = estimate(work, spec.resources, decoding_seconds(jobs), pilot)
+        out.print(f"time  {time_needed.text()}{note}", soft_wrap=True)
     decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
     out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
     unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
@@ -83,18 +88,16 @@ def print_missing(out: Console, left: Remaining) -> None:
         out.print(f"      {line}", markup=False, soft_wrap=True)
 
 
-def _print_time(out: Console, work: list[OpenWork], resources: Resources, decoding: float, timing: bool) -> None:
-    """Print how long the work takes; with `timing`, time a few steps of what has no rate yet."""
+def _time_steps(out: Console, work: list[OpenWork], resources: Resources) -> str:
+    """Time a few steps of what has no rate yet; return how long that took, for print, "" where nothing was timed."""
     unknown = unknown_trainings(work, resources)
-    if unknown and timing:
-        what = f"times a few steps of {count_noun(len(unknown), 'training')}"
-        with out.status(f"{what} ...") if out.is_terminal else contextlib.nullcontext():
-            begun = time.monotonic()
-            time_unknown(unknown, resources, len(work))
-        out.print(f"time  {estimate(work, resources, decoding).text()} (timed in "
-                  f"{duration(time.monotonic() - begun)}; kept for the next plan)", soft_wrap=True)  # fmt: skip
-    else:
-        out.print(f"time  {estimate(work, resources, decoding).text()}", soft_wrap=True)
+    if not unknown:
+        return ""
+    what = f"times a few steps of {count_noun(len(unknown), 'training')}"
+    with out.status(f"{what} ...") if out.is_terminal else contextlib.nullcontext():
+        begun = time.monotonic()
+        time_unknown(unknown, resources, len(work))
+    return f" (timed in {duration(time.monotonic() - begun)}; kept for the next plan)"
 
 
 def _print_trials(out: Console, plan: Plan, subsets: Subsets, left: Remaining | None) -> None:
@@ -147,7 +150,7 @@ def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:
     shown = set()
     for group, part in parts:
         counts = (f"{part[key]:,}" for key in ("available", "held_out", "selected"))
-        shares = (f"{part[key]:.1%}" for key in ("share", "target_share"))
+        shares = (percent(part[key]) for key in ("share", "target_share"))
         row = [group, part["source"], *counts, *shares]
         for word, number in zip(words, ("classes", "labels"), strict=False):
             row += [f"{part[number]:,}", f"{part[f'fewest_per_{word}']:,}-{part[f'most_per_{word}']:,}"]

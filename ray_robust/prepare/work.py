@@ -56,6 +56,18 @@ class OpenWork:
         return sum(stage.cost for stage in self.stages)
 
 
+@dataclass(frozen=True)
+class PilotWork:
+    """What is open while the pilot of a baseline has not chosen.
+
+    trainings  (trial, fine-tuning) ids that run before all others
+    most       the open work of the baseline with the most fine-tunings that can be chosen
+    """
+
+    trainings: frozenset[tuple[str, str]]
+    most: tuple[OpenWork, ...]
+
+
 def remaining_of(run: RunFolder, plan: Plan, done: Collection[str]) -> Remaining:
     """Return what a run folder lacks of a plan. `done` are the ids of its trials that lack nothing."""
     works = [TrialWork(trial.id, tuple(f.id for f in trial.finetunings), trial.draws) for trial in plan]

@@ -12,6 +12,12 @@ from typing import Any, Literal
 
 ScaleName = Literal["probit", "logit", "linear"]
 BASELINE = "scratch"  # the group that is fine-tuned without any pre-training
+LEAST_IMAGES, LEAST_PER_CLASS = 16, 2  # of a fine-tuning set from which anything is learned
+
+
+def smallest_set(classes: int) -> int:
+    """Return the fewest images that a baseline is fine-tuned on to spread its ID scores, by its pilot or as advised."""
+    return max(LEAST_IMAGES, LEAST_PER_CLASS * classes)
 
 
 @dataclass(frozen=True)
