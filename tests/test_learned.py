@@ -144,9 +144,31 @@ def test_scores_by_test_group_are_what_pandas_makes_of_the_files(run, made):
 
 
 def test_without_shared_seeds_differences_are_welchs():
-    a, b = np.array([50.0, 52, 55]), np.array([40.0, 47])
-    one, test = shift._difference(a, b, None), stats.ttest_ind(a, b, equal_var=False)
-    assert [one.value, one.p, one.df] == pytest.approx([a.mean() - b.mean(), test.pvalue, test.df])
+    a, b = np.array([[50.0, 7], [52, 7], [55, 7]]), np.array([[40.0, 5], [47, 5]])
+    one, test = shift._differences(a, b, None), stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False)
+    ends = test.confidence_interval()
+    values = [getattr(one, name)[0] for name in ("value", "p", "df", "low", "high")]
+    assert values == pytest.approx([a[:, 0].mean() - b[:, 0].mean(), test.pvalue, test.df, ends.low, ends.high])
+    assert (one.value[1], one.low[1], one.high[1]) == (2, 2, 2)  # nothing varies
+    single = shift._means(np.array([[50.0]]))
+    assert np.isnan([*one.p[1:], *single.low, *single.p]).all()
+
+
+def test_every_cell_is_counted_once_however_many_groups(made, monkeypatch):
+    """The time of a table grows with what was predicted, not with that times the groups."""
+    counted, dense = [], shift._dense
+
+    def count(confusion, cells, *more):
+        counted.append(len(cells))
+        return dense(confusion, cells, *more)
+
+    monkeypatch.setattr(shift, "_dense", count)
+    confusion, _ = run_predictions.count(made[0].runs, made[1].points)
+    assert confusion is not None
+    right = (confusion.cells["label"] == confusion.cells["guess"]).sum()
+    shift.class_table(confusion)
+    assert len(counted) == 2 * confusion.units["group"].nunique() > 4
+    assert sum(counted) == len(confusion.cells) + right
 
 
 def test_recall_by_class_and_its_change_are_what_pandas_makes_of_the_files(run, made):

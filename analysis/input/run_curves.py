@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TypeGuard
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -62,29 +62,48 @@ def curves(
     """Return the curve of every pre-training by trial, with its group; all curves as a table, columns `CURVES`, of
     pre-trainings and of the fine-tunings that `points` are of; and how many trainings have none."""
     pretraining: dict[str, tuple[str, LearningCurve]] = {}
-    tables, missing = [], 0
+    tables, missing = list[dict[str, Any]](), 0
+    finetunings = dict(points.groupby(["trial", "group"], sort=False)["finetune"].unique())
     for run, row in trials_of(runs, points):
         trial, group = str(row["trial"]), str(row["group"])
-        own = points.loc[(points["trial"] == row["trial"]) & (points["group"] == row["group"]), "finetune"]
         trained = row.get("pretrain_images_seen")
         names = [PRETRAIN] if trained is not None and pd.notna(trained) and trained > 0 else []
-        for name in [*names, *dict.fromkeys(own.astype(str))]:
+        for name in [*names, *map(str, finetunings[row["trial"], row["group"]])]:
             recorded = run.trial(trial).curves(name)
             if recorded is None:
                 missing += 1
                 continue
             if name == PRETRAIN and recorded:
                 pretraining[trial] = group, recorded[0]
-            tables += [_table(one).assign(trial=trial, group=group, training=name) for one in recorded]
-    filled = [table for table in tables if len(table)]
-    joined = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(CURVES))
-    return pretraining, joined.reindex(columns=list(CURVES)), missing
+            tables += [{**_columns(one), "trial": trial, "group": group, "training": name} for one in recorded]
+    return pretraining, _joined(tables), missing
 
 
-def _table(curve: LearningCurve) -> pd.DataFrame:
-    held_out = dict(zip(curve.held_out_step, curve.held_out_accuracy, strict=True))
-    rows = pd.DataFrame({"step": curve.step, "loss": np.array(curve.loss, float), "lr": curve.lr})
-    along = pd.DataFrame({"step": list(held_out), "held_out_accuracy": np.array(list(held_out.values()), float)})
-    rows = rows.merge(along, on="step", how="outer") if len(along) else rows.assign(held_out_accuracy=np.nan)
-    seen = rows["step"] * curve.batch_size
-    return rows.assign(stage=curve.stage, images_seen=seen, epoch=seen / max(1, curve.images))
+def _columns(curve: LearningCurve) -> dict[str, Any]:
+    """The numbers of a curve at every step where there is one, [n] each, and its stage."""
+    recorded, held_out = (np.asarray(steps, np.int64) for steps in (curve.step, curve.held_out_step))
+    step = np.union1d(recorded, held_out)
+
+    def at(steps: np.ndarray, values: Sequence[float | None]) -> np.ndarray:
+        filled = np.full(len(step), np.nan)
+        filled[np.searchsorted(step, steps)] = np.array(values, float)
+        return filled
+
+    seen = step * curve.batch_size
+    return {"stage": curve.stage, "step": step, "images_seen": seen, "epoch": seen / max(1, curve.images),
+            "loss": at(recorded, curve.loss), "lr": at(recorded, curve.lr),
+            "held_out_accuracy": at(held_out, curve.held_out_accuracy)}  # fmt: skip
+
+
+def _joined(tables: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One table of all curves, columns `CURVES`, made once: a data frame of each takes longer than its numbers."""
+    filled = [table for table in tables if len(table["step"])]
+    if not filled:
+        return pd.DataFrame(columns=list(CURVES))
+    lengths = [len(table["step"]) for table in filled]
+    columns = {
+        name: np.concatenate([table[name] for table in filled]) if isinstance(filled[0][name], np.ndarray)
+        else np.repeat(np.array([table[name] for table in filled], object), lengths)
+        for name in CURVES
+    }  # fmt: skip
+    return pd.DataFrame(columns)

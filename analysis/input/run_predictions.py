@@ -39,11 +39,13 @@ def predictions(
 
 def _table(data: bytes, of_images: Sequence[str], columns: Sequence[str]) -> pd.DataFrame | None:
     try:
-        names = pyarrow.parquet.read_schema(io.BytesIO(data)).names
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
         if not {"split", "label", *columns} <= set(names):
             return None
-        wanted = list(dict.fromkeys([*(name for name in of_images if name in names), *columns]))
-        return pd.read_parquet(io.BytesIO(data), columns=wanted, filters=[("split", "in", list(SIDES))])
+        wanted = list(dict.fromkeys(["split", *(name for name in of_images if name in names), *columns]))
+        table = file.read(columns=wanted, use_threads=False).to_pandas()
+        return table[table["split"].isin(list(SIDES))].reset_index(drop=True)
     except (ValueError, OSError):  # pyarrow's, for a file that was cut short
         return None
 
@@ -79,34 +81,43 @@ def count(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[Confusion | 
     place = {key: i for i, key in enumerate(zip(units["trial"], units["group"], strict=True))}
     keys = list(zip(points["trial"].astype(str), points["group"], strict=True))
     weight = 1 / pd.Series(keys).map(pd.Series(keys).value_counts()).to_numpy()
-    classes, clusters = _Names(), _Names()
-    parts, lost = [], 0
+    sides, classes, clusters = _Names(*SIDES), _Names(), _Names()
+    parts, lost = list[np.ndarray](), 0
     for frame, own in predictions(runs, points, ("split", "label", "group")):
         if frame is None:
             lost += len(own)
             continue
-        fixed = {
-            "side": frame["split"].astype(str).map(SIDES).eq("ood").to_numpy().astype(np.int64),
-            "cluster": clusters.of(frame["group"]) if "group" in frame else clusters.of(pd.Series("", frame.index)),
-            "label": classes.of(frame["label"]),
-        }
+        of_image = [
+            sides.of(frame["split"]),
+            clusters.of(frame["group"]) if "group" in frame else clusters.of(pd.Series("", frame.index)),
+            classes.of(frame["label"]),
+        ]
         for row in own.itertuples():
-            table = pd.DataFrame({**fixed, "guess": classes.of(frame[row.column])})
-            cells = table.value_counts(sort=False).rename("n").reset_index()
-            parts.append(cells.assign(unit=place[keys[row.point]], n=cells["n"] * weight[row.point]))
+            cells, images = _distinct([*of_image, classes.of(frame[row.column])])
+            unit = np.full(len(images), place[keys[row.point]])
+            parts.append(np.vstack([unit, cells, images * weight[row.point]]))
     if lost or not parts:
         return None, f"predictions of {lost} of {len(points)} points are missing or damaged (predictions/*.parquet)"
-    cells = pd.concat(parts, ignore_index=True)
-    cells = cells.groupby(["unit", "side", "cluster", "label", "guess"], as_index=False)["n"].sum()
-    cells["side"] = np.array(["id", "ood"], object)[cells["side"]]
+    columns = ["unit", "side", "cluster", "label", "guess"]
+    cells = pd.DataFrame(np.hstack(parts).T, columns=[*columns, "n"]).astype(dict.fromkeys(columns, np.int64))
+    if (weight < 1).any():  # several points of a trial may have the same cell
+        cells = cells.groupby(columns, as_index=False)["n"].sum()
+    cells["side"] = np.array(list(SIDES.values()), object)[cells["side"]]
     return Confusion(cells, units, tuple(classes.names), tuple(clusters.names)), ""
+
+
+def _distinct(numbers: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different columns of some rows of numbers from -1 on, int64 [rows, n], and how often each occurs."""
+    sizes = tuple(int(row.max(initial=-1)) + 2 for row in numbers)
+    codes, counts = np.unique(np.ravel_multi_index([row + 1 for row in numbers], sizes), return_counts=True)
+    return np.array(np.unravel_index(codes, sizes)) - 1, counts
 
 
 class _Names:
     """Numbers of names, the same in every table."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
+    def __init__(self, *names: str) -> None:
+        self.names = {name: number for number, name in enumerate(names)}
 
     def of(self, values: pd.Series) -> np.ndarray:
         """Return int64 [n]."""

@@ -7,14 +7,16 @@ classes over test images too: over the task's test groups, left out one at a tim
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
 from analysis.input.run_predictions import Confusion
 from analysis.scales import PP
 from analysis.stats.contrasts import holm
-from analysis.stats.estimates import TWO_SIDED, Estimate, quantiles
+from analysis.stats.estimates import TWO_SIDED, quantiles
 from analysis.stats.task_points import pairing
 
 SIDES = ("id", "ood")
@@ -29,10 +31,10 @@ MOST_PAIRS = 2_000  # of classes that are taken for others, per group: those tha
 def class_table(confusion: Confusion) -> pd.DataFrame:
     """Return the recall of every class and group in and out of distribution, and its change: columns `CLASSES`, the
     largest loss of a group first. Classes that one of the tests lacks have no change."""
-    cells = confusion.cells
-    right = cells[cells["label"] == cells["guess"]]
-    tables = []
-    for group, units in _units(confusion).items():
+    units_of, tables = _units(confusion), []
+    for group, cells in _cells_of(confusion).items():
+        units = units_of[group]
+        right = cells[cells["label"].to_numpy() == cells["guess"].to_numpy()]
         hits, images = _dense(confusion, right, units, "label"), _images(confusion, cells, units)
         rows = _change(hits, images, confusion.grouped)
         rows = rows.rename(columns={"id": "id_recall", "ood": "ood_recall"})
@@ -45,13 +47,13 @@ def confusion_table(confusion: Confusion, groups: list[str]) -> pd.DataFrame:
     """Return which class is taken for which other one, as a share of its images, in and out of distribution, for these
     groups: columns `CONFUSIONS`. `more_images` is how many more images of the shifted test than at the ID share; the
     pairs with most of them come first, at most `MOST_PAIRS` of a group."""
-    cells, tables = confusion.cells, []
-    wrong = cells[cells["label"] != cells["guess"]]
-    for group, units in _units(confusion).items():
+    units_of, tables = _units(confusion), []
+    for group, cells in _cells_of(confusion).items():
         if group not in groups:
             continue
-        images = _images(confusion, cells, units)
-        own = wrong[wrong["unit"].isin(units)].assign(pair=lambda t: t["label"] * len(confusion.classes) + t["guess"])
+        units, images = units_of[group], _images(confusion, cells, units_of[group])
+        wrong = cells[cells["label"] != cells["guess"]]
+        own = wrong.assign(pair=lambda t: t["label"] * len(confusion.classes) + t["guess"])
         totals = {side: own[own["side"] == side].groupby("pair")["n"].sum() / len(units) for side in SIDES}
         every = pd.Index(np.sort(own["pair"].unique()))
         label = (every // len(confusion.classes)).to_numpy(np.int64)
@@ -83,22 +85,19 @@ def test_group_table(confusion: Confusion, baseline: str) -> pd.DataFrame:
         tested = np.flatnonzero(images > 0)
         for group, units in own_units.items():
             own = scores[np.ix_(units, tested)]
-            means = [_mean(column) for column in own.T]
+            means = _means(own)
             table = pd.DataFrame({
                 "split": f"{side}_test", "test_group": np.asarray(confusion.clusters, object)[tested],
-                "images": images[tested], "group": group, "score": [one.value for one in means],
-                "low": [max(0.0, one.low) for one in means], "high": [min(PP, one.high) for one in means],
-                "n_trials": len(units),
+                "images": images[tested], "group": group, "score": means.value, "low": np.maximum(0.0, means.low),
+                "high": np.minimum(PP, means.high), "n_trials": len(units),
             })  # fmt: skip
             if baseline in own_units and group != baseline:
                 reference = scores[np.ix_(own_units[baseline], tested)]
                 codes = (paired.codes[units], paired.codes[own_units[baseline]]) if paired.seeds else None
-                differences = [_difference(a, b, codes) for a, b in zip(own.T, reference.T, strict=True)]
-                p = np.array([one.p for one in differences])
+                apart = _differences(own, reference, codes)
                 table = table.assign(
-                    baseline_score=reference.mean(0), delta=[one.value for one in differences],
-                    delta_low=[one.low for one in differences], delta_high=[one.high for one in differences],
-                    p=p, p_adjusted=holm(p.tolist()),
+                    baseline_score=reference.mean(0), delta=apart.value, delta_low=apart.low, delta_high=apart.high,
+                    p=apart.p, p_adjusted=holm(apart.p.tolist()),
                 )  # fmt: skip
             tables.append(table)
     return _joined(tables, TEST_GROUPS)
@@ -109,19 +108,30 @@ def _units(confusion: Confusion) -> dict[str, np.ndarray]:
     return {str(name): rows for name, rows in confusion.units.groupby("group", sort=False).indices.items()}
 
 
+def _cells_of(confusion: Confusion) -> dict[str, pd.DataFrame]:
+    """The cells of every group, in the order of the groups. They are sorted once, so that the time of a table grows
+    with the cells and not with cells times groups."""
+    numbers, names = pd.factorize(confusion.units["group"])
+    own = numbers[confusion.cells["unit"].to_numpy()]
+    cells = confusion.cells.iloc[np.argsort(own, kind="stable")]
+    ends = np.cumsum(np.bincount(own, minlength=len(names)))
+    return {str(name): cells.iloc[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}
+
+
 def _dense(
     confusion: Confusion, cells: pd.DataFrame, units: np.ndarray, item: str, count: int = 0
 ) -> dict[str, np.ndarray]:
-    """Images by side, float [units, items, clusters], of cells whose item is a column."""
+    """Images by side, float [units, items, clusters], of cells of these units whose item is a column."""
     shape = len(units), count or len(confusion.classes), len(confusion.clusters)
     place = np.full(len(confusion.units), -1)
     place[units] = np.arange(len(units))
     dense = {}
     for side in SIDES:
-        own = cells[(cells["side"] == side) & cells["unit"].isin(units)]
-        dense[side] = np.zeros(shape)
-        at = place[own["unit"].to_numpy()], own[item].to_numpy(), own["cluster"].to_numpy()
-        np.add.at(dense[side], at, own["n"].to_numpy())
+        own = cells[(cells["side"] == side).to_numpy()]
+        at = np.ravel_multi_index(
+            (place[own["unit"].to_numpy()], own[item].to_numpy(), own["cluster"].to_numpy()), shape
+        )
+        dense[side] = np.bincount(at, own["n"].to_numpy(), int(np.prod(shape))).reshape(shape)
     return dense
 
 
@@ -182,29 +192,51 @@ def _accuracies(confusion: Confusion, side: str) -> tuple[np.ndarray, np.ndarray
     """Accuracy of every trial in every test group, percentage points [units, clusters], and images [clusters]."""
     own = confusion.cells[confusion.cells["side"] == side]
     shape = len(confusion.units), len(confusion.clusters)
-    hits, images = np.zeros(shape), np.zeros(shape)
-    at = own["unit"].to_numpy(), own["cluster"].to_numpy()
-    np.add.at(images, at, own["n"].to_numpy())
-    np.add.at(hits, at, np.where(own["label"] == own["guess"], own["n"], 0.0))
+    at = np.ravel_multi_index((own["unit"].to_numpy(), own["cluster"].to_numpy()), shape)
+    right = np.where(own["label"] == own["guess"], own["n"], 0.0)
+    images, hits = (np.bincount(at, n, int(np.prod(shape))).reshape(shape) for n in (own["n"].to_numpy(), right))
     return PP * hits / _over(images), images.max(0, initial=0)
 
 
-def _mean(values: np.ndarray) -> Estimate:
-    count = len(values)
-    se = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
-    return Estimate(float(values.mean()), se, count - 1.0 if count > 1 else np.nan)
+@dataclass(frozen=True, eq=False)
+class _Estimates:
+    """Numbers with their standard errors and degrees of freedom, [n] each: `stats.estimates.Estimate` of many."""
+
+    value: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+
+    @property
+    def low(self) -> np.ndarray:
+        return self.value - quantiles(TWO_SIDED, self.df) * self.se
+
+    @property
+    def high(self) -> np.ndarray:
+        return self.value + quantiles(TWO_SIDED, self.df) * self.se
+
+    @property
+    def p(self) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.se > 0, 2 * stdtr(self.df, -np.abs(self.value) / self.se), np.nan)
 
 
-def _difference(a: np.ndarray, b: np.ndarray, codes: tuple[np.ndarray, np.ndarray] | None) -> Estimate:
-    """Mean of a less mean of b: of pairs where `codes` name their seeds, else by Welch."""
+def _means(values: np.ndarray) -> _Estimates:
+    """Means over trials of [trials, n]."""
+    count, unknown = len(values), np.full(values.shape[1], np.nan)
+    if count < 2:
+        return _Estimates(values.mean(0), unknown, unknown)
+    return _Estimates(values.mean(0), values.std(0, ddof=1) / np.sqrt(count), np.full(values.shape[1], count - 1.0))
+
+
+def _differences(a: np.ndarray, b: np.ndarray, codes: tuple[np.ndarray, np.ndarray] | None) -> _Estimates:
+    """Means of a less means of b, [trials, n] each: of pairs where `codes` name their seeds, else by Welch."""
     if codes is not None:
-        return _mean(a[np.argsort(codes[0])] - b[np.argsort(codes[1])])
-    one, other = _mean(a), _mean(b)
+        return _means(a[np.argsort(codes[0])] - b[np.argsort(codes[1])])
+    one, other = _means(a), _means(b)
     variance = one.se**2 + other.se**2
-    if not variance > 0:
-        return Estimate(one.value - other.value, np.nan if np.isnan(variance) else 0.0, one.df)
-    df = variance**2 / (one.se**4 / one.df + other.se**4 / other.df)
-    return Estimate(one.value - other.value, float(np.sqrt(variance)), float(df))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        df = variance**2 / (one.se**4 / one.df + other.se**4 / other.df)
+    return _Estimates(one.value - other.value, np.sqrt(variance), np.where(variance > 0, df, one.df))
 
 
 def _over(count: np.ndarray) -> np.ndarray:
