@@ -10,12 +10,12 @@ import yaml
 
 from analysis.advice.advise import advise
 from analysis.advice.pretraining import USUAL_LR
-from analysis.advice.run_design import PRETRAIN, UNSAID, RunDesign
+from analysis.advice.run_design import FINETUNE, PRETRAIN, UNSAID, RunDesign
 from analysis.learned.upstream import TABLE, headline
 from analysis.options import Options
 from analysis.study import Analysis, analyse
 from ray_robust.spec.run_sections import Baseline
-from ray_robust.spec.sections import Pretrain
+from ray_robust.spec.sections import Finetune, Pretrain
 from tests.fake_run import sweep
 
 PLAN = [
@@ -72,7 +72,7 @@ def test_longer_and_at_another_rate_as_yaml_with_its_cost():
 
 
 def test_what_is_left_out_of_pasted_yaml_are_defaults_of_the_spec():
-    for model, defaults in ((Pretrain, PRETRAIN), (Baseline, UNSAID)):
+    for model, defaults in ((Pretrain, PRETRAIN), (Baseline, UNSAID), (Finetune, FINETUNE)):
         assert defaults == {key: model.model_fields[key].default for key in defaults}
     assert Pretrain.model_fields["lr"].default == USUAL_LR
     run = RunDesign(

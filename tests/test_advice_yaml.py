@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,15 @@ from analysis.advice.run_design import RunDesign
 from analysis.options import Options
 from analysis.study import analyse
 from ray_robust.plan.plan import Plan, PoolFacts, WeightsFacts, make_plan
+from ray_robust.prepare import baseline_spread
 from ray_robust.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 SPLITS = {"train": 4000, "id_val": 100, "id_test": 200, "ood_val": 300, "ood_test": 400}
+LENGTHS = (  # baselines, by where their number of epochs is from
+    "scratch", "{name: scratch, spread: auto, finetune: {num_images: all}}", "{name: scratch, finetune: {epochs: 7}}"
+)  # fmt: skip
 names = [str(file.relative_to(ROOT / "sweeps")) for file in SWEEPS]
 
 
@@ -44,7 +49,21 @@ def _here(monkeypatch):
 
 
 def plan(file: Path) -> Plan:
-    return make_plan(load_spec(file), Facts(), Facts(), weights=Facts(weights=True))
+    """The plan of a file; of a baseline that a pilot spreads without the rungs, which no YAML decides."""
+    spec = load_spec(file)
+    if baseline_spread.wanted(spec):
+        levels = {level.section: level for level in baseline_spread.own_and_of_groups(spec)}
+        spec = replace(spec, baseline_finetunes=tuple(levels.values()))
+    return make_plan(spec, Facts(), Facts(), weights=Facts(weights=True))
+
+
+def by_hand(file: Path, folder: Path, baseline: str = "{name: scratch, finetune: {epochs: 12}}") -> Path:
+    """A copy of the file with this baseline, which can be spread by hand."""
+    own = re.sub(r"(?m)^baseline:.*\n(?:[ \t#].*\n|\n)*", "", file.read_text("utf-8"))
+    copy = folder / "before" / file.name
+    copy.parent.mkdir()
+    copy.write_text(f"{own.rstrip()}\nbaseline: {baseline}\n", "utf-8")
+    return copy
 
 
 def design(file: Path, points: pd.DataFrame | None = None) -> RunDesign:
@@ -86,6 +105,7 @@ def check(file: Path, text: str, cost: Cost, folder: Path) -> Plan:
 @pytest.mark.parametrize("file", SWEEPS, ids=names)
 @pytest.mark.parametrize("resolved", [False, True], ids=["own", "resolved"])
 def test_a_wider_baseline_is_read_and_repeats_nothing(file, resolved, tmp_path):
+    file = by_hand(file, tmp_path, "{name: scratch}")
     run = design(file)
     if resolved:
         (tmp_path / "run").mkdir()
@@ -96,8 +116,10 @@ def test_a_wider_baseline_is_read_and_repeats_nothing(file, resolved, tmp_path):
     before = plan(file)
     new = finetunings(after) - finetunings(before)
     assert cost.images == pytest.approx(images(after, new))
-    sizes = {f.settings.num_images for t in after if t.pretrain is None for f in t.finetunings}
-    assert {250, 1000, None} <= sizes
+    own, sizes = (
+        {f.settings.num_images for t in made if t.pretrain is None for f in t.finetunings} for made in (before, after)
+    )
+    assert sizes == own | {250, 1000}
     assert json.loads(json.dumps(yaml.safe_load(text)))["baseline"]["name"] == "scratch"
 
 
@@ -113,6 +135,26 @@ def test_more_seeds_are_read_and_repeat_nothing(file, tmp_path):
     assert cost.images == pytest.approx(images(after, new) + trained, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["quantity", "photos/quantity", "algorithm", "mixture_search", "baseline"])
+@pytest.mark.parametrize("edit", LENGTHS)
+def test_groups_as_long_as_the_baseline_are_read_and_repeat_nothing(name, edit, tmp_path):
+    file = by_hand(ROOT / f"sweeps/{name}.yaml", tmp_path, edit)
+    run, before = design(file), plan(file)
+    text, cost = run.groups_for(97)
+    if run.draws or all(trial.pretrain is None for trial in before):
+        assert (text, cost) == (None, None)  # a search gets words; without groups there is nothing to compare
+        return
+    after = check(file, text, cost, tmp_path)
+    new = finetunings(after) - finetunings(before)
+    trials = {trial.key: trial for trial in after}
+    assert {f.settings.epochs for t in after for f in t.finetunings if (t.key, f.id) in new} == {97}
+    if not run.spread_by_pilot:  # which has the groups' fine-tunings too
+        assert all(trials[key].pretrain is not None for key, _ in new)
+    if all(f.settings.method == "full" for t in after for f in t.finetunings):
+        assert cost.images == pytest.approx(images(after, new), rel=1e-6)
+    assert design(pasted(file, text, tmp_path)).groups_for(97) == (None, None)
+
+
 EDITS = {
     "seeds by name": ("seeds: 3", "seeds: [11, 12, 5]"),
     "a grid of sizes": ("finetune: {epochs: 12}}", "finetune: {epochs: 12, num_images: {grid: [1k, all]}}}"),
@@ -123,18 +165,34 @@ EDITS = {
 }
 
 
+def edited(edit: str, folder: Path) -> Path:
+    file = by_hand(ROOT / "sweeps/quantity.yaml", folder)
+    own = file.read_text("utf-8")
+    assert EDITS[edit][0] in own
+    file.write_text(own.replace(*EDITS[edit]), "utf-8")
+    return file
+
+
 @pytest.mark.parametrize("edit", EDITS)
 def test_whatever_the_baseline_varies_already(edit, tmp_path):
-    own = (ROOT / "sweeps/quantity.yaml").read_text("utf-8")
-    assert EDITS[edit][0] in own
-    file = tmp_path / "before" / "quantity.yaml"
-    file.parent.mkdir()
-    file.write_text(own.replace(*EDITS[edit]))
+    file = edited(edit, tmp_path)
     run = design(file)
     text, cost = run.spread([250, 500], [3 * run.longest()], 4)
     check(file, text, cost, tmp_path)
     text, cost = run.with_seeds(6)
     check(file, text, cost, tmp_path)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_baseline_seeds_that_are_pasted_give_as_many_trials(edit, tmp_path):
+    file = edited(edit, tmp_path)
+    run = design(file)
+    more = run.baseline_seeds + 2
+    text, cost = run.spread(seeds=more)
+    assert yaml.safe_load(text)["baseline"]["seeds"] == more
+    after = check(file, text, cost, tmp_path)
+    assert sum(trial.pretrain is None for trial in after) == more
+    assert design(pasted(file, text, tmp_path)).baseline_seeds == more
 
 
 def test_a_run_without_a_baseline_gets_one(tmp_path):

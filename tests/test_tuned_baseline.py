@@ -9,9 +9,13 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 import analysis as package
+from analysis.advice.advise import advise
+from analysis.advice.run_design import RunDesign
+from analysis.advice.tuned import equal_cost
 from analysis.options import Options
 from analysis.report.score_tables import score_tables
 from analysis.scores.sentences import summary
@@ -91,3 +95,36 @@ def test_selection_has_the_points_of_the_scores_and_no_er_without_a_line():
     refused = analyse("task", made.points, Options("scratch", min_r2=1.0))
     assert refused.refused
     assert refused.selection[["er_by_id_val", "er_by_ood_val", "change"]].isna().all(axis=None)
+
+
+def test_the_groups_are_to_be_fine_tuned_as_long():
+    points, made = study(0.45)
+    (advice,) = equal_cost(made, None)
+    assert advise(made)[0] == advice
+    assert advice.evidence.startswith(
+        "scratch with 32 epochs, its best setting by id_val, was fine-tuned 4 times as long"
+    )
+    assert advice.action == "Fine-tune the groups for 32 epochs too: they are then compared at equal cost."
+    jsonschema.validate(verdict([made]), SCHEMA)
+    spec = {
+        "finetune": {"epochs": 8, "lr": {"grid": ["1e-3", "3e-3"]}, "method": "full"},
+        "baseline": {"spread": "auto"},
+    }
+    plan = [{"group": "num_images=1000", "pretrain_method": "supervised", "finetunes": '{"a": "task", "b": "task"}'}]
+    (advice,) = equal_cost(made, RunDesign("run", spec, plan, pd.DataFrame(), 100, 10))
+    assert yaml.safe_load(advice.yaml) == {
+        "finetune": {"epochs": {"grid": [8, 32]}, "lr": {"grid": ["1e-3", "3e-3"]}},
+        "baseline": {"name": "scratch", "spread": "auto", "finetune": {"epochs": 8}},
+    }
+    assert "Paste this in place of `finetune` and `baseline`" in advice.action
+    assert (advice.cost.finetunings, advice.cost.pretrainings) == (4, 0)  # and two of such a baseline
+    refused = analyse("task", points, Options("scratch", min_r2=1.0))
+    assert [one.reason for one in advise(refused)][-1] == "unequal_cost"
+
+
+def test_groups_that_were_fine_tuned_as_long_need_nothing():
+    points, _ = study(0.45)
+    longer = points.loc[(points["group"] != "scratch")].assign(finetune="e32", epoch=lambda t: 4 * t["epoch"])
+    made = analyse("task", pd.concat([points, longer], ignore_index=True), Options("scratch"))
+    assert equal_cost(made, None) == []
+    assert equal_cost(study(0.45, val=0.1)[1], None) == []  # no tuned baseline

@@ -27,6 +27,7 @@ REASONS = {
     "weak_line": "a check of the baseline's line fails",
     "hardly_learned": "a pre-training hardly learned",
     "still_improving": "a pre-training was still improving at its end",
+    "unequal_cost": "the baseline at its best setting was fine-tuned longer than any group",
     "no_group": "there is no group to compare",
     "settled": "every comparison is decided",
 }

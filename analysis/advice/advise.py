@@ -8,6 +8,7 @@ from analysis.advice.remaining import fragile, outside, weak_line
 from analysis.advice.remedies import for_refused
 from analysis.advice.run_design import RunDesign
 from analysis.advice.seeds import undecided
+from analysis.advice.tuned import equal_cost
 from analysis.findings import findings
 from analysis.formatting import listed, name
 from analysis.input.table import Table
@@ -27,11 +28,13 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
     first = unlearned(analysis, run)
     if analysis.interim is not None:
         return _of_interim(analysis, analysis.interim, first, run)[:MOST]
+    equal = equal_cost(analysis, run)
     if analysis.refused:
-        return [*first, *for_refused(analysis, run)][:MOST]
+        return [*first, *for_refused(analysis, run), *equal][:MOST]
     claims = findings(analysis)
     advice = [
         *first,
+        *equal,
         *undecided(analysis, claims, run),
         *outside(analysis, run),
         *weak_line(analysis, run),

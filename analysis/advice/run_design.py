@@ -33,6 +33,11 @@ PRETRAIN = {
     "label_smoothing": 0.1, "augment": "crop", "method": "supervised", "num_images": "all", "num_classes": "all",
     "match": True, "granularity": "class", "label_space": "separate", "balance": "natural", "holdout": 0.05,
 }  # defaults of `pretrain`, likewise; a test compares both with the spec's  # fmt: skip
+FINETUNE = {
+    "lr": 0.001, "weight_decay": 0.05, "optimizer": "adamw", "label_smoothing": 0.0, "method": "full",
+    "num_images": None, "per_class": None, "probe_epochs": 10, "probe_lr": 0.01, "evaluate_every": 3, "batch_size": 128,
+    "warmup": 0.05, "augment": "crop",
+}  # defaults of `finetune`, likewise  # fmt: skip
 TIMES = {"k": 1_000, "M": 1_000_000}
 
 
@@ -175,6 +180,29 @@ class RunDesign:
             pretrainings += 0 if _is_scratch(row) else share
             images += share * float(row.get("cost_images") or 0)
         return text, Cost(round(finetunings), round(pretrainings), round(images), self._seconds(images))
+
+    def groups_for(self, epochs: int) -> tuple[str | None, Cost | None]:
+        """Return the section `finetune` with fine-tunings of so many epochs besides its own, a baseline that had its
+        lengths from there with these, and what is new; None without groups, and where lengths are drawn or vary with
+        whole sections."""
+        section, baseline = dict(self.spec.get("finetune") or {}), self.baseline
+        own, present = dict(baseline.get("finetune") or {}), values(section.get("epochs"), EPOCHS)
+        rows = [row for row in self.plan if not _is_scratch(row)]
+        whole = "grid" in section or "grid" in own
+        if self.draws or whole or not rows or epochs in map(_plain, present):
+            return None, None
+        longer = {k: v for k, v in section.items() if k not in FINETUNE or v != FINETUNE[k]}
+        text = written({"finetune": longer | {"epochs": _grid([epochs], present)}})
+        if baseline.get("name", BASELINE) == BASELINE and "epochs" not in own:
+            kept = {key: value for key, value in baseline.items() if key not in UNSAID or value != UNSAID[key]}
+            own = {"finetune": own | {"epochs": present[0] if len(present) == 1 else {"grid": present}}}
+            text += written({"baseline": {"name": BASELINE, **kept, **own}})
+        finetunings = sum(len(json.loads(row["finetunes"])) for row in rows) // len(present)
+        levels = self._levels(section | {"epochs": epochs})
+        if self.spread_by_pilot:  # such a baseline has the groups' fine-tunings too
+            finetunings += len(levels) * self.baseline_seeds * self._copies
+        images = finetunings * sum(map(self._images_of, levels)) / len(levels)
+        return text, Cost(finetunings, 0, round(images), self._seconds(images))
 
     @property
     def pretraining_rate(self) -> float:

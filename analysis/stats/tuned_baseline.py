@@ -26,12 +26,14 @@ class TunedBaseline:
     setting  what it was trained with and no group was: `32 epochs`
     equal    what all that are compared at equal settings have in its place: `8 epochs`; empty where they differ
     longer   so many times as many epochs as these; NaN where that is not the difference
+    epochs   how many epochs it was trained for; 0 where that is not the difference
     """
 
     rows: np.ndarray
     setting: str
     equal: str
     longer: float
+    epochs: int = 0
 
 
 def tuned_baseline(points: pd.DataFrame, baseline: str, choice: Choice) -> TunedBaseline | None:
@@ -59,9 +61,13 @@ def tuned_baseline(points: pd.DataFrame, baseline: str, choice: Choice) -> Tuned
     value, others = settings.iloc[candidates[best][0]], settings.loc[comparable]
     apart = [name for name in settings if not others[name].isin([value[name]]).any()] or list(settings)
     equal = [_words(name, others[name].iloc[0]) for name in apart if len(others[name].unique()) == 1]
-    longer = float(value[LENGTH] / others[LENGTH].max()) if LENGTH in apart else float("nan")
+    by_length = LENGTH in apart and np.isfinite(value[LENGTH])
+    longer, epochs = float("nan"), 0
+    if by_length:
+        longer, epochs = float(value[LENGTH] / others[LENGTH].max()), int(value[LENGTH])
     setting = ", ".join(_words(name, value[name]) for name in apart)
-    return TunedBaseline(candidates[best], setting, ", ".join(equal) if len(equal) == len(apart) else "", longer)
+    same = ", ".join(equal) if len(equal) == len(apart) else ""
+    return TunedBaseline(candidates[best], setting, same, longer, epochs)
 
 
 def _words(setting: str, value: object) -> str:
