@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ray_robust.data.pool import SPLITS, Catalog, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import DataAbsent
 from ray_robust.spec.sections import Pretrain
 
+Absent = Annotated[  # the key `absent` of a source that knows what was published
+    Literal["fail", "drop"],
+    Field(description="missing classes or images end the sweep, or are meant to be missing", examples=["absent: drop"]),
+]
 NAMED = ("granularity", "classes", "subclasses_per_label", "label_space")  # keys that speak of classes by their names
 
 

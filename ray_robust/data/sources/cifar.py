@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ray_robust.data.images.files import STAMP_FIELDS, Folder, Stamp, stamp_at
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import catalog_of_counts
+from ray_robust.data.published import Absent, catalog_of_counts
 from ray_robust.data.readers.cifar_batches import Batch, Form, Layout, Place, find_place, pixels_of, read_part
 from ray_robust.data.readers.file_pool import FilePool, Listing
 from ray_robust.data.readers.folder import LocalPath, make_listing
@@ -86,11 +86,7 @@ class CifarOptions(FileOptions):
         description="the part of the images: 50,000 of train, 10,000 of test, or all",
         examples=["split: all"],
     )
-    absent: Literal["fail", "drop"] = Field(
-        default="fail",
-        description="missing images end the sweep, or are meant to be missing",
-        examples=["absent: drop"],
-    )
+    absent: Absent = "fail"
 
 
 class Cifar(FilePool, Source):

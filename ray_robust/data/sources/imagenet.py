@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -20,7 +20,7 @@ from ray_robust.data.labels.hierarchy import attach_hierarchy
 from ray_robust.data.labels.wnids import is_wnid
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import catalog_of_counts
+from ray_robust.data.published import Absent, catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
 from ray_robust.data.readers.table import first_few
@@ -60,11 +60,7 @@ class ImageNet(ImageFiles, Source):
             description="`wordnet`, the folder or file of another, or null for none",
             examples=["hierarchy: null"],
         )
-        absent: Literal["fail", "drop"] = Field(
-            default="fail",
-            description="missing classes or images end the sweep, or are meant to be missing",
-            examples=["absent: drop"],
-        )
+        absent: Absent = "fail"
 
     options: Options
 

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 
 from ray_robust.data.images.files import Folder
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import catalog_of_counts
+from ray_robust.data.published import Absent, catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing, with_stamps
 from ray_robust.data.readers.table import SHOWN, first_few
@@ -70,11 +70,7 @@ class INaturalist(ImageFiles, Source):
             description="2017 (579,184 images, 5,089 species), 2021 (2,686,843, 10,000) or 2021-mini (500,000, 10,000)",
             examples=["version: 2021-mini"],
         )
-        absent: Literal["fail", "drop"] = Field(
-            default="fail",
-            description="missing images end the sweep, or are meant to be missing",
-            examples=["absent: drop"],
-        )
+        absent: Absent = "fail"
 
     options: Options
 

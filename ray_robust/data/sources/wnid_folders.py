@@ -20,7 +20,7 @@ from ray_robust.data.labels.hierarchy import attach_hierarchy
 from ray_robust.data.labels.wnids import is_wnid, names_of, timm_list
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Catalog, FileOptions, Source
-from ray_robust.data.published import catalog_of_counts
+from ray_robust.data.published import Absent, catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
 from ray_robust.data.readers.table import first_few, read_table
@@ -76,11 +76,7 @@ class WnidOptions(FileOptions):
         description="`wordnet`, WordNet's dict folder, or a file of parent-child pairs; not given: none",
         examples=["hierarchy: wordnet"],
     )
-    absent: Literal["fail", "drop"] = Field(
-        default="fail",
-        description="missing classes or images end the sweep, or are meant to be missing",
-        examples=["absent: drop"],
-    )
+    absent: Absent = "fail"
 
 
 class WnidFolders(ImageFiles, Source):

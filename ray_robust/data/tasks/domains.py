@@ -21,10 +21,10 @@ from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, key_ids, make_listing, with_stamps
 from ray_robust.data.readers.label_checks import lost_to_form
 from ray_robust.data.readers.table import first_few
+from ray_robust.data.tasks.shares import Share, TestShare, ood_val_share
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, lt=0.5)]
 NESTED = ("", "kfold", "PACS", "PACS/kfold", "pacs_data", "pacs_data/pacs_data", "DomainNet", "domainnet")
 
 
@@ -51,12 +51,7 @@ class DomainTask(ImageFiles, Task):
         val: Share = Field(
             default=0.1, description="share of the training domains' images that is id_val", examples=["val: 0.2"]
         )
-        test: Share = Field(
-            default=0.2,
-            description="share of them that is id_test; OOD images are divided between val and test in the same "
-            "proportion",
-            examples=["test: 0.3"],
-        )
+        test: TestShare = 0.2
         lists: bool = Field(
             default=True,
             description="whether official lists decide what is test, where they are there",
@@ -163,7 +158,7 @@ class DomainTask(ImageFiles, Task):
         inside, whole = frame["group"].isin(train), frame["group"].isin(ood_val)
         officially = frame["list"] == "test"
         by_list = (frame["list"] != "").any()
-        val = np.where(inside, o.val, o.val / (o.val + o.test))
+        val = np.where(inside, o.val, ood_val_share(o.val, o.test))
         test = officially if by_list else position >= np.where(inside, 1 - o.test, val)
         sides = np.where(test, "test", np.where(position < val, "val", "train"))
         if ood_val:  # whole domains are val, so the other OOD domains give nothing to it

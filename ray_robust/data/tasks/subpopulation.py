@@ -45,6 +45,7 @@ from ray_robust.data.pool import (
 )
 from ray_robust.data.readers.folder import key_ids
 from ray_robust.data.readers.label_checks import split_warnings
+from ray_robust.data.tasks.shares import Share, TestShare, ood_val_share
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.spec.class_selection import parse_granularity
 from ray_robust.spec.values import number_for
@@ -147,18 +148,10 @@ class Subpopulation(Task):
             description="so many subclasses of every label, and none of a label that has fewer; not given: all",
             examples=["subclasses: 4"],
         )
-        val: float = Field(
-            default=0.1, gt=0, lt=0.5, description="share of the seen subclasses' images that is id_val",
-            examples=["val: 0.2"],
-        )  # fmt: skip
-        test: float = Field(
-            default=0.2,
-            gt=0,
-            lt=0.5,
-            description="share of them that is id_test; OOD images are divided between val and test in the same "
-            "proportion",
-            examples=["test: 0.3"],
+        val: Share = Field(
+            default=0.1, description="share of the seen subclasses' images that is id_val", examples=["val: 0.2"]
         )
+        test: TestShare = 0.2
         images_per_subclass: int | None = Field(
             default=None,
             ge=1,
@@ -306,7 +299,7 @@ class Subpopulation(Task):
         o = self.options
         position = in_unit_interval(self._hashes(rows, "split"))
         inside = np.select([position < o.val, position >= 1 - o.test], [1, 2], 0)
-        outside = np.where(position < o.val / (o.val + o.test), 3, 4)
+        outside = np.where(position < ood_val_share(o.val, o.test), 3, 4)
         return np.where(unseen, outside, inside).astype(np.int8)
 
     def shares_images(self, source: Pool) -> bool:
