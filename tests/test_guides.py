@@ -16,10 +16,11 @@ import pytest
 from test_docs import blocks
 
 import analysis.__main__ as analysis_command
+from bench import verdict as example_of_verdict
 from ray_robust import ingest, sweep
 from ray_robust.errors import UserError
 
-TWO, VERDICT, PAPER = "docs/two_datasets.md", "docs/verdict.md", "docs/papers_table.md"
+TWO, PAPER = "docs/two_datasets.md", "docs/papers_table.md"
 
 
 @pytest.fixture
@@ -85,17 +86,22 @@ def test_the_sweep_of_two_data_sets_runs(two):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_verdict_prints_what_the_page_shows(tmp_path, monkeypatch, capsys):
-    (text,), (command,), (shown,) = (blocks(VERDICT, language) for language in ("csv", "sh", "text"))
-    monkeypatch.chdir(tmp_path)
-    Path("scores.csv").write_text(text)
-    _, _, module, *arguments = shlex.split(command)
-    assert module == "analysis"
-    assert analysis_command.main(arguments) == 0
-    printed = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
-    for line in shown.splitlines():
-        assert line in printed
-    assert "Does more data help?" in Path("scores-analysis/index.html").read_text("utf-8")
+def test_the_example_of_a_verdict_is_what_its_command_prints():
+    """`python -m bench.verdict` writes it anew."""
+    page = example_of_verdict.DOCUMENT.read_text("utf-8")
+    shown = example_of_verdict.block(page, "text")
+    assert len(shown.splitlines()) == len(example_of_verdict.SHOWN)
+    altered = page.replace(shown, "by hand\n")
+    assert altered != page
+    assert example_of_verdict.example(altered) == page
+
+
+def test_a_line_that_is_no_longer_printed_is_an_error(monkeypatch):
+    page = example_of_verdict.DOCUMENT.read_text("utf-8")
+    done = subprocess.CompletedProcess([], 0, stdout="On the shifted test: nothing", stderr="")
+    monkeypatch.setattr(example_of_verdict.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(ValueError, match="prints no line that begins with"):
+        example_of_verdict.example(page)
 
 
 @pytest.mark.slow
