@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from analysis.stats.check_words import CASES, does_not_hold, holds, with_failures
-from analysis.stats.sensitivity import CHECKS
+from analysis.stats.sensitivity import CHECKS, MISSING_TRIALS
 
 
 def test_every_check_has_words():
-    assert set(CASES) == set(CHECKS)
+    assert set(CASES) == {*CHECKS, MISSING_TRIALS}
     for check in CHECKS:
         assert "robust" not in holds([check], "trial") + does_not_hold([check], "trial")
 

@@ -31,8 +31,8 @@ ELSEWHERE = {
     ("docs/two_datasets.md", "csv"): "tests/test_guides.py::two",
     ("docs/two_datasets.md", "python"): "tests/test_guides.py::"
     "test_the_table_of_two_data_sets_has_twenty_lines_and_no_group_in_two_splits",
-    ("docs/verdict.md", "csv"): "tests/test_guides.py::test_the_example_of_a_verdict_prints_what_the_page_shows",
-    ("docs/verdict.md", "text"): "tests/test_guides.py::test_the_example_of_a_verdict_prints_what_the_page_shows",
+    ("docs/verdict.md", "csv"): "tests/test_guides.py::test_the_example_of_a_verdict_is_what_its_command_prints",
+    ("docs/verdict.md", "text"): "tests/test_guides.py::test_the_example_of_a_verdict_is_what_its_command_prints",
 }
 
 
