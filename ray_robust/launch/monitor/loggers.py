@@ -12,15 +12,16 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, install_hint
+from ray_robust.launch.monitor.logger_thread import LoggerThread
 from ray_robust.launch.monitor.metrics import TRIAL
 from ray_robust.plan.plan import Plan, Trial
-from ray_robust.redact import redact, redacted
+from ray_robust.redact import redacted
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.status.progress import ErSoFar
@@ -30,12 +31,13 @@ PACKAGES = {"csv": "csv", "tensorboard": "tensorboardX", "mlflow": "mlflow", "wa
 FOLDER = "track"  # in the run folder
 SERIES = tuple(TRIAL)  # keys of progress.json, over training images
 COPY_EVERY = 60.0  # seconds between two copies of the growing CSV to a run folder that is remote
+PATIENCE = 25.0  # seconds that loggers have to finish, of those that `monitor` waits
 POINT = ("id", "ood", "id_val", "ood_val")  # of a point, over the steps of its fine-tuning
 Facts = Mapping[str, Any]
 
 
 class Logger(Protocol):
-    """One tool. Every call comes from one thread."""
+    """One tool. It is opened and called in one thread."""
 
     def on_progress(self, trial: str, progress: Facts) -> None:
         """Log the content of a running trial's progress.json, each time that it is new."""
@@ -72,8 +74,12 @@ def open_loggers(spec: Spec, run: RunFolder, plan: Plan, scratch: Path, warn: Ca
     folder.mkdir(parents=True, exist_ok=True)
     facts = {trial.id: _facts(trial) for trial in plan}
     remote = run if local is None else None
-    loggers = {name: registry.find("log", name)(spec.name, folder, facts, remote) for name in spec.track}
-    return Loggers(loggers, warn, facts)
+    openers = {name: partial(_open, name, spec.name, folder, facts, remote) for name in spec.track}
+    return Loggers(openers, warn, facts)
+
+
+def _open(name: str, *settings: Any) -> Logger:
+    return registry.find("log", name)(*settings)  # type: ignore[no-any-return]
 
 
 def _facts(trial: Trial) -> Facts:
@@ -81,11 +87,15 @@ def _facts(trial: Trial) -> Facts:
 
 
 class Loggers:
-    """Several loggers as one. One that raises is left out from then on, with one line to the user."""
+    """Several loggers as one, each in a thread of its own: one whose server is away holds neither the others nor the
+    live view. One that raises, also when it is opened, is left out from then on, with one line to the user."""
 
-    def __init__(self, loggers: dict[str, Logger], warn: Callable[[str], None], facts: dict[str, Facts]) -> None:
-        self._loggers, self._warn, self._facts = loggers, warn, facts  # every logger has these very facts
+    def __init__(
+        self, openers: Mapping[str, Callable[[], Logger]], warn: Callable[[str], None], facts: dict[str, Facts]
+    ) -> None:
+        self._facts, self._warn = facts, warn  # every logger has these very facts
         self._latest: dict[str, float] = {}  # by trial: the time of the progress that was passed on
+        self._threads = [LoggerThread(name, opener, warn) for name, opener in openers.items()]
 
     def expect(self, trial: Trial) -> None:
         """Add a trial that a search has drawn."""
@@ -95,25 +105,26 @@ class Loggers:
         """Pass on a trial's progress where it is new."""
         if progress.get("time", 0.0) > self._latest.get(trial, -1.0):
             self._latest[trial] = progress.get("time", 0.0)
-            self._each(lambda logger: logger.on_progress(trial, progress))
+            for thread in self._threads:
+                thread.call(lambda logger: logger.on_progress(trial, progress), may_drop=True)
 
     def on_end(self, trial: str, state: str, points: Sequence[Facts]) -> None:
         """Pass on the end of a trial."""
         self._latest.pop(trial, None)
-        self._each(lambda logger: logger.on_end(trial, state, points))
+        for thread in self._threads:
+            thread.call(lambda logger: logger.on_end(trial, state, points))
 
     def close(self, er: Callable[[], ErSoFar]) -> None:
-        """Finish every logger; `er` is computed once at most."""
+        """Finish every logger; `er` is computed once at most. One that has not finished in `PATIENCE` seconds is left
+        to itself, with one line to the user."""
         once = lru_cache(maxsize=1)(er)
-        self._each(lambda logger: logger.close(once))
-
-    def _each(self, call: Callable[[Logger], None]) -> None:
-        for name, logger in list(self._loggers.items()):
-            try:
-                call(logger)
-            except Exception as error:  # whatever a tool may raise, it is not the sweep's failure
-                del self._loggers[name]
-                self._warn(redact(f"track: {name} is left out from here on: {type(error).__name__}: {error}"))
+        for thread in self._threads:
+            thread.end(lambda logger: logger.close(once))
+        until = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            if not thread.finished(until - time.monotonic()):
+                self._warn(f"track: {thread.name} has not finished after {PATIENCE:.0f} s: it lacks what came last; "
+                           "all of it is in the run folder")  # fmt: skip
 
 
 class Csv:
