@@ -4,7 +4,8 @@ A claim is made only where a 95 % interval excludes 0 and survives Holm's correc
 equivalence test passes (Schuirmann 1987: the 90 % interval lies inside the margin; Holm likewise), and either only
 where it holds in every check of `sensitivity`: else it ends with "this does not hold ...". All else reads "not
 established".
-A slope over a number is claimed where ER is straight in it; where it is not, neighbouring levels are compared.
+A slope over a number is claimed where ER is straight in it; where it is not, neighbouring levels are compared. In a
+study of two groups it is their contrast, and is given as that, once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ STATES = {
 }
 STRAIGHT = 0.05  # p under which ER is taken not to be straight in a number: no slope is claimed then
 EQUIVALENCE = ("a", "b", "delta_er", "low90", "high90", "margin", "equivalent", "smallest_provable")
+COULD = "; this design could have found"  # of one contrast by its own scatter, with 80 % power
 PER = {"tenfold": " per tenfold", "all of it": " from none of it to all", "level": ""}
+
+
+def marks_key(margin: float) -> str:
+    """Return what the marks before findings mean, as a sentence."""
+    return (
+        f"▲ ▼ ● shown, with its direction; = shown to be negligible, within ±{margin:g} points; ~ shown, but not in "
+        "every check or not at equal cost; ? open."
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Finding:
     row     the columns that single out one row of that task's table; empty where the whole table is meant
     index   the number of that row there, or None
     survived, not_robust_to   names of the checks that the claim holds in, and of those that it does not hold in
+    sign    1 or -1 of a difference or slope that is established, else 0
     """
 
     kind: str
@@ -53,6 +64,7 @@ class Finding:
     index: int | None = None
     survived: tuple[str, ...] = ()
     not_robust_to: tuple[str, ...] = ()
+    sign: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -90,6 +102,9 @@ def equivalence_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[Finding]:
+    if (of_two := two_levels(analysis, row)) is not None:
+        yield _contrast(analysis, *of_two)
+        return
     kind, label, per = state(row), name(row["label"]), PER[row["per"]]
     effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
     where = "factors", {"factor": row["factor"]}, index
@@ -112,6 +127,20 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     yield make_finding(kind, text, row, *where, analysis.options.unit)
 
 
+def two_levels(analysis: Analysis, row: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    """Return the contrast between the only two groups beside the baseline, with its number in that table, where a
+    factor is a number that tells them apart and has no other level; None elsewhere.
+
+    The contrast is over the ID scores that both groups share. The slope is over each group's own, and may differ.
+    """
+    pairs = [(i, one) for i, one in enumerate(records(analysis.contrasts)) if one["family"] == "pairs"]
+    if row["per"] != "tenfold" or len(pairs) != 1 or not math.isfinite(pairs[0][1]["delta_er"]):
+        return None
+    own = analysis.points.loc[analysis.points["group"].isin([pairs[0][1]["a"], pairs[0][1]["b"]])]
+    levels = own.groupby("group")[row["factor"]].nunique() if row["factor"] in own else pd.Series([0])
+    return pairs[0] if (levels == 1).all() and own[row["factor"]].nunique() == 2 else None
+
+
 def not_straight(row: Mapping[str, Any]) -> bool:
     """Return whether no slope is claimed of a row of factors because the values are not straight in the number."""
     return bool(row["straight_p"] <= STRAIGHT and claimed(row) != "equivalent")
@@ -131,7 +160,9 @@ def make_finding(
     survived, failed = (tuple(filter(None, row[c].split("; "))) for c in ("survived", "not_robust_to"))
     if kind == "fragile":
         text = with_failures(text, failed, unit)
-    return Finding(kind, text, table, key, index, survived, failed)
+    value = next(row[column] for column in ("delta", "delta_er", "slope") if column in row)
+    sign = int(math.copysign(1, value)) if kind == "differs" else 0
+    return Finding(kind, text, table, key, index, survived, failed, sign)
 
 
 def _levels(analysis: Analysis, factor: Mapping[str, Any]) -> Iterator[Finding]:
@@ -187,8 +218,8 @@ def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, 
         return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
     if holm_note(row):
         return f"Not established{holm_note(row)}: {a} against {b}: {effect}{holm_p(row)}{by_id}."
-    least = f"this design could have found {number(row['smallest_detectable'], 1)} points or more"
-    return f"Not established: {a} against {b}: {effect}; {least}{by_id}."
+    least = f"{COULD} {number(row['smallest_detectable'], 1)} points or more"
+    return f"Not established: {a} against {b}: {effect}{least}{by_id}."
 
 
 def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
@@ -214,6 +245,11 @@ def _none(row: Mapping[str, Any]) -> str:
 def inner_span(row: Mapping[str, Any]) -> str:
     """Return the 90 % interval of a row: `(90 %: −0.6 to 0.9)`."""
     return span(row["low90"], row["high90"]).replace("(", "(90 %: ", 1)
+
+
+def outer_span(row: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of a row with its name: `(95 %: −1.2 to 2.3)`."""
+    return span(row["low"], row["high"]).replace("(", "(95 %: ", 1) if math.isfinite(row["low"]) else "(no interval)"
 
 
 def holm_note(row: Mapping[str, Any]) -> str:

@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[1] / "docs/verdict.md"
-MARK = "[●=?~!] "  # of a finding
+MARK = "[▲▼●=?~!] "  # of a finding
 SHOWN = (  # how the lines begin, in the order of the page
     f"{MARK}On the shifted test: ",
-    r"At equal ID score \(effective robustness\): ",
+    r"At equal ID score \(effective robustness, ER\): ",
     r"num_images=1000 \d",
     f"{MARK}num_images=1000 against scratch: ",
     f"{MARK}(Not established: )?num_images=1000 against scratch: [+−]",

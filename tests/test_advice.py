@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import ndtr, ndtri
 
@@ -140,7 +141,9 @@ def test_every_analysis_ends_in_something_to_do(case, kind, tmp_path):
 def test_seeds_are_asked_for_where_they_help_and_groups_where_they_do_not():
     few = analyse("task", CASES["few seeds"](), OPTIONS)
     assert advise(few)[0].reason == "few_seeds"
-    assert "trials a group" in advise(few)[0].action
+    assert "trials until every group has" in advise(few)[0].action
+    assert "with a probability of 80 %" in advise(few)[0].action
+    assert "could have found" not in advise(few)[0].evidence  # one smallest difference, not two of two kinds
 
 
 def test_groups_outside_the_range_are_named_with_the_side():
@@ -178,3 +181,19 @@ def test_a_baseline_alone_is_told_first_that_there_is_nothing_to_compare(missing
     assert first.reason == "no_group"
     wanted = "Run the same command again: it runs the groups that are missing" if missing else "Add groups to compare"
     assert first.action.startswith(wanted)
+
+
+def test_a_gap_of_the_baseline_is_filled_with_a_size_between_those_at_its_ends():
+    """Sizes of 100 and 1,600 images, with nothing between their ID scores, where a group lies."""
+    random, rows = np.random.default_rng(3), []
+    for group, sizes in {"scratch": {100: -1.2, 1600: 0.6}, "a": {1600: -0.3}}.items():
+        for size, x in sizes.items():
+            for trial in range(6):
+                for epoch in (1, 2):
+                    id_ = x + 0.15 * epoch + 0.05 * random.standard_normal()
+                    ood = ndtr(0.6 * id_ - 0.5 + 0.01 * random.standard_normal())
+                    rows.append({"trial": f"{group}-{trial}", "group": group, "finetune": f"f{size}", "epoch": epoch,
+                                 "finetune_images": size, "id": ndtr(id_), "ood": ood})  # fmt: skip
+    made = analyse("task", pd.DataFrame(rows), OPTIONS)
+    advice = next(one for one in advise(made) if "inside the gap" in one.action)
+    assert advice.action == "Add baseline points inside the gap: fine-tune it on 400 images too."

@@ -8,19 +8,21 @@ import numpy as np
 import pandas as pd
 
 from analysis.advice.remaining import weak_line
-from analysis.line.line_checks import FAILS
+from analysis.line.gaps import COLUMNS
+from analysis.line.line_checks import FAILS, PASSES
 from analysis.options import Options
 
 
-def bent(groups: list[float], extrapolated: bool = False, gaps: str = "holds", margin: float = 2.0) -> list:
-    """Advice on a line from which a curve is 10 points away at ID 0.2, falling to none at ID 0.7."""
+def bent(groups: list[float], extrapolated: bool = False, gap: tuple = (), margin: float = 2.0) -> list:
+    """Advice on a line from which a curve is 10 points away at ID 0.2, falling to none at 0.7; with a gap or none."""
     at = np.linspace(0.2, 0.7, 51)
     curve = pd.DataFrame({"id": at, "line": at / 2, "square": at / 2 + (0.7 - at) / 5, "spline": at / 2})
     points = pd.DataFrame({"group": ["scratch"] * 2 + ["wide"] * len(groups), "id": [0.2, 0.7, *groups]})
     points["extrapolated"] = (points["group"] != "scratch") & extrapolated
     verdicts = [SimpleNamespace(check="curvature", state=FAILS, text="the line is bent"),
-                SimpleNamespace(check="gaps", state=gaps, text="a gap")]  # fmt: skip
-    line = SimpleNamespace(curve=curve, verdicts=verdicts)
+                SimpleNamespace(check="gaps", state=FAILS if gap else PASSES, text="a gap")]  # fmt: skip
+    row = [(*gap, 0.3, True, "wide", 1, 1)] if gap else []
+    line = SimpleNamespace(curve=curve, verdicts=verdicts, gaps=pd.DataFrame(row, columns=list(COLUMNS)))
     study = SimpleNamespace(options=Options("scratch", margin=margin), line=line, points=points, refused=False)
     return [one for one in weak_line(study) if "curve" in one.evidence]
 
@@ -36,8 +38,10 @@ def test_where_the_groups_are_the_bend_and_what_not_to_act_on_are_named():
 
 
 def test_points_are_asked_for_where_there_is_a_gap():
-    (advice,) = bent([0.3, 0.5], gaps=FAILS)
+    (advice,) = bent([0.3, 0.5], gap=(0.25, 0.4))
     assert advice.action.endswith("it may be the curve's. Baseline points there would tell.")
+    (advice,) = bent([0.3, 0.5], gap=(0.45, 0.6))  # not where the curve is farthest away
+    assert advice.action.endswith("it may be the curve's.")
 
 
 def test_a_bend_that_no_comparison_meets_is_no_advice():

@@ -13,7 +13,7 @@ import yaml
 
 from analysis.advice.advice import Cost
 from analysis.advice.remedies import for_refused
-from analysis.advice.run_design import RunDesign
+from analysis.advice.run_design import RunDesign, values
 from analysis.options import Options
 from analysis.study import analyse
 from ray_robust.plan.plan import Plan, PoolFacts, WeightsFacts, make_plan
@@ -255,3 +255,34 @@ def test_a_baseline_that_a_pilot_spreads_is_not_spread_by_hand(tmp_path):
     advice = for_refused(analyse("task", points, Options("scratch")), design(file))
     assert all(one.yaml is None for one in advice)
     assert "baseline.seeds" in advice[0].action
+
+
+def test_what_is_pasted_later_holds_what_was_pasted_before(tmp_path):
+    """Advice is a list: each block of YAML has those above it, and costs what comes on top of them."""
+    file = by_hand(ROOT / "sweeps/quickstart.yaml", tmp_path)
+    run = design(file)
+    longest, seeds = run.longest(), run.baseline_seeds
+    first, cost = run.spread(epochs=[3 * longest])
+    check(file, first, cost, tmp_path)
+    once = tmp_path / file.name
+    now = run.after([first, None])
+    assert now.longest() == 3 * longest
+    steps = tmp_path / "steps"
+    for name, (second, more) in {"baseline": now.spread(seeds=seeds + 2), "seeds": now.with_seeds(seeds + 1)}.items():
+        (steps / name).mkdir(parents=True)
+        after = check(once, second, more, steps / name)
+        assert finetunings(plan(once)) < finetunings(after)
+    assert yaml.safe_load(now.spread(seeds=seeds + 2)[0])["baseline"]["finetune"]["epochs"] == {
+        "grid": [longest, 3 * longest]
+    }
+    assert now.as_run.spec == run.spec
+
+
+def test_the_rates_of_the_groups_are_given_to_the_baseline(tmp_path):
+    file = by_hand(ROOT / "sweeps/quickstart.yaml", tmp_path, "{name: scratch, finetune: {epochs: 12, lr: 5e-4}}")
+    run = design(file)
+    rates = run.unmatched("lr")
+    assert len(rates) == len(values(run.spec["finetune"]["lr"]))
+    text, cost = run.spread(rates=rates)
+    check(file, text, cost, tmp_path)
+    assert run.after([text]).unmatched("lr") == []

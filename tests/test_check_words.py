@@ -15,8 +15,8 @@ def test_every_check_has_words():
 def test_a_claim_ends_with_where_it_does_not_hold():
     text = with_failures("a against b: no effect within 2 points.", ["a curve", "unequal noise"], "trial")
     assert text == (
-        "a against b: no effect within 2 points; this does not hold if the baseline's line is curved, nor under "
-        "unequal noise."
+        "a against b: no effect within 2 points; this does not hold if the baseline's line is curved, nor with "
+        "unequal scatter allowed for."
     )
     assert with_failures("A gain. Not at equal cost.", ["any one trial"], "row") == (
         "A gain. Not at equal cost. The claim does not hold with one row left out."
@@ -24,5 +24,7 @@ def test_a_claim_ends_with_where_it_does_not_hold():
 
 
 def test_where_a_claim_holds_too():
-    assert holds(["other scales", "any one trial"], "row") == "holds on other scales and without any one row"
+    assert holds(["other scales", "any one trial"], "row") == (
+        "Stays true on other axes and whichever single row is left out"
+    )
     assert holds([], "trial") == ""

@@ -14,11 +14,12 @@ import pytest
 
 import analysis
 from analysis import views
-from analysis.findings import findings
+from analysis.findings import findings, two_levels
 from analysis.formatting import format_value, interval, listed, name, p_value, pair, signed, span
 from analysis.input.table import Table
 from analysis.options import Options
-from analysis.report import output
+from analysis.report import charts, output
+from analysis.report.tables import TWO_LEVELS, report_tables
 from analysis.stats.contrasts import state
 from analysis.stats.estimates import Estimate
 from analysis.stats.factors import Factor, Regression, factor_table
@@ -264,3 +265,22 @@ def test_a_claim_needs_the_interval_and_the_correction():
     assert state(row | {"p_adjusted": 0.06}) == "open"
     assert state(row | {"low": -0.1, "equivalent": True}) == "equivalent"
     assert state(row | {"low": float("nan"), "high": float("nan"), "p_adjusted": float("nan")}) == "open"
+
+
+def test_a_number_with_two_levels_is_their_contrast_once():
+    """The slope compares each group at its own ID scores, the contrast both at the same: only one is claimed."""
+    made = of({"num_images=1000": 0.0, "num_images=4000": 6.0}, **SURE)
+    (own,) = [one for one in findings(made) if one.row.get("b") != "scratch"]
+    assert own.row == {"a": "num_images=4000", "b": "num_images=1000"}
+    assert (own.kind, own.table, own.sign) == ("differs", "contrasts", 1)
+    assert made.contrasts.iloc[own.index]["family"] == "pairs"
+    table = report_tables(made, [])["factors"]
+    assert table.rows[0][table.columns.index("shows")] == "see the contrast"
+    assert TWO_LEVELS in table.note
+    assert charts.factors(made) is None
+
+
+def test_a_number_with_three_levels_or_two_beside_another_has_a_slope(effect):
+    row = effect.factor_table.iloc[0].to_dict()
+    assert two_levels(effect, row) is None
+    assert charts.factors(effect) is not None

@@ -13,6 +13,7 @@ from scipy import stats
 from analysis.input.plain_table import read_csv
 from analysis.options import Options
 from analysis.report.score_tables import score_tables
+from analysis.scores import disagreement
 from analysis.scores.sentences import summary
 from analysis.stats.chosen_points import choose
 from analysis.stats.raw_scores import without_images
@@ -120,10 +121,9 @@ def test_the_picked_group_has_an_interval_for_having_been_picked():
     ends = test.confidence_interval(1 - 2 * 0.05 / 4)  # three groups may be too high, the best one too low
     assert [row["picked_low"], row["picked_high"]] == pytest.approx([ends.low, ends.high])
     one = summary(found).deployment
-    assert (
-        f"({ends.low:.1f} to {ends.high:.1f}; wider than in the table, since the best of 3 was picked)"
-        in one.text.replace("−", "-")
-    )
+    assert f"a, the highest of 3 groups, scores {found.scores.mean('a')['mean']:.1f} %" in one.text
+    assert f"points (95 %: {ends.low:.1f} to {ends.high:.1f})" in one.text.replace("−", "-")
+    assert "picks the highest of 3 groups" in score_tables(found)["scores"].note
     pair = analysed(one_point_each({name: groups[name] for name in ("scratch", "a")})).scores.difference("a")
     assert [pair["picked_low"], pair["picked_high"]] == pytest.approx([pair["low"], pair["high"]])
 
@@ -140,7 +140,8 @@ def test_the_first_sentence_claims_no_more_than_its_own_interval():
     assert one.kind == "open"
     assert "the highest of 21 groups" in one.text
     reach = row["picked_high"] - row["delta"] + stats.t.ppf(0.8, row["df"]) * row["se"]
-    assert one.text.endswith(f"no gain seen; this design could have found {reach:.1f} points or more.")
+    assert one.text.startswith("On the shifted test: no gain seen. best")
+    assert one.text.endswith(f"; this design could have found {reach:.1f} points or more.")
 
 
 def test_of_equal_groups_none_is_lower_than_the_best_in_more_than_a_twentieth_of_studies():
@@ -182,8 +183,8 @@ def test_er_of_the_leading_group_is_there_beyond_the_groups_that_have_a_sentence
 def test_ties_are_no_precision():
     points = sweep({"num_images=1000": 0.0}).assign(id=0.5, ood=0.4, id_val=0.5)
     assert deployment(points) == (
-        "On the shifted test: num_images=1000 40.0 % against 40.0 % from scratch, 0.0 (0.0 to 0.0): no gain seen; the "
-        "difference of every trial is the same."
+        "On the shifted test: no gain seen. num_images=1000 scores 40.0 %, scratch 40.0 %: 0.0 points (95 %: 0.0 to "
+        "0.0); the difference of every trial is the same."
     )
 
 
@@ -257,3 +258,24 @@ def test_claims_that_do_not_hold_without_duplicates_are_held_back():
     assert found.text.startswith("On the shifted test: ")
     assert found.text.endswith("does not hold without duplicate test images.")
     assert not lost.difference("num_images=1000", "id")["not_robust_to"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "equivalent", "words"),
+    [(1.3, 2.0, 0.01, False, "at equal ID score a difference is shown, but not in every check"),
+     (-1.5, 1.4, 0.8, True, "no effect within 2 points is shown at equal ID score, but not in every check")],
+)  # fmt: skip
+def test_a_difference_at_equal_id_score_that_fails_a_check_is_not_called_absent(
+    low, high, p, equivalent, words, monkeypatch
+):
+    monkeypatch.setattr(disagreement, "scored_outside", lambda *_: "")
+    er = {
+        "low": low,
+        "high": high,
+        "p_adjusted": p,
+        "equivalent": equivalent,
+        "not_robust_to": "a curve",
+        "margin": 2.0,
+    }
+    kind, text = disagreement._verdict(None, "a", {"equivalent": False}, er, (1, 1, None))
+    assert (kind, text) == ("fragile", f"better on the shifted test; {words}")

@@ -17,6 +17,7 @@ from analysis.advice.advise import advise
 from analysis.advice.run_design import RunDesign
 from analysis.advice.tuned import equal_cost
 from analysis.options import Options
+from analysis.report.pasting import paste_line
 from analysis.report.score_tables import score_tables
 from analysis.scores.sentences import summary
 from analysis.study import Analysis, analyse
@@ -46,12 +47,13 @@ def study(longer: float, groups: tuple[float, ...] = (0.31, 0.24), val: float = 
 def test_a_longer_baseline_that_beats_every_group_is_in_the_first_sentence_and_takes_its_mark():
     points, made = study(0.45)
     first, against = summary(made).deployment, summary(made).lead[0]
-    assert first.text.startswith("On the shifted test, at 8 epochs each: num_images=1000, the highest of 2 groups, 3")
+    assert first.text.startswith("On the shifted test, at equal settings (8 epochs): a gain. num_images=1000")
     assert (
-        ": a gain. From scratch with 32 epochs: 45." in first.text
-        or ": a gain. From scratch with 32 epochs: 44." in first.text
+        "). But from scratch with 32 epochs: 45." in first.text
+        or "). But from scratch with 32 epochs: 44." in first.text
     )
-    assert first.text.endswith("), above every group.")
+    assert first.text.endswith("), above every group; no group was tried with that.")
+    assert first.sign == 0
     assert (first.kind, first.not_robust_to) == ("fragile", ("a tuned baseline",))
     last = points.loc[points["epoch"].isin([8, 32])].set_index(["group", "finetune"])["ood"] * 100
     test = stats.ttest_rel(last["num_images=1000", "e8"], last["scratch", "e32"])
@@ -116,7 +118,7 @@ def test_the_groups_are_to_be_fine_tuned_as_long():
         "finetune": {"epochs": {"grid": [8, 32]}, "lr": {"grid": ["1e-3", "3e-3"]}},
         "baseline": {"name": "scratch", "spread": "auto", "finetune": {"epochs": 8}},
     }
-    assert "Paste this in place of `finetune` and `baseline`" in advice.action
+    assert paste_line(advice.yaml).startswith("Paste this in place of `finetune` and `baseline`")
     assert (advice.cost.finetunings, advice.cost.pretrainings) == (4, 0)  # and two of such a baseline
     refused = analyse("task", points, Options("scratch", min_r2=1.0))
     assert [one.reason for one in advise(refused)][-1] == "unequal_cost"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from analysis.advice.advice import Advice
 from analysis.advice.pretraining import unlearned
 from analysis.advice.remaining import fragile, outside, weak_line
@@ -23,25 +25,28 @@ def advise(analysis: Analysis, table: Table | None = None) -> list[Advice]:
     """Return what to do next about one task: at most `MOST` pieces of advice, at least one.
 
     `table` is what the analysis was made of; of a run folder its spec is read, so that the advice has YAML and a cost.
+    The YAML of each holds that of those before it, and the cost is what comes on top.
     """
     run = RunDesign.of(table, analysis.points) if table is not None else None
-    first = unlearned(analysis, run)
     if analysis.interim is not None:
-        return _of_interim(analysis, analysis.interim, first, run)[:MOST]
-    equal = equal_cost(analysis, run)
-    if analysis.refused:
-        return [*first, *for_refused(analysis, run), *equal][:MOST]
+        return _of_interim(analysis, analysis.interim, unlearned(analysis, run), run)[:MOST]
     claims = findings(analysis)
-    advice = [
-        *first,
-        *equal,
-        *undecided(analysis, claims, run),
-        *outside(analysis, run),
-        *weak_line(analysis, run),
-        *fragile(analysis, claims, run),
-    ]
-    if len(analysis.groups) < 2:
-        advice = [_alone(analysis, run), *advice]
+    stages: list[Callable[[RunDesign | None], list[Advice]]] = [lambda now: unlearned(analysis, now)]
+    if analysis.refused:
+        stages += [lambda now: for_refused(analysis, now), lambda now: equal_cost(analysis, now)]
+    else:
+        stages += [
+            lambda now: equal_cost(analysis, now),
+            lambda now: undecided(analysis, claims, now),
+            lambda now: outside(analysis, now),
+            lambda now: weak_line(analysis, now),
+            lambda now: fragile(analysis, claims, now),
+        ]
+    advice = [_alone(analysis, run)] if len(analysis.groups) < 2 and not analysis.refused else []
+    for stage in stages:
+        own = stage(run)
+        advice += own
+        run = run and run.after([one.yaml for one in own])
     return advice[:MOST] or [_settled(analysis)]
 
 

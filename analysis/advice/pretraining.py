@@ -47,5 +47,4 @@ def _advice(reason: str, evidence: str, run: RunDesign | None, method: str) -> A
         action += ", and if that does not help, at another rate (pretrain.lr)." if reason == "hardly_learned" else "."
     if not text:
         return Advice(reason, evidence, action)
-    paste = "Paste this in place of `pretrain` and run the same command again."
-    return Advice(reason, evidence, f"{action} {paste} {stays}", text, cost)
+    return Advice(reason, evidence, f"{action} {stays}", text, cost)

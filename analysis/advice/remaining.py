@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import log, sqrt
 
-from analysis.advice.advice import Advice
+import pandas as pd
+
+from analysis.advice.advice import Advice, Cost
 from analysis.advice.run_design import RunDesign
-from analysis.advice.widening import signal, smaller_sizes
+from analysis.advice.widening import rounded, signal, smaller_sizes
 from analysis.findings import Finding
 from analysis.formatting import listed, name, number, percent, some
+from analysis.line import gaps
 from analysis.line.line_checks import FAILS
 from analysis.scales import PP, SCALES
 from analysis.stats import sensitivity
@@ -18,10 +22,10 @@ from ray_robust.text.names import count_noun
 
 PART = 0.25  # of a group's points outside the range, from which it is worth mentioning
 MOST_NAMED = 4
+UNEQUAL = "unequal noise"
 CHECKS: Mapping[str, str] = {
     "reliability": "Test on more ID images: the line is too flat, which favours groups at high ID scores.",
     "scatter": "Add baseline points where they scatter most, or compare groups at the other end.",
-    "gaps": "Add baseline points inside the gap: a training-set size between those that end at it.",
 }
 SAME_SCHEDULE = (
     "Fine-tune the baseline with the epochs and rates of the groups, and spread it by training-set sizes instead."
@@ -29,11 +33,12 @@ SAME_SCHEDULE = (
 SETTLES: Mapping[str, str] = {
     sensitivity.ERRORS: "more ID test images",
     sensitivity.SCHEDULE: "a baseline with the epochs and rates of the groups, spread by training-set sizes",
-    "unequal noise": "more baseline seeds",
+    UNEQUAL: "more baseline seeds",
     sensitivity.ONE_TRIAL: "more seeds",
     sensitivity.ONE_LEVEL: "more levels of the number that varies",
     sensitivity.DUPLICATES: "test images that occur nowhere else",
 }
+APART = 1.2  # times, by which sizes or lengths at the ends of a gap differ for another to lie between them
 MORE_SEEDS = 2  # times as many for the baseline, where its noise is uneven
 
 
@@ -58,6 +63,7 @@ def outside(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
             f"{percent(baseline.low)} to {percent(baseline.high)} and enter no mean."
         )
         advice.append(_reach(analysis, run, side, evidence))
+        run = run and run.after([advice[-1].yaml])
     return advice
 
 
@@ -71,7 +77,7 @@ def _reach(analysis: Analysis, run: RunDesign | None, side: str, evidence: str) 
         epochs = run.longer()
         text, cost = run.spread(epochs=[epochs])
         action = f"Fine-tune the baseline for {epochs} epochs too; if that is not enough, on a larger model."
-        return Advice("extrapolated", evidence, f"{action} Paste this in place of `baseline`.", text, cost)
+        return Advice("extrapolated", evidence, action, text, cost)
     own = analysis.points.loc[analysis.points["group"] == analysis.options.baseline]
     scale = SCALES[analysis.options.scale]
     made = signal(own["id"].to_numpy(float), own["ood"].to_numpy(float), scale)
@@ -80,7 +86,7 @@ def _reach(analysis: Analysis, run: RunDesign | None, side: str, evidence: str) 
         return Advice("extrapolated", evidence, "Fine-tune the baseline for fewer epochs too.")
     text, cost = run.spread(sizes=sizes)
     shown = listed([f"{size:,}" for size in sizes])
-    action = f"Fine-tune the baseline on {shown} images too. Paste this in place of `baseline`."
+    action = f"Fine-tune the baseline on {shown} images too."
     return Advice("extrapolated", evidence, action, text, cost)
 
 
@@ -95,17 +101,50 @@ def fragile(analysis: Analysis, claims: list[Finding], run: RunDesign | None = N
         f"{count_noun(len(own), 'finding')} {'does' if len(own) == 1 else 'do'} not hold in every check: "
         f"{some([_named(claim, unit) for claim in own], MOST_NAMED)}."
     )
-    settles = [SETTLES[check] for check in checks if check in SETTLES and not _by_pilot(check, run)]
     shown = some([_compared(claim) for claim in own], MOST_NAMED)
-    action = f"Do not act on {shown} yet."
-    if settles:
-        action += f" What would settle it: {listed(list(dict.fromkeys(settles)))}."
-    if run is None or not run.from_scratch or "unequal noise" not in checks:
+    settles, text, cost = _settled_by(checks, run)
+    if not settles:
+        action = f"Take the ER of {shown} as open. The raw scores do not rest on these checks."
         return [Advice("fragile", evidence, action)]
-    seeds = MORE_SEEDS * run.baseline_seeds
-    text, cost = run.spread(seeds=seeds)
-    paste = f"{seeds} baseline seeds: paste this in place of `baseline`."
-    return [Advice("fragile", evidence, f"{action} {paste}", text, cost)]
+    action = f"Do not act on the ER of {shown} yet. What would settle it: {listed(settles)}."
+    return [Advice("fragile", evidence, action, text, cost)]
+
+
+def _settled_by(checks: list[str], run: RunDesign | None) -> tuple[list[str], str | None, Cost | None]:
+    """What would settle the checks, and as far as the baseline can be changed its YAML and cost."""
+    words = {check: SETTLES[check] for check in checks if check in SETTLES and not _by_pilot(check, run)}
+    if run is None or not run.from_scratch or not words.keys() & {UNEQUAL, sensitivity.SCHEDULE}:
+        return list(words.values()), None, None
+    seeds, matched = 0, _Matched(run) if sensitivity.SCHEDULE in words else None
+    if UNEQUAL in words:
+        seeds = max(MORE_SEEDS * run.as_run.baseline_seeds, run.baseline_seeds)
+        words[UNEQUAL] = f"{seeds} baseline seeds"
+    if matched is not None:
+        words[sensitivity.SCHEDULE] = matched.words
+    if not seeds and not (matched and matched.any):
+        return list(words.values()), None, None
+    epochs, rates = (matched.epochs, matched.rates) if matched else ([], [])
+    return list(words.values()), *run.spread(seeds=seeds, epochs=epochs, rates=rates)
+
+
+class _Matched:
+    """The epochs and learning rates of the groups that the baseline of a run does not have."""
+
+    def __init__(self, run: RunDesign) -> None:
+        self.epochs, self.rates = run.unmatched("epochs"), run.unmatched("lr")
+
+    @property
+    def any(self) -> bool:
+        return bool(self.epochs or self.rates)
+
+    @property
+    def words(self) -> str:
+        """What the baseline should be trained with."""
+        kinds = {"for the epochs": self.epochs, "at the learning rates": self.rates}
+        lacking = [f"{what} ({', '.join(map(str, own))})" for what, own in kinds.items() if own]
+        if not lacking:
+            return "a baseline spread by training-set sizes rather than by epochs and rates"
+        return f"the baseline fine-tuned {listed(lacking)} of the groups too"
 
 
 def _named(claim: Finding, unit: str) -> str:
@@ -135,10 +174,49 @@ def weak_line(analysis: Analysis, run: RunDesign | None = None) -> list[Advice]:
         if verdict.check == "curvature":
             advice += _bend(analysis)
         elif verdict.check == "schedule":
-            advice += [] if _by_pilot(sensitivity.SCHEDULE, run) else [Advice("weak_line", evidence, SAME_SCHEDULE)]
+            advice += [] if _by_pilot(sensitivity.SCHEDULE, run) else [_same_schedule(evidence, run)]
+        elif verdict.check == "gaps":
+            advice.append(_gap(analysis, evidence, run))
         elif verdict.check in CHECKS:
             advice.append(Advice("weak_line", evidence, CHECKS[verdict.check]))
+        run = run and run.after([one.yaml for one in advice[-1:]])
     return advice
+
+
+def _same_schedule(evidence: str, run: RunDesign | None) -> Advice:
+    """Fine-tune the baseline as the groups were, as far as that is not done."""
+    if run is None or not run.from_scratch or not (matched := _Matched(run)).any:
+        return Advice("weak_line", evidence, SAME_SCHEDULE)
+    text, cost = run.spread(epochs=matched.epochs, rates=matched.rates)
+    return Advice("weak_line", evidence, f"What would settle it: {matched.words}.", text, cost)
+
+
+def _gap(analysis: Analysis, evidence: str, run: RunDesign | None) -> Advice:
+    """A training-set size, or a length, between those of the finished baseline fine-tunings on both sides of the widest
+    gap with groups in it."""
+    assert analysis.line is not None
+    gap = gaps.bridged(analysis.line.gaps).iloc[0]
+    own = analysis.points.loc[analysis.points["group"] == analysis.options.baseline].sort_values("id")
+    if {"finetune", "epoch"} <= set(own):
+        own = own.loc[own["epoch"] == own.groupby(["trial", "finetune"])["epoch"].transform("max")]
+    ends = own.loc[own["id"] <= gap["id_low"]].tail(1), own.loc[own["id"] >= gap["id_high"]].head(1)
+    between = [_between(ends, column) for column in ("finetune_images", "epoch")]
+    size, epochs = rounded(between[0]), round(between[1])
+    if not size and not epochs:
+        return Advice("weak_line", evidence, "Add baseline points inside the gap: models trained on less or more data.")
+    how = f"on {size:,} images" if size else f"for {epochs} epochs"
+    action = f"Add baseline points inside the gap: fine-tune it {how} too."
+    if run is None or not run.from_scratch:
+        return Advice("weak_line", evidence, action)
+    return Advice("weak_line", evidence, action, *run.spread([size] * bool(size), [epochs] * (not size)))
+
+
+def _between(ends: Sequence[pd.DataFrame], column: str) -> float:
+    """The geometric mean of two points' values in a column; 0 where they are equal, or there are none."""
+    if any(end.empty or column not in end for end in ends):
+        return 0.0
+    low, high = (float(pd.to_numeric(end[column], errors="coerce").iloc[0]) for end in ends)
+    return sqrt(low * high) if low > 0 and high > 0 and abs(log(high / low)) > log(APART) else 0.0
 
 
 def _bend(analysis: Analysis) -> list[Advice]:
@@ -155,13 +233,14 @@ def _bend(analysis: Analysis) -> list[Advice]:
     inside = apart.loc[line.curve["id"].between(low, high)].dropna()
     if inside.empty or inside.max() < options.margin:
         return []
-    most, at = float(inside.max()), percent(float(line.curve.loc[inside.idxmax(), "id"]), 0)
+    most, place = float(inside.max()), float(line.curve.loc[inside.idxmax(), "id"])
+    at = percent(place, 0)
     evidence = (
         f"The baseline's line is curved: at the ID scores of the groups ({percent(low, 0)} to {percent(high, 0)}) a "
         f"curve lies up to {number(most, 1)} points of OOD from it, at ID {at}."
     )
     action = f"Do not act on a difference of ER under {number(most, 1)} points near ID {at}: it may be the curve's."
-    gaps = next((one for one in line.verdicts if one.check == "gaps"), None)
-    if gaps is not None and gaps.state == FAILS:
+    held = gaps.bridged(line.gaps)
+    if ((held["id_low"] < place) & (place < held["id_high"])).any():
         action += " Baseline points there would tell."
     return [Advice("weak_line", evidence, action)]

@@ -25,7 +25,6 @@ STEADY_SEEDS = 3  # the fewest for an interval that is worth its name
 MOST_SEEDS = 20
 MORE_IMAGES = 4
 NEAR = 0.1  # by which an ID score may miss what is aimed at
-PASTE = "Paste this in place of `baseline` and run the same command again."
 UNDER = "The raw scores above need no line and hold meanwhile."
 MODELS = (
     "smaller and larger models from scratch, in a sweep of their own with `pretrain: none` and "
@@ -107,7 +106,7 @@ def _spread(analysis: Analysis, cause: Cause, run: RunDesign | None) -> Advice:
     if epochs:
         how.append(f"for {listed([str(one) for one in epochs])} epochs")
     word = "Widen" if cause.reason in ("narrow", "noisy") else "Spread"
-    action = f"{word} the baseline: fine-tune it also {', and each '.join(how)}. {PASTE}"
+    action = f"{word} the baseline: fine-tune it also {', and each '.join(how)}."
     return Advice(cause.reason, cause.evidence, action, text, cost)
 
 
@@ -167,7 +166,7 @@ def _bent(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advic
     if best is not None and best["r2"] >= options.min_r2:
         scale = str(best["scale"])
         section = {"scale": scale, "margin": options.margin, "min_r2": options.min_r2}
-        how = f"Paste this, or add --scale {scale} to the command of the analysis." if run else f"Add --scale {scale}."
+        how = f"Add --scale {scale} to the command of the analysis{', or this to the spec' if run else ''}."
         action = (
             f"Use {scale} axes, on which the same points have an R² of {number(best['r2'], 2)}. {how} The choice is "
             "then made after looking: report it as such, or confirm it with other seeds."

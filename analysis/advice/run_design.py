@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import Any
@@ -51,6 +51,7 @@ class RunDesign:
     points  the run's points of one task, for the time that its trainings took
     train, tested   images of the task: to train on, and of all four test splits; 0 where unknown
     classes         of the task; 0 where unknown
+    trained         the spec that was run, where `spec` has more (see `after`)
     """
 
     name: str
@@ -60,6 +61,7 @@ class RunDesign:
     train: int = 0
     tested: int = 0
     classes: int = 0
+    trained: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, table: Table, points: pd.DataFrame) -> RunDesign | None:
@@ -75,6 +77,16 @@ class RunDesign:
         name = table.run.storage.shown.rstrip("/").rpartition("/")[2]
         plan = table.run.plan().to_dict("records")
         return cls(name, spec, plan, points, splits.get("train", 0), tested, int(pool.get("classes") or 0))
+
+    def after(self, pasted: Sequence[str | None]) -> RunDesign:
+        """Return the design once these sections are pasted: its YAML holds them, and its costs come on top of them."""
+        added = {key: value for text in pasted if text for key, value in yaml.safe_load(text).items()}
+        return replace(self, spec={**self.spec, **added}, trained=self.as_run.spec) if added else self
+
+    @property
+    def as_run(self) -> RunDesign:
+        """The design without anything pasted."""
+        return self if self.trained is None else replace(self, spec=self.trained, trained=None)
 
     @property
     def baseline(self) -> dict[str, Any]:
@@ -132,9 +144,16 @@ class RunDesign:
         """Return how many epochs reach further up than the baseline does now."""
         return LONGER * self.longest()
 
-    def spread(self, sizes: Sequence[int] = (), epochs: Sequence[int] = (), seeds: int = 0) -> tuple[str, Cost]:
-        """Return the section `baseline` with further fine-tuning-set sizes and lengths, and at least so many seeds, and
-        what is new in it. `sizes` are in images of the whole set."""
+    def unmatched(self, key: str) -> list[Any]:
+        """Return the values of a key of `finetune` (`epochs`, `lr`) that groups have and the baseline does not."""
+        present = [_plain(one) for one in values(self.finetune.get(key))]
+        return [one for one in values((self.spec.get("finetune") or {}).get(key)) if _plain(one) not in present]
+
+    def spread(
+        self, sizes: Sequence[int] = (), epochs: Sequence[int] = (), seeds: int = 0, rates: Sequence[Any] = ()
+    ) -> tuple[str, Cost]:
+        """Return the section `baseline` with further fine-tuning-set sizes, lengths and learning rates, and at least so
+        many seeds, and what is new in it. `sizes` are in images of the whole set."""
         section, own = self.baseline, dict(self.baseline.get("finetune") or {})
         if sizes:
             key, added = self.sized_by, list(sizes)
@@ -144,6 +163,8 @@ class RunDesign:
             own[key] = _grid(added, values(self.finetune.get(key), ALL))
         if epochs:
             own["epochs"] = _grid(epochs, values(self.finetune.get("epochs"), EPOCHS))
+        if rates:
+            own["lr"] = _grid(rates, values(self.finetune.get("lr")))
         kept = {key: value for key, value in section.items() if key not in UNSAID or value != UNSAID[key]}
         section = {"name": BASELINE, **kept, "finetune": own}
         if seeds > self.baseline_seeds:
@@ -172,13 +193,16 @@ class RunDesign:
             text += written({"baseline": raised})
         trials = finetunings = pretrainings = images = 0.0
         for row in self.plan:
-            present = self.baseline_seeds if _is_scratch(row) else now
-            wanted = max(present, seeds)
-            share = (wanted - present) / present
+            scratch = _is_scratch(row)
+            present, rows = (
+                (self.baseline_seeds, self.as_run.baseline_seeds) if scratch else (now, len(self.as_run.seeds))
+            )
+            share = (max(present, seeds) - present) / rows
+            further, further_images = self._more(scratch)
             trials += share
-            finetunings += share * len(json.loads(row["finetunes"]))
-            pretrainings += 0 if _is_scratch(row) else share
-            images += share * float(row.get("cost_images") or 0)
+            finetunings += share * (len(json.loads(row["finetunes"])) + further)
+            pretrainings += 0 if scratch else share
+            images += share * (float(row.get("cost_images") or 0) + further_images)
         return text, Cost(round(finetunings), round(pretrainings), round(images), self._seconds(images))
 
     def groups_for(self, epochs: int) -> tuple[str | None, Cost | None]:
@@ -232,6 +256,12 @@ class RunDesign:
         images += (times - 1) * sum(float(row.get("pretrain_images_seen") or 0) for row in rows)
         finetunings = sum(len(json.loads(row["finetunes"])) for row in rows)
         return written({"pretrain": own}), Cost(finetunings, len(rows), round(images), self._seconds(images))
+
+    def _more(self, scratch: bool) -> tuple[int, float]:
+        """How many fine-tunings, of how many images, a trial has beyond those of the plan."""
+        now, run = ((one.finetune if scratch else one.spec.get("finetune") or {}) for one in (self, self.as_run))
+        after, before = self._levels(now), self._levels(run)
+        return len(after) - len(before), sum(map(self._images_of, after)) - sum(map(self._images_of, before))
 
     def _cost(self, finetune: Mapping[str, Any], seeds: int) -> Cost:
         """What a baseline of these keys and seeds adds to the run's own."""
@@ -288,7 +318,7 @@ class RunDesign:
             return None
         own = self.points.loc[self.points["pretrain_method"] == BASELINE].drop_duplicates(["trial", "finetune"])
         seconds = pd.to_numeric(own["seconds_finetune"], errors="coerce").dropna()
-        levels = self._levels(self.finetune)
+        levels = self._levels(self.as_run.finetune)
         each = sum(map(self._images_of, levels)) / max(len(levels), 1)
         return each * len(seconds) / float(seconds.sum()) if len(seconds) and seconds.sum() > 0 and each else None
 

@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis.advice.advice import Advice
 from analysis.advice.run_design import RunDesign
-from analysis.findings import Finding
+from analysis.advice.widening import rounded
+from analysis.findings import COULD, Finding
 from analysis.formatting import listed, number
 from analysis.predict.design import Design, design_of
 from analysis.predict.power import LINE, MOST_SEEDS, TRIALS, Power, kinds, power, seeds_for
@@ -25,6 +26,13 @@ from analysis.study import Analysis
 from ray_robust.text.names import count_noun
 
 FIRST_SEEDS = 3  # for groups of a single trial: the fewest that give an interval worth its name
+FAR_MORE = 2  # times as many seeds, from where only the question that takes fewer is aimed at
+HOPELESS = 8  # times as many test groups, from where nobody is asked for them
+DIFFERENCES = {  # kind of contrast -> what is shown of it; of a trend its own name
+    "a group against the baseline": "a difference from the baseline",
+    "two groups": "a difference between two groups",
+}
+POWER = "with a probability of 80 %"
 WORTH = 30  # seeds; where it takes more, another design is the better way
 
 
@@ -43,19 +51,16 @@ def undecided(analysis: Analysis, claims: list[Finding], run: RunDesign | None) 
     head = _open_ones(claim, len(open_claims), len(claims))
     if not spread.df or not np.isfinite(spread.line.alone):
         evidence = f"{head}. Groups have {count_noun(count, unit)}."
-        return [
-            _more(run, FIRST_SEEDS, evidence, f"at least {FIRST_SEEDS} {unit}s in every group give intervals", unit)
-        ]
+        return [_more(run, FIRST_SEEDS, evidence, "give intervals", unit)]
     design = _design(analysis, run)
     rows = [(i, one) for i, one in enumerate(power(design, spread)) if np.isfinite(one.se)]
     if not rows:
-        return [_more(run, FIRST_SEEDS, f"{head}.", f"more {unit}s in every group narrow the intervals", unit)]
+        return [_more(run, FIRST_SEEDS, f"{head}.", "narrow the intervals", unit)]
     kind = _kind(claim, analysis)
     which, row = next(((i, one) for i, one in rows if one.kind == kind), rows[0])
-    finds = f"{'a ' * row.kind.startswith('trend')}{row.kind} from {number(row.after_holm, 1)} points on"
     evidence = (
-        f"{head}. With {design.trials} {unit}s a group that scatter as all groups of this study do, the design finds "
-        f"{finds}"
+        f"{head}. At the scatter of all groups and after Holm's correction, {design.trials} {unit}s a group show "
+        f"{DIFFERENCES.get(row.kind, f'a {row.kind},')} from {number(row.after_holm, 1)} points on"
     )
     return [_decided_by(analysis, run, _Test(design, spread, which, claim), evidence)]
 
@@ -81,7 +86,7 @@ def _kind(claim: Finding, analysis: Analysis) -> str:
 
 def _open_ones(claim: Finding, count: int, of: int) -> str:
     """Which finding is open, of several the one that the advice is about, in its own words."""
-    what = claim.text.removeprefix("Not established: ").removesuffix(".")
+    what = claim.text.removeprefix("Not established: ").removesuffix(".").partition(COULD)[0]
     many = f"{count} of {count_noun(of, 'finding')} {'is' if count == 1 else 'are'} open"
     return f"{many}{', among them' if count > 1 else ''}: {what}"
 
@@ -136,30 +141,34 @@ def _decided_by(analysis: Analysis, run: RunDesign | None, test: _Test, evidence
         return _test_groups(test, size, evidence)
     what, per = ("trend", " per tenfold") if test.of_trend else ("difference", "")
     per = " from the baseline" if test.stands_in else per
-    needs = [(find, f"find a true {what} of {number(size, 1)} points{per}"),
-             (prove, f"prove that there is none beyond {margin:g}")]  # fmt: skip
-    parts = [f"{seeds} {unit}s a group {does}" for seeds, does in needs if seeds and seeds > now]
-    least = min(filter(None, (find, prove)))
-    if least <= now:
-        does = next(does for seeds, does in needs if seeds == least)
-        other = "more narrow the interval" if test.stands_in else f"this one did not: {now + 1} tell more surely"
-        parts = [f"{now} {unit}s a group {does}; {other}"]
-    return _more(run, max(least, now + 1), f"{evidence}.", f"in four of five studies {'; '.join(parts)}", unit)
+    needs = [(find, f"show a true {what} of {number(size, 1)} points{per}"),
+             (prove, f"show that there is none beyond {margin:g}")]  # fmt: skip
+    (seeds, does), *other = sorted(
+        ((count, verb) for count, verb in needs if count), key=lambda need: need[0], reverse=True
+    )
+    if other and (seeds > WORTH or seeds > FAR_MORE * other[0][0]):  # the one that takes much less
+        (seeds, does), other = other[0], []
+    if seeds <= now:
+        what = f"narrow the interval: {now} {does} {POWER}, and this time did not"
+        return _more(run, now + 1, f"{evidence}.", what, unit)
+    fewer = [f"; {fewest} would {other_does}" for fewest, other_does in other if now < fewest < seeds]
+    together = [f" or {other_does}" for fewest, other_does in other if fewest == seeds]
+    return _more(run, seeds, f"{evidence}.", f"{does}{''.join(together)} {POWER}{''.join(fewer)}", unit)
 
 
 def _more(run: RunDesign | None, seeds: int, evidence: str, what: str, unit: str) -> Advice:
-    """So many seeds, as YAML for a run; in words where that is too many, or for a table."""
+    """So many seeds, as YAML for a run; in words where that is too many, or for a table. `what` they do, as a verb."""
     if seeds > WORTH:
         action = (
-            f"{what[:1].upper()}{what[1:]}, which is hardly worth it: compare fewer groups that lie farther apart, or "
-            "set a larger margin before the next run."
+            f"It would take {seeds} {unit}s a group to {what}, which is hardly worth it: compare fewer groups that lie "
+            "farther apart, or set a larger margin before the next run."
         )
         return Advice("few_seeds", evidence, action)
     if run is None:
-        return Advice("few_seeds", evidence, f"Add {unit}s to every group: {what}.")
+        return Advice("few_seeds", evidence, f"Add {unit}s until every group has {seeds}: they {what}.")
     seeds = max(seeds, len(run.seeds) + 1)
     text, cost = run.with_seeds(seeds)
-    return Advice("few_seeds", evidence, f"Run {seeds} seeds a group: {what}. All that is trained stays.", text, cost)
+    return Advice("few_seeds", evidence, f"Run {seeds} seeds a group: they {what}.", text, cost)
 
 
 def _test_groups(test: _Test, size: float, evidence: str) -> Advice:
@@ -167,14 +176,20 @@ def _test_groups(test: _Test, size: float, evidence: str) -> Advice:
     last = power(test.design.with_seeds(MOST_SEEDS), test.spread)[test.kind]
     causes = sorted((share, cause) for cause, share in last.shares.items() if cause not in (TRIALS, LINE))
     names = listed([f"{test.design.test_groups.get(cause, 0)} {cause}" for _, cause in causes[::-1]])
-    times = max((last.after_holm / size) ** 2, 1.0)
-    evidence += (
-        f". With any number of seeds it would be {number(last.after_holm, 1)}: the rest is of the test's {names}."
-    )
-    action = (
-        f"Test on more groups (cameras, hospitals, sites): to find {number(size, 1)} points, at least "
-        f"{number(times, 1)} times as many. More seeds alone would not help."
-    )
+    times, least = max((last.after_holm / size) ** 2, 1.0), number(last.after_holm, 1)
+    evidence += f", with any number of seeds from {least}: the rest is of the test's {names}."
+    if times > HOPELESS:
+        most = max(test.design.test_groups.get(cause, 0) for _, cause in causes) if causes else 0
+        many = f" (some {rounded(times * most):,} in place of {most})" if most else ""
+        action = (
+            f"Accept that a difference under {least} points stays open: for {number(size, 1)} points the test would "
+            f"need about {times:.0f} times as many groups{many}. More seeds would not help."
+        )
+    else:
+        action = (
+            f"Test on more groups (cameras, hospitals, sites): to show {number(size, 1)} points, at least "
+            f"{number(times, 1)} times as many. More seeds alone would not help."
+        )
     return Advice("test_groups", evidence, action)
 
 

@@ -29,6 +29,4 @@ def equal_cost(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
     text, cost = run.groups_for(tuned.epochs) if run is not None else (None, None)
     if text is None:
         return [Advice("unequal_cost", evidence, action)]
-    sections = "`finetune` and `baseline`" if "\nbaseline:" in text else "`finetune`"
-    paste = f"Paste this in place of {sections} and run the same command again. All that is trained stays."
-    return [Advice("unequal_cost", evidence, f"{action} {paste}", text, cost)]
+    return [Advice("unequal_cost", evidence, action, text, cost)]

@@ -95,11 +95,11 @@ def _margin(analysis: Analysis) -> str:
 
 
 def _scores(analysis: Analysis) -> str:
-    by = chosen_by(analysis)
+    by, tuned = chosen_by(analysis), analysis.scores.tuned_name
     return (
         f"Filled diamond: mean OOD score of a group; open circle: mean ID score{f', of {by}' if by else ''}. Bar: 95 % "
         f"interval of that mean, {_again(analysis)}. Dashed: the scores of the baseline "
-        f"{name(analysis.options.baseline)}."
+        f"{name(analysis.options.baseline)}{f', below it the same as {name(tuned)}' if tuned else ''}."
     )
 
 

@@ -14,7 +14,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.findings import PER, STATES
+from analysis.findings import PER, STATES, two_levels
 from analysis.formatting import LOCALE, pair
 from analysis.report.captions import trend_key
 from analysis.report.chart_data import records
@@ -29,6 +29,7 @@ LABEL = (
     "format(100 * (axes == 'probit' ? cumulativeNormal(datum.value) : axes == 'logit' ? 1 / (1 + exp(-datum.value)) : "
     "datum.value), '.3~g') + ' %'"
 )
+PERCENT = "format(100 * datum.value, '.3~g') + ' %'"  # of an axis of fractions
 TREND_COLUMNS = 2  # of the legend of groups: the exported figure is one column wide
 MOST_ROWS = 24  # of contrasts in their figure; the table has them all
 TREND_WORDS = {  # the legend of bands and lines: mark -> text; `captions.trend_key` has that of one analysis
@@ -38,6 +39,8 @@ TREND_WORDS = {  # the legend of bands and lines: mark -> text; `captions.trend_
     "prediction": "95 % prediction: one more of its points",
     "diagonal": "OOD = ID: no loss under shift",
 }
+LABEL_LENGTH, LABEL_WIDTH = 18, 150  # characters in one line; pixels
+BEYOND = alt.Scale(padding=24)  # pixels beyond what is drawn, so that the end of the margin is seen
 SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips leave on
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
 
@@ -115,8 +118,8 @@ def by_group(styles: Sequence[GroupStyle], margin: float, width: int | str = 640
     """Return the chart of mean ER of every group with its 95 % interval over the single points; the shaded strip is the
     margin, `units` what a group has several of."""
     order = [style.group for style in styles]
-    y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=_names())
-    colour, er = _colour(styles, False), alt.X("er:Q", title="ER, points", axis=_points())
+    y = alt.Y("group:N", sort=order, scale=alt.Scale(domain=order), title=None, axis=name_axis(order))
+    colour, er = _colour(styles, False), alt.X("er:Q", title="ER, points", axis=_points(), scale=BEYOND)
     single = alt.Chart(alt.NamedData("points")).transform_filter("!datum.extrapolated")
     single = single.mark_tick(thickness=1, size=12).encode(er, y, colour, opacity=_if(SHOWN, 0.35, 0))
     base = alt.Chart(alt.NamedData("groups"))
@@ -191,9 +194,12 @@ def forest(analysis: Analysis, width: int | str = 640, legend: bool = True) -> L
 
 def factors(analysis: Analysis, width: int | str = 640) -> Layers | None:
     """Return the chart of the slope of every factor with its 95 % interval; the shaded strip is the margin. None where
-    there are none."""
+    there are none, but for those that are a contrast."""
     table = analysis.factor_table
     if analysis.refused or table.empty:
+        return None
+    table = table.loc[[two_levels(analysis, row) is None for row in table.to_dict("records")]].reset_index(drop=True)
+    if table.empty:
         return None
     rows = table.to_dict("records")
     drawn = table.assign(
@@ -237,9 +243,9 @@ def specification(chart: Layers) -> dict[str, Any]:
 def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width: int | str, legend: bool) -> Layers:
     """Rows (row, name, value, low, high, p_adjusted, state) one under the other, by what they show."""
     # names enter as a list in an expression and not as the axis' domain: two of them may be the same text
-    names = f"{json.dumps(list(rows['name']))}[datum.value]"
-    label = alt.Axis(ticks=False, domain=False, grid=False, labelExpr=names)
-    y, x = alt.Y("row:O", title=None, axis=label), alt.X(f"{value}:Q", title=title, axis=_points())
+    names = f"{json.dumps([broken(one) for one in rows['name']])}[datum.value]"
+    label = alt.Axis(ticks=False, domain=False, grid=False, labelExpr=names, labelLimit=LABEL_WIDTH)
+    y, x = alt.Y("row:O", title=None, axis=label), alt.X(f"{value}:Q", title=title, axis=_points(), scale=BEYOND)
     kinds = [STATES[kind] for kind in STATES]
     colours, shapes = ([STATE_STYLES[kind][i] for kind in STATES] for i in (0, 1))
     colour = alt.Color("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=colours))
@@ -258,7 +264,7 @@ def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width:
         ],
     )  # fmt: skip
     layers = (*_strip(margin), whisker.encode(alt.X("low:Q"), y, colour, x2="high:Q"), dot)
-    return alt.layer(*layers).properties(width=width, height=alt.Step(26))
+    return alt.layer(*layers).properties(width=width, height=alt.Step(34 if any(map(_long, rows["name"])) else 26))
 
 
 def _key(words: Mapping[str, str]) -> list[alt.Chart]:
@@ -330,8 +336,31 @@ def _points() -> alt.Axis:
     return alt.Axis(tickCount=8, labelFlush=False, labelOverlap="greedy", labelSeparation=6)
 
 
-def _names() -> alt.Axis:
-    return alt.Axis(ticks=False, domain=False)
+def name_axis(names: Sequence[str]) -> alt.Axis:
+    """Return the axis of names of groups, long ones in two lines, so that a narrow screen shows them whole."""
+    lines = {one: broken(one) for one in names if _long(one)}
+    if not lines:
+        return alt.Axis(ticks=False, domain=False)
+    label = f"{json.dumps(lines)}[datum.value] || datum.label"
+    return alt.Axis(ticks=False, domain=False, labelExpr=label, labelLimit=LABEL_WIDTH)
+
+
+def _long(name: str) -> bool:
+    return len(name) > LABEL_LENGTH
+
+
+def broken(name: str) -> list[str] | str:
+    """Return a long name as two lines, broken where that leaves them about equally long."""
+    if not _long(name):
+        return name
+    if " − " in name:
+        first, second = name.split(" − ", 1)
+        return [first, f"− {second}"]
+    ends = [i for i, one in enumerate(name) if one in " ,;/=+·" and 0 < i < len(name) - 1]
+    if not ends:
+        return name
+    at = min(ends, key=lambda i: abs(i + 1 - len(name) / 2)) + 1
+    return [name[:at].strip(), name[at:].strip()]
 
 
 def _colour(styles: Sequence[GroupStyle], legend: bool, **key: Any) -> alt.Color:

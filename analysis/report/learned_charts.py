@@ -14,12 +14,14 @@ from analysis.report.chart_data import records
 from analysis.report.charts import Layers
 from analysis.report.learned_tables import drawn_test_groups
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
+from analysis.scales import PP
 from analysis.study import Analysis
 from ray_robust.text.names import visible
 
 MOST_CURVES = 40  # drawn, as many of every group as there is room for
 MOST_POINTS = 60  # drawn of a curve
 DIFFERENCE = "#0077bb"
+DASHES = ([1, 0], [7, 3], [2, 2], [8, 2, 2, 2])  # of groups in turn, since two hues may look alike
 
 
 def of_learned(analysis: Analysis, styles: Sequence[GroupStyle], width: int | str) -> dict[str, Layers]:
@@ -59,11 +61,14 @@ def _curves(
         return None
     shown = [style for style in styles if style.group in set(rows["group"])]
     scale = alt.Scale(domain=[s.group for s in shown], range=[s.colour for s in shown])
+    dashes = [DASHES[i % len(DASHES)] for i in range(len(shown))]
+    key = alt.Legend(orient="top", title=None, columns=2, labelLimit=150, symbolType="stroke", symbolSize=300)
     base = alt.Chart(alt.InlineData(records(rows[["curve", "trial", "group", along, "loss"]])))
     lines = base.mark_line(strokeWidth=1.4, opacity=0.85).encode(
         alt.X(f"{along}:Q", title=title, axis=alt.Axis(grid=False, tickCount=6, labelOverlap="greedy")),
         alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)),
-        alt.Color("group:N", scale=scale, legend=alt.Legend(orient="top", title=None, columns=2, labelLimit=150)),
+        alt.Color("group:N", scale=scale, legend=key),
+        alt.StrokeDash("group:N", scale=alt.Scale(domain=[s.group for s in shown], range=dashes), legend=key),
         detail="curve:N",
         tooltip=[alt.Tooltip("group:N"), alt.Tooltip("trial:N"), alt.Tooltip("loss:Q", format=".3f")],
     )
@@ -80,7 +85,14 @@ def _test_groups(own: Learned, width: int | str) -> Layers | None:
     y = alt.Y(
         "row:O", title=None, axis=alt.Axis(ticks=False, domain=False, grid=False, labelExpr=label, labelLimit=140)
     )
-    x = alt.X("delta:Q", title="difference, percentage points", axis=alt.Axis(tickCount=8, labelOverlap="greedy"))
+    for end in ("delta_low", "delta_high"):  # as far as a difference of two scores can go
+        rows[end] = pd.to_numeric(rows[end], errors="coerce").clip(-PP, PP)
+    ends = np.append(rows[["delta", "delta_low", "delta_high"]].to_numpy(float), 0.0)
+    room = max(0.04 * float(np.nanmax(ends) - np.nanmin(ends)), 0.5)
+    domain = [max(float(np.nanmin(ends)) - room, -PP), min(float(np.nanmax(ends)) + room, PP)]
+    scale = alt.Scale(domain=domain, nice=False)
+    axis = alt.Axis(tickCount=8, labelOverlap="greedy")
+    x = alt.X("delta:Q", title="difference, percentage points", axis=axis, scale=scale)
     columns = ["row", "name", "images", "baseline_score", "score", "delta", "delta_low", "delta_high", "p_adjusted"]
     base = alt.Chart(alt.InlineData(records(rows[columns])))
     zero = alt.Chart(alt.InlineData([{"zero": 0}])).mark_rule(color=BASELINE_COLOUR).encode(alt.X("zero:Q"))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.line.line_checks import STEPS, LineChecks
 from analysis.report.chart_data import MOST_POINTS, limits, records, thinning, ticks
-from analysis.report.charts import LABEL, Layers
+from analysis.report.charts import LABEL, PERCENT, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import SCALES, Scale
 from analysis.stats import reliability
@@ -110,7 +110,8 @@ def _by_step(checks: LineChecks, column: str, width: int | str) -> Layers | None
 def _scatter(checks: LineChecks, width: int | str) -> Layers:
     """Residuals against ID, and their standard deviation in parts of the range that hold equally many points."""
     single = checks.residuals.iloc[:: thinning(len(checks.residuals))]
-    x, y = _percent(), alt.Y("residual:Q", title="off the line, points")
+    ends = [single["id"]] + ([checks.noise["id_low"], checks.noise["id_high"]] if len(checks.noise) else [])
+    x, y = _percent(pd.concat(ends)), alt.Y("residual:Q", title="off the line, points")
     dots = alt.Chart(_inline(single[["id", "ood", "residual", "trial"]])).mark_point(
         filled=True, size=40, opacity=0.7, color=BASELINE_COLOUR
     )
@@ -164,8 +165,7 @@ def _gaps(checks: LineChecks, points: pd.DataFrame, styles: Sequence[GroupStyle]
         return None
     names, colours = [style.group for style in styles], [style.colour for style in styles]
     drawn = points.loc[points["group"].isin(names), ["group", "id"]]
-    order = alt.Y("group:N", sort=names, scale=alt.Scale(domain=names), title=None,
-                  axis=alt.Axis(ticks=False, domain=False))  # fmt: skip
+    order = alt.Y("group:N", sort=names, scale=alt.Scale(domain=names), title=None, axis=name_axis(names))
     colour = alt.Color("group:N", scale=alt.Scale(domain=names, range=colours), legend=None)
     single = alt.Chart(_inline(drawn.iloc[:: thinning(len(drawn))])).mark_tick(thickness=1.5, size=16, opacity=0.8)
     wide = checks.gaps.drop_duplicates(["id_low", "id_high"])[["id_low", "id_high", "share", "wide"]]
@@ -177,7 +177,7 @@ def _gaps(checks: LineChecks, points: pd.DataFrame, styles: Sequence[GroupStyle]
         tooltip=[alt.Tooltip("share:Q", format=".0%", title="gap, of the range"), alt.Tooltip("kind:N", title="is")],
     )
     rows = alt.Step(26 if len(names) <= 20 else 16)
-    return alt.layer(strip, single.encode(_percent(), order, colour)).properties(width=width, height=rows)
+    return alt.layer(strip, single.encode(_percent(drawn["id"]), order, colour)).properties(width=width, height=rows)
 
 
 def _score(scale: Scale, values: pd.Series, side: str, title: str) -> Any:
@@ -189,9 +189,13 @@ def _score(scale: Scale, values: pd.Series, side: str, title: str) -> Any:
     return channel(f"{side}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(ends), nice=False, zero=False))
 
 
-def _percent() -> alt.X:
-    return alt.X("id:Q", title="ID score", scale=alt.Scale(zero=False, padding=10),
-                 axis=alt.Axis(format=".0%", labelOverlap="greedy", labelSeparation=8, grid=False))  # fmt: skip
+def _percent(scores: pd.Series) -> alt.X:
+    """ID scores, with some room beyond them but none beyond what a score can be, and labels that differ."""
+    low, high = float(scores.min()), float(scores.max())
+    room = max(0.04 * (high - low), 0.002)
+    scale = alt.Scale(domain=[max(low - room, 0.0), min(high + room, 1.0)], nice=False, zero=False)
+    axis = alt.Axis(tickCount=8, labelExpr=PERCENT, labelOverlap="greedy", labelSeparation=8, grid=False)
+    return alt.X("id:Q", title="ID score", scale=scale, axis=axis)
 
 
 def _zero() -> alt.Chart:

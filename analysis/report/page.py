@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.findings import STATES, Finding, findings
+from analysis.findings import STATES, Finding, findings, marks_key
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.learned.upstream import headline
@@ -26,6 +26,7 @@ from analysis.report import chart_data, charts, learned_charts, line_charts, pag
 from analysis.report.bundle import javascript
 from analysis.report.captions import captions, glossary
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
+from analysis.report.pasting import ORDER, paste_line
 from analysis.report.tables import CHECKS, ReportTable, plain
 from analysis.scores.sentences import ScoreSummary, summary
 from analysis.stats.check_words import holds
@@ -36,6 +37,7 @@ from ray_robust.metrics import label_of
 from ray_robust.text.names import printable, printable_in
 
 TEMPLATES = Path(__file__).parent / "template"
+MOST_ANSWERS = 3  # tasks whose answer stands at the top
 MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
 
 
@@ -99,6 +101,9 @@ def render(
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
         shape=_symbol,
         coded=_coded,
+        paste_line=paste_line,
+        unbroken=_unbroken,
+        most_answers=MOST_ANSWERS,
         states=[(GroupStyle("", *STATE_STYLES[kind]), word) for kind, word in STATES.items()],
         number=number,
     )
@@ -156,6 +161,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
         "untested": headline(analysis.learned.upstream),
+        "marks": marks_key(analysis.options.margin),
+        "order": ORDER if sum(bool(one["yaml"]) for one in part.advice) > 1 else "",
         "no_robustness": analysis.refused or analysis.baseline is None,
         "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,
@@ -201,7 +208,7 @@ def _sentences(sentences: ScoreSummary, task: int, unit: str) -> dict[str, Any]:
     first = sentences.deployment
     return {
         "deployment": None if first is None else _located(first, task, unit),
-        "robustness": sentences.robustness,
+        "robustness": sentences.alone,
         "findings": [_located(finding, task, unit) for finding in sentences.findings],
         "lead": [_located(finding, task, unit) for finding in sentences.lead],
     }
@@ -238,6 +245,11 @@ def _symbol(style: GroupStyle) -> Markup:
 def _coded(text: str) -> Markup:
     """A sentence in which what stands between backticks is code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(printable(text))))
+
+
+def _unbroken(text: str) -> str:
+    """A title in which a line does not end within a name such as `Caltech-101`."""
+    return re.sub(r"(?<=\w)-(?=\d)", "\u2011", text)
 
 
 def _text(value: Any) -> Any:

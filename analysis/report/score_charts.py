@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.chart_data import records
-from analysis.report.charts import SHOWN, Layers
+from analysis.report.charts import PERCENT, SHOWN, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import PP
 from analysis.scores.sentences import score_name
@@ -33,14 +33,18 @@ def of_scores(analysis: Analysis, styles: Sequence[GroupStyle], width: int | str
 def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle], width: int | str) -> Layers:
     sides = [OOD, *analysis.options.ids]
     names = {side: f"{score_name(analysis, side)} ({'filled' if side == OOD else 'open'})" for side in sides}
+    tuned = analysis.scores.tuned_scores.dropna(subset=["mean"])
+    names_of = {analysis.options.baseline: [analysis.options.baseline, *tuned["group"].unique()[:1]]}
+    own = tuned.assign(row=tuned["group"], group=analysis.options.baseline)
+    table = pd.concat([table.assign(row=table["group"]), own], ignore_index=True)
     rows = table.assign(
         side=table["score"].map(names),
         ood=table["score"] == OOD,
         **{column: table[column] / PP for column in ("mean", "low", "high")},
     )
-    groups = [style.group for style in styles if style.group in set(rows["group"])]
-    y = alt.Y("group:N", sort=groups, scale=alt.Scale(domain=groups), title=None,
-              axis=alt.Axis(ticks=False, domain=False))  # fmt: skip
+    order = [row for style in styles for row in names_of.get(style.group, [style.group])]
+    groups = [row for row in order if row in set(rows["row"])]
+    y = alt.Y("row:N", sort=groups, scale=alt.Scale(domain=groups), title=None, axis=name_axis(groups))
     offset = alt.YOffset("side:N", sort=list(names.values()), scale=alt.Scale(domain=list(names.values()), padding=0.5))
     colours = alt.Scale(domain=[s.group for s in styles], range=[s.colour for s in styles])
     colour = alt.Color("group:N", scale=colours, legend=None)
@@ -48,7 +52,7 @@ def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle]
     key = alt.Legend(orient="top", title=None, symbolStrokeColor=BASELINE_COLOUR, symbolFillColor="transparent",
                      symbolSize=90, symbolStrokeWidth=2, labelLimit=220)  # fmt: skip
     shape = alt.Shape("side:N", scale=alt.Scale(domain=list(names.values()), range=shapes), legend=key)
-    base = alt.Chart(alt.InlineData(records(rows[["group", "side", "ood", "mean", "low", "high", "n_trials"]])))
+    base = alt.Chart(alt.InlineData(records(rows[["row", "group", "side", "ood", "mean", "low", "high", "n_trials"]])))
     x = alt.X("mean:Q", title="score", scale=_domain(rows), axis=_axis())
     whisker = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(
         alt.X("low:Q"), y, colour, x2="high:Q", yOffset=offset, opacity=_shown(0.85)
@@ -58,7 +62,7 @@ def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle]
         fill=alt.Fill("group:N", scale=colours, legend=None),
         fillOpacity={"condition": {"test": "datum.ood", "value": 1}, "value": 0},
         tooltip=[
-            alt.Tooltip("group:N"),
+            alt.Tooltip("row:N", title="group"),
             alt.Tooltip("side:N", title="score"),
             alt.Tooltip("mean:Q", format=".1%", title="mean"),
             alt.Tooltip("low:Q", format=".1%"),
@@ -75,7 +79,7 @@ def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle]
 
 def _baseline(analysis: Analysis, rows: pd.DataFrame) -> list[alt.Chart]:
     """The baseline's scores from top to bottom, for the eye."""
-    own = rows.loc[rows["group"] == analysis.options.baseline, ["mean", "side"]]
+    own = rows.loc[rows["row"] == analysis.options.baseline, ["mean", "side"]]
     if own.empty:
         return []
     lines = alt.Chart(alt.InlineData(records(own))).mark_rule(color=BASELINE_COLOUR, strokeDash=[5, 4], strokeWidth=1.5)
@@ -91,8 +95,7 @@ def _domain(rows: pd.DataFrame) -> alt.Scale:
 
 
 def _axis() -> alt.Axis:
-    label = "format(100 * datum.value, '~g') + ' %'"
-    return alt.Axis(tickCount=6, labelExpr=label, labelFlush=False, labelOverlap="greedy", labelSeparation=8)
+    return alt.Axis(tickCount=6, labelExpr=PERCENT, labelFlush=False, labelOverlap="greedy", labelSeparation=8)
 
 
 def _shown(opacity: float) -> dict[str, object]:

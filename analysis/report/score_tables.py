@@ -79,8 +79,15 @@ def _scores(analysis: Analysis) -> ReportTable:
             {"group": str(group), **score_cells(analysis, group), unit: str(analysis.scores.mean(group)["n_trials"])}
             for group in score_names(analysis)
         ),
-        note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in analysis.scores.choice.notes),
+        note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in [*analysis.scores.choice.notes, *_picked(analysis)]),
     )
+
+
+def _picked(analysis: Analysis) -> list[str]:
+    """Why the first sentence has a wider interval than the table, where it picks one of several groups."""
+    others = len(set(analysis.scores.groups["group"]) - {analysis.options.baseline})
+    wider = "the answer at the top has a wider interval than this table, since it picks the highest of"
+    return [f"{wider} {others} groups"] if others > 1 else []
 
 
 def _differences(analysis: Analysis) -> ReportTable:
@@ -89,10 +96,9 @@ def _differences(analysis: Analysis) -> ReportTable:
         "Differences of scores",
         "Every group against the baseline, and against the group with the highest score, percentage points",
         (_difference(analysis, row) for row in records(analysis.scores.differences)),
-        note="The first sentence has a wider interval than this table for a group that it picks for its score. "
-        "Against the best group p and intervals hold for all pairs of groups at once (Holm, Bonferroni), since "
-        "the best one was picked by these scores. “Could have found”: the smallest true difference that this design "
-        f"detects with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
+        note="p is adjusted by Holm; against the best group, p and intervals by Bonferroni for all pairs of groups at "
+        "once, since that group was picked by these scores. “Could have found”: the smallest true difference that this "
+        f"design detects with 80 % power. No effect in margin: two one-sided tests at 5 %, within ±{margin:g} points.",
     )
 
 
@@ -104,7 +110,7 @@ def _difference(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
         "against": against,
         "points": signed(row["delta"]),
         "95 % interval": interval(row["low"], row["high"]),
-        "p (Holm)": p_value(row["p_adjusted"]),
+        "p (adjusted)": p_value(row["p_adjusted"]),
         "shows": STATES[state(row)],
         "could have found": number(row["smallest_detectable"], 1),
     }
@@ -118,8 +124,6 @@ def _slopes(analysis: Analysis) -> ReportTable:
             {
                 "factor": str(row["label"]),
                 "score": score_name(analysis, row["score"]),
-                "points": signed(row["slope"]) + PER[row["per"]],
-                "95 % interval": interval(row["low"], row["high"]),
                 **_tested(analysis, row),
                 "levels": str(row["levels"]),
             }
@@ -129,8 +133,13 @@ def _slopes(analysis: Analysis) -> ReportTable:
 
 
 def _tested(analysis: Analysis, row: Mapping[str, Any]) -> dict[str, str]:
-    """What a slope shows; of the only two groups it is their difference, and shows that table says."""
-    pair = pair_of(analysis, row["score"]) if row["per"] == "tenfold" else None
-    own = row if pair is None else pair[1]
-    shows = "not straight" if not_straight(row) else STATES[state(own)]
-    return {"p (Holm)": p_value(own["p_adjusted"]), "shows": shows}
+    """A slope and what it shows; of the only two groups their difference, as in the table of differences."""
+    of_two = pair_of(analysis, row["score"]) if row["per"] == "tenfold" else None
+    own = row if of_two is None else of_two[1]
+    points = signed(row["slope"]) + PER[row["per"]]
+    return {
+        "points": points if of_two is None else f"{signed(own['delta'])} ({pair(own['a'], own['b'])})",
+        "95 % interval": interval(own["low"], own["high"]),
+        "p (adjusted)": p_value(own["p_adjusted"]),
+        "shows": "not straight" if of_two is None and not_straight(row) else STATES[state(own)],
+    }

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.duplicates import with_and_without
-from analysis.findings import PER, STATES, equivalence_table, not_straight
+from analysis.findings import PER, STATES, equivalence_table, not_straight, two_levels
 from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, scores, signed
 from analysis.stats.check_words import does_not_hold
 from analysis.stats.contrasts import state
@@ -22,6 +22,10 @@ from analysis.study import Analysis
 from analysis.views import View
 from ray_robust.metrics import label_of
 
+TWO_LEVELS = (
+    "With two levels, what is claimed is their contrast, over the ID scores that both groups have; this slope compares "
+    "each trial's mean ER, at its own ID scores."
+)
 SHORT = 24  # characters; a longer cell may wrap
 
 
@@ -132,8 +136,9 @@ def _contrasts(analysis: Analysis) -> ReportTable:
             }
             for r in _rows(analysis.contrasts)
         ),
-        note="“Could have found”: the smallest true difference that this design detects with 80 % power. No effect in "
-        "margin: two one-sided tests at 5 %, within "
+        note="“Could have found”: the smallest true difference that shows with 80 % power, by this row's own scatter "
+        "and tested alone. What to do plans with the scatter of all groups and Holm's correction. No effect in margin: "
+        "two one-sided tests at 5 %, within "
         f"±{analysis.options.margin:g} points.",
     )
 
@@ -248,15 +253,21 @@ def _factors(analysis: Analysis) -> ReportTable:
                 "ER": signed(r["slope"]) + PER[r["per"]],
                 "95 % interval": interval(r["low"], r["high"]),
                 "p (Holm)": p_value(r["p_adjusted"]),
-                "shows": "not straight" if not_straight(r) else STATES[state(r)],
+                "shows": _slope_shows(analysis, r),
                 "standardised": signed(r["standardised"], 2),
                 "partial R²": number(r["partial_r2"], 2),
                 "levels": str(r["levels"]),
             }
             for r in _rows(analysis.factor_table)
         ),
-        note=note,
+        note=f"{note} {TWO_LEVELS}" if any(two_levels(analysis, r) for r in _rows(analysis.factor_table)) else note,
     )
+
+
+def _slope_shows(analysis: Analysis, row: dict[str, Any]) -> str:
+    if two_levels(analysis, row):
+        return "see the contrast"
+    return "not straight" if not_straight(row) else STATES[state(row)]
 
 
 def _trends(analysis: Analysis) -> ReportTable:

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis.findings import findings
+from analysis.findings import Finding, findings, marks_key
 from analysis.formatting import interval, name, number, percent, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
+from analysis.report.pasting import ORDER, paste_line
 from analysis.report.score_tables import score_cells, score_names
 from analysis.report.tables import group_interval
-from analysis.scores.sentences import summary
+from analysis.scores.sentences import ScoreSummary, summary
 from analysis.study import Analysis
 from ray_robust.text.console import Screen
 
@@ -50,13 +51,16 @@ def show(
     for analysis, own in zip(analyses, advice or [()] * len(analyses), strict=True):
         title = f"{table.title or table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
-        _show_scores(analysis, console)
+        sentences = summary(analysis)
+        _show_answer(analysis, sentences, console)
         _show_advice(own, console)
+        _show_scores(analysis, sentences, console)
         console.print(_lines(analysis))
         if not analysis.refused:
             console.print(_groups(analysis))
         for finding in findings(analysis):
-            console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+            console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
+        console.print(f"  [dim]{escape(marks_key(analysis.options.margin))}[/]", soft_wrap=True)
         if line := _upstream(analysis):
             console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
         for sentence in analysis.notes:
@@ -67,32 +71,45 @@ def show(
     console.print(f"report: {escape(page)}", soft_wrap=True)
 
 
-def _show_scores(analysis: Analysis, console: Console) -> None:
-    """Print the raw scores and what they show: first for whoever deploys a model, then for who studies robustness."""
+def _show_answer(analysis: Analysis, sentences: ScoreSummary, console: Console) -> None:
+    """Print the short answer: what whoever deploys a model gets."""
     if untested := headline(analysis.learned.upstream):
         console.print(f" {MARKS['open']} [bold]{escape(untested)}[/]", soft_wrap=True)
-    sentences = summary(analysis)
+    if sentences.deployment is not None:
+        console.print(f" {_mark(sentences.deployment)} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
+
+
+def _show_scores(analysis: Analysis, sentences: ScoreSummary, console: Console) -> None:
+    """Print what has to be read with the answer, the raw scores, and what else they show."""
     if sentences.deployment is None:
         return
-    console.print(f" {MARKS[sentences.deployment.kind]} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
     for finding in sentences.lead:
-        console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
-    console.print(f"   {escape(sentences.robustness)}", soft_wrap=True)
+        console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
+    if sentences.alone:
+        console.print(f"   {escape(sentences.alone)}", soft_wrap=True)
     console.print(_scores(analysis))
     for finding in sentences.findings:
-        console.print(f" {MARKS[finding.kind]} {escape(finding.text)}", soft_wrap=True)
+        console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
+
+
+def _mark(finding: Finding) -> str:
+    return {1: "[green]▲[/]", -1: "[red]▼[/]"}.get(finding.sign, MARKS[finding.kind])
 
 
 def _show_advice(advice: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print what to do next, with what to paste and what it costs."""
     for number_, one in enumerate(advice, 1):
-        title = "[bold]What to do[/] " if number_ == 1 else "           "
-        console.print(f" {title}{number_}. [bold]{escape(one['action'])}[/]", soft_wrap=True)
-        console.print(f"              {escape(one['evidence'])}", soft_wrap=True)
-        for line in (one["yaml"] or "").splitlines():
-            console.print(f"                  [green]{escape(line)}[/]", soft_wrap=True)
+        title = " [bold]What to do[/] 1. " if number_ == 1 else f"            {number_}. "
+        console.print(f"{title}[bold]{escape(one['action'])}[/]", soft_wrap=True)
         if one["cost"]:
-            console.print(f"              cost: {escape(one['cost']['text'])}", soft_wrap=True)
+            console.print(f"       cost: {escape(one['cost']['text'])}", soft_wrap=True)
+        if one["yaml"]:
+            console.print(f"       {escape(paste_line(one['yaml']))}", soft_wrap=True)
+        for line in (one["yaml"] or "").splitlines():
+            console.print(f"           [green]{escape(line)}[/]", soft_wrap=True)
+        console.print(f"       why: {escape(one['evidence'])}", soft_wrap=True)
+    if sum(bool(one["yaml"]) for one in advice) > 1:
+        console.print(f"       [dim]{escape(ORDER)}[/]", soft_wrap=True)
 
 
 def _upstream(analysis: Analysis) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from analysis.findings import Finding, make_finding, records, row_index
 from analysis.formatting import name, percent, signed, span
 from analysis.scales import PP
-from analysis.scores.outcome import outcome, picked, picked_span
+from analysis.scores.outcome import outcome, picked
 from analysis.stats.contrasts import state
 from analysis.stats.raw_scores import OOD
 from analysis.stats.score_differences import TUNED
@@ -24,7 +24,7 @@ CHECK = "a tuned baseline"
 def equal_settings(analysis: Analysis) -> str:
     """Return at what the groups are compared, as a part of the first sentence; empty without a tuned baseline."""
     tuned = analysis.scores.tuned
-    return "" if tuned is None else f", at {tuned.equal} each" if tuned.equal else ", at equal settings"
+    return "" if tuned is None else f", at equal settings ({tuned.equal})" if tuned.equal else ", at equal settings"
 
 
 def with_tuned(analysis: Analysis, group: str, deployment: Finding) -> Finding:
@@ -35,15 +35,18 @@ def with_tuned(analysis: Analysis, group: str, deployment: Finding) -> Finding:
     if scores.tuned is None or row is None:
         return deployment
     own, row = scores.mean(scores.tuned_name), picked(row)
-    who = "From scratch" if baseline == SCRATCH else name(baseline)
+    place = _place(analysis, group)
+    but = "But " if place.startswith("above") else ""
+    who = f"{'from' if but else 'From'} scratch" if baseline == SCRATCH else name(baseline)
+    untried = "" if place.startswith("still below") else "; no group was tried with that"
     text = (
-        f"{deployment.text} {who} with {scores.tuned.setting}: {percent(own['mean'] / PP)} "
-        f"{span(own['low'], own['high'])}, {_place(analysis, group)}."
+        f"{deployment.text} {but}{who} with {scores.tuned.setting}: {percent(own['mean'] / PP)} "
+        f"{span(own['low'], own['high'])}, {place}{untried}."
     )
     first = scores.difference(group)
     gain = deployment.kind == "differs" and first is not None and first["delta"] > 0
     if gain and not (state(row) == "differs" and row["delta"] > 0):
-        return replace(deployment, text=text, kind="fragile", not_robust_to=(*deployment.not_robust_to, CHECK))
+        return replace(deployment, text=text, kind="fragile", sign=0, not_robust_to=(*deployment.not_robust_to, CHECK))
     return replace(deployment, text=text)
 
 
@@ -69,14 +72,14 @@ def against_tuned(analysis: Analysis, group: str) -> Finding | None:
     row = scores.difference(group, OOD, TUNED)
     if scores.tuned is None or row is None:
         return None
-    row, tuned, others = picked(row), scores.tuned, scores.groups["group"].nunique() - 1
+    row, tuned = picked(row), scores.tuned
     cost = "trained at other settings"
     if math.isfinite(tuned.longer):
         cost = f"fine-tuned {tuned.longer:.3g} times as long"
     by = "id_val" if scores.choice.by == "id_val" else "the ID score"
     text = (
         f"{name(group)} against {baseline} with {tuned.setting}: OOD {signed(row['delta'])} points "
-        f"{picked_span(row, others)}: {outcome(row, unit)}. Not at equal cost: "
+        f"{span(row['low'], row['high'])}: {outcome(row, unit)}. Not at equal cost: "
         f"this baseline, chosen by {by}, was {cost}; to compare, fine-tune the groups with {tuned.setting} too."
     )
     key = {"a": group, "b": scores.tuned_name, "score": OOD, "family": TUNED}

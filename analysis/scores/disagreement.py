@@ -6,11 +6,13 @@ its ID score leads to expect and still score no better, because that ID score is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.formatting import name, signed, span
-from analysis.stats.contrasts import state
+from analysis.formatting import name, percent, signed, span
+from analysis.scales import PP
+from analysis.stats.contrasts import claimed, state
 from analysis.stats.raw_scores import OOD
 from analysis.stats.score_differences import BASELINE
 from analysis.study import Analysis
@@ -32,9 +34,8 @@ def disagreements(analysis: Analysis, groups: Sequence[str], leading: str) -> It
         if ood is None or id_ is None or not rows:
             continue
         own_id = id_ if len(analysis.options.ids) == 1 else {**id_, "equivalent": False, "low": float("nan")}
-        small = bool(rows[0]["equivalent"]) and not ood["equivalent"]  # ER within the margin, established or not
         directions = _direction(ood, "delta"), _direction(own_id, "delta"), _direction(rows[0], "delta_er")
-        verdict = _why(*directions, small)
+        verdict = _verdict(analysis, group, ood, rows[0], directions)
         if verdict is not None:
             kind, why = verdict
             numbers = f"ID {_number(id_, 'delta')}, ER {_number(rows[0], 'delta_er')} points"
@@ -42,6 +43,43 @@ def disagreements(analysis: Analysis, groups: Sequence[str], leading: str) -> It
                 numbers = f"OOD {_number(ood, 'delta')}, {numbers}"
             text = f"{name(group)} against {name(baseline)}: {why} ({numbers})."
             yield kind, text, {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
+
+
+def scored_outside(analysis: Analysis, group: str) -> str:
+    """Return, as part of a sentence, that a group's scored models have other ID scores than those at which its ER is
+    compared with the baseline; empty where they do not, or where there are several ID sets."""
+    row = next((r for r in analysis.contrasts.to_dict("records")
+                if (r["a"], r["b"]) == (group, analysis.options.baseline)), None)  # fmt: skip
+    if row is None or len(analysis.options.ids) > 1 or not math.isfinite(row["id_low"]):
+        return ""
+    at = analysis.scores.mean(group, analysis.options.ids[0])["mean"] / PP
+    if not math.isfinite(at) or row["id_low"] <= at <= row["id_high"]:
+        return ""
+    return (
+        f"the difference at equal ID score (ER) could be compared only at ID {percent(row['id_low'])} to "
+        f"{percent(row['id_high'])}; at the scored models ({percent(at)}) it is unknown"
+    )
+
+
+Directions = tuple[int | None, int | None, int | None]  # of the OOD score, the ID score, and ER; see `_direction`
+
+
+def _verdict(
+    analysis: Analysis, group: str, ood: Mapping[str, Any], er: Mapping[str, Any], directions: Directions
+) -> tuple[str, str] | None:
+    """The kind of finding and what it says; None where the scores do not disagree."""
+    small = bool(er["equivalent"]) and not ood["equivalent"]  # ER within the margin, established or not
+    verdict = _why(*directions, small)
+    better = WORDS[directions[0]][0] if directions[0] else ""
+    if verdict is None or not better:
+        return verdict
+    if outside := scored_outside(analysis, group):
+        return "open", f"{better} on the shifted test; {outside}"
+    if state(er) == "fragile":
+        none = f"no effect within {er['margin']:g} points is shown at equal ID score"
+        what = "at equal ID score a difference is shown" if claimed(er) == "differs" else none
+        return "fragile", f"{better} on the shifted test; {what}, but not in every check"
+    return verdict
 
 
 def _direction(row: Mapping[str, Any], value: str) -> int | None:

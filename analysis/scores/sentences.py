@@ -18,13 +18,13 @@ from analysis.findings import (
     Finding,
     against_baseline,
     capital,
-    findings,
     holm_note,
     holm_p,
     inner_span,
     make_finding,
     marked,
     not_straight,
+    outer_span,
     records,
     row_index,
     small_note,
@@ -32,8 +32,8 @@ from analysis.findings import (
 from analysis.formatting import format_value, name, percent, signed, some, span
 from analysis.scales import PP
 from analysis.scores.against_tuned import against_tuned, equal_settings, with_tuned
-from analysis.scores.disagreement import disagreements
-from analysis.scores.outcome import outcome, picked, picked_span
+from analysis.scores.disagreement import disagreements, scored_outside
+from analysis.scores.outcome import outcome_parts, picked
 from analysis.scores.two_groups import levels_of, pair_of
 from analysis.stats.chosen_points import ID_VAL
 from analysis.stats.contrasts import claimed, state
@@ -41,7 +41,6 @@ from analysis.stats.group_jackknife import LEAST_GROUPS
 from analysis.stats.raw_scores import OOD
 from analysis.stats.score_differences import BASELINE, BEST
 from analysis.study import Analysis
-from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 
 TEST = "On the shifted test"
 MORE_TRIES = 1.5  # so many times as many fine-tunings to choose from are reported
@@ -51,7 +50,8 @@ MOST_LISTED = 6  # groups that are named in one sentence
 @dataclass(frozen=True)
 class ScoreSummary:
     """deployment  the raw score of the best group on the shifted test against the baseline's; None without any score
-    lead        what has to be read with it: that group against the tuned baseline, and where its ER disagrees
+    lead        what has to be read with it: that group against the tuned baseline, and where its ER disagrees, which
+                has the ER as well
     robustness  the ER of the same group, or why there is none
     findings    what else the scores show: which groups score lower than the best, slopes, and where ER disagrees
     """
@@ -60,6 +60,11 @@ class ScoreSummary:
     robustness: str
     findings: tuple[Finding, ...]
     lead: tuple[Finding, ...] = ()
+
+    @property
+    def alone(self) -> str:
+        """Return the sentence on ER where no finding of `lead` has that number; else nothing."""
+        return "" if any(one.row["family"] == BASELINE for one in self.lead) else self.robustness
 
 
 def summary(analysis: Analysis) -> ScoreSummary:
@@ -102,18 +107,14 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
     chosen = f", the highest of {others} groups," if others > 1 else ""
     base = scores.mean(baseline)["mean"]
     row = picked(row)
+    short, detail = outcome_parts(row, unit)
     text = (
-        f"{TEST}{equal_settings(analysis)}: {name(group)}{chosen} {percent(own['mean'] / PP)} "
-        f"against {percent(base / PP)} {_from(baseline)}, "
-        f"{signed(row['delta'])} {picked_span(row, others)}: {outcome(row, unit)}."
+        f"{TEST}{equal_settings(analysis)}: {short}. {name(group)}{chosen} scores {percent(own['mean'] / PP)}, "
+        f"{name(baseline)} {percent(base / PP)}: {signed(row['delta'])} points {outer_span(row)}{detail}."
         f"{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
     return make_finding(state(row), text, row, "score_differences", key, row_index(scores.differences, key), unit)
-
-
-def _from(baseline: str) -> str:
-    return "from scratch" if baseline == SCRATCH else f"of {name(baseline)}"
 
 
 def _unequal(analysis: Analysis, group: str) -> str:
@@ -236,9 +237,17 @@ def _difference_text(analysis: Analysis, row: Mapping[str, Any], value: str) -> 
 
 def _robustness(analysis: Analysis, group: str) -> str:
     """ER of the group that the sentence on deployment is about, as its finding has it, or why there is none."""
+    label = "" if analysis.interim is None else f"{analysis.interim.label}: "
     if analysis.baseline is None or analysis.refused:
-        text = findings(analysis)[0].text
-    else:
-        finding = against_baseline(analysis, group)
-        text = marked(finding, analysis).text if finding else ""
-    return f"At equal ID score (effective robustness): {text or 'there is no group to compare.'}"
+        reasons = list(analysis.refusals) if analysis.baseline is not None else []
+        more = len(reasons) - 1
+        why = reasons[0] if reasons else "no baseline line can be fitted"
+        rest = f" ({more} more reason{'s' * (more > 1)} below)" if more > 0 else ""
+        what = "Effective robustness (ER, the difference at equal ID score)"
+        return f"{label}{what} is not established, because {why}{rest}."
+    finding = against_baseline(analysis, group)
+    head = f"{label}At equal ID score (effective robustness, ER)"
+    if finding is None:
+        return f"{head}: there is no group to compare."
+    outside = scored_outside(analysis, group)
+    return f"{head}: {finding.text}{f' {capital(outside)}.' if outside else ''}"

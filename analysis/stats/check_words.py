@@ -13,11 +13,11 @@ from analysis.stats import sensitivity
 CASES: Mapping[str, str] = {
     "a curve": "if the baseline's line is curved",
     sensitivity.ERRORS: "with errors in ID scores corrected for",
-    sensitivity.SCHEDULE: "with epochs and learning rates in the line",
-    "unequal noise": "under unequal noise",
-    "other scales": "on other scales",
-    sensitivity.ONE_TRIAL: "without any one {unit}",
-    sensitivity.ONE_LEVEL: "without any one level",
+    sensitivity.SCHEDULE: "with epochs and learning rates allowed for",
+    "unequal noise": "with unequal scatter allowed for",
+    "other scales": "on other axes",
+    sensitivity.ONE_TRIAL: "whichever single {unit} is left out",
+    sensitivity.ONE_LEVEL: "whichever single level is left out",
     sensitivity.DUPLICATES: "without duplicate test images",
     sensitivity.MISSING_TRIALS: "before the missing trials are in",
 }
@@ -28,13 +28,13 @@ FAILED = {
 
 
 def holds(checks: Sequence[str], unit: str) -> str:
-    """Return where a claim holds too: `holds under unequal noise and without any one trial`; "" without checks. `unit`
-    is what one cluster is called: of a table a row."""
-    return f"holds {listed([CASES.get(check, check).format(unit=unit) for check in checks])}" if checks else ""
+    """Return where a claim holds too: `Stays true on other axes and whichever single trial is left out`; "" without
+    checks. `unit` is what one cluster is called: of a table a row."""
+    return f"Stays true {listed([CASES.get(check, check).format(unit=unit) for check in checks])}" if checks else ""
 
 
 def does_not_hold(checks: Sequence[str], unit: str) -> str:
-    """Return where a claim does not hold: `does not hold if the baseline's line is curved, nor under unequal noise`."""
+    """Return where a claim does not hold: `does not hold if the baseline's line is curved, nor on other axes`."""
     cases = [{**CASES, **FAILED}.get(check, check).format(unit=unit) for check in checks]
     return f"does not hold {', nor '.join(cases)}"
 

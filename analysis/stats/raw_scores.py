@@ -47,10 +47,10 @@ class RawScores:
 
     groups       one row per group and score (`id`, of several ID sets `id_1`, `id_2`, ...; `ood`), columns `SCORES`
     differences  a minus b: family `baseline` has every group against the baseline, Holm per score; family `best` every
-                 group against the one with the highest score. Which that is was read off the same scores, so p is
-                 Holm's, and the intervals are simultaneous by Bonferroni, over all pairs of groups. Columns
-                 `score_differences.COLUMNS`; family `tuned` has every group against the tuned baseline;
-                 picked_low..picked_high is the interval of the group that is picked for its score
+                 group against the one with the highest score. Which that is was read off the same scores, so p and
+                 intervals are Bonferroni's over all pairs of groups. Columns `score_differences.COLUMNS`; family
+                 `tuned` has every group against the tuned baseline; picked_low..picked_high is the interval of the
+                 group that is picked for its score
     factors      slopes over what the sweep varies, see `factors.factor_table`, with the score that they are of
     tuned        the baseline's best setting that no group has, None where there is none; its scores are the rows of
                  `tuned_scores`, under the name `tuned_name`
