@@ -196,7 +196,8 @@ def test_mistakes_of_following(run, tmp_path):
 def test_an_interrupt_ends_the_view_with_its_usual_code(run):
     own_lease(run)
     code = """
-import _thread
+import _thread, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a script
 from ray_robust.errors import command
 from ray_robust.status import __main__ as status, follow as following
 status.follow = lambda *given: following.follow(*given, wait=lambda seconds: _thread.interrupt_main())
