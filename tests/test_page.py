@@ -194,7 +194,7 @@ def test_what_to_do_is_on_the_first_screen_of_a_refusal(tab, tmp_path, width, he
     report_on(Request((str(tmp_path / "poor"),)), quiet=True)
     tab.look(width=width, height=height)
     tab.open(tmp_path / "poor/report/index.html")
-    advice = "document.querySelector('.advice strong').getBoundingClientRect().bottom"
+    advice = "document.querySelector('.answer .next .cost').getBoundingClientRect().bottom"  # the action and its cost
     assert 0 < tab.ask(advice) < height
     assert tab.ask("document.querySelector('.advice pre').innerText").startswith("baseline:")
     assert tab.ask("document.documentElement.scrollWidth") <= width
