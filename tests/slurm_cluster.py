@@ -26,7 +26,7 @@ from deadlines import HANG, wait_for
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("unshare", "ip", "munged", "slurmctld", "slurmd", "sbatch", "scontrol")
-DEVICES = "ip link add br0 type bridge && ip link add a type veth peer name b"
+DEVICES = "ip link add br0 type bridge && ip link add veth0 type veth peer name veth1"  # what a node is joined by
 ALONE = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 CONTROLLER = "10.77.0.1"
