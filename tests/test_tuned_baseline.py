@@ -124,6 +124,19 @@ def test_the_groups_are_to_be_fine_tuned_as_long():
     assert [one.reason for one in advise(refused)][-1] == "unequal_cost"
 
 
+def test_a_baseline_on_more_images_is_not_called_longer_alone():
+    points, _ = study(0.45)
+    longer = points["finetune"] == "e32"
+    made = analyse("task", points.assign(finetune_images=np.where(longer, 6000, 1500)), Options("scratch"))
+    assert "was fine-tuned 4 times as long and on 4 times as many images; to compare" in summary(made).lead[0].text
+    (one,) = equal_cost(made, None)
+    assert "4 times as long as any group and on 4 times as many images as any group: OOD" in one.evidence
+    assert one.action.startswith(
+        "Fine-tune the groups with 6000 fine-tuning images, 32 epochs too (finetune.num_images,"
+    )
+    assert one.yaml is None
+
+
 def test_groups_that_were_fine_tuned_as_long_need_nothing():
     points, _ = study(0.45)
     longer = points.loc[(points["group"] != "scratch")].assign(finetune="e32", epoch=lambda t: 4 * t["epoch"])

@@ -1,6 +1,5 @@
-"""What to do where the baseline at its best setting was fine-tuned longer than any group: the same for the groups.
-
-Without it nobody knows whether the groups' scores or the length of the fine-tuning made the difference.
+"""What to do where the baseline at its best setting was fine-tuned longer, or on more images, than any group: the same
+for the groups. Without it nobody knows whether the pre-training or the fine-tuning made the difference.
 """
 
 from __future__ import annotations
@@ -14,17 +13,26 @@ from analysis.study import Analysis
 
 
 def equal_cost(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
-    """Return the advice to fine-tune the groups as long as the tuned baseline was; none where that was no longer."""
+    """Return the advice to fine-tune the groups as the tuned baseline was; none where that was no longer and not on
+    more images. What to paste is given for the length alone."""
     scores, baseline = analysis.scores, analysis.options.baseline
     tuned, best = scores.tuned, scores.leading(analysis.options.baseline)
-    if tuned is None or not tuned.longer > 1 or not best:
+    if tuned is None or not (tuned.longer > 1 or tuned.more > 1) or not best:
         return []
     by = "id_val" if scores.choice.by == ID_VAL else "the ID score"
     ood, of_best = (percent(scores.mean(group)["mean"] / PP) for group in (scores.tuned_name, best))
+    ways = [f"{tuned.longer:.3g} times as long as any group"] if tuned.longer > 1 else []
+    ways += [f"on {tuned.more:.3g} times as many images as any group"] if tuned.more > 1 else []
     evidence = (
-        f"{name(baseline)} with {tuned.setting}, its best setting by {by}, was fine-tuned {tuned.longer:.3g} times as "
-        f"long as any group: OOD {ood}, {name(best)} {of_best}."
+        f"{name(baseline)} with {tuned.setting}, its best setting by {by}, was fine-tuned {' and '.join(ways)}: "
+        f"OOD {ood}, {name(best)} {of_best}."
     )
+    if tuned.more > 1:
+        action = (
+            f"Fine-tune the groups with {tuned.setting} too (finetune.num_images, epochs): only that shows whether "
+            "pre-training still helps with so many labels."
+        )
+        return [Advice("unequal_cost", evidence, action)]
     action = f"Fine-tune the groups for {tuned.epochs} epochs too: they are then compared at equal cost."
     text, cost = run.groups_for(tuned.epochs) if run is not None else (None, None)
     if text is None:

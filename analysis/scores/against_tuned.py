@@ -73,9 +73,9 @@ def against_tuned(analysis: Analysis, group: str) -> Finding | None:
     if scores.tuned is None or row is None:
         return None
     row, tuned = picked(row), scores.tuned
-    cost = "trained at other settings"
-    if math.isfinite(tuned.longer):
-        cost = f"fine-tuned {tuned.longer:.3g} times as long"
+    ways = [f"{tuned.longer:.3g} times as long"] if math.isfinite(tuned.longer) else []
+    ways += [f"on {tuned.more:.3g} times as many images"] if math.isfinite(tuned.more) else []
+    cost = f"fine-tuned {' and '.join(ways)}" if ways else "trained at other settings"
     by = "id_val" if scores.choice.by == "id_val" else "the ID score"
     text = (
         f"{name(group)} against {baseline} with {tuned.setting}: OOD {signed(row['delta'])} points "

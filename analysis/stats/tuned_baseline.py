@@ -14,8 +14,9 @@ import pandas as pd
 from analysis.formatting import format_value
 from analysis.stats.chosen_points import ID_VAL, LENGTH, Choice, comparable_points, rows_by, settings_of
 
+IMAGES = "finetune_images"
 WORDS = {
-    "model": "model {}", "finetune_images": "{} fine-tuning images", "finetune_method": "method {}",
+    "model": "model {}", IMAGES: "{} fine-tuning images", "finetune_method": "method {}",
     "finetune_lr": "learning rate {}", "finetune_weight_decay": "weight decay {}", LENGTH: "{} epochs",
 }  # fmt: skip
 
@@ -27,6 +28,7 @@ class TunedBaseline:
     equal    what all that are compared at equal settings have in its place: `8 epochs`; empty where they differ
     longer   so many times as many epochs as these; NaN where that is not the difference
     epochs   how many epochs it was trained for; 0 where that is not the difference
+    more     on so many times as many images as these; NaN where that is not the difference
     """
 
     rows: np.ndarray
@@ -34,6 +36,7 @@ class TunedBaseline:
     equal: str
     longer: float
     epochs: int = 0
+    more: float = float("nan")
 
 
 def tuned_baseline(points: pd.DataFrame, baseline: str, choice: Choice) -> TunedBaseline | None:
@@ -65,9 +68,12 @@ def tuned_baseline(points: pd.DataFrame, baseline: str, choice: Choice) -> Tuned
     longer, epochs = float("nan"), 0
     if by_length:
         longer, epochs = float(value[LENGTH] / others[LENGTH].max()), int(value[LENGTH])
+    more = float("nan")
+    if IMAGES in apart and np.isfinite(value[IMAGES]):
+        more = float(value[IMAGES] / others[IMAGES].max())
     setting = ", ".join(_words(name, value[name]) for name in apart)
     same = ", ".join(equal) if len(equal) == len(apart) else ""
-    return TunedBaseline(candidates[best], setting, same, longer, epochs)
+    return TunedBaseline(candidates[best], setting, same, longer, epochs, more)
 
 
 def _words(setting: str, value: object) -> str:
