@@ -16,6 +16,7 @@ import pytest
 from deadlines import wait_for
 
 from ray_robust import sweep
+from ray_robust.data.readers.shards import find_shards
 from ray_robust.errors import Outage, Refused, UserError
 from ray_robust.files import object_store, retry
 from ray_robust.files.retry import may_pass, refusal
@@ -262,6 +263,23 @@ def test_a_trial_s_files_are_proved_by_what_the_store_lists(server, storage):
     server.set(every=0)
     trial.storage.write("rows.jsonl", b"")
     assert "rows.jsonl is empty" in RunFolder(storage).trial("x-s1-8c2f3a").damage()
+
+
+# --- training data
+
+
+@pytest.mark.slow
+def test_shards_are_stamped_by_the_store_s_own_checksum(storage):
+    """The time of an object changes when it is copied; its ETag with its content alone."""
+    storage.write("train-000.tar", b"first")
+    storage.write("train-001.tar", b"second")
+    before = find_shards(f"{storage.address}/train-{{000..001}}.tar", ".tar").shards
+    storage.write("train-000.tar", b"first")
+    storage.write("train-001.tar", b"third!")
+    after = find_shards(f"{storage.address}/train-{{000..001}}.tar", ".tar").shards
+    assert [shard.stamp[0] for shard in before] == [5, 6]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 # --- the server of these tests
