@@ -83,6 +83,7 @@ def compare_with_results(folder: Path, results: pd.DataFrame) -> int:
             for key in POINT:
                 assert values[f"{row['finetune']}/{key}", row["step"]] == pytest.approx(row[key], rel=1e-6)
                 count += 1
+    assert count
     return count
 
 
