@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import os
 import sys
 import time
@@ -57,9 +58,8 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
     spec = load_spec(args.spec, tuple(args.set))
-    return _carry_out(spec, Asked(args.out, args.address, args.limit, args.plan, provenance.command(argv)), console())[
-        0
-    ]
+    asked = Asked(args.out, args.address, args.limit, args.plan, provenance.command(argv))
+    return _carry_out(spec, asked, console())[0]
 
 
 def sweep(
@@ -296,6 +296,8 @@ class _Callable(types.ModuleType):
         return sweep(*args, **options)
 
 
+_Callable.__call__.__doc__ = sweep.__doc__
+__signature__ = inspect.signature(sweep)  # what a notebook shows of `ray_robust.sweep(`
 sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":

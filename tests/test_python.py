@@ -75,7 +75,8 @@ def test_sweep_is_one_object_that_is_a_module_and_can_be_called():
     assert rr.sweep is sweep
     assert callable(rr.sweep)
     assert callable(rr.sweep.main)
-    assert inspect.signature(rr.sweep.sweep).parameters["quiet"].default is False
+    assert inspect.signature(rr.sweep) == inspect.signature(rr.sweep.sweep)  # what a notebook shows of it
+    assert rr.sweep.__call__.__doc__ == rr.sweep.sweep.__doc__
 
 
 # --- a run

@@ -33,6 +33,7 @@ def test_the_notebook_runs_and_shows_tables_and_figures(tmp_path, monkeypatch):
     shown = [output for cell in tour.cells for output in cell.get("outputs", ())]
     assert [output for output in shown if output.output_type == "error"] == []
     page, _ = convert.HTMLExporter().from_notebook_node(tour)
+    (tmp_path / "tour.html").write_text(page)  # to be looked at
     assert len(re.findall(r"<svg|data:image/svg\+xml", page)) >= 3
     assert "points of ER per tenfold" in page
     assert page.count('class="dataframe"') >= 5
