@@ -154,7 +154,7 @@ def test_every_finding_points_to_its_row(report):
     assert len(links) == len(linked)
     survived = [holds(one["survived"], "trial") for one in stated if one["survived"]]
     assert survived
-    assert [html.unescape(one) for one in re.findall(r"<small>(holds [^<]+)</small>", text)] == survived
+    assert [html.unescape(one) for one in re.findall(r"<small>(Stays true [^<]+)</small>", text)] == survived
     for (place, said), evidence in zip(links, linked, strict=True):
         assert place in page.ids
         name, row = said.split(", row ")
