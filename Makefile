@@ -4,8 +4,9 @@
 #   make photos       the question on photographs: downloads Tiny-ImageNet and CIFAR-100 into DATA (./data) once their
 #                     licences are accepted (YES=1: accepted beforehand), runs sweeps/photos/quantity.yaml;
 #                     what lies in DATA already, without a download of ours, is used as it is
-#   make test         lint, types and every test but those of a cluster
+#   make test         lint, types and every test but those of a cluster and of the installed wheel
 #   make wheel        dist/ray_robust-*.whl, for pip install away from the checkout
+#   make wheel-test   the wheel in an empty environment with all that it needs: gigabytes, minutes
 #   make cluster      ray up, a job and Prometheus on this machine, as root; what is missing for it is said
 #   make slurm        cluster/slurm.sbatch on a cluster of Slurm with two nodes on this machine, as root; likewise
 #   make audit        known vulnerabilities of what is installed; RELEASE=1 fails where the index cannot be asked
@@ -21,12 +22,12 @@ VENV   := .venv
 SITE   ?= site
 RUNS   ?= runs
 BIN    := $(VENV)/bin
-FAST   := not (ray or slow or data or gpu or cluster)
+FAST   := not (ray or slow or data or gpu or cluster or wheel)
 QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart photos test wheel cluster slurm audit docs lock lint fast clean
+.PHONY: help sweep quickstart photos test wheel wheel-test cluster slurm audit docs lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,11 +54,14 @@ photos: $(VENV)/.project
 
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
-	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster)"
-	$(BIN)/python -m pytest -m "ray and not cluster"
+	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster or wheel)"
+	$(BIN)/python -m pytest -m "ray and not (cluster or wheel)"
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist
+
+wheel-test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m wheel
 
 cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster

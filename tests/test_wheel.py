@@ -111,6 +111,7 @@ def registry_is_there(folder: Path) -> bool:
 
 
 @pytest.mark.ray
+@pytest.mark.wheel
 def test_the_wheel_runs_quickstart_in_an_empty_environment_from_another_folder(wheel, environment, tmp_path):
     if not registry_is_there(tmp_path / "probe"):
         pytest.skip("pip reaches no package registry: what the wheel needs cannot be installed")
