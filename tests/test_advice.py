@@ -146,6 +146,7 @@ def test_seeds_are_asked_for_where_they_help_and_groups_where_they_do_not():
     assert "could have found" not in advise(few)[0].evidence  # one smallest difference, not two of two kinds
 
 
+@pytest.mark.slow
 def test_groups_outside_the_range_are_named_with_the_side():
     points = sweep({"num_images=1000": 12.0, "num_images=4000": 24.0}, trials=5, trial_sd=0.004)
     high = points["group"] == "num_images=4000"

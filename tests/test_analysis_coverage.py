@@ -51,6 +51,7 @@ def test_the_planted_truth_is_what_many_cameras_show():
         assert seen == pytest.approx(np.mean([world.points[side].mean() for world in planted]), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_table_is_written_between_its_marks(tmp_path, capsys):
     document = tmp_path / "d.md"
     document.write_text(
@@ -184,6 +185,7 @@ PER_TENFOLD = "Pre-training images: +2.0 points of ER per tenfold (1.0 to 3.0)."
 SLOPE = ("factors", {"factor": "num_images"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("er", "finding", "false", "none"),
     [

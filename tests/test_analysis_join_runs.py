@@ -117,6 +117,7 @@ def test_every_folder_that_is_no_run_is_named(tmp_path):
     assert [line.rpartition(": ")[2] for line in said] == ["no run folder", "no run folder"] or len(said) == 2
 
 
+@pytest.mark.slow
 def test_other_baselines_are_told(tmp_path, runs):
     points = sweep({"num_images=64000": 3.0}, seed=8).assign(model="resnet18")
     points["trial"] += "y"

@@ -143,6 +143,7 @@ def test_a_run_foretells_another_size(tmp_path):
     assert small.se == pytest.approx(2.0 * np.sqrt(2 / 12), rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_run_that_says_nothing_of_the_spread_is_refused(tmp_path):
     run_folder(tmp_path / "run", simulated(LEVELS, trials=1))
     with pytest.raises(UserError, match="no group but scratch has two trials"):

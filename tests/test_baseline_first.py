@@ -128,6 +128,7 @@ def test_a_line_is_described_with_what_the_design_can_find(tmp_path):
     assert power.endswith(" points between the 3 trials of the baseline; the report goes by the scatter of all groups")
 
 
+@pytest.mark.slow
 def test_too_few_baseline_trials_leave_the_published_spread(tmp_path):
     verdict = judged(tmp_path, points(trials=2))
     assert "Assumed: ER varies by 1.6 points between seeds" in verdict.sentences[1]

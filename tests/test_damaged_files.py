@@ -143,6 +143,7 @@ def test_no_kind_of_file_is_forgotten(whole):
     assert all(file_of(RunFolder(whole), kind).exists() for kind in KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_costs_a_line_or_nothing(whole, points, run, kind, how, capsys):
@@ -180,6 +181,7 @@ def provenance_of(run: RunFolder) -> None:
     assert json.loads(run.read_bytes("run.json"))["invocations"][-1]["trials_run"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("kind", ["progress.json", "failed.json", "stopped.json", "attempts.json", "parts.json"])
 def test_what_a_trial_that_broke_off_left_may_be_damaged(points, run, kind, how, capsys):

@@ -46,6 +46,7 @@ def said(call, *hide) -> list[str]:
     return text.splitlines()
 
 
+@pytest.mark.slow
 def test_images_are_made_once_with_their_manifest(model, tmp_path):
     pool = source(tmp_path / "made", model, prompts=["a photo of a {class}", "a drawing of the {class}"])
     (store,) = ingest([(pool, 8, np.array([0, 3, 7]))], tmp_path / "store")
@@ -71,6 +72,7 @@ def test_an_image_does_not_hang_on_what_it_is_made_with(model, tmp_path):
     assert not np.array_equal(all_of.read(np.array([4]), 16).images, all_of.read(np.array([5]), 16).images)
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(model, tmp_path, monkeypatch):
     pool, whole, painted = source(tmp_path / "a", model), source(tmp_path / "b", model), []
     paint = Painter.paint

@@ -230,6 +230,7 @@ def test_a_download_that_is_killed_continues(tmp_path, site):
     assert sorted(p.name for p in (tmp_path / "downloads").iterdir()) == ["pets.json", "pets.lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "code", "line"),
     [

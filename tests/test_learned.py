@@ -333,6 +333,7 @@ def test_a_loss_that_falls_while_held_out_accuracy_does_not_is_no_reason_for_mor
     assert not upstream.late_fall(curve(losses, held_out=(0.4, 0.4))).improving
 
 
+@pytest.mark.slow
 def test_half_of_a_groups_trainings_must_be_improving(tmp_path):
     straight, done = np.linspace(3, 1, 100).tolist(), [3 * math.exp(-step / 8) + 1 for step in range(100)]
     late = write_run(tmp_path / "run", curves=lambda row: curve(

@@ -119,6 +119,7 @@ def test_a_store_behind_a_link_that_leads_elsewhere_now_is_filled_there(tmp_path
         assert pixels(ImageStore.open(tmp_path / name, Drawn(), 4)) == ROWS.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:30]], ids=["as many", "fewer"])
 def test_a_link_that_leads_to_another_store_now_gives_the_images_of_that_one(tmp_path, rows):
     """Its log is longer, and says other slots: what was read of the first must not be mixed with it."""

@@ -89,6 +89,7 @@ def cut_off(step: int, training, *args, **settings) -> None:
 # Pre-training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "chance"), [("supervised", 0.25), *slowly(("simclr", 0.25), ("clip", 0.25))])
 def test_a_method_learns_and_hands_on_a_body(method, chance):
     settings = {"augment": "none"} if method != "simclr" else {"augment": "crop"}
@@ -99,6 +100,7 @@ def test_a_method_learns_and_hands_on_a_body(method, chance):
     assert fresh_head(model, 7, 1)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name"), [
     ("supervised", "test_vit"), ("simclr", "test_vit"), *slowly(("clip", "test_vit"), *(
         (method, name) for method in ("supervised", "simclr", "clip") for name in ("test_resnet", "test_byobnet"))),
@@ -224,6 +226,7 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
         assert np.allclose(whole.confidence, seen.confidence, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear", "lp-ft"])
 def test_a_fine_tuning_that_was_cut_off_goes_on_bit_for_bit(tmp_path, method):
     settings = {"method": method, "probe_epochs": 2, "wise_ft": (0.5,)}

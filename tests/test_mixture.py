@@ -179,6 +179,7 @@ def test_held_out_images_are_never_drawn_and_always_the_same(counts, seed, other
     assert shown.isdisjoint(again.shares[0].rows.tolist())
 
 
+@pytest.mark.slow
 @many
 @given(full_sizes, seeds, some.data())
 def test_broken_images_are_no_supply(counts, seed, data):

@@ -339,6 +339,10 @@ def test_a_log_that_fails_is_left_out_and_said_and_the_others_go_on(planned, tmp
     run, plan = planned
 
     class Broken(loggers.Csv):
+        def __init__(self, sweep, folder, *given):
+            (folder / "broken").mkdir(parents=True)  # each log writes its own file in a thread of its own
+            super().__init__(sweep, folder / "broken", *given)
+
         def on_progress(self, trial, progress):
             raise ConnectionError("no route to https://me:secretive@host/api")
 

@@ -188,6 +188,7 @@ def test_ties_are_no_precision():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cameras", "speaks_of_these"), [(1, False), (2, True), (7, True), (8, False)])
 def test_few_cameras_are_said_to_be_those_that_the_interval_is_of(cameras, speaks_of_these):
     world = simulate(Truth(er=(0.0, 3.0, 6.0), trials=3, cameras=cameras), seed=3)
@@ -199,6 +200,7 @@ def test_few_cameras_are_said_to_be_those_that_the_interval_is_of(cameras, speak
     assert (found.scores.groups["se"] > alone).all() == (cameras >= 8)
 
 
+@pytest.mark.slow
 def test_every_task_has_scores_of_its_own(tmp_path):
     one = sweep({"num_images=1000": 6.0}, trials=6, trial_sd=0.002)
     other = sweep({"num_images=1000": -6.0}, trials=6, trial_sd=0.002).assign(task="other")

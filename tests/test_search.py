@@ -120,6 +120,7 @@ def test_the_first_configurations_are_the_prior_s_first_draws(tmp_path):
     assert [outcome.configuration.values for outcome in search.outcomes[:4]] == wanted
 
 
+@pytest.mark.slow
 def test_what_is_learned_beats_the_prior(tmp_path):
     search = make(tmp_path, "search.trials=40")
     drain(search)

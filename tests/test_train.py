@@ -81,6 +81,7 @@ def test_the_same_seed_gives_the_same_bits(augmentation):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, optimizer):
     settings = SETTINGS.model_copy(update={"optimizer": optimizer, "lr": 1e-3})

@@ -141,6 +141,7 @@ def test_running_again_does_nothing(shared):
     assert before == {path: path.stat().st_mtime_ns for path in Path(paths.run, "trials").rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_another_run_finds_the_pre_trained_weights(shared):
     folder, plan, paths = shared
     other = RunPaths(str(folder / "other" / "run"), paths.checkpoints, paths.store)
@@ -269,6 +270,7 @@ def test_what_may_go_better_the_next_time_is_raised_and_goes_on(brief, monkeypat
     assert scores_of(other, trial) == scores_of(paths, trial)
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_made_again(brief):
     folder, trial, paths = brief
     other = paths_in(folder, "damaged")

@@ -137,6 +137,7 @@ def test_a_baseline_on_more_images_is_not_called_longer_alone():
     assert one.yaml is None
 
 
+@pytest.mark.slow
 def test_groups_that_were_fine_tuned_as_long_need_nothing():
     points, _ = study(0.45)
     longer = points.loc[(points["group"] != "scratch")].assign(finetune="e32", epoch=lambda t: 4 * t["epoch"])

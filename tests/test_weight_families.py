@@ -153,6 +153,7 @@ def test_names_of_no_family_are_never_placed_by_shape():
     assert "its shapes" not in refusal(dict(list(tensors.items())[:-1]))
 
 
+@pytest.mark.slow
 def test_a_family_is_not_taken_for_another(references):
     names = [family.name for name in REFERENCES for family, _ in families_of(references[name].state_dict())]
     assert names == ["EfficientNet-PyTorch"] * 2 + [
@@ -163,6 +164,7 @@ def test_a_family_is_not_taken_for_another(references):
     assert families_of(body("test_resnet", 10).state_dict()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_otherwise_is_a_warning(references):
     theirs = references[LITE].state_dict()
     assert len(load_body(body(LITE), theirs, "w.pth", LITE).warnings) == 1
@@ -191,6 +193,7 @@ def test_weights_of_a_deeper_model_under_timms_names_are_a_warning():
     assert said.endswith("): they may be of another model")
 
 
+@pytest.mark.slow
 def test_a_buffer_that_is_no_longer_kept_is_no_layer_of_another_model():
     swin = state_of(body("swin_tiny_patch4_window7_224", image_size=224))
     tensors = {**swin, "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
