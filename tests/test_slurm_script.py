@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import ray
-from deadlines import HANG
+from deadlines import HANG, wait_for
 from ray.scripts.scripts import start
 
 from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.launch.cluster import batch_job, private_apis
+from ray_robust.launch.cluster.address import Address
 
 SCRIPT = Path(__file__).parents[1] / "cluster/slurm.sbatch"
 
@@ -71,6 +72,64 @@ def test_ray_knows_every_option_that_nodes_are_started_with():
     given = set(re.findall(r"(?<=[ (])(--[a-z-]+)", part.replace("ray health-check --address", "")))
     assert len(given) > 8
     assert given <= {option for parameter in start.params for option in parameter.opts}
+
+
+STUB = """#!/bin/bash
+[ "$1" = start ] || exit 0
+echo start >> "$STARTS_SEEN"
+[ $(wc -l < "$STARTS_SEEN") -ge GOOD ] || { echo 'The current node timed out during startup.'; exit 1; }
+echo 'Ray runtime started.'
+exec tail -f /dev/null
+"""
+
+
+def node_with(good: int, folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """The script on a node whose Ray starts at the `good`th attempt, and the file with a line for each attempt."""
+    seen = folder / "starts"
+    seen.touch()
+    scontrol = "#!/bin/sh\necho 'NodeName=n1 NodeAddr=192.0.2.7'\n"
+    for name, text in (("ray", STUB.replace("GOOD", str(good))), ("scontrol", scontrol), ("sleep", "#!/bin/sh\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+                   "SLURM_PROCID": "0", "SLURMD_NODENAME": "n1", "STARTS_SEEN": str(seen)}  # fmt: skip
+    command = ["bash", str(SCRIPT), "--node", "192.0.2.7:20002", str(folder / "ray-files")]
+    node = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return node, seen
+
+
+def test_ray_that_does_not_come_up_in_time_is_started_again_and_ends_with_its_job(tmp_path):
+    node, seen = node_with(2, tmp_path)
+    wait_for(lambda: len(seen.read_text().split()) == 2)
+    _, errors = node.communicate(timeout=HANG)  # closes standard input
+    assert (node.returncode, errors) == (0, "")
+    assert not (tmp_path / "ray-files-0").exists()
+
+
+def test_ray_that_never_comes_up_fails_with_its_last_words(tmp_path):
+    node, seen = node_with(9, tmp_path)
+    assert node.wait(timeout=HANG) == 1
+    assert node.stdin is not None
+    assert node.stderr is not None
+    node.stdin.close()
+    assert node.stderr.read() == "The current node timed out during startup.\n"
+    assert seen.read_text().split() == ["start"] * 3
+
+
+def test_a_head_that_ends_while_it_is_asked_is_asked_again(monkeypatch):
+    answers = iter([ConnectionError("the head went away\nand more"), None])
+
+    def init(**_: object) -> None:
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr(batch_job, "probe", lambda *_: "")
+    monkeypatch.setattr(batch_job, "POLL", 0)
+    monkeypatch.setattr(ray, "init", init)
+    head = Address("head:1", "RAY_ADDRESS")
+    assert batch_job._connect(head, time.monotonic() + HANG) == ""
+    answers = iter([ConnectionError("the head went away\nand more")])
+    assert batch_job._connect(head, time.monotonic() - 1) == "ConnectionError: the head went away"
 
 
 def test_there_is_time_to_save_before_the_limit():

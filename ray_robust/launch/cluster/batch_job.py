@@ -31,28 +31,36 @@ def main(argv: list[str]) -> int:
     address, until = address_of(None), time.monotonic() + args.seconds
     if address is None:
         raise UserError("RAY_ADDRESS: is not set; it names the cluster, as HOST:PORT")
-    if why := _no_answer(address, until):
+    if why := _connect(address, until):
         print(f"no Ray cluster answers at {address.text}: {why}", flush=True)
         return FAILED
     import ray
 
-    ray.init(address=address.text, **QUIET)
     try:
         return await_nodes(args.nodes, until) if args.what == "join" else drain(address.text, until)
     finally:
         ray.shutdown()
 
 
-def _no_answer(address: Address, until: float) -> str:
-    """Why no cluster answers until then, "" as soon as one does. Raises UserError for what is no HOST:PORT."""
+def _connect(address: Address, until: float) -> str:
+    """Connect to the cluster; return why none could be reached until then, "" as soon as one is. A head that answers
+    may yet end and be started again. Raises UserError for what is no HOST:PORT."""
     host, _, port = address.text.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"{address.where}: write HOST:PORT")
-    while why := probe(host, int(port), PROBE):
+    import ray
+
+    while True:
+        if not (why := probe(host, int(port), PROBE)):
+            try:
+                ray.init(address=address.text, **QUIET)
+                return ""
+            except Exception as error:  # of many kinds, by how far the head had come
+                why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                ray.shutdown()
         if time.monotonic() > until:
             return why
         time.sleep(POLL)
-    return ""
 
 
 def await_nodes(nodes: int, until: float) -> int:
