@@ -30,7 +30,10 @@ DEVICES = "ip link add br0 type bridge && ip link add veth0 type veth peer name 
 ALONE = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 CONTROLLER = "10.77.0.1"
-LONG = 45  # seconds that each pre-training takes of a job that is to be interrupted, with another job beside it
+LONG = 45  # seconds that each pre-training takes of a job that is to be interrupted, with another job beside it,
+LEAST = 50_000  # and images, where the machine was busier when it was measured
+# nothing here depends on how busy the machine is
+PATIENT = {"RAY_ROBUST_TIME_TO_SAVE": "1500", "RAY_ROBUST_TIME_TO_START": "1500", "RAY_ROBUST_STARTS": "20"}
 SPEC = """
 task: {name: camera-traps, train_images: 2000, id_val_images: 200, id_test_images: 200, ood_val_images: 200,
        ood_test_images: 200}
@@ -81,7 +84,8 @@ def run(scratch: Path) -> dict:
     seen = {"array": array_on_a_node(scratch, runs)}
     # Slurm looks at limits every thirty seconds: on any machine the trainings of the other jobs take longer
     facts = [json.loads(file.read_text()) for file in runs.glob("short-*/trials/*/trial.json")]
-    write_spec(scratch / "long.yaml", round(few * LONG / min(fact["seconds_pretrain"] for fact in facts)))
+    rate = few / min(fact["seconds_pretrain"] for fact in facts)
+    write_spec(scratch / "long.yaml", max(LEAST, round(LONG * rate)))
     seen["limit"] = over_time(scratch, runs)
     return seen | {"left_over": [words[0] for words in processes_of_ray()]}
 
@@ -124,6 +128,9 @@ def over_time(scratch: Path, runs: Path) -> dict:
     wait_for(lambda: training(runs / "limited") == 2)
     command("scontrol", "update", f"jobid={job}", "endtime=now+80")
     print(command("squeue", "--Format=jobid,state,timeused,timelimit,timeleft,nodelist"), flush=True)
+    log = scratch / f"slurm-{job}.log"
+    wait_for(lambda: "the time limit is near" in log.read_text())
+    command("scontrol", "update", f"jobid={job}", "timelimit=60")  # as much for saving as it takes
     states: list[str] = []
 
     def ended() -> bool:
@@ -131,8 +138,6 @@ def over_time(scratch: Path, runs: Path) -> dict:
         if now and now[0][1] not in states[-1:]:
             states.append(now[0][1])
             print(command("squeue"), flush=True)
-            if states[-1] == "PENDING":
-                command("scontrol", "update", f"jobid={job}", "timelimit=60")  # one interruption is enough
         return not now
 
     wait_for(ended, 0.25)
@@ -260,7 +265,7 @@ def command(*words: str, **more) -> str:
 
 def submit(scratch: Path, *options: str, spec: str, out: Path) -> str:
     """Submit a job, show the queue and return the job's number."""
-    environment = {**os.environ, "RAY_ROBUST_CACHE": str(scratch / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **PATIENT, "RAY_ROBUST_CACHE": str(scratch / "cache"), "OMP_NUM_THREADS": "1"}
     words = ["sbatch", "--parsable", f"--output={scratch}/slurm-%j.log", *options, "cluster/slurm.sbatch",
              str(scratch / f"{spec}.yaml"), "--out", str(out)]  # fmt: skip
     print("$", *words, flush=True)

@@ -136,7 +136,7 @@ def test_there_is_time_to_save_before_the_limit():
     text = SCRIPT.read_text()
     (before,), (save,) = (
         re.findall(r"--signal=B:USR1@(\d+)", text),
-        re.findall(r"^TIME_TO_SAVE=(\d+)", text, re.MULTILINE),
+        re.findall(r"^TIME_TO_SAVE=\S+:-(\d+)", text, re.MULTILINE),
     )
     assert int(save) < int(before)
 
