@@ -149,6 +149,7 @@ def over_time(scratch: Path, runs: Path) -> dict:
         "states": states,
         "interrupted": [attempt["reason"] for each in attempts for attempt in each],
         "report": (runs / "limited/report/index.html").exists(),
+        "images": {"limited": images(runs / "limited"), "whole": images(runs / "apart/whole")},
         "scores": {"limited": scores(runs / "limited"), "whole": scores(runs / "apart/whole")},
     }
 
@@ -311,6 +312,11 @@ def scores(run: Path) -> list[list[str]]:
     """Trial, ID and OOD score of each row of a run's results."""
     with open(run / "results.csv") as file:
         return [[row["trial"], row["id"], row["ood"]] for row in csv.DictReader(file)]
+
+
+def images(run: Path) -> dict[str, int]:
+    """How many images each trial of a run was trained on, in all its attempts: more than needed where one began anew."""
+    return {file.parent.name: json.loads(file.read_text())["worked"] for file in run.glob("trials/*/progress.json")}
 
 
 if __name__ == "__main__":

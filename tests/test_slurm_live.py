@@ -33,5 +33,7 @@ def test_jobs_share_a_node_and_continue_after_their_time_limit():
     assert len(limit["interrupted"]) == 2
     assert all("its node is drained" in reason for reason in limit["interrupted"])
     assert limit["report"]
+    assert limit["images"]["limited"].keys() == limit["images"]["whole"].keys()
+    assert all(limit["images"]["limited"][trial] <= count for trial, count in limit["images"]["whole"].items())
     assert limit["scores"]["limited"] == limit["scores"]["whole"] != []
     assert seen["left_over"] == []
