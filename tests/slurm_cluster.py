@@ -30,7 +30,7 @@ DEVICES = "ip link add br0 type bridge && ip link add veth0 type veth peer name 
 ALONE = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 CONTROLLER = "10.77.0.1"
-LONG = 45  # seconds that each pre-training takes of a job that is to be interrupted, with another job beside it,
+LONG = 40  # seconds that each pre-training takes of a job that is to be interrupted, with another job beside it,
 LEAST = 50_000  # and images, where the machine was busier when it was measured
 # nothing here depends on how busy the machine is
 PATIENT = {"RAY_ROBUST_TIME_TO_SAVE": "1500", "RAY_ROBUST_TIME_TO_START": "1500", "RAY_ROBUST_STARTS": "20"}
@@ -315,7 +315,7 @@ def scores(run: Path) -> list[list[str]]:
 
 
 def images(run: Path) -> dict[str, int]:
-    """How many images each trial of a run was trained on, in all its attempts: more than needed where one began anew."""
+    """How many images each trial of a run was trained on in all its attempts: too many where one began anew."""
     return {file.parent.name: json.loads(file.read_text())["worked"] for file in run.glob("trials/*/progress.json")}
 
 
