@@ -286,20 +286,27 @@ def test_nothing_else_begins_where_the_pilot_fails_or_is_interrupted(command, ca
     assert "Interrupted. 0 finished trials and all checkpoints are kept" in capsys.readouterr().out
     assert not (tmp_path / "run" / "baseline.json").exists()
 
-    class Rest(Exception):
-        """What comes after the pilot has begun."""
+    _finish_the_pilot(command, ran)
+    assert (tmp_path / "run" / "baseline.json").exists()
+    assert ran[-1] == 6  # the first seed needs the rungs that the pilot chose beyond its own
+    assert "chosen by the pilot: " in _plan(tmp_path, capsys)
 
-    def finish_the_pilot(run, todo):
+
+class Rest(Exception):
+    """What comes after the pilot has begun."""
+
+
+def _finish_the_pilot(command, ran):
+    """The command finishes its pilot and ends where the rest begins; `ran` gets how many trials each of them has."""
+
+    def finish_it(run, todo):
         ran.append(len(todo))
         if len(todo) > 1:
             raise Rest
         finish(run, todo.trials[0])
 
     with pytest.raises(Rest):
-        command(finish_the_pilot)
-    assert (tmp_path / "run" / "baseline.json").exists()
-    assert ran[-1] == 6  # the first seed needs the rungs that the pilot chose beyond its own
-    assert "chosen by the pilot: " in _plan(tmp_path, capsys)
+        command(finish_it)
 
 
 def _plan(tmp_path, capsys):
@@ -327,17 +334,7 @@ def test_a_pilot_that_an_outage_ends_is_continued_by_the_same_command(command, t
         command(break_down)
     assert not run.exists("baseline.json")
 
-    class Rest(Exception):
-        """What comes after the pilot has begun."""
-
-    def finish_the_pilot(run, todo):  # the folder is not held by those before
-        ran.append(len(todo))
-        if len(todo) > 1:
-            raise Rest
-        finish(run, todo.trials[0])
-
-    with pytest.raises(Rest):
-        command(finish_the_pilot)
+    _finish_the_pilot(command, ran)  # the folder is not held by those before
     assert ran == [1, 6]
     assert run.exists("baseline.json")
 

@@ -20,6 +20,7 @@ from ray_robust.status import __main__ as status
 from ray_robust.status import follow as following
 from ray_robust.status.progress import StatusReader
 from ray_robust.text.console import Screen
+from tests.make_remote import Remote
 
 NOW = 1_767_225_600.0
 PROGRESS = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images": 6000, "images_per_second": 2500.0, "id": 0.25,
@@ -143,17 +144,6 @@ def test_a_look_reads_only_what_is_new(run, monkeypatch):
     assert {name for name in read if "/trials/" in name and first not in name} == set()
     finish(run, first)
     assert reader.read(NOW + 3).states[first] == "done"
-
-
-class Remote(Storage):
-    """A local folder that is read as an object store is, through pyarrow."""
-
-    def __init__(self, address):
-        super().__init__(address)
-        self.remote, self.address = True, f"file://{address}"
-
-    def __truediv__(self, name):
-        return Remote(f"{self.address.removeprefix('file://')}/{name}")
 
 
 def test_an_object_store_is_followed_too(run):

@@ -25,6 +25,7 @@ from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.run import lease, sweep_progress
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text.console import Screen
+from tests.make_remote import Remote
 
 GROUPS = {"num_images=1000": 0.0, "num_images=4000": 9.0}
 SCHEMA = json.loads((Path(output.__file__).parents[1] / "verdict.schema.json").read_text())
@@ -180,21 +181,6 @@ def test_a_report_that_comes_after_the_sweep_is_not_written(tmp_path, monkeypatc
     monkeypatch.setattr(output, "csv_tables", lambda *given: {})
     program.main([run.storage.address])
     assert not run.exists("report"), "it ended while the report was made"
-
-
-class Remote(Storage):
-    """A local folder that is read and written as an object store is, through pyarrow."""
-
-    def __init__(self, address):
-        super().__init__(address)
-        self.remote, self.address = True, f"file://{address.removeprefix('file://')}"
-
-    def __truediv__(self, name):
-        return Remote(f"{self.address}/{name}")
-
-    def _write(self, name, data, durable):
-        Path(self.address.removeprefix("file://"), name).parent.mkdir(parents=True, exist_ok=True)
-        super()._write(name, data, durable)
 
 
 class Killed(BaseException):

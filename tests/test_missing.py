@@ -9,7 +9,6 @@ import pytest
 
 from ray_robust import sweep
 from ray_robust.errors import DONE
-from ray_robust.files.storage import Storage
 from ray_robust.plan.plan import Trial
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.prepare.work import finished_trials, open_work, remaining_of, stopped_trials
@@ -18,6 +17,7 @@ from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
 from ray_robust.status.progress import read_status
+from tests.make_remote import Remote
 
 SPEC = """\
 # Question: What is missing?
@@ -203,14 +203,7 @@ def test_a_remote_run_is_listed_at_once(folder):
         folder.finish(trial)
     folder.pretrain(plan.trials[3])
 
-    class Remote(Storage):
-        """A local folder that is read as an object store is, through pyarrow."""
-
-        def __init__(self, address):
-            super().__init__(address)
-            self.remote, self.address = True, f"file://{folder.run.storage.address}"
-
-    run = RunFolder(Remote("ignored"))
+    run = RunFolder(Remote(folder.run.storage.address))
     here = remaining_of(folder.run, plan, finished_trials(folder.run, plan))
     assert remaining_of(run, plan, [trial.id for trial in plan.trials[:3]]) == here
 

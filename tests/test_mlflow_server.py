@@ -17,18 +17,12 @@ from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 from ray_robust.status.progress import ErSoFar
+from tests import test_monitor
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("mlflow")
 SECRET = "secretive"
-SPEC = """\
-task: {name: camera-traps}
-pretrain: {sources: {species: 1.0}, num_images: 400, images_seen: 400}
-finetune: {epochs: 2}
-baseline: none
-seeds: 3
-track: [mlflow, csv]
-"""
+SPEC = test_monitor.SPEC + "track: [mlflow, csv]\n"
 PROGRESS = {"stage": "finetune", "epoch": 1.5, "epochs": 3, "images_per_second": 2500.0, "id": 0.25, "ood": 0.125,
             "share": 0.5}  # fmt: skip
 ER = ErSoFar({("camera-traps", "num_images=400"): 3.5})

@@ -22,6 +22,7 @@ from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
 from ray_robust.status import progress, tables
 from ray_robust.text.durations import duration
+from tests.make_remote import Remote
 
 SPEC = """\
 # Question: How far are we?
@@ -236,14 +237,7 @@ def test_a_trial_that_failed_and_then_finished_is_done(planned, capsys):
 def test_a_run_folder_may_be_a_uri(planned, capsys):
     run, _ = planned
 
-    class Remote(Storage):
-        """A local folder that is read as an object store is, through pyarrow."""
-
-        def __init__(self, address):
-            super().__init__(address)
-            self.remote, self.address = True, f"file://{run.storage.address}"
-
-    assert read(RunFolder(Remote("ignored"))).states == run.states()
+    assert read(RunFolder(Remote(run.storage.address))).states == run.states()
 
 
 def test_mistakes_are_said_in_a_line(planned, tmp_path, capsys):

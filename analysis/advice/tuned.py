@@ -17,12 +17,11 @@ def equal_cost(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
     more images. What to paste is given for the length alone."""
     scores, baseline = analysis.scores, analysis.options.baseline
     tuned, best = scores.tuned, scores.leading(analysis.options.baseline)
-    if tuned is None or not (tuned.longer > 1 or tuned.more > 1) or not best:
+    if tuned is None or not tuned.excess(1) or not best:
         return []
     by = "id_val" if scores.choice.by == ID_VAL else "the ID score"
     ood, of_best = (percent(scores.mean(group)["mean"] / PP) for group in (scores.tuned_name, best))
-    ways = [f"{tuned.longer:.3g} times as long as any group"] if tuned.longer > 1 else []
-    ways += [f"on {tuned.more:.3g} times as many images as any group"] if tuned.more > 1 else []
+    ways = [f"{words} as any group" for words in tuned.excess(1)]
     evidence = (
         f"{name(baseline)} with {tuned.setting}, its best setting by {by}, was fine-tuned {' and '.join(ways)}: "
         f"OOD {ood}, {name(best)} {of_best}."

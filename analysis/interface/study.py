@@ -210,7 +210,8 @@ class Study:
         )
 
 
-SIGNS = {"differs": "●", "equivalent": "=", "fragile": "~", "open": "?"}  # as on the terminal
+# by kind alone: page and terminal mark the direction too
+SIGNS = {"differs": "●", "equivalent": "=", "fragile": "~", "open": "?"}
 FIGURES = ("trend", "groups", "along", "contrasts", "factors")  # that a study without ER lacks
 
 

@@ -5,7 +5,6 @@ It costs more as a rule, and a gain at equal settings stands; but who deploys a 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from analysis.findings import Finding, make_finding, records, row_index
@@ -73,9 +72,7 @@ def against_tuned(analysis: Analysis, group: str) -> Finding | None:
     if scores.tuned is None or row is None:
         return None
     row, tuned = picked(row), scores.tuned
-    ways = [f"{tuned.longer:.3g} times as long"] if math.isfinite(tuned.longer) else []
-    ways += [f"on {tuned.more:.3g} times as many images"] if math.isfinite(tuned.more) else []
-    cost = f"fine-tuned {' and '.join(ways)}" if ways else "trained at other settings"
+    cost = f"fine-tuned {' and '.join(tuned.excess())}" if tuned.excess() else "trained at other settings"
     by = "id_val" if scores.choice.by == "id_val" else "the ID score"
     text = (
         f"{name(group)} against {baseline} with {tuned.setting}: OOD {signed(row['delta'])} points "

@@ -38,6 +38,12 @@ class TunedBaseline:
     epochs: int = 0
     more: float = float("nan")
 
+    def excess(self, above: float = 0.0) -> list[str]:
+        """Return in words how much longer, and on how many more images, it was fine-tuned than the groups, of what is
+        more than `above` times theirs."""
+        longer = [f"{self.longer:.3g} times as long"] if self.longer > above else []
+        return longer + ([f"on {self.more:.3g} times as many images"] if self.more > above else [])
+
 
 def tuned_baseline(points: pd.DataFrame, baseline: str, choice: Choice) -> TunedBaseline | None:
     """Return the left-out setting of the baseline, of those with most trials, with the highest mean id_val (the ID

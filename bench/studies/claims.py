@@ -11,7 +11,7 @@ figures, without a table under a licence that their numbers could be copied from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,7 @@ def judge(study: Study, record: Row, photographs: bool) -> Judgement:
     if record["refused"]:
         return Judgement(OPEN, f"The line from scratch is refused: {line_text(record)}")
     judged = [one for claim in study.claims if (one := _claim(claim, record, photographs)) is not None]
-    verdicts = {one.verdict for one in judged}
-    verdict = DISAGREES if DISAGREES in verdicts else AGREES if verdicts == {AGREES} else OPEN
+    verdict = _of_all(one.verdict for one in judged)
     text = "; ".join(one.text for one in judged) or "the run has none of the groups that are claimed about"
     if study.lines:
         text += one_line_text(record)
@@ -121,10 +120,15 @@ def _claim(claim: Claim, record: Row, photographs: bool) -> Judgement | None:
     rows = list(compared(claim, record, photographs))
     if claim.of != PAIRS:
         judged = [Judgement(rule(row, claim), effect_text(label, row)) for label, row in rows]
-        verdicts = {one.verdict for one in judged}
-        verdict = DISAGREES if DISAGREES in verdicts else AGREES if verdicts == {AGREES} else OPEN
-        return Judgement(verdict, "; ".join(one.text for one in judged)) if judged else None
+        text = "; ".join(one.text for one in judged)
+        return Judgement(_of_all(one.verdict for one in judged), text) if judged else None
     return _pairs(claim, rows, record)
+
+
+def _of_all(verdicts: Iterable[str]) -> str:
+    """Agrees where every one does, disagrees where any does."""
+    distinct = set(verdicts)
+    return DISAGREES if DISAGREES in distinct else AGREES if distinct == {AGREES} else OPEN
 
 
 def rule(row: Row, claim: Claim) -> str:
@@ -167,7 +171,7 @@ def _pairs(claim: Claim, rows: list[tuple[str, Row]], record: Row) -> Judgement 
         return None
     unlearned = sorted(group_label(name) for name, group in record["groups"].items() if group["hardly_learned"])
     verdicts = [rule(row, claim) for _, row in rows]
-    verdict = DISAGREES if DISAGREES in verdicts else AGREES if set(verdicts) == {AGREES} else OPEN
+    verdict = _of_all(verdicts)
     if unlearned and verdict == AGREES:
         verdict = OPEN
     if len(rows) <= 3:
