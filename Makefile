@@ -1,4 +1,5 @@
 # From a fresh clone: python3 with venv, make and git are all that must be there. Everything else goes into .venv.
+#   make install      .venv with the project and all that it needs, and nothing run: for the login node of a cluster
 #   make sweep        the question of sweeps/quantity.yaml, from nothing to a report     (SPEC=... for another one)
 #   make quickstart   the same in small
 #   make photos       the question on photographs: downloads Tiny-ImageNet and CIFAR-100 into DATA (./data) once their
@@ -27,10 +28,12 @@ QUICKLY = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 REPORT  = runs/$(basename $(notdir $(SPEC)))/report/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep quickstart photos test wheel wheel-test cluster slurm audit docs lock lint fast clean
+.PHONY: help install sweep quickstart photos test wheel wheel-test cluster slurm audit docs lock lint fast clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
+
+install: $(VENV)/.project
 
 sweep: $(VENV)/.project
 	@$(BIN)/python -m ray_robust.sweep $(SPEC)

@@ -12,7 +12,7 @@ SWEEPS = Path("sweeps")
 
 
 class WithSweeps(build_py):
-    """Copies `sweeps/**/*.yaml` to `ray_robust/sweeps/`."""
+    """Copies `sweeps/`, and the tables that sweeps name, to `ray_robust/sweeps/`."""
 
     def run(self) -> None:
         super().run()
@@ -26,7 +26,8 @@ class WithSweeps(build_py):
         return [*super().get_outputs(include_bytecode), *map(str, self._sweeps().values())]
 
     def _sweeps(self) -> dict[Path, Path]:
-        return {file: Path(self.build_lib, "ray_robust", file) for file in sorted(SWEEPS.rglob("*.yaml"))}
+        files = sorted(file for file in SWEEPS.rglob("*") if file.suffix in (".yaml", ".csv"))
+        return {file: Path(self.build_lib, "ray_robust", file) for file in files}
 
 
 setup(cmdclass={"build_py": WithSweeps})

@@ -1,6 +1,7 @@
 """The command: `python -m analysis RUN_DIR...`, or `... TABLE.csv --id COL --ood COL --group COL --baseline VALUE`.
 
-`python -m analysis power ...` is `ray_robust.prepare.power`, `RUN_DIR --predict` is `analysis.predict.text`.
+`python -m analysis power ...` is `ray_robust.prepare.power`, `verify RUN_DIR` is `analysis.verify.command`, and
+`RUN_DIR --predict` `analysis.predict.text`.
 
 Owns the arguments; `interface.request` has what they ask for, and does it.
 """
@@ -15,7 +16,8 @@ from ray_robust.errors import DONE, Arguments, Problem, UserError, command
 from ray_robust.run.analysis_settings import DEFAULTS
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
-COMMANDS = {"power": "ray_robust.prepare.power"}
+PREDICTION = ("predict", "at", "confirm")  # arguments that ask for one
+COMMANDS = {"power": "ray_robust.prepare.power", "verify": "analysis.verify.command"}
 
 
 def main(argv: list[str]) -> int:
@@ -23,6 +25,10 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = parser().parse_args(argv)
+    given = [name for name, value in vars(args).items() if value != parser().get_default(name)]
+    if others := [name for name in given if name not in ("source", "out") and (name in PREDICTION) != args.predict]:
+        flag, so = f"--{others[0].replace('_', '-')}", "is not" if args.predict else "is"
+        raise UserError(f"{flag} {so} for --predict")
     if args.predict:
         from analysis.predict import text as prediction
 
@@ -32,7 +38,7 @@ def main(argv: list[str]) -> int:
     warm_up()
     report_on(Request(
         tuple(args.source), args.out or None, args.scale, args.margin, tuple(args.id), args.ood, args.group,
-        args.baseline, args.cluster, args.percent, args.id_min, tuple(args.unit), args.title,
+        args.baseline, args.cluster, args.percent, args.id_min, tuple(args.unit), args.title, look=args.look,
     ))  # fmt: skip
     return DONE
 
@@ -54,7 +60,7 @@ def _load() -> None:
 
 def parser(add_help: bool = True) -> Arguments:
     """Return the parser of this command's arguments."""
-    what = "From ID and OOD scores to a verdict."
+    what = "From ID and OOD scores to a verdict. Other commands: power SPEC.yaml, verify RUN_DIR."
     parser = Arguments("python -m analysis", description=what, add_help=add_help)
     source = "a finished or partial run, several to be joined, or any table of scores"
     parser.add_argument("source", metavar="RUN_DIR|TABLE.csv", nargs="+", help=source)
@@ -76,6 +82,8 @@ def parser(add_help: bool = True) -> Arguments:
     )
     add("--margin", type=float, metavar="PP",
         help=f"points of ER that count as no effect (default: the spec's, or {DEFAULTS.margin:g})")  # fmt: skip
+    add("--look", metavar="mean|last|id_val",
+        help=f"which looks along fine-tuning ER is of (default: the spec's, or {DEFAULTS.look})")  # fmt: skip
     add("--title", metavar="TEXT", help="what the report is called (default: the spec's question, or the table's name)")
     add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
     add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.formatting import listed, name, number, percent, signed, span
+from analysis.formatting import counted, listed, name, number, percent, signed, span
 from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import claimed, state
 from analysis.study import Analysis
+from ray_robust.run.analysis_settings import LOOKS, MEAN
 
 MOST_GROUPS, MOST_PAIRS = 24, 12  # groups against the baseline, and pairs, with a sentence of their own
 STATES = {
@@ -30,6 +31,7 @@ STATES = {
     "fragile": "fails a check",
     "open": "not established",
 }
+MARKS = {"up": "▲", "down": "▼", "differs": "●", "equivalent": "=", "fragile": "~", "open": "?"}  # of `Finding.look`
 STRAIGHT = 0.05  # p under which ER is taken not to be straight in a number: no slope is claimed then
 EQUIVALENCE = ("a", "b", "delta_er", "low90", "high90", "margin", "equivalent", "smallest_provable")
 COULD = "; this design could have found"  # of one contrast by its own scatter, with 80 % power
@@ -38,9 +40,10 @@ PER = {"tenfold": " per tenfold", "all of it": " from none of it to all", "level
 
 def marks_key(margin: float) -> str:
     """Return what the marks before findings mean, as a sentence."""
+    shown = " ".join(MARKS[look] for look in ("up", "down", "differs"))
     return (
-        f"▲ ▼ ● shown, with its direction; = shown to be negligible, within ±{margin:g} points; ~ shown, but not in "
-        "every check or not at equal cost; ? open."
+        f"{shown} shown, with its direction; {MARKS['equivalent']} shown to be negligible, within ±{margin:g} points; "
+        f"{MARKS['fragile']} shown, but not in every check or not at equal cost; {MARKS['open']} open."
     )
 
 
@@ -69,6 +72,16 @@ class Finding:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def look(self) -> str:
+        """What it is marked as, before its text: its direction, or its kind."""
+        return {1: "up", -1: "down"}.get(self.sign, self.kind)
+
+    @property
+    def mark(self) -> str:
+        """The sign of that."""
+        return MARKS[self.look]
+
 
 def findings(analysis: Analysis) -> list[Finding]:
     """Return the findings of one task: factors of the sweep first (established ones ahead), then groups against the
@@ -76,7 +89,8 @@ def findings(analysis: Analysis) -> list[Finding]:
     line = {"group": analysis.options.baseline, "scale": analysis.options.scale}
     index = row_index(analysis.trends, line)
     if analysis.baseline is None:
-        text = "Not established: effective robustness, because no baseline line can be fitted."
+        why = "no baseline line can be fitted" if analysis.estimated is None else listed(list(analysis.refusals))
+        text = f"Not established: effective robustness, because {why}."
         return [marked(Finding("open", text, "trends", line if index is not None else {}, index), analysis)]
     if analysis.refused:
         text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
@@ -88,10 +102,19 @@ def findings(analysis: Analysis) -> list[Finding]:
 
 
 def marked(finding: Finding, analysis: Analysis) -> Finding:
-    """Return a finding of an interim analysis with what it is made of at its beginning."""
-    if analysis.interim is None:
-        return finding
-    return replace(finding, text=f"{analysis.interim.label}: {finding.text}")
+    """Return a finding with what it is made of at its beginning: trials so far, of an interim analysis, estimates, and
+    the look that its ER is of where that is not the mean of all."""
+    text = marked_text(finding.text, analysis, of_er=not finding.table.startswith("score"))
+    return finding if text == finding.text else replace(finding, text=text)
+
+
+def marked_text(text: str, analysis: Analysis, of_er: bool = True) -> str:
+    """Return a sentence likewise; `of_er`: whether it is about ER."""
+    label = f"{analysis.mark}: " if analysis.mark else ""
+    if of_er and analysis.looks.used != MEAN and analysis.looks.several:
+        look = LOOKS[analysis.looks.used]
+        label += f"At {look}: " if not label else f"at {look}: "
+    return f"{label}{text}"
 
 
 def equivalence_table(analysis: Analysis) -> pd.DataFrame:
@@ -185,15 +208,16 @@ def against_baseline(analysis: Analysis, group: str) -> Finding | None:
 
 def _contrasts(analysis: Analysis) -> Iterator[Finding]:
     rows = list(enumerate(records(analysis.contrasts)))
-    families = {"baseline": (MOST_GROUPS, f" differ from {name(analysis.options.baseline)}", "groups")}
+    families = {"baseline": (MOST_GROUPS, f" from {name(analysis.options.baseline)}", "groups")}
     if not analysis.factors:  # the trend test speaks for the pairs of an ordered factor
-        families["pairs"] = MOST_PAIRS, " differ", "pairs of groups"
-    for family, (most, do, what) in families.items():
+        families["pairs"] = MOST_PAIRS, "", "pairs of groups"
+    for family, (most, of, what) in families.items():
         own = [(i, row) for i, row in rows if row["family"] == family]
         yield from (_contrast(analysis, i, row) for i, row in own[:most])
         if len(own) > most:
             sure = sum(state(row) == "differs" for _, row in own)
-            text = f"Of {len(own)} {what} {sure}{do} after Holm's correction; all are in contrasts.csv."
+            many = capital(counted(sure, len(own), what, "differ"))
+            text = f"{many}{of} after Holm's correction; all are in contrasts.csv."
             yield Finding("differs" if sure else "open", text, "contrasts", {})
 
 

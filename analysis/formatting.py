@@ -43,6 +43,12 @@ def span(low: float, high: float) -> str:
     return f"({interval(low, high)})" if math.isfinite(low) else "(no interval)"
 
 
+def counted(count: int, of: int, what: str, verb: str) -> str:
+    """Return `2 of the 3 pairs differ`, `1 of the 3 pairs differs`, `none of the 3 pairs differs`; `what` and `verb`
+    are plurals."""
+    return f"{count or 'none'} of the {of:,} {what} {verb}{'' if count > 1 else 's'}"
+
+
 def scores(low: float, high: float) -> str:
     """Return a range of scores: `47.0 % to 52.5 %`."""
     return f"{percent(low)} to {percent(high)}" if math.isfinite(low) else UNKNOWN

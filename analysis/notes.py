@@ -66,10 +66,15 @@ def target(task_points: TaskPoints) -> str:
         "ID groups": "test groups in distribution",
         "OOD groups": "test groups under shift",
         "groups": "test groups",
+        "ID images": "test images in distribution",
+        "OOD images": "test images under shift",
     }
     seeds = task_points.pairing.seeds
     trials = f"other {options.unit}s" if not seeds else f"{seeds} other seeds, which all groups share"
-    others = [trials, *(f"other {names[scores.source.name]} of the same kind" for scores in jackknife_scores)]
+    if options.first_stage is not None:
+        trials += f", and as many more as the scatter of the first {options.first_stage.seeds} asks for"
+    others = [trials, *(f"other {names[scores.source.name]} of the same kind" for scores in jackknife_scores
+                        if scores.source.name in names)]  # fmt: skip
     same = "" if len(jackknife_scores) else " and the same test images"
     return TARGET.format(f"{', '.join(others)}{same}")
 

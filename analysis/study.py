@@ -13,7 +13,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from analysis.input.declared import Declared, Earlier
 from analysis.input.recount import Recount, recount
+from analysis.input.run_agreement import Tests, is_estimated, unlabelled_tests, with_estimates
+from analysis.input.shift_tests import on_shifts
 from analysis.input.table import Table
 from analysis.learned.learned import Learned, learned
 from analysis.line.checks import check_line
@@ -21,22 +24,19 @@ from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
 from analysis.options import Options
 from analysis.scales import SCALES
-from analysis.stats import (
-    ancova,
-    contrasts,
-    group_jackknife,
-    reliability,
-    robustness,
-    sensitivity,
-)
+from analysis.stats import ancova, best_set, contrasts, robustness, sensitivity
+from analysis.stats.agreement import ESTIMATE, Estimated
 from analysis.stats.factors import FACTOR_TABLE, Factor, Regression, factor_table
-from analysis.stats.group_jackknife import Counts, JackknifeScores
+from analysis.stats.group_jackknife import Counts
 from analysis.stats.group_means import MeanER, mean_er
 from analysis.stats.half_gain import HALF_GAIN, half_gain_table
 from analysis.stats.influence import INFLUENCE, SELECTION, cook_distances, influence_table, selection_table
+from analysis.stats.looks import Looks, several
 from analysis.stats.raw_scores import RawScores, raw_scores, without_images
 from analysis.stats.refusals import no_line, refusals_of
+from analysis.stats.resampled import Resampled, resample
 from analysis.stats.robustness import Baseline
+from analysis.stats.shift_results import Shifts
 from analysis.stats.study_group import Group
 from analysis.stats.study_tables import (
     ERRORS,
@@ -47,9 +47,10 @@ from analysis.stats.study_tables import (
     progress_table,
     trend_table,
 )  # fmt: skip
-from analysis.stats.task_points import Comparison, TaskPoints
+from analysis.stats.task_points import Comparison
 from analysis.stats.transform import transformed
-from ray_robust.metrics import METRICS
+from analysis.subsets.hidden import HiddenSubset, hidden_subset
+from ray_robust.run.analysis_settings import MEAN
 from ray_robust.run.interim import Interim
 
 CONTRASTS, ANCOVA, AT_IDS = (*contrasts.COLUMNS, *contrasts.MORE), ancova.COLUMNS, ancova.AT_ID
@@ -64,8 +65,7 @@ def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
 class Analysis:
     """Everything that is known about one task. Scores are fractions, every ER is in percentage points.
 
-    points      one row per point, with expected_ood, er, er_low, er_high, extrapolated, clipped, and `cook`, Cook's
-                distance of the baseline's points (groups in order)
+    points      one row per point, with expected_ood, er, er_low, er_high, extrapolated, clipped; of the baseline `cook`
     trends      one row per group and scale, the baseline first
     groups      mean ER per group: columns `GROUPS`; n_used points lie in the baseline's range and enter the mean
     contrasts   see `analysis.stats.contrasts`: `COLUMNS` and `MORE`
@@ -74,9 +74,7 @@ class Analysis:
     progress    mean ER by group and epoch with its interval, columns `PROGRESS`, empty unless there are several epochs
     band        the baseline line with both bands (see `Baseline.band`), empty without a line
     baseline    None where no line can be fitted; `refused` says that its R^2 is under the floor
-    errors      what the interval of each group's mean ER is made of, columns `ERRORS`: a row per source of error
-                ("trials of GROUP", "baseline line", "ID groups", "OOD groups"; where groups are paired by seed the
-                first two are one), se in percentage points
+    errors      a row per source of error of each group's mean ER, columns `ERRORS`, se in percentage points
     ancova      slopes, then heights, of the lines of every pair: see `analysis.stats.ancova.COLUMNS`
     at_ids      where slopes differ, the contrast at three ID scores: see `analysis.stats.ancova.AT_ID`
     regression  every factor of the sweep together: see `analysis.stats.factors.Regression`
@@ -88,12 +86,18 @@ class Analysis:
     line        whether the baseline's points lie on a line: see `analysis.line.checks`; None where nobody asked
     survival    which claims hold without the assumptions they were made under: see `analysis.stats.sensitivity`
     target      one sentence: which repetition of the study the intervals speak of
-    scores      the ID and OOD scores of every group, in percentage points, whatever becomes of the line: see
-                `analysis.stats.raw_scores`
+    scores      the ID and OOD scores of every group, whatever becomes of the line: see `analysis.stats.raw_scores`
     recount     which test images occur elsewhere too (see `analysis.input.recount`); None where none does
     without_duplicates  the same analysis without these images, where the run's predictions give it; else None
+    shifts      the line and the effects on every shift, where there are several: see `analysis.stats.shift_results`
     learned     what the trainings learned, and where it is lost: see `analysis.learned.learned`
     interim     what is missing of a run that is not complete: every claim is withheld (`so_far`)
+    looks       mean ER at every choice among looks along fine-tuning, and which `points` are of: `analysis.stats.looks`
+    best        which groups cannot be told from the best one, by mean ER and by OOD score: see `stats.best_set`
+    declared    what the runs decided before their scores were seen; None for a plain table
+    earlier     where that was changed once there were scores, the same analysis under each earlier setting
+    estimated   what the OOD scores were estimated by, where the OOD test has no labels; else None
+    hidden      OOD images on which better ID means worse OOD: see `analysis.subsets.hidden`
     """
 
     task: str
@@ -127,7 +131,20 @@ class Analysis:
     refusals: tuple[str, ...] = ()
     line: LineChecks | None = None
     learned: Learned = field(default_factory=Learned)
+    shifts: Shifts = field(default_factory=Shifts)
     interim: Interim | None = None
+    looks: Looks = field(default_factory=Looks)
+    best: pd.DataFrame = field(default_factory=_empty(best_set.COLUMNS))
+    declared: Declared | None = None
+    earlier: tuple[tuple[Earlier, Analysis], ...] = ()
+    estimated: Estimated | None = None
+    hidden: HiddenSubset = field(default_factory=HiddenSubset)
+
+    @property
+    def mark(self) -> str:
+        """What everything made of it is marked with: that it is interim, and that OOD scores are estimates; or ""."""
+        interim = "" if self.interim is None else self.interim.label
+        return ", ".join(filter(None, [interim, "" if self.estimated is None else ESTIMATE]))
 
     @property
     def notes(self) -> list[str]:
@@ -144,24 +161,57 @@ def analyse_all(table: Table, options: Options) -> list[Analysis]:
     """Return the analysis of every task of the table, in the order of appearance; at least one, however empty the
     table."""
     tasks = list(dict.fromkeys([*table.points["task"], *table.left_out["task"].dropna()])) or ["task"]
+    earlier = table.declared.earlier(options) if table.declared else []
     analyses = []
     for task in tasks:
-        own = (table.points["task"] == task).to_numpy()
-        # a trial that failed before it could name its task is missing from every one of them
-        missing = table.left_out.loc[table.left_out["task"].isna() | (table.left_out["task"] == task)]
-        points = table.points.loc[own].reset_index(drop=True)
-        counts, notes = table.counts(points) if table.counts else (None, [])
-        duplicates, without = recount(table.runs, points), None
+        points = table.points.loc[(table.points["task"] == task).to_numpy()].reset_index(drop=True)
+        counts, notes = table.counts(points) if table.counts and not is_estimated(points) else (None, [])
+        duplicates = recount(table.runs, points)
         if duplicates is not None:
             notes = [*notes, duplicates.sentence]
-            if duplicates.points is not None:
-                without = analyse(task, duplicates.points, options, missing, (), duplicates.counts, checked=False)
-        analysis = analyse(task, points, options, missing, (*table.warnings, *notes), counts, without)
+        notes += [one.sentence for one in earlier]
+        tests = unlabelled_tests(table.runs, points)
+        data = _Data(task, points, table.missing(task), counts, (*table.warnings, *notes), duplicates, tests)
+        analysis = data.analyse(options)
         lessons = learned(table, points, analysis.scores, options.baseline)
-        warnings = [*analysis.warnings, *lessons.warnings]
-        analysis = replace(analysis, recount=duplicates, learned=lessons, warnings=warnings)
+        shifts = on_shifts(table, points, counts, options, analysis.estimated)
+        hidden = hidden_subset(table, points, options) if table.interim is None else HiddenSubset()
+        analysis = replace(
+            analysis,
+            recount=duplicates,
+            learned=lessons,
+            shifts=shifts,
+            hidden=hidden,
+            warnings=[*analysis.warnings, *lessons.warnings, *shifts.notes, *hidden.warnings],
+            declared=table.declared,
+            earlier=tuple((one, data.analyse(one.options)) for one in earlier),
+        )
         analyses.append(analysis if table.interim is None else so_far(analysis, table.interim))
     return analyses
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What is analysed of one task, whatever the options."""
+
+    task: str
+    points: pd.DataFrame
+    missing: pd.DataFrame
+    counts: Mapping[str, Counts] | None
+    notes: tuple[str, ...]
+    duplicates: Recount | None
+    tests: Tests | None
+
+    def analyse(self, options: Options) -> Analysis:
+        without, duplicates = None, self.duplicates
+        if duplicates is not None and duplicates.points is not None:
+            again, counts = duplicates.points, duplicates.counts
+            without = analyse(self.task, again, options, self.missing, (), counts, checked=False)
+        points, estimated, lost = with_estimates(self.points, options, self.tests)
+        missing = pd.concat([self.missing, lost], ignore_index=True) if len(lost) else self.missing
+        made = analyse(self.task, points, options, missing, self.notes, estimated or self.counts, without)
+        er = {group: mean.quantity for group, mean in made.means.items()}
+        return replace(made, best=best_set.best_sets(er, made.scores.means, options.baseline))
 
 
 def so_far(analysis: Analysis, interim: Interim) -> Analysis:
@@ -171,8 +221,13 @@ def so_far(analysis: Analysis, interim: Interim) -> Analysis:
     return replace(
         analysis,
         interim=interim,
+        warnings=[text for text in analysis.warnings if text not in analysis.looks.disagreements],
+        looks=replace(analysis.looks, disagreements=()),
+        best=analysis.best.assign(in_set=True, at_least_behind=0.0),
+        earlier=tuple((one, so_far(other, interim)) for one, other in analysis.earlier),
         contrasts=held(analysis.contrasts),
         factor_table=held(analysis.factor_table),
+        shifts=analysis.shifts.held(),
         regression=replace(analysis.regression, levels=held(analysis.regression.levels)),
         scores=replace(
             scores, differences=held(scores.differences), factors=held(scores.factors), levels=held(scores.levels)
@@ -186,88 +241,43 @@ def analyse(
     options: Options,
     left_out: pd.DataFrame | None = None,
     warnings: tuple[str, ...] = (),
-    counts: Mapping[str, Counts] | None = None,
+    counts: Mapping[str, Counts] | Estimated | None = None,
     without_duplicates: Analysis | None = None,
     checked: bool = True,
 ) -> Analysis:
     """Return the analysis of one task.
 
     points    columns trial, group, id, ood (see `input.table.Table`)
-    counts    what each point predicted per test group, for "id" and "ood", rows aligned with `points`; None: not kept
+    counts    what each point predicted per test group, for "id" and "ood", rows aligned with `points`; None: not kept.
+              Where the OOD test has no labels what its scores were estimated by
     without_duplicates   the same analysis without test images that occur elsewhere
     checked   whether the line is checked, and the claims (see `sensitivity`)
 
     Never raises for lack of points: what cannot be estimated is NaN, and a warning says why.
     """
     left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
-    resampled = _resample(points, counts, options)
+    every, estimated = resample(points, counts, options), counts if isinstance(counts, Estimated) else None
+    resampled = every.at_look()
     trends = pd.concat([trend_table(groups, SCALES[n]) for n, groups in resampled.groups.items()], ignore_index=True)
     groups = resampled.groups[options.scale]
     parts = [group.points for group in groups.values()]
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
     sentence = target(resampled.task_points)
-    scores = raw_scores(resampled.task_points)
+    scores = raw_scores(every.task_points)
     if without_duplicates is not None:
         scores = without_images(scores, without_duplicates.scores)
-    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores)
+    looks = Looks(MEAN if resampled.why else options.look, several(points, options.baseline))
+    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores, looks=looks,
+                    estimated=estimated)  # fmt: skip
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
     if fitted is None:
-        return _without_line(bare, no_line(groups, options), [*warnings, *resampled.notes])
+        why = estimated.refused if estimated is not None and estimated.refused else no_line(groups, options)
+        return _without_line(bare, why, [*warnings, *resampled.notes])
     bare = replace(bare, without_duplicates=without_duplicates, line=fitted.line)
     scored = _score(bare, resampled, fitted, checked)
-    return _with_tables(bare, fitted, scored, [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes])
-
-
-def scores_of(points: pd.DataFrame, options: Options, counts: Mapping[str, Counts] | None = None) -> RawScores:
-    """Return the raw scores of one task alone, as `analyse` makes them: no line is fitted, which takes a fraction of
-    the time."""
-    replicates, _ = _jackknife_scores(points, counts, options)
-    return raw_scores(TaskPoints.of(points, options, replicates))
-
-
-@dataclass(frozen=True, eq=False)
-class _Resampled:
-    """A task's points with their replicates; `groups` are those of every scale, by its name."""
-
-    task_points: TaskPoints
-    groups: Mapping[str, Mapping[str, Group]]
-    notes: list[str]
-
-
-def _resample(points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options) -> _Resampled:
-    scores, notes = _jackknife_scores(points, counts, options)
-    task_points = TaskPoints.of(_with_variances(points, counts), options, scores)
-    return _Resampled(task_points, {name: task_points.groups_on(scale) for name, scale in SCALES.items()}, notes)
-
-
-def _jackknife_scores(
-    points: pd.DataFrame, counts: Mapping[str, Counts] | None, options: Options
-) -> tuple[list[JackknifeScores], list[str]]:
-    """Every point's scores without each test group; empty, and why, where its counts do not give its very scores."""
-    if counts is None or not len(points) or not (points["group"] == options.baseline).any():
-        return [], []
-    only = "intervals speak of the test groups as they are"
-    metrics = set(points["metric"]) if "metric" in points else set()
-    metric = str(next(iter(metrics))) if len(metrics) == 1 else ""
-    if metric not in METRICS:
-        return [], [f"the metric is not one that counts per group can give: {only}"]
-    for side in group_jackknife.SIDES:
-        again = group_jackknife.scores(metric, np.ones((1, len(counts[side].groups))), counts[side])[:, 0]
-        if not np.allclose(again, points[side], rtol=0, atol=1e-9):
-            return [], [f"the counts per group do not give the {side} scores: {only}"]
-    if METRICS[metric].not_resampled:
-        return [], [f"{metric} {METRICS[metric].not_resampled}: {only}"]
-    return group_jackknife.leave_groups_out(counts, metric)
-
-
-def _with_variances(points: pd.DataFrame, counts: Mapping[str, Counts] | None) -> pd.DataFrame:
-    """`points` with `id_variance`, the sampling variance of the ID score, where counts give it."""
-    metrics = points["metric"].dropna().unique() if "metric" in points else []
-    if counts is None or len(metrics) != 1:
-        return points
-    variance = reliability.variance_of(counts["id"], str(metrics[0]))
-    return points if variance is None else points.assign(id_variance=variance)
+    notes = [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes]
+    return _of_all_looks(_with_tables(bare, fitted, scored, notes), every, fitted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +290,7 @@ class _Fitted:
     notes: list[str]
 
 
-def _fit_baseline(bare: Analysis, resampled: _Resampled, checked: bool) -> _Fitted | None:
+def _fit_baseline(bare: Analysis, resampled: Resampled, checked: bool) -> _Fitted | None:
     """Fit the baseline's line, compare the groups under it, check it; None where its points make no line."""
     options, trends = bare.options, bare.trends
     groups = resampled.groups[options.scale]
@@ -317,7 +327,7 @@ class _Scored:
     survival: pd.DataFrame
 
 
-def _score(bare: Analysis, resampled: _Resampled, fitted: _Fitted, checked: bool) -> _Scored:
+def _score(bare: Analysis, resampled: Resampled, fitted: _Fitted, checked: bool) -> _Scored:
     comparison, without = fitted.comparison, bare.without_duplicates
     baseline = comparison.baseline
     groups = {name: replace(group, points=robustness.with_intervals(group.points, baseline))
@@ -357,8 +367,6 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
         factor_table=sensitivity.annotated(slopes, "factors", scored.survival),
         factors=[factor for factor in scored.regression.factors if factor.per == "tenfold"],
         influence=influence_table(groups, baseline),
-        selection=selection_table(points, options.baseline, refused),
-        progress=progress_table(groups, baseline, refused),
         band=baseline.band(reference),
         baseline=baseline,
         refused=refused,
@@ -371,4 +379,22 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
         means=scored.means,
         id_sets=id_set_table(reference.points, baseline, options),
         survival=scored.survival,
+    )
+
+
+def _of_all_looks(analysis: Analysis, every: Resampled, fitted: _Fitted) -> Analysis:
+    """Return the analysis with what is of the points of all looks, under the same line."""
+    options, comparison = analysis.options, fitted.comparison
+    if len(every.task_points.points) > len(analysis.points):
+        own = every.groups[options.scale]
+        comparison = every.task_points.compare(SCALES[options.scale], groups=own, of_factors=False) or comparison
+    groups, refused = comparison.groups, analysis.refused
+    points = pd.concat([group.points for group in groups.values()], ignore_index=True)
+    looks = analysis.looks if refused else analysis.looks.of(groups, comparison.baseline, options.margin)
+    return replace(
+        analysis,
+        looks=looks,
+        warnings=[*analysis.warnings, *looks.disagreements],
+        selection=selection_table(points, options.baseline, refused),
+        progress=progress_table(groups, comparison.baseline, refused),
     )

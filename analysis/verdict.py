@@ -10,10 +10,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.advice.advise import advise
+from analysis.decisions.best import best_sets
+from analysis.decisions.declared import declared
+from analysis.decisions.looks import looks
 from analysis.findings import Finding, findings
 from analysis.input.table import Table
 from analysis.scores.sentences import summary
+from analysis.shifts.sentences import shift_findings
+from analysis.stats.agreement import ASSUMES, METHOD, Estimated
 from analysis.study import Analysis
+from ray_robust.run.seed_plan import plans_of
 
 GROUP = ("n_points", "n_trials", "n_used", "er", "er_low", "er_high", "extrapolated")
 SCORE = ("mean", "low", "high")
@@ -22,6 +28,10 @@ DIFFERENCE = ("a", "b", "score", "family", "delta", "low", "high", "p_adjusted",
 SLOPE = ("score", "factor", "label", "per", "against", "slope", "low", "high", "p_adjusted", "equivalent", "levels",
          "straight_p", "not_robust_to")  # fmt: skip
 UPSTREAM = ("n_trials", "accuracy", "low", "high", "chance", "hardly_learned", "late_share", "still_improving")
+SHIFT = ("compared", "ood_images", "id_images", "classes", "n", "slope", "slope_low", "slope_high", "intercept", "r2",
+         "refused")  # fmt: skip
+SHIFT_CONTRAST = ("shift", "a", "b", "delta_er", "low", "high", "p", "p_adjusted", "equivalent", "smallest_detectable",
+                  "family", "not_robust_to")  # fmt: skip
 FACTOR = ("partial_r2", "slope", "low", "high", "p", "p_adjusted", "standardised", "equivalent", "per", "against",
           "label", "levels")  # fmt: skip
 
@@ -32,6 +42,8 @@ def verdict(analyses: Sequence[Analysis], table: Table | None = None) -> dict[st
     first, *others = [_verdict(analysis, table) for analysis in analyses]
     if table is not None and table.interim is not None:
         first["interim"] = table.interim.plain()
+    if table is not None and (plans := [plan.verdict() for _, plan in plans_of(table.runs)]):
+        first["seeds"] = plans if len(plans) > 1 else plans[0]
     if others:
         first["task"] = analyses[0].task
         first["tasks"] = {a.task: other for a, other in zip(analyses[1:], others, strict=True)}
@@ -61,12 +73,19 @@ def _verdict(analysis: Analysis, table: Table | None) -> dict[str, Any]:
         },
         "selection": analysis.selection.to_dict("records"),
         "left_out": analysis.left_out.to_dict("records"),
+        **best_sets(analysis),
+        **declared(analysis),
+        **looks(analysis),
+        **_estimated(analysis.estimated),
+        **_hidden(analysis),
+        **_shifts(analysis),
         **_learned(analysis),
         **_duplicates(analysis),
         "method": {
             "interval": 0.95,
             "resampled": options.unit,
             "target": analysis.target,
+            "look": analysis.looks.used,
         },
     }
 
@@ -120,6 +139,58 @@ def _learned(analysis: Analysis) -> dict[str, Any]:
         return {}
     groups = table.set_index("group")[list(UPSTREAM)].to_dict("index")
     return {"learned": {"upstream": groups, "notes": list(analysis.learned.notes)}}
+
+
+def _shifts(analysis: Analysis) -> dict[str, Any]:
+    """Every shift by itself and all together; nothing where the task's own OOD test is the only one."""
+    shifts = analysis.shifts
+    if not shifts.results:
+        return {}
+    by_shift = {
+        line["shift"]: {
+            **{key: line[key] for key in SHIFT},
+            **_estimated(one.estimated),
+            "groups": one.groups.set_index("group")[list(GROUP)].to_dict("index"),
+        }
+        for one, line in zip(shifts.results, shifts.lines.to_dict("records"), strict=True)
+    }
+    return {
+        "shifts": {
+            "compared": shifts.compared,
+            "by_shift": by_shift,
+            "contrasts": shifts.effects[list(SHIFT_CONTRAST)].to_dict("records"),
+            "means": shifts.means.to_dict("records"),
+            "findings": [_finding(finding) for finding in shift_findings(analysis)],
+        }
+    }
+
+
+def _estimated(estimated: Estimated | None) -> dict[str, Any]:
+    """What OOD scores are estimated by; nothing where they are measured."""
+    if estimated is None:
+        return {}
+    slope = estimated.slope
+    return {
+        "estimated": {
+            "method": METHOD, "images": estimated.images, "pairs": estimated.pairs, "r2": estimated.r2,
+            "slope": slope.value, "slope_low": slope.low, "slope_high": slope.high, "intercept": estimated.intercept,
+            "refused": estimated.refused, "assumes": ASSUMES,
+        }
+    }  # fmt: skip
+
+
+def _hidden(analysis: Analysis) -> dict[str, Any]:
+    """The images on which better ID means worse OOD; nothing where there was nothing to search."""
+    one = analysis.hidden.result
+    if one is None:
+        return {}
+    return {
+        "hidden": {
+            "found": one.found, "images": one.count if one.found else 0, "of": analysis.hidden.total,
+            "slope": one.slope, "low": one.low, "high": one.high, "p": one.p, "whole": one.whole.value,
+            "worse": one.worse, "better": one.better, "refused": one.refused,
+        }
+    }  # fmt: skip
 
 
 def _duplicates(analysis: Analysis) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from analysis.scales import SCALES
 from analysis.stats.study_tables import PROGRESS
 from analysis.study import Analysis, analyse
 from ray_robust.metrics import METRICS
+from ray_robust.run.analysis_settings import MEAN
 
 SCORE = "score"  # what the metric of a table is called that does not name it
 MOST_POINTS = 50_000  # of a table that is looked at in other views too
@@ -63,8 +64,10 @@ def views(analysis: Analysis) -> list[View]:
         for scale in SCALES:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
-            other = analyse(analysis.task, scored, replace(options, scale=scale), checked=False)
-            every.append(_view(other, other.points, metric, chosen=False).ordered(order))
+            chosen_already = replace(options, scale=scale, look=MEAN)  # these are the points of the look in use
+            other = analyse(analysis.task, scored, chosen_already, checked=False)
+            seen = _view(other, other.points, metric, chosen=False).ordered(order)
+            every.append(seen if options.look == MEAN else replace(seen, progress=_no_progress()))  # lacks other looks
     return every
 
 

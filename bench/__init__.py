@@ -35,13 +35,24 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=120, highlight=False).print(table)
 
 
-def write_table(path: Path, name: str, lines: Sequence[Sequence[str]], command: str = "") -> None:
+def write_table(
+    path: Path, name: str, lines: Sequence[Sequence[str]], command: str = "", where: str | None = None
+) -> None:
     """Put a Markdown table (header first) into a document, between the marks of that name; see `filled`. With a
-    `command`, that made it, it is followed by that, and by when and where."""
+    `command`, that made it, it is followed by that, and by when and where: here and now unless it is said."""
     rows = [f"| {' | '.join(line)} |" for line in (lines[0], ("---",) * len(lines[0]), *lines[1:])]
     if command:
-        rows += ["", f"`python -m {command}`, {here_and_now()}"]
+        rows += ["", f"`python -m {command}`, {where or here_and_now()}"]
     path.write_text(filled(path.read_text("utf-8"), {name: "\n".join(rows)}), "utf-8")
+
+
+def write_rows(path: Path, name: str, head: Sequence[str], rows: Sequence[Sequence[str]], order: Sequence[str]) -> None:
+    """Put rows into the table of that name, each in the place of the one that it has the first cell of: so a long
+    simulation is run in pieces. Rows of the same columns are kept, those that `order` does not name are dropped."""
+    before = table_in(path, name)
+    old = before[1:] if before and before[0] == list(head) else []
+    by_name = {row[0]: row for row in [*old, *rows]}
+    write_table(path, name, [head, *(by_name[one] for one in order if one in by_name)])
 
 
 def table_in(path: Path, name: str) -> list[list[str]]:
@@ -65,11 +76,29 @@ def here_and_now() -> str:
     from ray_robust.prepare.provenance import processor
 
     card = sys.modules["torch"].cuda if "torch" in sys.modules else None
-    place = f"{processor()}, {os.cpu_count()} cores"
+    place = f"{processor()} ({instruction_sets()}), {os.cpu_count()} cores"
     if card is not None and card.is_available():
         place += f", {card.get_device_name()}"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "ray") if _installed(name))
     return f"{datetime.now(UTC):%Y-%m-%d}: {place}, {versions}"
+
+
+def instruction_sets() -> str:
+    """What the processor computes with, as PyTorch and oneDNN may use it, and the precision that `auto` is there:
+    `AVX-512, bf16`; without PyTorch the instructions that it has."""
+    if "torch" not in sys.modules:
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+        return next((name for name in ("AVX512", "AVX2") if name.lower() in flags), "neither AVX-512 nor AVX2").replace(
+            "AVX512", "AVX-512"
+        )
+    import torch
+
+    from ray_robust.train.context import computes_in_bf16
+
+    names = {"AVX512": "AVX-512", "DEFAULT": "neither AVX-512 nor AVX2"}
+    capability = torch.backends.cpu.get_cpu_capability()
+    precision = "bf16" if computes_in_bf16(torch.device("cpu")) else "float32"
+    return f"{names.get(capability, capability)}, {precision}"
 
 
 def _installed(name: str) -> bool:

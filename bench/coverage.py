@@ -29,7 +29,8 @@ import pandas as pd
 
 from analysis.input.plain_table import read_csv
 from analysis.options import Options
-from analysis.study import Analysis, analyse, scores_of
+from analysis.stats.resampled import scores_of
+from analysis.study import Analysis, analyse
 from bench import print_table, show, table_in, write_table
 from bench.claims import between, claim_summary, claims_of_scores, judged, truths
 from bench.designs import Design, draw

@@ -33,9 +33,9 @@ SLOPE, INTERCEPT = 0.76, -0.86  # of the true line, probit scale
 SD = 0.0144  # of a point's distance from it, as a fraction of OOD scores
 OPTIONS = Options("scratch")
 CORRELATIONS = (0.0, 0.1, 0.3, 0.7)
-# how the column that tells trainings apart may be called: by a telling name; by another, with one value per training,
-# or with values that every group has
-COLUMNS = {"trial": "trial", "seed": "seed", "folder": "trial", "number": "seed"}
+# how the column that tells trainings apart may be called: by a telling name; by another, with a number per training, or
+# with numbers that every group has (of text that lies in one group each is asked whatever its rows say)
+COLUMNS = {"trial": "trial", "seed": "seed", "folder": "training", "number": "seed"}
 
 
 def null_sweep(correlation: float, seed: int, levels: int = 4, each: int = 5, points: int = 6) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def null_sweep(correlation: float, seed: int, levels: int = 4, each: int = 5, po
 
 def replicate(correlation: float, seed: int) -> dict[str, Any]:
     """One sweep: whether each name of the column is asked for, and what is claimed of its rows and of its trainings."""
-    frame = null_sweep(correlation, seed)
+    frame = null_sweep(correlation, seed).assign(training=lambda f: pd.factorize(f["trial"])[0])
     with tempfile.TemporaryDirectory() as folder:
         read = partial(_read, Path(folder, "t.csv"))
         said: dict[str, Any] = {}

@@ -221,7 +221,7 @@ def bare_fit(
             order = torch.randperm(len(images))
         picked = order[step % per_epoch * batch :][:batch]
         model.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with precise(trial):
             scores = model(ready(augment(images[picked], settings.augment)))
         loss = F.cross_entropy(scores.float(), labels[picked], label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
@@ -232,11 +232,20 @@ def bare_fit(
             tests = [task[s] for s in SPLITS[1:]] if finetuning else [mixture["held_out"]]
             model.eval()
             for test, truth in tests:
-                with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.inference_mode(), precise(trial):
                     x = torch.from_numpy(test)
                     guess = torch.cat([model(ready(x[i : i + 512])).argmax(1) for i in range(0, len(x), 512)])
                 score = f1_score(truth, guess.numpy(), average="macro", labels=np.unique(truth))
     return score if finetuning else model.state_dict()
+
+
+def precise(trial: Trial) -> Any:
+    """The precision that the sweep's own trainings have: bf16 where this processor computes in it, else float32."""
+    import torch
+
+    from ray_robust.train.context import Context
+
+    return Context(torch.device("cpu")).autocast(trial.model.precision)
 
 
 # --- through the sweep
@@ -346,7 +355,7 @@ def _plain_train(config: dict) -> None:
         while done < seen:
             model.train()
             for x, y in loader:
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with precise(trial):
                     loss = torch.nn.functional.cross_entropy(model(x).float(), y)
                 optimizer.zero_grad()
                 loss.backward()
@@ -359,7 +368,7 @@ def _plain_train(config: dict) -> None:
                 model.eval()
                 for test in tests:
                     guesses, truths = [], []
-                    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                    with torch.inference_mode(), precise(trial):
                         for x, y in DataLoader(datasets.ImageFolder(str(test), plain), 512):
                             guesses.append(model(x).argmax(1))
                             truths.append(y)

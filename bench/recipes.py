@@ -109,12 +109,12 @@ def pretrained(case: Case, data: str, folder: Path) -> Case:
     from ray_robust.spec.load import load_spec
     from ray_robust.train.context import Context
     from ray_robust.train.pretrain import PretrainJob, pretrain
-    from ray_robust.trial.datasets import Mixture
+    from ray_robust.trial.datasets import Mixture, Shown
 
     spec_file = folder / "recipe.yaml"
     tree = {
         "task": {"name": "camera-traps"},
-        "model": {"name": case["model"], "image_size": case["px"]},
+        "model": {"name": case["model"], "image_size": case["px"], "store": case.get("store", "raw")},
         "pretrain": {"sources": {"photos": {"kind": "folder", "path": data}}, "num_images": case["images"],
                      "num_classes": case["classes"], **case["recipe"]},
     }  # fmt: skip
@@ -122,11 +122,12 @@ def pretrained(case: Case, data: str, folder: Path) -> Case:
     spec = load_spec(spec_file)
     model, settings = spec.models[0].section, spec.pretrains[0].section
     pool = open_pool("source", "photos", settings.sources["photos"])
-    store = ImageStore.open(folder / "store", pool, model.image_size)
+    shown = Shown.to(model)
+    store = ImageStore.open(folder / "store", pool, shown.form)
     store.fill(store.missing())
     subset = draw(settings, {"photos": store.pool.catalog}, {"photos": usable(store)}, 1)
-    images = Mixture(subset, {"photos": store}).images(Context().device, captioned=False)
-    _, done = pretrain(PretrainJob(model, settings, 1, "recipes", Context(), None, images))
+    images = Mixture(subset, {"photos": store}, shown.view).images(Context().device, captioned=False)
+    _, done = pretrain(PretrainJob(model, settings, case.get("seed", 1), "recipes", Context(), None, images))
     assert done.upstream_accuracy is not None
     return {"upstream": done.upstream_accuracy, "seen": done.images_seen, "seconds": round(done.seconds, 1)}
 

@@ -1,16 +1,13 @@
-"""How close training runs to its bare step: `python -m bench.step [--models NAME@PX:BATCH ...] [--device cpu|cuda]`.
+"""How close training on a CPU runs to its bare step: `python -m bench.step [--models NAME@PX:BATCH ...]`.
 
-The same model, px, batch and precision in turn, several rounds on one core (or one GPU), each ratio the median over the
-rounds: through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same
-images already in memory with the same augmentation, without reports, checks or seeds; and timm's own recipe
-(ImageFolder of photographs, `create_loader` with the augmentation of its train.py); those named in `--compiled` through
-`fit` once more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep
-pays it once.
+The same model, px, batch and precision in turn, several rounds on one core, each ratio the median over the rounds:
+through `train.loop.fit` over images of the store, as a trial trains; the bare step, a plain loop over the same images
+already in memory with the same augmentation, without reports, checks or seeds; and timm's own recipe (ImageFolder of
+photographs, `create_loader` with the augmentation of its train.py); those named in `--compiled` through `fit` once
+more, with torch.compile. Decoding into the store is not in it: `bench.ingest` measures that, and a sweep pays it once.
 
-On a GPU the bare step is the compiled one on random tensors in its memory; beside it are the procedure of timm's
-benchmark.py (the step as written, with SGD, on random tensors) and the card's own copy and matrix rates. `--together`
-trains several models at once, one after the other and stacked, and compares their images per second with one alone.
-Needs no Ray.
+`--together` trains several models at once, one after the other and stacked, and compares their images per second with
+one alone. `bench.on_gpu` is the same for a GPU. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,13 +43,11 @@ from ray_robust.train.models import build_model, input_scale
 from ray_robust.train.stack import StackedRunner
 from ray_robust.train.state import Duration, Stage
 
-SHAPES = {
-    "cpu": ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"],
-    "cuda": ["resnet18@64:1024", "resnet50@224:256", "resnet50@224:1024"],
-}
-OTHERS = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm", "timm's benchmark": "store_over_timm",
+CPU = torch.device("cpu")
+SHAPES = ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"]
+OTHERS = {"bare step": "store_over_memory", "timm's recipe": "store_over_timm",
           "store, compiled": "store_over_compiled"}  # fmt: skip
-TOGETHER = {"cpu": ["test_byobnet@32:128"], "cuda": ["resnet18@64:128", "convnext_atto@64:128"]}
+TOGETHER = "test_byobnet@32:128"
 CLASSES = 10
 Way = Callable[[int], float]  # number of steps -> seconds
 
@@ -89,72 +84,60 @@ class Shape:
 def main(argv: list[str]) -> None:
     """Measure every shape and print the table and the JSON line."""
     parser = argparse.ArgumentParser("python -m bench.step", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--models", nargs="*", metavar="NAME@PX:BATCH", help="default: some for the device")
+    parser.add_argument("--models", nargs="*", metavar="NAME@PX:BATCH", default=SHAPES)
     parser.add_argument("--images", type=int, default=1024, help="photographs in memory and on disk")
     parser.add_argument("--seconds", type=float, default=3.0, help="one measurement, about")
-    parser.add_argument("--rounds", type=int, help="default: 5, on a GPU 3")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", nargs="*", metavar="NAME@PX:BATCH", default=[],
-                        help="on a CPU these too, which takes up to two minutes each")  # fmt: skip
+                        help="these with torch.compile too, which takes up to two minutes each")  # fmt: skip
     parser.add_argument("--together", nargs="*", type=int, metavar="K", help="models trained at once, default 1 4 16")
     parser.add_argument("--write", type=Path, help="put the table into this document")
     args = parser.parse_args(argv)
-    device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
-    if device.type == "cpu":
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
-        torch.set_num_threads(1)
-    rounds = args.rounds or (3 if device.type == "cuda" else 5)
-    summary: dict[str, Any] = {"device": _name(device), "torch": torch.__version__, "timm": timm.__version__}
-    names = SHAPES[args.device] if args.models is None else args.models
-    rows = steps([Shape.read(name) for name in names], device, args, rounds, summary)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # loaders' processes too: one core for everyone
+    torch.set_num_threads(1)
+    summary: dict[str, Any] = {"device": f"one core of {platform.machine()}", "torch": torch.__version__,
+                               "timm": timm.__version__}  # fmt: skip
+    rows = steps([Shape.read(name) for name in args.models], args, summary)
     beside = []
     if args.together is not None:
-        beside = together(args.together or [1, 4, 16], device, args.seconds, rounds, summary)
+        beside = together(args.together or [1, 4, 16], args.seconds, args.rounds, summary)
     header, header_beside = ("model @ px : batch", "way", "images/s", "store over it"), (
         "model @ px : batch", "models", "images/s of all", "over one alone")  # fmt: skip
     if args.write:
         command = command_of("bench.step", argv)
         if rows:
-            write_table(args.write, f"step on a {args.device}", [header, *rows], command)
+            write_table(args.write, "step on a cpu", [header, *rows], command)
         if beside:
-            write_table(args.write, f"together on a {args.device}", [header_beside, *beside], command)
+            write_table(args.write, "together on a cpu", [header_beside, *beside], command)
     if beside:
         print_table(header_beside, beside)
     show(header, rows, summary)
 
 
-def steps(
-    shapes: list[Shape], device: torch.device, args: argparse.Namespace, rounds: int, summary: dict[str, Any]
-) -> list[tuple[str, ...]]:
+def steps(shapes: list[Shape], args: argparse.Namespace, summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return a row for every way of every shape; add the ratios to `summary`."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for shape in shapes:
-            ways = dict(_ways(shape, device, Path(folder), args.images, str(shape) in args.compiled))
-            rates = measured(ways, shape.batch, args.seconds, rounds)
+            ways = dict(_ways(shape, Path(folder), args.images, str(shape) in args.compiled))
+            rates = measured(ways, shape.batch, args.seconds, args.rounds)
             for way, of in rates.items():
                 ratio = over(rates["store"], of)
                 rows.append((str(shape), way, f"{median(of):,.0f}", "" if way == "store" else f"{ratio:.3f}"))
                 if way in OTHERS:
                     summary.setdefault(OTHERS[way], {})[str(shape)] = ratio
-            if device.type == "cuda":
-                summary[f"{shape}_of_card"] = _share_of_card(shape, median(rates["store"]), device)
     return rows
 
 
-def together(
-    counts: list[int], device: torch.device, seconds: float, rounds: int, summary: dict[str, Any]
-) -> list[tuple[str, ...]]:
+def together(counts: list[int], seconds: float, rounds: int, summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return a row for so many models at once, in turn and stacked; add what each gains over one alone to `summary`."""
-    rows: list[tuple[str, ...]] = []
-    for text in TOGETHER[device.type]:
-        shape = Shape.read(text)
-        rates = measured(dict(_several(shape, device, counts)), shape.batch, seconds, rounds)
-        alone = rates.pop("1 alone")
-        gains = {way: over(of, alone) for way, of in rates.items()}
-        summary.setdefault("together_over_alone", {})[text] = gains
-        rows += [(text, way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
-    return rows
+    shape = Shape.read(TOGETHER)
+    ways = {name: build() for name, build in several(shape, CPU, counts)}
+    rates = measured(ways, shape.batch, seconds, rounds)
+    alone = rates.pop("1 alone")
+    gains = {way: over(of, alone) for way, of in rates.items()}
+    summary["together_over_alone"] = {TOGETHER: gains}
+    return [(TOGETHER, way, f"{median(of):,.0f}", f"{gains[way]:.3f}") for way, of in rates.items()]
 
 
 def measured(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -179,25 +162,16 @@ def over(ours: list[float], other: list[float]) -> float:
     return round(median(a / b for a, b in zip(ours, other, strict=True)), 3)
 
 
-def _ways(shape: Shape, device: torch.device, folder: Path, images: int, compiled: bool) -> Iterator[tuple[str, Way]]:
-    settings = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch)
-    context = Context(device)
-    if device.type == "cuda":
-        pixels = np.random.default_rng(0).integers(0, 256, (4 * shape.batch, shape.px, shape.px, 3), np.uint8)
-        bank = ImageBank([(pixels, None)], device)
-        yield "store", through_fit(shape, shape.compiled, settings, bank, context)
-        yield "bare step", _random_tensors(shape, settings, context, torch.compile)
-        sgd = settings.model_copy(update={"optimizer": "sgd"})
-        yield "timm's benchmark", _random_tensors(shape, sgd, context, lambda model: model)
-        return
+def _ways(shape: Shape, folder: Path, images: int, compiled: bool) -> Iterator[tuple[str, Way]]:
     from ray_robust.data.opened import images_of
 
-    tree, store = _store(folder, shape.px, images)
-    bank = ImageBank([images_of(store, np.arange(store.n))], device)
+    settings = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch)
+    context, (tree, store) = Context(CPU), _store(folder, shape.px, images)
+    bank = ImageBank([images_of(store, np.arange(store.n))], CPU)
     yield "store", through_fit(shape, shape.section, settings, bank, context)
     if compiled:
         yield "store, compiled", through_fit(shape, shape.compiled, settings, bank, context)
-    yield "bare step", _plain_loop(shape, settings, torch.from_numpy(store.take(np.arange(store.n))), context)
+    yield "bare step", plain_loop(shape, settings, torch.from_numpy(store.take(np.arange(store.n))), context)
     yield "timm's recipe", _timm_recipe(shape, settings, tree, context)
 
 
@@ -225,42 +199,52 @@ def through_fit(shape: Shape, section: ModelSection, settings: Training, bank: I
 
     def run(steps: int) -> float:
         stage = Stage("bench", settings, section, Duration(len(bank), shape.batch, steps), 0, context)
-        _wait(context.device)
+        wait(context.device)
         begun = time.perf_counter()
         fit(model, bank, labels, stage)
-        _wait(context.device)
+        wait(context.device)
         return time.perf_counter() - begun
 
     return run
 
 
-def _several(shape: Shape, device: torch.device, counts: list[int]) -> Iterator[tuple[str, Way]]:
-    """One training, and several at once, a step of each in turn or all stacked; seconds for a batch of any of them."""
+def noise(shape: Shape, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images for an epoch of 64 steps as a part of an ImageBank: 8 batches, again and again."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8 * shape.batch, shape.px, shape.px, 3), np.uint8)
+    return pixels, np.resize(np.arange(len(pixels)), 64 * shape.batch)
+
+
+def several(
+    shape: Shape, device: torch.device, counts: Sequence[int], compiled: bool = False, stacked: bool = True
+) -> Iterator[tuple[str, Callable[[], Way]]]:
+    """Yield what builds one training, and several at once: a step of each in turn, or all stacked; seconds for a batch
+    of any of them."""
     settings, context = Training(lr=3e-3, weight_decay=0.05, batch_size=shape.batch), Context(device)
-    pixels = np.random.default_rng(0).integers(0, 256, (8 * shape.batch, shape.px, shape.px, 3), np.uint8)
-    bank = ImageBank([(pixels, None)], device)
-    labels = torch.arange(len(bank)) % CLASSES
+    section = shape.compiled if compiled else shape.section
 
     def way(count: int, runner: Runner) -> Way:
-        models = [build_model(shape.section, CLASSES, seed) for seed in range(count)]
+        bank = ImageBank([noise(shape, 0)], device)
+        labels = torch.arange(len(bank)) % CLASSES
+        models = [build_model(section, CLASSES, seed) for seed in range(count)]
 
         def work(steps: int) -> float:
             duration = Duration(len(bank), shape.batch, steps)
-            stages = [Stage("bench", settings, shape.section, duration, seed, context) for seed in range(count)]
+            stages = [Stage("bench", settings, section, duration, seed, context) for seed in range(count)]
             todo = [partial(fit.steps, model, bank, labels, stage) for model, stage in zip(models, stages, strict=True)]
-            _wait(device)
+            wait(device)
             begun = time.perf_counter()
             run_interleaved(todo, count, device, runner)
-            _wait(device)
+            wait(device)
             return (time.perf_counter() - begun) / count
 
         return work
 
-    yield "1 alone", way(1, run_each)
+    yield "1 alone", lambda: way(1, run_each)
     for count in counts:
         if count > 1:
-            yield f"{count} in turn", way(count, run_each)
-        yield f"{count} stacked", way(count, Stacked(device))
+            yield f"{count} in turn", partial(way, count, run_each)
+        if stacked:
+            yield f"{count} stacked", partial(way, count, Stacked(device))
 
 
 class Stacked(StackedRunner):
@@ -270,7 +254,7 @@ class Stacked(StackedRunner):
         return True
 
 
-def _plain_loop(shape: Shape, settings: Training, images: torch.Tensor, context: Context) -> Way:
+def plain_loop(shape: Shape, settings: Training, images: torch.Tensor, context: Context) -> Way:
     model = build_model(shape.section, CLASSES, seed=0)
     mean, std = input_scale(model)
     labels = torch.arange(len(images)) % CLASSES
@@ -313,8 +297,9 @@ def _timm_recipe(shape: Shape, settings: Training, tree: Path, context: Context)
     return run
 
 
-def _random_tensors(shape: Shape, settings: Training, context: Context, run_as: Callable[[nn.Module], Any]) -> Way:
+def random_tensors(shape: Shape, settings: Training, context: Context, run_as: Callable[[nn.Module], Any]) -> Way:
     model = build_model(shape.section, CLASSES, seed=0).to(context.device)
+    """Return the bare step on a GPU: on random tensors in its memory, by `run_as(model)`."""
     network = run_as(model)
     batch = torch.randn(shape.batch, 3, shape.px, shape.px, device=context.device)
     batch = batch.to(memory_format=torch.channels_last)
@@ -322,11 +307,11 @@ def _random_tensors(shape: Shape, settings: Training, context: Context, run_as: 
 
     def run(steps: int) -> float:
         optimizer = make_optimizer(model, settings)
-        _wait(context.device)
+        wait(context.device)
         begun = time.perf_counter()
         for _ in range(steps):
             _step(network, batch, labels, optimizer, shape, settings, context)
-        _wait(context.device)
+        wait(context.device)
         return time.perf_counter() - begun
 
     return run
@@ -349,47 +334,10 @@ def _step(
     optimizer.step()
 
 
-# --- the card
-
-
-def _share_of_card(shape: Shape, rate: float, device: torch.device) -> dict[str, float]:
-    """Memory, the matrix rate reached, its share of the measured one, and the measured copy rate."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model: nn.Module = build_model(shape.section, CLASSES, seed=0)
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, shape.px, shape.px))
-    reached = 3 * counter.get_total_flops() * rate  # a backward pass costs two forward ones
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    b = torch.empty(1 << 30, device=device, dtype=torch.uint8)
-    matrix = 2 * 8192**3 / _seconds(lambda: a @ a, device)
-    copy = 2 * (1 << 30) / _seconds(lambda: torch.empty_like(b).copy_(b), device)
-    return {
-        "memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2),
-        "tflops": round(reached / 1e12, 1),
-        "share_of_matrix_rate": round(reached / matrix, 3),
-        "matrix_tflops": round(matrix / 1e12, 1),
-        "copy_gb_per_s": round(copy / 1e9, 1),
-    }
-
-
-def _seconds(work: Callable[[], Any], device: torch.device, times: int = 20) -> float:
-    work()
-    _wait(device)
-    begun = time.perf_counter()
-    for _ in range(times):
-        work()
-    _wait(device)
-    return (time.perf_counter() - begun) / times
-
-
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Return once a GPU has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"one core of {platform.machine()}"
 
 
 if __name__ == "__main__":

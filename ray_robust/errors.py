@@ -99,9 +99,9 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 20 else ""
 
 
-def unexpanded(path: object) -> str:
-    """Return a hint where a $VARIABLE was left standing in a path that is not there; else ""."""
-    return "; is the variable set?" if "$" in str(path) else ""
+def unexpanded(path: object, stop: str = "") -> str:
+    """Return a hint where a $VARIABLE was left standing in a path that is not there; else `stop`."""
+    return "; is the variable set?" if "$" in str(path) else stop
 
 
 def install_hint(extra: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from rich.progress import (
 from ray_robust import registry
 from ray_robust.data.duplicates.comparison import skipped, within
 from ray_robust.data.duplicates.entries import summary
+from ray_robust.data.images.form import Form, form_of
 from ray_robust.data.images.pack import BROKEN, PRESENT
 from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool
@@ -34,9 +35,13 @@ from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.ingest import ingest as launch
-from ray_robust.spec.sections import LARGEST_SIZE
+from ray_robust.spec.sections import LARGEST_SIZE, ModelSection
+from ray_robust.spec.store import Store
 from ray_robust.spec.yaml_lines import read_value
 from ray_robust.text.console import Screen
+
+# arguments that say how images are decoded
+OF_DECODING = ("task", "size", "store", "fit", "broken", "set", "limit", "out", "verify", "address")
 
 
 def main(argv: list[str]) -> int:
@@ -55,14 +60,15 @@ def main(argv: list[str]) -> int:
         _install(pool, args.archive, out)
     for line in _summary(pool):
         out.print(line, markup=False)
-    store = ImageStore.open(args.out, pool, args.size)
+    form = _form(args)
+    store = ImageStore.open(args.out, pool, form)
     for line in _outdated(args.out):
         out.print(line, markup=False)
     if args.verify:
         for line in _verified(store, out):
             out.print(line, markup=False)
     rows = np.arange(min(args.limit, store.n)) if args.limit and pool.rendered else None
-    jobs: list[launch.Job] = [(pool, args.size, rows)]
+    jobs: list[launch.Job] = [(pool, form, rows)]
     todo = sum(len(rows) for _, rows in launch.missing(jobs, [store]))
     if todo:
         with _ray(args.address, launch.estimate(jobs, [store])), _bar(out, todo) as progress:
@@ -90,6 +96,8 @@ def parser(add_help: bool = True) -> Arguments:
     parser.add_argument("--yes", action="store_true", help="with --download: accept its licence")
     parser.add_argument("--task", action="store_true", help="read it as a task where both have that name")
     parser.add_argument("--size", type=int, default=32, help="width and height in px (default: %(default)s)")
+    parser.add_argument("--store", default="raw", metavar="FORM", help="raw: decoded at --size (default); compact or "
+                        "'{size: 288, quality: 95}': whole, as JPEG, as model.store of a sweep")  # fmt: skip
     parser.add_argument("--fit", choices=("crop", "squash", "pad"), help="how an oblong image becomes a square")
     parser.add_argument("--broken", choices=("fail", "drop"), help="what a broken image means (default: fail)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any further option")
@@ -105,7 +113,7 @@ def parser(add_help: bool = True) -> Arguments:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    args = parser().parse_args(argv)
+    args, defaults = parser().parse_args(argv), parser().get_default
     if not 1 <= args.size <= LARGEST_SIZE:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")
     if args.limit < 0:
@@ -114,6 +122,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError("--download: needs --root, the folder that holds the data sets ($DATA in the shipped specs)")
     if args.download and args.archive:
         raise UserError("--download: obtains the archive itself; leave --archive out")
+    if args.download and (idle := [f"--{name}" for name in OF_DECODING if getattr(args, name) != defaults(name)]):
+        raise UserError(f"--download: decodes nothing; give {', '.join(idle)} to the command that decodes, without it")
     if args.yes and not args.download:
         raise UserError("--yes: accepts the licence of a --download, which is not given")
     return args
@@ -146,13 +156,28 @@ def _open(args: argparse.Namespace) -> Pool:
     try:
         return cls(args.source, cls.Options.model_validate(given))
     except ValidationError as error:
-        problems = []
-        for detail in error.errors():
-            key = ".".join(map(str, detail["loc"]))
-            unknown = detail["type"] == "extra_forbidden"
-            what = f"unknown option{did_you_mean(key, fields)}" if unknown else detail["msg"].lower()
-            problems.append(f"{args.source}: {key}: {what}")
-        raise UserError(*problems) from None
+        raise UserError(*_lines(args.source, error, fields)) from None
+
+
+def _form(args: argparse.Namespace) -> Form:
+    """Return the form in which images are stored. Raises UserError, which names the argument."""
+    if args.store == "raw":
+        return Form(args.size)
+    try:
+        section = ModelSection.model_validate({"image_size": args.size, "store": read_value(args.store, "--store")})
+    except ValidationError as error:
+        raise UserError(*_lines(f"--store {args.store}", error, Store.model_fields, "store")) from None
+    return form_of(section)
+
+
+def _lines(where: str, error: ValidationError, fields: Iterable[str], below: str = "") -> Iterator[str]:
+    """Yield what is wrong with options, a line each: `where`, the key (without the one that all are `below`), what."""
+    for detail in error.errors():
+        key = ".".join(map(str, detail["loc"])).removeprefix(below).removeprefix(".")
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            message = f"unknown option{did_you_mean(key, fields)}"
+        yield ": ".join(filter(None, (where, key, f"{message[:1].lower()}{message[1:]}")))
 
 
 def _summary(pool: Pool) -> Iterator[str]:
@@ -162,7 +187,8 @@ def _summary(pool: Pool) -> Iterator[str]:
         f", {len(catalog.groups):,} groups" if catalog.groups else ""
     )
     if len(catalog):
-        counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
+        labels = catalog.labels[catalog.labels >= 0]  # -1: without a label
+        counts = np.bincount(labels, minlength=len(catalog.classes))
         order = np.argsort(-counts, kind="stable")
         named = [f"{catalog.classes[i]} {counts[i]:,}" for i in order]
         yield "classes      " + (", ".join(named) if len(named) <= 6 else f"{', '.join(named[:3])} ... {named[-1]}")

@@ -113,6 +113,16 @@ class Hooks:
         """Training images that went through all processes."""
         return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in (self.home / "counts").iterdir())
 
+    @contextlib.contextmanager
+    def trainings_held(self) -> Iterator[None]:
+        """For the time of a with-block no training goes on."""
+        hold = self.home / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
     def aim(self, stage: str, seconds: float) -> None:
         """Have the command killed in its next such stage, so many seconds after that begins, or at its end."""
         draft = self.home / "aim.draft"

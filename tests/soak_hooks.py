@@ -3,7 +3,9 @@
 Adds up the training images that a process has worked through, in a file that a kill leaves whole: what a trial says of
 itself comes once a second, too seldom to tell what a kill has cost. And kills the command (SIGKILL) at an instant
 within the stage that the file `aim` names: "STAGE SECONDS", so many seconds after the stage began, or where it is over
-sooner at its end. How long each stage took is added to `stages`, who was killed to `killed`.
+sooner at its end. How long each stage took is added to `stages`, who was killed to `killed`. `settings.json` has
+constants of modules that are other ones here: {module: {name: value}}. While there is a file `hold`, no training goes
+on.
 """
 
 import importlib.abc
@@ -25,6 +27,8 @@ WRAPPED = {  # by module, what begins and ends a stage; None: it is another one'
     "ray_robust.run.run_folder": ("RunFolder.write_results", "results", True),
     "analysis.__main__": ("report_on", "report", True),
 }
+COUNTED = "ray_robust.train.interleave"
+SETTINGS = {}
 waiting: list[str] = []  # the stage that this process is to be killed in, once it began
 
 
@@ -32,7 +36,7 @@ class Hooks(importlib.abc.MetaPathFinder):
     """Wraps functions of modules as they are imported."""
 
     def find_spec(self, name, path=None, target=None):
-        if name not in WRAPPED and name != "ray_robust.train.interleave":
+        if name not in WRAPPED and name not in SETTINGS and name != COUNTED:
             return None
         sys.meta_path.remove(self)
         try:
@@ -43,7 +47,11 @@ class Hooks(importlib.abc.MetaPathFinder):
 
         def loaded(module):
             load(module)
-            count(module) if name == "ray_robust.train.interleave" else mark(module, *WRAPPED[name])
+            if name == COUNTED:
+                count(module)
+            if name in WRAPPED:
+                mark(module, *WRAPPED[name])
+            vars(module).update(SETTINGS.get(name, {}))
 
         spec.loader.exec_module = loaded
         return spec
@@ -56,6 +64,8 @@ def count(module):
         shared, run = mmap.mmap(file.fileno(), 8), module.ForwardBackward.run
 
     def counted(work):
+        while os.path.exists(os.path.join(HOME, "hold")):
+            time.sleep(0.05)
         run(work)
         shared[:] = struct.pack("q", struct.unpack("q", shared[:])[0] + len(work.inputs[0]))
 
@@ -110,4 +120,7 @@ def note(name, value):
 
 
 if HOME:
+    if os.path.exists(os.path.join(HOME, "settings.json")):
+        with open(os.path.join(HOME, "settings.json")) as file:
+            SETTINGS.update(json.load(file))
     sys.meta_path.insert(0, Hooks())

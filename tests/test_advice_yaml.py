@@ -66,11 +66,11 @@ def by_hand(file: Path, folder: Path, baseline: str = "{name: scratch, finetune:
     return copy
 
 
-def design(file: Path, points: pd.DataFrame | None = None) -> RunDesign:
-    """The design of the run that this file would make."""
-    spec = yaml.safe_load(load_spec(file).resolved)
-    rows, tested = plan(file).rows(), sum(SPLITS.values()) - SPLITS["train"]
-    return RunDesign("run", spec, rows, pd.DataFrame() if points is None else points, SPLITS["train"], tested, 16)
+def design(file: Path, points: pd.DataFrame | None = None, written: bool = True) -> RunDesign:
+    """The design of the run that this file would make; of an earlier version where what was written is not known."""
+    read, points = load_spec(file), pd.DataFrame() if points is None else points
+    rows, tested, spec = plan(file).rows(), sum(SPLITS.values()) - SPLITS["train"], yaml.safe_load(read.resolved)
+    return RunDesign("run", spec, rows, points, SPLITS["train"], tested, 16, written=read.written if written else {})
 
 
 def pasted(file: Path, text: str, folder: Path) -> Path:
@@ -106,7 +106,7 @@ def check(file: Path, text: str, cost: Cost, folder: Path) -> Plan:
 @pytest.mark.parametrize("resolved", [False, True], ids=["own", "resolved"])
 def test_a_wider_baseline_is_read_and_repeats_nothing(file, resolved, tmp_path):
     file = by_hand(file, tmp_path, "{name: scratch}")
-    run = design(file)
+    run = design(file, written=not resolved)
     if resolved:
         (tmp_path / "run").mkdir()
         file = tmp_path / "run" / file.name

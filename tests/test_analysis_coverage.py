@@ -14,7 +14,8 @@ from scipy.special import ndtr, ndtri
 
 from analysis.findings import Finding
 from analysis.options import Options
-from analysis.study import analyse, scores_of
+from analysis.stats.resampled import scores_of
+from analysis.study import analyse
 from bench import analysis as bench_analysis
 from bench import claims, coverage, raw_scores, resampling
 from bench.coverage import SCENARIOS, Truth, simulate

@@ -18,9 +18,8 @@ from analysis.input.join_runs import read_runs
 from analysis.input.run_points import read_run
 from analysis.scores.sentences import summary
 from analysis.study import Analysis, analyse_all
-from ray_robust.metrics import METRICS
+from ray_robust.metrics import METRICS, tally
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.train.counts import tally
 from tests.fake_run import run_folder, sweep
 
 pytestmark = pytest.mark.slow  # of one report or trial that takes seconds to make

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.formula.api as smf
 
 from analysis.options import Options
+from analysis.stats.factor_coding import blocks_of
 from analysis.study import analyse
 from bench.simulated import Truth, simulate
 from tests.fake_run import sweep
@@ -177,3 +178,17 @@ def test_a_number_that_hardly_varies_has_no_slope_per_tenfold():
     study = analyse("t", points, Options("scratch"))
     assert study.factors == []
     assert any(note.startswith("num_images hardly varies (1000 to 1000") for note in study.warnings)
+
+
+def test_which_images_and_wrong_labels_are_factors_and_an_empty_cell_is_without():
+    values = pd.DataFrame({
+        "select": [None, "", "s top 0.3", "s top 0.3"] * 2, "dedupe": [np.nan] * 8,
+        "label_noise": [None] * 4 + ["0.2"] * 4,
+    })  # fmt: skip
+    values.loc[values["select"] == "", "select"] = np.nan  # as an earlier run's results are read
+    blocks, notes = blocks_of(values)
+    assert [block.names for block in blocks] == [("select=s top 0.3",), ("label_noise=0.2",)]
+    assert [block.labels for block in blocks] == [
+        ("choice of images s top 0.3 against all",), ("wrong labels 0.2 against none",),
+    ]  # fmt: skip
+    assert not notes

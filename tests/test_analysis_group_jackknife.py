@@ -20,8 +20,8 @@ from analysis.scales import SCALES
 from analysis.stats import group_jackknife, reliability
 from analysis.stats.group_jackknife import Counts
 from bench.coverage import Truth, simulate
+from ray_robust.metrics import group_counts
 from ray_robust.run.results_schema import SCORE_SPLITS
-from ray_robust.train.counts import group_counts
 from tests.fake_run import run_folder, sweep
 
 OPTIONS = Options("scratch")

@@ -90,6 +90,28 @@ def test_the_same_name_for_something_else_gets_the_run_behind_it(tmp_path, runs)
     assert {"num_images=1000", "num_images=1000 (coarse)"} <= set(joined.points["group"])
 
 
+def test_groups_that_no_column_tells_apart_stay_apart(tmp_path):
+    """Of one run those of two learning rates; of two runs those of one name whose trials of a seed are others."""
+    rates = sweep({"low rate": 0.0, "high rate": 5.0})
+    run_folder(tmp_path / "rates", rates)
+    again = rates.copy()
+    again.loc[again["group"] == "low rate", "trial"] += "x"
+    more = again.assign(seed=again["seed"] + 3, subset_seed=again["subset_seed"] + 3, trial=again["trial"] + "y")
+    run_folder(tmp_path / "again", again)
+    run_folder(tmp_path / "more", more)
+    joined, _ = join_runs.read_runs([str(tmp_path / name) for name in ("rates", "again")])
+    trials = joined.points.groupby("group", sort=False)["trial"].nunique().to_dict()
+    assert trials == {"scratch": 3, "low rate": 3, "high rate": 3, "low rate (again)": 3}
+    assert "low rate of again is not that of rates: trials of the same seed are others" in joined.warnings
+    joined, _ = join_runs.read_runs([str(tmp_path / name) for name in ("rates", "more")])
+    assert joined.points.groupby("group")["trial"].nunique().to_dict() == {"scratch": 6, "low rate": 6, "high rate": 6}
+    assert not any("look the same" in warning for warning in joined.warnings)
+    rewrite(str(tmp_path / "more"), lambda spec: spec.setdefault("pretrain", {}).update(lr=0.2))
+    joined, _ = join_runs.read_runs([str(tmp_path / name) for name in ("rates", "more")])
+    note = "pretrain.lr is not set in rates, 0.2 in more: groups that look the same are one all the same"
+    assert note in joined.warnings
+
+
 def test_strictest_margin_and_floor_hold_and_are_told(runs):
     rewrite(runs[1], lambda spec: spec["analysis"].update(margin=1.0, min_r2=0.9))
     joined, options = join_runs.read_runs(runs)

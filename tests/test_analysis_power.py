@@ -185,6 +185,7 @@ def test_mistakes_in_a_line_each(monkeypatch):
     spec = ["power", "--spec", "sweeps/quantity.yaml"]
     for arguments, told in (
         (["power"], "--spec"),
+        (["power", "quantity", "--spec", "quantity"], "once"),
         ([*spec, "--seeds", "3,x"], "--seeds: '3,x' is no list of numbers"),
         ([*spec, "--margin", "0"], "--margin: 0 is not a positive number"),
         ([*spec, "--from", "nowhere"], "no run folder"),
@@ -195,11 +196,27 @@ def test_mistakes_in_a_line_each(monkeypatch):
             analysis_command.main(arguments)
 
 
+def test_the_sentence_of_a_plan_has_what_the_report_can_claim():
+    """Not what one contrast alone could, before Holm's correction over its family."""
+    design = Design({f"g{i}": 3 for i in range(4)}, 3, 3, 3, {}, same_seeds=True)
+    first = power(design, published(design))[0]
+    assert first.after_holm > 1.5 * first.detectable
+    assert f"a group against the baseline from {first.after_holm:.1f} points of ER" in planning.line(design)
+
+
+@pytest.mark.slow
+def test_a_spec_is_named_as_help_says(capsys):
+    assert analysis_command.main(["power", "quantity", "--seeds", "2"]) == 0
+    assert "two groups" in capsys.readouterr().out
+
+
 def test_a_plan_says_what_it_could_see(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert sweep.main(["sweeps/quantity.yaml", "--plan"]) == 0
     said = capsys.readouterr().out
     assert "power in four sweeps of five it would find a group against the baseline from " in said
+    assert " on, after Holm's correction, as the report claims it; " in said
+    assert "for these test groups alone (24 ID groups, 24 OOD groups): intervals that hold for others, too" in said
 
 
 @pytest.mark.slow

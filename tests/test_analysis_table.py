@@ -149,6 +149,21 @@ def test_arguments_are_checked_together(write):
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--at", "1000"], "--at is for --predict"),
+        (["--confirm", "runs/y"], "--confirm is for --predict"),
+        (["--predict", "--scale", "logit"], "--scale is not for --predict"),
+        (["--predict", "--id-min", "3"], "--id-min is not for --predict"),
+    ],
+)
+def test_what_belongs_to_a_prediction_and_what_does_not(arguments, line):
+    with pytest.raises(UserError) as error:
+        main(["runs/x", *arguments])
+    assert str(error.value) == line
+
+
 def test_a_folder_that_is_no_run(write, tmp_path):
     with pytest.raises(UserError, match=r"no run folder: it has neither spec\.yaml nor plan\.csv"):
         read_run(str(tmp_path))

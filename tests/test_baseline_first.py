@@ -125,7 +125,8 @@ def test_a_line_is_described_with_what_the_design_can_find(tmp_path):
     assert "it gives ER at ID scores from " in line
     assert "bend" in line
     assert power.startswith("power     in four sweeps of five it would find a group against the baseline from ")
-    assert power.endswith(" points between the 3 trials of the baseline; the report goes by the scatter of all groups")
+    assert " points between the 3 trials of the baseline. That is for these test groups alone (" in power
+    assert power.endswith("; the report goes by the scatter of all groups")
 
 
 @pytest.mark.slow

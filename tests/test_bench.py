@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from bench import command_of, table_in, write_table
+from bench import command_of, table_in, write_rows, write_table
 from bench.overhead import makespan
 from bench.profile import REST, counted, part_of
+from ray_robust.train.context import computes_in_bf16
 
 
 def test_a_table_says_which_command_made_it_when_and_where(tmp_path):
@@ -23,6 +29,21 @@ def test_a_table_says_which_command_made_it_when_and_where(tmp_path):
     assert table_in(file, "step") == [["way", "images/s"], ["store", "100"]]
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+
+
+def test_rows_of_a_simulation_take_the_places_of_those_before(tmp_path):
+    file = tmp_path / "statistics.md"
+    file.write_text("<!-- worlds -->\n<!-- /worlds -->\n")
+    order, head = ["first", "second", "third"], ("world", "claimed")
+    write_rows(file, "worlds", head, [("second", "5 %"), ("first", "4 %")], order)
+    write_rows(file, "worlds", head, [("third", "6 %"), ("second", "7 %")], order)
+    assert table_in(file, "worlds") == [list(head), ["first", "4 %"], ["second", "7 %"], ["third", "6 %"]]
+    write_rows(file, "worlds", head, [], order[1:])
+    assert table_in(file, "worlds") == [list(head), ["second", "7 %"], ["third", "6 %"]], (
+        "a world that there is no more"
+    )
+    write_rows(file, "worlds", ("world", "claimed", "slope"), [("first", "4 %", "0.2")], order)
+    assert table_in(file, "worlds") == [["world", "claimed", "slope"], ["first", "4 %", "0.2"]], "other columns"
 
 
 def test_the_makespan_is_that_of_processes_that_take_the_next_trial():
@@ -46,3 +67,41 @@ def test_the_makespan_is_that_of_processes_that_take_the_next_trial():
 def test_a_sample_counts_for_what_was_being_done(calls, part):
     assert part_of(";".join(calls)) == part
     assert counted([";".join(calls) + " 3", ";".join(calls) + " 4"]) == {part: 7}
+
+
+HIDDEN = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+}  # a processor without AVX-512, on any that has it
+
+
+def test_on_a_processor_without_bf16_every_rival_computes_as_the_sweep_does():
+    code = """
+import types, torch, bench
+from bench.overhead import precise
+from ray_robust.train.context import computes_in_bf16
+trial = types.SimpleNamespace(model=types.SimpleNamespace(precision="auto"))
+with precise(trial):
+    product = torch.ones(2, 2) @ torch.ones(2, 2)
+print(computes_in_bf16(torch.device("cpu")), product.dtype, bench.instruction_sets().endswith(", float32"))"""
+    root = Path(__file__).parents[1]
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, **HIDDEN}, cwd=root, capture_output=True,
+                           text=True, check=True)  # fmt: skip
+    assert ended.stdout.split() == ["False", "torch.float32", "True"]
+
+
+def test_no_bench_has_a_precision_written_into_its_steps():
+    """It is that of `Context.autocast`, which the sweep's own trainings have."""
+    for file in sorted((Path(__file__).parents[1] / "bench").rglob("*.py")):
+        assert "torch.autocast(" not in file.read_text("utf-8"), file.name
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [("", True), ("DEFAULT", True), ("avx512_core_bf16", True), ("AVX512_CORE_AMX", True), ("AVX512_CORE", False),
+     ("AVX2", False), ("SSE41", False)],
+)  # fmt: skip
+def test_kernels_that_may_not_use_bf16_are_not_asked_to(limit, allowed, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert computes_in_bf16(torch.device("cpu")) == allowed

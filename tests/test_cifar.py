@@ -142,6 +142,8 @@ def test_it_is_not_there(tmp_path):
     assert mistakes("cifar-100", tmp_path) == [
         "ROOT: no such folder, or an empty one. Obtain it: python -m ray_robust.ingest cifar-100 --download --root DIR"
     ]
+    (said,) = mistakes("cifar-100", tmp_path / "$UNSET")
+    assert "an empty one; is the variable set? Obtain it:" in said
     for split, images in (("train", 50_000), ("test", 10_000), ("all", 60_000)):
         published = source("cifar-100", tmp_path, split=split).published()
         assert (len(published), len(published.classes)) == (images, 100)

@@ -32,6 +32,8 @@ def site():
                                  "specs)"),
         (["pets", "--download", "--root", "x", "--archive", "y"],
          "--download: obtains the archive itself; leave --archive out"),
+        (["pets", "--download", "--root", "x", "--size", "64", "--verify"],
+         "--download: decodes nothing; give --size, --verify to the command that decodes, without it"),
         (["pets", "--yes"], "--yes: accepts the licence of a --download, which is not given"),
     ],
 )  # fmt: skip

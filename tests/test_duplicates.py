@@ -185,6 +185,15 @@ def test_what_a_source_and_a_task_share(tmp_path):
     assert comparison.within(source).table.empty
 
 
+@pytest.mark.slow
+def test_classes_that_are_codes_are_called_by_their_names(tmp_path):
+    for wnid, seed in (("n01440764", 1), ("n02102040", 2), ("n03028079", 2)):
+        make.write(tmp_path / "imagenette2" / "train" / wnid / f"{wnid}_1.png", make.encoded(photo(seed), "PNG"))
+    pool = open_pool("source", "imagenette", {"root": str(tmp_path / "imagenette2"), "absent": "drop"})
+    line = summary(comparison.within(ingest([(pool, 32, None)], tmp_path / "store")[0]))
+    assert "n02102040/n02102040_1.png (English springer) equals train/n03028079/n03028079_1.png (church)" in line
+
+
 def test_the_same_file_cut_in_another_way_is_identical(tmp_path):
     root, pre = task_tree(tmp_path / "t"), make.tree(tmp_path / "s", {"x": 2, "y": 2})
     oblong = make.encoded(make.photo(200, 90, seed=9))

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from ray_robust import sweep
@@ -15,7 +16,8 @@ from ray_robust.launch.monitor.live_view import Snapshot, render
 from ray_robust.launch.monitor.time_left import STARTING, TimeLeft
 from ray_robust.prepare import estimate as times
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.prepare.work import open_work
+from ray_robust.prepare.stored_form import StoredForm
+from ray_robust.prepare.work import OpenWork, open_work
 from ray_robust.run import throughput
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.load import load_spec
@@ -66,6 +68,22 @@ def test_a_rate_of_its_own_kind_comes_before_that_of_the_model(opened):
     assert rate(trial, finetuning).seconds(finetuning) == pytest.approx(
         (finetuning.images + EVALUATION_COST * finetuning.evaluated) / 50
     )
+
+
+def test_a_compact_store_has_rates_of_its_own(opened, tmp_path):
+    throughput.record_rate(KEY, 100.0)
+    compact = open_sweep(load_spec(tmp_path / "how.yaml"), form=StoredForm(compact=True))
+    decoded, stored = (next(iter(one.plan)) for one in (opened, compact))
+    stage = open_work(opened.plan, None)[0].stages[0]
+    rate = times.measured_rate(opened.spec.resources)
+    assert (rate(decoded, stage).images, rate(stored, stage)) == (100.0, None)
+    side = stored.model.stored_side
+    throughput.record_rate(f"{stored.model.name}-{stored.model.image_size}px-jpeg{side}-cpu", 80.0)
+    assert times.measured_rate(opened.spec.resources)(stored, stage).images == 80.0
+    assert len(times.unknown_trainings([OpenWork(stored, (stage,))], opened.spec.resources)) == 0
+    images = timing._stored_images(stored.model, 40, torch.device("cpu")).images
+    assert (images.whole, images.size, len(images)) == (True, stored.model.image_size, 2 * timing.DRAWN)
+    assert timing._stored_images(decoded.model, 40, torch.device("cpu")).images.whole is False
 
 
 def test_an_estimate_counts_stages_slots_and_what_is_beside_them(opened):

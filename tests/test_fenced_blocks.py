@@ -114,11 +114,13 @@ def album(tmp_path_factory) -> Path:
             (home / "work").mkdir()
             (home / "work/two.csv").write_text(block.text)
     rows = [f"cups/{kind}{i % 5}-{i}.jpg,{kind}{i % 5},{kind}" for kind in ("cup", "bowl") for i in range(100)]
-    names += [f"images/{row.split(',')[0]}" for row in rows]
+    names += [f"{folder}/{row.split(',')[0]}" for row in rows for folder in ("images", "work")]
     for name in dict.fromkeys(names):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).hardlink_to(image)
     (home / "images/shops.csv").write_text("\n".join(["path,label,kind", *rows]))
+    scored = [f"{row.rpartition(',')[0]},{i / len(rows)}" for i, row in enumerate(rows)]
+    (home / "work/photos.csv").write_text("\n".join(["path,label,clip_score", *scored]))
     return home
 
 

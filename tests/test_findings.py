@@ -4,6 +4,7 @@ the numbers of the row that it is tied to. verdict.json is what its schema says.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import analysis
 from analysis import views
 from analysis.findings import findings, two_levels
-from analysis.formatting import format_value, interval, listed, name, p_value, pair, signed, span
+from analysis.formatting import counted, format_value, interval, listed, name, p_value, pair, signed, span
 from analysis.input.table import Table
 from analysis.options import Options
 from analysis.report import charts, output
@@ -157,8 +158,17 @@ def test_pairs_are_told_where_no_factor_speaks_for_them():
 
 def test_many_pairs_are_counted():
     *_, last = findings(of({f"g{i}": float(i) for i in range(7)}, trials=2, **SURE))
-    assert last.text.startswith("Of 21 pairs of groups ")
-    assert last.text.endswith(" differ after Holm's correction; all are in contrasts.csv.")
+    assert re.fullmatch(
+        r"\d+ of the 21 pairs of groups differ after Holm's correction; all are in contrasts\.csv\.", last.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "none of the 3 pairs differs"), (1, "1 of the 3 pairs differs"), (2, "2 of the 3 pairs differ")],
+)
+def test_a_count_and_its_verb_agree(count, text):
+    assert counted(count, 3, "pairs", "differ") == text
 
 
 def test_where_slopes_differ_it_is_told_at_three_scores(effect):
@@ -239,7 +249,7 @@ def test_many_groups_are_counted(effect):
     groups = pd.DataFrame({"group": ["scratch", *(f"m{i}" for i in range(10))], "n_trials": 6})
     *told, last = findings(replace(effect, contrasts=rows, groups=groups))
     assert len(told) == 1 + 24  # the factor, and as many groups as are told
-    assert last.text == "Of 30 groups 20 differ from scratch after Holm's correction; all are in contrasts.csv."
+    assert last.text == "20 of the 30 groups differ from scratch after Holm's correction; all are in contrasts.csv."
 
 
 def test_long_names_and_names_from_right_to_left():

@@ -134,7 +134,7 @@ def test_a_look_reads_only_what_is_new(run, monkeypatch):
         Storage, "_read", lambda self, name: (read.append(f"{self.address}/{name}"), true(self, name))[1]
     )
     reader.read(NOW + 1)
-    assert [name.rpartition("/")[2] for name in read] == ["progress.json"], "the driver's alone"
+    assert [name.rpartition("/")[2] for name in read] == ["lease.json", "progress.json"], "the driver's alone"
     first = names(run, "planned")[0]
     run.trial(first).storage.write_json("progress.json", PROGRESS)
     run.trial(first).storage.write_json("trial.json", {})

@@ -1,6 +1,7 @@
 """What only a GPU runs: resident images, prefetch, bf16, CUDA graphs, streams, stacked trainings, short memory.
 
-`python -m pytest -m gpu`; skipped where there is none. Needs no Ray.
+`python -m pytest -m gpu`. Where there is none, one is emulated in RAM, so that the same lines run, and what only a real
+one can show is skipped. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -8,7 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from ray_robust.data.images.form import Form
+from ray_robust.data.images.store import ImageStore
+from ray_robust.data.opened import images_of
+from ray_robust.data.sources.folder import FolderSource
 from ray_robust.files.storage import Storage
 from ray_robust.spec.augmentation import AUGMENTATIONS
 from ray_robust.spec.sections import ModelSection
@@ -17,21 +23,23 @@ from ray_robust.train import autotune, callbacks, compile, images, stack
 from ray_robust.train.augmentation import augment
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
+from ray_robust.train.crops import RandomCrops
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import run_interleaved
 from ray_robust.train.loop import fit, seed_device
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, StackedRunner
 from ray_robust.train.state import Duration, Stage
+from tests.emulated_gpu import emulated
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-    pytest.mark.filterwarnings("ignore:There is a performance drop"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:There is a performance drop")]
+REAL = torch.cuda.is_available()
+real = pytest.mark.skipif(not REAL, reason="no GPU")  # one that is emulated would show nothing
 GPU = torch.device("cuda", 0)
-SECTION = ModelSection(name="resnet18", image_size=32, compile=False)
-SETTINGS = Training(lr=1e-3, weight_decay=0.05, batch_size=64)
+SECTION = ModelSection(name="resnet18" if REAL else "test_resnet", image_size=32, compile=False)
+MAPPED = "convnext_atto" if REAL else "test_convnext"  # no statistics of a batch
+SETTINGS = Training(lr=1e-3, weight_decay=0.05, batch_size=64 if REAL else 16)
+IMAGES = 8 * SETTINGS.batch_size
 PLAIN = SETTINGS.model_copy(update={"optimizer": "sgd"})
 
 
@@ -42,14 +50,19 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _same_kernels():
-    """cuDNN may otherwise sum in another order every time."""
+def _gpu():
+    """The same kernels every time (cuDNN may otherwise sum in another order), or one that is emulated."""
+    if not REAL:
+        torch.set_num_threads(1)
+        with emulated():
+            yield
+        return
     torch.backends.cudnn.deterministic = True
     yield
     torch.backends.cudnn.deterministic = False
 
 
-def pixels(count: int = 512) -> tuple[np.ndarray, torch.Tensor]:
+def pixels(count: int = IMAGES) -> tuple[np.ndarray, torch.Tensor]:
     """uint8 noise [n, 32, 32, 3], brighter by class, and the labels."""
     labels = torch.arange(count) % 4
     noise = np.random.default_rng(0).integers(0, 120, (count, 32, 32, 3))
@@ -80,11 +93,17 @@ def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
     return float((weights(one) - weights(other)).norm() / weights(one).norm())
 
 
+def lies_in_ram(images: torch.Tensor) -> bool:
+    """Whether images are not on the GPU; an emulated one is in RAM too."""
+    return REAL and not images.is_cuda
+
+
 def test_a_gpu_may_be_named_without_its_number():
     data, _ = pixels()
     bank = ImageBank([(data, None)], torch.device("cuda"))
-    assert bank._parts[0][0].is_cuda
-    assert bank.take(torch.arange(3)).device == GPU
+    assert bank.device == GPU
+    assert not lies_in_ram(bank._resident.pixels)
+    assert not lies_in_ram(bank.take(torch.arange(3)))
 
 
 def test_what_cannot_be_stacked_is_run_in_turn(monkeypatch):
@@ -92,21 +111,41 @@ def test_what_cannot_be_stacked_is_run_in_turn(monkeypatch):
     assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
 
 
+def test_crops_of_a_compact_store_come_ahead_as_they_would_on_a_cpu(tmp_path):
+    for i in range(20):
+        folder = tmp_path / "images" / f"class {i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 256, (60 + i, 90 - i, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.jpg")
+    source = FolderSource("pictures", FolderSource.Options(path=str(tmp_path / "images")))
+    store = ImageStore.open(tmp_path / "store", source, Form(32, 40))
+    store.fill(store.missing())
+    here, there = (ImageBank([images_of(store, np.arange(store.n))], device) for device in (torch.device("cpu"), GPU))
+    for seed in range(6):
+        positions, crops = torch.randperm(store.n)[:8], RandomCrops(seed, 2)
+        there.prefetch(positions, crops)
+        assert torch.equal(there.take(positions, crops).cpu(), here.take(positions, crops))
+    there.decode()
+    assert there._resident is not None
+    assert not lies_in_ram(there._resident.pixels)
+    assert torch.equal(there.take(positions).cpu(), here.take(positions))
+
+
 def test_images_lie_on_the_gpu_where_they_fit_and_come_ahead_where_not(monkeypatch):
-    data, _ = pixels()
-    positions = torch.randperm(len(data))[:100]
+    data, _ = pixels(512)
     resident = ImageBank([(data[:200], None), (data[200:], None)], GPU)
-    assert resident._parts[0][0].is_cuda
+    assert not lies_in_ram(resident._resident.pixels)
     monkeypatch.setattr(images, "RESIDENT_SHARE", 0.0)
     fetched = ImageBank([(data[:200], None), (data[200:], None)], GPU)
-    assert not fetched._parts[0][0].is_cuda
+    assert fetched._resident is None
     for _ in range(20):
         positions = torch.randperm(len(data))[:100]
         fetched.prefetch(positions)
-        assert fetched._prefetched is not None
-        torch.randn(2000, 2000, device=GPU).matmul(torch.randn(2000, 2000, device=GPU))  # the stream is busy meanwhile
+        assert len(fetched._prefetched) == 1
+        if REAL:
+            torch.randn(2000, 2000, device=GPU).matmul(torch.randn(2000, 2000, device=GPU))  # the stream is busy
         got = fetched.take(positions)
-        assert got.is_cuda
+        assert not lies_in_ram(got)
         assert torch.equal(got, resident.take(positions))
         assert torch.equal(got.cpu(), torch.from_numpy(data[positions.numpy()]))
     fetched.prefetch(positions)
@@ -131,6 +170,7 @@ def test_augmentations_stay_on_the_gpu_and_follow_the_seed(name):
     assert torch.equal(augment(batch, name), first) == (name == "none")
 
 
+@real
 def test_bf16_is_used_and_learns():
     context = Context(GPU)
     with context.autocast("auto"):
@@ -147,6 +187,7 @@ def test_bf16_is_used_and_learns():
     assert (scores.argmax(1).cpu() == labels).float().mean() > 0.9
 
 
+@real
 @pytest.mark.parametrize("way", ["compiled", "graphs"])
 def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
     section = SECTION.model_copy(update={"precision": "float32"})
@@ -156,7 +197,7 @@ def test_compiled_and_graphed_steps_train_alike(way, monkeypatch):
     assert distance(eager, other) < 1e-3
 
 
-@pytest.mark.parametrize("compile_", [False, True])
+@pytest.mark.parametrize("compile_", [False, pytest.param(True, marks=real)])
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, compile_):
     section = SECTION.model_copy(update={"compile": compile_})
     whole = trained(section, steps=24)
@@ -178,7 +219,7 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(tmp_path, monkeypatch, 
     assert torch.equal(weights(whole), weights(resumed))
 
 
-def several(count: int, at_once: int, run=None, settings=PLAIN, name="resnet18"):
+def several(count: int, at_once: int, run=None, settings=PLAIN, name=SECTION.name):
     data, labels = pixels()
     bank = ImageBank([(data, None)], GPU)
     section = SECTION.model_copy(update={"precision": "float32", "name": name})
@@ -203,14 +244,15 @@ def test_stacked_trainings_train_alike(monkeypatch):
     monkeypatch.setattr(stack, "pick_fastest", lambda *_: "stacked")
     sizes, run = [], Stack.run
     monkeypatch.setattr(Stack, "run", lambda self, works: (sizes.append(len(works)), run(self, works))[1])
-    name = "convnext_atto"  # batch normalisation over channels_last cannot be mapped over models on a GPU
-    alone, together = several(4, 1, name=name), several(4, 4, StackedRunner(GPU), name=name)
+    # batch normalisation over channels_last cannot be mapped over models on a GPU
+    alone, together = several(4, 1, name=MAPPED), several(4, 4, StackedRunner(GPU), name=MAPPED)
     assert sizes == [4] * 10
     assert max(distance(a, b) for a, b in zip(alone, together, strict=True)) < 1e-3
 
 
+@real
 def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
-    section = SECTION.model_copy(update={"precision": "float32", "name": "convnext_atto"})  # no batch statistics
+    section = SECTION.model_copy(update={"precision": "float32", "name": MAPPED})
 
     def run(parts: int):
         torch.cuda.empty_cache()
@@ -225,6 +267,7 @@ def test_a_batch_in_parts_takes_less_memory_and_trains_alike():
     assert less < 0.7 * much
 
 
+@real
 def test_memory_that_is_short_is_recognised_and_given_back():
     from ray_robust.trial.oom import is_out_of_memory, release_memory
 
@@ -246,6 +289,7 @@ def hog() -> tuple[int, torch.Tensor]:
     return 0, torch.empty(2**31, dtype=torch.uint8, device=GPU)
 
 
+@real
 def test_the_fastest_way_is_measured_on_the_gpu():
     a = torch.randn(4096, 4096, device=GPU)
     ways = {"plain": lambda: [a @ a for _ in range(4)], "one": lambda: a @ a}

@@ -16,8 +16,9 @@ from PIL import Image
 from ray_robust import ingest as command
 from ray_robust.data import opened
 from ray_robust.data.duplicates.signatures import signatures
-from ray_robust.data.images import contents, decode
+from ray_robust.data.images import contents
 from ray_robust.data.images import files as files_module
+from ray_robust.data.readers import file_pool
 from tests import make_images as make
 from tests.make_folders import bmp, identity, ingested, pool_at, right, tree
 
@@ -32,8 +33,8 @@ def _fresh(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """How many images are decoded, as it goes."""
     seen, real = [], contents.digest_of
-    decode_one = decode.decode
-    monkeypatch.setattr(decode, "decode", lambda data, *args: (seen.append(real(data)), decode_one(data, *args))[1])
+    decode_one = file_pool.decode
+    monkeypatch.setattr(file_pool, "decode", lambda data, *args: (seen.append(real(data)), decode_one(data, *args))[1])
     return seen
 
 

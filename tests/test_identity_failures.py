@@ -97,7 +97,7 @@ def fill_until(root: Path, store_root: Path, calls: int) -> None:
         return dies
 
     contents.Contents.remember = dying(contents.Contents.remember)
-    for name in ("_reserve", "_write_pixels", "_append"):
+    for name in ("_reserve", "_write", "_append"):
         setattr(pack_module.Pack, name, dying(getattr(pack_module.Pack, name)))
     store = ImageStore.open(store_root, pool_at(root), 4)
     store.fill(np.arange(store.n))

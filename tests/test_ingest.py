@@ -241,3 +241,20 @@ def test_a_mistake_on_a_worker_is_said_as_here(cluster, tmp_path, monkeypatch):
     assert said(lambda: launch.ingest([(pool, 8, None)], tmp_path / "store")) == [
         f"{root}: the folder of images is gone"
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("{sise: 48}", "--store {sise: 48}: sise: unknown option; did you mean size?"),
+        ("{size: 4}", "--store {size: 4}: size: input should be greater than or equal to 8"),
+        ("{size: 20}", "--store {size: 20}: store.size: 20 px are fewer than the 32 of image_size that models see; "
+                       "store at least as many"),
+        ("small", "--store small: must be auto, raw, compact, or a mapping such as {size: 288, quality: 95}, not "
+                  "'small'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_form_of_a_store_that_is_filled_ahead(form, line):
+    with pytest.raises(UserError) as error:
+        command.main(["species", "--store", form])
+    assert str(error.value) == line

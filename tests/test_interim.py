@@ -91,7 +91,7 @@ def test_the_terminal_says_it_first(partial):
     lines = out.export_text().splitlines()
     assert lines[0].startswith(LABEL)
     assert lines[1].strip().startswith("7 of 9 trials have ended. Still to come: ")
-    assert lines[2].strip().startswith("The sweep is not running; the same command continues it.")
+    assert lines[2].strip().startswith("The sweep was not running then; the same command continues it.")
 
 
 def drive(run, pid=1):
@@ -170,6 +170,7 @@ def test_the_exports_of_a_partial_run_are_marked_and_those_of_a_whole_one_are_no
         assert ("interim" in json.loads((folder / "verdict.json").read_text())) == marked
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_report_that_comes_after_the_sweep_is_not_written(tmp_path, monkeypatch):
     run = simulated(tmp_path / "run")
@@ -353,6 +354,19 @@ def test_where_no_process_can_be_started_the_sweep_goes_on():
     for ended in range(1, 5):
         reports.update(ended)
     assert lines == ["no report while it runs: Cannot allocate memory"]
+    reports.close()
+
+
+def test_a_full_temporary_folder_costs_the_report_alone(monkeypatch):
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(interim_reports.tempfile, "TemporaryFile", full)
+    lines, clock = [], iter(range(0, 10_000, 500))
+    reports = InterimReports("run", lines.append, lambda: next(clock))
+    for ended in range(1, 5):
+        reports.update(ended)
+    assert lines == ["no report while it runs: No space left on device"]
     reports.close()
 
 

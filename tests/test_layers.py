@@ -119,7 +119,7 @@ def test_files_form_no_circle():
 
 def test_a_circle_would_be_seen():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
-    assert room("ray_robust.launch.search.asha") in rooms()["ray_robust.sweep"]
+    assert room("ray_robust.launch.search.asha") in rooms()["ray_robust.interface"]
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("ray_robust.")], ids=shown)

@@ -28,7 +28,7 @@ from ray_robust.run.lease import hold_lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.status import __main__ as status
 from ray_robust.train.context import Context
-from ray_robust.trial.datasets import task_split
+from ray_robust.trial.datasets import kept_splits
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 
@@ -326,7 +326,7 @@ def run_until_done(trial: Trial, paths: RunPaths) -> list[str]:
 def test_files_that_go_under_a_trial_cost_time_alone(brief, tmp_path, monkeypatch, when, what):  # noqa: F811
     _, trial, whole = brief
     paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
-    for cache in (task_split, open_store):
+    for cache in (kept_splits, open_store):
         cache.cache_clear()
     saboteur = Saboteur(monkeypatch, when, lambda: [remove(path) for path in tmp_path.glob(what)])
     run_until_done(trial, paths)

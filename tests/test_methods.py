@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from ray_robust.data.pool import SPLITS
 from ray_robust.errors import UserError
 from ray_robust.files.storage import Storage
-from ray_robust.plan.plan import TEST_SPLITS, Plan
+from ray_robust.plan.plan import Plan
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
@@ -165,7 +166,7 @@ def test_an_image_tower_of_open_clip_is_a_model_like_others(tmp_path):
 
 
 def splits() -> dict[str, Split]:
-    return {"train": split_of(96, 3), **{name: split_of(40, 4 + i) for i, name in enumerate(TEST_SPLITS)}}
+    return {"train": split_of(96, 3), **{name: split_of(40, 4 + i) for i, name in enumerate(SPLITS[1:])}}
 
 
 def finetuned(model: nn.Module, checkpoints: Storage | None = None, **settings) -> Finetuned:
@@ -179,7 +180,7 @@ def equal(a: Finetuned, b: Finetuned) -> bool:
     return list(a.predictions) == list(b.predictions) and all(
         np.array_equal(a.predictions[point][name].confidence, b.predictions[point][name].confidence)
         for point in a.predictions
-        for name in TEST_SPLITS
+        for name in SPLITS[1:]
     )
 
 
@@ -215,12 +216,12 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
         return model, finetune(model, FinetuneJob(RESNET, own, data, 4, f"{lr}", "accuracy", Context(), None, cache))
 
     model, done = probed("linear", 1e-2)
-    assert len(asked) == 1 + len(TEST_SPLITS)
+    assert len(asked) == 1 + len(SPLITS[1:])
     _, again = probed("linear", 3e-2)
     probed("lp-ft", 1e-3)
-    assert len(asked) == 1 + len(TEST_SPLITS)
+    assert len(asked) == 1 + len(SPLITS[1:])
     assert not equal(done, again)
-    for name in TEST_SPLITS:
+    for name in SPLITS[1:]:
         whole, seen = predict(model, data[name].images, RESNET, Context()), done.predictions[EvalPoint(2, 6)][name]
         assert np.array_equal(whole.classes, seen.classes)
         assert np.allclose(whole.confidence, seen.confidence, atol=1e-6)
@@ -243,7 +244,7 @@ def test_points_of_wise_ft_lie_between_the_probed_and_the_fine_tuned_model(monke
     rows = points(done, splits(), "accuracy")
     assert [(row["epoch"], row["wise_alpha"]) for row in rows] == [(2, None), (4, None), *((4, a) for a in alphas)]
     plain, start, middle, end = (done.predictions[EvalPoint(4, 12, a)] for a in (None, *alphas))
-    for name in TEST_SPLITS:
+    for name in SPLITS[1:]:
         assert np.array_equal(end[name].confidence, plain[name].confidence)
         assert not np.array_equal(start[name].confidence, plain[name].confidence)
         assert not np.array_equal(middle[name].confidence, plain[name].confidence)

@@ -20,12 +20,11 @@ from analysis.study import analyse_all
 from analysis.views import chosen, views
 from ray_robust import metrics, registry
 from ray_robust.errors import UserError
-from ray_robust.metrics import METRICS, calibration_error
+from ray_robust.metrics import METRICS, calibration_error, group_counts, tally
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.train.context import Context
-from ray_robust.train.counts import group_counts, tally
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
 

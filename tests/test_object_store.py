@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,10 +13,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_run
 import make_s3
 import pytest
-from deadlines import wait_for
+from deadlines import HANG, wait_for
+from test_interim import drive
 
+import ray_robust
+from analysis.__main__ import Request
+from analysis.__main__ import report_on as analyse
+from analysis.interface import interim
 from ray_robust import sweep
 from ray_robust.data.readers.shards import find_shards
 from ray_robust.errors import Outage, Refused, UserError
@@ -23,6 +31,7 @@ from ray_robust.files.retry import may_pass, refusal
 from ray_robust.files.storage import Storage
 from ray_robust.run import lease
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.status import __main__ as status
 
 NETWORK = "AWS Error NETWORK_CONNECTION during {} operation: curlCode: 7, Couldn't connect to server"
 SPEC = """
@@ -164,7 +173,34 @@ def test_the_command_ends_with_one_line_before_anything_runs(server, storage, tm
     with pytest.raises(UserError) as error:
         sweep.main([spec, "--out", storage.address])
     what = "access is refused (ACCESS_DENIED of HeadObject: No response body); check the credentials and what they may"
-    assert str(error.value) == f"--out {storage.address}: cannot be written: {what} do there"
+    assert str(error.value) == f"--out {storage.address}: cannot be read: {what} do there"
+
+
+@pytest.mark.slow
+def test_whoever_reads_is_told_that_there_is_no_such_bucket(server, storage, capsys):
+    """A store answers that nothing is there, whether the bucket is or not."""
+    storage.write("x/a", b"1")
+    bucket = "; there is no bucket no-such-bucket"
+    no_run = "no run folder: it has neither spec.yaml nor plan.csv"
+    missing, none = "s3://no-such-bucket/run", f"{storage.address}/none"
+    said = {
+        f"{missing}: no such run folder{bucket}": lambda: status.main([missing]),
+        f"{missing}: no such run folder{bucket} ": lambda: status.main([missing, "--follow"]),
+        f"{missing}: no such run folder{bucket}  ": lambda: ray_robust.Run(missing),
+        f"{none}: no such run folder": lambda: status.main([none]),
+        f"{missing}: {no_run}{bucket}": lambda: analyse(Request((missing,))),
+        f"{missing}/*.tar: there are no shards; wanted: a folder or a pattern of .tar files{bucket}": (
+            lambda: find_shards(f"{missing}/*.tar", ".tar")
+        ),
+        f"{none}/*.tar: there are no shards; wanted: a folder or a pattern of .tar files": (
+            lambda: find_shards(f"{none}/*.tar", ".tar")
+        ),
+    }
+    for line, call in said.items():
+        with pytest.raises(UserError) as error:
+            call()
+        assert str(error.value) == line.rstrip()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -263,6 +299,42 @@ def test_a_trial_s_files_are_proved_by_what_the_store_lists(server, storage):
     server.set(every=0)
     trial.storage.write("rows.jsonl", b"")
     assert "rows.jsonl is empty" in RunFolder(storage).trial("x-s1-8c2f3a").damage()
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_is_followed_and_its_report_written_while_it_runs(server, storage):
+    """By `status --follow` in another process, which sees it by its address alone, through failures and an outage."""
+    made = fake_run.run_folder(storage, fake_run.sweep({"num_images=1000": 4.0}, epochs=(6, 12)), unfinished=3)
+    made.storage.write("plan.csv", made.plan().assign(cost_images="1000").to_csv(index=False))
+    drive(made)  # another process holds the lease
+    names = [name for name, state in made.states().items() if state == "planned"]
+    server.set(every=8)
+    words = [sys.executable, "-m", "ray_robust.status", storage.address, "--follow", "--interval", "0.2"]
+    environment = {**os.environ, **server.environment, "PYTHONUNBUFFERED": "1"}
+    with contextlib.ExitStack() as stack:
+        seen = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        stack.enter_context(seen)
+        stack.callback(seen.kill)  # first, where something fails: it would be followed for ever
+        assert seen.stdout is not None
+        assert seen.stdout.readline().startswith("3 of 6 trials have ended, 0 are started; 50 % of the work is done")
+        interim.main([storage.address])
+        page = (storage.read("report/index.html") or b"").decode()
+        assert "Interim, 3 of 6 trials" in page
+        assert f"The sweep was running then; <code>python -m ray_robust.status {storage.address}</code> says" in page
+        linked = sorted(set(re.findall(r'href="(interim/[^"]*)"', page)))
+        assert linked
+        assert all(storage.exists(f"report/{link}") for link in linked)
+        for number, name in enumerate(names, 4):
+            if number == 5:
+                server.set(away=3.0)
+            made.trial(name).finish([{"finetune": f"lr{rate:g}", "epoch": 12} for rate in fake_run.RATES], {})
+            assert seen.stdout.readline() == f"[{number}/6] {name}  done\n"
+        storage.delete("lease.json")
+        rest = seen.stdout.read()
+        assert seen.wait(timeout=HANG) == 0, rest
+    assert "(interim, written " in rest
+    assert rest.splitlines()[-1] == "ended    the run is done: 6 done"
+    assert server.counts()["failed"] > 0
 
 
 # --- training data

@@ -3,7 +3,11 @@ twenty fails, and which is away for twenty seconds in the middle. TensorBoard's 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -35,8 +39,9 @@ track: [csv, tensorboard]
 class Sweep:
     """The sweep in a run folder at an address, and how many training images all of its processes worked through."""
 
-    def __init__(self, spec: Path, home: Path, out: str) -> None:
-        self.command, self.hooks = Command(str(spec), home, []), Hooks(home.with_name(f"{home.name}-hooks"))
+    def __init__(self, spec: Path, home: Path, out: str, settings: tuple[str, ...] = ()) -> None:
+        self.command = Command(str(spec), home, list(settings))
+        self.hooks = Hooks(home.with_name(f"{home.name}-hooks"))
         self.command.words[self.command.words.index("--out") + 1] = out
 
     def start(self):
@@ -121,6 +126,50 @@ def test_a_sweep_in_a_store_that_fails_ends_as_on_a_disk(reference, server, tmp_
             copy.write_bytes(there.read_bytes(f"track/tensorboard/{name}/{file}") or b"")
     results = pd.read_csv(io.BytesIO(data))
     assert compare_with_results(tmp_path / "copy", results) == len(results) * len(POINT)
+
+
+OFTEN = {"ray_robust.launch.monitor.interim_reports": {"SHARE": 1e6, "NEAR": 0.0}}  # a report after every trial
+
+
+def test_a_run_in_a_store_is_followed_and_its_report_written_while_it_runs(reference, server, tmp_path):
+    """By `status --follow` in another process, which sees it by its address alone, through failures and an outage."""
+    server.set(every=20)
+    address = "s3://bucket/runs/followed"
+    sweep = Sweep(Path(reference.command.spec), tmp_path / "home", address, ("seeds=2",))
+    (sweep.hooks.home / "settings.json").write_text(json.dumps(OFTEN))
+    driver, run = sweep.start(), RunFolder(address)
+    wait_for(lambda: driver.poll() is not None or run.exists("progress.json"))
+    assert driver.poll() is None, sweep.command.log()
+    words = [sys.executable, "-m", "ray_robust.status", address, "--follow", "--interval", "0.5"]
+    with contextlib.ExitStack() as stack:
+        follower = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        stack.enter_context(follower)
+        stack.callback(follower.kill)
+        pages = []
+
+        def page_of_running_sweep() -> bool:
+            page = (run.storage.read("report/index.html") or b"").decode()
+            if 'class="interim"' in page and 'class="reload"' in page:
+                pages.append(page)
+            return bool(pages) or driver.poll() is not None
+
+        wait_for(lambda: "[1/6]" in sweep.command.log() or driver.poll() is not None)
+        with sweep.hooks.trainings_held():  # however long a report takes here
+            wait_for(page_of_running_sweep)
+        assert pages, sweep.command.log()
+        assert f"python -m ray_robust.status {address}" in pages[0]
+        server.set(away=AWAY / 2)
+        assert driver.wait(timeout=HANG) == 0, sweep.command.log()
+        seen, _ = follower.communicate(timeout=HANG)
+    server.set(every=0)
+    lines = seen.splitlines()
+    assert follower.returncode == 0, seen
+    assert lines[-1] == "ended    the run is done: 6 done"
+    assert {line.split("]")[0] for line in lines if line.startswith("[")} >= {"[5/6", "[6/6"}
+    assert "no report while it runs" not in sweep.command.log()
+    last = (run.storage.read("report/index.html") or b"").decode()
+    assert 'class="interim"' not in last
+    assert run.storage.names("report/interim") == []
 
 
 def test_tensorboard_reads_the_points_of_a_local_run(reference):

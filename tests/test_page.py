@@ -100,7 +100,8 @@ def test_the_keyboard_reaches_everything(page):
 
 
 def test_tables_are_sorted_by_the_keyboard(page):
-    column = """[...document.querySelectorAll('#levels-0 tbody tr')].map((row) => row.cells[1].innerText)"""
+    rows = "[...document.querySelector('#levels-0 table').querySelectorAll('tbody tr')]"
+    column = f"{rows}.map((row) => row.cells[1].innerText)"
     page.ask("document.querySelectorAll('#levels-0 thead button')[1].focus()")
     page.press("Enter")
     rising = [float(text.replace("−", "-")) for text in page.ask(column)]

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from ray_robust import registry
 from ray_robust.data.weights import find_weights
 from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.spec.keys import SECTIONS
 from ray_robust.spec.load import load_spec
-from ray_robust.spec.section_parser import SECTIONS
 
 TASK = "task: {name: camera-traps}\n"
 WNID_SETS = ("tiny-imagenet", "mini-imagenet", "imagenette", "imagewoof")
@@ -68,6 +68,20 @@ KEYS = {
     "task.subpopulation.source.path": (
         "task: {name: subpopulation, source: {name: folder, path: REL}, labels: kind}\npretrain: none\n"
     ),
+    **{
+        f"task.{kind.partition(':')[0]}.{key}": (
+            f"task: {{name: x, kind: '{kind}', {more}{key}: {{v2: REL}}}}\npretrain: none\n"
+        )
+        for key in ("shifts", "id_sets")
+        for kind, more in (
+            ("folder", "path: /a, "),
+            ("domains", "root: /a, train: [a], "),
+            ("domainnet", "root: /a, train: [real], "),
+            ("pacs", "root: /a, train: [photo], "),
+            ("subpopulation", "source: {name: folder, path: /a}, labels: kind, "),
+            ("wilds:iwildcam", "root: /a, "),
+        )
+    },
     "task.wilds.root": "task: {name: 'wilds:iwildcam', root: REL}\npretrain: none\n",
 }
 
@@ -80,8 +94,8 @@ NO_PATHS = {
     "baseline": {"name", "spread"},
     "search": {"method", "objective", "mode", "where"},
     "resources": set(),
-    "analysis": {"scale"},
-    "folder": {"fit", "broken", "label", "parents", "group", "unseen", "metric"},
+    "analysis": {"look", "scale"},
+    "folder": {"fit", "broken", "label", "labels", "parents", "group", "unseen", "metric"},
     "imagenet": {"fit", "broken", "absent"},
     "inaturalist": {"fit", "broken", "absent", "version"},
     **{name: {"fit", "broken", "absent", "split"} for name in (*WNID_SETS, "cifar-10", "cifar-100")},

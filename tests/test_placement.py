@@ -4,7 +4,7 @@ import pytest
 
 from ray_robust.errors import Outage, UserError
 from ray_robust.launch import tuner
-from ray_robust.launch.placement import DRIVER, ConcurrencyLimit, slots_of, trial_needs
+from ray_robust.launch.placement import DRIVER, ConcurrencyLimit, idle_gpus, slots_of, trial_needs
 from ray_robust.spec.run_sections import Resources
 
 
@@ -60,3 +60,11 @@ def test_a_cluster_that_goes_away_is_said_in_a_line():
     wanted = r"the Ray cluster went away \(no head\); start it, then run the same command again: what is done is kept"
     with pytest.raises(Outage, match=wanted), tuner._cluster_outage():
         raise ConnectionError("no\nhead")
+
+
+def test_gpus_that_no_trial_takes_are_told():
+    assert idle_gpus(Resources(), {"CPU": 8, "GPU": 4}) == (
+        "the cluster has 4 GPUs, of which no trial takes any; --set resources.gpus_per_worker=1 gives each trial one"
+    )
+    assert idle_gpus(Resources(gpus_per_worker=0.5), {"CPU": 8, "GPU": 4}) == ""
+    assert idle_gpus(Resources(), {"CPU": 8}) == ""

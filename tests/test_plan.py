@@ -45,6 +45,22 @@ def keys(found: Plan) -> set[str]:
     return {trial.key for trial in found}
 
 
+def test_one_network_in_several_forms_has_several_names_in_results():
+    def models(text: str) -> dict[str, set[str]]:
+        found = plan(f"{GOOD}model: {text}\n")
+        return {name: {t.key for t in found if t.columns()["model"] == name} for name in sorted(
+            {t.columns()["model"] for t in found})}  # fmt: skip
+
+    plain = models("{image_size: 64}")
+    assert list(plain) == ["test_resnet"]
+    sizes = models("{image_size: {grid: [32, 64]}}")
+    assert list(sizes) == ["test_resnet[image_size=32]", "test_resnet[image_size=64]"]
+    assert sizes["test_resnet[image_size=64]"] == plain["test_resnet"], "ids are what they were"
+    assert list(models("{name: {grid: [resnet18, resnet50]}}")) == ["resnet18", "resnet50"]
+    both = models("{name: {grid: [resnet18, resnet50]}, store: {grid: [raw, compact]}}")
+    assert list(both) == [f"{name}[store={form}]" for name in ("resnet18", "resnet50") for form in ("compact", "raw")]
+
+
 def test_trials_are_mixtures_by_models_by_seeds_and_the_baseline():
     found = plan()
     assert [(t.group, t.seed) for t in found] == [

@@ -15,7 +15,7 @@ import analysis.__main__ as analysis_command
 from analysis.input.table import Table
 from analysis.options import Options
 from analysis.predict import surface
-from analysis.predict.mixtures import Mixture, Space, spec_with
+from analysis.predict.mixtures import Mixture, Space, mixtures_of, spec_with
 from analysis.predict.predict import confirm, predict
 from analysis.study import analyse
 from bench import foresight
@@ -225,9 +225,18 @@ def test_a_refusal_is_said_and_proposes_nothing(tmp_path, capsys, monkeypatch):
         analysis_command.main(["search", "--predict", "--at", "0"])
 
 
-def test_choices_of_classes_are_not_written_as_a_spec(found):
-    space = Space.of([Mixture(1000, 20, (), (("semantics", "all"),)), Mixture(2000, 20, (), (("semantics", "cat"),))])
+@pytest.mark.parametrize("column", ["semantics", "select", "label_noise"])
+def test_choices_of_classes_and_images_are_not_written_as_a_spec(column):
+    space = Space.of([Mixture(1000, 20, (), ((column, "all"),)), Mixture(2000, 20, (), ((column, "cat"),))])
     assert spec_with(_SPEC, space, space.tried, "?") is None
+
+
+def test_mixtures_of_other_images_are_others():
+    """As many of the same classes and sources, by a column: a surface must not take them for one."""
+    points = searched(4)
+    points = points.assign(select=np.where(points["group"] == "mix 0", "score top 0.3", None))
+    space = Space.of(list(mixtures_of(Table("search", points, (), pd.DataFrame()), points).values()))
+    assert set(space.levels["select"]) == {"", "score top 0.3"}
 
 
 @pytest.mark.slow

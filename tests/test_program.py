@@ -12,6 +12,7 @@ import ray_robust
 from ray_robust.__main__ import COMMANDS, main
 from ray_robust.errors import Arguments, UserError
 from ray_robust.spec.builtin import builtin_sweeps
+from ray_robust.spec.class_selection import absolute
 from ray_robust.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,24 @@ def test_built_in_sweeps_are_those_of_the_folder(tmp_path, monkeypatch):
     assert set(builtin_sweeps()) == files
     assert load_spec("quantity").name == "quantity"
     assert load_spec("paper/quantity").name == "quantity"
+
+
+def test_the_table_of_a_built_in_sweep_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = "sweeps/paper/superclasses.csv"
+    assert absolute(table) == str(ROOT / table)
+    assert absolute("sweeps/mine.csv") == str(tmp_path / "sweeps/mine.csv")
+    (tmp_path / table).parent.mkdir(parents=True)
+    (tmp_path / table).write_text("class,label\n")
+    assert absolute(table) == str(tmp_path / table), "a file here is meant before"
+
+
+def test_a_name_that_is_no_sweep_is_told_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^nosuch: no such file or built-in sweep; there are algorithm, .*quickstart"):
+        load_spec("nosuch")
+    with pytest.raises(UserError, match=r"built-in sweep; did you mean '?quantity"):
+        load_spec("quantty")
 
 
 def test_a_file_here_is_meant_before_a_built_in_sweep(tmp_path, monkeypatch):

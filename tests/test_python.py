@@ -19,6 +19,7 @@ import ray_robust as rr
 from analysis.__main__ import Request, report_on
 from ray_robust import sweep
 from ray_robust.errors import Unfinished
+from ray_robust.interface import carry_out
 from ray_robust.interface.run import why_unfinished
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
@@ -102,6 +103,17 @@ def test_a_run_that_is_not_there_has_the_command_s_line(run, folder):
     ]
     with pytest.raises(TypeError, match="unexpected keyword argument 'margn'"):
         rr.Run(folder).analyse(margn=1)
+
+
+def test_a_folder_that_is_no_run_has_no_points(tmp_path):
+    """An empty table would be read as a run of which nothing is finished."""
+    other = rr.Run(tmp_path)
+    for read in (lambda: other.points, lambda: other.shifts, lambda: other.plan, lambda: other.spec, other.status):
+        assert len(problems(read)) == 1
+    assert "no run folder: it has neither spec.yaml nor plan.csv" in problems(lambda: other.points)[0]
+    assert "nothing is planned there yet" in other._repr_html_()
+    (tmp_path / "results.csv").write_text("id\n")
+    assert problems(lambda: rr.Run(tmp_path / "results.csv"))[0].endswith("is a file; wanted: a run folder")
 
 
 def test_what_is_unfinished_is_one_line(folder, tmp_path):
@@ -236,7 +248,7 @@ def test_a_dict_means_what_the_file_with_its_keys_means():
 )  # fmt: skip
 def test_the_command_that_continues_is_kept(spec, out, again, monkeypatch):
     asked = []
-    monkeypatch.setattr(sweep, "_carry_out", lambda spec, asked_, out: asked.append(asked_) or (130, None))
+    monkeypatch.setattr(carry_out, "carry_out", lambda spec, asked_, out: asked.append(asked_) or (130, None))
     with pytest.raises(KeyboardInterrupt):
         rr.sweep(spec, set={"seeds": 3}, out=out)
     assert asked[0].command == f"{sys.orig_argv[0]} -m ray_robust.sweep {again}"
@@ -286,7 +298,19 @@ def test_mistakes_of_a_call(tmp_path, monkeypatch):
     assert problems(lambda: rr.sweep(spec)) == [
         "out: a spec that is a dict has no name; say where the run goes, e.g. out='runs/first'"
     ]
-    assert problems(lambda: rr.sweep("quickstart", limit=0)) == ["limit: must be at least 1, not 0"]
+    assert problems(lambda: rr.sweep("quickstart", limit=0)) == ["limit: must be a whole number of at least 1, not 0"]
+    assert problems(lambda: rr.sweep("quickstart", limit="a")) == [
+        "limit: must be a whole number of at least 1, not 'a'"
+    ]
+    for values, kind in (("seeds=2", "str"), (["seeds=2"], "list")):
+        assert problems(lambda values=values: rr.sweep("quickstart", set=values)) == [
+            f"set: must be a dict, e.g. {{'pretrain.epochs': 2}}, not {kind}"
+        ]
+    assert problems(lambda: rr.sweep(None)) == [
+        "spec: must be a file, the name of a built-in sweep, a dict or a Spec, not None"
+    ]
+    assert problems(lambda: rr.Run(3)) == ["Run: must be the path or URI of a run folder, not 3"]
+    assert rr.sweep.__doc__.startswith("Run a sweep, or what is still missing of it")
     assert problems(lambda: rr.sweep("quickstart", set={"seeds": -1})) == [
         "--set seeds=-1: seeds: must be how many, at least 1, or a list of different whole numbers, not -1"
     ]

@@ -16,8 +16,9 @@ from analysis.report.score_tables import score_tables
 from analysis.scores import disagreement
 from analysis.scores.sentences import summary
 from analysis.stats.chosen_points import choose
-from analysis.stats.raw_scores import without_images
-from analysis.study import Analysis, analyse, analyse_all, scores_of
+from analysis.stats.raw_scores import OTHER_MODELS, without_images
+from analysis.stats.resampled import scores_of
+from analysis.study import Analysis, analyse, analyse_all
 from analysis.verdict import verdict
 from bench import best
 from bench.simulated import Truth, simulate
@@ -40,6 +41,60 @@ def one_point_each(groups: dict[str, np.ndarray]) -> pd.DataFrame:
         (f"{name}-{i}", name, 0.5 + i / 100, value / 100) for name, own in groups.items() for i, value in enumerate(own)
     ]
     return pd.DataFrame(rows, columns=["trial", "group", "id", "ood"])
+
+
+# ---- a table whose groups have other models
+
+TABLE = """standard,54.2,41.0
+standard,61.5,48.3
+standard,66.0,53.1
+standard,70.4,57.9
+standard,74.1,62.0
+standard,77.3,65.8
+web,68.9,62.7
+web,72.8,66.4
+web,75.6,69.5"""  # of docs/papers_table.md
+
+
+def of_table(unit: str = "cluster", **columns: list) -> Analysis:
+    rows = [line.split(",") for line in TABLE.splitlines()]
+    points = pd.DataFrame({"group": [row[0] for row in rows], "trial": [f"m{i}" for i in range(len(rows))]})
+    points = points.assign(id=[float(row[1]) / 100 for row in rows], ood=[float(row[2]) / 100 for row in rows])
+    return analyse("task", points.assign(**columns), Options("standard", unit=unit))
+
+
+def test_a_table_whose_groups_may_have_other_models_has_a_caution():
+    """Its baseline is spread over the ID scores on purpose: its mean is that of other models than the group's."""
+    found = of_table()
+    assert summary(found).deployment.text.endswith(
+        " These are means over the rows of each, at ID scores of 68.9 % to 75.6 % against 54.2 % to 77.3 %, perhaps of "
+        "other kinds of models; at equal ID score, see ER."
+    )
+    assert verdict([found])["warnings"].count(OTHER_MODELS) == 1
+    assert "sweep" not in verdict([found])["advice"][0]["action"]
+    other = of_table(model=[f"m{i}" for i in range(9)])  # a column that says that they are others
+    assert OTHER_MODELS in other.warnings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"unit": "trial"},  # a sweep trains every group alike
+        {"model": ["a", "b", "c"] * 3},
+        {"id_val": [0.5] * 9},  # the point of each training that its user keeps
+        {"model": [*"abcdef", *"abc"]},  # of the baseline those that the group has are compared
+    ],
+)
+def test_groups_of_the_same_models_have_no_caution(given):
+    found = of_table(**given)
+    assert "other kinds" not in summary(found).deployment.text
+    assert OTHER_MODELS not in found.warnings
+
+
+def test_means_over_the_rows_of_a_cluster_are_told_in_words_of_a_table():
+    found = of_table(trial=["a", "a", "b", "b", "c", "c", "d", "e", "e"])
+    assert "raw scores are means over all rows of a cluster" in found.warnings
+    assert not any("id_val" in warning for warning in found.warnings)
 
 
 # ---- at equal cost

@@ -286,6 +286,8 @@ def test_the_same_run_at_the_same_time_gives_the_same_page(report, monkeypatch):
     def contents() -> dict[str, bytes]:  # Altair and Vega number views and clips through the life of a process
         paths = [path for path in report.rglob("*.*") if path.suffix not in (".pdf", ".svg")]
         files = {path.relative_to(report).as_posix(): path.read_bytes() for path in paths}
+        provenance = json.loads(files.pop("provenance.json"))  # with checksums of the files as they were written
+        assert set(provenance["files"]) > set(files)
         return files | {"index.html": re.sub(rb'"view_\d+"', b'"view"', files["index.html"])}
 
     report_on(Request((str(report.parent),)), quiet=True)
@@ -311,7 +313,12 @@ def test_flags_of_the_command_change_the_scale_and_say_so(report, tmp_path):
     report_on(Request((str(report.parent),), scale="logit", margin=1.0, out=str(tmp_path / "out")), quiet=True)
     verdict = json.loads((tmp_path / "out/verdict.json").read_text())
     assert (verdict["scale"], verdict["margin"]) == ("logit", 1.0)
-    assert "scale is logit, asked for on the command line; the spec had set probit" in verdict["warnings"]
+    (changed,) = [text for text in verdict["warnings"] if text.startswith("scale is logit")]
+    assert changed == (
+        "scale is logit: probit was in the spec (when it was set is not recorded), and changed by an option of this "
+        "analysis; margin is 1: 2 was in the spec (when it was set is not recorded), and changed by an option of this "
+        "analysis"
+    )
     assert RunFolder(report.parent).exists("report/index.html")
     data = json.loads(Page((tmp_path / "out/index.html").read_text("utf-8")).scripts["data"])
     (link,) = data["tasks"][0]["logs"].values()  # the log is found from there too
@@ -361,3 +368,13 @@ def test_mistakes_are_said(report, arguments, said):
     with pytest.raises(UserError) as told:
         main([argument.format(run=run) for argument in arguments])
     assert said.format(run=run) in str(told.value)
+
+
+def test_a_run_without_a_trial_says_everything_once(tmp_path, capsys):
+    run_folder(tmp_path / "run", sweep({"num_images=1000": 0.0}), unfinished=6)
+    assert main([str(tmp_path / "run")]) == 0
+    assert "ID range" not in capsys.readouterr().out  # the header of a table without rows
+    page = (tmp_path / "run/report/index.html").read_text("utf-8")
+    assert page.count("Run the same command again: it runs what is missing.") == 1
+    assert "#advice-0" not in page
+    assert "Data: ." not in page

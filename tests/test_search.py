@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.launch.run_sweep import expected_plan
 from ray_robust.launch.search.objective import Objective, lines_of
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Configuration, Plan, PoolFacts, Trial, make_plan
+from ray_robust.prepare.candidates import expected_plan
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec, load_spec
 

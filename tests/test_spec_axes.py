@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_robust.errors import UserError
 from ray_robust.spec.load import Spec, load_spec
 
 
@@ -151,3 +152,30 @@ def test_draws_on_the_simplex_are_the_same_however_many():
     corners = mixtures(f"{{simplex: {names}, draws: 50, concentration: 0.01}}")
     assert sum(len(mixture) == 1 for mixture in corners) == 3, "what is drawn twice is one mixture"
     assert len(corners) < 25
+
+
+def groups_of(weights, tmp_path, extra=""):
+    (tmp_path / "w.yaml").write_text(
+        f"task: {{name: camera-traps}}\npretrain: {{method: weights, weights: {{grid: {weights}}}}}\n{extra}"
+    )
+    spec = load_spec(tmp_path / "w.yaml")
+    return [level.label for level in spec.pretrains], [level.short for level in spec.pretrains]
+
+
+def test_weights_that_are_files_are_called_by_their_names(tmp_path):
+    """Ids go by what was written, as before; tables need no folders of one machine."""
+    written = ["$DATA/w/lite0", "/srv/w/lite1.pth", "~/w/lite2", "ViT-B-32/openai", "resnet18.a1_in1k"]
+    labels, short = groups_of(f"[{', '.join(written)}]", tmp_path)
+    names = ["lite0", "lite1.pth", "lite2", "ViT-B-32/openai", "resnet18.a1_in1k"]
+    assert labels == [f"weights={name}" for name in names]
+    assert short == written
+    spec = "baseline: weights=lite2\n"
+    assert groups_of(f"[{', '.join(written)}]", tmp_path, spec)[0] == labels
+    with pytest.raises(UserError, match=r"'weights=~/w/lite2' is no group; did you mean weights=lite2\?"):
+        groups_of(f"[{', '.join(written)}]", tmp_path, 'baseline: "weights=~/w/lite2"\n')
+
+
+def test_weights_that_are_called_alike_keep_their_paths(tmp_path):
+    assert groups_of("[$DATA/a/model.pth, $DATA/b/model.pth]", tmp_path)[0] == [
+        "weights=$DATA/a/model.pth", "weights=$DATA/b/model.pth",
+    ]  # fmt: skip

@@ -188,7 +188,7 @@ def test_a_long_training_measures_variants_and_a_short_one_does_not(cache, monke
 
 def test_compiled_code_is_kept_with_the_other_caches(cache, monkeypatch):
     chosen = []
-    monkeypatch.setattr(torch, "compile", lambda model: chosen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: chosen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
     kept = str(cache.parent / "compiled")
     for before in ("", f"{tempfile.gettempdir()}/torchinductor_me", "/mine"):  # torch names its own when it is imported
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
@@ -216,6 +216,29 @@ def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monke
     assert built == ["compiled", "compiled"]
 
 
+@pytest.mark.parametrize(
+    ("device", "more", "runs"),
+    [
+        ("cuda", {}, "graphs"),
+        ("cuda", {"finetunings_at_once": 2}, "compiled"),
+        ("cuda", {"grad_accum_steps": 2}, "compiled"),
+        ("cpu", {}, "compiled"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [None, "graphs"])
+def test_cuda_graphs_run_where_they_are_asked_for_and_can_be(device, more, runs, resumed, monkeypatch):
+    built, lines = [], []
+    for name in ("compiled", "graphs"):
+        monkeypatch.setitem(compile.VARIANTS, name, lambda model, name=name: built.append(name) or model)
+    context = Context(torch.device(device), log=lines.append, **more)
+    section = ModelSection(compile="graphs" if resumed is None else "auto")
+    stage = Stage("t", SETTINGS, section, Duration.of(160, 32, 1, None), 1, context)
+    state = SimpleNamespace(stage=stage, model=torch.nn.Identity(), run_as=resumed)
+    compile.NetworkChoice(SimpleNamespace(), state)
+    assert (state.run_as, built) == (runs, [runs])
+    assert [line.startswith("CUDA graphs need a GPU") for line in lines] == [True] * (runs == "compiled")
+
+
 def test_a_step_is_seeded_as_torch_would():
     torch.manual_seed(7)
     wanted = torch.rand(3)
@@ -230,3 +253,20 @@ def test_a_loss_that_is_not_finite_is_noticed():
     assert not guard.pending
     guard.pending += [torch.tensor(float("inf")), torch.tensor(0.5)]
     assert guard.non_finite(wait=True) == float("inf")
+
+
+@pytest.mark.slow
+def test_every_batch_size_is_compiled_for_itself(cache):
+    """So that a process that resumes at one size runs what one ran that had compiled another before."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append([tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)][-1])
+        assert not any(isinstance(value, torch.SymInt) for value in inputs)
+        return graph.forward
+
+    torch._dynamo.reset()
+    run = compile._compiled(torch.nn.Linear(4, 2), backend=backend)
+    for size in (4, 8, 12, 4):
+        run(torch.zeros(size, 4))
+    assert compiled == [(4, 4), (8, 4), (12, 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.files.storage import Storage
 from ray_robust.prepare import provenance
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.run import sweep_progress
+from ray_robust.run import lease, sweep_progress
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.status import __main__ as status
@@ -60,6 +61,13 @@ def start(run, trial, **said):
     folder.storage.write_json("trial.json", {"trial": trial.id})
     if said:
         folder.storage.write_json("progress.json", said)
+
+
+def drive(run, **changed):
+    """A driver: this process."""
+    mine = {"host": lease.platform.node(), "space": lease._space(), "pid": os.getpid(),
+            "began": lease._began(os.getpid()), "id": "x", "time": NOW}  # fmt: skip
+    run.storage.write_json("lease.json", mine | changed)
 
 
 def finish(run, trial):
@@ -144,6 +152,7 @@ def test_the_time_left_is_the_drivers(planned, capsys):
     run, plan = planned
     start(run, plan.trials[0], **SAID, time=NOW)
     assert read(run).left is None
+    drive(run)
     sweep_progress.write_progress(run.storage, sweep_progress.SweepProgress(NOW - 20, 9, 320.0))
     assert read(run, now=NOW).left == pytest.approx(300.0)
     assert read(run, now=NOW + sweep_progress.RECENT).left is None  # its driver says nothing any more
@@ -156,6 +165,55 @@ def test_the_time_left_is_the_drivers(planned, capsys):
     assert read(run, now=NOW).left is None
     sweep_progress.forget_progress(run.storage)
     assert read(run, now=NOW).total == 6
+
+
+@pytest.mark.parametrize(
+    ("changed", "said_before", "sentence", "left"),
+    [
+        (None, 5.0, r"none runs", None),
+        ({"pid": 1, "began": lease._began(1)}, 5.0, r"process 1 on \S+ \(last seen .*\) runs it", 295.0),
+        ({"pid": 1, "began": "0"}, 5.0, r"process 1 on \S+ \(last seen .*\) is gone", None),
+        ({"host": "elsewhere"}, 5.0, r"process \d+ on elsewhere \(last seen .*\) runs it", 295.0),
+        (
+            {"host": "elsewhere"}, 130.0,
+            r"process \d+ on elsewhere \(last seen .*\) has written nothing for 2 min, and was probably stopped", None,
+        ),
+        ({}, 5.0, "", 295.0),  # this process
+    ],
+)  # fmt: skip
+def test_whether_a_driver_runs_is_said(planned, capsys, changed, said_before, sentence, left):
+    run, plan = planned
+    if changed is not None:
+        drive(run, **changed)
+    sweep_progress.write_progress(run.storage, sweep_progress.SweepProgress(NOW - said_before, 6, 300.0))
+    assert read(run, now=NOW).left == (left and pytest.approx(left))
+    said = [line for line in printed(run, capsys)[1].splitlines() if line.startswith("driver")]
+    assert len(said) == bool(sentence)
+    if sentence:
+        assert re.fullmatch(f"driver   {sentence}", said[0])
+    for trial in plan:
+        finish(run, trial)
+    assert "driver  " not in printed(run, capsys)[1], "nothing is left to run"
+
+
+def test_a_search_that_was_killed_is_not_done(planned, capsys):
+    run, plan = planned
+    drive(run, began="0")
+    sweep_progress.write_progress(run.storage, sweep_progress.SweepProgress(NOW - 9000, 40, 300.0))
+    for trial in plan:
+        finish(run, trial)
+    text = printed(run, capsys)[1]
+    assert "6 of 40 trials: 6 done" in text
+    assert re.search(r"driver   process \d+ on \S+ \(last seen .*\) is gone\n", text)
+    assert " left" not in text
+
+
+def test_an_interim_report_has_its_age(planned, capsys):
+    run, _ = planned
+    run.storage.write("report/index.html", "page")
+    run.storage.write("report/interim/x/verdict.json", "{}")
+    os.utime(run.storage.local("report/index.html"), (NOW - 7300, NOW - 7300))
+    assert "report/index.html  (interim, written 2 h ago)\n" in printed(run, capsys)[1]
 
 
 @pytest.mark.parametrize(

@@ -245,23 +245,28 @@ def test_a_root_that_cannot_be_is_said(tmp_path):
         ImageStore.open(tmp_path / "file", Drawn(), 4)
 
 
+def die_at_write(store, number):
+    """Have this process killed when it writes to a store for that many times."""
+    calls = []
+
+    def dying(write):
+        def dies(*args):
+            calls.append(args)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(*args)
+
+        return dies
+
+    for name in ("_reserve", "_write", "_append"):
+        setattr(store.pack, name, dying(getattr(store.pack, name)))
+
+
 def fill_some(root, first, kill_after):
     pool = Drawn(200)
     store = ImageStore.open(root, pool, 4)
     if kill_after:
-        calls = []
-
-        def dying(write):
-            def dies(*args):
-                calls.append(args)
-                if len(calls) == kill_after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return write(*args)
-
-            return dies
-
-        for name in ("_reserve", "_write_pixels", "_append"):
-            setattr(store.pack, name, dying(getattr(store.pack, name)))
+        die_at_write(store, kill_after)
     store.fill(np.arange(first, 200))
 
 

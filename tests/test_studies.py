@@ -29,7 +29,14 @@ RISING = {"num_images=1000": 0.0, "num_images=4000": 3.0, "num_images=16000": 6.
 def entry(factors=(), contrasts=(), groups=("a", "b"), **more) -> dict:
     """An entry whose rows are (name, effect, low, high) with, as options of a row, what else differs."""
     rest = {"p_adjusted": 0.001, "margin": 2.0, "equivalent": False, "not_robust_to": ""}
-    group = {"classes": 10, "labels": 10, "sources": {}, "images": 100, "hardly_learned": False}
+    group = {
+        "classes": 10,
+        "labels": 10,
+        "sources": {},
+        "images": 100,
+        "hardly_learned": False,
+        "upstream_accuracy": None,
+    }
     return {
         "refused": False, "margin": 2.0, "scale": "probit", "min_r2": 0.8, "set": [], "task": "t", "image_size": 32,
         "line": {"group": "scratch", "slope": 0.5, "slope_low": 0.4, "slope_high": 0.6, "r2": 0.9, "id_min": 0.1,
@@ -253,6 +260,29 @@ def test_entries_belong_to_studies_and_variants_follow_their_study():
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
+def test_groups_without_a_common_range_are_not_compared():
+    made = entry(contrasts=[("a - b", None, None, None, {"p_adjusted": None})])
+    judged = judge(STUDIES["semantics"], made, True)
+    assert judged.verdict == OPEN
+    assert judged.text == "B against a: not compared, their ID scores have no range in common"
+
+
+def test_methods_show_what_each_learned():
+    made = entry(groups=("method=clip", "method=supervised"))
+    made["groups"]["method=supervised"]["upstream_accuracy"] = 22.34
+    lines = list(section(STUDIES["algorithm"], {"photos/algorithm": made}))
+    assert "| upstream accuracy | - | supervised 22.3 % | not run |" in lines
+
+
+def test_random_labels_stand_beside_the_cut_of_about_as_many():
+    names = {"granularity=class": 200, "granularity=depth:6": 40, "granularity=random:41": 41}
+    made = entry(groups=names, contrasts=[("granularity=depth:6 - granularity=random:41", 2.1, 1.0, 3.2)])
+    for name, labels in names.items():
+        made["groups"][name]["labels"] = labels
+    lines = list(section(STUDIES["granularity"], {"photos/granularity": made}))
+    assert "| 41 random labels against depth:6 labels | - | **−2.1 (−3.2 to −1.0)** | not run |" in lines
+
+
 @pytest.mark.parametrize(
     ("group", "label"),
     [
@@ -294,15 +324,14 @@ def test_a_prediction_and_a_search_have_forms_of_their_own():
     assert line.startswith("On validation best: 1 image, ER +3.5. Next: 2 images +2.5 and 3 images +1.5.")
 
 
-def test_costs_are_the_plans_images_over_the_measured_rate(monkeypatch):
+@pytest.mark.slow
+def test_costs_are_hours_of_a_card(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(costs, "rate_of", lambda section: 1000.0)
-    monkeypatch.setattr(costs, "device_name", lambda: "abacus")
-    header, _, row, _, told = costs.costs([ROOT / "sweeps/paper/diversity.yaml"])
+    header, _, row, _, source = costs.costs([ROOT / "sweeps/paper/diversity.yaml"])
     assert header.count("|") == row.count("|")
-    assert "| 12 | 49 M | 252 M | 47 M | 3.7 days |" in row
-    assert "An estimate, in days of one abacus" in told
-    assert "resnet50 at 224 px 1000.0" in told
+    assert "| 12 | 49 M | 252 M | 47 M | " in row
+    assert "H100-hours |" in header
+    assert "at 50 % of them, which is assumed" in source
 
 
 # --- what lies in the repository

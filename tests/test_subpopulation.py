@@ -105,6 +105,14 @@ def test_a_draw_depends_on_names_and_seed_alone():
     assert unseen_of(table_of(task_of(images_per_subclass=7))) == unseen_of(of_all)
 
 
+def test_a_number_of_labels_is_that_below_the_node():
+    families = task_of(under="Cervanta", labels="family")
+    ranks = families.source.catalog.hierarchy
+    assert ranks is not None
+    number = ranks["family"][ranks["order"] == "Cervanta"].nunique()
+    assert task_of(under="Cervanta", labels=str(number)).catalog.classes == families.catalog.classes
+
+
 def test_a_cap_on_images_and_subclasses_holds():
     table = table_of(task_of(images_per_subclass=12, subclasses=4))
     assert (table.groupby("subclass").size() == 12).all()

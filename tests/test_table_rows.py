@@ -57,7 +57,7 @@ def test_clusters_under_other_names_count_once(tmp_path):
 
 def test_a_group_that_is_a_copy_of_another_is_reported(tmp_path):
     frame = models()
-    copied = frame[:12].assign(type="copied", model="c")
+    copied = frame[:12].assign(type="copied", model=lambda f: "c" + f["model"])
     assert read(pd.concat([frame, copied]), tmp_path).warnings == (
         "'copied' and 'standard' have 12 rows with the very same scores, of 12 and 30: were they copied? Groups are "
         "compared as if they were independent",
@@ -135,6 +135,38 @@ def test_a_column_of_any_name_whose_rows_are_alike_is_asked_for(name, tmp_path):
     assert "taken as independent, as asked; if they are not, intervals are about" in notes[0]
 
 
+@pytest.mark.parametrize("column", ["model", "net", "architecture"])
+def test_names_that_lie_within_one_group_and_repeat_are_asked_for(column, tmp_path):
+    """Whatever the column is called, and although its rows are as independent as any."""
+    frame = null_sweep(0.0, 1).rename(columns={"trial": column})[["group", column, "id", "ood"]]
+    assert refused(frame, tmp_path, **COLUMNS) == [
+        f"t.csv:1: column '{column}' puts 120 rows into 20 sets within groups, and none of its values lies in two "
+        f"groups: if each set comes from one training, say --cluster {column}",
+        "t.csv: if every row is a training of its own, say --cluster none",
+    ]
+    assert read(frame, tmp_path, **COLUMNS, cluster=column).points["trial"].nunique() == 20
+    assert read(frame, tmp_path, **COLUMNS, cluster="none").points["trial"].nunique() == 120
+
+
+def test_names_that_lie_within_one_group_are_no_factor(tmp_path):
+    """A model of one group less one of another is the difference of the groups, and no effect of a model."""
+    frame = null_sweep(0.0, 1).rename(columns={"trial": "model"})
+    frame = frame.loc[frame["seed"] < 3, ["group", "model", "id", "ood"]]
+    found = analyse_all(read(frame, tmp_path, **COLUMNS, cluster="none"), Options("scratch", unit="row"))[0]
+    assert found.factor_table.empty
+    assert found.scores.factors.empty
+    assert "model" in found.points  # still shown
+    crossed = frame.assign(model=frame["model"].str[-1] + " layers")  # models that every group has are one
+    found = analyse_all(read(crossed, tmp_path, **COLUMNS, cluster="none"), Options("scratch", unit="row"))[0]
+    assert list(found.factor_table["factor"]) == ["model=1 layers", "model=2 layers"]
+
+
+def test_labels_of_a_whole_group_and_settings_of_several_name_no_trainings(tmp_path):
+    frame = null_sweep(0.0, 1)
+    frame = frame.assign(colour="c" + frame["group"], optimiser=np.where(frame["rate"] % 2, "sgd", "adam"))
+    read(frame[["group", "colour", "optimiser", "id", "ood"]], tmp_path, **COLUMNS)
+
+
 def test_settings_are_no_trainings(tmp_path):
     """What was varied in every group alike may move points off the line: a note, if it has no known name."""
     frame = null_sweep(0.0, 1)
@@ -195,7 +227,8 @@ def test_names_of_trainings():
 def test_a_weak_correlation_is_hinted_at(tmp_path):
     """Somewhere between chance and certainty the column is named in a note; the p-value is that of the F-test."""
     for seed in range(30):
-        frame = null_sweep(0.1, seed).rename(columns={"trial": "folder"})[["group", "folder", "id", "ood"]]
+        frame = null_sweep(0.1, seed).assign(folder=lambda f: pd.factorize(f["trial"])[0])
+        frame = frame[["group", "folder", "id", "ood"]]  # numbers: of text in one group each is always asked
         points = frame.assign(task="task", trial=frame.index)
         (one,) = candidates(points, frame[["folder"]])
         if 0.05 < one.p <= 0.25 and one.icc >= 0.1:

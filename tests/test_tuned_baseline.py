@@ -115,7 +115,7 @@ def test_the_groups_are_to_be_fine_tuned_as_long():
     plan = [{"group": "num_images=1000", "pretrain_method": "supervised", "finetunes": '{"a": "task", "b": "task"}'}]
     (advice,) = equal_cost(made, RunDesign("run", spec, plan, pd.DataFrame(), 100, 10))
     assert yaml.safe_load(advice.yaml) == {
-        "finetune": {"epochs": {"grid": [8, 32]}, "lr": {"grid": ["1e-3", "3e-3"]}},
+        "finetune": {"epochs": {"grid": [8, 32]}, "lr": {"grid": ["1e-3", "3e-3"]}, "method": "full"},
         "baseline": {"name": "scratch", "spread": "auto", "finetune": {"epochs": 8}},
     }
     assert paste_line(advice.yaml).startswith("Paste this in place of `finetune` and `baseline`")

@@ -13,14 +13,16 @@ from torch import nn
 from torchvision.models import convnext, efficientnet_b0, efficientnet_b5, efficientnet_v2_s
 from torchvision.models.vision_transformer import VisionTransformer
 
+from ray_robust.data.images.form import View
 from ray_robust.errors import UserError
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import ModelSection
+from ray_robust.train import models
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.methods.placement import load_body
 from ray_robust.train.methods.weight_families import families_of
-from ray_robust.train.models import build_model
+from ray_robust.train.models import build_model, eval_view
 from tests.make_efficientnet import EfficientNet, disturbed
 from tests.make_weights import prefixed, same, state_of, write
 
@@ -238,3 +240,20 @@ def test_a_plan_says_how_weights_fit_or_refuses_them(tmp_path, monkeypatch, refe
     )
     notes = planned(tmp_path, monkeypatch, "{grid: [tf_efficientnet_lite0, test_resnet]}")
     assert [note.partition(": ")[2][:40] for note in notes[-1:]] == [f"its trials will fail: {file}"[:40]]
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "hf_hub:someone/model"])
+def test_a_model_of_the_hub_is_evaluated_as_its_own_configuration_says(name, monkeypatch):
+    read = {"crop_pct": 0.95, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "added_later": 1}
+    monkeypatch.setattr(models, "load_model_config_from_hf", lambda repository: (read, "resnet50", {}))
+    assert eval_view(ModelSection(name=name, image_size=224)) == View(224 / 235, "bilinear")
+
+
+def test_a_configuration_of_the_hub_that_cannot_be_read_is_a_line(monkeypatch):
+    def away(repository: str) -> None:
+        raise ConnectionError(f"{repository} is\nnot there")
+
+    monkeypatch.setattr(models, "load_model_config_from_hf", away)
+    with pytest.raises(TrainingFailed) as error:
+        eval_view(ModelSection(name="hf-hub:someone/model", image_size=224))
+    assert str(error.value) == "how hf-hub:someone/model was evaluated cannot be read: someone/model is not there"

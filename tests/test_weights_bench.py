@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,21 @@ def test_weights_without_a_head_or_of_another_model_are_refused(published, tmp_p
         weights.measured(file, "tf_lite", 64, listed)
     with pytest.raises(UserError, match=r"resnet18\.a1_in1k is a tag, of which timm places every tensor itself"):
         weights.measured("resnet18.a1_in1k", "resnet18", 64, listed)
+
+
+PHOTOGRAPHS, LITE0 = (Path(os.environ.get(name, "-")) for name in ("IMAGENET_PHOTOGRAPHS", "LITE0_WEIGHTS"))
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (PHOTOGRAPHS.is_dir() and LITE0.is_file()),
+    reason="needs IMAGENET_PHOTOGRAPHS, of ImageNet's classes, and LITE0_WEIGHTS, EfficientNet-Lite0 as published",
+)
+def test_published_weights_score_from_a_compact_store_what_they_score_from_the_files(capsys):
+    command = [str(LITE0), "--model", "tf_efficientnet_lite0", "--images", str(PHOTOGRAPHS), "--stride", "5"]
+    assert weights.main([*command, "--store", "256", "288", "512"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    of_files, *stored = (row["accuracy"] for row in rows)
+    assert of_files > 0.75  # published: 75.5 % of the validation images
+    assert [abs(accuracy - of_files) < 0.03 for accuracy in stored] == [True] * 3

@@ -7,6 +7,7 @@ lie there. That test takes minutes, the others seconds.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,9 +32,9 @@ EXTRAS = {
     "all": ["requirements-diffusion.txt", "requirements-track.txt", "requirements-completion.txt"],
 }
 ANALYSIS = {  # what lies directly in `analysis`: a name in everyone's environment, so that nothing slips in
-    "__init__.py", "__main__.py", "advice", "duplicates.py", "findings.py", "formatting.py", "input", "interface",
-    "learned", "line", "notes.py", "options.py", "predict", "py.typed", "report", "scales.py", "scores", "stats",
-    "study.py", "verdict.py", "verdict.schema.json", "views.py", "writing.py",
+    "__init__.py", "__main__.py", "advice", "decisions", "duplicates.py", "findings.py", "formatting.py", "input",
+    "interface", "learned", "line", "notes.py", "options.py", "predict", "py.typed", "report", "scales.py", "scores",
+    "shifts", "stats", "study.py", "subsets", "verdict.py", "verdict.schema.json", "verify", "views.py", "writing.py",
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_the_wheel_holds_the_packages_and_the_sweeps_and_nothing_else(wheel):
     inside = {name for name in names if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in inside} == {"ray_robust", "analysis"}
     own = {name for name in listed() if name.startswith(("ray_robust/", "analysis/"))}
-    sweeps = {f"ray_robust/{name}" for name in listed() if name.startswith("sweeps/") and name.endswith(".yaml")}
+    sweeps = {f"ray_robust/{name}" for name in listed() if re.fullmatch(r"sweeps/.*\.(yaml|csv)", name)}
     assert inside == own | sweeps
     assert {name.split("/")[1] for name in inside if name.startswith("analysis/")} == ANALYSIS
 

@@ -14,9 +14,8 @@ from ray_robust.data.pool import SPLITS
 from ray_robust.data.samples import describe
 from ray_robust.data.tasks.wilds import OUR_SPLIT, _wilds
 from ray_robust.errors import UserError
-from ray_robust.metrics import accuracy, class_accuracy, macro_f1, worst_group
+from ray_robust.metrics import accuracy, class_accuracy, macro_f1, tally, worst_group
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.train.counts import tally
 from tests import make_images as make
 from tests import make_tasks
 

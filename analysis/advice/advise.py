@@ -14,6 +14,7 @@ from analysis.advice.tuned import equal_cost
 from analysis.findings import findings
 from analysis.formatting import listed, name
 from analysis.input.table import Table
+from analysis.stats.chosen_points import TRIAL
 from analysis.study import Analysis
 from ray_robust.run.interim import Interim
 from ray_robust.text.names import count_noun
@@ -54,7 +55,7 @@ def _of_interim(analysis: Analysis, interim: Interim, first: list[Advice], run: 
     """Return the advice on a run that is not complete: to complete it, but for a line that the whole baseline does not
     make."""
     action = (
-        "Wait for the trials that are missing: the report is written again as trials end."
+        f"Wait for the missing trials; if the sweep was stopped (`{interim.ask}` tells), run the same command again."
         if interim.running
         else "Run the same command again: it runs what is missing."
     )
@@ -91,5 +92,7 @@ def _settled(analysis: Analysis) -> Advice:
     action = (
         "Nothing is left to decide in this design. It speaks of this task and model: the same sweep on another task "
         "(`task`) or model (`model`) shows whether it holds there."
+        if analysis.options.unit == TRIAL
+        else "ER is decided for the models and the test of this table; another test shows whether it holds there."
     )
     return Advice("settled", evidence, action)

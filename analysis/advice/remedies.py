@@ -165,7 +165,7 @@ def _bent(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advic
     best = own.loc[own["r2"].idxmax()] if own["r2"].notna().any() else None
     if best is not None and best["r2"] >= options.min_r2:
         scale = str(best["scale"])
-        section = {"scale": scale, "margin": options.margin, "min_r2": options.min_r2}
+        section = {"scale": scale, "margin": options.margin, "min_r2": options.min_r2, "look": options.look}
         how = f"Add --scale {scale} to the command of the analysis{', or this to the spec' if run else ''}."
         action = (
             f"Use {scale} axes, on which the same points have an R² of {number(best['r2'], 2)}. {how} The choice is "
@@ -191,7 +191,7 @@ def _labels(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Adv
 
 
 def _no_shift(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:
-    where = "column --ood" if run is None else "task's OOD test"
+    where = "column of OOD scores" if run is None else "task's OOD test"
     action = f"Check the {where}: it is the ID test again, so there is no shift to be robust to."
     return [Advice(cause.reason, cause.evidence, action)]
 

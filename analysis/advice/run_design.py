@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import Any
@@ -27,17 +27,8 @@ EPOCHS, EVERY = 12, 3  # defaults of the spec, where a run's does not name them
 LONGER = 3  # times as many epochs, where the range has to reach higher
 ALL = "all"
 SIZES, PER_CLASS = "num_images", "per_class"
-UNSAID = {"stop_if_no_line": False, "seeds": None, "spread": None}  # defaults of `baseline`: left out of what is pasted
-PRETRAIN = {
-    "lr": 0.003, "weight_decay": 0.05, "optimizer": "adamw", "batch_size": 128, "warmup": 0.05,
-    "label_smoothing": 0.1, "augment": "crop", "method": "supervised", "num_images": "all", "num_classes": "all",
-    "match": True, "granularity": "class", "label_space": "separate", "balance": "natural", "holdout": 0.05,
-}  # defaults of `pretrain`, likewise; a test compares both with the spec's  # fmt: skip
-FINETUNE = {
-    "lr": 0.001, "weight_decay": 0.05, "optimizer": "adamw", "label_smoothing": 0.0, "method": "full",
-    "num_images": None, "per_class": None, "probe_epochs": 10, "probe_lr": 0.01, "evaluate_every": 3, "batch_size": 128,
-    "warmup": 0.05, "augment": "crop",
-}  # defaults of `finetune`, likewise  # fmt: skip
+LENGTHS = ("images_seen", "epochs", "min_images_seen")  # of a pre-training
+DECODED = (None, "auto", "raw", {"codec": "raw"})  # values of model.store; rates of others have other names
 TIMES = {"k": 1_000, "M": 1_000_000}
 
 
@@ -52,6 +43,8 @@ class RunDesign:
     train, tested   images of the task: to train on, and of all four test splits; 0 where unknown
     classes         of the task; 0 where unknown
     trained         the spec that was run, where `spec` has more (see `after`)
+    written         its sections as the user wrote them: what is pasted repeats no default, and `$DATA/x` stays so. Of a
+                    run of an earlier version none is known, and what is pasted has every key
     """
 
     name: str
@@ -62,6 +55,7 @@ class RunDesign:
     tested: int = 0
     classes: int = 0
     trained: Mapping[str, Any] | None = None
+    written: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Table, points: pd.DataFrame) -> RunDesign | None:
@@ -75,13 +69,19 @@ class RunDesign:
         splits = {name: int(count) for name, count in (pool.get("splits") or {}).items()}
         tested = sum(splits.get(name, 0) for name in ("id_val", "id_test", "ood_val", "ood_test"))
         name = table.run.storage.shown.rstrip("/").rpartition("/")[2]
-        plan = table.run.plan().to_dict("records")
-        return cls(name, spec, plan, points, splits.get("train", 0), tested, int(pool.get("classes") or 0))
+        plan, classes = table.run.plan().to_dict("records"), int(pool.get("classes") or 0)
+        made = spec.get("provenance")
+        written = made.get("written") if isinstance(made, Mapping) else None
+        own = written if isinstance(written, Mapping) else {}
+        return cls(name, spec, plan, points, splits.get("train", 0), tested, classes, written=own)
 
     def after(self, pasted: Sequence[str | None]) -> RunDesign:
         """Return the design once these sections are pasted: its YAML holds them, and its costs come on top of them."""
         added = {key: value for text in pasted if text for key, value in yaml.safe_load(text).items()}
-        return replace(self, spec={**self.spec, **added}, trained=self.as_run.spec) if added else self
+        if not added:
+            return self
+        spec, own = {**self.spec, **added}, {**self.written, **added} if self.written else {}
+        return replace(self, spec=spec, written=own, trained=self.as_run.spec)
 
     @property
     def as_run(self) -> RunDesign:
@@ -119,7 +119,15 @@ class RunDesign:
     def seeds(self) -> list[int]:
         """The sweep's seeds."""
         raw = self.spec.get("seeds", 1)
+        if isinstance(raw, Mapping):  # of two stages as many as some group has
+            counts = [row.get("seed") for row in self.plan]
+            return sorted({int(seed) for seed in counts if seed == seed and seed is not None})
         return list(raw) if isinstance(raw, list) else list(range(1, int(raw) + 1))
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether further seeds come by what the first ones show."""
+        return isinstance(self.spec.get("seeds"), Mapping)
 
     @property
     def baseline_seeds(self) -> int:
@@ -165,8 +173,7 @@ class RunDesign:
             own["epochs"] = _grid(epochs, values(self.finetune.get("epochs"), EPOCHS))
         if rates:
             own["lr"] = _grid(rates, values(self.finetune.get("lr")))
-        kept = {key: value for key, value in section.items() if key not in UNSAID or value != UNSAID[key]}
-        section = {"name": BASELINE, **kept, "finetune": own}
+        section = {"name": BASELINE, **self._kept("baseline", section), "finetune": own}
         if seeds > self.baseline_seeds:
             section["seeds"] = seeds
         if not own:
@@ -215,12 +222,10 @@ class RunDesign:
         whole = "grid" in section or "grid" in own
         if self.draws or whole or not rows or epochs in map(_plain, present):
             return None, None
-        longer = {k: v for k, v in section.items() if k not in FINETUNE or v != FINETUNE[k]}
-        text = written({"finetune": longer | {"epochs": _grid([epochs], present)}})
+        text = written({"finetune": self._kept("finetune", section) | {"epochs": _grid([epochs], present)}})
         if baseline.get("name", BASELINE) == BASELINE and "epochs" not in own:
-            kept = {key: value for key, value in baseline.items() if key not in UNSAID or value != UNSAID[key]}
             own = {"finetune": own | {"epochs": present[0] if len(present) == 1 else {"grid": present}}}
-            text += written({"baseline": {"name": BASELINE, **kept, **own}})
+            text += written({"baseline": {"name": BASELINE, **self._kept("baseline", baseline), **own}})
         finetunings = sum(len(json.loads(row["finetunes"])) for row in rows) // len(present)
         levels = self._levels(section | {"epochs": epochs})
         if self.spread_by_pilot:  # such a baseline has the groups' fine-tunings too
@@ -241,14 +246,17 @@ class RunDesign:
         section = self.spec.get("pretrain")
         if not isinstance(section, Mapping) or set(section) == {"grid"} or self.draws:
             return None, None
-        own = {k: v for k, v in section.items() if k not in PRETRAIN or v != PRETRAIN[k]}
+        own = self._kept("pretrain", section)
         if times > 1:
-            key = next((one for one in ("images_seen", "epochs") if own.get(one) is not None), "")
-            lengths = [_plain(one) for one in values(own.get(key))]
-            if not key or not all(isinstance(one, float) for one in lengths):
+            lengths = [one for one in LENGTHS if section.get(one) is not None]
+            for key in lengths:
+                present = [_plain(one) for one in values(section[key])]
+                if not all(isinstance(one, float) for one in present):
+                    return None, None
+                longer = [int(times * one) for one in present if isinstance(one, float)]
+                own[key] = longer[0] if len(longer) == 1 else {"grid": longer}
+            if not lengths:
                 return None, None
-            longer = [int(times * one) for one in lengths if isinstance(one, float)]
-            own[key] = longer[0] if len(longer) == 1 else {"grid": longer}
         if lr is not None:
             own["lr"] = lr
         rows = [row for row in self.plan if not _is_scratch(row)]
@@ -256,6 +264,11 @@ class RunDesign:
         images += (times - 1) * sum(float(row.get("pretrain_images_seen") or 0) for row in rows)
         finetunings = sum(len(json.loads(row["finetunes"])) for row in rows)
         return written({"pretrain": own}), Cost(finetunings, len(rows), round(images), self._seconds(images))
+
+    def _kept(self, key: str, section: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a section that keys are added to: as it was written, where that is known."""
+        raw = self.written.get(key) if self.written else section
+        return dict(raw) if isinstance(raw, Mapping) else {}
 
     def _more(self, scratch: bool) -> tuple[int, float]:
         """How many fine-tunings, of how many images, a trial has beyond those of the plan."""
@@ -325,7 +338,7 @@ class RunDesign:
     def _machine_rate(self) -> float | None:
         model, resources = self.spec.get("model") or {}, self.spec.get("resources") or {}
         size, gpus = model.get("image_size", 0), resources.get("gpus_per_worker", 0)
-        if not isinstance(model.get("name"), str) or not isinstance(size, int):
+        if not isinstance(model.get("name"), str) or not isinstance(size, int) or model.get("store") not in DECODED:
             return None
         return throughput.measured_rate(throughput.key_of(model["name"], size, float(gpus or 0)))
 

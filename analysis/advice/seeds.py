@@ -166,6 +166,9 @@ def _more(run: RunDesign | None, seeds: int, evidence: str, what: str, unit: str
         return Advice("few_seeds", evidence, action)
     if run is None:
         return Advice("few_seeds", evidence, f"Add {unit}s until every group has {seeds}: they {what}.")
+    if run.in_stages:
+        action = f"Set a narrower `seeds.until`, or `seeds.most` to {seeds} or more: {seeds} seeds a group {what}."
+        return Advice("few_seeds", evidence, action)
     seeds = max(seeds, len(run.seeds) + 1)
     text, cost = run.with_seeds(seeds)
     return Advice("few_seeds", evidence, f"Run {seeds} seeds a group: they {what}.", text, cost)

@@ -1,8 +1,9 @@
 """Rows that may belong together although no cluster was given: columns of a table that look like names of trainings.
 
 Owns `ask_for_clusters`. Points of one pre-training are no independent evidence: taken as such they make intervals too
-narrow (Moulton 1990; Cameron and Miller 2015). A candidate is known by its name (trial, seed, run, checkpoint, ...) or
-by its points: those that share its value lie off their group's line together, by an analysis of variance of residuals.
+narrow (Moulton 1990; Cameron and Miller 2015). A candidate is known by its name (trial, seed, run, checkpoint, ...), as
+names that each lie within one group, or by its points: those that share its value lie off their group's line together,
+by an analysis of variance of residuals.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.stats import f as f_distribution
 
 from analysis.input.csv_file import Remarks
 from analysis.scales import SCALES
+from analysis.stats.factor_coding import nested_in
 from analysis.stats.trend import MIN_POINTS
 from ray_robust.text.names import count_noun, is_missing, quoted
 
@@ -28,6 +30,7 @@ WHOLE = {"model_id", "modelid", "pretrain", "pretrain_id", "upstream_id", "backb
 AMOUNTS = {"num", "n", "number", "count", "total", "seconds", "hours", "time", "per"}  # `num_runs` names no run
 # what a sweep varies, and what the checks of a point's epoch and rate look after
 VARIED = {"num_images", "num_classes", "images_per_class", "granularity", "semantics", "sources", "pretrain_method",
+          "select", "dedupe", "label_noise",
           "pretrain_epochs", "pretrain_images_seen", "finetune_method", "finetune_images", "finetune_lr",
           "finetune_weight_decay", "finetune", "lr", "learning_rate", "epoch", "step", "metric", "shift", "wise_alpha",
           "id_images", "ood_images", "id_groups", "ood_groups"}  # fmt: skip
@@ -44,6 +47,7 @@ class Candidate:
     """A column and what speaks for it.
 
     named   whether it is called like a training
+    nested  whether its values are text, each within one group: they name something finer than groups
     sets    of rows with the same value within a group, and rows
     icc     the intra-class correlation of the points' distances from their groups' lines
     p       of its F-test, corrected for the columns tried; NaN where it cannot be had
@@ -53,6 +57,7 @@ class Candidate:
 
     column: str
     named: bool
+    nested: bool
     sets: int
     rows: int
     icc: float
@@ -75,6 +80,8 @@ class Candidate:
     def __str__(self) -> str:
         rows, sets = count_noun(self.rows, "row"), count_noun(self.sets, "set")
         what = f"column {quoted(self.column)} puts {rows} into {sets} within groups"
+        if self.nested and not self.telling:
+            return f"{what}, and none of its values lies in two groups"
         return f"{what}, whose rows lie off the line together (correlation {self.icc:.2f})" if self.telling else what
 
 
@@ -92,8 +99,9 @@ def ask_for_clusters(points: pd.DataFrame, columns: pd.DataFrame, cluster: str |
         columns = columns.loc[points.index]
     suspects = candidates(points, columns)
     if remarks.problems:  # of scores in two units no correlation speaks
-        suspects = [replace(one, p=np.nan) for one in suspects if one.named]
-    clear = [one for one in suspects if one.named or (one.telling and not one.setting)] if cluster is None else []
+        suspects = [replace(one, p=np.nan) for one in suspects if one.named or one.nested]
+    sure = [one for one in suspects if one.named or one.nested or (one.telling and not one.setting)]
+    clear = sure if cluster is None else []
     for one in clear[:MOST_ASKED]:
         remarks.column(f"{one}: if each set comes from one training, say {_option(one)}")
     if len(clear) > MOST_ASKED:
@@ -125,24 +133,33 @@ def candidates(points: pd.DataFrame, columns: pd.DataFrame) -> list[Candidate]:
     correlated."""
     places, _ = pd.factorize(points["task"].astype(str) + "\0" + points["group"].astype(str))
     units = pd.factorize(pd.Series(places).astype(str) + "\0" + points["trial"].astype(str).to_numpy())[0]
-    residual = _residuals(points, places)
+    residual, groups = _residuals(points, places), pd.factorize(points["group"].astype(str))[0]
     by_unit = np.bincount(units, residual) / np.bincount(units)  # one number per cluster as it is
     firsts = np.unique(units, return_index=True)[1]
     suspects = []
     for name in columns:
         if not is_named(name) and name.casefold() in VARIED:
             continue
-        cells = columns[name].to_numpy()
+        cells, nested = columns[name].to_numpy(), _is_nested(columns[name], groups)
         if len(by_unit) == len(points) or _constant_within(cells, units):
-            one = _candidate(name, cells[firsts], places[firsts], by_unit)
+            one = _candidate(name, nested, cells[firsts], places[firsts], by_unit)
         elif _constant_within(units, _within_groups(cells, places)):
             continue  # finer than the clusters
         else:
-            one = _across_clusters(_candidate(name, cells, places, residual))
+            one = _across_clusters(_candidate(name, nested, cells, places, residual))
         suspects += [one] if one else []
     tried = len(suspects)
     suspects = [replace(one, p=min(1.0, one.p * tried), alone=one.alone * tried) for one in suspects]
-    return sorted(suspects, key=lambda one: (not one.named, -one.icc))
+    return sorted(suspects, key=lambda one: (not one.named, not one.nested, -one.icc))
+
+
+def _is_nested(column: pd.Series, groups: np.ndarray) -> bool:
+    """Whether a column is text of which no value lies in two groups, and some group has several."""
+    given = ~column.map({text: is_missing(str(text)) for text in column.unique()}).to_numpy(bool)
+    text = column[given]
+    if len(text) < LEAST_GIVEN * len(column) or pd.to_numeric(text, errors="coerce").notna().any():
+        return False
+    return nested_in(text.to_numpy(), groups[given])
 
 
 def _within_groups(cells: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -174,7 +191,9 @@ def _constant_within(cells: np.ndarray, units: np.ndarray) -> bool:
     return bool((low == high).all())
 
 
-def _candidate(name: str, cells: np.ndarray, places: np.ndarray, residual: np.ndarray) -> Candidate | None:
+def _candidate(
+    name: str, nested: bool, cells: np.ndarray, places: np.ndarray, residual: np.ndarray
+) -> Candidate | None:
     """The column as a candidate, whatever its test says; None where its values repeat too seldom."""
     codes, values = pd.factorize(cells)
     given = ~np.array([is_missing(str(value)) for value in values], bool)[codes]
@@ -185,7 +204,9 @@ def _candidate(name: str, cells: np.ndarray, places: np.ndarray, residual: np.nd
     sizes = np.bincount(cell)
     repeated = int(sizes[sizes > 1].sum())
     named = is_named(name)
-    enough = repeated > 0 if named else repeated >= LEAST_REPEATED * len(codes) and given.mean() >= LEAST_GIVEN
+    enough = (
+        repeated > 0 if named or nested else repeated >= LEAST_REPEATED * len(codes) and given.mean() >= LEAST_GIVEN
+    )
     if not enough or len(np.unique(codes)) < 2:
         return None
     firsts = np.unique(cell, return_index=True)[1]
@@ -194,7 +215,7 @@ def _candidate(name: str, cells: np.ndarray, places: np.ndarray, residual: np.nd
     if _crossed(codes[firsts], places[firsts]):
         common = np.bincount(codes, residual) / np.maximum(np.bincount(codes), 1)
         alone = _correlation(residual - common[codes], cell, places[firsts], len(np.unique(codes)) - 1)[1]
-    return Candidate(name, named, len(sizes), len(codes), icc, p, alone)
+    return Candidate(name, named, nested, len(sizes), len(codes), icc, p, alone)
 
 
 def _crossed(codes: np.ndarray, places: np.ndarray) -> bool:

@@ -74,6 +74,7 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     if not any(len(table) for _, table in tables):
         return None
     affected, images, parts, lost = {}, {}, [], []
+    estimated = "er_estimated" in points and bool(points["er_estimated"].fillna(False).any())
     for frame, own in run_predictions.predictions(runs, points):
         if frame is None:
             lost.append(str(own["trial"].iloc[0]))
@@ -84,9 +85,9 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
             return Recount({}, images, note="of other test images than the predictions have")
         mask = _mask(frame, fitting)
         affected = {split: int(mask[frame["split"] == split].sum()) for split in images}
-        parts += [_cells(frame, mask, row) for row in own.to_dict("records")]
+        parts += [] if estimated else [_cells(frame, mask, row) for row in own.to_dict("records")]
     affected = {split: count for split, count in affected.items() if count}
-    note = _missing(list(dict.fromkeys(lost)))
+    note = _missing(list(dict.fromkeys(lost))) or ("OOD scores are estimates" if estimated else "")
     if not affected:  # of this task, where its options vary; or nothing was left to see it by
         return Recount({}, {}, note=note) if note and not images else None
     if not note:
@@ -168,6 +169,8 @@ def _recounted(points: pd.DataFrame, parts: Sequence[pd.DataFrame], so_far: Reco
         if not np.allclose(_scores(metric, whole), points[side], rtol=0, atol=1e-9):
             return Recount(so_far.affected, so_far.images, note=f"the predictions do not give the {side} scores")
         again[side], again[f"{side}_images"] = _scores(metric, rest), int(rest.images.sum())
+        if side == "id" and "id_1" in again:  # the first of several ID sets
+            again["id_1"], again["id_1_images"] = again["id"], again["id_images"]
         left[side] = rest
     grouped = set(table["group"]) != {""}
     return Recount(so_far.affected, so_far.images, again, left if grouped else None)

@@ -7,7 +7,7 @@ sentence says why: then only trials are resampled.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,12 @@ CELLS = ("tp", "fp", "fn")
 ONLY_THESE = "intervals speak of the test groups as they are"
 
 
-def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Counts] | None, list[str]]:
+def read(
+    runs: Sequence[RunFolder], points: pd.DataFrame, splits: Mapping[str, str] = SCORE_SPLITS
+) -> tuple[dict[str, Counts] | None, list[str]]:
     """Return the counts of every point per side, or None and why. `points` has trial, finetune, epoch, and, of several
-    runs, `run`, the number of its folder. A task without groups has none, and nothing is missing then."""
+    runs, `run`, the number of its folder; `splits` names the test of each side. A task without groups has none, and
+    nothing is missing then."""
     if points.empty or "id_groups" not in points or points[["id_groups", "ood_groups"]].isna().all(axis=None):
         return None, []
     parts, missing = [], 0
@@ -33,7 +36,7 @@ def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> tuple[dict[str, Cou
         return None, [f"{missing} of {len(points)} points have no counts per group (groups/*.parquet): {ONLY_THESE}"]
     table = pd.concat(parts, ignore_index=True)
     counts = {}
-    for side, split in SCORE_SPLITS.items():
+    for side, split in splits.items():
         own = of_rows(table.loc[table["split"] == split], len(points))
         if own is None:
             return None, [f"not all points were tested on the same images of {split}: {ONLY_THESE}"]

@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.input import run_counts
+from analysis.input import run_counts, run_shifts
+from analysis.input.declared import Declared, OfRun
+from analysis.input.run_id_sets import columns, with_id_sets
 from analysis.input.table import Table
-from analysis.options import Options
-from ray_robust.errors import Problem, UserError
+from analysis.options import FirstStage, Options
 from ray_robust.run.analysis_settings import settings_of
 from ray_robust.run.interim import interim_of
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.seed_plan import BONFERRONI, baseline_of, recorded, rule_of
 from ray_robust.run.trial_folder import RERUN
 
 RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
@@ -27,10 +29,9 @@ def read_run(address: str) -> tuple[Table, Options]:
     """Return the points of a finished or partial run, with the options that its spec set beforehand. Raises UserError
     where it is no run."""
     run = RunFolder(address)
+    run.require()
     spec, results = run.spec(), run.results()
-    if not spec and not run.exists("plan.csv"):
-        raise UserError(Problem(address, "no run folder: it has neither spec.yaml nor plan.csv"))
-    scores = results[["id", "ood"]].notna().all(axis=1)
+    scores = results["id"].notna() & (results["ood"].notna() | results["er_estimated"].fillna(False).astype(bool))
     missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
     reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
     left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
@@ -50,12 +51,32 @@ def read_run(address: str) -> tuple[Table, Options]:
     if unfinished:
         warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
     warnings += _of_weights(run, results)
-    keys = tuple(key for key in RUN_KEYS if key in points)
+    if rule_of(spec) is not None and not unfinished and recorded(run.storage) is None:
+        warnings.append("the second stage of the seeds is not planned yet: the same command again continues")
+    points, lacking, id_names = with_id_sets(run, points)
+    more = lacking[["trial", "group", "task"]].assign(reason="no score on one of several ID sets")
+    left_out = pd.concat([left_out, more], ignore_index=True) if len(more) else left_out
+    keys = tuple(key for key in (*RUN_KEYS, *columns(len(id_names))) if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
     name = run.storage.shown.rstrip("/").rpartition("/")[2]
     counts, interim = partial(run_counts.read, (run,)), interim_of(run, states.to_dict())
-    table = Table(name, points, keys, left_out, tuple(warnings), (run,), counts, interim=interim)
-    return table, Options(**asdict(settings_of(spec)))
+    shifts = partial(run_shifts.read, (run,))
+    settings = settings_of(spec)
+    table = Table(
+        name, points, keys, left_out, tuple(warnings), (run,), counts, shifts, interim=interim,
+        declared=Declared((OfRun.read(run, name, settings),)),
+    )  # fmt: skip
+    return table, Options(**asdict(settings), id_names=id_names, first_stage=first_stage_of(spec))
+
+
+def first_stage_of(spec: Mapping[str, Any]) -> FirstStage | None:
+    """Return which trials of a run were trained before the number of the others was chosen; None where it was fixed."""
+    rule = rule_of(spec)
+    if rule is None:
+        return None
+    baseline, fixed = baseline_of(spec)
+    bonferroni = BONFERRONI["late"] if rule.until is None else 1.0
+    return FirstStage(baseline, rule.first, rule.first if fixed is None else fixed, bonferroni)
 
 
 def _reason(run: RunFolder, name: str) -> str:

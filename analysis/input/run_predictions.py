@@ -21,10 +21,14 @@ SIDES = {split: side for side, split in SCORE_SPLITS.items()}
 
 
 def predictions(
-    runs: Sequence[RunFolder], points: pd.DataFrame, of_images: Sequence[str] = OF_IMAGES
+    runs: Sequence[RunFolder],
+    points: pd.DataFrame,
+    of_images: Sequence[str] = OF_IMAGES,
+    splits: Sequence[str] = tuple(SIDES),
 ) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
-    """Yield for every fine-tuning what it predicted on both tests (None where that is lost), and its points: columns
-    trial, point (the row in `points`), column (of the predictions). Of the images' own columns those in `of_images`."""
+    """Yield for every fine-tuning what it predicted on both tests, or on these `splits` (None where that is lost), and
+    its points: columns trial, point (the row in `points`), column (of the predictions). Of the images' own columns
+    those in `of_images`."""
     run = points["run"] if "run" in points else pd.Series(0, index=points.index)
     alpha = points["wise_alpha"] if "wise_alpha" in points else pd.Series(np.nan, index=points.index)
     between = ["" if pd.isna(value) else f"_wise_{value:g}" for value in alpha]
@@ -34,10 +38,10 @@ def predictions(
     )
     for (number, trial, finetune), own in keys.groupby([run, points["trial"], points["finetune"]], sort=False):
         data = runs[number].trial(str(trial)).storage.recall(f"predictions/{finetune}.parquet")
-        yield (None if data is None else _table(data, of_images, list(own["column"]))), own
+        yield (None if data is None else _table(data, of_images, list(own["column"]), splits)), own
 
 
-def _table(data: bytes, of_images: Sequence[str], columns: Sequence[str]) -> pd.DataFrame | None:
+def _table(data: bytes, of_images: Sequence[str], columns: Sequence[str], splits: Sequence[str]) -> pd.DataFrame | None:
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
@@ -45,7 +49,7 @@ def _table(data: bytes, of_images: Sequence[str], columns: Sequence[str]) -> pd.
             return None
         wanted = list(dict.fromkeys(["split", *(name for name in of_images if name in names), *columns]))
         table = file.read(columns=wanted, use_threads=False).to_pandas()
-        return table[table["split"].isin(list(SIDES))].reset_index(drop=True)
+        return table[table["split"].isin(list(splits))].reset_index(drop=True)
     except (ValueError, OSError):  # pyarrow's, for a file that was cut short
         return None
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.input.declared import Declared
+from analysis.input.run_shifts import ShiftPoints
 from analysis.stats.group_jackknife import Counts
 from ray_robust.run.interim import Interim
 from ray_robust.run.run_folder import RunFolder
@@ -26,6 +28,8 @@ class Table:
     runs      the run folders that the points come from, none for a plain table
     title     what the report is called, empty unless somebody has said
     interim   what is missing, of runs that are not complete
+    declared  what the runs decided before their scores were seen; None for a plain table
+    shifts    points of one task -> the same on every further shift (see `run_shifts.read`)
     counts    points -> (Counts per side or None, sentences): what they predicted per group, where a run keeps it
     """
 
@@ -36,8 +40,15 @@ class Table:
     warnings: tuple[str, ...] = ()
     runs: tuple[RunFolder, ...] = ()
     counts: Callable[[pd.DataFrame], tuple[dict[str, Counts] | None, list[str]]] | None = None
+    shifts: Callable[[pd.DataFrame], list[ShiftPoints]] | None = None
     title: str = ""
     interim: Interim | None = None
+    declared: Declared | None = None
+
+    def missing(self, task: str) -> pd.DataFrame:
+        """Return the rows without scores of a task. A trial that failed before it could name its task is missing from
+        every one of them."""
+        return self.left_out.loc[self.left_out["task"].isna() | (self.left_out["task"] == task)]
 
     @property
     def run(self) -> RunFolder | None:

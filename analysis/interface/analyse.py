@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 import pandas as pd
 
 from analysis.input.data_frame import text_of
+from analysis.interface.arguments import check_arguments
 from analysis.interface.request import FRAME, Request, study_of
 from analysis.interface.study import Study
 from ray_robust.errors import Problem, UserError
@@ -22,6 +23,8 @@ class Details(TypedDict, total=False):
     id_min    leave out rows with a lower ID score, in its own unit
     scale     the axis that lines are fitted on: "probit" (the default), "logit" or "linear"
     margin    percentage points of effective robustness that count as no effect
+    look      of a table with a column `epoch`, the evaluations that effective robustness is of: "mean" (the default),
+              "last" or "id_val"
     """
 
     percent: bool
@@ -29,6 +32,7 @@ class Details(TypedDict, total=False):
     id_min: float
     scale: str
     margin: float
+    look: str
 
 
 def analyse(
@@ -56,6 +60,7 @@ def analyse(
     """
     if unknown := set(details) - set(Details.__annotations__):
         raise TypeError(f"analyse() got an unexpected keyword argument {min(unknown)!r}")
+    check_arguments({"id": id, "ood": ood, "group": group, "cluster": cluster, "title": title, **details})
     given = dict(details)
     units = tuple(f"{column}={unit}" for column, unit in (details.get("unit") or {}).items())
     frame = data if isinstance(data, pd.DataFrame) else None
@@ -65,5 +70,5 @@ def analyse(
     return study_of(Request(
         (FRAME,) if frame is not None else (os.fspath(data),), None,  # type: ignore[arg-type]
         id=id if isinstance(id, str) else tuple(id), ood=ood, group=group, baseline=text_of(baseline), cluster=cluster,
-        unit=units, title=title, frame=frame, **given,  # type: ignore[arg-type]
+        unit=units, title=title, frame=frame, python=True, **given,  # type: ignore[arg-type]
     ))  # fmt: skip

@@ -6,6 +6,8 @@ interim report says.
 
 from __future__ import annotations
 
+import time
+
 from analysis import study
 from analysis.input import join_runs
 from analysis.report import output
@@ -21,7 +23,9 @@ def main(argv: list[str]) -> int:
     if table.interim is not None and table.interim.running and table.interim.ended:
         analyses, storage = study.analyse_all(table, options), table.runs[0].storage
         made = verdict(analyses, table)
-        output.write_interim((storage / "report").address, table, analyses, made, lambda: runs_elsewhere(storage))
+        output.write_interim(
+            (storage / "report").address, table, analyses, made, lambda: runs_elsewhere(storage, time.time())
+        )
     return DONE
 
 

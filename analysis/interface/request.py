@@ -6,7 +6,7 @@ A run, runs joined and a table go the same way: `read` gives points and options,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,10 @@ class Request:
 
     sources        one run folder, several to be joined, or one table
     out            the folder of the report; None: the run's own, or one beside the user; NOWHERE: not yet said
-    scale, margin  in place of the spec's, or of the defaults
+    scale, margin, look  in place of the spec's, or of the defaults
     title          what the report is called, in place of the run's question or the table's name
     frame          the table itself, where it is no file; `sources` then has its name
+    python         whether it was asked for from Python: messages name arguments, not flags
     The rest is for a table alone: the names of its columns (`id` one or several), the baseline's group, whether scores
     are in per cent, the lowest ID score that enters in that unit, and `COL=percent` or `COL=fraction` for columns whose
     unit is another.
@@ -54,6 +55,8 @@ class Request:
     unit: tuple[str, ...] = ()
     title: str | None = None
     frame: pd.DataFrame | None = None
+    look: str | None = None
+    python: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Request:
     @property
     def settings(self) -> dict[str, Any]:
         """The options that replace the spec's, by name."""
-        given = {"scale": self.scale, "margin": self.margin}
+        given = {"scale": self.scale, "margin": self.margin, "look": self.look}
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -81,6 +84,17 @@ def report_on(request: Request, quiet: bool = False) -> str:
 
 def study_of(request: Request) -> Study:
     """Return the analysis of what was asked for. Raises UserError with every mistake in the request or the data."""
+    if not request.python:
+        return _study_of(request, str)
+    from analysis.interface.arguments import in_python
+
+    try:
+        return _study_of(request, in_python)
+    except UserError as error:
+        raise UserError(*(replace(one, what=in_python(one.what)) for one in error.problems)) from None
+
+
+def _study_of(request: Request, worded: Callable[[str], str]) -> Study:
     from analysis import study
     from analysis.interface.study import Study
 
@@ -88,7 +102,7 @@ def study_of(request: Request) -> Study:
     if request.title is not None and not title:
         raise UserError(Problem("", "--title is empty; wanted: what the report is called, or no --title"))
     table, options, target = read(request)
-    table = replace(table, title=title)
+    table = replace(table, title=title, warnings=tuple(map(worded, table.warnings)))
     return Study(table, study.analyse_all(table, options), target)
 
 
@@ -145,12 +159,6 @@ def _read_runs(request: Request) -> tuple[Table, Options, str]:
     if problems:
         raise UserError(*problems)
     table, options = join_runs.read_runs(request.sources)
-    replaced = [
-        f"{key} is {_text(value)}, asked for on the command line; the spec had set {_text(getattr(options, key))}"
-        for key, value in request.settings.items()
-        if value != getattr(options, key)
-    ]
-    table = replace(table, warnings=(*table.warnings, *replaced))
     own = (table.runs[0].storage / "report").address if request.out is None else request.out
     return table, replace(options, **request.settings), own
 
@@ -171,10 +179,6 @@ def _units(declared: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
         if not column or unit not in UNITS:
             problems.append(Problem("", f"--unit: {text!r} is not COL=percent or COL=fraction"))
     return units, problems
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_table(source: str, columns: Mapping[str, object]) -> bool:

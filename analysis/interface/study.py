@@ -60,7 +60,7 @@ class Findings(Sequence[Finding]):
         for task, own in self.by_task.items():
             if len(self.by_task) > 1:
                 parts.append(f"<p>task {_escaped(task)}</p>")
-            items = (f'<li title="{STATES[one.kind]}">{SIGNS[one.kind]} {_escaped(one.text)}</li>' for one in own)
+            items = (f'<li title="{STATES[one.kind]}">{one.mark} {_escaped(one.text)}</li>' for one in own)
             parts.append(f'<ul style="list-style: none; padding-left: 0">{"".join(items)}</ul>')
         return "".join(parts)
 
@@ -210,8 +210,6 @@ class Study:
         )
 
 
-# by kind alone: page and terminal mark the direction too
-SIGNS = {"differs": "●", "equivalent": "=", "fragile": "~", "open": "?"}
 FIGURES = ("trend", "groups", "along", "contrasts", "factors")  # that a study without ER lacks
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.input import run_curves, run_predictions
+from analysis.input import run_agreement, run_curves, run_predictions
 from analysis.input.table import Table
 from analysis.learned import shift, upstream
 from analysis.stats.raw_scores import RawScores
@@ -55,7 +55,10 @@ def learned(table: Table, points: pd.DataFrame, scores: RawScores, baseline: str
             f"{count_noun(missing, 'training')} left no learning curve: an earlier version trained them, or "
             "curves/*.json cannot be read"
         )
-    confusion, lost = run_predictions.count(table.runs, chosen)
+    if run_agreement.is_estimated(points):
+        confusion, lost = None, "images of the OOD test have no labels"
+    else:
+        confusion, lost = run_predictions.count(table.runs, chosen)
     notes += [f"{lost}: nothing is shown by class and test group"] if lost else []
     compared = scores.leading(baseline)
     if confusion is None:

@@ -20,10 +20,13 @@ import yaml
 from scipy.optimize import linprog
 
 from analysis.input.table import Table
+from ray_robust.run.trial_folder import key_of
 
 NUMBERS = {"num_images": "images", "num_classes": "classes"}
 # columns of results that are levels, and the key of a spec's point; "" where it is not written, as an axis of its own
-LEVELS = {"granularity": "granularity", "pretrain_method": "method", "semantics": "", "model": ""}
+LEVELS = {"granularity": "granularity", "pretrain_method": "method", "semantics": "", "select": "", "dedupe": "",
+          "label_noise": "", "model": ""}  # fmt: skip
+UNWRITTEN = {"semantics", "select", "dedupe", "label_noise"}  # whose text in the results is not what a spec says
 AXES = ("grid", "lattice", "simplex")
 THOUSAND = 1000  # shares of proposed mixtures are in thousandths
 OUTSIDE = 0.01  # of the tried range: rounding to whole images and classes may move a place so far
@@ -48,7 +51,7 @@ def mixtures_of(table: Table, points: pd.DataFrame) -> dict[str, Mixture]:
     """Return the mixture of every trial of a run that pre-trains on images, by trial. Numbers that the spec left to the
     data ("all") are what was drawn."""
     composition = {} if table.run is None else {
-        trial["trial"].rpartition("-")[2]: trial.get("composition") or [] for trial in table.run.trials()
+        key_of(trial["trial"]): trial.get("composition") or [] for trial in table.run.trials()
     }  # fmt: skip
     mixtures = {}
     for row in points.drop_duplicates("trial").to_dict("records"):
@@ -56,7 +59,7 @@ def mixtures_of(table: Table, points: pd.DataFrame) -> dict[str, Mixture]:
         total = sum(weights.values())
         images = row.get("num_images")
         if pd.isna(images):
-            images = sum(part["selected"] for part in composition.get(str(row["trial"]).rpartition("-")[2], ()))
+            images = sum(part["selected"] for part in composition.get(key_of(str(row["trial"])), ()))
         if not images or not total:
             continue  # from scratch, or weights that were made elsewhere
         classes = row.get("num_classes")
@@ -215,8 +218,8 @@ class Space:
 
 def spec_with(spec: Mapping[str, Any], space: Space, mixtures: Sequence[Mixture], question: str) -> str | None:
     """Return a spec that trains these mixtures and is otherwise the run's own (`spec`, as resolved); None where they
-    cannot be written: choices of classes have no short form."""
-    if "semantics" in space.levels:
+    cannot be written: choices of classes and images have no short form."""
+    if UNWRITTEN & set(space.levels):
         return None
     tree = copy.deepcopy({key: value for key, value in spec.items() if key not in ("provenance", "search")})
     pretrain, points = tree["pretrain"], [_point(mixture, space, spec["pretrain"]) for mixture in mixtures]

@@ -19,6 +19,7 @@ from analysis.input.table import Table
 from analysis.predict.mixtures import Mixture, Space, mixtures_of
 from analysis.predict.surface import SPARE, Check, Surface, cross_validate, fit, rank
 from analysis.scales import PP
+from analysis.stats.best_set import ER
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import LINE
@@ -99,6 +100,7 @@ class Prediction:
     proposals   what to try next, `confirm` what to train at a larger total, from best to worst
     reference   the total at which compositions are compared with a larger run
     refused     why nothing is predicted; empty where something is
+    best_set    of the `compared` groups that were trained those that may have the highest ER (`stats.best_set`)
     """
 
     task: str
@@ -114,10 +116,19 @@ class Prediction:
     reference: int = 0
     refused: str = ""
     left_out: int = 0
+    best_set: tuple[str, ...] = ()
+    compared: int = 0
 
 
 def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
-    """Return the prediction from one task of a run."""
+    """Return the prediction from one task of a run, and which of the groups trained may be best, whatever becomes of
+    it."""
+    own = analysis.best.loc[analysis.best["measure"] == ER]
+    within = tuple(own.loc[own["in_set"].astype(bool), "group"])
+    return replace(_predicted(table, analysis, seed), best_set=within, compared=len(own))
+
+
+def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:
     points, baseline = analysis.points, analysis.options.baseline
     if analysis.baseline is None or analysis.refused:
         return Prediction(analysis.task, None, refused=f"there is no ER to predict: {'; '.join(analysis.refusals)}")

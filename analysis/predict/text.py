@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis import study
-from analysis.formatting import percent
+from analysis import formatting, study
+from analysis.decisions.best import MOST_LISTED
+from analysis.formatting import percent, some
 from analysis.input.run_points import read_run
 from analysis.input.table import Table
 from analysis.options import check_options
@@ -133,6 +134,7 @@ def facts(prediction: Prediction, confirmation: Confirmation | str | None) -> di
         "next": [_with_values(prediction, mixture) for mixture in prediction.proposals],
         "confirm": [space.describe(mixture) for mixture in prediction.confirm] if space else [],
         "reference_images": prediction.reference or None,
+        "best_set": {"groups": list(prediction.best_set), "of": prediction.compared},
     }  # fmt: skip
     if isinstance(confirmation, Confirmation):
         record["confirmation"] = {"spearman": _plain(confirmation.spearman), "kendall": _plain(confirmation.kendall),
@@ -198,7 +200,7 @@ def show(
         line(f"{prediction.left_out} groups have no point in the baseline's ID range and are left out")
     if prediction.targets:
         out.print(_checks(prediction.targets))
-    for sentence in sentences(prediction):
+    for sentence in (*sentences(prediction), *_trained(prediction)):
         line(sentence)
     if isinstance(confirmation, Confirmation):
         out.print(_confirmation(confirmation))
@@ -232,6 +234,14 @@ def sentences(prediction: Prediction) -> list[str]:
         "Next, where ER may be highest (upper end of the 80 % interval, each as if those before it were known):",
         *(f"  {space.describe(m)}: {_with_interval(er, space, m)}" for m in prediction.proposals),
     ]
+
+
+def _trained(prediction: Prediction) -> list[str]:
+    """Which of the groups trained may be best, as measured."""
+    if not prediction.compared:
+        return []
+    among = some([formatting.name(group) for group in prediction.best_set], MOST_LISTED)
+    return [f"Of {prediction.compared} groups trained, the one with the highest ER is among {among} (95 %, measured)."]
 
 
 def _with_interval(target: Target, space: Space, mixture: Mixture) -> str:

@@ -22,7 +22,6 @@ from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, g
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
 from analysis.views import View
-from ray_robust.run.interim import Interim
 
 Layers = alt.LayerChart | alt.FacetChart  # what `alt.layer` makes
 LABEL = (
@@ -45,11 +44,11 @@ SHOWN = "indexof(shown, datum.group) >= 0"  # the groups that the page's chips l
 PICKED = "picked == '' || datum.trial == picked"  # the trial that the reader looks at
 
 
-def marked(figures: Mapping[str, Any], interim: Interim | None) -> dict[str, Any]:
-    """Return charts by name, those of an interim analysis with its mark as their title."""
-    if interim is None:
+def marked(figures: Mapping[str, Any], analysis: Analysis) -> dict[str, Any]:
+    """Return charts by name, those of an analysis that is interim or of estimates with its mark as their title."""
+    if not analysis.mark:
         return dict(figures)
-    title = f"{interim.label}, {interim.date}"
+    title = ", ".join([analysis.mark, *([analysis.interim.date] if analysis.interim is not None else [])])
     return {name: chart.properties(title=title) for name, chart in figures.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.formatting import LOCALE
 from analysis.line.line_checks import LineChecks
-from analysis.report import chart_data, charts, latex, learned_charts, line_charts, score_charts
+from analysis.report import chart_data, charts, latex, learned_charts, line_charts, score_charts, shift_charts
 from analysis.report.figures import NotDrawn, draw
 from analysis.report.palette import group_styles
 from analysis.report.tables import ReportTable
@@ -55,7 +55,8 @@ def specifications(
     if line is not None:
         made |= line_charts.of_line(line, analysis.points, styles, analysis.options.scale, WIDTH)
     made |= learned_charts.of_learned(analysis, styles, WIDTH)
-    made = charts.marked(made, analysis.interim)
+    made |= shift_charts.of_shifts(analysis, styles, WIDTH, page=False)
+    made = charts.marked(made, analysis)
     frame = chart_data.frame(view)
     params = frame["params"] | {"shown": [style.group for style in styles], "picked": ""}
     data = frame["datasets"] | {"points": points}

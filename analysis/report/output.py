@@ -15,18 +15,26 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis import duplicates, findings
+from analysis.decisions import declared
+from analysis.input.run_agreement import ESTIMATED
 from analysis.input.table import Table
 from analysis.line.line_checks import LineChecks
-from analysis.report import learned_tables, line_tables
+from analysis.report import learned_tables, line_tables, shift_tables, subset_tables
+from analysis.report.best_tables import of_best
+from analysis.report.declared_tables import of_declared
+from analysis.report.look_tables import of_looks
 from analysis.report.score_tables import score_tables
 from analysis.report.tables import report_tables
-from analysis.stats import ancova, contrasts, influence, raw_scores, score_differences, sensitivity
+from analysis.stats import ancova, best_set, contrasts, influence, looks, raw_scores, score_differences, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
 from analysis.study import LEFT_OUT, Analysis
+from analysis.subsets import hidden
 from analysis.views import View, views
 from analysis.writing import put
-from ray_robust.files.storage import Storage
+from ray_robust import __version__
+from ray_robust.files.storage import Storage, encoded
+from ray_robust.run.checksums import checksum, seal
 from ray_robust.text import safe_csv
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ BAND = ("id", "expected_ood", "mean_low", "mean_high", "prediction_low", "predic
 VIEWS = ("metric", "scale", "chosen", "group", "n_used", "er", "er_low", "er_high", "extrapolated", "baseline_r2")
 ALWAYS = ("trends", "robustness", "contrasts")  # of the contract: written even when they are empty
 INTERIM = "interim"  # the folder of the files of a page that is written while a sweep runs
+PROVENANCE = "provenance.json"  # how the report was made, and the checksums of its files
 FIGURE = "trend"  # the first task's lies beside the page, all of them in export/
 
 
@@ -68,15 +77,23 @@ def csv_tables(
         "selection": influence.SELECTION,
         "views": VIEWS,
         "duplicates": duplicates.COLUMNS,
+        "reversed_images": hidden.IMAGES,
         "left_out": LEFT_OUT,
         **line_tables.FILES,
         **learned_tables.FILES,
+        **shift_tables.FILES,
+        **declared.FILES,
+        "looks": looks.COLUMNS,
+        "best": best_set.COLUMNS,
+        "shift_robustness": ("shift", *table.keys, *ROBUSTNESS),
     }
     checked = [line_tables.tables(line) for line in lines or [None] * len(parts)]
     made = [_of_task(analysis, own_views) | own for (analysis, own_views), own in zip(parts, checked, strict=True)]
     several, files = len(parts) > 1, {}
     for name, wanted in columns.items():
         own = [rows[name] for rows in made]
+        if any(ESTIMATED in rows and rows[ESTIMATED].notna().any() for rows in own):
+            wanted = (*wanted, ESTIMATED)
         if several:
             own = [rows.assign(task=a.task) for rows, (a, _) in zip(own, parts, strict=True)]
         filled = [rows for rows in own if len(rows)]
@@ -94,6 +111,8 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
     own_scores = [analysis.scores.groups, analysis.scores.tuned_scores]
     return {
         **learned_tables.tables(analysis.learned),
+        **shift_tables.tables(analysis),
+        **declared.tables(analysis),
         "scores": pd.concat([part for part in own_scores if len(part)] or own_scores[:1], ignore_index=True),
         "score_differences": analysis.scores.differences,
         "score_factors": analysis.scores.factors,
@@ -110,12 +129,15 @@ def _of_task(analysis: Analysis, own_views: Sequence[View]) -> dict[str, pd.Data
         "at_id": analysis.at_ids,
         "trend_line": analysis.band,
         "progress": analysis.progress,
+        "looks": analysis.looks.table,
+        "best": analysis.best,
         "id_sets": analysis.id_sets,
         "errors": analysis.errors,
         "influence": analysis.influence,
         "selection": analysis.selection,
         "views": pd.concat(rows, ignore_index=True),
         "duplicates": duplicates.with_and_without(analysis),
+        "reversed_images": analysis.hidden.images,
         "left_out": analysis.left_out,
     }
 
@@ -140,8 +162,9 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     beside = [*files, "verdict.json", *images, *papers]
     html = page.render(table, parts, beside, folder, lost)  # everything is made before anything is written
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
-    contents["verdict.json"] = _json(verdict)
-    put(folder, {**contents, **images, **papers, "index.html": html})
+    contents = {**contents, "verdict.json": _json(verdict), **images, **papers, "index.html": html}
+    written = {name: encoded(name, content) for name, content in contents.items()}
+    put(folder, {**written, PROVENANCE: _provenance(table, analyses[0], written)})
     if folder.exists(INTERIM):  # of the page that this one replaced
         folder.delete(INTERIM)
     return (folder / "index.html").shown, lost
@@ -179,6 +202,30 @@ def write_interim(
             folder.delete(f"{INTERIM}/{other}")
 
 
+def tables_and_verdict(table: Table, analyses: Sequence[Analysis], verdict: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that hold a report's numbers and sentences, as they are written: tables and verdict.json."""
+    parts = [(analysis, views(analysis)) for analysis in analyses]
+    files = csv_tables(table, parts, [analysis.line for analysis in analyses])
+    texts = {**{name: safe_csv.text_of(rows) for name, rows in files.items()}, "verdict.json": _json(verdict)}
+    return {name: encoded(name, text) for name, text in texts.items()}
+
+
+def _provenance(table: Table, analysis: Analysis, written: Mapping[str, bytes]) -> bytes:
+    """What the report was made of, and the checksums of its files."""
+    options = analysis.options
+    return seal(
+        {
+            "ray_robust": __version__,
+            "name": table.name,
+            "title": table.title,
+            "scale": options.scale,
+            "margin": options.margin,
+            "look": options.look,
+            "files": {name: checksum(content) for name, content in written.items()},
+        }
+    )
+
+
 def _json(verdict: Mapping[str, Any]) -> str:
     return json.dumps(verdict, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -198,7 +245,8 @@ def _part(analysis: Analysis, advice: Sequence[Mapping[str, Any]]) -> Part:
     own_views = views(analysis)
     unit = analysis.options.unit
     made = score_tables(analysis) | report_tables(analysis, own_views) | line_tables.of_line(analysis.line, unit)
-    made |= learned_tables.of_learned(analysis)
-    if analysis.interim is not None:
-        made = {name: replace(one, caption=f"{analysis.interim.label}. {one.caption}") for name, one in made.items()}
+    made |= learned_tables.of_learned(analysis) | shift_tables.of_shifts(analysis) | of_declared(analysis)
+    made |= of_looks(analysis) | of_best(analysis) | subset_tables.of_subset(analysis)
+    if analysis.mark:
+        made = {name: replace(one, caption=f"{analysis.mark}. {one.caption}") for name, one in made.items()}
     return Part(analysis, own_views, made, analysis.line, advice)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,27 +18,43 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.findings import STATES, Finding, findings, marks_key
+from analysis.decisions.best import WHAT, best_sentence
+from analysis.decisions.declared import before
+from analysis.decisions.looks import which
+from analysis.findings import STATES, Finding, capital, findings, marks_key
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.learned.upstream import headline
 from analysis.line.line_checks import QUESTIONS, LineChecks
-from analysis.report import chart_data, charts, learned_charts, line_charts, page_data, run_facts, score_charts
+from analysis.report import (
+    chart_data,
+    charts,
+    learned_charts,
+    line_charts,
+    page_data,
+    run_facts,
+    score_charts,
+    shift_charts,
+)
 from analysis.report.bundle import javascript
-from analysis.report.captions import captions, glossary
+from analysis.report.captions import captions, glossary, point_name
 from analysis.report.palette import STATE_STYLES, GroupStyle, group_styles
 from analysis.report.pasting import ORDER, paste_line
 from analysis.report.tables import CHECKS, ReportTable, plain
 from analysis.scores.sentences import ScoreSummary, summary
+from analysis.shifts.sentences import over_shifts, shift_findings
+from analysis.stats.agreement import ASSUMES, ESTIMATE
 from analysis.stats.check_words import holds
 from analysis.study import Analysis
 from analysis.views import View, metric_of
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import label_of
+from ray_robust.run.analysis_settings import LOOKS
 from ray_robust.text.names import printable, printable_in
 
 TEMPLATES = Path(__file__).parent / "template"
 MOST_ANSWERS = 3  # tasks whose answer stands at the top
+MOST_EARLIER = 12  # findings of an earlier setting
 MOST_ROWS = 200  # of a table in the page; the CSV beside it has them all
 
 
@@ -81,6 +98,8 @@ def render(
         title=table.title or " ".join(dict.fromkeys(filter(None, questions))) or table.name,
         name=table.name,
         interim=table.interim,
+        due=round(table.interim.due(time.process_time())) if table.interim is not None else 0,
+        estimates=_estimates(parts),
         within=within,
         glossary=glossary(first),
         counted=_counted(table, first.options.unit),
@@ -88,9 +107,10 @@ def render(
         unit=first.options.unit,
         targets=list(dict.fromkeys(part.analysis.target for part in parts)),
         tasks=tasks,
-        warnings=list(dict.fromkeys([w for part in parts for w in part.analysis.notes] + [*notes])),
+        warnings=list(dict.fromkeys([w for part in parts for w in _warnings(part.analysis)] + [*notes])),
         left_out=plain("Left out", "Left out of every mean and line", table.left_out[["trial", "group", "reason"]]),
         samples=run_facts.samples(runs),
+        seed_plans=run_facts.seed_plans(runs),
         composition=run_facts.compositions(runs, order) if runs else None,
         provenance=run_facts.provenance(runs),
         beside=beside,
@@ -104,9 +124,25 @@ def render(
         paste_line=paste_line,
         unbroken=_unbroken,
         most_answers=MOST_ANSWERS,
+        most_earlier=MOST_EARLIER,
         states=[(GroupStyle("", *STATE_STYLES[kind]), word) for kind, word in STATES.items()],
         number=number,
     )
+
+
+def _estimates(parts: Sequence[Part]) -> list[tuple[str, str, str]]:
+    """Of every task whose OOD scores are estimates: what it is marked with, what they rest on, what they assume."""
+    several = len(parts) > 1
+    return [
+        (f"{ESTIMATE}{f' ({one.task})' if several else ''}", capital(one.estimated.sentence), ASSUMES)
+        for one in (part.analysis for part in parts)
+        if one.estimated is not None
+    ]
+
+
+def _warnings(analysis: Analysis) -> list[str]:
+    """The warnings, but for those that stand below the table of scores."""
+    return [warning for warning in analysis.notes if warning not in analysis.scores.choice.notes]
 
 
 def _counted(table: Table, unit: str) -> str:
@@ -130,6 +166,8 @@ def _question(parts: Sequence[Part]) -> list[tuple[str, str]]:
         ("Axes", options.scale),
         ("No effect means within", f"±{options.margin:g} points"),
         ("Floor of the baseline's R²", f"{options.min_r2:g}"),
+        ("ER is of", LOOKS[first.looks.used] if first.looks.several else ""),
+        ("Declared", first.declared.text if first.declared else ""),
     ]
     return [(key, text) for key, text in entries if text]
 
@@ -144,7 +182,8 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
     if part.line is not None:
         figures |= line_charts.of_line(part.line, analysis.points, styles, analysis.options.scale, "container")
     figures |= learned_charts.of_learned(analysis, styles, "container")
-    figures = charts.marked(figures, analysis.interim)
+    figures |= shift_charts.of_shifts(analysis, styles, "container", page=True)
+    figures = charts.marked(figures, analysis)
     drawn["tasks"].append(page_data.figure_data(analysis, views, table, target))
     for name, chart in figures.items():
         drawn["charts"][f"{name}-{index}"] = {"task": index, "spec": charts.specification(chart)}
@@ -167,6 +206,9 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,
         "findings": [_located(finding, index, analysis.options.unit) for finding in findings(analysis)],
+        "earlier": before(analysis),
+        "look": which(analysis),
+        "best": {measure: best_sentence(analysis, measure) for measure in WHAT},
         "figures": figures,
         "captions": captions(analysis),
         "styles": [(style, int(counts[style.group])) for style in styles],
@@ -175,6 +217,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "tables": part.tables,
         "compared": analysis.learned.compared,
         "learned_notes": analysis.learned.notes,
+        "shifts": _shifts(analysis, index),
         "checks": CHECKS,
         "verdicts": [
             (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts
@@ -182,11 +225,24 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         if part.line
         else [],
         "duplicates": run_facts.duplicates(table.runs, analysis.task, first=index == 0),
+        "hidden": run_facts.hidden(table.runs, analysis.task, analysis.hidden),
         "contrasts_drawn": charts.MOST_ROWS,
         "clipped": int(chosen["clipped"].sum()),
         "extrapolated": int(analysis.points["extrapolated"].sum()),
         "points": count,
         "drawn": -(-count // step),
+    }
+
+
+def _shifts(analysis: Analysis, index: int) -> dict[str, Any]:
+    """What the section of a task's shifts needs beside its figures and tables."""
+    names = [one.name for one in analysis.shifts.results]
+    return {
+        "names": names[: shift_charts.MOST_SHIFTS],
+        "more": len(names[shift_charts.MOST_SHIFTS :]),
+        "compared": over_shifts(analysis),
+        "findings": [_located(finding, index, analysis.options.unit) for finding in shift_findings(analysis)],
+        "point": point_name(analysis),
     }
 
 
@@ -215,7 +271,8 @@ def _sentences(sentences: ScoreSummary, task: int, unit: str) -> dict[str, Any]:
 
 
 def _located(finding: Finding, task: int, unit: str) -> dict[str, Any]:
-    return asdict(finding) | _place(finding, task) | {"survived": holds(finding.survived, unit)}
+    derived = {"look": finding.look, "mark": finding.mark, "survived": holds(finding.survived, unit)}
+    return asdict(finding) | _place(finding, task) | derived
 
 
 def _place(finding: Finding, task: int) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.formatting import format_value, percent
+from analysis.findings import capital
+from analysis.formatting import format_value, number, percent
 from analysis.input.recount import entries
 from analysis.input.run_points import identity_of
 from analysis.report.tables import ReportTable, report_table
+from analysis.subsets.hidden import HiddenSubset
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.seed_plan import plans_of
 
 SHARES = ("target_share", "share")
 Titled = list[tuple[str, list[tuple[str, str]]]]
@@ -86,6 +89,23 @@ def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, A
     }
 
 
+def hidden(runs: Sequence[RunFolder], task: str, subset: HiddenSubset) -> dict[str, Any] | None:
+    """Return what the search for images on which better ID means worse OOD gave, with a sheet of them where the sweep
+    made one of these very images; None where there was no search."""
+    if not subset.sentence:
+        return None
+    names = list(subset.images["image"])
+    for run in runs:
+        sheet = (run.data().get("reversed") or {}).get(task) or {}
+        image = (
+            run.storage.recall(sheet["file"]) if sheet.get("images") == names[: len(sheet.get("images", ()))] else None
+        )
+        if image is not None and names:
+            uri = "data:image/png;base64," + base64.b64encode(image).decode()
+            return {"sentence": capital(subset.sentence), "picture": {"uri": uri, **_pictured(sheet["tiles"])}}
+    return {"sentence": capital(subset.sentence), "picture": None}
+
+
 def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
     """A picture of two images side by side and what each of them is."""
     image = run.storage.recall(pair["file"])
@@ -128,6 +148,26 @@ def compositions(runs: Sequence[RunFolder], order: Sequence[str]) -> ReportTable
     )
 
 
+def seed_plans(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Return how the seeds of each run in two stages were planned: sentences, and a row per comparison."""
+    shown = []
+    for run, plan in plans_of(runs):
+        rows = (
+            {
+                "comparison": f"{need.task}: {need.what}" if need.task else need.what,
+                "wide after the first stage": number(need.width, 1),
+                "planned": number(need.planned, 1),
+                "no seed takes away": number(need.least, 1),
+                "state": need.state,
+            }
+            for need in plan.needs
+        )
+        table = report_table("Intervals that decided the seeds", "Widths of 95 % intervals in points of ER", rows)
+        shown.append({"run": run.storage.shown.rstrip("/").rpartition("/")[2] if len(runs) > 1 else "",
+                      "sentences": plan.sentences(), "table": table})  # fmt: skip
+    return shown
+
+
 def provenance(runs: Sequence[RunFolder]) -> Titled:
     """Return titled lists of key and value: what ran, on what, from which data, with which seeds and settings."""
     sections: Titled = []
@@ -140,8 +180,9 @@ def provenance(runs: Sequence[RunFolder]) -> Titled:
 
 def _of_run(run: RunFolder) -> Iterable[tuple[str, Any]]:
     spec = run.spec()
-    if spec.get("provenance"):
-        yield "Versions", spec["provenance"]
+    if made := spec.get("provenance"):
+        own = isinstance(made, Mapping)
+        yield "Versions", {key: value for key, value in made.items() if key != "written"} if own else made
     for key, value in (run.storage.recall_json("run.json") or {}).items():
         if key == "invocations" and isinstance(value, list):
             yield from ((f"Command {i}", entry) for i, entry in enumerate(value, 1))

@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from analysis.findings import Finding, findings, marks_key
+from analysis.decisions.best import WHAT, best_sentence
+from analysis.decisions.declared import before
+from analysis.decisions.looks import which
+from analysis.findings import MARKS, Finding, findings, marks_key
 from analysis.formatting import interval, name, number, percent, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
@@ -21,13 +24,24 @@ from analysis.report.pasting import ORDER, paste_line
 from analysis.report.score_tables import score_cells, score_names
 from analysis.report.tables import group_interval
 from analysis.scores.sentences import ScoreSummary, summary
+from analysis.shifts.sentences import shift_findings
+from analysis.stats.agreement import ASSUMES, ESTIMATE
 from analysis.study import Analysis
+from ray_robust.run.seed_plan import plans_of
 from ray_robust.text.console import Screen
 
-MARKS = {"differs": "[green]●[/]", "equivalent": "[blue]=[/]", "fragile": "[yellow]~[/]", "open": "[yellow]?[/]"}
+COLOURS = {
+    "up": "green",
+    "down": "red",
+    "differs": "green",
+    "equivalent": "blue",
+    "fragile": "yellow",
+    "open": "yellow",
+}
 DRAWING = 33  # characters; odd, so that there is a middle
 NAME = 36
 UPSTREAM_GROUPS = 6
+EARLIER = 6  # findings of an earlier setting
 
 
 def show(
@@ -51,30 +65,55 @@ def show(
     for analysis, own in zip(analyses, advice or [()] * len(analyses), strict=True):
         title = f"{table.title or table.name}: {len(analysis.points)} points, baseline {analysis.options.baseline}"
         console.print(f"[bold]{escape(title)}[/]" + (f"  task {escape(analysis.task)}" if len(analyses) > 1 else ""))
+        if analysis.estimated is not None:
+            console.print(f"[bold yellow]{ESTIMATE}[/]: {escape(analysis.estimated.sentence)}", soft_wrap=True)
+            console.print(f"  {ASSUMES}", soft_wrap=True)
         sentences = summary(analysis)
         _show_answer(analysis, sentences, console)
         _show_advice(own, console)
         _show_scores(analysis, sentences, console)
-        console.print(_lines(analysis))
+        if len(analysis.trends):
+            console.print(_lines(analysis))
         if not analysis.refused:
             console.print(_groups(analysis))
         for finding in findings(analysis):
             console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
         console.print(f"  [dim]{escape(marks_key(analysis.options.margin))}[/]", soft_wrap=True)
+        for measure in WHAT:
+            if sentence := best_sentence(analysis, measure):
+                console.print(f"   {escape(sentence)}", soft_wrap=True)
+        if look := which(analysis):
+            console.print(f"  [dim]{escape(look.replace('`', ''))}[/]", soft_wrap=True)
+        for finding in shift_findings(analysis):
+            console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
+        _show_earlier(analysis, console)
         if line := _upstream(analysis):
             console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
         for sentence in analysis.notes:
             console.print(f"  [yellow]note[/] {escape(' '.join(sentence.split()))}", soft_wrap=True)
         console.print(f"  [dim]{escape(analysis.target)}[/]", soft_wrap=True)
+    for _, plan in plans_of(table.runs):
+        for sentence in plan.sentences():
+            console.print(f"  [dim]seeds: {escape(sentence)}[/]", soft_wrap=True)
     for sentence in lost:
         console.print(f"  [yellow]note[/] {escape(sentence)}", soft_wrap=True)
     console.print(f"report: {escape(page)}", soft_wrap=True)
 
 
+def _show_earlier(analysis: Analysis, console: Console) -> None:
+    """Print what settings give that were changed once there were scores; the notes say what was changed."""
+    for one in before(analysis):
+        console.print(f"  [yellow]changed[/] {escape(one.sentence)}. {escape(one.outcome)}", soft_wrap=True)
+        for finding in one.findings[:EARLIER]:
+            console.print(f"   {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
+        if more := len(one.findings[EARLIER:]):
+            console.print(f"   and {more} more: declared.csv", soft_wrap=True)
+
+
 def _show_answer(analysis: Analysis, sentences: ScoreSummary, console: Console) -> None:
     """Print the short answer: what whoever deploys a model gets."""
     if untested := headline(analysis.learned.upstream):
-        console.print(f" {MARKS['open']} [bold]{escape(untested)}[/]", soft_wrap=True)
+        console.print(f" {_coloured('open')} [bold]{escape(untested)}[/]", soft_wrap=True)
     if sentences.deployment is not None:
         console.print(f" {_mark(sentences.deployment)} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
 
@@ -93,7 +132,11 @@ def _show_scores(analysis: Analysis, sentences: ScoreSummary, console: Console) 
 
 
 def _mark(finding: Finding) -> str:
-    return {1: "[green]▲[/]", -1: "[red]▼[/]"}.get(finding.sign, MARKS[finding.kind])
+    return _coloured(finding.look)
+
+
+def _coloured(look: str) -> str:
+    return f"[{COLOURS[look]}]{MARKS[look]}[/]"
 
 
 def _show_advice(advice: Sequence[Mapping[str, Any]], console: Console) -> None:

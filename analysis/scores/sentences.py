@@ -30,6 +30,7 @@ from analysis.findings import (
     small_note,
 )  # fmt: skip
 from analysis.formatting import format_value, name, percent, signed, some, span
+from analysis.formatting import scores as id_range
 from analysis.scales import PP
 from analysis.scores.against_tuned import against_tuned, equal_settings, with_tuned
 from analysis.scores.disagreement import disagreements, scored_outside
@@ -41,6 +42,7 @@ from analysis.stats.group_jackknife import LEAST_GROUPS
 from analysis.stats.raw_scores import OOD
 from analysis.stats.score_differences import BASELINE, BEST
 from analysis.study import Analysis
+from ray_robust.run.analysis_settings import LOOKS, MEAN
 
 TEST = "On the shifted test"
 MORE_TRIES = 1.5  # so many times as many fine-tunings to choose from are reported
@@ -111,10 +113,23 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
     text = (
         f"{TEST}{equal_settings(analysis)}: {short}. {name(group)}{chosen} scores {percent(own['mean'] / PP)}, "
         f"{name(baseline)} {percent(base / PP)}: {signed(row['delta'])} points {outer_span(row)}{detail}."
-        f"{_unequal(analysis, group)}{_few_groups(analysis)}"
+        f"{_other_models(analysis, group)}{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
     return make_finding(state(row), text, row, "score_differences", key, row_index(scores.differences, key), unit)
+
+
+def _other_models(analysis: Analysis, group: str) -> str:
+    """What is added where nothing says that both have the same kinds of models: the ID scores that the means are over,
+    and what compares at equal ones."""
+    if analysis.scores.choice.alike:
+        return ""
+    ids = analysis.points.groupby("group")["id"].agg(["min", "max"])
+    own, reference = (id_range(*ids.loc[one]) for one in (group, analysis.options.baseline))
+    return (
+        f" These are means over the rows of each, at ID scores of {own} against {reference}, perhaps of other kinds of "
+        "models; at equal ID score, see ER."
+    )
 
 
 def _unequal(analysis: Analysis, group: str) -> str:
@@ -237,16 +252,18 @@ def _difference_text(analysis: Analysis, row: Mapping[str, Any], value: str) -> 
 
 def _robustness(analysis: Analysis, group: str) -> str:
     """ER of the group that the sentence on deployment is about, as its finding has it, or why there is none."""
-    label = "" if analysis.interim is None else f"{analysis.interim.label}: "
+    label = f"{analysis.mark}: " if analysis.mark else ""
     if analysis.baseline is None or analysis.refused:
-        reasons = list(analysis.refusals) if analysis.baseline is not None else []
+        reasoned = analysis.baseline is not None or analysis.estimated is not None
+        reasons = list(analysis.refusals) if reasoned else []
         more = len(reasons) - 1
         why = reasons[0] if reasons else "no baseline line can be fitted"
         rest = f" ({more} more reason{'s' * (more > 1)} below)" if more > 0 else ""
         what = "Effective robustness (ER, the difference at equal ID score)"
         return f"{label}{what} is not established, because {why}{rest}."
     finding = against_baseline(analysis, group)
-    head = f"{label}At equal ID score (effective robustness, ER)"
+    at = f", {LOOKS[analysis.looks.used]}" if analysis.looks.several and analysis.looks.used != MEAN else ""
+    head = f"{label}At equal ID score (effective robustness, ER{at})"
     if finding is None:
         return f"{head}: there is no group to compare."
     outside = scored_outside(analysis, group)

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.scales import clip
-from analysis.stats import cluster_robust, contrasts, line_models, quantities, schedules
+from analysis.stats import contrasts, line_models, quantities, schedules
 from analysis.stats.contrasts import Pair
 from analysis.stats.estimates import Estimate, keeps_half
+from analysis.stats.least_squares import mean_error
 from analysis.stats.line_models import LineModel
 from analysis.stats.own_line import OwnLine, own_line, slopes_and_intercepts
 from analysis.stats.quantities import Quantity
@@ -180,7 +181,7 @@ def _within(group: Group, own: OwnLine) -> Quantity | None:
             slopes.append(float(slopes_and_intercepts(x[rows], y[rows])[0]))
     if len(trials) < 2:
         return None
-    errors = cluster_robust.mean(np.array(slopes), np.array(trials), group.unit, own.errors.name, group.count)
+    errors = mean_error(np.array(slopes), np.array(trials), group.clusters(own.errors.name))
     return Quantity(float(np.mean(slopes)), {errors: np.ones(1)}, own.slope.replicates)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.stats.factor_coding import MOST_LEVELS
 
+TRIAL = "trial"  # what a training of a sweep is called: those of a plain table are rows or clusters
 ID_VAL, LAST_EPOCH, MEAN = "id_val", "last epoch", "mean"
 # what two groups are compared at, if both have it: columns, or the length of a fine-tuning, and what they are called
 LENGTH = "length"
@@ -40,15 +41,17 @@ class Choice:
     by      how: `id_val`, `last epoch` or `mean`
     notes   sentences on that, and on points of the baseline that no other group can be compared with
     effort  of every group, what they were chosen from
+    alike   whether groups can be taken to have the same kinds of models: see `raw_scores`
     """
 
     rows: np.ndarray
     by: str
     notes: tuple[str, ...]
     effort: Mapping[str, Effort] = field(default_factory=dict)
+    alike: bool = True
 
 
-def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = ()) -> Choice:
+def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = (), unit: str = TRIAL) -> Choice:
     """Return the points that the raw scores are read at, per group and trial (and value of the columns `within`).
 
     id_val      the highest id_val; points that share it count alike
@@ -56,11 +59,12 @@ def choose(points: pd.DataFrame, baseline: str, within: Sequence[str] = ()) -> C
     mean        where there is no epoch either: all points
 
     One rule for all trials: a chosen point and a mean are no fair comparison. Points of the baseline in `SETTINGS` that
-    no other group has are left out: they make the line wide, and nothing can be compared with them.
+    no other group has are left out: they make the line wide, and nothing can be compared with them. `unit` is what a
+    trial is called.
     """
     comparable, notes = comparable_points(points, baseline)
     own = points.loc[comparable]
-    by, why = _rule(own)
+    by, why = _rule(own, unit)
     return Choice(rows_by(points, comparable, by, within), by, (*notes, *why), _effort(own))
 
 
@@ -92,7 +96,7 @@ def _numbers(points: pd.DataFrame, column: str) -> pd.Series:
     return pd.to_numeric(values, errors="coerce").astype("float64")
 
 
-def _rule(points: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+def _rule(points: pd.DataFrame, unit: str) -> tuple[str, tuple[str, ...]]:
     """How points are chosen, and a sentence where it is not by id_val and makes a difference."""
     trials = points.groupby(["group", "trial"], sort=False)
     if "id_val" in points:
@@ -106,7 +110,19 @@ def _rule(points: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
         return MEAN, ()  # of one point each: there is nothing to choose
     if _numbers(points, "epoch").notna().all():
         return LAST_EPOCH, (f"raw scores are those of the last epoch of every fine-tuning: {missing} to choose by",)
-    return MEAN, (f"raw scores are means over all points of a trial: {missing} to choose by",)
+    if unit != TRIAL and "id_val" not in points:  # nobody asked a table for one
+        return MEAN, (f"raw scores are means over all rows of a {unit}",)
+    return MEAN, (f"raw scores are means over all points of a {unit}: {missing} to choose by",)
+
+
+def same_settings(points: pd.DataFrame) -> bool:
+    """Return whether every group has the same models, fine-tuning sets, methods and rates, by the columns that name
+    them; not where no such column varies."""
+    columns = [column for column in SETTINGS if column in points and len(points[column].unique()) > 1]
+    if not columns:
+        return False
+    cells = points[columns].astype(str).agg(tuple, axis=1)
+    return len(set(cells.groupby(points["group"]).agg(frozenset))) == 1
 
 
 def comparable_points(points: pd.DataFrame, baseline: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -34,6 +34,7 @@ class Robust:
     without  float [clusters, k], by how much the coefficients change when that cluster is left out
     df       c [k] -> degrees of freedom of that variance; NaN where it cannot be known
     used     how many clusters have any row
+    bonferroni  see `Estimate`
     """
 
     unit: str
@@ -42,14 +43,15 @@ class Robust:
     without: np.ndarray
     df: Callable[[np.ndarray], float]
     used: int
+    bonferroni: float = 1.0
 
     def part(self, combination: np.ndarray) -> Part:
         """Return the error of `combination` [k] @ coefficients by itself."""
         if np.abs(combination).max() < NOTHING:  # what two groups share has cancelled
-            return Part(0.0, np.inf, self.name, self.used)
+            return Part(0.0, np.inf, self.name, self.used, self.bonferroni)
         df = self.df(combination)
         variance = float(((self.effects @ combination) ** 2).sum())
-        return Part(variance if np.isfinite(df) else np.nan, df, self.name, self.used)
+        return Part(variance if np.isfinite(df) else np.nan, df, self.name, self.used, self.bonferroni)
 
 
 def robust(

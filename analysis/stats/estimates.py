@@ -19,12 +19,13 @@ POWER = 0.80
 @dataclass(frozen=True)
 class Part:
     """One independent source of error: its variance and the degrees of freedom behind it, NaN where unknown; its name
-    and how many clusters (trials, groups) it rests on are for the tables."""
+    and how many clusters (trials, groups) it rests on are for the tables; `bonferroni` as in `Estimate`."""
 
     variance: float
     df: float
     name: str = ""
     clusters: int = 0
+    bonferroni: float = 1.0
 
 
 def quantile(level: float, df: float) -> float:
@@ -46,31 +47,41 @@ def keeps_half(value: float, low: float, high: float) -> bool:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error and degrees of freedom; `se` is NaN where no interval can be given."""
+    """A number with its standard error and degrees of freedom; `se` is NaN where no interval can be given.
+
+    bonferroni  by how much error probabilities are divided, because the study was looked at before it was complete:
+                tests multiply p by it, intervals are that much more certain
+    """
 
     value: float
     se: float
     df: float
+    bonferroni: float = 1.0
+
+    def reach(self, level: float) -> float:
+        """Return how far the end of an interval lies from the number, one that is right with probability `level`."""
+        one_sided = level if self.bonferroni == 1 else 1 - (1 - level) / self.bonferroni
+        return quantile(one_sided, self.df) * self.se
 
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.value - quantile(TWO_SIDED, self.df) * self.se
+        return self.value - self.reach(TWO_SIDED)
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.value + quantile(TWO_SIDED, self.df) * self.se
+        return self.value + self.reach(TWO_SIDED)
 
     @property
     def p(self) -> float:
         """Two-sided p-value of "the truth is 0"."""
-        return float(2 * stdtr(self.df, -abs(self.value) / self.se)) if self.se > 0 else np.nan
+        return self._spent(2 * stdtr(self.df, -abs(self.value) / self.se)) if self.se > 0 else np.nan
 
     @property
     def inner(self) -> tuple[float, float]:
         """The 90 % interval, which the equivalence test looks at."""
-        reach = quantile(LEVEL, self.df) * self.se
+        reach = self.reach(LEVEL)
         return self.value - reach, self.value + reach
 
     def p_outside(self, margin: float) -> float:
@@ -78,12 +89,15 @@ class Estimate:
         (Schuirmann 1987). At 5 % it says that the 90 % interval lies inside; NaN without an interval."""
         if not self.se > 0:
             return np.nan
-        return float(stdtr(self.df, (abs(self.value) - margin) / self.se))
+        return self._spent(stdtr(self.df, (abs(self.value) - margin) / self.se))
+
+    def _spent(self, p: float) -> float:
+        return float(p) if self.bonferroni == 1 else float(np.minimum(self.bonferroni * p, 1.0))
 
     @property
     def smallest_detectable(self) -> float:
         """The true effect that a two-sided 5 % test of this precision would find with 80 % power."""
-        return (quantile(TWO_SIDED, self.df) + quantile(POWER, self.df)) * self.se
+        return self.reach(TWO_SIDED) + quantile(POWER, self.df) * self.se
 
 
 def combine(value: float, parts: Sequence[Part]) -> Estimate:
@@ -92,4 +106,4 @@ def combine(value: float, parts: Sequence[Part]) -> Estimate:
     if not parts or not np.isfinite(variance):
         return Estimate(value, np.nan, np.nan)
     df = variance**2 / sum(p.variance**2 / p.df for p in parts) if variance > 0 else min(p.df for p in parts)
-    return Estimate(value, float(np.sqrt(variance)), df)
+    return Estimate(value, float(np.sqrt(variance)), df, max(p.bonferroni for p in parts))

@@ -20,10 +20,14 @@ FOLLOWS = ("pretrain_images_seen",)  # is left out where it only follows from th
 CATEGORIES = {
     "granularity": "labels",
     "semantics": "choice of classes",
+    "select": "choice of images",
+    "dedupe": "repeated images left out",
+    "label_noise": "wrong labels",
     "pretrain_method": "method of pre-training",
     "model": "model",
     "finetune_method": "method of fine-tuning",
 }
+WITHOUT = {"select": "all", "dedupe": "none", "label_noise": "none"}  # what an empty cell of a category means
 WITHIN_TRIALS = ("finetune_images", "finetune_method")  # may differ between the fine-tunings of one trial
 MOST_LEVELS = 12  # of a category: more is no factor but a name, as is the column `model` of a table of models
 LEAST_RANGE = (
@@ -67,7 +71,7 @@ def blocks_of(values: pd.DataFrame) -> tuple[list[Block], list[str]]:
     for factor, label in CATEGORIES.items():
         if factor not in values:
             continue
-        text = values[factor].fillna("").astype(str)
+        text = values[factor].astype(object).where(values[factor].notna(), WITHOUT.get(factor, "")).astype(str)
         levels = list(dict.fromkeys(text))
         if not 2 <= len(levels) <= min(MOST_LEVELS, len(text) // 2):
             continue
@@ -77,6 +81,13 @@ def blocks_of(values: pd.DataFrame) -> tuple[list[Block], list[str]]:
         blocks.append(Block(factor, columns, names, labels, "level", first, len(levels)))
     mixed = _sources(values)
     return blocks + ([mixed] if mixed else []), notes
+
+
+def nested_in(values: np.ndarray, groups: np.ndarray) -> bool:
+    """Return whether no value lies in two groups and some group has several: the values are finer than the groups, as
+    names of models are, and a difference between two of them is also one between groups."""
+    pairs = pd.DataFrame({"value": values, "group": groups}).drop_duplicates()
+    return not pairs["value"].duplicated().any() and bool(pairs["group"].duplicated().any())
 
 
 def _sources(values: pd.DataFrame) -> Block | None:

@@ -6,18 +6,21 @@ factors are is in `factor_coding`, what is asked of them in `factors`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from analysis.stats import cluster_robust, quantities
-from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS
+from analysis.stats import quantities
+from analysis.stats.cluster_robust import Robust
+from analysis.stats.factor_coding import CATEGORIES, FACTORS, WITHIN_TRIALS, nested_in
 from analysis.stats.group_means import mean_er
+from analysis.stats.least_squares import Clusters, errors_of
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Baseline, er_gradient
+from analysis.stats.stages import Stages
 from analysis.stats.study_group import Group
 
 LEAST_DF = 2.0  # of a slope: with fewer its interval is not to be trusted
@@ -28,8 +31,8 @@ RANK = 1e-10  # singular values of a design, as a share of the largest, that are
 class Layout:
     """Which points make one row of a regression: the same whatever line ER is measured from.
 
-    cells   a row per trial (and per value of what varies inside a trial): group (its number), trial, cluster and the
-            factors' columns
+    cells   a row per trial (and per value of what varies inside a trial): group (its number), trial, cluster, whether
+            it is of the first stage, and the factors' columns
     codes   int [points of all groups], the cell of each
     unit    what `cluster` counts: trials, or seeds where groups are paired by them
     """
@@ -39,17 +42,18 @@ class Layout:
     unit: str
 
     @staticmethod
-    def of(groups: Sequence[Group]) -> Layout | None:
-        """Return the layout of these groups; None where they have no factor's column."""
-        keys = [c for c in (*FACTORS, *CATEGORIES, "sources") if any(c in group.points for group in groups)]
-        parts = [group.points.reindex(columns=["trial", *keys]).assign(group=i, cluster=group.codes)
+    def of(groups: Sequence[Group], names: Collection[str] = ()) -> Layout | None:
+        """Return the layout of these groups; None where they have no factor's column. Columns in `names` are none."""
+        columns = [c for c in (*FACTORS, *CATEGORIES, "sources") if c not in names]
+        keys = [c for c in columns if any(c in group.points for group in groups)]
+        parts = [group.points.reindex(columns=["trial", *keys]).assign(group=i, cluster=group.codes, first=group.first)
                  for i, group in enumerate(groups)]  # fmt: skip
         points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         if points.empty or not keys:
             return None
         inner = [key for key in WITHIN_TRIALS if key in keys]
         by = points.groupby(["group", "trial", *inner], sort=False, dropna=False)
-        cells = by[["cluster", *(key for key in keys if key not in inner)]].first().reset_index()
+        cells = by[["cluster", "first", *(key for key in keys if key not in inner)]].first().reset_index()
         units = {group.unit for group in groups}
         return Layout(cells, by.ngroup().to_numpy(), units.pop() if len(units) == 1 and len(groups) > 1 else "")
 
@@ -57,6 +61,19 @@ class Layout:
 def varied(groups: Mapping[str, Group], baseline: str) -> list[Group]:
     """Return the groups whose trials enter the regression: all but the baseline and points between weights."""
     return [group for group in groups.values() if group.name != baseline and not _between_weights(group.points)]
+
+
+def names_of_rows(groups: Mapping[str, Group]) -> list[str]:
+    """Return the categories whose levels are names within groups, the baseline among them (see `nested_in`): a level of
+    one group less that of another is a difference of the groups, and no effect of the level."""
+    names = []
+    for column in CATEGORIES:
+        own = [group.points[[column]].assign(group=name) for name, group in groups.items() if column in group.points]
+        cells = pd.concat(own).dropna() if own else pd.DataFrame({column: [], "group": []})
+        cells = cells.loc[cells[column].astype(str) != ""]
+        if nested_in(cells[column].to_numpy(), cells["group"].to_numpy()):
+            names.append(column)
+    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +86,7 @@ class Rows:
     unit: str
     groups: list[tuple[Group, np.ndarray]]  # every group with its points inside (int), in the order of `codes`
     codes: np.ndarray  # int [points], the row of each
+    stages: Stages | None = None  # of the clusters
 
     @staticmethod
     def of(groups: Sequence[Group], layout: Layout | None) -> Rows | None:
@@ -80,7 +98,7 @@ class Rows:
         used, first, codes = np.unique(cells, return_index=True, return_inverse=True)
         order = np.argsort(first)  # as they come
         values = layout.cells.iloc[used[order]].reset_index(drop=True)
-        keys = [key for key in values if key not in ("group", "trial", "cluster")]
+        keys = [key for key in values if key not in ("group", "trial", "cluster", "first")]
         same = [key for key in keys if len(values[key].unique()) < 2]
         if len(same) == len(keys):
             return None
@@ -90,7 +108,12 @@ class Rows:
         clusters = values["cluster"].to_numpy() if paired else pd.factorize(values["trial"].astype(str))[0]
         means = np.bincount(codes, er) / np.bincount(codes)
         unit = layout.unit if paired else "trials"
-        return Rows(values.drop(columns=same), means, clusters, unit, chosen, codes)
+        stages = groups[0].stages
+        if stages is not None and not paired:
+            first = np.zeros(int(clusters.max()) + 1, bool)
+            first[clusters[values["first"].to_numpy(bool)]] = True
+            stages = Stages(first, stages.bonferroni)
+        return Rows(values.drop(columns=[*same, "first"]), means, clusters, unit, chosen, codes, stages)
 
     @property
     def trials(self) -> int:
@@ -178,11 +201,12 @@ class Fit:
         return directions[determined].T if determined.sum() < self.design.shape[1] else np.eye(self.design.shape[1])
 
     @cached_property
-    def _errors(self) -> cluster_robust.Robust:
+    def _errors(self) -> Robust:
         """Of the coefficients in the directions of `_basis`, from the residuals."""
         rows, design = self.rows, self.design @ self._basis
         count = max(int(rows.clusters.max()) + 1, max(group.count for group, _ in rows.groups))
-        return cluster_robust.robust(design, self.residuals, rows.clusters, rows.unit, "trials", LEAST_DF, count)
+        clusters = Clusters(rows.clusters, count, rows.unit, stages=rows.stages)
+        return errors_of(design, rows.er, self.residuals, clusters, LEAST_DF)
 
 
 def _between_weights(points: pd.DataFrame) -> bool:

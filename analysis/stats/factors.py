@@ -8,7 +8,7 @@ never varied apart. The least squares are in `factor_rows`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -42,6 +42,7 @@ class Factor:
     straight_p    of a number of three levels or more: p of "ER is straight in its logarithm", else NaN
     without       the lowest and highest slope without any one trial; `without_level` of a number of three levels or
                   more, without any one level
+    quantity      the slope with all that makes it uncertain
     inner         the 90 % interval that "no effect" rests on, percentage points: of the slope, or, of a number, the
                   widest ends over all pairs of its levels; `p_equivalent` is the largest p over them (Berger 1982)
     """
@@ -59,6 +60,7 @@ class Factor:
     p_equivalent: float = float("nan")
     without: tuple[float, float] = (float("nan"), float("nan"))
     without_level: tuple[float, float] = (float("nan"), float("nan"))
+    quantity: Quantity | None = field(default=None, compare=False, repr=False)
 
 
 LEVELS = (
@@ -228,6 +230,7 @@ def _factor(
         p_equivalent=shape.p_equivalent,
         without=quantity.without_one,
         without_level=shape.without_level,
+        quantity=quantity,
     )
 
 
@@ -304,7 +307,7 @@ def _continuous(
     """Of a number with too many values for levels: its square tells whether ER is straight, and its slope over the
     whole range what "no effect" is."""
     x = block.columns[:, 0]
-    whole = Estimate(slope.value * float(np.ptp(x)), slope.se * float(np.ptp(x)), slope.df)
+    whole = replace(slope, value=slope.value * float(np.ptp(x)), se=slope.se * float(np.ptp(x)))
     fit = Fit(np.column_stack([rest, x, (x - x.mean()) ** 2]), rows, baseline)
     combination = np.eye(fit.design.shape[1])[-1]
     bend = fit.quantity(combination).estimate.p if fit.estimable(combination) else np.nan

@@ -128,6 +128,11 @@ class JackknifeScores:
     id: np.ndarray | None
     ood: np.ndarray | None
 
+    def take(self, rows: np.ndarray) -> JackknifeScores:
+        """Return the same for some of the points, int [n]."""
+        id_, ood = (None if own is None else own[rows] for own in (self.id, self.ood))
+        return JackknifeScores(self.source, id_, ood)
+
 
 def leave_one_out_weights(groups: Sequence[str]) -> np.ndarray:
     """Return weights with each group left out in turn, float [replicates, groups]; very many are left out in

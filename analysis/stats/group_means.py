@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.stats import cluster_robust
+from analysis.stats.least_squares import mean_error
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Baseline, er_gradient
 from analysis.stats.study_group import Group, GroupJackknife
@@ -43,7 +43,7 @@ def mean_er(
         return None
     used, codes = np.unique(group.codes[inside], return_inverse=True)
     by_trial = _means(group.points["er"].to_numpy()[inside, None], codes)[:, 0]
-    own = cluster_robust.mean(by_trial, used, group.unit, f"trials of {group.name}", group.count)
+    own = mean_error(by_trial, used, group.clusters(f"trials of {group.name}"))
     replicates, double_counted = {}, {}
     for jackknife in group.jackknife:
         mean, counted = _under_test_groups(jackknife, _means(jackknife.er[inside], codes))

@@ -1,18 +1,21 @@
 """Least squares whose rows come in clusters (trials): coefficients, their error, and tests of one or several of them.
 
 Owns `ClusteredFit` and the two ways to one: `least_squares`, plain and safe for columns that nearly coincide, and
-`solve`, with weights and known errors in the columns. Errors are those of `cluster_robust`, joint tests of `wald`.
+`solve`, with weights and known errors in the columns. Errors are those of `cluster_robust`, of a study in two stages
+by way of `stages`; joint tests those of `wald`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from analysis.stats.cluster_robust import Robust, robust
+from analysis.stats import cluster_robust
+from analysis.stats.cluster_robust import LEAST_DF, Robust, robust
 from analysis.stats.estimates import Estimate, combine
+from analysis.stats.stages import Stages, over_stages
 from analysis.stats.wald import Wald, wald
 
 SINGULAR = 1e-10  # reciprocal condition number of a design under which its coefficients are not determined
@@ -27,12 +30,14 @@ class Clusters:
     count  how many clusters the unit has; codes are under it
     unit   what the clusters are: fits of the same unit share them (see `cluster_robust.Robust`)
     name   of the error that they make, for tables
+    stages of a study in two stages, which clusters are of the first
     """
 
     codes: np.ndarray
     count: int
     unit: str = ""
     name: str = "trials"
+    stages: Stages | None = None
 
     @staticmethod
     def of(codes: np.ndarray) -> Clusters:
@@ -99,7 +104,24 @@ def solve(
     weights  float [rows], of the squared residuals; None: all alike
     noise    float [rows, k], known variance of the error in each column; None: none
     """
-    solution = coefficients(design, y, weights, noise)
+
+    def errors(rows: np.ndarray) -> Robust | None:
+        left = None if weights is None else weights[rows]
+        own = _solved(design[rows], y[rows], replace(clusters, codes=clusters.codes[rows]), left,
+                      None if noise is None else noise[rows])  # fmt: skip
+        return None if own is None else own.errors
+
+    whole = _solved(design, y, clusters, weights, noise)
+    if whole is None or clusters.stages is None:
+        return whole
+    return replace(whole, corrected=over_stages(errors, clusters.codes, clusters.stages))
+
+
+def _solved(
+    design: np.ndarray, y: np.ndarray, clusters: Clusters, weights: np.ndarray | None, noise: np.ndarray | None
+) -> ClusteredFit | None:
+    """The fit of `solve` in one stage."""
+    solution = coefficients(design, y, weights, noise) if len(y) else None
     if solution is None:
         return None
     values, inverse = solution
@@ -113,6 +135,36 @@ def solve(
         wider = np.sqrt(used / (used - 1)) if used > 1 else np.nan
         errors = Robust(errors.unit, errors.name, scores @ inverse * wider, errors.without, errors.df, used)
     return ClusteredFit(design, values, residuals, clusters, errors)
+
+
+def errors_of(
+    design: np.ndarray, y: np.ndarray, residuals: np.ndarray, clusters: Clusters, least_df: float = LEAST_DF
+) -> Robust:
+    """Return the error of the plain least squares of y [rows] on `design` [rows, k], of full rank, that leave the
+    `residuals` [rows]."""
+
+    def errors(rows: np.ndarray) -> Robust | None:
+        own, left = design[rows], residuals[rows]
+        if not rows.all():  # the first stage by itself
+            if np.linalg.matrix_rank(own) < own.shape[1]:
+                return None
+            left = y[rows] - own @ np.linalg.lstsq(own, y[rows], rcond=None)[0]
+        return robust(own, left, clusters.codes[rows], clusters.unit, clusters.name, least_df, clusters.count)
+
+    made = over_stages(errors, clusters.codes, clusters.stages)
+    assert made is not None  # it has full rank
+    return made
+
+
+def mean_error(values: np.ndarray, used: np.ndarray, clusters: Clusters) -> Robust:
+    """Return the error of the mean of one value per cluster, float [n]; `used` int [n] are the clusters."""
+
+    def errors(rows: np.ndarray) -> Robust:
+        return cluster_robust.mean(values[rows], used[rows], clusters.unit, clusters.name, clusters.count)
+
+    made = over_stages(errors, used, clusters.stages)
+    assert made is not None
+    return made
 
 
 def coefficients(

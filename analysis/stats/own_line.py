@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.scales import PP, Scale
-from analysis.stats import cluster_robust
 from analysis.stats.cluster_robust import Robust
+from analysis.stats.least_squares import errors_of
 from analysis.stats.quantities import ErrorSource, Quantity
 from analysis.stats.study_group import Group
 from analysis.stats.trend import Line, fit
@@ -60,7 +60,7 @@ def own_line(group: Group) -> OwnLine | None:
     replicates = {each.source: slopes_and_intercepts(each.x, each.y) for each in group.jackknife}
     design = np.column_stack([np.ones_like(x), x])
     name = f"trials of {group.name}"
-    errors = cluster_robust.robust(design, y - line.at(x), group.codes, group.unit, name, count=group.count)
+    errors = errors_of(design, y, y - line.at(x), group.clusters(name))
     return OwnLine(line, errors, replicates)
 
 

@@ -83,7 +83,7 @@ def _of_unit(members: Sequence[tuple[Robust, np.ndarray]]) -> Part:
     whole = combine(0.0, each)
     name = " and ".join(dict.fromkeys(part.name for part in each))
     variance = float((together**2).sum()) if np.isfinite(whole.se) else np.nan
-    return Part(variance, min(whole.df, used - 1.0), name, used)
+    return Part(variance, min(whole.df, used - 1.0), name, used, max(part.bonferroni for part in each))
 
 
 def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quantity:

@@ -17,11 +17,11 @@ import pandas as pd
 from analysis.options import Options
 from analysis.scales import PP
 from analysis.stats import factors, score_differences
-from analysis.stats.chosen_points import Choice, choose
+from analysis.stats.chosen_points import ID_VAL, TRIAL, Choice, choose, same_settings
 from analysis.stats.contrasts import claimed
 from analysis.stats.estimates import keeps_half
 from analysis.stats.factor_coding import WITHIN_TRIALS
-from analysis.stats.factor_rows import Layout, Rows, varied
+from analysis.stats.factor_rows import Layout, Rows, names_of_rows, varied
 from analysis.stats.factors import FACTOR_TABLE, factor_table, regression
 from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity
@@ -35,6 +35,10 @@ SCORES = ("group", "score", "mean", "low", "high", "se", "df", "n_trials", "n_po
 FACTORS, LEVELS = ("score", *FACTOR_TABLE), ("score", *factors.LEVELS)
 OOD = "ood"
 NO_LINE = np.empty((0, 0))
+OTHER_MODELS = (
+    "raw scores are means over the rows that each group has: they compare like with like only where groups have the "
+    "same kinds of models, which no column says; what is left at equal ID score is ER"
+)
 
 
 def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
@@ -54,6 +58,7 @@ class RawScores:
     factors      slopes over what the sweep varies, see `factors.factor_table`, with the score that they are of
     tuned        the baseline's best setting that no group has, None where there is none; its scores are the rows of
                  `tuned_scores`, under the name `tuned_name`
+    means        the mean OOD score of every group, with everything that makes it uncertain
     levels       of numbers, each level less the one below it, see `factors.Regression`, with the score
     """
 
@@ -64,6 +69,7 @@ class RawScores:
     levels: pd.DataFrame = field(default_factory=lambda: _empty(LEVELS))
     tuned: TunedBaseline | None = None
     tuned_scores: pd.DataFrame = field(default_factory=lambda: _empty(SCORES))
+    means: Mapping[str, Quantity] = field(default_factory=dict)
 
     def best(self, score: str = OOD) -> str:
         """Return the group with the highest mean score, the first of several; empty without groups."""
@@ -98,7 +104,7 @@ def raw_scores(task_points: TaskPoints) -> RawScores:
     options, points = task_points.options, task_points.points
     if points.empty:
         return RawScores(Choice(np.array([], int), "", ()))
-    choice = choose(points, options.baseline)
+    choice = _cautioned(choose(points, options.baseline, unit=options.unit), task_points)
     inner = [column for column in WITHIN_TRIALS if column in points]
     cells = choose(points, options.baseline, inner) if inner else choice
     tuned = tuned_baseline(points, options.baseline, choice)
@@ -119,7 +125,18 @@ def raw_scores(task_points: TaskPoints) -> RawScores:
         tables["factors"].append(slopes)
         tables["levels"].append(levels)
     made = {name: _joined(parts) for name, parts in tables.items() if parts}
-    return RawScores(choice, tuned=tuned, **made)  # type: ignore[arg-type]
+    return RawScores(choice, tuned=tuned, means=means, **made)  # type: ignore[arg-type]
+
+
+def _cautioned(choice: Choice, task_points: TaskPoints) -> Choice:
+    """The choice with whether groups can be taken to have the same kinds of models, and a note where they cannot: a
+    sweep trains every group alike, while a baseline of a table may be spread on purpose, from poor models to good ones,
+    so that its mean is that of other models than a group's."""
+    points = task_points.points.iloc[choice.rows]
+    by_design = task_points.options.unit == TRIAL or choice.by == ID_VAL or bool(task_points.pairing.seeds)
+    if by_design or points["group"].nunique() < 2 or same_settings(points):
+        return choice
+    return replace(choice, alike=False, notes=(*choice.notes, OTHER_MODELS))
 
 
 def _means(groups: Mapping[str, Group]) -> dict[str, Quantity]:
@@ -181,7 +198,7 @@ def _groups_with(task_points: TaskPoints, rows: np.ndarray, score: str) -> dict[
     points = task_points.points.iloc[rows].reset_index(drop=True)
     value = PP * points[score].to_numpy(float)
     points = points.assign(id=points[score].astype(float), er=value, extrapolated=False)
-    paired = pairing(points, task_points.options.unit)
+    paired = pairing(points, task_points.options.unit, task_points.options.first_stage)
     replicates = []
     for scores in task_points.jackknife_scores:
         own = scores.ood if score == OOD else scores.id
@@ -193,7 +210,8 @@ def _groups_with(task_points: TaskPoints, rows: np.ndarray, score: str) -> dict[
         unit, count = paired.units[name]
         own_points = points.iloc[own_rows].reset_index(drop=True)
         jackknife = tuple(replace(each, er=each.er[own_rows]) for each in replicates)
-        groups[name] = Group(name, own_points, unit, paired.codes[own_rows], count, jackknife)
+        stages = paired.stages.get(name)
+        groups[name] = Group(name, own_points, unit, paired.codes[own_rows], count, jackknife, stages)
     return groups
 
 
@@ -213,7 +231,7 @@ def _slopes(groups: Mapping[str, Group], options: Options, score: str) -> tuple[
     """The slopes of a score over what the sweep varies, and the differences of a number's neighbouring levels; a claim
     has to hold without any one trial, a slope also without any one level."""
     own = [group for group in varied(groups, options.baseline) if len(group.points)]
-    rows = Rows.of(own, Layout.of(own)) if own else None
+    rows = Rows.of(own, Layout.of(own, names_of_rows(groups))) if own else None
     fitted = regression(rows, None, options.margin)
     table = factor_table(fitted, options.margin)
     made = []

@@ -89,7 +89,7 @@ def _count(every: Iterable[Estimate]) -> int:
 
 def _ends(estimate: Estimate, level: float, many: int) -> tuple[float, float]:
     """The ends, at a one-sided level, of an interval that is one of `many` by Bonferroni's inequality."""
-    reach = estimates.quantile(1 - (1 - level) / many, estimate.df) * estimate.se
+    reach = estimate.reach(1 - (1 - level) / many)
     return estimate.value - reach, estimate.value + reach
 
 

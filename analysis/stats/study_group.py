@@ -17,6 +17,7 @@ from analysis.scales import Scale
 from analysis.stats.group_jackknife import JackknifeScores
 from analysis.stats.least_squares import Clusters
 from analysis.stats.quantities import ErrorSource
+from analysis.stats.stages import Stages
 
 Clip = Callable[[np.ndarray], np.ndarray]
 
@@ -51,6 +52,7 @@ class Group:
     points               columns trial, group, id, ood, x, y (transformed); with a baseline er and extrapolated too
     unit, codes, count   the clusters that its error over trials rests on (see `least_squares.Clusters`): int [points]
     jackknife            the points without each of the test groups, per set of them
+    stages               of a study in two stages, which clusters are of the first
     gradient             of the expected OOD score of each point in the baseline's coefficients, float [points, k] (see
                          `Baseline.gradient`); empty until there is a baseline
     """
@@ -61,6 +63,7 @@ class Group:
     codes: np.ndarray
     count: int
     jackknife: tuple[GroupJackknife, ...] = ()
+    stages: Stages | None = None
     gradient: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
@@ -78,9 +81,14 @@ class Group:
         """Which points lie in the baseline's range, bool [points]."""
         return ~self.points["extrapolated"].to_numpy(bool)
 
+    @property
+    def first(self) -> np.ndarray:
+        """Which points are of a study's first stage, bool [points]; all of one in one stage."""
+        return np.ones(len(self.codes), bool) if self.stages is None else self.stages.first[self.codes]
+
     def clusters(self, name: str = "trials") -> Clusters:
         """Return the clusters of its points, for an error of that name."""
-        return Clusters(self.codes, self.count, self.unit, name)
+        return Clusters(self.codes, self.count, self.unit, name, self.stages)
 
     def within(self, low: float, high: float) -> np.ndarray:
         """Return which points have an ID score in low..high, bool [points]."""

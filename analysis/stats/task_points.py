@@ -7,20 +7,22 @@ are paired by seed, since a seed (its subset, its initial weights, its order of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from analysis.options import Options
+from analysis.options import FirstStage, Options
 from analysis.scales import Scale
 from analysis.stats import contrasts, factors, robustness
-from analysis.stats.factor_rows import Layout, varied
+from analysis.stats.factor_rows import Layout, names_of_rows, varied
 from analysis.stats.factors import Regression
 from analysis.stats.group_jackknife import JackknifeScores
 from analysis.stats.line_models import LineModel, straight
+from analysis.stats.looks import rows_at
 from analysis.stats.reliability import on_axis
 from analysis.stats.robustness import Baseline
+from analysis.stats.stages import Stages, of_first_stage
 from analysis.stats.study_group import Group, jackknife_on
 from analysis.stats.transform import clips, ordered_groups, shares_of, transformed
 from analysis.stats.trend import fit
@@ -32,36 +34,46 @@ NOISE = "noise_"  # columns of the sampling variance on each axis, where it is k
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """What a point's error over trials rests on: `unit` per group, int codes [points], clusters per unit."""
+    """What a point's error over trials rests on: `unit` per group with its number of clusters, int codes [points].
+
+    seeds   how many all groups share; 0: they are not paired
+    stages  by group, of a study in two stages, which clusters are of the first
+    """
 
     codes: np.ndarray
     units: Mapping[str, tuple[str, int]]
-    seeds: int = 0  # that all groups share; 0: they are not paired
+    seeds: int = 0
+    stages: Mapping[str, Stages | None] = field(default_factory=dict)
 
 
-def pairing(points: pd.DataFrame, unit: str = "trial") -> Pairing:
+def pairing(points: pd.DataFrame, unit: str = "trial", rule: FirstStage | None = None) -> Pairing:
     """Return the pairing by seed where every group has the same `LEAST_SEEDS` seeds or more, one trial of each; else by
-    trial."""
-    seeds = _shared_seeds(points)
+    trial. Of a study in two stages, whose `rule` says which is which, those of the first one decide."""
+    first = np.ones(len(points), bool) if rule is None else of_first_stage(points, rule)
+    seeds = _shared_seeds(points, first)
     if seeds is not None:
         codes, names = pd.factorize(seeds, sort=True)
-        units = dict.fromkeys(points["group"].unique(), (SEEDS, len(names)))
-        return Pairing(codes, units, len(names))
-    codes, units = np.zeros(len(points), int), {}
+        groups = points["group"].unique()
+        stages = Stages.of(rule, codes, first, len(names))
+        shared = len(names) if stages is None else int(stages.first.sum())
+        return Pairing(codes, dict.fromkeys(groups, (SEEDS, len(names))), shared, dict.fromkeys(groups, stages))
+    codes, units, by_group = np.zeros(len(points), int), {}, {}
     for name, rows in points.groupby("group", sort=False).indices.items():
         codes[rows], trials = pd.factorize(points["trial"].iloc[rows].astype(str), sort=True)
         units[name] = f"{unit}s of {name}", len(trials)
-    return Pairing(codes, units)
+        by_group[name] = Stages.of(rule, codes[rows], first[rows], len(trials))
+    return Pairing(codes, units, stages=by_group)
 
 
-def _shared_seeds(points: pd.DataFrame) -> pd.Series | None:
+def _shared_seeds(points: pd.DataFrame, first: np.ndarray) -> pd.Series | None:
     if "seed" not in points or points["seed"].isna().any() or points["group"].nunique() < 2:
         return None
-    pairs = points[["group", "trial", "seed"]].astype({"seed": str}).drop_duplicates()
+    pairs = points[["group", "trial", "seed"]].astype({"seed": str}).assign(first=first).drop_duplicates()
     if pairs.duplicated(["group", "seed"]).any() or pairs.duplicated(["group", "trial"]).any():
         return None
-    every = pairs.groupby("group")["seed"].agg(frozenset)
-    return points["seed"].astype(str) if len(set(every)) == 1 and len(every.iloc[0]) >= LEAST_SEEDS else None
+    every = pairs.loc[pairs["first"]].groupby("group")["seed"].agg(frozenset)
+    same = len(every) == points["group"].nunique() and len(set(every)) == 1
+    return points["seed"].astype(str) if same and len(every.iloc[0]) >= LEAST_SEEDS else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +106,16 @@ class TaskPoints:
     def of(points: pd.DataFrame, options: Options, jackknife_scores: Sequence[JackknifeScores]) -> TaskPoints:
         """Return the points with groups in the report's order and trials paired where they can be."""
         names = tuple(ordered_groups(points, options.baseline))
-        return TaskPoints(points, options, tuple(jackknife_scores), pairing(points, options.unit), names)
+        paired = pairing(points, options.unit, options.first_stage)
+        return TaskPoints(points, options, tuple(jackknife_scores), paired, names)
+
+    def at_look(self) -> tuple[TaskPoints, str]:
+        """Return the points that ER is of (see `looks`), and "" or why these are all of them."""
+        rows, why = rows_at(self.points, self.options.baseline, self.options.look)
+        if len(rows) == len(self.points):
+            return self, why
+        scores = [each.take(rows) for each in self.jackknife_scores]
+        return TaskPoints.of(self.points.iloc[rows].reset_index(drop=True), self.options, scores), why
 
     def groups_on(self, scale: Scale) -> dict[str, Group]:
         """Return every group's points on a scale, without ER."""
@@ -111,7 +132,8 @@ class TaskPoints:
             unit, count = self.pairing.units[name]
             own = moved.iloc[rows].reset_index(drop=True)
             replicates = tuple(each.take(rows) for each in jackknife)
-            groups[name] = Group(name, own, unit, self.pairing.codes[rows], count, replicates)
+            stages = self.pairing.stages.get(name)
+            groups[name] = Group(name, own, unit, self.pairing.codes[rows], count, replicates, stages)
         return groups
 
     def compare(
@@ -146,6 +168,6 @@ class TaskPoints:
         table = contrasts.contrast(groups, baseline, options.margin)
         if not of_factors:
             return Comparison(groups, baseline, table, Regression(), layout)
-        layout = layout or Layout.of(varied(groups, baseline.name))
+        layout = layout or Layout.of(varied(groups, baseline.name), names_of_rows(groups))
         regression = factors.factors(groups, baseline, options.margin, layout)
         return Comparison(groups, baseline, table, regression, layout)

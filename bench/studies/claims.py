@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.findings import holm_note, not_straight, small_note
-from analysis.formatting import listed, signed, span
+from analysis.formatting import counted, listed, signed, span
 from analysis.stats.contrasts import claimed, state
 from bench.studies.groups import group_label, role_of
 
@@ -177,10 +177,10 @@ def _pairs(claim: Claim, rows: list[tuple[str, Row]], record: Row) -> Judgement 
     if len(rows) <= 3:
         text = "; ".join(effect_text(label, row) for label, row in rows)
     else:
-        label, row = max(rows, key=lambda one: abs(value(one[1])) if math.isfinite(value(one[1])) else -1.0)
+        largest = effect_text(*max(rows, key=lambda one: abs(value(one[1])) if math.isfinite(value(one[1])) else -1.0))
         text = (
-            f"of {len(rows)} pairs {verdicts.count(AGREES)} have no effect within {record['margin']:g} points and "
-            f"{verdicts.count(DISAGREES)} differ; the largest difference: {effect_text(label, row)}"
+            f"{counted(verdicts.count(DISAGREES), len(rows), 'pairs', 'differ')}; without an effect within "
+            f"{record['margin']:g} points: {verdicts.count(AGREES) or 'none'}; the largest difference: {largest}"
         )
     if unlearned:
         text += f"; {listed(unlearned)} hardly learned in pre-training, so pairs with it say nothing"
@@ -199,10 +199,11 @@ def _line(record: Row) -> Judgement:
 def one_line_text(record: Row) -> str:
     """Return how many pairs of groups have lines that differ in slope or, at equal slope, in height (ANCOVA)."""
     pairs = [row for row in record["slopes"] if row["family"] == "pairs"]
-    counts = [sum(row[what] for row in pairs) for what in ("slopes_differ", "heights_differ")]
-    return (
-        f". Test of one line: of {len(pairs)} pairs {counts[0]} differ in slope, {counts[1]} in height" if pairs else ""
-    )
+    if not pairs:
+        return ""
+    slopes, heights = (sum(row[what] for row in pairs) for what in ("slopes_differ", "heights_differ"))
+    many = counted(slopes, len(pairs), "pairs", "differ")
+    return f". Test of one line: {many} in slope, {heights or 'none'} in height"
 
 
 def line_text(record: Row) -> str:
@@ -250,6 +251,8 @@ def difference(record: Row, a: str, b: str) -> Row | None:
 
 def effect_text(label: str, row: Row, short: bool = False) -> str:
     """Return one row as text: the effect, its interval and what is not established of it."""
+    if not math.isfinite(value(row)):
+        return f"{label}: not compared, their ID scores have no range in common"
     per = PER.get(row.get("per", ""), "")
     text = f"{label}: {signed(value(row))}{'' if short else f' points of ER{per}'} {span(row['low'], row['high'])}"
     kind = claimed(row)

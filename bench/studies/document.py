@@ -32,7 +32,7 @@ from bench.studies.claims import (
     numbers,
     value,
 )
-from bench.studies.groups import group_label, role_of, sources_text
+from bench.studies.groups import controls, group_label, role_of, sources_text
 from bench.studies.record import Record
 
 PHOTOS, NOT_RUN, NONE = "photos/", "not run", "-"
@@ -122,6 +122,8 @@ def _rows(study: Study, shown: list[Column]) -> Iterator[tuple[str, str, list[st
             for column, own in zip(shown, by_column, strict=True)
         ]
         yield f"{label}", paper, cells
+    if study.lines:  # methods that learn other things: how much each learned
+        yield "upstream accuracy", NONE, _each(shown, upstream_text)
     yield "cost", NONE, _each(shown, cost_text)
 
 
@@ -130,8 +132,8 @@ def _each(shown: list[Column], text: Any) -> list[str]:
 
 
 def comparisons(study: Study, record: Record, photographs: bool) -> Iterator[tuple[str, str, Row]]:
-    """Yield what a run compares: slopes, every group against the baseline, and the pairs that a claim is about; each as
-    text, with the paper's word for it, and its row."""
+    """Yield what a run compares: slopes, every group against the baseline, the pairs that a claim is about, and random
+    controls; each as text, with the paper's word for it, and its row."""
     of_factor = {name: claim for claim in study.claims if claim.of == TREND for name in claim.factors}
     for row in map(numbers, record["factors"]):
         if row["per"] in PER:
@@ -155,6 +157,9 @@ def comparisons(study: Study, record: Record, photographs: bool) -> Iterator[tup
         for label, row in _compared(claim, record, photographs):
             if label not in shown:
                 yield label, claim.paper, row
+    for group, cut in controls(record):
+        if (row := difference(record, group, cut)) is not None:
+            yield f"{group_label(group)} against {group_label(cut)}", NONE, row
 
 
 def _compared(claim: Claim, record: Record, photographs: bool) -> list[tuple[str, Row]]:
@@ -172,6 +177,13 @@ def cell(row: Row, record: Record) -> str:
     if "straight_p" in row and not_straight(row):
         return f"{text}, not straight"
     return {"differs": f"**{text}**", "equivalent": f"_{text}_"}.get(state(row), text)
+
+
+def upstream_text(record: Record) -> str:
+    """Return the mean upstream accuracy of every group that has one: `CLIP 6.5 %, supervised 22.3 %`."""
+    known = {name: group["upstream_accuracy"] for name, group in record["groups"].items()}
+    parts = [f"{group_label(name)} {share:.1f} %" for name, share in known.items() if share is not None]
+    return ", ".join(parts) or NONE
 
 
 def cost_text(record: Record) -> str:

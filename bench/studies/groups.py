@@ -6,7 +6,7 @@ Owns the roles that claims are about: the finest and the coarsest labels, photog
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analysis.formatting import listed, some
@@ -71,6 +71,15 @@ def role_of(role: str, record: Mapping[str, Any], photographs: bool) -> list[str
         return [(max if role == "finest labels" else min)(counts, key=counts.__getitem__)]
     alone = {name: next(iter(group["sources"])) for name, group in groups.items() if len(group["sources"]) == 1}
     return [name for name, source in alone.items() if _role(record["sources"].get(source, source), photographs) == role]
+
+
+def controls(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every group with labels drawn at random, and the group whose labels are nearest to as many."""
+    groups = {name: group for name, group in record["groups"].items() if group["labels"]}
+    cuts = {name: group["labels"] for name, group in groups.items() if "random:" not in name}
+    for name in groups if cuts else ():
+        if name not in cuts:
+            yield name, min(cuts, key=lambda cut: abs(cuts[cut] - groups[name]["labels"]))
 
 
 def _role(kind: str, photographs: bool) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from analysis.findings import not_straight
-from analysis.formatting import interval, listed, signed
+from analysis.formatting import counted, interval, listed, signed
 from analysis.stats.contrasts import state
 from bench.studies.claims import PER, Row, difference, numbers, value
 from bench.studies.document import cost_text
@@ -93,7 +93,7 @@ def _summary(record: Record) -> str:
     trends = [_effect(numbers(row)) for row in record["factors"] if row["per"] in PER]
     rows = [row for _, row in _against_baseline(record)]
     sure = sum(state(row) == "differs" for row in rows)
-    return "; ".join([*trends, f"of {len(rows)} groups {sure} differ{'s' * (sure == 1)} from scratch"])
+    return "; ".join([*trends, f"{counted(sure, len(rows), 'groups', 'differ')} from scratch"])
 
 
 def _compared(record: Record) -> Iterator[str]:
@@ -192,6 +192,6 @@ def _searched(record: Record) -> Iterator[str]:
     rows = _against_baseline(record)
     sure = sum(state(row) == "differs" for _, row in rows)
     yield (
-        f"On the test splits, of {len(rows)} mixtures {sure} differ{'s' * (sure == 1)} from scratch with one seed "
+        f"On the test splits, {counted(sure, len(rows), 'mixtures', 'differ')} from scratch with one seed "
         "each; the best are to be confirmed with more seeds."
     )

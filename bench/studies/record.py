@@ -38,6 +38,12 @@ KEPT = {
 LINE = ("group", "slope", "slope_low", "slope_high", "r2", "id_min", "id_max")
 
 
+def task_name(task: Mapping[str, Any]) -> str:
+    """Return a task as a reader calls it; one that is made of any source by that, too."""
+    made_of = task.get("source")
+    return f"{task['name']} of {made_of['name']}" if isinstance(made_of, Mapping) else str(task["name"])
+
+
 def entry_of(address: str, name: str = "") -> tuple[str, Record]:
     """Return the name and the entry of a finished run. Raises UserError for a run without a report, and for one whose
     sweep is not under sweeps/ when it is not named."""
@@ -52,7 +58,7 @@ def entry_of(address: str, name: str = "") -> tuple[str, Record]:
     record = {
         "commit": spec.get("provenance", {}).get("commit"),
         "set": changed,
-        "task": spec["task"]["name"],
+        "task": task_name(spec["task"]),
         "image_size": spec["model"]["image_size"],
         "cost": _cost(run, points),
         **{key: verdict[key] for key in ("scale", "min_r2", "margin", "refused")},

@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ray_robust import registry
+from ray_robust.data.columns import has_columns
+from ray_robust.data.images.form import Form, View
 from ray_robust.data.images.pack import MISSING, PRESENT
 from ray_robust.data.images.store import ImageStore
-from ray_robust.data.pool import Pool
+from ray_robust.data.images.stored_jpegs import StoredJpegs
+from ray_robust.data.pool import Pool, Task
+from ray_robust.data.tasks.shifted import with_shifts
 from ray_robust.errors import Outage, UserError
 from ray_robust.spec.load import PoolSection
 
@@ -25,7 +29,8 @@ def open_pool(kind: str, name: str, section: PoolSection) -> Pool:
     """Return the source or task (`kind`) of a spec's section; the same object for the same meaning within a process."""
     key = f"{kind}|{name}|{section.kind}|{section.options.model_dump_json()}"
     if key not in _pools:
-        _pools[key] = registry.find(kind, section.kind)(name, section.options)
+        pool = registry.find(kind, section.kind)(name, section.options)
+        _pools[key] = with_shifts(pool) if isinstance(pool, Task) else pool
     return _pools[key]
 
 
@@ -35,8 +40,9 @@ def forget_pools() -> None:
 
 
 def listed() -> dict[str, Pool]:
-    """Return the pools of files that this process has opened, for `adopt` in another one."""
-    return {key: pool for key, pool in _pools.items() if not pool.rendered}
+    """Return the pools of files that this process has opened, and those that a table was read for, for `adopt` in
+    another one."""
+    return {key: pool for key, pool in _pools.items() if not pool.rendered or has_columns(pool)}
 
 
 def adopt(pools: Mapping[str, Pool]) -> None:
@@ -47,9 +53,9 @@ def adopt(pools: Mapping[str, Pool]) -> None:
 
 
 @lru_cache(maxsize=16)
-def open_store(root: Path, pool: Pool, size: int) -> ImageStore:
+def open_store(root: Path, pool: Pool, form: Form | int) -> ImageStore:
     """Return the pool's store on this node."""
-    return ImageStore.open(root, pool, size)
+    return ImageStore.open(root, pool, form)
 
 
 def usable(store: ImageStore) -> np.ndarray | None:
@@ -78,17 +84,23 @@ def _filled(store: ImageStore, rows: np.ndarray) -> np.ndarray:
     raise Outage(f"{store.folder}: {what}")
 
 
-def images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (uint8 array [m, size, size, 3], rows in it or None for all), filled on demand: a part of an ImageBank."""
+Images = tuple[np.ndarray, np.ndarray | None] | StoredJpegs  # a part of an ImageBank
+
+
+def images_of(store: ImageStore, rows: np.ndarray, view: View | None = None) -> Images:
+    """Return some images of a store, filled on demand: (uint8 [m, size, size, 3], rows in it or None for all), or of a
+    compact one what decodes them, in this view where nothing is random."""
     _filled(store, rows)
     try:
-        return _images_of(store, rows)
+        return _images_of(store, rows, view)
     except UserError:  # they went since
         _filled(store, rows)
-        return _images_of(store, rows)
+        return _images_of(store, rows, view)
 
 
-def _images_of(store: ImageStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _images_of(store: ImageStore, rows: np.ndarray, view: View | None) -> Images:
+    if store.form.side is not None:
+        return StoredJpegs(store, rows, view or View())
     if len(rows) * store.image_bytes <= IN_MEMORY:
         return store.take(rows), None
     return store.mapped(rows)

@@ -19,8 +19,10 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
+from ray_robust.data.images.form import Form
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.metrics import METRICS
+from ray_robust.run.shifts import test_of
 
 SPLITS = ("train", "id_val", "id_test", "ood_val", "ood_test")
 DIGEST = np.dtype("V16")  # a BLAKE2b digest of 128 bits: compares, sorts and hashes (np.unique, pd.factorize) as it is
@@ -74,7 +76,7 @@ class Catalog:
                fine, each value the name of the class's ancestor (or the class itself) at that rank; None without one
     below      by each name of every node: the classes (indices, ascending) under it, where the ranks do not say it all
                (a class of WordNet lies below more nodes than those of its one path); None: what the ranks say
-    split      int8 [n], index into SPLITS; None for a source
+    split      int8 [n] (int16 of a task with shifts), index into `parts`; None for a source
     group      int32 [n], index into `groups` (camera, region, hospital); None where the pool has none
     fingerprint  changes when the images or labels do, and only then: never with paths or with the pool's name
     licence    who may use the images, in one line
@@ -82,6 +84,9 @@ class Catalog:
     warnings   what may be a mistake in how the images are labelled, a sentence each
     names      per class what people call it, where `classes` are codes (WordNet ids); need not be unique; else ()
     provisional  files of it have not been read yet, so that ids and fingerprint are of names and sizes: to plan with
+    shifts     further test sets, which are parts like the splits: what identifies each, by name
+    only       by shift that has some of the classes only: these, int64, ascending
+    unlabelled  the parts whose images have no label: -1 in `labels`
     """
 
     labels: np.ndarray
@@ -98,21 +103,38 @@ class Catalog:
     names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     provisional: bool = False
+    shifts: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Per class what people call it."""
+        return self.names or self.classes
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of what a task's images are divided into: the five splits, then a test for each shift."""
+        return (*SPLITS, *map(test_of, self.shifts))
+
+    def class_names(self, labels: np.ndarray, unknown: str | None = "") -> np.ndarray:
+        """Return the names of these labels, object [n]; `unknown` for -1, an image without one."""
+        return np.array([*self.classes, unknown], object)[labels]
+
     def rows(self, split: str) -> np.ndarray:
-        """Return rows of that split, ascending, int64. Raises ValueError for a pool without splits."""
+        """Return rows of that part, ascending, int64. Raises ValueError for a pool without splits."""
         if self.split is None:
             raise ValueError("this pool has no splits")
-        return np.flatnonzero(self.split == SPLITS.index(split))
+        return np.flatnonzero(self.split == self.parts.index(split))
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some images, decoded: `images` uint8 [n, size, size, 3]; `broken` maps a position in it (not a catalog row) to
-    the reason why that image could not be read (its pixels are zeros).
+    """Some images, decoded: `images` uint8 [n, size, size, 3], or to be stored as JPEG object [n] of `Jpeg`; `broken`
+    maps a position in it (not a catalog row) to the reason why that image could not be read (its pixels are zeros).
 
     skipped  positions of images that were not decoded since the store holds them
     digests  of files: DIGEST [n], what was read (zeros where a file could not be)
@@ -220,9 +242,15 @@ class Pool(ABC):
 
     # --- what the store asks; other answers are those of `file_pool.FilePool`
 
-    def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
-        """Read as `read` does; an image whose address is `stored` need not be decoded."""
-        return self.read(rows, size)
+    def read_new(self, rows: np.ndarray, form: Form, stored: Callable[[bytes], bool]) -> Pixels:
+        """Read as `read` does, in the form that they are stored in or as squares of its `px`; an image whose address is
+        `stored` need not be decoded."""
+        return self.read(rows, form.px)
+
+    @property
+    def fit(self) -> str:
+        """How an oblong image becomes a square."""
+        return getattr(self.options, "fit", "crop")
 
     @property
     def pack(self) -> str:
@@ -276,7 +304,7 @@ class Pool(ABC):
     @property
     def meaning(self) -> str:
         """What of this pool decides a result: its fingerprint and how images become squares; never a path."""
-        return f"{self.catalog.fingerprint}-{getattr(self.options, 'fit', 'crop')}"
+        return f"{self.catalog.fingerprint}-{self.fit}"
 
 
 class Source(Pool):
@@ -285,6 +313,12 @@ class Source(Pool):
     def captions(self, rows: np.ndarray) -> Sequence[str | None] | None:
         """Return one text per image, None for an image without; None for a source that has no captions."""
         return None
+
+    def values(self, column: str) -> Sequence[Any]:
+        """Return a column of what is known of the images, one value per row of the catalog, None where there is none.
+        Raises UserError where the source has no such column."""
+        what = f"source {self.name} has no columns beside its labels"
+        raise UserError(f"{what}; name a file with the columns path and {column} by `table`")
 
 
 class Task(Pool):
@@ -316,6 +350,25 @@ class Task(Pool):
     def aside(self) -> tuple[str, ...]:
         """Groups that the worst group is not looked for in."""
         return ()
+
+    @property
+    def corrupted(self) -> Mapping[str, tuple[str, int]]:
+        """The shifts that are corruptions of id_test: kind and severity, by name."""
+        return {}
+
+    def corrupted_rows(self) -> np.ndarray:
+        """Return rows of id_test that are corrupted, int64, ascending."""
+        return np.empty(0, np.int64)
+
+    @property
+    def without_shifts(self) -> Task:
+        """The task without further test sets: itself, where it has none."""
+        return self
+
+    @property
+    def of_images(self) -> str:
+        """The meaning of the images alone that the task has: not of those that are made of them (`corrupted`)."""
+        return self.meaning
 
     @property
     def scored(self) -> str:

@@ -16,7 +16,8 @@ Absent = Annotated[  # the key `absent` of a source that knows what was publishe
     Literal["fail", "drop"],
     Field(description="missing classes or images end the sweep, or are meant to be missing", examples=["absent: drop"]),
 ]
-NAMED = ("granularity", "classes", "subclasses_per_label", "label_space")  # keys that speak of classes by their names
+# keys that speak of classes by their names, or of what only the images have
+NAMED = ("granularity", "classes", "subclasses_per_label", "label_space", "select", "dedupe", "label_noise")
 
 
 def catalog_of_counts(

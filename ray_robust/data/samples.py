@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ray_robust.data.images.store import ImageStore
-from ray_robust.data.pool import SPLITS, Catalog, Pool, mix_bits, seed_of
+from ray_robust.data.pool import Catalog, Pool, mix_bits, seed_of
 from ray_robust.run.run_folder import RunFolder
 
 COLUMNS, ROWS, TILE = 8, 3, 64  # of a sheet; the side of a picture in it, px
@@ -20,18 +20,19 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
     if catalog.split is None:
         parts = {"images": np.arange(len(catalog))}
     else:
-        parts = {split: catalog.rows(split) for split in SPLITS}
+        parts = {part: catalog.rows(part) for part in catalog.parts}
     sheets, tiles = {}, {}
     for part, rows in parts.items():
-        name = f"samples/{kind}-{_safe(pool.name)}-{part}.png"
+        name = f"samples/{kind}-{safe(pool.name)}-{safe(part)}.png"
         picked = _pick(pool, rows, np.fromiter(store.broken, dtype=np.int64))
         if len(picked):
             store.fill(store.missing(picked))
-            run.write(name, _sheet(store.take(picked)))
-            sheets[part], tiles[part] = name, _tiles(catalog, picked)
-    broken = store.broken
+            run.write(name, sheet_of(store.take(picked)))
+            sheets[part], tiles[part] = name, tiles_of(catalog, picked)
+    broken, shifts = store.broken, {**catalog.shifts, **getattr(pool, "corrupted_as", {})}
     reasons = zip(pool.keys(np.fromiter(broken, dtype=np.int64)) if broken else [], broken.values(), strict=True)
     return {
+        **({"shifts": shifts} if shifts else {}),
         "kind": kind,
         "name": pool.name,
         "fingerprint": catalog.fingerprint,
@@ -41,7 +42,7 @@ def describe(run: RunFolder, kind: str, store: ImageStore) -> dict[str, Any]:
         "warnings": list(pool.warnings),
         "images": len(catalog),
         "classes": len(catalog.classes),
-        "groups": len(catalog.groups),
+        "groups": len(catalog.groups) - (len(catalog.shifts) if catalog.groups else 0),
         "splits": {} if catalog.split is None else {part: len(rows) for part, rows in parts.items()},
         "broken": [{"key": key, "reason": reason} for key, reason in reasons],
         "samples": sheets,
@@ -58,10 +59,10 @@ def _pick(pool: Pool, rows: np.ndarray, broken: np.ndarray) -> np.ndarray:
     return rows[np.argsort(order[rows], kind="stable")]
 
 
-def _tiles(catalog: Catalog, rows: np.ndarray) -> dict[str, Any]:
+def tiles_of(catalog: Catalog, rows: np.ndarray) -> dict[str, Any]:
     """Return what the pictures of a sheet show, by rows of it: how many stand in a row, what people call the class of
     each, and its group where the pool has groups."""
-    names = catalog.names or catalog.classes
+    names = (*catalog.called, "")  # the last is that of an image without a label, -1
     tiles: dict[str, Any] = {
         "columns": min(COLUMNS, len(rows)),
         "classes": [names[k] for k in catalog.labels[rows]],
@@ -71,7 +72,7 @@ def _tiles(catalog: Catalog, rows: np.ndarray) -> dict[str, Any]:
     return tiles
 
 
-def _sheet(images: np.ndarray) -> bytes:
+def sheet_of(images: np.ndarray) -> bytes:
     """Return PNG of uint8 [n, s, s, 3], at most COLUMNS in a row."""
     from PIL import Image
 
@@ -87,5 +88,6 @@ def _sheet(images: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
+    """Return a name as part of that of a file."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:60]

@@ -7,6 +7,7 @@ checksum, or asks again which version is there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from ray_robust.errors import UserError
 
 ONE_REQUEST = "allow_delayed_open=true"  # of S3: else a small object takes three, and each of them may fail
+BUCKETS = ("s3", "gcs")  # file systems of pyarrow's whose first folder is a bucket
 MD5 = re.compile(rb'"([0-9a-f]{32})"')  # the ETag of an object that came in one request, unless it is encrypted by KMS
 
 
@@ -28,6 +30,18 @@ def open_filesystem(address: str, shown: str) -> tuple[Any, str]:
         return FileSystem.from_uri(address)
     except (ValueError, NotImplementedError) as error:  # pyarrow's own for an address that it cannot read
         raise UserError(f"{shown}: cannot be opened: {error}") from None
+
+
+def without_bucket(filesystem: Any, path: str) -> str:
+    """Return that a path's bucket is not there, to be put behind what is wrong with the path; "" where it is, or where
+    the store does not tell."""
+    from pyarrow.fs import FileType
+
+    bucket = path.partition("/")[0]
+    with contextlib.suppress(OSError):
+        if filesystem.type_name in BUCKETS and filesystem.get_file_info(bucket).type == FileType.NotFound:
+            return f"; there is no bucket {bucket}"
+    return ""
 
 
 def read_object(filesystem: Any, path: str) -> bytes:

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlparse
 
 from ray_robust.errors import Damaged, Problem
 from ray_robust.files.disk_room import FULL, blocking_part, no_room
-from ray_robust.files.object_store import open_filesystem, read_object
+from ray_robust.files.object_store import open_filesystem, read_object, without_bucket
 from ray_robust.files.retry import patiently, why_away
 from ray_robust.redact import redact_file, redacted
 
@@ -120,8 +120,7 @@ class Storage:
 
         `durable=False` is for files that may be lost: it neither waits for the disk nor tries again.
         """
-        if isinstance(data, str):  # no text holds a secret
-            data = redact_file(name, data).encode(errors="backslashreplace")
+        data = encoded(name, data)
         if durable:
             self._patiently(name, lambda: self._write(name, data, durable))
         else:
@@ -246,11 +245,22 @@ class Storage:
 
         def look() -> dict[str, Stamp]:
             filesystem, path = self._arrow()
-            below = filesystem.get_file_info(FileSelector(f"{path}/{folder}", recursive=True, allow_not_found=True))
+            selector = FileSelector(f"{path}/{folder}".rstrip("/"), recursive=True, allow_not_found=True)
+            below = filesystem.get_file_info(selector)
             files = [info for info in below if info.type == FileType.File]
             return {info.path.removeprefix(f"{path}/"): (info.size or 0, info.mtime_ns or 0) for info in files}
 
         return self._patiently(folder, look)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Return the names of all files in a folder and below it, sorted; [] when there is none. Unfinished writes do
+        not count."""
+        if self.remote:
+            names = list(self.stamps(folder))
+        else:
+            here = Path(self.address)
+            names = [file.relative_to(here).as_posix() for file in (here / folder).rglob("*") if file.is_file()]
+        return sorted(name for name in names if not name.endswith(".part"))
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names inside a folder, sorted; [] when there is none. Unfinished writes do not count."""
@@ -311,6 +321,10 @@ class Storage:
                 if time.time() - part.stat().st_mtime > LEFT_BEHIND:
                     part.unlink()
 
+    def without_bucket(self) -> str:
+        """Return `; there is no bucket x` where that is so, else ""."""
+        return self._patiently("", lambda: without_bucket(*self._arrow())) if self.remote else ""
+
     def _patiently(self, name: str, attempt: Callable[[], T]) -> T:
         """Return what `attempt` returns; try again after errors that may pass (`retry`), raise others as they are."""
         return patiently(attempt, lambda: self._shown(name), lambda error, passed: self._outage(name, error, passed))
@@ -329,6 +343,11 @@ class Storage:
         if self._filesystem is None:
             self._filesystem = open_filesystem(self.address, self.shown)
         return self._filesystem
+
+
+def encoded(name: str, data: bytes | str) -> bytes:
+    """Return a file's bytes as they are written: no text holds a secret."""
+    return data if isinstance(data, bytes) else redact_file(name, data).encode(errors="backslashreplace")
 
 
 def describe_damage(data: bytes, what: str) -> str:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import html
 import os
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import pandas as pd
 
 from ray_robust.errors import UserError
 from ray_robust.run.run_folder import RunFolder, suggestion
-from ray_robust.status.progress import STATES, Status, read_status
-from ray_robust.text.durations import duration
+from ray_robust.status.progress import Status, read_status
+from ray_robust.status.tables import by_group, headline
 from ray_robust.text.names import count_noun, printable
-from ray_robust.text.percent import percent
 
 if TYPE_CHECKING:
     from analysis.interface.study import Study
@@ -29,24 +27,29 @@ STATUS = ("trial", "group", "state", "stage", "done", "reason")
 
 class Settings(TypedDict, total=False):
     """What replaces the spec's own settings in an analysis: `scale` ("probit", "logit" or "linear"), `margin` in
-    percentage points, and the `title` of the report."""
+    percentage points, `look` ("mean", "last" or "id_val"), and the `title` of the report."""
 
     scale: str
     margin: float
+    look: str
     title: str
 
 
 class Run:
     """A run: `Run("runs/quantity")`, a path or a URI, finished or not.
 
-    Raises UserError where there is no such folder.
+    Raises UserError where there is no such folder, and whatever reads it where it is no run folder.
     """
 
     def __init__(self, path: str | os.PathLike[str] | Run) -> None:
+        if not isinstance(path, str | os.PathLike | Run):
+            raise UserError(f"Run: must be the path or URI of a run folder, not {path!r}")
         storage = RunFolder(path._address if isinstance(path, Run) else path).storage
         self.path: str = storage.shown
         self._address: str = storage.address
-        folder = self._folder()
+        folder = RunFolder(self._address)
+        if (local := folder.storage.local()) is not None and local.is_file():
+            raise UserError(f"{self.path}: is a file; wanted: a run folder")
         if not folder.exists(""):
             raise UserError(f"{self.path}: no such run folder{suggestion(folder)}")
 
@@ -58,9 +61,13 @@ class Run:
     @property
     def points(self) -> pd.DataFrame:
         """One row per evaluation of a fine-tuned model, of every finished trial: columns as in results.csv
-        (docs/results.md), scores from 0 to 1. Trials that failed are in `status`."""
-        rows = self._folder().results()
-        return rows.loc[rows["id"].notna() | rows["ood"].notna()].reset_index(drop=True)
+        (docs/results.md), scores from 0 to 1, on the task's own OOD test. Trials that failed are in `status`."""
+        return self._scored(self._folder().results())
+
+    @property
+    def shifts(self) -> pd.DataFrame:
+        """The same with a row for each shift of every evaluation, in the column `shift` (docs/shifts.md)."""
+        return self._scored(self._folder().results(every_shift=True))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -91,15 +98,22 @@ class Run:
         Nothing is written; `Study.write` writes the report. Raises UserError where there is nothing to analyse, or
         where the runs are not of one task, metric, scale and baseline.
         """
+        from analysis.interface.arguments import check_arguments
         from analysis.interface.request import NOWHERE, Request, study_of
 
         if unknown := set(settings) - set(Settings.__annotations__):
             raise TypeError(f"analyse() got an unexpected keyword argument {min(unknown)!r}")
         addresses = (self._address, *(Run(other)._address for other in others))
-        return study_of(Request(addresses, NOWHERE if others else None, **settings))
+        check_arguments(settings)
+        return study_of(Request(addresses, NOWHERE if others else None, python=True, **settings))
+
+    def _scored(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.loc[rows["id"].notna() | rows["ood"].notna()].reset_index(drop=True)
 
     def _folder(self) -> RunFolder:
-        return RunFolder(self._address)
+        folder = RunFolder(self._address)
+        folder.require()
+        return folder
 
     def _status(self) -> Status:
         return read_status(self._folder(), time.time())
@@ -108,19 +122,15 @@ class Run:
         return f"Run({printable(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        """The question, how far it is, and a table of its groups by state."""
-        if not self._folder().exists("plan.csv"):
+        """What the status command says of it, and a table of its groups by state."""
+        folder = RunFolder(self._address)
+        if not folder.exists("plan.csv"):
             return f"<p>{html.escape(repr(self))}: nothing is planned there yet</p>"
         status = self._status()
-        counts = Counter(status.states.values())
-        listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-        left = "" if status.left is None else f", about {duration(status.left)} left"
-        groups = pd.Series(status.groups).map(printable)
-        table = pd.crosstab(groups, pd.Series(status.states)).rename_axis(index="group", columns=None)
-        table = table.loc[list(dict.fromkeys(groups))]
-        share = percent(status.share_done, 0)
-        line = f"{self!r}: {len(status.states)} trials, {listed}; {share} of the work is done{left}"
-        return f"<h4>{html.escape(printable(status.question))}</h4><p>{html.escape(line)}</p>{table.to_html(border=0)}"
+        lines = "<br>".join(html.escape(printable(line)) for line in headline(status, folder))
+        counts = {printable(group): states for group, states in by_group(status).items()}
+        table = pd.DataFrame.from_dict(counts, orient="index").rename_axis(index="group")
+        return f"<p>{lines}</p>{table.to_html(border=0)}"
 
 
 def why_unfinished(run: RunFolder) -> str:

@@ -18,6 +18,7 @@ from ray import tune
 from ray_robust.errors import UserError
 from ray_robust.launch.cluster import private_apis
 from ray_robust.spec.run_sections import Resources
+from ray_robust.text.names import count_noun
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,17 @@ def slots_of(resources: Resources, cluster: Mapping[str, float], grows: bool = F
 def slots_now(resources: Resources) -> int:
     """Return the same of the cluster that this process is connected to, as it is now; at least 1. Raises UserError."""
     return max(1, slots_of(resources, ray.cluster_resources(), grows()))
+
+
+def idle_gpus(resources: Resources, cluster: Mapping[str, float]) -> str:
+    """Return a line for a cluster with GPUs of which trials take none; "" where they do, or it has none."""
+    there = int(cluster.get("GPU", 0))
+    if not there or resources.gpus_per_worker:
+        return ""
+    what = count_noun(there, "GPU")
+    return (
+        f"the cluster has {what}, of which no trial takes any; --set resources.gpus_per_worker=1 gives each trial one"
+    )
 
 
 def grows() -> bool:

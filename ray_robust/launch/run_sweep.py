@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import yaml
 from rich.console import Console
 
+from ray_robust.data.images.form import form_of
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.opened import usable
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
@@ -27,7 +27,7 @@ from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
-from ray_robust.prepare import provenance
+from ray_robust.prepare import provenance, second_stage
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
 from ray_robust.prepare.baseline_spread import (
     PILOT,
@@ -38,12 +38,14 @@ from ray_robust.prepare.baseline_spread import (
     pilot_work,
     spread_sentence,
 )
-from ray_robust.prepare.candidates import Candidates, Preview
+from ray_robust.prepare.candidates import Candidates, Preview, expected_plan
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.plan_text import print_composition, print_failures, print_missing, print_title
+from ray_robust.prepare.provenance import plan_writer, write_plan
 from ray_robust.prepare.search_text import print_best, write_search_table
+from ray_robust.prepare.subset_pictures import write_subset_pictures
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
 from ray_robust.prepare.work import OpenWork, PilotWork, finished_trials, remaining_of, stopped_trials, work_of
 from ray_robust.run import throughput
@@ -55,7 +57,6 @@ from ray_robust.text.percent import percent
 from ray_robust.trial.paths import RunPaths
 
 REPORT = 8.0  # seconds that results and report take, for the time left
-PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
 
 
 @dataclass
@@ -68,6 +69,7 @@ class SweepRun:
     search   gives the trials that the sweep's plan lacks
     written  the sweep that spec.yaml and plan.csv are of, where this is a part of it
     stack    keeps a cluster that is started here; None: it ends with these trials
+    limit    of its trials
     """
 
     sweep: Sweep
@@ -80,10 +82,12 @@ class SweepRun:
     baseline: BaselineFirst = NO_BASELINE
     written: Sweep | None = None
     stack: contextlib.ExitStack | None = None
+    limit: int | None = None
     begun: float = field(default_factory=time.monotonic)  # when the command began
     left: Remaining | None = None  # what was missing then
     _outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
     _with_pilot: bool = False
+    _waits: bool = False  # whether a second stage is wanted and could not be planned
 
     def execute(self) -> int:
         """Run what is missing, write results and report; return the exit code. Raises UserError, and Outage once what
@@ -91,23 +95,21 @@ class SweepRun:
         begun = time.monotonic()
         self.run.storage.tidy(deep=False)  # trials do so in their own folders
         done = self._print_state()
-        outage = None
         todo = _without(self.sweep.plan, done)
         if len(todo) or (self.search is not None and self.sweep.spec.baseline.stop_if_no_line):
             self._begin_with_baseline(done)
-        if (len(todo) and self.baseline.may_go_on is not False) if self.search is None else not self.search.complete:
-            try:
-                seconds = self._run_trials(todo)
-                if self.search is not None:
-                    todo = _without(self.search.plan, done)
-                provenance.record_throughput(self.run, self._work(todo), self.sweep.spec.resources)
-                provenance.record_invocation(self.run, begun, seconds, len(todo))
-            except Outage as error:
-                outage = error
+        goes_on = len(todo) > 0 and self.baseline.may_go_on is not False
+        if self.search is not None:
+            goes_on = not self.search.complete
+        outage = self._train(todo, done, begun) if goes_on else None
+        if outage is None and len(more := self._second_stage()):
+            outage = self._train(more, done, time.monotonic())
         if self.search is not None:
             self.sweep = replace(self.sweep, plan=self.search.plan)
         write_plan(self.sweep, self.run)  # again: the results go by it, and it may have been removed or altered
         self.run.write_results()
+        with contextlib.suppress(UserError, OSError):  # the report comes without pictures then
+            write_subset_pictures(self.sweep, self.run, default_root())
         reported = report(self.run, self.out)
         self._print_stop()
         self._record_overhead(time.monotonic() - self.begun)
@@ -117,7 +119,42 @@ class SweepRun:
         if outage is not None:
             raise outage
         stopped = self.baseline.may_go_on is False  # of a search every trial that there is may be done
-        return DONE if complete and not stopped and reported is not None else FAILED
+        return DONE if complete and not stopped and not self._waits and reported is not None else FAILED
+
+    def _train(self, todo: Plan, done: set[str], begun: float) -> Outage | None:
+        """Run these trials, of a search those that it gives, and record what they took; return what ended them."""
+        try:
+            seconds = self._run_trials(todo)
+            if self.search is not None:
+                todo = _without(self.search.plan, done)
+            provenance.record_throughput(self.run, self._work(todo), self.sweep.spec.resources)
+            provenance.record_invocation(self.run, begun, seconds, len(todo))
+        except Outage as error:
+            return error
+        return None
+
+    def _second_stage(self) -> Plan:
+        """Plan the seeds that follow the first stage, print why so many, and return their trials that are not done."""
+        sweep, run, none = self.sweep, self.run, Plan(())
+        if not second_stage.wanted(sweep) or second_stage.recorded(sweep, run) or self.baseline.may_go_on is False:
+            return none
+        write_plan(sweep, run)  # the results go by it
+        try:
+            if lacking := second_stage.missing(sweep, run):
+                raise UserError(f"{count_noun(lacking, 'trial')} of the first stage {'is' if lacking == 1 else 'are'} "
+                                "not done; the same command again runs what is missing and plans it")  # fmt: skip
+            planned = second_stage.decide(sweep, run)
+        except UserError as error:
+            self._waits = True
+            for problem in error.problems:
+                self._warn(f"seeds    the second stage is not planned: {problem}")
+            return none
+        for sentence in planned.sentences():
+            self._warn(f"seeds    {sentence}")
+        self.sweep = second_stage.with_plan(sweep, planned.seeds, self.limit)
+        self.subsets, done = draw_all(self.sweep, {}), finished_trials(run, self.sweep.plan)
+        self.left, self.baseline = remaining_of(run, self.sweep.plan, done), NO_BASELINE
+        return _without(self.sweep.plan, done)
 
     def _begin_with_baseline(self, done: set[str]) -> None:
         """Decide which trials come first. A baseline that is done already is judged at once, and may end the sweep
@@ -182,8 +219,9 @@ class SweepRun:
         """How long the command takes, or the rest of one whose pilot has run."""
         work, resources = self._work(todo), self.sweep.spec.resources
         decoding = decoding_seconds(decode_jobs(self.sweep, todo, self.subsets))
-        later = "; the time left is shown once the first steps are timed"
-        return estimate(work, resources, decoding, pilot).text(later)
+        how = "; the time left is shown once the first steps are timed"
+        later = second_stage.later_work(self.sweep, self.run, self.limit)
+        return estimate(work, resources, decoding, pilot, later).text(how)
 
     def _record_overhead(self, seconds: float) -> None:
         """Keep, for the next estimate, what this command took beside decoding and the work of its trials."""
@@ -198,20 +236,24 @@ class SweepRun:
         from ray_robust.launch.tuner import run_plan
 
         sweep, run, out, search, root = self.sweep, self.run, self.out, self.search, default_root()
-        jobs = {key: (pool, size, rows) for key, pool, size, rows in decode_jobs(sweep, todo, self.subsets)}
+        wanted = decode_jobs(sweep, todo, self.subsets)
+        jobs = [(pool, form, rows) for _, pool, form, rows in wanted]
         with contextlib.ExitStack() as own:
             if self.cluster is None:
-                with head_start(list(jobs.values()), root):
+                with head_start(jobs, root):
                     self.cluster = (self.stack or own).enter_context(connect(self.address))
             slots = slots_now(sweep.spec.resources)
             decoding = time.monotonic()
             with image_progress(out) as progress:
-                stores = ingest(list(jobs.values()), root, progress)
+                stores = ingest(jobs, root, progress)
             decoding = time.monotonic() - decoding
-            if any(usable(store) is not None for store in stores):  # only now is it known what cannot be read
-                self.subsets = draw_all(sweep, dict(zip(jobs, stores, strict=True)))
+            # A pool that is used at several sizes has a store of each, and any of them knows what is left out.
+            by_pool = {key: store for (key, *_), store in zip(wanted, stores, strict=True)}
+            repeats = any(trial.pretrain is not None and trial.pretrain.dedupe is not None for trial in todo)
+            if repeats or any(usable(store) is not None for store in stores):  # only now is it known what is left out
+                self.subsets = draw_all(sweep, by_pool)
             write_plan(self.written or sweep, run)
-            self._print_data(self.cluster, stores)
+            self._print_data(self.cluster, list(by_pool.values()))
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self._warn)
             resources = sweep.spec.resources
             time_left = TimeLeft(self._work(todo), prior_rate(resources), REPORT, resources.gpus_per_worker, slots)
@@ -220,7 +262,7 @@ class SweepRun:
             monitor.reports = InterimReports(run.storage.address, self._warn)
             if search is not None:
                 monitor.total = max(monitor.total, search.expected)
-                search.on_plan = _plan_writer(run)
+                search.on_plan = plan_writer(run)
             paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
             begun = time.monotonic()
             with monitor.watching():
@@ -238,13 +280,17 @@ class SweepRun:
 
     def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
         """Write data.json; print what trials draw from, and the cluster that they run on."""
+        from ray import cluster_resources
+
+        from ray_robust.launch.placement import idle_gpus
+
         out = self.out
         for line in write_data_entries(self.sweep, self.run, stores):
             out.print("[yellow]duplicates[/]  ", end="")
             out.print(line, markup=False, soft_wrap=True)
         print_composition(out, self.sweep, self.subsets)
-        if cluster.note:
-            out.print(cluster.note, markup=False, soft_wrap=True)
+        for note in filter(None, (cluster.note, idle_gpus(self.sweep.spec.resources, cluster_resources()))):
+            out.print(note, markup=False, soft_wrap=True)
         if cluster.dashboard:
             asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""
             out.print(f"Ray dashboard  http://{cluster.dashboard}{asks}", markup=False)
@@ -319,32 +365,15 @@ def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
     return code
 
 
-def expected_plan(given: Plan, drawn: Plan, limit: int | None) -> Plan:
-    """Return the trials that a search is known to run when it begins: those given out already, and as many of its first
-    draws as the limit leaves room for."""
-    ids = {trial.id for trial in given}
-    others = [trial for trial in drawn if trial.id not in ids]
-    room = len(others) if limit is None else max(0, limit - len(ids))
-    return Plan((*given, *others[:room]))
-
-
 def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
     """Read, hash and decode the files of every pool that has unread ones; return the cluster that did it, if any."""
     pools = list({id(pool): pool for pool in sweep.unread()}.values())
     for pool in pools:
         out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
                   "touched since", markup=False, soft_wrap=True)  # fmt: skip
-    sizes = sorted({level.section.image_size for level in sweep.spec.models})
+    forms = dict.fromkeys(form_of(level.section) for level in sweep.spec.models)
     with image_progress(out) as progress:
-        return read_files([(pool, size, None) for pool in pools for size in sizes], address, stack, progress)
-
-
-def write_plan(sweep: Sweep, run: RunFolder) -> None:
-    """Write spec.yaml, with versions and the command, and plan.csv."""
-    made = {**provenance.versions(), "command": sweep.command}
-    text = sweep.spec.resolved + yaml.safe_dump({"provenance": made}, sort_keys=False, allow_unicode=True, width=1000)
-    run.write("spec.yaml", text)
-    run.write_plan(sweep.plan.rows())
+        return read_files([(pool, form, None) for pool in pools for form in forms], address, stack, progress)
 
 
 def report(run: RunFolder, out: Console) -> bool | None:
@@ -367,16 +396,3 @@ def report(run: RunFolder, out: Console) -> bool | None:
 
 def _without(plan: Plan, done: set[str]) -> Plan:
     return Plan(tuple(trial for trial in plan if trial.id not in done))
-
-
-def _plan_writer(run: RunFolder) -> Callable[[Plan], None]:
-    """A function that keeps plan.csv up with a search that grows: not at every trial, and whole again at the end."""
-    last = time.monotonic()
-
-    def write(plan: Plan) -> None:
-        nonlocal last
-        if time.monotonic() - last > PLAN_EVERY:
-            run.write_plan(plan.rows())
-            last = time.monotonic()
-
-    return write

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,18 +19,19 @@ from ray_robust.spec.class_selection import granularity_text
 from ray_robust.spec.load import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
 
 RECIPE = 1  # raised when the training code changes the scores of a trial
-TEST_SPLITS = ("id_val", "id_test", "ood_val", "ood_test")
 
 
 @dataclass(frozen=True)
 class PoolFacts:
     """What a plan needs of a pool: its meaning (see `Pool.meaning`; of a task `Task.scored`) and its size in images, of
-    a task the images per split and the training images per class."""
+    a task the images per split and per further test, the training images per class, and what it means without further
+    tests ("" where it has none)."""
 
     meaning: str
     images: int
     splits: Mapping[str, int] = field(default_factory=dict)
     train: tuple[int, ...] = ()
+    without_shifts: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,22 @@ class WeightsFacts:
 
 @dataclass(frozen=True)
 class MixtureDetails:
-    """What a plan needs of a mixture and only the data has: a hash of the contents of each CSV, by key, and how many
-    images the mixture can take of each source, by name."""
+    """What a plan needs of a mixture and only the data has: by key what a trial means in place of what the spec says (a
+    hash of the contents of a CSV, of the column that images are selected by), and how many images the mixture can take
+    of each source, by name."""
 
-    tables: Mapping[str, str]
+    tables: Mapping[str, Any]
     images: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Finetuning:
-    """One fine-tuning of a trial. `id` names it within any trial by its settings and its task, and by nothing else."""
+    """One fine-tuning of a trial. `id` names it within any trial by its settings and its task, and by nothing else.
+    `training` is the id that it has without further shifts: it names the random draws, so that a shift more changes no
+    other score."""
 
     id: str
+    training: str
     task: TaskSection
     task_label: str
     settings: Finetune
@@ -76,6 +81,7 @@ class Trial:
     subset_seed: int
     pretrain_images: int  # processed, over all epochs
     finetunings: tuple[Finetuning, ...]
+    model_label: str = ""  # the model's name in results, where that alone is not enough
 
     @property
     def draws(self) -> bool:
@@ -95,7 +101,7 @@ class Trial:
             "trial": self.id,
             "group": self.group,
             "status": "planned",
-            "model": self.model.name,
+            "model": self.model_label or self.model.name,
             "seed": self.seed,
             "subset_seed": self.subset_seed if mixture else None,
             "num_images": _number(mixture.num_images) if mixture else 0,
@@ -109,6 +115,9 @@ class Trial:
             "pretrain_images_seen": self.pretrain_images,
             "upstream_accuracy": None,
             "seconds_pretrain": None,
+            "select": mixture.select.text if mixture and mixture.select else None,
+            "dedupe": mixture.dedupe.text if mixture and mixture.dedupe else None,
+            "label_noise": mixture.label_noise.text if mixture and mixture.label_noise else None,
         }
 
 
@@ -135,6 +144,7 @@ class Plan:
             {
                 **trial.columns(),
                 "finetunes": json.dumps({f.id: f.task_label for f in trial.finetunings}),
+                "trainings": json.dumps({f.id: f.training for f in trial.finetunings if f.training != f.id}),
                 "cost_images": round(trial.cost),
             }
             for trial in self.trials
@@ -172,14 +182,15 @@ def make_plan(
     sources, tasks  facts of the pools, by `pool_key`
     limit           keep the first so many trials
     weights         facts of published weights, by their tag or path; weights that name their model decide the model
-    details         called with a mixture that names its classes or a table of labels
+    details         called with a mixture that names its classes, images or a table of labels
     """
     by_key: dict[str, Trial] = {}
     scratch = tuple(Level(level.section.in_full(), level.axes) for level in spec.baseline_finetunes)
     baseline, after = (_finetunings(spec, levels, tasks) for levels in (scratch, spec.finetunes))
     for model in spec.models:
         if baseline:
-            for trial in _trials(spec, model, None, _first(spec.seeds, spec.baseline.seeds), baseline, sources, {}):
+            seeds = _first(spec.seeds, spec.baseline.seeds)
+            for trial in _trials(spec, model, None, seeds, baseline, sources, {}):
                 by_key.setdefault(trial.key, trial)
         for pretrain in spec.pretrains:
             for trial in _trials(spec, model, pretrain, spec.seeds, after, sources, weights or {}, details):
@@ -197,6 +208,15 @@ def task_label(level: Level[TaskSection]) -> str:
     """Return a task's name in results: `camera-traps`, then what varies: `camera-traps[shift=0]`."""
     axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("name", "kind"))
     return f"{level.section.name}[{axes}]" if axes else level.section.name
+
+
+def model_label(level: Level[ModelSection], levels: Sequence[Level[ModelSection]]) -> str:
+    """Return a model's name in results: `resnet18`, and where a sweep has it in several forms what varies:
+    `resnet18[image_size=64]`."""
+    name = level.section.name
+    several = sum(one.section.name == name for one in levels) > 1
+    axes = ", ".join(f"{key}={value}" for key, value in level.axes if key not in ("name", "compile"))
+    return f"{name}[{axes}]" if several and axes else name
 
 
 def hash_of(meaning: Any, length: int = 10) -> str:
@@ -221,7 +241,7 @@ def _trials(
     weights = published.get(mixture.weights or "") if mixture else None
     if weights and weights.model:
         model = Level(model.section.model_copy(update={"name": weights.model}), model.axes)
-    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _meaning(model.section, {"compile"})}
+    meaning: dict[str, Any] = {"recipe": RECIPE, "model": _model_meaning(model.section)}
     if mixture:
         meaning["pretrain"] = _meaning(mixture, {"sources", "subset_seed", "match"})
         meaning["sources"] = {
@@ -231,11 +251,12 @@ def _trials(
         if weights:
             meaning["pretrain"]["weights"] = weights.meaning
     more = MixtureDetails({}, {})
-    if details and mixture and (mixture.classes or mixture.tables):
+    if details and mixture and (mixture.classes or mixture.tables or mixture.select or mixture.dedupe):
         more = details(mixture)
     if mixture:
         meaning["pretrain"] |= more.tables
     group = _group(pretrain, model, several_models)
+    seeds = _first(seeds, spec.seeds_of.get(group, len(seeds)))
     names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
     images = _pretrain_images(mixture, sources, more.images) if mixture else 0
     for seed in seeds:
@@ -251,6 +272,7 @@ def _trials(
             subset_seed=subset_seed,
             pretrain_images=images,
             finetunings=finetunings,
+            model_label=model_label(model, spec.models),
         )
 
 
@@ -267,21 +289,35 @@ def _finetunings(
 
 def _finetuning(level: Level[Finetune], task: Level[TaskSection], facts: PoolFacts) -> Finetuning:
     label, settings = task_label(task), level.section
-    meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, facts.meaning]}
     evaluations = -(-settings.epochs // settings.evaluate_every) + len(settings.wise_ft)
+
+    def named(task_meaning: str) -> str:
+        meaning = {"recipe": RECIPE, "finetune": _meaning(settings, set()), "task": [task.section.name, task_meaning]}
+        return f"lr{settings.lr:g}-e{settings.epochs}-{hash_of(meaning, 8)}"
+
     return Finetuning(
-        id=f"lr{settings.lr:g}-e{settings.epochs}-{hash_of(meaning, 8)}",
+        id=named(facts.meaning),
+        training=named(facts.without_shifts or facts.meaning),
         task=task.section,
         task_label=label,
         settings=settings,
         images=settings.passes * settings.training_images(facts.train or (facts.splits.get("train", 0),)),
-        evaluated=evaluations * sum(facts.splits.get(split, 0) for split in TEST_SPLITS),
+        evaluated=evaluations * sum(images for split, images in facts.splits.items() if split != "train"),
     )
 
 
 def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
     """Return what of a section decides a result, without defaults: a key added later changes no old identity."""
     return section.model_dump(mode="json", exclude=without, exclude_defaults=True)
+
+
+def _model_meaning(model: ModelSection) -> dict[str, Any]:
+    """Return what of a model decides a result: of how images are stored what is not decoded squares of its size, as
+    they always were before there was a choice."""
+    meaning = _meaning(model, {"compile", "store"})
+    if model.stored_side is not None and model.store is not None:
+        meaning["store"] = {"size": model.stored_side, "quality": model.store.quality}
+    return meaning
 
 
 def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: Mapping[str, int]) -> int:

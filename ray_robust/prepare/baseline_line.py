@@ -45,7 +45,8 @@ def judge_baseline(sweep: Sweep, run: RunFolder) -> BaselineLine:
 
     Raises UserError where the folder cannot be read.
     """
-    from analysis.input.run_points import read_run  # late: pandas
+    from analysis.input.run_agreement import unlabelled_tests, with_estimates  # late: pandas
+    from analysis.input.run_points import read_run
     from analysis.study import analyse
 
     spec = sweep.spec
@@ -57,9 +58,11 @@ def judge_baseline(sweep: Sweep, run: RunFolder) -> BaselineLine:
     tasks = list(dict.fromkeys(own["task"])) or [""]
     for task in tasks:
         points = own.loc[own["task"] == task].reset_index(drop=True)
-        counts = table.counts(points)[0] if table.counts and len(points) else None
-        analysis = analyse(task, points, options, counts=counts)
+        points, estimated, _ = with_estimates(points, options, unlabelled_tests(table.runs, points))
+        counts = table.counts(points)[0] if table.counts and len(points) and estimated is None else None
+        analysis = analyse(task, points, options, counts=estimated or counts)
         prefix = f"{task}: " if len(tasks) > 1 else ""
+        prefix += f"{analysis.mark}: " if analysis.mark else ""
         if missing := len(planned) - points["trial"].nunique():
             prefix += f"{missing} of its {len(planned)} trials have no scores; "
         if analysis.refusals:

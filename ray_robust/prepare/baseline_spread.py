@@ -8,6 +8,7 @@ are ordinary fine-tunings with ordinary ids, so that the pilot's are among them 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -124,7 +125,8 @@ def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
             scores += [{"model": trial.model.name, "task": task, "octaves": octave, "id_val": score}
                        for octave, score in sorted(last.items())]  # fmt: skip
     octaves = choose(curves, floors, SCALES["probit"].rate(0.0).item() / axis.rate(axis.h(0.5)).item())
-    run.storage.write_json(FILE, {"octaves": list(octaves), "pilot": _meaning(plan), "scores": scores})
+    kept = {"octaves": list(octaves), "pilot": _meaning(plan), "scores": scores}
+    run.write(FILE, json.dumps(kept, indent=1, allow_nan=False) + "\n")
     return Choice(octaves, True)
 
 

@@ -128,3 +128,12 @@ def _why_never(candidates: Candidates, key: str, value: Any) -> str | None:
 def _without_group(what: str) -> str:
     """Return a problem without the group at its end: it is that of any draw."""
     return re.sub(r" \[[^][]*\]$", "", what)
+
+
+def expected_plan(given: Plan, drawn: Plan, limit: int | None) -> Plan:
+    """Return the trials that a search is known to run when it begins: those given out already, and as many of its first
+    draws as the limit leaves room for."""
+    ids = {trial.id for trial in given}
+    others = [trial for trial in drawn if trial.id not in ids]
+    room = len(others) if limit is None else max(0, limit - len(ids))
+    return Plan((*given, *others[:room]))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from ray_robust.data.columns import columns_of
 from ray_robust.data.labels.class_labels import read_map
 from ray_robust.data.pool import Pool, Task
-from ray_robust.errors import Problem, UserError
+from ray_robust.data.published import StandIn
+from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.metrics import METRICS
+from ray_robust.plan.plan import pool_key
+from ray_robust.spec.class_selection import granularity_text
 from ray_robust.spec.load import Spec
+from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 
 
 def check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
@@ -46,6 +51,101 @@ def check_tables(spec: Spec) -> Iterator[Problem]:
                 yield Problem(spec.location("pretrain", key), f"pretrain.{key}: {problem}")
 
 
+def check_selections(spec: Spec, sources: Mapping[str, Pool]) -> Iterator[Problem]:
+    """Yield what is wrong with the columns that mixtures select images by, each once."""
+    where, seen = spec.location("pretrain", "select"), set[str]()
+    mixtures = [level.section for level in spec.pretrains if level.section.select is not None]
+    names = {name for mixture in mixtures for name in mixture.sources}
+    tables: dict[str, str | None] = {}
+    for mixture in mixtures:
+        assert mixture.select is not None
+        table, text = mixture.select.table, mixture.select.text
+        if tables.setdefault(text, table) != table and text not in seen:
+            seen.add(text)
+            what = f"{tables[text]} and {table} have one name, by which results tell selections apart ({text})"
+            yield Problem(where, f"pretrain.select.table: {what}; give one of them another")
+        if strangers := [name for name in mixture.select.source if name not in names]:
+            what = f"pretrain.select.source: {strangers[0]!r} is no source here{did_you_mean(strangers[0], names)}"
+            problems: tuple[Problem, ...] = (Problem(where, what),)
+        else:
+            pools = {name: sources.get(pool_key(name, section)) for name, section in mixture.sources.items()}
+            if None in pools.values() or any(isinstance(pool, StandIn) for pool in pools.values()):
+                continue
+            try:
+                columns_of(mixture, {name: pool for name, pool in pools.items() if pool is not None})
+                continue
+            except UserError as error:
+                problems = error.problems
+        for problem in problems:
+            if problem.what not in seen:
+                seen.add(problem.what)
+                yield Problem(where, problem.what)
+
+
+def check_deduplication(spec: Spec, sources: Mapping[str, Pool], tasks: Mapping[str, Pool]) -> Iterator[Problem]:
+    """Yield the mixtures in which no image can be there more than once, so that `dedupe` has nothing to compare."""
+    made = all(task.rendered for task in tasks.values())
+    problems: dict[str, Problem] = {}
+    for mixture in (level.section for level in spec.pretrains if level.section.dedupe is not None):
+        assert mixture.dedupe is not None
+        pools = [sources.get(pool_key(name, section)) for name, section in mixture.sources.items()]
+        what = ""
+        if all(pool is not None and pool.rendered for pool in pools):
+            what = f"images of {', '.join(mixture.sources)} are made here, each from random numbers of its own"
+        elif made and tasks and not mixture.dedupe.within:
+            what = f"images of task {', '.join(task.name for task in tasks.values())} are made here"
+        if what:
+            what = f"pretrain.dedupe: {what}, so that none is a repeated file; leave the key out"
+            problems[what] = Problem(spec.location("pretrain", "dedupe"), what)
+    yield from problems.values()
+
+
+def check_objective(spec: Spec, tasks: Mapping[str, Pool]) -> Iterator[Problem]:
+    """Yield the tasks whose OOD validation images are not there, where a search goes by them."""
+    objective = spec.search.objective
+    if spec.search.draws and objective in (EFFECTIVE_ROBUSTNESS, "ood_val"):
+        for task in tasks.values():
+            if not isinstance(task, StandIn) and not len(task.catalog.rows("ood_val")):
+                what = f"search.objective: {objective} needs ood_val, which task {task.name} lacks; take id_val"
+                yield Problem(spec.location("search", "objective"), what)
+
+
+def unequal_sizes(spec: Spec) -> list[str]:
+    """Return a note where a sweep compares images that are selected with others, and their number differs as well."""
+    mixtures = [level.section for level in spec.pretrains if level.section.sources]
+    free = [m for m in mixtures if m.num_images == "all" and m.images_per_class is None]
+    selections = {m.select.text if m.select else "" for m in free}
+    if len(selections) < 2 or any(m.select is not None and m.select.random for m in free):
+        return []
+    what = "select varies and num_images is not given: mixtures differ in their number of images as well"
+    return [f"not matched: {what}; give num_images, or a control of equal size by random: {{grid: [false, true]}}"]
+
+
+def called_alike(spec: Spec) -> list[str]:
+    """Return a note for each text by which results would call two choices of classes, labellings, or inputs."""
+    called: dict[tuple[str, str], set[str]] = {}
+    for mixture in (level.section for level in spec.pretrains):
+        if mixture.classes is not None:
+            called.setdefault(("classes", mixture.classes.text), set()).add(repr(mixture.classes.model_dump()))
+        text = granularity_text(mixture.granularity)
+        called.setdefault(("granularity", text), set()).add(mixture.granularity)
+    models: dict[str, set[str]] = {}
+    for model in (level.section for level in spec.models):
+        models.setdefault(model.name, set()).add(repr((model.image_size, model.store)))
+    notes = [
+        f"model: {len(inputs)} sizes or forms of the images of {name} are called alike in results, and share the "
+        "baseline's line; run a sweep for each"
+        for name, inputs in models.items()
+        if len(inputs) > 1
+    ]
+    return notes + [
+        f"{key}: {len(choices)} choices are called {text!r} in results, and their regression takes them for one; give "
+        "each in a .csv file of a name of its own"
+        for (key, text), choices in called.items()
+        if len(choices) > 1
+    ]
+
+
 def check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
     """Yield the trainings whose batches are single images where the model's batch normalisation needs more. Load torch
     only where there is such a batch."""
@@ -59,7 +159,7 @@ def check_batches(spec: Spec, tasks: list[Pool]) -> Iterator[Problem]:
         return
     from ray_robust.train.models import trains_on_one
 
-    for model in {level.section.name: level.section for level in spec.models}.values():
+    for model in {(each.section.name, each.section.image_size): each.section for each in spec.models}.values():
         for keys, where in single.items() if not trains_on_one(model) else ():
             what = f"one image at a time{where} cannot pass the batch normalisation of {model.name} at "
             yield Problem(spec.location(*keys), f"{'.'.join(keys)}: {what}{model.image_size} px; give at least 2")
@@ -81,3 +181,18 @@ def _single_images(spec: Spec, tasks: list[Pool]) -> dict[tuple[str, ...], str]:
             if min(tuned.batch_size, trained) == 1 and tuned.method != "linear":  # which trains the head alone
                 single[*own, key] = ""
     return single
+
+
+def check_id_sets(spec: Spec, tasks: Iterable[Pool]) -> list[Problem]:
+    """Return the error that tasks of one sweep have different ID sets: one analysis has one plane over them."""
+    sets, where = {}, spec.location("task", "id_sets")
+    for task in tasks:
+        sets[task.name] = tuple(getattr(task.options, "id_sets", None) or ())
+        if sets[task.name] and getattr(task.catalog, "unlabelled", ()):
+            what = "task.id_sets: accuracy without labels is estimated over one ID test; omit these, or labels: none"
+            return [Problem(where, what)]
+    if len(set(sets.values())) < 2:
+        return []
+    each = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in sets.items())
+    what = f"task.id_sets: tasks of one sweep have the same ID sets ({each}); run the others apart"
+    return [Problem(where, what)]

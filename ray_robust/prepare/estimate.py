@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_robust.data.images.form import Form
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.published import StandIn
@@ -24,7 +25,7 @@ from ray_robust.prepare.work import OpenWork, PilotWork, StageWork
 from ray_robust.run import throughput
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.run_sections import Resources
-from ray_robust.spec.sections import Finetune, Pretrain
+from ray_robust.spec.sections import Finetune, ModelSection, Pretrain
 from ray_robust.text.durations import duration_range
 
 PER_TRIAL = 0.5  # seconds of a trial beside its trainings: building models, writing files
@@ -52,12 +53,14 @@ RateOf = Callable[[Trial, StageWork], Rate | None]
 @dataclass(frozen=True)
 class Estimate:
     """Seconds of the whole command, at least and at `most`; `timed`: some rates come from timed steps. `unknown` names
-    the models without a rate, and then the seconds are those of the others."""
+    the models without a rate, and then the seconds are those of the others. `gpu_hours`: of all GPUs together, at least
+    and at most, in training and evaluation; None without GPUs."""
 
     seconds: float
     most: float
     timed: bool
     unknown: tuple[str, ...]
+    gpu_hours: tuple[float, float] | None = None
 
     def text(self, how: str = "") -> str:
         """Return the estimate as a plan prints it; `how` says when one without rates will be known."""
@@ -66,20 +69,56 @@ class Estimate:
         source = "a few timed steps" if self.timed else "the rate of earlier runs here"
         return f"about {duration_range(self.seconds, self.most)}, from {source}"
 
+    def cost(self, price: float | None) -> str:
+        """Return what it costs, as a plan prints it, at the `price` of an hour of a GPU (where none is used, of this
+        machine); "" where there is nothing to say."""
+        if self.unknown or (self.gpu_hours is None and price is None):
+            return ""
+        least, most = self.gpu_hours or (self.seconds / 3600, self.most / 3600)
+        what = "hours of this machine" if self.gpu_hours is None else "GPU-hours"
+        return f"about {hours_and_price(least, most, what, price)}, from the same rates"
+
 
 def estimate(
-    work: Sequence[OpenWork], resources: Resources, decoding: float = 0.0, pilot: PilotWork | None = None
+    work: Sequence[OpenWork],
+    resources: Resources,
+    decoding: float = 0.0,
+    pilot: PilotWork | None = None,
+    later: Sequence[OpenWork] = (),
 ) -> Estimate:
     """Return how long a command takes for this work. `decoding`: seconds for the images that are not decoded yet;
-    `pilot`: one that has yet to choose."""
+    `pilot`: one that has yet to choose; `later`: what a second stage adds at most."""
     clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None) + decoding
+    upper = work
     if pilot is None:
         least = most = clock.seconds(work)
     else:
-        baseline = {one.trial.id for one in pilot.most}
-        others = (one for one in work if one.trial.id not in baseline)
-        least, most = (clock.seconds(each, pilot.trainings) for each in (work, (*pilot.most, *others)))
-    return Estimate(least + beside, max(least, most) + beside, clock.timed, tuple(clock.unknown))
+        upper = dearest(work, pilot)
+        least, most = (clock.seconds(each, pilot.trainings) for each in (work, upper))
+    most = max(least, most) + clock.seconds(later)
+    gpus = resources.workers * resources.gpus_per_worker
+    hours = [clock.summed(each) * gpus / 3600 for each in (work, [*upper, *later])]
+    return Estimate(
+        least + beside, most + beside, clock.timed, tuple(clock.unknown),
+        (hours[0], max(hours)) if gpus else None,
+    )  # fmt: skip
+
+
+def dearest(work: Sequence[OpenWork], pilot: PilotWork) -> list[OpenWork]:
+    """Return the work with the most that the pilot of a baseline can choose."""
+    baseline = {one.trial.id for one in pilot.most}
+    return [*pilot.most, *(one for one in work if one.trial.id not in baseline)]
+
+
+def hours_and_price(least: float, most: float, what: str, price: float | None) -> str:
+    """Return `1,230 GPU-hours, 3,080 at 2.5 an hour`, or a range of both."""
+    text = f"{_range(least, most)} {what}"
+    return text if price is None else f"{text}, {_range(price * least, price * most)} at {price:g} an hour"
+
+
+def _range(least: float, most: float) -> str:
+    low, high = (f"{one:.2g}" if one < 10 else f"{float(f'{one:.3g}'):,.0f}" for one in (least, most))
+    return low if low == high else f"{low} to {high}"
 
 
 class _Clock:
@@ -102,6 +141,10 @@ class _Clock:
                     wave.append(PER_TRIAL + sum(self._seconds(one.trial, stage) for stage in stages))
         return sum(makespan(wave, self.slots) for wave in waves)
 
+    def summed(self, work: Sequence[OpenWork]) -> float:
+        """Return the seconds of all trainings, one after the other."""
+        return sum(self._seconds(one.trial, stage) for one in work for stage in one.stages)
+
     def _seconds(self, trial: Trial, stage: StageWork) -> float:
         rate = self._measured(trial, stage)
         if rate is None:
@@ -112,13 +155,18 @@ class _Clock:
         return rate.seconds(stage)
 
 
+def rate_key(model: ModelSection, gpus: float) -> str:
+    """Return the name under which the rate of a model is kept, as its images are stored."""
+    return throughput.key_of(model.name, model.image_size, gpus, model.stored_side)
+
+
 def measured_rate(resources: Resources) -> RateOf:
     """Return a function to the rate that earlier runs measured for a training: for its kind, else for its model. It
     goes by what is kept now."""
     rates = throughput.measured_rates()
 
     def rate(trial: Trial, stage: StageWork) -> Rate | None:
-        key = throughput.key_of(trial.model.name, trial.model.image_size, resources.gpus_per_worker)
+        key = rate_key(trial.model, resources.gpus_per_worker)
         images = rates.get(throughput.stage_key(key, stage.kind)) or rates.get(key)
         return None if images is None else Rate(images)
 
@@ -189,7 +237,7 @@ def time_unknown(trainings: dict[str, tuple[Trial, StageWork]], resources: Resou
 
 def _timing_key(trial: Trial, stage: StageWork, resources: Resources) -> str:
     model, settings = trial.model, stage.settings
-    key = throughput.key_of(model.name, model.image_size, resources.gpus_per_worker)
+    key = rate_key(model, resources.gpus_per_worker)
     how = f"{model.precision}-{settings.batch_size}-{settings.augment}-{resources.cpus_per_worker}"
     return throughput.stage_key(key, f"timed-{stage.kind}-{how}")
 
@@ -215,13 +263,13 @@ def gpus_here() -> int:
     return sum(1 for _ in GPUS.iterdir()) if GPUS.is_dir() else 0
 
 
-def decoding_seconds(jobs: Iterable[tuple[str, Pool, int, np.ndarray | None]]) -> float:
+def decoding_seconds(jobs: Iterable[tuple[str, Pool, Form, np.ndarray | None]]) -> float:
     """Return how long it takes to decode and render what of these (see `decode_jobs`) is in no store here yet."""
     seconds = 0.0
-    for _, pool, size, rows in jobs:
+    for _, pool, form, rows in jobs:
         if isinstance(pool, StandIn):
             continue
-        store = ImageStore(default_root(), pool, size)
+        store = ImageStore(default_root(), pool, form)
         wanted = rows if pool.rendered and rows is not None else np.arange(len(pool.catalog))
         count = len(store.missing(wanted)) if store.folder.is_dir() and not len(pool.unread()) else len(wanted)
         rate = throughput.measured_rate(decoding_key(pool.rendered))

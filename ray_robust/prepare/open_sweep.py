@@ -7,21 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from ray_robust.data.columns import Column, columns_of
+from ray_robust.data.duplicates.removal import meaning_of
 from ray_robust.data.labels.class_labels import read_map
 from ray_robust.data.mixtures.matching import match
 from ray_robust.data.mixtures.mixture import offers
 from ray_robust.data.opened import open_pool
-from ray_robust.data.pool import SPLITS, Catalog, Pool, Task
+from ray_robust.data.pool import Catalog, Pool, Task
 from ray_robust.data.published import StandIn, checkable
 from ray_robust.data.weights import weights_facts
 from ray_robust.errors import DataAbsent, Problem, UserError
 from ray_robust.plan.plan import MixtureDetails, Plan, PoolFacts, WeightsFacts, hash_of, make_plan, pool_key
-from ray_robust.prepare.data_checks import check_batches, check_shared, check_tables, check_task
+from ray_robust.prepare.data_checks import (
+    called_alike,
+    check_batches,
+    check_deduplication,
+    check_id_sets,
+    check_objective,
+    check_selections,
+    check_shared,
+    check_tables,
+    check_task,
+    unequal_sizes,
+)
 from ray_robust.prepare.ready_weights import check_weights
-from ray_robust.spec.load import Level, PoolSection, Pretrain, Spec
+from ray_robust.prepare.stored_form import DECODED, StoredForm, choose, with_form
+from ray_robust.run.shifts import test_of
+from ray_robust.spec.load import PoolSection, Pretrain, Spec
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class Sweep:
     notes           on how mixtures were matched, and on what may be wrong with the data
     plan_of         returns the trials of another spec with the same pools, at most so many
     command         that runs it, and continues it
+    form            how images are stored where the spec leaves it open
     """
 
     spec: Spec
@@ -42,6 +60,7 @@ class Sweep:
     notes: tuple[str, ...] = ()
     plan_of: Callable[..., Plan] = lambda spec, limit=None: Plan(())
     command: str = ""
+    form: StoredForm = DECODED
 
     def pools(self) -> list[tuple[str, Pool]]:
         """Return ("source" or "task", pool) of each."""
@@ -59,10 +78,13 @@ class Sweep:
         return [pool for _, pool in self.pools() if isinstance(pool, StandIn)]
 
 
-def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) -> Sweep:
+def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False, form: StoredForm | None = None) -> Sweep:
     """Open every source and task of a spec and plan its trials, at most `limit`.
 
-    `plan_only`: published counts may stand in for data that is not there. Raise UserError with the problems of all.
+    plan_only  published counts may stand in for data that is not there
+    form       how images are stored where the spec leaves it open; None: what there is room for
+
+    Raise UserError with the problems of all.
     """
     problems: list[Problem] = []
     sources = _open_sources(spec, plan_only, problems)
@@ -73,6 +95,10 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
     weights = _weights(spec, problems)
     problems += check_tables(spec)
     problems += check_batches(spec, list(tasks.values()))
+    problems += check_selections(spec, sources)
+    problems += check_deduplication(spec, sources, tasks)
+    problems += check_objective(spec, tasks)
+    problems += check_id_sets(spec, tasks.values())
     if problems:
         raise UserError(*problems)
     notes = _warnings("source", sources.values()) + _warnings("task", tasks.values())
@@ -81,15 +107,22 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False) ->
             notes.append(f"where: {spec.excluded:,} of {spec.excluded + len(spec.pretrains):,} mixtures do not meet it")
         spec, matched = _matched(spec, sources)
         notes += matched
+    if any(level.section.dedupe is not None for level in spec.pretrains):
+        notes.append("dedupe: a plan counts images before repeated ones are left out; a run compares all, once decoded")
+    notes += unequal_sizes(spec) + called_alike(spec)
+    form = form or choose(spec, [*sources.values(), *tasks.values()])
+    spec = with_form(spec, form)
+    notes += [f"store: compact, since {form.why}"] if form.compact else []
     source_facts = {key: PoolFacts(pool.meaning, len(pool.catalog)) for key, pool in sources.items()}
     task_facts = {key: _task_facts(pool) for key, pool in tasks.items()}
 
     def plan_of(what: Spec, first: int | None = None) -> Plan:
-        return make_plan(what, source_facts, task_facts, first, weights, lambda mixture: _details(mixture, sources))
+        details = partial(_details, sources=sources, tasks=tasks)
+        return make_plan(with_form(what, form), source_facts, task_facts, first, weights, details)
 
     written = replace(spec, pretrains=()) if spec.space.dimensions else spec
     plan = plan_of(written, limit)
-    return Sweep(spec, sources, tasks, plan, (*notes, *check_weights(spec, plan)), plan_of)
+    return Sweep(spec, sources, tasks, plan, (*notes, *check_weights(spec, plan)), plan_of, form=form)
 
 
 def drawable(mixture: Pretrain, sources: dict[str, Pool]) -> tuple[Pretrain, dict[str, Catalog]]:
@@ -97,6 +130,11 @@ def drawable(mixture: Pretrain, sources: dict[str, Pool]) -> tuple[Pretrain, dic
     pools = {name: sources[pool_key(name, section)] for name, section in mixture.sources.items()}
     absent = any(isinstance(pool, StandIn) for pool in pools.values())
     return checkable(mixture) if absent else mixture, {name: pool.catalog for name, pool in pools.items()}
+
+
+def selected_by(mixture: Pretrain, sources: dict[str, Pool]) -> dict[str, Column]:
+    """Return the columns that `select` of a mixture goes by, by source; see `columns_of`. Raise UserError."""
+    return columns_of(mixture, {name: sources[pool_key(name, section)] for name, section in mixture.sources.items()})
 
 
 def location_of(spec: Spec, problem: Problem) -> str:
@@ -162,9 +200,12 @@ def _warnings(kind: str, pools: Iterable[Pool]) -> list[str]:
 def _task_facts(task: Pool) -> PoolFacts:
     catalog = task.catalog
     train = np.bincount(catalog.labels[catalog.rows("train")], minlength=len(catalog.classes))
-    splits = {split: len(catalog.rows(split)) for split in SPLITS}
+    splits = {part: len(catalog.rows(part)) for part in catalog.parts}
+    if isinstance(task, Task):
+        splits |= {test_of(name): len(task.corrupted_rows()) for name in task.corrupted}
     meaning = task.scored if isinstance(task, Task) else task.meaning  # a stand-in is no Task
-    return PoolFacts(meaning, len(catalog), splits, tuple(train.tolist()))
+    without = task.without_shifts.scored if isinstance(task, Task) else ""
+    return PoolFacts(meaning, len(catalog), splits, tuple(train.tolist()), without)
 
 
 def _matched(spec: Spec, sources: dict[str, Pool]) -> tuple[Spec, list[str]]:
@@ -175,17 +216,26 @@ def _matched(spec: Spec, sources: dict[str, Pool]) -> tuple[Spec, list[str]]:
         varies = len({repr(mixture.classes) for mixture in mixtures}) > 1
         return spec, ["not matched: numbers of classes and images, before the data is there"] if varies else []
     try:
-        filled, lines = match(mixtures, lambda mixture: drawable(mixture, sources)[1])
+        filled, lines = match(
+            mixtures, lambda mixture: drawable(mixture, sources)[1], lambda mixture: selected_by(mixture, sources)
+        )
     except UserError as error:
         raise UserError(*(Problem(location_of(spec, problem), str(problem)) for problem in error.problems)) from None
-    levels = (Level(mixture, level.axes) for mixture, level in zip(filled, spec.pretrains, strict=True))
+    levels = (replace(level, section=mixture) for mixture, level in zip(filled, spec.pretrains, strict=True))
     return replace(spec, pretrains=tuple(levels)), lines
 
 
-def _details(mixture: Pretrain, sources: dict[str, Pool]) -> MixtureDetails:
+def _details(mixture: Pretrain, sources: dict[str, Pool], tasks: dict[str, Pool]) -> MixtureDetails:
     checked, catalogs = drawable(mixture, sources)
-    held = offers(checked, catalogs, dict.fromkeys(catalogs), [])
+    columns = selected_by(checked, sources)
+    held = offers(checked, catalogs, dict.fromkeys(catalogs), [], columns)
+    meanings: dict[str, Any] = {key: hash_of(sorted(read_map(file).items())) for key, file in mixture.tables.items()}
+    if checked.select is not None:  # by its values, wherever they are
+        rule = checked.select.model_dump(mode="json", exclude={"table"}, exclude_defaults=True)
+        meanings["select"] = {**rule, "values": {name: column.digest for name, column in columns.items()}}
+    if checked.dedupe is not None:
+        meanings["dedupe"] = meaning_of(checked.dedupe, list(tasks.values()))
     return MixtureDetails(
-        {key: hash_of(sorted(read_map(file).items())) for key, file in mixture.tables.items()},
+        meanings,
         {name: int(offer.supply[offer.allowed].sum()) for name, offer in held.items()},
     )

@@ -10,12 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ray_robust.data.pool import SPLITS, Pool, Task
+from ray_robust.data.pool import Pool, Task
 from ray_robust.plan.plan import Plan, Trial
-from ray_robust.prepare.estimate import decoding_seconds, estimate, time_unknown, unknown_trainings
+from ray_robust.prepare.devices import Device, DeviceHours, on_device
+from ray_robust.prepare.estimate import (
+    dearest,
+    decoding_seconds,
+    estimate,
+    hours_and_price,
+    time_unknown,
+    unknown_trainings,
+)
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
-from ray_robust.prepare.work import OpenWork, PilotWork, open_work
+from ray_robust.prepare.work import ALL_DECIDED, OpenWork, Undecided, open_work
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources, Spec
@@ -38,13 +46,15 @@ def print_plan(
     left: Remaining | None = None,
     folder: str = "",
     timing: bool = False,
-    pilot: PilotWork | None = None,
+    undecided: Undecided = ALL_DECIDED,
+    device: Device | None = None,
 ) -> None:
     """Print what --plan shows: every trial and mixture, images, time, disk and power.
 
     left    what the run `folder` lacks of the plan, None where ids are provisional
     timing  whether a few steps may be timed where the time would not be known
-    pilot   what is open until the pilot of the baseline has chosen
+    undecided  what the plan cannot count yet
+    device  the card whose hours are told, in place of the time on this machine
     """
     from ray_robust.prepare import (
         power as planning,  # late: scipy's functions take a moment, and a run needs none of them
@@ -68,17 +78,30 @@ def print_plan(
               f"{sum(one.finetuned for one in work):,} in fine-tuning, {sum(one.evaluated for one in work):,} in "
               f"evaluation")  # fmt: skip
     jobs = decode_jobs(sweep, Plan(tuple(t for t in plan if not t.draws or t.id in subsets)), subsets)
-    if work:
+    pilot, later = undecided.pilot, undecided.later
+    most = [*(work if pilot is None else dearest(work, pilot)), *later]
+    if work and device is not None:
+        _print_hours(out, on_device(device, work, spec.resources, most), spec.resources)
+    elif work:
         note = _time_steps(out, work, spec.resources) if timing else ""
-        time_needed = estimate(work, spec.resources, decoding_seconds(jobs), pilot)
+        time_needed = estimate(work, spec.resources, decoding_seconds(jobs), pilot, later)
         out.print(f"time  {time_needed.text()}{note}", soft_wrap=True)
-    decoded = sum((len(pool.catalog) if rows is None else len(rows)) * size * size * 3 for _, pool, size, rows in jobs)
-    out.print(f"disk  about {decoded / 1e6:,.0f} MB of decoded images, besides checkpoints and results")
+        if cost := time_needed.cost(spec.resources.price):
+            out.print(f"cost  {cost}", soft_wrap=True)
+    stored = sum(form.bytes_of(len(pool.catalog) if rows is None else len(rows)) for _, pool, form, rows in jobs)
+    kind = "decoded images" if all(form.side is None for _, _, form, _ in jobs) else "images, stored compact"
+    out.print(f"disk  about {stored / 1e6:,.0f} MB of {kind}, besides checkpoints and results")
     unmade = {(pool.name, len(pool.unmade(rows))) for _, pool, _, rows in jobs if rows is not None}
     for name, count in sorted((name, count) for name, count in unmade if count):
         out.print(f"make  {count:,} images of {escape(name)}, which are kept; the time for it is not counted above")
     if power := planning.line(planning.design_in(sweep)):
         out.print(f"power {power}", markup=False, soft_wrap=True)
+
+
+def _print_hours(out: Console, on: DeviceHours, resources: Resources) -> None:
+    """Print what the work takes on a card."""
+    hours = hours_and_price(on.hours, on.most, f"{on.device.name}-hours", resources.price)
+    out.print(f"cost  about {hours}: {on.source}", soft_wrap=True)
 
 
 def print_missing(out: Console, left: Remaining) -> None:
@@ -159,7 +182,11 @@ def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:
             table.add_row(*row)
     if shown:
         out.print(table, markup=False)
-    for note in sweep.notes:
+    notes = (
+        f"select {part['source']}: {part['select']}: {part['select_note']}" for _, part in parts if "select" in part
+    )
+    copies = (f"dedupe {part['source']}: {part['dedupe_note']}" for _, part in parts if "dedupe_note" in part)
+    for note in (*dict.fromkeys(notes), *dict.fromkeys(copies), *sweep.notes):
         out.print(note, markup=False, soft_wrap=True)
 
 
@@ -168,7 +195,7 @@ def print_outline(out: Console, task: Pool) -> None:
     lines = task.outline() if isinstance(task, Task) else ()
     if not lines:
         return
-    counts = (f"{split} {len(task.catalog.rows(split)):,}" for split in SPLITS)
+    counts = (f"{part} {len(task.catalog.rows(part)):,}" for part in task.catalog.parts)
     out.print(f"task {task.name}: {', '.join(counts)}", markup=False, soft_wrap=True)
     for line in lines[:SHOWN_IN_A_PLAN]:
         out.print(f"  {line}", markup=False, soft_wrap=True)

@@ -20,8 +20,8 @@ from analysis.predict.design import Design, design_of
 from analysis.predict.power import MOST_SEEDS, SEEDS, Power, kinds, power, seeds_for
 from analysis.predict.spread import Spread, published
 from ray_robust.errors import DONE, Arguments, Problem, UserError
+from ray_robust.files.storage import Storage
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
-from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.text import safe_csv
 from ray_robust.text.console import console as default_console
@@ -42,14 +42,17 @@ EXPLAINED = (
 def main(argv: Sequence[str]) -> int:
     """Print which effects the spec's design could detect; return the exit code. Raise UserError."""
     args = _parser().parse_args(argv)
+    if (args.spec is None) == (args.named is None):
+        raise UserError("which sweep is planned? wanted: power SPEC.yaml, or --spec SPEC.yaml, once")
+    spec = args.spec or args.named
     seeds = _seeds(args.seeds)
     if args.margin is not None and not (args.margin > 0 and math.isfinite(args.margin)):
         raise UserError(f"--margin: {args.margin:g} is not a positive number of percentage points")
-    design = design_in(open_sweep(load_spec(args.spec, tuple(args.set)), plan_only=True), args.margin)
+    design = design_in(open_sweep(load_spec(spec, tuple(args.set)), plan_only=True), args.margin)
     if not design.groups:
-        raise UserError(Problem(args.spec, "plans no group beside the baseline: there is no contrast"))
+        raise UserError(Problem(spec, "plans no group beside the baseline: there is no contrast"))
     if not design.baseline:
-        raise UserError(Problem(args.spec, "plans no trial of a baseline: there is no line, hence no ER"))
+        raise UserError(Problem(spec, "plans no trial of a baseline: there is no line, hence no ER"))
     spread = published(design)
     if args.run is not None:
         from analysis.predict import variances
@@ -57,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         spread = variances.of_run(args.run)
     show(design, spread, seeds)
     if args.out:
-        RunFolder(args.out).write("power.csv", table(design, spread, seeds))
+        Storage(args.out).write("power.csv", table(design, spread, seeds))
     return DONE
 
 
@@ -88,16 +91,20 @@ def line(design: Design, spread: Spread | None = None) -> str:
         return ""
     if not rows:
         return "one trial a group: no difference between groups can be established; more seeds are needed"
-    detectable = [f"{row.kind} from {row.detectable:.1f} points of ER" for row in rows]
+    claimed = [f"{row.kind} from {row.after_holm:.1f} points of ER" for row in rows]
     provable = min(row.provable for row in rows)
     if assumed.df:
         basis = f"ER varies by {math.sqrt(assumed.of_trial(design.finetunings)):.1f} points between {assumed.by}"
     else:
         basis = f"Assumed: ER varies by {assumed.trials:.1f} points between seeds"
     more = "" if assumed.df else f"; python -m analysis {COMMAND} takes that from an earlier run"
+    if design.test_groups and not assumed.test_groups:
+        counts = ", ".join(f"{count} {name}" for name, count in design.test_groups.items())
+        more += f". That is for these test groups alone ({counts}): intervals that hold for others, too, are wider"
     return (
-        f"in four sweeps of five it would find {', '.join(detectable)} on; it could prove no effect within "
-        f"{provable:.1f} at best (margin {design.margin:g}). {basis}{more}"
+        f"in four sweeps of five it would find {', '.join(claimed)} on, after Holm's correction, as the report claims "
+        f"it; one contrast alone could prove no effect within {provable:.1f} at best (margin {design.margin:g}). "
+        f"{basis}{more}"
     )
 
 
@@ -210,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Arguments(
         f"python -m analysis {COMMAND}", description="Which effects a sweep could detect, before it is run."
     )
-    parser.add_argument("--spec", required=True, metavar="SPEC.yaml", help="the sweep that is planned")
+    what = "the sweep that is planned: a file, or a built-in one by name"
+    parser.add_argument("spec", metavar="SPEC.yaml", nargs="?", help=what)
+    parser.add_argument("--spec", dest="named", metavar="SPEC.yaml", help="the same")
     parser.add_argument("--from", dest="run", metavar="RUN_DIR", help="an earlier run whose variances hold "
                         "(default: published figures)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one value of the spec")

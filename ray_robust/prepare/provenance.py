@@ -10,20 +10,27 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ray_robust import __version__
 from ray_robust.data.pool import Pool
+from ray_robust.plan.plan import Plan
+from ray_robust.prepare.estimate import rate_key
+from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.work import OpenWork
 from ray_robust.redact import redact
 from ray_robust.run import throughput
+from ray_robust.run.declared import declare
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
 
+PLAN_EVERY = 5.0  # seconds between two writings of a plan that grows
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pandas", "statsmodels", "wilds")
 
 
@@ -51,7 +58,7 @@ def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resou
         if folder.finished() is None:  # nor one whose files have changed since
             continue
         rows = {row["finetune"]: row for row in folder.rows()}
-        key = throughput.key_of(trial.model.name, trial.model.image_size, resources.gpus_per_worker)
+        key = rate_key(trial.model, resources.gpus_per_worker)
         for stage in one.stages:
             row = rows.get(stage.name, next(iter(rows.values()), {}))
             seconds = row.get("seconds_pretrain" if stage.name == "pretrain" else "seconds_finetune") or 0.0
@@ -120,3 +127,26 @@ def _commit() -> str | None:
         else:
             return answer.stdout.strip()
     return os.environ.get("RAY_ROBUST_COMMIT")
+
+
+def write_plan(sweep: Sweep, run: RunFolder) -> None:
+    """Write spec.yaml, with versions, the command and the keys as the user wrote them; what it declares of the
+    analysis; and plan.csv."""
+    declare(run, yaml.safe_load(sweep.spec.resolved), time.time())  # before spec.yaml, which it compares with
+    made = {**versions(), "command": sweep.command, "written": sweep.spec.written}
+    text = sweep.spec.resolved + yaml.safe_dump({"provenance": made}, sort_keys=False, allow_unicode=True, width=1000)
+    run.write("spec.yaml", text)
+    run.write_plan(sweep.plan.rows())
+
+
+def plan_writer(run: RunFolder) -> Callable[[Plan], None]:
+    """Return a function that keeps plan.csv up with a search that grows, though not at every trial."""
+    last = time.monotonic()
+
+    def write(plan: Plan) -> None:
+        nonlocal last
+        if time.monotonic() - last > PLAN_EVERY:
+            run.write_plan(plan.rows())
+            last = time.monotonic()
+
+    return write

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ray_robust.plan.plan import Plan, Trial
@@ -66,6 +66,18 @@ class PilotWork:
 
     trainings: frozenset[tuple[str, str]]
     most: tuple[OpenWork, ...]
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """What a plan cannot count yet: until the pilot of the baseline has chosen, and what a second stage of seeds may
+    add, until it is planned."""
+
+    pilot: PilotWork | None = None
+    later: Sequence[OpenWork] = ()
+
+
+ALL_DECIDED = Undecided()
 
 
 def remaining_of(run: RunFolder, plan: Plan, done: Collection[str]) -> Remaining:

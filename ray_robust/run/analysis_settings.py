@@ -1,4 +1,4 @@
-"""What a study decides before any score is seen, with its defaults: baseline, scale, margin of no effect, floor of R^2.
+"""What a study decides before any score is seen, with its defaults: baseline, scale, margin, floor of R^2, look.
 
 The spec declares these keys (`spec.sections`), the plan names the baseline, and the status command and the analysis
 read them back from a run folder's spec.yaml with `settings_of`: all of them take the defaults from here.
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ScaleName = Literal["probit", "logit", "linear"]
+LookName = Literal["mean", "last", "id_val"]
+MEAN, LAST, ID_VAL = "mean", "last", "id_val"
+# an evaluation along fine-tuning is a look: what each choice among a fine-tuning's looks is called
+LOOKS = {MEAN: "the mean of all looks", LAST: "the last look", ID_VAL: "the look chosen by id_val"}
 BASELINE = "scratch"  # the group that is fine-tuned without any pre-training
 LEAST_IMAGES, LEAST_PER_CLASS = 16, 2  # of a fine-tuning set from which anything is learned
 
@@ -28,12 +32,14 @@ class AnalysisSettings:
     scale     the axis that lines are fitted on (`analysis.scales`)
     margin    percentage points of ER that count as no effect
     min_r2    the R^2 of the baseline's line under which no ER is given
+    look      which evaluations of a fine-tuning ER is of: a key of `LOOKS`
     """
 
     baseline: str = BASELINE
     scale: ScaleName = "probit"
     margin: float = 2.0
     min_r2: float = 0.8
+    look: LookName = "mean"
 
 
 DEFAULTS = AnalysisSettings()
@@ -47,6 +53,6 @@ def settings_of(spec: Mapping[str, Any]) -> AnalysisSettings:
     """
     baseline = spec.get("baseline", DEFAULTS.baseline)
     section = spec.get("analysis") or {}
-    chosen = {key: section[key] for key in ("scale", "margin", "min_r2") if section.get(key) is not None}
+    chosen = {key: section[key] for key in ("scale", "margin", "min_r2", "look") if section.get(key) is not None}
     name = baseline.get("name", DEFAULTS.baseline) if isinstance(baseline, dict) else baseline
     return AnalysisSettings(str(name), **chosen)

@@ -17,6 +17,7 @@ import pandas as pd
 from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checkpoint_paths import FINAL, SHARED_WEIGHTS, SUFFIX, is_finished, shared_weights, weights_of
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.trial_folder import key_of
 from ray_robust.text.names import count_noun
 
 UNTRAINED = ("", BASELINE, "weights")  # values of `pretrain_method` of trials that pre-train nothing here
@@ -127,13 +128,13 @@ def _missing_of(run: RunFolder, trial: TrialWork, weights: Collection[str]) -> M
     lacking = tuple(name for name in trial.finetunings if not folder.has_finetuning(name))
     begun = len(lacking) < len(trial.finetunings)
     # a trial that only has to gather its rows reads its weights all the same
-    pretraining = trial.pretrains and _key(trial.trial) not in weights
+    pretraining = trial.pretrains and key_of(trial.trial) not in weights
     return Missing(trial.trial, lacking, len(trial.finetunings), pretraining, trial.pretrains, pretraining and begun)
 
 
 def _weights_there(run: RunFolder, trials: Iterable[str]) -> set[str]:
     """The keys, of these trials, whose shared weights are finished; on remote storage one request lists all."""
-    keys = {_key(name) for name in trials}
+    keys = {key_of(name) for name in trials}
     if not keys:
         return set()
     if run.storage.remote:
@@ -141,10 +142,6 @@ def _weights_there(run: RunFolder, trials: Iterable[str]) -> set[str]:
         return {key for key in keys if f"{SHARED_WEIGHTS}/{key}/{FINAL}{SUFFIX}" in listed}
     shared = shared_weights(run.storage)
     return {key for key in keys if is_finished(weights_of(shared, key))}
-
-
-def _key(trial: str) -> str:
-    return trial.rpartition("-")[2]
 
 
 def _pretraining(one: Missing) -> str:

@@ -16,8 +16,8 @@ import pandas as pd
 from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
 
 TRIAL, FINE_TUNING, EVALUATION = "trial", "fine-tuning", "evaluation"
-TYPES = {str: "text", int: "whole number", float: "number"}
-AS_A = {str: "text", int: "a whole number", float: "a number"}
+TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+AS_A = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 SCORE_SPLITS = {"id": "id_test", "ood": "ood_test"}  # score -> the split it is of
 
 
@@ -29,7 +29,7 @@ class SchemaError(ValueError):
 class Column:
     """A column of the results; a cell may be empty in every one but `trial`, `group` and `status`.
 
-    type     str, int or float
+    type     str, int, float or bool
     set_by   `TRIAL` (of the plan and the pre-training, the same in all rows of a trial), `FINE_TUNING` or `EVALUATION`
     meaning  for the documents, in Markdown
     """
@@ -44,7 +44,12 @@ _FIXED = (
     Column("trial", str, TRIAL, "the trial's id, and the name of its folder in `trials/`"),
     Column("group", str, TRIAL, "the level of what the sweep varies; that of the baseline is `scratch`"),
     Column("status", str, TRIAL, "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores"),
-    Column("model", str, TRIAL, "name in timm"),
+    Column(
+        "model",
+        str,
+        TRIAL,
+        "name in timm; of a sweep with several sizes, precisions or stores of it with that: `resnet18[image_size=64]`",
+    ),
     Column("seed", int, TRIAL, "of initial weights and the order of batches"),
     Column("subset_seed", int, TRIAL, "of the images drawn; empty without pre-training"),
     Column("num_images", int, TRIAL, "distinct pre-training images"),
@@ -84,6 +89,22 @@ _LAST = (
         "wise_alpha", float, EVALUATION,
         "weight of the fine-tuned model in a mean of its weights and the pre-trained ones (WiSE-FT); else empty",
     ),
+    Column(
+        "shift", str, EVALUATION,
+        "which test `ood` is of: `ood`, the task's own, or one of `task.shifts`; `id:NAME` is one of `task.id_sets`; "
+        "`id_val` and `ood_val` are the task's in all of them",
+    ),
+    Column(
+        "shift_classes", int, EVALUATION,
+        "classes that `id` and `ood` are over, where the shift has only some of the task's; else empty",
+    ),
+    Column("select", str, TRIAL, "which images of these classes were allowed; empty for all"),
+    Column("dedupe", str, TRIAL, "which repeated images were left out; empty for none"),
+    Column("label_noise", str, TRIAL, "share of pre-training labels that were made wrong; empty for none"),
+    Column(
+        "er_estimated", bool, EVALUATION,
+        "true where the OOD test has no labels: `ood` is empty, and the analysis estimates it; else empty",
+    ),
 )  # fmt: skip
 
 
@@ -122,14 +143,17 @@ def check(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows as a table with all columns, whole numbers as Int64 and other numbers as float64; what a row
-    lacks is empty. Raises SchemaError for a column that is not in the schema, or text where a number belongs."""
+    """Return the rows as a table with all columns, whole numbers as Int64, other numbers as float64, true and false as
+    boolean; what a row lacks is empty. Raises SchemaError for a column that is not in the schema, or text where a
+    number belongs."""
     unknown = set().union(*rows) - set(names())
     if unknown:
         raise SchemaError("; ".join(map(_unknown, sorted(unknown))))
     table = pd.DataFrame(rows, columns=list(names()))
     for column in columns():
-        if column.type is not str:
+        if column.type is bool:
+            table[column.name] = table[column.name].astype("boolean")
+        elif column.type is not str:
             try:
                 numbers = pd.to_numeric(table[column.name])
                 table[column.name] = numbers.astype("Int64" if column.type is int else "float64")
@@ -153,6 +177,6 @@ def _unknown(name: str) -> str:
 def _fits(value: Any, kind: type) -> bool:
     if value is None:
         return True
-    if kind is str or isinstance(value, bool):
-        return kind is str and isinstance(value, str)
+    if kind is str or kind is bool or isinstance(value, bool):
+        return kind in (str, bool) and isinstance(value, kind)
     return isinstance(value, int) or (kind is float and isinstance(value, float))

@@ -1,6 +1,8 @@
 """The run folder: the sweep writes it, and everyone reads it, through this module only.
 
-    spec.yaml  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  results.{csv,parquet}  report/
+    spec.yaml  declared.json  plan.csv  data.json  run.json  checksums.json  samples/  duplicates/  report/
+    results.{csv,parquet}
+    baseline.json, seeds.json, which a pilot and a first stage of seeds decided; store.json, how images are stored
     progress.json, while a sweep runs (`sweep_progress`)
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   curves/{pretrain,<id>}.json, the learning curves
@@ -28,25 +30,28 @@ import pandas as pd
 import yaml
 
 from ray_robust.errors import Damaged, Problem, UserError
-from ray_robust.files.storage import Stamp, Storage, describe_damage
-from ray_robust.redact import redact_file
+from ray_robust.files.storage import Stamp, Storage, describe_damage, encoded
 from ray_robust.run import results_schema
 from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checksums import checksum, seal, unseal
-from ray_robust.run.trial_folder import TrialFolder
+from ray_robust.run.shifts import OWN
+from ray_robust.run.trial_folder import TrialFolder, key_of
 from ray_robust.text import safe_csv
 
 __all__ = ["RunFolder", "TrialFolder"]
 
 CHECKSUMS = "checksums.json"
+DECLARED = "declared.json"  # `declared`
 TABLES = ("results.csv", "results.parquet")
-PROVED = ("spec.yaml", "plan.csv", "data.json", "run.json", *TABLES)  # whose checksums are kept there
+PROVED = ("spec.yaml", DECLARED, "plan.csv", "data.json", "run.json", *TABLES)  # that others rely on
 ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends
 MARKS = ("done", "stopped.json", "failed.json", "trial.json", "progress.json")  # of a trial, which tell its state
 Marks = tuple[Stamp | None, ...]
 ANEW = "the same command again writes it anew"
 _CHECKSUMS = threading.Lock()  # one for all run folders, so that these can be pickled
 PARTIAL = "the report does without it until a trial is run again"
+LOST = "what was declared before the scores were seen is not known any more"
+REMEDIES = {**dict.fromkeys(ANEWS, ANEW), DECLARED: LOST}
 
 
 class RunFolder:
@@ -59,11 +64,18 @@ class RunFolder:
         self._proved: dict[str, tuple[bytes, dict[str, Any] | None]] = {}
         self._stamps: dict[str, Stamp] | None = None
 
+    def require(self) -> None:
+        """Raise UserError where this is no run folder: any other has no plan and no points, as a run that has just
+        begun."""
+        if not self.exists("plan.csv") and not self.exists("spec.yaml"):
+            what = f"no run folder: it has neither spec.yaml nor plan.csv{suggestion(self)}"
+            raise UserError(Problem(self.storage.shown, what))
+
     def trial(self, name: str) -> TrialFolder:
         """Return the folder of a trial, by its id. One that an earlier spec named otherwise keeps its name."""
         if self._folders is None:
-            self._folders = {one.rpartition("-")[2]: one for one in self.storage.names("trials")}
-        folder = self.storage / f"trials/{self._folders.get(name.rpartition('-')[2], name)}"
+            self._folders = {key_of(one): one for one in self.storage.names("trials")}
+        folder = self.storage / f"trials/{self._folders.get(key_of(name), name)}"
         return TrialFolder(folder, self._proved, self._listed)
 
     def _listed(self) -> dict[str, Stamp]:
@@ -85,7 +97,8 @@ class RunFolder:
         try:
             plan = safe_csv.frame_of(data)
             finetunes = [json.loads(cell) for cell in plan["finetunes"]]
-            sound = all(isinstance(names, dict) for names in finetunes) and plan["trial"].is_unique
+            trainings = [json.loads(cell) for cell in plan.get("trainings", ())]
+            sound = all(isinstance(names, dict) for names in finetunes + trainings) and plan["trial"].is_unique
             if not sound or not {"group", "model"} <= set(plan):
                 raise ValueError
             if "cost_images" in plan:
@@ -110,13 +123,21 @@ class RunFolder:
     def data(self) -> dict[str, Any]:
         """data.json: every pool's facts, broken images and sample sheets; {} where it is not as it was written, which
         `altered` says."""
-        if self._defect("data.json", self._checksums().get("data.json")):
+        if self.defect("data.json", self.checksums().get("data.json")):
             return {}
         data = self.storage.recall_json("data.json") or {}
         for key in ("pools", "duplicates"):
             if key in data:
                 data[key] = [entry for entry in data[key] or () if isinstance(entry, dict)]
         return data
+
+    def trainings(self) -> dict[str, str] | None:
+        """Return of every fine-tuning with further tests the id that it has without them: the same training. None where
+        the plan is of an earlier version, which did not keep it. Raises Damaged."""
+        plan = self.plan()
+        if "trainings" not in plan:
+            return None
+        return {name: training for cell in plan["trainings"] for name, training in json.loads(cell).items()}
 
     def trials(self) -> list[dict[str, Any]]:
         """trial.json of every planned trial that has one, in the plan's order."""
@@ -157,9 +178,10 @@ class RunFolder:
         """Forget what was listed: the trials of a run that goes on change. What was read of finished ones is kept."""
         self._folders = self._stamps = None
 
-    def results(self) -> pd.DataFrame:
+    def results(self, every_shift: bool = False) -> pd.DataFrame:
         """Return one row per point of every finished trial, one with empty scores per trial that failed, was stopped,
-        or is damaged; columns as in `results_schema`. Raises UserError for rows with columns of another version."""
+        or is damaged; columns as in `results_schema`. With `every_shift` a point has a row for each of its shifts,
+        beside that of the task's own OOD test. Raises UserError for rows with columns of another version."""
         rows: list[dict[str, Any]] = []
         of_trial = set(results_schema.names(results_schema.TRIAL))
         plan = self.plan().to_dict("records")
@@ -169,13 +191,14 @@ class RunFolder:
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
             if self.has_rows(name, list(wanted)):
-                # names come from the plan: another axis in the spec renames groups and tasks, not trials
-                own = {"trial": name, "status": "done"}
+                # names come from the plan: another axis in the spec renames groups, models and tasks, not trials
+                own = {"trial": name, "status": "done", "model": planned["model"]}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
-                points = [row for row in self._rows[name] if row["finetune"] in order]
+                points = [{"shift": OWN, **row} for row in self._rows[name] if row["finetune"] in order]
                 rows += [
                     {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
+                    if every_shift or row["shift"] == OWN
                 ]
             elif status := _status(folder):
                 facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
@@ -195,14 +218,14 @@ class RunFolder:
             return False
         if name not in self._rows:
             try:
-                self._rows[name] = folder.rows()
+                self._rows[name] = folder.rows(every_shift=True)
             except Damaged:
                 return False
         return True
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""
-        table = self.results()
+        table = self.results(every_shift=True)
         self.write("results.csv", safe_csv.text_of(table))
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
@@ -214,13 +237,13 @@ class RunFolder:
         return self.storage.read(name)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Any file of the run. The checksum of one that others rely on (`PROVED`, tables of duplicates) is kept beside
-        those that it had before, and first: who is killed in between leaves one of them. Of all processes the one that
-        holds the lease writes here, and its threads in turn."""
-        if name in PROVED or (name.startswith("duplicates/") and name.endswith(".csv")):
-            data = data if isinstance(data, bytes) else redact_file(name, data).encode()
-            with _CHECKSUMS:
-                checksums = self._checksums()
+        """Any file of the run. Its checksum is kept beside those that it had before, and first: who is killed in
+        between leaves one of them. Of all processes the one that holds the lease writes here, and its threads in
+        turn."""
+        data = encoded(name, data)
+        with _CHECKSUMS:
+            checksums = self.checksums()
+            if checksums.get(name, ())[-1:] != [checksum(data)]:
                 checksums[name] = [*checksums.get(name, ())[-2:], checksum(data)]
                 self.storage.write(CHECKSUMS, seal(checksums))
         self.storage.write(name, data)
@@ -235,23 +258,25 @@ class RunFolder:
     def altered(self) -> list[str]:
         """Return a line for each of the run's own files that is not as it was written, with what mends it."""
         return [
-            str(self.storage.damaged(name, what, ANEW if name in ANEWS else PARTIAL).problems[0])
+            str(self.storage.damaged(name, what, REMEDIES.get(name, PARTIAL)).problems[0])
             for name, what in self._changed().items()
         ]
 
-    def _checksums(self) -> dict[str, list[str]]:
+    def checksums(self) -> dict[str, list[str]]:
+        """Return the checksums that each of the run's own files may have, by name; {} where they cannot be read."""
         value, sealed = unseal(self.storage.recall(CHECKSUMS) or b"")
         return value if sealed and value is not None else {}
 
     def _changed(self) -> dict[str, str]:
-        """Return what is wrong with the files whose checksums are kept, by name."""
-        changed, checksums = {}, self._checksums()
+        """Return what is wrong with the files that others rely on, by name: `PROVED` and the tables of duplicates."""
+        changed, checksums = {}, self.checksums()
         if not checksums and self.storage.exists(CHECKSUMS):
             changed[CHECKSUMS] = "is damaged"
-        defects = {name: self._defect(name, checksums.get(name)) for name in dict.fromkeys((*PROVED, *checksums))}
+        names = dict.fromkeys((*PROVED, *(name for name in checksums if name.endswith(".csv"))))
+        defects = {name: self.defect(name, checksums.get(name)) for name in names}
         return changed | {name: what for name, what in defects.items() if what}
 
-    def _defect(self, name: str, checksums: list[str] | None) -> str:
+    def defect(self, name: str, checksums: list[str] | None) -> str:
         """Return what is wrong with a file that should have one of these checksums (None: any), "" where nothing is."""
         data = self.storage.recall(name)
         if data is None:
@@ -280,10 +305,10 @@ def _group(group: str, row: dict[str, Any]) -> str:
 
 
 def suggestion(run: RunFolder) -> str:
-    """Return the run beside a folder that is not there, or in `runs/`, that was probably meant."""
-    path = run.storage.local()
-    if path is None:
-        return ""
+    """Return the run beside a folder that is not there, or in `runs/`, that was probably meant; in an object store
+    whether its bucket is there."""
+    if run.storage.remote:
+        return run.storage.without_bucket()
     shown = Path(run.storage.shown)
     beside = {
         file.parent.name: str(file.parent)

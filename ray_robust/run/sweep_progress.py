@@ -32,6 +32,10 @@ class SweepProgress:
     total: int
     left: float | None
 
+    def is_recent(self, now: float) -> bool:
+        """Return whether it still holds."""
+        return abs(now - self.time) < RECENT
+
     def left_at(self, now: float) -> float | None:
         """Return the seconds to go at a later time, 0 at least."""
         return None if self.left is None else max(0.0, self.left - max(0.0, now - self.time))
@@ -49,13 +53,19 @@ def forget_progress(folder: Storage) -> None:
         folder.delete(FILE)
 
 
-def read_progress(folder: Storage, now: float) -> SweepProgress | None:
-    """Return what the driver of a run folder last said; None where none has within `RECENT` before `now`."""
+def last_progress(folder: Storage) -> SweepProgress | None:
+    """Return what the driver of a run folder last said, however long ago: one that was killed has left it."""
     kept = folder.recall_json(FILE) or {}
     time, total, left = kept.get("time"), kept.get("total"), kept.get("left")
     if not _is_number(time) or not isinstance(total, int) or not (left is None or _is_number(left)):
         return None
-    return SweepProgress(time, total, left) if abs(now - time) < RECENT else None
+    return SweepProgress(time, total, left)
+
+
+def read_progress(folder: Storage, now: float) -> SweepProgress | None:
+    """Return the same, None where it was not within `RECENT` before `now`."""
+    last = last_progress(folder)
+    return last if last is not None and last.is_recent(now) else None
 
 
 def _is_number(value: object) -> TypeGuard[float]:

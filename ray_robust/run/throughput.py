@@ -28,9 +28,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RAY_ROBUST_CACHE") or f"{base}/ray_robust").expanduser()
 
 
-def key_of(model: str, image_size: int, gpus: float) -> str:
-    """Return the name under which a rate is kept."""
-    return f"{model}-{image_size}px-{'gpu' if gpus else 'cpu'}"
+def key_of(model: str, image_size: int, gpus: float, stored: int | None = None) -> str:
+    """Return the name under which a rate is kept; `stored`: the side of JPEGs that each image is cut from."""
+    store = "" if stored is None else f"-jpeg{stored}"
+    return f"{model}-{image_size}px{store}-{'gpu' if gpus else 'cpu'}"
 
 
 def measured_rate(key: str) -> float | None:

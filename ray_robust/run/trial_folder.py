@@ -17,13 +17,20 @@ from ray_robust.errors import Damaged
 from ray_robust.files.storage import Stamp, Storage, describe_damage
 from ray_robust.redact import redacted
 from ray_robust.run import checkpoint_paths, results_schema
-from ray_robust.run.checksums import Entry, checksum, defect, seal, unseal
+from ray_robust.run.checksums import CHECKSUM, Entry, checksum, defect, seal, unseal
 from ray_robust.run.learning_curve import LearningCurve
+from ray_robust.run.shifts import OWN
 
 ALTERED = "was altered: its checksum is another"
 RERUN = "the same command again runs what is missing of this trial"
+RECORDS = ("log.txt", "progress.json", "attempts.json", "parts.json")  # of how a trial ran
 PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "time")
 ATTEMPT = {"time", "kind", "reason", "counts"}
+
+
+def key_of(trial: str) -> str:
+    """Return what a trial means, the hash at the end of its id: another name of its sweep does not change it."""
+    return trial.rpartition("-")[2]
 
 
 class TrialFolder:
@@ -171,14 +178,18 @@ class TrialFolder:
 
     def failure(self) -> dict[str, Any] | None:
         """Return why the trial failed the last time it ran ({"reason", "log"}), or None."""
-        failure = self.storage.recall_json("failed.json")
+        failure = self._without_seal("failed.json")
         if failure is None and not self.storage.exists("failed.json"):
             return None
         why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
         return failure if failure and isinstance(failure.get("reason"), str) else why
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of a finished trial. Raises Damaged where they are not those that it left."""
+    def rows(self, every_shift: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of a finished trial: those of the task's own OOD test, or of every shift. Raises Damaged
+        where they are not those that it left."""
+        return [row for row in self._rows() if every_shift or row.get("shift", OWN) == OWN]
+
+    def _rows(self) -> list[dict[str, Any]]:
         for _ in range(2):  # it may have been run again since, also between two of these lines
             data = self.storage.read("rows.jsonl")
             proved = self._proved.get(self.storage.address)
@@ -204,7 +215,8 @@ class TrialFolder:
         for name in names:  # each proves itself and holds the entries of its predictions, which are not read again
             stored, _ = unseal(self.storage.recall(name) or b"")
             files |= (stored or {}).get("files", {})
-        self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files}))
+        records = self._entries(*RECORDS)  # nothing rests on these: no trial is run again for them
+        self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files, "records": records}))
         for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
             self.storage.delete(name)
 
@@ -244,7 +256,7 @@ class TrialFolder:
         except results_schema.SchemaError:  # of another version, which `RunFolder.results` reports
             return False
         self._proved.pop(self.storage.address, None)
-        self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files")})
+        self.finish(rows, {key: value for key, value in done.items() if key not in ("finetunings", "files", "records")})
         return True
 
     def begin(self) -> str:
@@ -269,19 +281,24 @@ class TrialFolder:
             "log": (self.storage / "log.txt").shown,
             "quarantined": quarantined,
         }
-        self.storage.write_json("failed.json", failure)
+        self.storage.write("failed.json", seal(redacted(failure)))
 
     def stopped(self) -> dict[str, Any] | None:
         """Return why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun
         "milestone", "value", "cutoff", "images_seen", "seconds"}), or None."""
-        return self.storage.recall_json("stopped.json")
+        return self._without_seal("stopped.json")
 
     def stop(self, reason: str, facts: dict[str, Any]) -> None:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
-        self.storage.write_json("stopped.json", stop)
+        self.storage.write("stopped.json", seal(redacted(stop)))
         for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
             self.storage.delete(name)
+
+    def _without_seal(self, name: str) -> dict[str, Any] | None:
+        """Return sealed JSON as it is read, whole or not: `integrity` compares it with its checksum."""
+        value = self.storage.recall_json(name)
+        return value and {key: one for key, one in value.items() if key != CHECKSUM}
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the trial's failed attempts in order: {"time" in seconds since the epoch, "host", "kind", "reason",

@@ -21,6 +21,14 @@ def builtin_sweeps() -> dict[str, Path]:
     return {}
 
 
+def builtin_file(path: str) -> Path | None:
+    """Return the file that a built-in sweep names by its place in a checkout (`sweeps/paper/superclasses.csv`), where
+    it lies here; None for any other path."""
+    if not path.startswith("sweeps/"):
+        return None
+    return next((file for folder in FOLDERS if (file := folder.parent / path).is_file()), None)
+
+
 def is_name(text: str) -> bool:
     """Return whether a text can be a built-in sweep's name and is no file here."""
     return NAME.fullmatch(text) is not None and not Path(text).exists()

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
+from ray_robust.spec.builtin import builtin_file
+
 CLASSES = (
     "must be all, a list of class names, {under: NAME}, {nearest: K, to: NAME}, {farthest: K, to: NAME} or a .csv file"
 )
@@ -157,8 +159,11 @@ def parse_weights(raw: Any) -> Any:
 
 
 def absolute(path: str) -> str:
-    """Return a path that a user wrote, absolute: `~` and $VARIABLES expanded, relative to the working directory."""
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+    """Return a path that a user wrote, absolute: `~` and $VARIABLES expanded, relative to the working directory, or
+    where there is none the file of the built-in sweeps."""
+    here = os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+    own = None if os.path.exists(here) else builtin_file(path)
+    return here if own is None else str(own)
 
 
 def _stem(path: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ray_robust.errors import did_you_mean
+from ray_robust.spec.image_selection import text_of
 from ray_robust.spec.mixture_axes import MIXTURE_AXES, MixtureGrid
 from ray_robust.spec.search_space import distribution_of
 from ray_robust.spec.section import MOST_TRIALS
@@ -24,6 +25,7 @@ from ray_robust.spec.values import parse_number, short_repr
 
 POINTS = ("pretrain", "points")  # the axis of combinations that are no product
 SOURCES = ("pretrain", "sources")  # may vary as a whole in more ways than a grid
+WITHIN = ("select", "dedupe", "label_noise")  # of pretrain: what varies in one is called by both keys, `select.top`
 
 Report = Callable[[tuple, str], None]  # (path in the file, what is wrong)
 
@@ -183,17 +185,31 @@ def _grid(path: tuple, values: Any, origin: tuple, report: Report) -> tuple[Axis
         report(origin, f"{dotted(origin)}.grid: {problem}")
         return ()
     key = _name(path)
+    texts = [_text(path[0], key, value) for value in values]
+    if len(set(texts)) < len(values):  # two that read the same: by columns of two tables called alike
+        texts = [format_value(value) for value in values]
 
-    def names(value: Any) -> tuple[tuple[str, str], ...]:
+    def names(value: Any, text: str) -> tuple[tuple[str, str], ...]:
         if len(path) == 1 and isinstance(value, dict):  # the section itself varies: named by its keys
-            return tuple((str(k), format_value(v)) for k, v in value.items())
-        return ((key, format_value(value)),)
+            return tuple((str(k), _text(path[0], k, v)) for k, v in value.items())
+        return ((key, text),)
 
-    return tuple(AxisValue(value, names(value), (*origin, "grid", i)) for i, value in enumerate(values))
+    return tuple(
+        AxisValue(value, names(value, text), (*origin, "grid", i))
+        for i, (value, text) in enumerate(zip(values, texts, strict=True))
+    )
+
+
+def _text(section: str, key: Any, value: Any) -> str:
+    """Return a level as text: a mapping that says which images in the words of the results, any other value as it is
+    written."""
+    return (text_of(key, value) if section == "pretrain" else None) or format_value(value)
 
 
 def _name(path: tuple) -> str:
     """Return what an axis is called in tables."""
+    if path[:1] == ("pretrain",) and path[2:] and path[1] in WITHIN:
+        return ".".join(map(str, path[1:]))
     return ".".join(map(str, path[2:])) if path[:2] == SOURCES and path[2:] else str(path[-1])
 
 
@@ -300,7 +316,7 @@ def _points(points: Any, varying: set[tuple], report: Report) -> tuple[AxisValue
             if ("pretrain", name) in varying:
                 report((*POINTS, i, name), f"pretrain.points: {name} is also a grid; vary it in one place")
     return tuple(
-        AxisValue(point, tuple((str(k), format_value(v)) for k, v in point.items()), (*POINTS, i))
+        AxisValue(point, tuple((str(k), _text("pretrain", k, v)) for k, v in point.items()), (*POINTS, i))
         for i, point in enumerate(points)
     )
 

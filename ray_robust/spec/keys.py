@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 from ray_robust import registry
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.spec.mixture_axes import MIXTURE_AXES
-from ray_robust.spec.run_sections import Analysis, Baseline, OtherKeys, Resources
+from ray_robust.spec.pool_sections import TaskSection
+from ray_robust.spec.run_sections import Analysis, Baseline, OtherKeys, Resources, Seeds
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.section import Section
-from ray_robust.spec.sections import Finetune, ModelSection, Pretrain, TaskSection
+from ray_robust.spec.sections import Finetune, ModelSection, Pretrain
 from ray_robust.spec.values import types_in
 
 SECTIONS: dict[str, type[Section]] = {
@@ -30,6 +31,7 @@ SECTIONS: dict[str, type[Section]] = {
     "resources": Resources,
     "analysis": Analysis,
 }
+MODELS: dict[str, type[Section]] = {**SECTIONS, "seeds": Seeds}  # what may be written as a section
 TOP = (*SECTIONS, *OtherKeys.model_fields)  # the keys at the top of a file
 FEW = 6  # keys of a section that the message for a misplaced one lists
 NEAR = 0.7  # how near a key must be to one of its own section, to be perhaps misspelt though it belongs elsewhere
@@ -58,7 +60,7 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def parents(tree: Mapping[str, Any]) -> Iterator[Parent]:
     """Yield every place of a spec; `tree` is one as it was written, whose task and sources add their own keys."""
     yield Parent("", TOP, OtherKeys)
-    for name, model in SECTIONS.items():
+    for name, model in MODELS.items():
         yield from _below(name, model)
     yield Parent("pretrain", ("points",))
     axes = {key: None for axis in MIXTURE_AXES.values() for key in keys_of(axis) if key != "grid"}

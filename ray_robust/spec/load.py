@@ -9,16 +9,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.run.analysis_settings import DEFAULTS
+from ray_robust.run.seed_plan import SeedRule
 from ray_robust.spec.builtin import builtin_sweeps, is_name
 from ray_robust.spec.grid import axes_in, is_drawn
 from ray_robust.spec.keys import SECTIONS, TOP, keys_of, unknown_key
+from ray_robust.spec.pool_sections import PoolSection, SourceSection, TaskSection
 from ray_robust.spec.python_values import document_of
 from ray_robust.spec.resolved import resolved_yaml
 from ray_robust.spec.run_sections import Analysis, Baseline, Resources
@@ -26,7 +28,7 @@ from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS, Search
 from ray_robust.spec.search_space import NO_SPACE, Space
 from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Section
 from ray_robust.spec.section_parser import DRAWN, NOTHING, VARYING, Level, SectionParser, mapping
-from ray_robust.spec.sections import Finetune, ModelSection, PoolSection, Pretrain, SourceSection, TaskSection
+from ray_robust.spec.sections import Finetune, ModelSection, Pretrain
 from ray_robust.spec.space_parser import parse_space, representative_levels
 from ray_robust.spec.training import Training
 from ray_robust.spec.validation_messages import dotted
@@ -43,6 +45,8 @@ class Spec:
     space     what a search draws; empty for a grid. Its `pretrains` then stand for all that can be drawn, so that
               sources and tables are known; `at` returns those of one draw
     excluded  how many mixtures of the grid do not meet `search.where`
+    stages    how more seeds follow those of the first stage, `seeds`; None where they are fixed
+    seeds_of  by group, how many seeds it has in both stages, once that is planned
     """
 
     name: str
@@ -62,6 +66,13 @@ class Spec:
     document: Document
     space: Space = NO_SPACE
     excluded: int = 0
+    stages: SeedRule | None = None
+    seeds_of: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The keys as the user wrote them."""
+        return {key: part for key, part in self.document.tree.items() if key != "provenance"}
 
     def at(self, values: Mapping[str, Any]) -> Spec:
         """Return the sweep with the drawn values in place of their distributions; see `Space.draw`.
@@ -109,13 +120,16 @@ def _file(text: str) -> Path:
         named = builtin_sweeps()
         if text in named:
             return named[text]
-        if near := did_you_mean(text, named):
+        if not Path(text).parent.is_dir() or "/" not in text:
+            near = did_you_mean(text, named) or f"; there are {', '.join(sorted(named))}"
             raise UserError(Problem(text, f"no such file or built-in sweep{near}"))
     return Path(text)
 
 
 class _SpecParser(SectionParser):
     """Makes a Spec of a document. Each step reports what it finds wrong; `parse` raises all of it."""
+
+    stages: SeedRule | None = None
 
     def parse(self) -> Spec:
         raw = self._known_keys()
@@ -127,7 +141,8 @@ class _SpecParser(SectionParser):
         if fixed["baseline"] is not None:
             baseline_finetunes = self._baseline_finetunes(raw, fixed["baseline"])
             self._check_baseline(raw, fixed["baseline"], search, levels.get("pretrain", ()))
-        question = self._question(raw)
+            self._check_stages(raw, fixed["baseline"], search, levels.get("pretrain", ()))
+        question, planned = self._question(raw), raw["seeds"] if self.stages else list(seeds)
         self._check_size(search, levels, seeds)
         for key in DRAWN:
             self._check_unused(key, raw.get(key), [level.section for level in levels.get(key, ())])
@@ -142,12 +157,13 @@ class _SpecParser(SectionParser):
             finetunes=levels["finetune"],
             baseline_finetunes=baseline_finetunes,
             seeds=seeds,
+            stages=self.stages,
             baseline=fixed["baseline"],
             search=search,
             resources=fixed["resources"],
             analysis=fixed["analysis"],
             track=track,
-            resolved=resolved_yaml(raw, levels, fixed, {"question": question, "seeds": seeds, "track": track}),
+            resolved=resolved_yaml(raw, levels, fixed, {"question": question, "seeds": planned, "track": track}),
             document=self.document,
             space=space,
             excluded=self.excluded,
@@ -188,6 +204,8 @@ class _SpecParser(SectionParser):
         fixed = {key: self.fixed(key, raw.get(key, {})) for key in SECTIONS if key not in (*VARYING, "search")}
         if space.dimensions:
             levels["pretrain"] = (*levels["pretrain"], *representative_levels(self, raw, space))
+        elif "pretrain" in levels and not search.draws:  # a draw does not know what the others are called
+            levels["pretrain"] = _named_by_files(levels["pretrain"])
         if self.excluded and not levels.get("pretrain") and not self.problems:
             self.report(("search", "where"), f"search.where: none of the {self.excluded:,} mixtures meets it")
         return levels, {**fixed, "search": search}
@@ -230,6 +248,26 @@ class _SpecParser(SectionParser):
             what = "baseline.stop_if_no_line: name none leaves no line to wait for"
             self.report(("baseline", "stop_if_no_line"), what)
 
+    def _check_stages(
+        self, raw: Mapping[str, Any], baseline: Baseline, search: Search, pretrains: tuple[Level, ...]
+    ) -> None:
+        """Report seeds in two stages that this sweep cannot have."""
+        rule = self.stages
+        if rule is None:
+            return
+        if search.draws:
+            what = "a search gives every draw the same seeds; write how many, e.g. seeds: 3"
+            self.report(("seeds",), f"seeds.first: {what}")
+        elif baseline.name == "none" or raw.get("pretrain") == NOTHING:
+            what = "baseline: none leaves no line" if baseline.name == "none" else "pretrain: none leaves no group"
+            self.report(
+                ("seeds", "until"), f"seeds.until: is of effective robustness, and {what}; write how many seeds"
+            )
+        names = list(dict.fromkeys(["scratch", baseline.name, *(level.label for level in pretrains if level.label)]))
+        for name in rule.of if isinstance(rule.of, tuple) else ():
+            if pretrains and all(level.label for level in pretrains) and name not in names:
+                self.report(("seeds", "of"), f"seeds.of: {name!r} is no group{did_you_mean(name, names)}")
+
     def _check_spread(self, raw: Mapping[str, Any], baseline: Baseline) -> None:
         """Report what a baseline whose fine-tunings a pilot chooses cannot have."""
         if baseline.name != "scratch":
@@ -270,7 +308,11 @@ class _SpecParser(SectionParser):
                 self.report((key, name), f"{key}.{name}: {what}")
 
     def _seeds(self, raw: Any) -> tuple[int, ...]:
-        """Return the seeds: 1 to N where the file gives a number, else those of its list."""
+        """Return the seeds: 1 to N where the file gives a number, else those of its list; of two stages the first's."""
+        if isinstance(raw, dict):
+            section = self.section("seeds", raw, ("seeds",))
+            self.stages = section and section.rule
+            return tuple(range(1, self.stages.first + 1)) if self.stages else ()
         value = parse_number(raw) if isinstance(raw, str) else raw
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TRIALS:
             return tuple(range(1, value + 1))
@@ -306,3 +348,14 @@ def _long_baseline(raw: Any) -> Any:
 __all__ = ["Analysis", "Baseline", "Finetune", "Level", "ModelSection", "PoolSection", "Pretrain", "Resources",
            "Search", "Section", "SourceSection", "Spec", "TaskSection", "Training", "load_spec",
            "parse_number"]  # fmt: skip
+
+
+def _named_by_files(levels: tuple[Level[Pretrain], ...]) -> tuple[Level[Pretrain], ...]:
+    """Return levels in whose labels weights that are a file or folder go by its name, without the folders above it;
+    where two are called alike, by their paths as they are written."""
+    written = {value for level in levels for key, value in level.axes if key == "weights"}
+    paths = [value for value in written if PurePosixPath(value).is_absolute() or value.startswith(("~", "$", "."))]
+    files = {value: PurePosixPath(value).name for value in paths}
+    if len({files.get(value, value) for value in written}) < len(written):
+        return levels
+    return tuple(replace(level, files=files) for level in levels)

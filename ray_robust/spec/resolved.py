@@ -35,7 +35,7 @@ def resolved_yaml(
         section = levels[key][0].section if key in levels else fixed[key]
         tree[key] = _plain(key, section)
         _restore_axes(key, tree[key], mapping(raw.get(key)), [level.section for level in levels.get(key, ())])
-    tree["seeds"] = list(other_keys["seeds"])
+    tree["seeds"] = other_keys["seeds"]
     tree["track"] = list(other_keys["track"])
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
@@ -51,6 +51,8 @@ def _restore_axes(key: str, plain: dict, written: dict, sections: list[Any]) -> 
         if path == (key,):  # the section as a whole varies
             plain.clear()
             plain |= axis
+        elif len(path) > 2 and path[1] not in plain:  # the first level has nothing of this key
+            plain[path[1]] = written[path[1]]
         else:
             put({key: plain}, path, axis)
     if key == "pretrain" and "points" in written:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_robust.registry import LOGS
-from ray_robust.run.analysis_settings import DEFAULTS, ScaleName
+from ray_robust.run.analysis_settings import DEFAULTS, LookName, ScaleName
+from ray_robust.run.seed_plan import GROUPS, TREND, SeedRule
 from ray_robust.spec.section import LARGEST_SEED, MOST_TRIALS, Contradiction, Section
-from ray_robust.spec.values import Fraction, Positive, Rate, parse_size
+from ray_robust.spec.values import Fraction, Positive, Rate, parse_number, parse_size, short_repr
+
+MOST_SEEDS = 200  # of a group in two stages: more is a wish that another design fulfils
 
 
 class Baseline(Section):
@@ -70,7 +74,7 @@ class Resources(Section):
     )
     finetunings_at_once: Positive = Field(
         default=1,
-        description="fine-tunings interleaved in one process, over one copy of the images",
+        description="fine-tunings interleaved in one process, over one copy of the images; experimental on a GPU",
         examples=["finetunings_at_once: 3"],
     )
     heartbeat: Positive = Field(
@@ -82,6 +86,14 @@ class Resources(Section):
         default=None,
         description="bytes that shared pre-trained weights may take; the least used are deleted first",
         examples=["disk: 20G"],
+    )
+    price: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="of an hour of a GPU, in any currency (without `gpus_per_worker`: of this machine); `--plan` tells "
+        "the cost with it",
+        examples=["price: 2.5"],
     )
 
     @model_validator(mode="before")
@@ -136,15 +148,73 @@ class Analysis(Section):
         description="the R^2 of the baseline's line below which no ER is given",
         examples=["min_r2: 0.7"],
     )
+    look: LookName = Field(
+        default=DEFAULTS.look,
+        description="which evaluations of a fine-tuning ER is of: the mean of all, the last, or the one with the "
+        "highest id_val; the report has all three",
+        examples=["look: last"],
+    )
+
+
+class Seeds(Section):
+    """Seeds in two stages: after the first one, by its scatter, more for the groups whose answer needs them."""
+
+    first: Annotated[int, Field(ge=3, le=MOST_SEEDS)] = Field(
+        default=4, description="seeds of every group in the first stage", examples=["first: 4, until: 4.0"]
+    )
+    until: Any = Field(
+        description="how wide a 95 % interval may be, percentage points; or `{margin: true}`, until a difference is "
+        "shown, or that there is none beyond the margin",
+        examples=["until: 4.0", "until: {margin: true}"],
+        json_schema_extra={"shown": "number above 0, `{margin: true}`"},
+    )
+    most: Annotated[int, Field(ge=3, le=MOST_SEEDS)] = Field(
+        default=16, description="seeds that a group has at most", examples=["most: 12, until: 4.0"]
+    )
+    of: Any = Field(
+        default=GROUPS,
+        description="whose interval: `groups`, of each against the baseline; `trend`, of the slopes over what varies "
+        "by number; or two groups by name",
+        examples=["of: trend, until: 4.0", "of: [num_images=1000, scratch], until: 4.0"],
+        json_schema_extra={"shown": "`groups`, `trend`, list of two groups"},
+    )
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _until(cls, raw: Any) -> Any:
+        value: Any = parse_number(raw) if isinstance(raw, str) else raw
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == {"margin": True} or (number and 0 < value < math.inf):
+            return value
+        raise ValueError(f"must be a number of points above 0, or {{margin: true}}, not {short_repr(raw)}")
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _of(cls, raw: Any) -> Any:
+        pair = isinstance(raw, list | tuple) and len({str(name) for name in raw}) == 2 == len(raw)
+        if raw in (GROUPS, TREND) or (pair and all(isinstance(name, str) for name in raw)):
+            return raw if isinstance(raw, str) else tuple(raw)
+        raise ValueError(f"must be {GROUPS}, {TREND}, or a list of two different groups, not {short_repr(raw)}")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield what in this section contradicts something else in it."""
+        if self.most < self.first:
+            yield ("first", "most"), f"most: {self.most} is below first: {self.first}"
+
+    @property
+    def rule(self) -> SeedRule:
+        """The rule in the form that the analysis reads."""
+        return SeedRule(self.first, self.most, None if isinstance(self.until, dict) else float(self.until), self.of)
 
 
 class OtherKeys(Section):
     """Keys at the top of the file that are no section."""
 
-    seeds: Positive | tuple[Annotated[int, Field(ge=0, lt=LARGEST_SEED)], ...] = Field(
+    seeds: Positive | tuple[Annotated[int, Field(ge=0, lt=LARGEST_SEED)], ...] | Seeds = Field(
         default=1,
-        description="how many, or which ones: each draws its own images and trains its own models",
-        examples=["seeds: 3", "seeds: [11, 12]"],
+        description="how many, or which ones: each draws its own images and trains its own models; or as many as the "
+        "answer needs ([prediction.md](prediction.md#seeds-where-the-answer-needs-them))",
+        examples=["seeds: 3", "seeds: [11, 12]", "seeds: {first: 4, until: 4.0, most: 16}"],
     )
     track: str | tuple[str, ...] = Field(
         default=("csv",),

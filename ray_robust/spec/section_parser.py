@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,7 +18,7 @@ from ray_robust import registry
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.spec.conditions import Condition, Undefined, namespace, parse_condition
 from ray_robust.spec.grid import POINTS, SOURCES, axes_in, combinations, without
-from ray_robust.spec.keys import SECTIONS, belongs
+from ray_robust.spec.keys import MODELS, belongs
 from ray_robust.spec.section import Contradictions, Section
 from ray_robust.spec.sections import Pretrain, SourceSection
 from ray_robust.spec.validation_messages import (
@@ -43,19 +43,24 @@ NOTHING = "none"  # `pretrain: none`: the baseline alone
 
 @dataclass(frozen=True)
 class Level(Generic[S]):
-    """One combination of a section's axes. `axes` maps a key to its value there, both as text, in the file's order."""
+    """One combination of a section's axes.
+
+    axes   maps a key to its value there, both as text as it was written, in the file's order
+    files  the name of every value that is a path, by the value: what tables call it
+    """
 
     section: S
     axes: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """`num_images=16000`, joined by commas; "" when the section has no axis."""
-        return ", ".join(f"{key}={value}" for key, value in self.axes)
+        return ", ".join(f"{key}={self.files.get(value, value)}" for key, value in self.axes)
 
     @property
     def short(self) -> str:
-        """The values alone: `16000`."""
+        """The values alone: `16000`; part of a trial's id."""
         return "-".join(value for _, value in self.axes)
 
 
@@ -183,9 +188,9 @@ class SectionParser:
         elif key == "model":
             self.model_name(raw.get("name"), origin_of((*path, "name"), origins))
         try:
-            return SECTIONS[key].model_validate(raw)
+            return MODELS[key].model_validate(raw)
         except ValidationError as error:
-            self.report_errors(SECTIONS[key], error, path, origins, broken)
+            self.report_errors(MODELS[key], error, path, origins, broken)
             self._report_contradictions(key, raw, error, path, origins, broken)
             return None
 
@@ -198,9 +203,9 @@ class SectionParser:
         if not wrong:
             return
         try:
-            SECTIONS[key].model_validate({name: value for name, value in raw.items() if name not in wrong})
+            MODELS[key].model_validate({name: value for name, value in raw.items() if name not in wrong})
         except ValidationError as further:
-            fields = SECTIONS[key].model_fields  # a misspelt key is what it is near to
+            fields = MODELS[key].model_fields  # a misspelt key is what it is near to
             wrong |= {one for name in wrong - set(fields) for one in difflib.get_close_matches(name, fields, n=1)}
             wrong |= {part[len(path)] for part in broken if len(part) > len(path)}
             if POINTS in broken:

@@ -15,52 +15,23 @@ from pydantic_core import PydanticCustomError
 from ray_robust.errors import did_you_mean
 from ray_robust.registry import METHODS
 from ray_robust.spec.class_selection import ClassSelection, parse_classes, parse_granularity, parse_weights
+from ray_robust.spec.image_selection import (
+    Deduplication,
+    ImageSelection,
+    LabelNoise,
+    parse_dedupe,
+    parse_label_noise,
+    parse_select,
+)
+from ray_robust.spec.pool_sections import SourceSection
 from ray_robust.spec.section import LARGEST_SEED, Contradiction, Section
+from ray_robust.spec.store import Store, parse_store
 from ray_robust.spec.training import LabelSmoothing, LearningRate, Training, WeightDecay
 from ray_robust.spec.values import Fraction, Positive, Rate, short_repr
 
 LARGEST_SIZE = 2048  # px of an image: a square of 12 MB
-EPOCHS, MIN_IMAGES_SEEN = (
-    10,
-    64_000,
-)  # of a pre-training of which no length is given; `bench.recipes` measured that it learns
-
-
-class PoolSection(Section):
-    """A source or a task by name."""
-
-    kind: str = Field(
-        description="the registered source, where the name is your own; else the name says it",
-        examples=["mine: {kind: species, images_per_class: 64}"],
-        json_schema_extra={"default": "the name"},
-    )
-    options: Any = Field(json_schema_extra={"written": False})  # validated by its class
-
-
-class TaskSection(PoolSection):
-    """What models are fine-tuned and tested on. Its other keys are those of the task, listed below."""
-
-    name: str = Field(
-        description="a task of the README's table, or, with `kind`, a name of your own", examples=["name: camera-traps"]
-    )
-    kind: str = Field(
-        description="the registered task, where the name is your own; else the name says it",
-        examples=["name: cameras, kind: camera-traps"],
-        json_schema_extra={"default": "the name"},
-    )
-
-
-class SourceSection(PoolSection):
-    """One source of the mixture, `NAME: weight` or `NAME: {weight: ..., ...}`. Its other keys are those of the source,
-    listed below."""
-
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="its share of the images, relative to the other weights; 0 leaves the source out",
-        examples=["species: {weight: 0.5}, fractals: 0.5"],
-    )
+# of a pre-training of which no length is given; `bench.recipes` measured that it learns
+EPOCHS, MIN_IMAGES_SEEN = 10, 64_000
 
 
 class ModelSection(Section):
@@ -72,22 +43,35 @@ class ModelSection(Section):
         examples=["name: resnet18", "name: {grid: [resnet18, vit_tiny_patch16_224]}"],
     )
     image_size: int = Field(
-        default=32,
-        ge=8,
-        le=LARGEST_SIZE,
-        description="width and height of the images, in pixels",
-        examples=["image_size: 64"],
+        default=32, ge=8, le=LARGEST_SIZE, description="width and height of the images, px", examples=["image_size: 64"]
     )
     precision: Literal["auto", "bf16", "float32"] = Field(
         default="auto",
         description="of training; `auto`: bf16 where the processor or GPU computes in it",
         examples=["precision: float32"],
     )
-    compile: bool | Literal["auto"] = Field(
+    compile: bool | Literal["auto", "graphs"] = Field(
         default="auto",
-        description="whether torch.compile is used; `auto`: in long trainings, where it was measured to be faster",
+        description="whether torch.compile is used; `auto`: in long trainings, where it was measured to be faster; "
+        "`graphs`: as CUDA graphs besides, experimental",
         examples=["compile: false"],
     )
+    store: Store | None = Field(
+        default=None,
+        description="how images are stored for it: `raw`, `compact` or a mapping; `auto`: raw where there is room",
+        examples=["store: raw", "store: {size: 288, quality: 95}"],
+        json_schema_extra={"shown": "`auto`, `raw`, `compact` or mapping"},
+    )
+    _store = field_validator("store", mode="before")(parse_store)
+
+    @property
+    def stored_side(self) -> int | None:
+        """The short side of stored images in px; None: squares."""
+        return None if self.store is None else self.store.side(self.image_size)
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield what in this section contradicts something else in it."""
+        yield from () if self.store is None else self.store.contradicts(self.image_size)
 
 
 class Pretrain(Training):
@@ -124,6 +108,25 @@ class Pretrain(Training):
         "column `class`; not given: all",
         examples=["classes: {under: order1}", "classes: [species1, species2]"],
         json_schema_extra={"shown": "`all`, list of text, mapping, or a .csv file"},
+    )
+    select: ImageSelection | None = Field(
+        default=None,
+        description="which images of these classes, by a column of what is known of them ([which images]"
+        "(mixture.md#which-images)); not given, or `all`: all",
+        examples=["select: {column: clip_score, top: 0.3}", "select: {grid: [all, {column: width, at_least: 200}]}"],
+        json_schema_extra={"shown": "`all` or mapping"},
+    )
+    dedupe: Deduplication | None = Field(
+        default=None,
+        description="which images are left out since they are there more than once; not given, or `none`: none",
+        examples=["dedupe: {within: true, against: task}"],
+        json_schema_extra={"shown": "`none` or mapping"},
+    )
+    label_noise: LabelNoise | None = Field(
+        default=None,
+        description="the share of training labels that are made wrong, or a mapping; never of a task",
+        examples=["label_noise: {grid: [0, 0.2, 0.4]}"],
+        json_schema_extra={"shown": "number at least 0 and below 1, or mapping"},
     )
     match: bool = Field(
         default=True,
@@ -228,6 +231,7 @@ class Pretrain(Training):
         "text_layers": ("clip",),
         "text_length": ("clip",),
         "weights": ("weights",),
+        "label_noise": ("supervised",),
     }
 
     @classmethod
@@ -253,6 +257,9 @@ class Pretrain(Training):
 
     _classes = field_validator("classes", mode="before")(parse_classes)
     _granularity = field_validator("granularity", mode="before")(parse_granularity)
+    _select = field_validator("select", mode="before")(parse_select)
+    _dedupe = field_validator("dedupe", mode="before")(parse_dedupe)
+    _label_noise = field_validator("label_noise", mode="before")(parse_label_noise)
     _weights = field_validator("weights", mode="before")(parse_weights)
 
     @property

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ray_robust import registry
 from ray_robust.errors import did_you_mean
-from ray_robust.spec.grid import SOURCES, axes_in, is_drawn
+from ray_robust.spec.grid import SOURCES, WITHIN, axes_in, is_drawn
 from ray_robust.spec.keys import SECTIONS, keys_of, unknown_key
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.search_space import DISTRIBUTIONS, Dimension, Space, dimension, distribution_of
@@ -87,7 +87,11 @@ def _dimension(parser: SectionParser, path: tuple, axis: Mapping[str, Any], sear
     elif len(path) > 2 and path[1] not in (keys := keys_of(SECTIONS[path[0]])):
         what = unknown_key(path[1], path[0], keys, parser.document.tree)
         parser.report(path[:2], f"{dotted(path[:2])}: {what}")
-    elif len(path) > 2 and not (path[:2] == SOURCES and (len(path) == 3 or path[3:] == ("weight",))):
+    elif (
+        len(path) > 2
+        and path[1] not in WITHIN
+        and not (path[:2] == SOURCES and (len(path) == 3 or path[3:] == ("weight",)))
+    ):
         parser.report(path, f"{key}: cannot be drawn; of a source only its weight can")
     else:
         field = SECTIONS[path[0]].model_fields.get(path[1]) if len(path) == 2 else None

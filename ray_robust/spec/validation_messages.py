@@ -17,6 +17,7 @@ from ray_robust.spec.section import Contradictions
 from ray_robust.spec.values import parse_number, short_repr, types_in
 
 LISTS = ("grid", "choice", "points", "lattice", "simplex", "uniform", "loguniform")  # of levels
+MAPPINGS = ("shifts", "corruptions")  # types of errors in values that are mappings by themselves
 LONGEST_LIST = 120  # characters of a list that a message repeats
 _SIGNS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -58,7 +59,10 @@ def describe_error(
         yield from ((origin, f"{key}: {what}") for _, what in error.all)
     else:
         hint = as_grid(detail.get("input"), origin) if varies and detail["type"] != "missing" else ""
-        if detail["type"] == "value_error" and not _holds_mappings(detail.get("input")):
+        right = detail["type"] in MAPPINGS or (
+            detail["type"] == "value_error" and not _holds_mappings(detail.get("input"))
+        )
+        if right:
             hint = ""  # a list or mapping is right here, and something in it is wrong
         yield origin, f"{key}: {_sentence(model, detail, loc)}{hint}"
 
@@ -121,8 +125,8 @@ def _sentence(model: type[BaseModel], detail: Any, loc: tuple) -> str:
         return f"must be a {'whole ' if kind.startswith('int_') else ''}number, not {short_repr(value)}"
     if kind == "literal_error":
         names = [name.strip().strip("'") for name in context["expected"].replace(" or ", ",").split(",")]
-        if len(detail["loc"]) > 1:  # one arm of "a number or a word": the arm for words names both
-            field = model.model_fields.get(loc[0])
+        if len(detail["loc"]) > len(loc):  # one arm of "a number or a word": the arm for words names both
+            field = _model_of(model, loc[:-1]).model_fields.get(loc[-1])
             other = "true, false" if field and bool in types_in(field.annotation) else "a whole number above 0"
             return f"must be {other} or {' or '.join(names)}, not {short_repr(value)}"
         return f"must be one of {', '.join(names)}, not {short_repr(value)}"

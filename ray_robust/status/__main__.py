@@ -20,6 +20,7 @@ from ray_robust.status.follow import INTERVAL, follow
 from ray_robust.status.progress import Status, read_status
 from ray_robust.status.tables import group_table, headline, started_table
 from ray_robust.text.console import console
+from ray_robust.text.durations import duration
 
 LEAST_INTERVAL = 0.1  # seconds between two looks
 
@@ -75,7 +76,11 @@ def show(status: Status, run: RunFolder, out: Console, now: float) -> None:
         out.print(status.er.why, markup=False, soft_wrap=True)
     for title, file in (("results", "results.csv"), ("report", "report/index.html")):
         if run.exists(file):
-            interim = "  (interim)" if title == "report" and run.exists("report/interim") else ""
+            interim = ""
+            if title == "report" and run.exists("report/interim"):
+                stamp = run.storage.stamp(file)
+                age = f", written {duration(now - stamp[1] / 1e9)} ago" if stamp is not None else ""
+                interim = f"  (interim{age})"
             out.print(f"{title:<8} {shown}/{file}{interim}", markup=False, soft_wrap=True)
     if status.command and (status.altered or set(counts) - {"done", "stopped"}):
         out.print(f"again    {status.command}", markup=False, soft_wrap=True)

@@ -15,9 +15,12 @@ from typing import Any
 from ray_robust.errors import UserError
 from ray_robust.files.storage import Stamp
 from ray_robust.run.analysis_settings import settings_of
+from ray_robust.run.interim import runs
+from ray_robust.run.lease import Driver, driver_of
 from ray_robust.run.missing import Missing, Remaining, in_all, planned_work, remaining
 from ray_robust.run.run_folder import Marks, RunFolder, suggestion
-from ray_robust.run.sweep_progress import read_progress
+from ray_robust.run.sweep_progress import RECENT, last_progress
+from ray_robust.text.durations import duration
 
 STATES = ("done", "started", "failed", "quarantined", "damaged", "stopped", "planned")
 OPEN = ("started", "planned", "damaged")  # what the same command would run
@@ -57,6 +60,7 @@ class Status:
     share_done  share of the sweep's work that is done, 0-1, by the cost in the plan
     left        seconds to go, as the sweep's driver estimates it; None when none runs, or it cannot tell yet
     total       how many trials there will be: of a search that runs more than are drawn yet
+    driver      whether a driver runs the sweep, in a sentence; "" where nothing is left to run, or it is this process
     """
 
     question: str
@@ -72,6 +76,7 @@ class Status:
     er: ErSoFar
     command: str = ""  # that continues it, "" where an earlier version ran it
     total: int = 0
+    driver: str = ""
 
 
 def read_status(run: RunFolder, now: float) -> Status:
@@ -116,12 +121,17 @@ class StatusReader:
             raise UserError(
                 f"{shown}: holds no plan.csv of a sweep; a run folder has one from the moment its trials start"
             )
+        driver, latest = driver_of(run.storage), last_progress(run.storage)  # first: a driver goes last
         trials = self._look(plan)
         states = {name: one.state for name, one in trials.items()}
         left = in_all(planned_work(plan), {name: one.missing for name, one in trials.items() if one.missing})
         started = {name: one.progress for name, one in trials.items() if one.state == "started"}
         failures = {name: one.failure for name, one in trials.items() if one.state in ("failed", "quarantined")}
-        latest, spec = read_progress(run.storage, now), self._file("spec.yaml", run.spec)
+        spec = self._file("spec.yaml", run.spec)
+        is_running = driver is not None and runs(driver, run.storage, now)
+        holds = latest is not None and is_running and latest.is_recent(now)
+        total = max(len(states), latest.total if latest is not None else 0)
+        is_open = bool(set(states.values()) & set(OPEN))
         return Status(
             question=str(spec.get("question") or ""),
             states=states,
@@ -132,10 +142,11 @@ class StatusReader:
             altered=[],
             remaining=left,
             share_done=self._share_done(plan, left, trials),
-            left=latest.left_at(now) if latest is not None and set(states.values()) & set(OPEN) else None,
+            left=latest.left_at(now) if latest is not None and is_open and holds else None,
             er=self._er_at(now, states),
             command=_command(spec),
-            total=max(len(states), latest.total if latest is not None else 0),
+            total=total,
+            driver=_of_driver(driver, is_running) if is_open or total > len(states) else "",
         )
 
     def _look(self, plan: Any) -> dict[str, _Trial]:
@@ -201,6 +212,19 @@ def _missing_shares(plan: Any, left: Remaining) -> dict[str, float]:
     return shares
 
 
+def _of_driver(driver: Driver | None, is_running: bool) -> str:
+    """Return whether a driver runs the sweep, in a sentence; "" where it is this process."""
+    if driver is None:
+        return "none runs"
+    if driver.own:
+        return ""
+    if is_running:
+        return f"{driver.name} runs it"
+    if driver.alive is None:
+        return f"{driver.name} has written nothing for {duration(RECENT)}, and was probably stopped"
+    return f"{driver.name} is gone"
+
+
 def _command(spec: Mapping[str, Any]) -> str:
     made = spec.get("provenance")
     return str(made.get("command") or "") if isinstance(made, dict) else ""
@@ -220,10 +244,13 @@ def er_so_far(run: RunFolder) -> ErSoFar:
     if coming := sum(state in OPEN for state in awaited):
         return ErSoFar(why=f"no ER yet: {coming} of {len(awaited)} trials of the baseline are to come")
     points = run.results()
+    if points["er_estimated"].fillna(False).any():
+        return ErSoFar(why="no ER yet: the OOD test has no labels, and the report estimates its scores")
     points = points.loc[points["id"].notna() & points["ood"].notna()]
     import pandas as pd  # late: most calls have no line to fit
 
     from analysis.scales import SCALES
+    from analysis.stats.looks import rows_at
     from analysis.stats.robustness import effective_robustness
     from analysis.stats.trend import fit
 
@@ -231,6 +258,7 @@ def er_so_far(run: RunFolder) -> ErSoFar:
     means: dict[tuple[str, str], float] = {}
     why = ""
     for task, rows in points.groupby(points["task"].fillna("task").astype(str), sort=False):
+        rows = rows.iloc[rows_at(rows.reset_index(drop=True), baseline, settings.look)[0]]
         x, y = (scale.of(rows[score].to_numpy(float), _examples(rows[f"{score}_images"])) for score in ("id", "ood"))
         own = (rows["group"] == baseline).to_numpy()
         line = fit(x[own], y[own])

@@ -23,17 +23,26 @@ def headline(status: Status, run: RunFolder) -> Iterator[str]:
     undrawn = f" of {status.total}" if status.total > len(status.states) else ""  # of a search, the rest is to be drawn
     left = "" if status.left is None else f", about {duration(status.left)} left"
     yield f"{len(status.states)}{undrawn} trials: {listed}; {percent(status.share_done, 0)} of the work is done{left}"
+    if status.driver:
+        yield f"driver   {status.driver}"
     if status.remaining.missing:
         yield f"to do {status.remaining.counts()}"
         yield from (f"      {line}" for line in status.remaining.lines())
 
 
-def group_table(status: Status) -> Table:
-    """Return one line per group of the sweep: its trials by state, and its mean ER where there is one."""
+def by_group(status: Status) -> dict[str, dict[str, int]]:
+    """Return how many trials of each group are in each state: the groups in their order, the states that occur."""
     counts = {group: Counter[str]() for group in status.groups.values()}
     for name, state in status.states.items():
         counts[status.groups[name]][state] += 1
     present = [state for state in STATES if any(states[state] for states in counts.values())]
+    return {group: {state: states[state] for state in present} for group, states in counts.items()}
+
+
+def group_table(status: Status) -> Table:
+    """Return one line per group of the sweep: its trials by state, and its mean ER where there is one."""
+    counts = by_group(status)
+    present = next(iter(counts.values()), {})
     table = _table(("group",), (*present, *(("ER",) if status.er.means else ())))
     for group, states in counts.items():
         er = status.er.of_group(group)

@@ -1,7 +1,9 @@
 """How a model's forward and backward passes are run: eager, compiled, or as CUDA graphs; on one rank or several.
 
-With `model.compile: auto` a training that is long enough to pay for the compiler measures the variants, once per shape,
-and continues with the fastest; any other runs eagerly. A resumed training keeps the variant that it began with.
+With `model.compile: auto` a training that is long enough to pay for the compiler measures whether that is faster, once
+per shape, and continues with the faster one; any other runs eagerly. CUDA graphs are experimental: nobody has measured
+them, so that they run only where `compile: graphs` asks for them. A resumed training keeps the variant that it began
+with.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def _compiled(network: nn.Module, **options: Any) -> Any:
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     if not folder or folder.startswith(f"{tempfile.gettempdir()}/torchinductor_"):  # torch's default is lost with /tmp
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
-    return torch.compile(network, **options)
+    # by default a second batch size is compiled for any: slower, and other bits than in a process that begins with it
+    return torch.compile(network, dynamic=False, **options)
 
 
 def _graphs(network: nn.Module) -> Callable[..., Any]:
@@ -51,6 +54,7 @@ def _graphs(network: nn.Module) -> Callable[..., Any]:
 
 VARIANTS: dict[str, Callable[[nn.Module], Any]] = {"eager": lambda network: network, "compiled": _compiled,
                                                    "graphs": _graphs}  # fmt: skip
+ASKED_FOR = {True: "compiled", "graphs": "graphs"}  # by `model.compile`; others begin eagerly
 
 
 def _distributed(model: nn.Module, context: Context) -> nn.Module:
@@ -70,9 +74,20 @@ class NetworkChoice(Callback):
         self.objective, self.stage, self.model = objective, stage, state.model
         self._plain = _distributed(state.model, stage.context)
         self._open = stage.section.compile == "auto" and state.run_as is None
-        state.run_as = state.run_as or ("compiled" if stage.section.compile is True else "eager")
+        state.run_as = self._possible(state.run_as or ASKED_FOR.get(stage.section.compile, "eager"))
         self.network = build_variant(state.run_as, self._plain)
         self._first_check: tuple[int, float] | None = None  # its step and time: the steps before it warm up
+
+    def _possible(self, name: str) -> str:
+        """The variant itself, or the next best one where it would compute nonsense."""
+        context = self.stage.context
+        # a graph owns the memory of its gradients, which neither another training nor a sum of parts may use
+        alone = context.world_size == 1 and context.finetunings_at_once == 1 and context.grad_accum_steps == 1
+        if name != "graphs" or (context.device.type == "cuda" and alone):
+            return name
+        context.log("CUDA graphs need a GPU, one worker, one fine-tuning at once and undivided batches: runs compiled, "
+                    "without them")  # fmt: skip
+        return "compiled"
 
     def on_step_end(self, state: TrainState) -> None:
         """Choose a variant at the second check step, by the time that the training has left."""
@@ -95,9 +110,6 @@ class NetworkChoice(Callback):
     def _measure(self, inputs: tuple[torch.Tensor, ...]) -> str:
         """The fastest variant, measured on copies of the model: the training itself is unchanged."""
         context, section, names = self.stage.context, self.stage.section, ["eager", "compiled"]
-        alone = context.world_size == 1 and context.finetunings_at_once == 1 and context.grad_accum_steps == 1
-        if context.device.type == "cuda" and alone:  # graphs own the memory of their gradients
-            names.append("graphs")
         batch = tuple(tensor.chunk(context.grad_accum_steps)[0] for tensor in inputs)
         shapes = " x ".join("x".join(map(str, tensor.shape)) for tensor in batch)
         weights = sum(parameter.numel() for parameter in self.model.parameters())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -107,5 +108,8 @@ class Context:
 def computes_in_bf16(device: torch.device) -> bool:
     """Return whether a CPU or GPU has bf16 arithmetic of its own (emulated bf16 is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
+    if not any(part in allowed.upper() for part in ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")):
+        return False  # the kernels may not use it, whatever the processor has
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

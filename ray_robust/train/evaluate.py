@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from ray_robust.metrics import Metric, SplitCounts, tally
 from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
-from ray_robust.train.counts import SplitCounts, tally
+from ray_robust.train.device import send
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.models import input_scale
 
@@ -22,10 +24,12 @@ BATCH = 512
 class Split:
     """Images and their labels.
 
-    labels  int64 [n]
+    labels  int64 [n], -1 of an image without one
     groups  int32 [n], None where the task has none
     rows    int64 [n], their rows in the task's catalog; None for a mixture
     aside   groups that are left out of `worst_group`
+    only    int64 [classes], ascending: no other class is predicted; None: all are
+    of      int64 [n], which of `images` these are, where they share them with another test; None: all
     """
 
     images: ImageBank
@@ -33,6 +37,24 @@ class Split:
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
     aside: tuple[int, ...] = ()
+    only: np.ndarray | None = None
+    of: np.ndarray | None = None
+
+    def restricted(self, classes: np.ndarray) -> Split:
+        """Return the images of these classes (int64, ascending), of which no other class is predicted."""
+        of = np.flatnonzero(np.isin(self.labels, classes))
+        groups, rows = (None if each is None else each[of] for each in (self.groups, self.rows))
+        return Split(self.images, self.labels[of], groups, rows, self.aside, classes, of)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are images, and their labels are known: -1 is none."""
+        return bool(len(self.labels) and (self.labels >= 0).all())
+
+    def score(self, metric: Metric, classes: np.ndarray) -> float | None:
+        """Return the score of the predicted `classes` [n]; None where it does not exist."""
+        score = metric.score(self.tally(classes)) if self.labelled else math.nan
+        return None if math.isnan(score) else score
 
     def tally(self, classes: np.ndarray) -> SplitCounts:
         """Return the counts from which every score of the predicted `classes` [n] is computed."""
@@ -46,44 +68,88 @@ class Predictions:
     classes: np.ndarray
     confidence: np.ndarray
 
+    def take(self, positions: np.ndarray) -> Predictions:
+        """Return those of some of the images, int64 [m]."""
+        return Predictions(self.classes[positions], self.confidence[positions])
 
-@torch.inference_mode()
+
+ClassSets = Sequence[np.ndarray | None]  # int64 [classes] each, ascending; None for all classes
+EVERY_CLASS: ClassSets = (None,)
+
+
 def predict(
     model: nn.Module, images: ImageBank, section: ModelSection, context: Context, only: torch.Tensor | None = None
 ) -> Predictions:
     """Return the most likely class of every image and its probability; `only` are int64 positions of those that are
     wanted. Leaves the model in evaluation mode."""
+    return predict_among(model, images, section, context, EVERY_CLASS, only)[0]
+
+
+@torch.inference_mode()
+def predict_among(
+    model: nn.Module,
+    images: ImageBank,
+    section: ModelSection,
+    context: Context,
+    class_sets: ClassSets,
+    only: torch.Tensor | None = None,
+) -> list[Predictions]:
+    """Return what `predict` does for each set of classes, among which the most likely one is chosen and probabilities
+    sum to one; the model sees each image once."""
     model.eval()
     mean, std = input_scale(model)
 
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
         return model(normalise(images.take(positions), mean, std))
 
-    return _predict_batches(scores_of, torch.arange(len(images)) if only is None else only, section, context)
+    if only is None:
+        images.decode()
+    positions = torch.arange(len(images)) if only is None else only
+    return _predict_batches(scores_of, positions, section, context, class_sets)
 
 
 @torch.inference_mode()
-def predict_from(head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context) -> Predictions:
+def predict_from(
+    head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context, class_sets: ClassSets
+) -> list[Predictions]:
     """Return the same from features of the images, float32 [n, width], by the model's linear head."""
 
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
-        return head(features[positions].to(context.device))
+        return head(send(features[positions], context.device))
 
-    return _predict_batches(scores_of, torch.arange(len(features)), section, context)
+    return _predict_batches(scores_of, torch.arange(len(features)), section, context, class_sets)
 
 
 def _predict_batches(
-    scores_of: Callable[[torch.Tensor], torch.Tensor], every: torch.Tensor, section: ModelSection, context: Context
-) -> Predictions:
-    classes, confidence = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
+    scores_of: Callable[[torch.Tensor], torch.Tensor],
+    every: torch.Tensor,
+    section: ModelSection,
+    context: Context,
+    class_sets: ClassSets,
+) -> list[Predictions]:
+    among = [None if classes is None else torch.from_numpy(classes).to(context.device) for classes in class_sets]
+    parts: list[list[Batch]] = [[(torch.empty(0, dtype=torch.int32), torch.empty(0))] for _ in among]
     size = max(1, BATCH // context.grad_accum_steps)
     for positions in every.split(size):
         context.heartbeat()
         with context.autocast(section.precision):
             scores = scores_of(positions)
-        best = scores.argmax(1, keepdim=True)
-        classes.append(best[:, 0].to(torch.int32))
-        confidence.append(scores.float().softmax(1).gather(1, best)[:, 0])
-    device = classes[-1].device
-    joined = (torch.cat([batch.to(device) for batch in batches]).cpu().numpy() for batches in (classes, confidence))
-    return Predictions(*joined)
+        for part, classes in zip(parts, among, strict=True):
+            part.append(_most_likely(scores, classes))
+    return [_joined(part) for part in parts]
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # the most likely class of each image, int32, and its probability
+
+
+def _most_likely(scores: torch.Tensor, classes: torch.Tensor | None) -> Batch:
+    scores = scores if classes is None else scores[:, classes]
+    best = scores.argmax(1, keepdim=True)
+    confidence = scores.float().softmax(1).gather(1, best)[:, 0]
+    return (best[:, 0] if classes is None else classes[best[:, 0]]).to(torch.int32), confidence
+
+
+def _joined(batches: list[Batch]) -> Predictions:
+    device = batches[-1][0].device
+    return Predictions(*(torch.cat([part.to(device) for part in parts]).cpu().numpy()
+                         for parts in zip(*batches, strict=True)))  # fmt: skip

@@ -20,7 +20,6 @@ from torch import nn
 from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.metrics import METRICS
-from ray_robust.plan.plan import TEST_SPLITS
 from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.spec.sections import Finetune, ModelSection
@@ -28,7 +27,8 @@ from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress
 from ray_robust.train.curve import PREFIX
-from ray_robust.train.evaluate import Predictions, Split, predict, predict_from
+from ray_robust.train.device import send
+from ray_robust.train.evaluate import ClassSets, Predictions, Split, predict_among, predict_from
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import FeatureCache
 from ray_robust.train.images import ImageBank
@@ -58,7 +58,7 @@ SplitPredictions = dict[str, Predictions]  # by test split
 
 @dataclass(frozen=True, eq=False)
 class Finetuned:
-    """The predictions of every evaluation, in order, for the four test splits."""
+    """The predictions of every evaluation, in order, for every test."""
 
     predictions: dict[EvalPoint, SplitPredictions]
     seconds: float
@@ -68,7 +68,7 @@ class Finetuned:
 class FinetuneJob:
     """One fine-tuning.
 
-    splits    `train` and the four test splits
+    splits    `train`, the four test splits, and the tests of further shifts
     key       names every random draw
     metric    the score that progress reports give
     features  shared by fine-tunings that start from the same weights
@@ -84,6 +84,11 @@ class FinetuneJob:
     checkpoints: Storage | None = None
     features: FeatureCache = field(default_factory=FeatureCache)
 
+    @property
+    def tests(self) -> list[str]:
+        """The splits that are predicted: all but `train`."""
+        return [name for name in self.splits if name != "train"]
+
     def seed(self, stage: str) -> int:
         """Return the seed of a stage."""
         return seed_of(stage, self.key)
@@ -97,7 +102,7 @@ class FinetuneJob:
 
 @Stepwise
 def finetune(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
-    """Fine-tune `model` in place, predicting all test splits every `evaluate_every` epochs and at the end.
+    """Fine-tune `model` in place, predicting all tests every `evaluate_every` epochs and at the end.
 
     Raises TrainingFailed when the loss is not finite or the model has no linear head to probe, Preempted when
     `context.preemption` gives a reason.
@@ -107,15 +112,15 @@ def finetune(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
 
 
 def _full(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
-    evaluator = Evaluator(job, lambda images: predict(model, images, job.section, job.context))
+    evaluator = Evaluator(job, lambda images, among: predict_among(model, images, job.section, job.context, among))
     seconds = yield from _train_all(model, job, evaluator)
     return Finetuned(evaluator.predictions(), seconds)
 
 
 def _linear(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
-    def predict_images(images: ImageBank) -> Predictions:
+    def predict_images(images: ImageBank, among: ClassSets) -> list[Predictions]:
         features = job.features.of(model, images, job.section, job.context)
-        return predict_from(_head(model), features, job.section, job.context)
+        return predict_from(_head(model), features, job.section, job.context, among)
 
     evaluator = Evaluator(job, predict_images)
     stage = job.stage("finetune", job.settings, _reporting_one_epoch(job.context, job.settings.epochs))
@@ -127,7 +132,7 @@ def _lp_ft(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
     alphas = job.settings.wise_ft
     seconds = yield from _probe(model, job)
     start = {name: value.clone() for name, value in model.state_dict().items()} if alphas else {}
-    evaluator = Evaluator(job, lambda images: predict(model, images, job.section, job.context))
+    evaluator = Evaluator(job, lambda images, among: predict_among(model, images, job.section, job.context, among))
     seconds += yield from _train_all(model, job, evaluator)
     predictions = evaluator.predictions()
     for alpha in alphas:
@@ -149,13 +154,13 @@ METHODS: dict[str, Callable[[nn.Module, FinetuneJob], Steps[Finetuned]]] = {
 
 
 class Evaluator(Callback):
-    """Predicts the test splits every `evaluate_every` epochs and at the end, and reports the scores.
+    """Predicts every test at each `evaluate_every` epochs and at the end, and reports the scores.
 
     The predictions are kept in `extra_state`, a tensor per evaluation, split and field, so that a resumed training has
     those that an earlier process made.
     """
 
-    def __init__(self, job: FinetuneJob, predict_images: Callable[[ImageBank], Predictions]) -> None:
+    def __init__(self, job: FinetuneJob, predict_images: Callable[[ImageBank, ClassSets], list[Predictions]]) -> None:
         self.job, self.predict_images = job, predict_images
         self.extra_state: dict[str, torch.Tensor] = {}
         self._begun = time.monotonic()
@@ -169,15 +174,25 @@ class Evaluator(Callback):
             for part, values in vars(predicted).items():
                 self.extra_state[f"{state.epoch}/{state.step}/{name}/{part}"] = torch.from_numpy(values)
         metric, splits = METRICS[self.job.metric], self.job.splits
-        scores = [metric.score(splits[name].tally(predictions[name].classes)) for name in SCORE_SPLITS.values()]
+        scores = [splits[name].score(metric, predictions[name].classes) for name in SCORE_SPLITS.values()]
         images = state.step * state.stage.duration.batch_size
         pace = images / (time.monotonic() - self._begun)
         state.stage.context.report(Progress("finetune", state.epoch, settings.epochs, images, pace, *scores))
         state.model.train()
 
     def predict_all(self) -> SplitPredictions:
-        """Predict every test split with the model as it is now."""
-        return {name: self.predict_images(self.job.splits[name].images) for name in TEST_SPLITS}
+        """Predict every test with the model as it is now; images that several tests share are seen once."""
+        predictions: SplitPredictions = {}
+        by_images: dict[int, dict[str, Split]] = {}
+        for name in self.job.tests:
+            split = self.job.splits[name]
+            by_images.setdefault(id(split.images), {})[name] = split
+        for tests in by_images.values():
+            images = next(iter(tests.values())).images
+            each = self.predict_images(images, [split.only for split in tests.values()])
+            for (name, split), predicted in zip(tests.items(), each, strict=True):
+                predictions[name] = predicted if split.of is None else predicted.take(split.of)
+        return {name: predictions[name] for name in self.job.tests}
 
     def predictions(self) -> dict[EvalPoint, SplitPredictions]:
         """Return the predictions of all evaluations, those of earlier processes included, by epoch."""
@@ -222,8 +237,8 @@ def _train_head(model: nn.Module, job: FinetuneJob, stage: Stage, evaluator: Eva
     features = job.features.of(model, train.images, job.section, job.context).to(device)
     head, labels = _head(model), torch.from_numpy(train.labels).to(device)
 
-    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = positions.to(device)
+    def batch(positions: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = send(positions, device)
         return features[rows], labels[rows]
 
     def loss_fn(network: nn.Module, shown: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,12 @@ from torch import nn
 
 from ray_robust.data.pool import seed_of
 from ray_robust.spec.training import Training
-from ray_robust.train.augmentation import augment
+from ray_robust.train.augmentation import Views
 from ray_robust.train.callbacks import Callback, Checkpointer, LossGuard, ProgressReporter
 from ray_robust.train.checkpoints import load_state
 from ray_robust.train.compile import NetworkChoice
 from ray_robust.train.curve import CurveRecorder
+from ray_robust.train.device import send
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import ForwardBackward, Steps, Stepwise
@@ -62,9 +63,9 @@ def optimise(
     try:
         while state.step < duration.steps:
             seed_device(seed_of(stage.seed, "step", state.step, context.rank), context.device)
-            inputs = objective.batch(sampler.positions(state.step))
+            inputs = objective.batch(*sampler.batch(state.step))
             if objective.prefetch and not duration.ends_epoch(state.step + 1):
-                objective.prefetch(sampler.positions(state.step + 1))
+                objective.prefetch(*sampler.batch(state.step + 1))
             rate = learning_rate(stage.settings, state.step, duration.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -100,11 +101,11 @@ def fit(
     """Train `model` in place to predict the int64 `labels` [n] of `images`; see `optimise`."""
     settings, section, context = stage.settings, stage.section, stage.context
     mean, std = input_scale(model)
-    labels = labels.to(context.device)
+    labels, views = labels.to(context.device), Views(images, settings.augment)
 
-    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        shown = normalise(augment(images.take(positions), settings.augment), mean, std)
-        return shown, labels[positions.to(labels.device)]
+    def batch(positions: torch.Tensor, seed: int) -> tuple[torch.Tensor, ...]:
+        shown = normalise(views.take(positions, seed), mean, std)
+        return shown, labels[send(positions, labels.device)]
 
     def loss_fn(network: nn.Module, shown: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with context.autocast(section.precision):
@@ -112,7 +113,7 @@ def fit(
         return F.cross_entropy(scores.float(), targets, label_smoothing=settings.label_smoothing)
 
     stack_key = (section.name, section.precision, settings.label_smoothing)
-    objective = Objective(batch, loss_fn, stack_key=stack_key, prefetch=images.prefetch)
+    objective = Objective(batch, loss_fn, stack_key=stack_key, prefetch=views.prefetch)
     return (yield from optimise.steps(model, objective, stage, callbacks, extra_state))
 
 
@@ -122,6 +123,10 @@ class BatchSampler:
     def __init__(self, duration: Duration, seed: int, rank: int, world_size: int) -> None:
         self.duration, self.seed, self.rank, self.world_size = duration, seed, rank, world_size
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, int]:
+        """Return the positions of a step, and the seed of their crops, which are drawn a step ahead."""
+        return self.positions(step), seed_of(self.seed, "crops", step, self.rank)
 
     def positions(self, step: int) -> torch.Tensor:
         """Return the int64 positions of this rank's part of the batch of a step (counted from 0), on the CPU."""

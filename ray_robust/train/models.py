@@ -5,15 +5,20 @@ Owns the interface that every model here has: `reset_classifier`, `forward_featu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import nn
 
+from ray_robust.data.images.form import View
 from ray_robust.data.pool import seed_of
+from ray_robust.data.weights import HUB
 from ray_robust.registry import OPEN_CLIP
 from ray_robust.spec.load import ModelSection
 from ray_robust.train.exceptions import BATCH_OF_ONE, TrainingFailed
@@ -127,6 +132,32 @@ def feature_width(model: nn.Module) -> int:
     """Return the number of features that the head reads."""
     width: Any = getattr(model, "head_hidden_size", None) or model.num_features
     return int(width)
+
+
+def eval_view(section: ModelSection) -> View:
+    """Return what of an image a model is shown where nothing is random: the centre, in the proportion and by the
+    interpolation that timm's configuration says it was tested with; of an image tower of open_clip all of it."""
+    if section.name.startswith(OPEN_CLIP):
+        return View(1.0, "bicubic")
+    config = _published_config(section.name)
+    if config is None:
+        return View()
+    scaled = math.floor(section.image_size / config.crop_pct)  # px of the short side, of which the centre is cut out
+    return View(section.image_size / scaled, "bilinear" if config.interpolation == "bilinear" else "bicubic")
+
+
+def _published_config(name: str) -> PretrainedCfg | None:
+    """Return timm's configuration of a model, None where it has none; of one of the hub its own, which is kept on this
+    machine once the model was built. Raises TrainingFailed where that cannot be read."""
+    if not name.startswith(HUB):
+        return timm.get_pretrained_cfg(name)
+    try:
+        read, *_ = load_model_config_from_hf(name.partition(":")[2])
+    except Exception as error:  # each hub client has errors of its own
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingFailed(f"how {name} was evaluated cannot be read: {message}") from None
+    names = {field.name for field in fields(PretrainedCfg)}
+    return PretrainedCfg(**{key: value for key, value in read.items() if key in names and value is not None})
 
 
 def input_scale(model: nn.Module) -> tuple[list[float], list[float]]:

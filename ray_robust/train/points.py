@@ -6,47 +6,70 @@ Owns which scores a point has. Computed from predictions, labels and groups; nee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ray_robust.metrics import CONFIDENCE_SCORES, METRICS
-from ray_robust.plan.plan import TEST_SPLITS
-from ray_robust.run.results_schema import SCORE_SPLITS
-from ray_robust.train.counts import group_counts
+from ray_robust.metrics import CONFIDENCE_SCORES, METRICS, group_counts
+from ray_robust.run.shifts import OWN, shift_of, tests_of
 from ray_robust.train.evaluate import Predictions, Split
 from ray_robust.train.finetune import Finetuned
 
 
 def points(done: Finetuned, splits: Mapping[str, Split], metric: str) -> list[dict[str, Any]]:
-    """Return one dict per evaluation, in order: the contract's point columns, then every other score of both tests.
+    """Return one dict per evaluation and shift, in order: the contract's point columns, then every other score of both
+    tests. The task's own OOD test comes first, then each further shift, with the ID score over its classes.
 
     `metric` names the score that `id`, `ood`, `id_val` and `ood_val` hold. A score that does not exist is None.
     """
     return [
-        {**asdict(point), "metric": metric, **_scores(predicted, splits, metric)}
+        {**asdict(point), "metric": metric, **_scores(predicted, splits, metric, tests), **of_shift}
         for point, predicted in done.predictions.items()
+        for tests, of_shift in _shifts(splits)
     ]
 
 
-def _scores(predicted: Mapping[str, Predictions], splits: Mapping[str, Split], metric: str) -> dict[str, Any]:
-    counted = {name: splits[name].tally(predicted[name].classes) for name in TEST_SPLITS}
-    both = list(SCORE_SPLITS.items())
+def _shifts(splits: Mapping[str, Split]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Yield for each shift the tests by score, and what its rows say of it."""
+    own = tests_of(OWN, False)
+    yield own, {"shift": OWN, "shift_classes": None, "er_estimated": _estimated(splits[own["ood"]])}
+    for test in filter(shift_of, splits):
+        name, only = shift_of(test), splits[test].only
+        yield (
+            tests_of(name, only is not None),
+            {
+                "shift": name,
+                "shift_classes": None if only is None else len(only),
+                "er_estimated": _estimated(splits[test]),
+            },
+        )
+
+
+def _estimated(test: Split) -> bool | None:
+    """Whether the OOD score is left to the analysis: the images have no labels."""
+    return None if test.labelled else True
+
+
+def _scores(
+    predicted: Mapping[str, Predictions], splits: Mapping[str, Split], metric: str, tests: Mapping[str, str]
+) -> dict[str, Any]:
+    both = list(tests.items())
     scores: dict[str, float | int | None] = {
-        **{name: METRICS[metric].score(counted[name]) for name in ("id_val", "ood_val")},
-        **{side: METRICS[metric].score(counted[name]) for side, name in both},
+        **{name: splits[name].score(METRICS[metric], predicted[name].classes) for name in ("id_val", "ood_val")},
+        **{side: splits[name].score(METRICS[metric], predicted[name].classes) for side, name in both},
         **{f"{side}_groups": _groups(splits[name]) for side, name in both},
         **{f"{side}_images": len(splits[name].labels) for side, name in both},
     }
     for what, each in METRICS.items():
-        scores |= {f"{side}_{what}": each.score(counted[name]) for side, name in both}
+        scores |= {f"{side}_{what}": splits[name].score(each, predicted[name].classes) for side, name in both}
     for side, name in both:
         right = predicted[name].classes == splits[name].labels
         for what, measure in CONFIDENCE_SCORES.items():
-            scores[f"{side}_{what}"] = measure.function(right, predicted[name].confidence)
+            value = measure.function(right, predicted[name].confidence)
+            scores[f"{side}_{what}"] = value if splits[name].labelled else None
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()}
 
 
@@ -56,10 +79,11 @@ def _groups(split: Split) -> int | None:
 
 def counts(done: Finetuned, splits: Mapping[str, Split]) -> pd.DataFrame | None:
     """Return counts per evaluation, split, group and class: the columns epoch, split and those of `group_counts`, with
-    groups and classes as numbers, and wise_alpha for interpolated weights. None for a task without groups."""
-    parts = []
+    groups and classes as numbers, and wise_alpha for interpolated weights; no test without labels. None for a task
+    without groups."""
+    parts, tests = [], [name for name in splits if name != "train" and splits[name].labelled]
     for point, predicted in done.predictions.items():
-        for name in TEST_SPLITS:
+        for name in tests:
             groups = splits[name].groups
             if groups is None:
                 return None

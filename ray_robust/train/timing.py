@@ -7,10 +7,12 @@ and memory bandwidth, and one alone would promise more than both keep.
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ray_robust.spec.sections import Finetune, ModelSection, Pretrain
@@ -20,6 +22,7 @@ WARM_STEPS, MOST_STEPS = 3, 40
 SECONDS_EACH = 1.5  # for the steps of one training, and again for evaluating
 SLOW_STEP = 4.0  # seconds that a step may take; a larger batch is timed by a part of it
 CLASSES, IMAGES = 20, 512  # of the random images
+DRAWN = 32  # images of a compact store: pictures, since noise takes a JPEG's decoder far longer than any photograph
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def _train(training: TimedTraining, batch: int, device: Any, clock: _StepClock) 
     from ray_robust.train.pretrain import MixtureImages, PretrainJob
 
     context = Context(device, on_step=clock)
-    images = _random_images(training.model, max(IMAGES, 2 * batch), device)
+    images = _stored_images(training.model, max(IMAGES, 2 * batch), device)
     lasting = {"batch_size": batch, "epochs": 10**6}
     if training.pretrain is not None:
         settings = training.pretrain.model_copy(update={**lasting, "images_seen": None})
@@ -180,6 +183,29 @@ def _train(training: TimedTraining, batch: int, device: Any, clock: _StepClock) 
     own = training.finetune.model_copy(update=update)
     model = build_model(training.model, CLASSES, 0)
     finetune(model, FinetuneJob(training.model, own, splits, CLASSES, "timing", "accuracy", context))
+
+
+def _stored_images(section: ModelSection, count: int, device: Any) -> Any:
+    """Images as the store has them: decoded at random, or of a compact one JPEGs of drawn pictures."""
+    import numpy as np
+
+    from ray_robust import registry
+    from ray_robust.data.images.form import form_of
+    from ray_robust.data.images.store import ImageStore
+    from ray_robust.data.images.stored_jpegs import StoredJpegs
+    from ray_robust.train.evaluate import Split
+    from ray_robust.train.images import ImageBank
+    from ray_robust.train.models import eval_view
+
+    if section.stored_side is None:
+        return _random_images(section, count, device)
+    species = registry.find("source", "species")
+    with tempfile.TemporaryDirectory(prefix="ray_robust-") as folder:
+        store = ImageStore.open(Path(folder), species("timing", species.Options()), form_of(section))
+        store.fill(np.arange(DRAWN))
+        drawn = StoredJpegs(store, np.arange(DRAWN), eval_view(section))  # stays when the folder goes
+    bank = ImageBank([drawn] * -(-count // DRAWN), device)
+    return Split(bank, np.arange(len(bank), dtype=np.int64) % CLASSES)
 
 
 def _random_images(section: ModelSection, count: int, device: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
+from ray_robust.data.corruptions.files import corrupted
+from ray_robust.data.images.form import Form, View, form_of
 from ray_robust.data.images.store import ImageStore
+from ray_robust.data.mixtures.from_stores import draw_from
 from ray_robust.data.mixtures.index import fingerprint
-from ray_robust.data.mixtures.mixture import Subset, draw
-from ray_robust.data.opened import images_of, open_pool, open_store, usable
-from ray_robust.data.pool import SPLITS, Source, Task
+from ray_robust.data.mixtures.mixture import Subset
+from ray_robust.data.opened import Images, images_of, open_pool, open_store, usable
+from ray_robust.data.pool import Source, Task
 from ray_robust.data.tasks.training_set import training_rows
-from ray_robust.plan.plan import Trial
-from ray_robust.spec.sections import Finetune
+from ray_robust.plan.plan import Trial, pool_key
+from ray_robust.run.shifts import id_test_of, shift_of, test_of
+from ray_robust.spec.sections import Finetune, ModelSection
 from ray_robust.train.evaluate import Split
 from ray_robust.train.images import ImageBank
+from ray_robust.train.models import eval_view
 from ray_robust.train.pretrain import MixtureImages
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How images are stored for a model, and what of them it is shown where nothing is random (None: all)."""
+
+    form: Form
+    view: View | None
+
+    @classmethod
+    def to(cls, model: ModelSection) -> Shown:
+        """Return what a model is shown."""
+        return cls(form_of(model), None if model.stored_side is None else eval_view(model))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +48,7 @@ class Mixture:
 
     subset: Subset
     stores: dict[str, ImageStore]
+    view: View | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what trial.json says of it."""
@@ -55,55 +74,78 @@ class Mixture:
     def _split(self, device: torch.device, held_out: bool) -> Split:
         rows = {s.source: s.held_out_rows if held_out else s.rows for s in self.subset.shares}
         labels = [s.held_out_labels if held_out else s.labels for s in self.subset.shares]
-        arrays = [images_of(self.stores[name], own) for name, own in rows.items()]
+        arrays = [images_of(self.stores[name], own, self.view) for name, own in rows.items()]
         return Split(ImageBank(arrays, device), np.concatenate(labels))
 
 
 def draw_mixture(trial: Trial, store: Path, heartbeat: Callable[[], None]) -> Mixture:
     """Draw a trial's images; rendered sources fill this node's store first, calling `heartbeat` on the way."""
     assert trial.pretrain is not None
+    shown = Shown.to(trial.model)
     stores = {
-        name: open_store(store, open_pool("source", name, section), trial.model.image_size)
+        name: open_store(store, open_pool("source", name, section), shown.form)
         for name, section in trial.pretrain.sources.items()
     }
     for opened in stores.values():
         if not opened.pool.rendered:
             opened.fill(opened.missing(), lambda _: heartbeat())
-    catalogs = {name: opened.pool.catalog for name, opened in stores.items()}
-    masks = {name: usable(opened) for name, opened in stores.items()}
-    return Mixture(draw(trial.pretrain, catalogs, masks, trial.subset_seed), stores)
+    tasks = []
+    if trial.pretrain.dedupe is not None and trial.pretrain.dedupe.against:
+        sections = {pool_key(one.task.name, one.task): one.task for one in trial.finetunings}
+        opened_tasks = (open_pool("task", section.name, section) for section in sections.values())
+        tasks = [_filled(task, store, shown.form) for task in opened_tasks if isinstance(task, Task)]
+    pools = {name: opened.pool for name, opened in stores.items()}
+    return Mixture(draw_from(trial.pretrain, pools, stores, tasks, trial.subset_seed), stores, shown.view)
 
 
 def task_splits(
-    task: Task, settings: Finetune, seed: int, root: Path, size: int, device: torch.device
+    task: Task, settings: Finetune, seed: int, root: Path, shown: Shown, device: torch.device
 ) -> dict[str, Split]:
-    """Return all splits of a task by name; `train` has the images that a fine-tuning's settings choose."""
+    """Return all splits of a task by name, and the tests of its shifts (see `run.shifts`); `train` has the images that
+    a fine-tuning's settings choose."""
+    train, *names = task.catalog.parts
+    names += map(test_of, task.corrupted)
+    tests = {name: task_split(task, name, root, shown, device) for name in names}
+    tests |= {id_test_of(shift): tests["id_test"].restricted(only) for shift, only in task.catalog.only.items()}
     if settings.num_images is None and settings.per_class is None:
-        return {name: task_split(task, name, root, size, device) for name in SPLITS}
-    tests = {name: task_split(task, name, root, size, device) for name in SPLITS[1:]}
-    store = _filled(task, root, size)
-    return {"train": _split_of(store, training_rows(task.catalog, usable(store), settings, seed), device), **tests}
+        return {train: task_split(task, train, root, shown, device), **tests}
+    store = _filled(task, root, shown.form)
+    rows = training_rows(task.catalog, usable(store), settings, seed)
+    return {train: _split_of(store, rows, device, images_of(store, rows, shown.view)), **tests}
 
 
-@lru_cache(maxsize=2 * len(SPLITS))
-def task_split(task: Task, name: str, root: Path, size: int, device: torch.device) -> Split:
-    """Return a whole split of a task, shared by all fine-tunings of this process."""
-    store = _filled(task, root, size)
-    mask, rows = usable(store), task.catalog.rows(name)
-    return _split_of(store, rows if mask is None else rows[mask[rows]], device)
+def task_split(task: Task, name: str, root: Path, shown: Shown, device: torch.device) -> Split:
+    """Return a whole split of a task, or the test of a shift, shared by all fine-tunings of this process."""
+    kept = kept_splits(task, root, shown, device)
+    if name not in kept:
+        store, corruption = _filled(task, root, shown.form), task.corrupted.get(shift_of(name))
+        mask, rows = usable(store), task.catalog.rows(name) if corruption is None else task.corrupted_rows()
+        rows = rows if mask is None else rows[mask[rows]]
+        if corruption is None:
+            split = _split_of(store, rows, device, images_of(store, rows, shown.view))
+            kept[name] = replace(split, only=task.catalog.only.get(shift_of(name)))
+        else:
+            kept[name] = _split_of(store, rows, device, (corrupted(store, rows, *corruption, shown.view), None))
+    return kept[name]
 
 
-def _split_of(store: ImageStore, rows: np.ndarray, device: torch.device) -> Split:
+@lru_cache(maxsize=2)
+def kept_splits(task: Task, root: Path, shown: Shown, device: torch.device) -> dict[str, Split]:
+    """The splits of a task that this process has in memory, by name; of the two tasks used last."""
+    return {}
+
+
+def _split_of(store: ImageStore, rows: np.ndarray, device: torch.device, images: Images) -> Split:
+    """The split of these rows of a store."""
     task, catalog = store.pool, store.pool.catalog
     assert isinstance(task, Task)
     groups = None if catalog.group is None else catalog.group[rows]
     aside = tuple(i for i, group in enumerate(catalog.groups) if group in task.aside)
-    bank = ImageBank([images_of(store, rows)], device)
-    return Split(bank, catalog.labels[rows].astype(np.int64), groups, rows, aside)
+    return Split(ImageBank([images], device), catalog.labels[rows].astype(np.int64), groups, rows, aside)
 
 
-def _filled(task: Task, root: Path, size: int) -> ImageStore:
-    store = open_store(root, task, size)
+def _filled(task: Task, root: Path, form: Form) -> ImageStore:
+    store = open_store(root, task, form)
     if not task.rendered:
         store.fill(store.missing())
     return store

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.mixtures.mixture import Subset
-from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.pool import Pool
 from ray_robust.run.run_folder import TrialFolder
 from ray_robust.train.evaluate import Split
 from ray_robust.train.finetune import Finetuned
@@ -17,7 +17,8 @@ from ray_robust.train.points import counts
 
 
 def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageStore]) -> None:
-    """Write subset.parquet: source, name and label of every image that was drawn."""
+    """Write subset.parquet: source, name and label of every image that was drawn, and its true label where labels were
+    made wrong."""
     if folder.storage.stamp("subset.parquet") is not None:  # what is damaged is removed before
         return
     names = np.asarray(subset.classes, dtype=object)
@@ -26,6 +27,7 @@ def write_subset(folder: TrialFolder, subset: Subset, stores: dict[str, ImageSto
             "source": pd.Categorical([share.source] * len(share.rows)),
             "image": stores[share.source].pool.keys(share.rows),
             "label": pd.Categorical(names[share.labels]),
+            **({} if share.true_labels is None else {"true_label": pd.Categorical(names[share.true_labels])}),
         })
         for share in subset.shares
     ]  # fmt: skip
@@ -38,10 +40,10 @@ def write_predictions(folder: TrialFolder, name: str, done: Finetuned, splits: d
     catalog = task.catalog
     classes, groups = np.asarray(catalog.classes, dtype=object), np.asarray(catalog.groups, dtype=object)
     parts = []
-    for split in SPLITS[1:]:
+    for split in (name for name in splits if name != "train"):
         images = splits[split]
         assert images.rows is not None
-        part = {"split": split, "image": task.keys(images.rows), "label": classes[images.labels]}
+        part = {"split": split, "image": task.keys(images.rows), "label": catalog.class_names(images.labels, None)}
         if images.groups is not None:
             part["group"] = groups[images.groups]
         for point, predicted in done.predictions.items():

@@ -31,7 +31,7 @@ from ray_robust.train.models import build_model
 from ray_robust.train.points import points
 from ray_robust.train.pretrain import Pretrained, PretrainJob, pretrain
 from ray_robust.train.stack import StackedRunner
-from ray_robust.trial.datasets import Mixture, draw_mixture, task_splits
+from ray_robust.trial.datasets import Mixture, Shown, draw_mixture, task_splits
 from ray_robust.trial.oom import largest_batch
 from ray_robust.trial.outputs import write_predictions, write_subset
 from ray_robust.trial.paths import RunPaths
@@ -172,8 +172,8 @@ def _finetune(
     trial, folder, log, device = run.trial, run.folder, run.log, run.context.device
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
-    store, size = Path(run.paths.store), trial.model.image_size
-    splits = task_splits(task, finetuning.settings, trial.seed, store, size, device)
+    shown = Shown.to(trial.model)
+    splits = task_splits(task, finetuning.settings, trial.seed, Path(run.paths.store), shown, device)
     classes = len(task.catalog.classes)
     model = build_model(trial.model, initial.facts.num_labels if initial else classes, trial.seed)
     if initial is not None:
@@ -189,7 +189,7 @@ def _finetune(
         finetuning.settings,
         splits,
         classes,
-        f"{trial.key}/{finetuning.id}",
+        f"{trial.key}/{finetuning.training}",
         task.metric,
         context,
         folder.storage / checkpoint_paths.finetuning_state(finetuning.id),
@@ -203,7 +203,8 @@ def _finetune(
     folder.storage.delete(checkpoint_paths.finetuning_state(finetuning.id))
     log.stage_done(finetuning.id, finetuning.images)
     last = next(row for row in reversed(rows) if row["wise_alpha"] is None)
-    log.write(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {last['ood']:.4f}")
+    ood = "without labels" if last["ood"] is None else f"{last['ood']:.4f}"
+    log.write(f"fine-tuned {finetuning.id} in {done.seconds:.1f} s: id {last['id']:.4f}, ood {ood}")
 
 
 def _rows(
@@ -242,8 +243,8 @@ def _finish(run: TrialRun, mixture: Mixture | None, facts: dict[str, Any]) -> No
     if mixture is not None and folder.storage.stamp("subset.parquet") is None:
         write_subset(folder, mixture.subset, mixture.stores)
     rows = [row for _, own in finished for row in own or ()]
+    run.log.write("done")  # before the marker, which holds the checksum of the log
     folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-    run.log.write("done")
 
 
 def _device_name(device: torch.device) -> str:

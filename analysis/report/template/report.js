@@ -1,5 +1,21 @@
 // Draws every chart in the reader's colours, switches metric and scale, shows a point's trial, sorts tables.
 // All text that a user named enters through textContent or as data of a chart: never as markup.
+(() => { // of a page that was written while a sweep ran: how long ago, and whether it should have been written again
+  const note = document.querySelector(".interim[data-written]");
+  if (!note) return;
+  const units = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]];
+  const show = () => {
+    const seconds = Date.now() / 1000 - Number(note.dataset.written);
+    if (seconds < 0) return; // the clocks differ
+    const [size, unit] = units.find(([least]) => seconds >= 2 * least) ?? units.at(-1);
+    note.querySelector(".age").textContent = `, ${Math.round(seconds / size)} ${unit} ago`;
+    note.querySelector(".overdue").hidden = seconds <= Number(note.dataset.due);
+  };
+  show();
+  setInterval(show, 10000);
+  document.addEventListener("visibilitychange", show);
+})();
+
 (() => {
   const { tasks, charts } = JSON.parse(document.getElementById("data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");

@@ -18,8 +18,9 @@ from ray_robust.data.duplicates import phash
 from ray_robust.data.duplicates.signatures import HASHED, signatures
 from ray_robust.data.images.pack import PRESENT
 from ray_robust.data.images.store import ImageStore
-from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
+from ray_robust.run.shifts import test_of
 
 IDENTICAL, NEAR = "identical", "near-identical"
 LABELS = "another label"  # in the column `where`: the partner is in the same pool and has another label
@@ -31,6 +32,7 @@ EARLIER = {
     "id_test": ("train", "id_val", "ood_val", "ood_test"),
     "ood_test": ("train", "id_val", "ood_val", "id_test"),
 }
+OF_SHIFTS = ("train", "id_val", "id_test")  # likewise for the test of a further shift
 MOST_WITHIN = 250_000  # images of a pool, of which all near pairs are searched: a million take minutes
 REPRESENTATIVES = 4  # images of one hash that a pair is confirmed with
 PAIRS_AT_ONCE, BLOCK_BYTES = 1 << 18, 16 << 20  # pairs, and bytes of their pixels, in memory together
@@ -158,23 +160,67 @@ def within(store: ImageStore) -> Duplicates:
         table = _table("", LABELS, images, images, other_label=True, near=near)
         return Duplicates(pool, pool, table, {"": len(images)}, note)
     split = pool.catalog.split[images.rows]
-    parts = {name: images.part(split == i) for i, name in enumerate(SPLITS)}
-    tables = [_table(name, there, parts[name], parts[there]) for name, others in EARLIER.items() for there in others]
-    tables += [_table(name, LABELS, part, images, other_label=True, near=near) for name, part in parts.items()]
+    parts = {name: images.part(split == i) for i, name in enumerate(pool.catalog.parts)}
+    earlier = EARLIER | dict.fromkeys(map(test_of, pool.catalog.shifts), OF_SHIFTS)
+    tables = [_table(name, there, parts[name], parts[there]) for name, others in earlier.items() for there in others]
+    labelled = images.part(images.labels >= 0)
+    tables += [_table(name, LABELS, part, labelled, other_label=True, near=near) for name, part in parts.items()
+               if name not in pool.catalog.unlabelled]  # fmt: skip
     return Duplicates(pool, pool, _joined(tables), {name: len(part) for name, part in parts.items()}, note)
 
 
 def between(task: ImageStore, source: ImageStore) -> Duplicates:
     """Return the images of each split of a task that a source has too. Both stores must be filled, and of one size."""
-    images, others = Images.of(task), Images.of(source)
-    if getattr(task.pool.options, "fit", "") != getattr(source.pool.options, "fit", ""):
-        images, others = images.by_bytes, others.by_bytes  # one file gives other pixels
+    images, others = _comparable(task, source)
     assert task.pool.catalog.split is not None
     split, name = task.pool.catalog.split[images.rows], f"source {source.pool.name}"
-    parts = {part: images.part(split == i) for i, part in enumerate(SPLITS)}
+    parts = {part: images.part(split == i) for i, part in enumerate(task.pool.catalog.parts)}
     tables = [_table(part, name, own, others) for part, own in parts.items()]
     sizes = {part: len(own) for part, own in parts.items()}
     return Duplicates(task.pool, source.pool, _joined(tables), sizes, _too_small(task))
+
+
+def repeated(images: Images) -> np.ndarray:
+    """Return bool [n]: the images that occur before, identical or near-identical, in the order of rows. What is left
+    has no pair that this comparison sees."""
+    left = images.part(~pd.Series(images.records["content"]).duplicated().to_numpy(bool))
+    while True:
+        own = left.hash_groups
+        asked, near, bits = own.index.near(own.hashes)
+        position, other = own.members(near, REPRESENTATIVES)
+        pairs: set[tuple[int, int]] = set()
+        for image, partner, _ in _spread(own, asked[position], other, bits[position], images.store.image_bytes):
+            apart = image != partner
+            image, partner = image[apart], partner[apart]
+            if not len(image):
+                continue
+            alike = _likeness(left, image, left, partner) >= phash.LIKENESS
+            late, early = np.maximum(image, partner)[alike], np.minimum(image, partner)[alike]
+            pairs |= set(zip(late.tolist(), early.tolist(), strict=True))
+        if not pairs:
+            return ~np.isin(images.rows, left.rows)
+        again = np.zeros(len(left), bool)
+        for late, early in sorted(pairs):
+            again[late] |= not again[early]
+        left = left.part(~again)
+
+
+def occurring(source: ImageStore, task: ImageStore) -> np.ndarray:
+    """Return the rows of a source that any split of a task has too, ascending. Stores as in `between`."""
+    others, images = _comparable(task, source)
+    if not len(images) or not len(others):
+        return images.rows[:0]
+    same = _identical(images, others, False)["image"].to_numpy(np.int64)
+    near = _near(images, np.setdiff1d(np.arange(len(images)), same), others, False)["image"].to_numpy(np.int64)
+    return images.rows[np.union1d(same, near)]
+
+
+def _comparable(task: ImageStore, source: ImageStore) -> tuple[Images, Images]:
+    """Return the images of both, by their files' bytes where one file gives other pixels."""
+    images, others = Images.of(task), Images.of(source)
+    if getattr(task.pool.options, "fit", "") != getattr(source.pool.options, "fit", ""):
+        return images.by_bytes, others.by_bytes
+    return images, others
 
 
 def _too_small(store: ImageStore) -> str:
@@ -198,7 +244,8 @@ def _table(
     if near:
         rest = np.setdiff1d(np.arange(len(images)), pairs["image"].to_numpy())
         pairs = pd.concat([pairs, _near(images, rest, others, other_label)], ignore_index=True)
-    names, other_names = (np.asarray(part.store.pool.catalog.classes, object) for part in (images, others))
+    # the last name is of what has no label, -1
+    names, other_names = (np.array([*part.store.pool.catalog.called, ""], object) for part in (images, others))
     image, other = pairs["image"].to_numpy(np.int64), pairs["other"].to_numpy(np.int64)
     return pd.DataFrame(
         {

@@ -115,7 +115,8 @@ def summary(compared: Duplicates) -> str:
     clauses = []
     order = {split: i for i, split in enumerate((*TESTS, "ood_val", "id_val", "train", ""))}
     elsewhere = counts[counts["where"] != LABELS]
-    for (split, where), own in sorted(elsewhere.groupby(["split", "where"], sort=False), key=lambda g: order[g[0][0]]):
+    groups = elsewhere.groupby(["split", "where"], sort=False)
+    for (split, where), own in sorted(groups, key=lambda group: order.get(group[0][0], len(order))):
         total = int(own["images"].sum())
         be = "is" if total == 1 else "are"
         clauses.append(f"{total:,} of {compared.images[split]:,} {split} images {be} also in {where} ({_kinds(own)})")
@@ -140,7 +141,7 @@ def _pictures(
     """Yield pairs side by side, of each kind and place in turn."""
     turn = table.groupby(["split", "where", "kind"], sort=False).cumcount()
     shown = table.assign(turn=turn, test=~table["split"].isin(TESTS)).sort_values(["turn", "test"], kind="stable")
-    other = ImageStore.open(store.root, compared.among, store.size)
+    other = ImageStore.open(store.root, compared.among, store.form)
     for number, index in enumerate(shown.index[:PICTURED], 1):
         rows = compared.table.loc[index]
         pair = np.concatenate([store.take(np.array([rows["image"]])), other.take(np.array([rows["other"]]))])

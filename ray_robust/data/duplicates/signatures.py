@@ -17,7 +17,7 @@ from ray_robust.data.duplicates import phash
 from ray_robust.data.images.store import ImageStore
 from ray_robust.files.storage import Storage
 
-NAME = "signatures-1.bin"  # in the pack's folder, by slot; the number is that of the hash and of the layout
+NAME = "signatures-1"  # in the pack's folder, by slot; the number is that of the hash and of the layout
 UNKNOWN, HASHED, PLAIN = 0, 1, 2  # PLAIN: too little contrast, or too few pixels, for a perceptual hash
 RECORD = np.dtype([("content", "<u8"), ("phash", "<u8"), ("state", "u1")])
 BLOCK_BYTES = 8 << 20  # of pixels that a thread works on
@@ -27,7 +27,7 @@ def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
     """Return the records (`RECORD`) of these images, which must be present: `content` is the same for equal pixels,
     `phash` is the perceptual hash. Raises UserError for an image that is damaged on disk."""
     rows = np.asarray(rows, np.int64)
-    slots = store.mapped(rows)[1]
+    slots = store.slots(rows)
     records = _read(store, int(slots.max(initial=-1)) + 1)
     unknown = np.flatnonzero(records["state"][slots] == UNKNOWN)
     unknown = unknown[np.unique(slots[unknown], return_index=True)[1]]  # of rows that share a slot one
@@ -39,7 +39,7 @@ def signatures(store: ImageStore, rows: np.ndarray) -> np.ndarray:
             made = threads.map(lambda block: _made(store.take(block)), blocks)
             records[missing_slots] = np.concatenate(list(made))
         with contextlib.suppress(OSError):  # a store that cannot be written is read through again the next time
-            Storage(store.folder).write(NAME, records.tobytes(), durable=False)
+            Storage(store.folder).write(_name(store), records.tobytes(), durable=False)
     return records[slots]
 
 
@@ -56,5 +56,10 @@ def _read(store: ImageStore, slots: int) -> np.ndarray:
     """Return the records of that many slots, or of more."""
     stored = np.empty(0, RECORD)
     with contextlib.suppress(OSError):
-        stored = np.fromfile(store.folder / NAME, RECORD)
+        stored = np.fromfile(store.folder / _name(store), RECORD)
     return np.concatenate([stored, np.zeros(max(0, slots - len(stored)), RECORD)])
+
+
+def _name(store: ImageStore) -> str:
+    """A compact store is looked at in several sizes."""
+    return f"{NAME}.bin" if store.form.side is None else f"{NAME}-{store.size}.bin"

@@ -44,13 +44,13 @@ class Contents:
     """The digests of a listing's images, in its order: what is remembered of them, and what is learned by reading.
 
     where   the folder, zip or address that the keys are in
-    keys    per image its key
+    keys    DIGEST [n], of the images' keys
     stamps  STAMP [n], as the files were when they were listed
     """
 
-    def __init__(self, where: str, keys: Iterable[str], stamps: np.ndarray) -> None:
+    def __init__(self, where: str, keys: np.ndarray, stamps: np.ndarray) -> None:
         self.where, self.stamps = where, np.array(stamps, STAMP)
-        self.keys = digests_of(keys)
+        self.keys = keys
         self.digests = np.zeros(len(self.keys), DIGEST)
         self.unreadable: dict[int, str] = {}  # rows that were tried in vain, and why; not remembered on disk
         self.version = 0  # counts what was learned

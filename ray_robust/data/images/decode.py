@@ -1,7 +1,7 @@
-"""From the bytes of an image file to a square of uint8 RGB, or to one line with the reason why not.
+"""From the bytes of an image file to uint8 RGB, a square or whole, or to one line with the reason why not.
 
 Handles orientation, palettes, transparency, CMYK, 16-bit and float greyscale, and how an oblong becomes a square.
-Nothing but `decode_all` is called from outside, and it raises nothing.
+`decode_all` raises nothing.
 """
 
 from __future__ import annotations
@@ -61,18 +61,29 @@ def decode_all(read: Callable[[Any], bytes | None], keys: Sequence[Any], size: i
     fit   crop: centre square of the short side; squash: both sides to `size`; pad: letterbox on BACKGROUND
     """
     images = np.zeros((len(keys), size, size, 3), np.uint8)
+
+    def keep(i: int, data: bytes) -> None:
+        images[i] = decode(data, size, fit)
+
+    return Pixels(images, read_all(read, keys, keep))
+
+
+def read_all(
+    read: Callable[[Any], bytes | None], keys: Sequence[Any], keep: Callable[[int, bytes], None]
+) -> dict[int, str]:
+    """Call `keep(i, bytes)` with the file of each keys[i]; return the reasons of those that fail, by position."""
     broken: dict[int, str] = {}
     with warnings.catch_warnings():  # Pillow warns of odd EXIF, palettes and sizes; what matters becomes a reason
         warnings.simplefilter("ignore")
         for i, key in enumerate(keys):
             try:
                 if (data := read(key)) is not None:
-                    images[i] = decode(data, size, fit)
+                    keep(i, data)
             except (MemoryError, UserError):  # says something about the machine or the place, not about the image
                 raise
             except Exception as error:  # a broken file can raise anything from a decoder
                 broken[i] = reason_of(error)
-    return Pixels(images, broken)
+    return broken
 
 
 def decode(data: bytes, size: int, fit: str) -> np.ndarray:
@@ -80,6 +91,29 @@ def decode(data: bytes, size: int, fit: str) -> np.ndarray:
 
     Raises Undecodable, or whatever Pillow's decoder raises for damaged data.
     """
+    image = opened(data, size, fit)
+    # turning the small square is the same as cutting a square from the turned image, and far cheaper
+    return _upright(_square(_load(image, data), size, fit), orientation_of(image))
+
+
+def decode_whole(data: bytes, side: int) -> np.ndarray:
+    """Return one image file's bytes as uint8 [height, width, 3], upright, in RGB, the short side `side` px long; one
+    that is smaller keeps its size. Raises what `decode` does."""
+    image = opened(data, side)
+    pixels = _load(image, data)
+    wide, high = pixels.size if isinstance(pixels, Image.Image) else pixels.shape[1::-1]
+    scale = min(1.0, side / min(wide, high))
+    target = (max(1, round(wide * scale)), max(1, round(high * scale)))
+    return _upright(_resized(pixels, target, (0.0, 0.0, float(wide), float(high))), orientation_of(image))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+
+
+def opened(data: bytes, size: int, fit: str = "crop") -> Image.Image:
+    """Return an image whose pixels have yet to be decoded, at `size` px or more. Raises Undecodable."""
     if not data:
         raise Undecodable("is empty (0 bytes)")
     try:
@@ -94,10 +128,7 @@ def decode(data: bytes, size: int, fit: str) -> np.ndarray:
         scale = size * SHARP / (min(image.size) if fit != "pad" else max(image.size))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
     _check_budget(image, pixels, len(data))
-    square = _square(_load(image, data), size, fit)
-    turn = _TURNS.get(_orientation(image))
-    # turning the small square is the same as cutting a square from the turned image, and far cheaper
-    return square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))
+    return image
 
 
 def _check_budget(image: Image.Image, pixels: int, file: int) -> None:
@@ -209,15 +240,24 @@ def _resized(
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def _by_torch(pixels: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+def resized(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Return uint8 [high, wide, 3] scaled to [size, size, 3], by a filter as wide as the scale."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return _by_torch(pixels, (size, size), interpolation)
+
+
+def _by_torch(pixels: np.ndarray, target: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
     import torch
 
-    batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
-    small = torch.nn.functional.interpolate(batch, size=target[::-1], mode="bilinear", antialias=True)
+    # made a batch before the axes are turned, or torch takes one image for planar, and copies twice what it scales
+    batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(batch, size=target[::-1], mode=interpolation, antialias=True)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return how an image must be turned to be upright, by EXIF's numbers: 1 for one that is."""
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF says nothing about the pixels

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,6 +45,15 @@ TRIES = 5  # of reading a file that changes meanwhile
 Stamp = tuple[int, int, int, int]
 
 
+class Walk(NamedTuple):
+    """Keys of files, and folders, in no particular order; `links`: some lie behind links that lead to no folder, or in
+    a circle, so that what is there can change without any of the folders."""
+
+    files: list[str]
+    folders: list[str]
+    links: bool = False
+
+
 class Files(Protocol):
     """A place with image files in it."""
 
@@ -52,8 +61,8 @@ class Files(Protocol):
     def where(self) -> str:
         """The place's path, for messages."""
 
-    def walk(self) -> tuple[list[str], list[str]]:
-        """Return keys of all files, and all folders, hidden ones left out; in no particular order."""
+    def walk(self) -> Walk:
+        """Return what is there, hidden files and folders left out."""
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
         """Return STAMP [n]: what changes when a file does, from its entry alone; ABSENT where there is no file."""
@@ -72,10 +81,10 @@ class Folder:
 
     where: str
 
-    def walk(self) -> tuple[list[str], list[str]]:
+    def walk(self) -> Walk:
         files: list[str] = []
         folders: list[str] = []
-        stack, links = [""], 0
+        stack, links, loose = [""], 0, False
         while stack:
             below = stack.pop()
             try:
@@ -86,6 +95,7 @@ class Folder:
             for entry in visible:
                 if not _is_folder(entry):
                     files.append(below + entry.name)
+                    loose |= entry.is_symlink()
                     continue
                 if entry.is_symlink():
                     links += 1
@@ -93,10 +103,11 @@ class Folder:
                         what = f"links to folders lead to more than {MOST_LINKS:,} folders; remove those in a circle"
                         raise UserError(Problem(self.where, what))
                     if _circular(self.where, below, entry.path):
+                        loose = True
                         continue
                 folders.append(below + entry.name)
                 stack.append(f"{below}{entry.name}/")
-        return files, folders
+        return Walk(files, folders, loose)
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
         return np.fromiter((stamp_at(f"{self.where}/{key}") for key in keys), STAMP)
@@ -130,9 +141,9 @@ class Zip:
 
     where: str
 
-    def walk(self) -> tuple[list[str], list[str]]:
+    def walk(self) -> Walk:
         names = [n for n in self._archive().namelist() if n and not any(map(_hidden, n.rstrip("/").split("/")))]
-        return [n for n in names if n[-1] != "/"], [n[:-1] for n in names if n[-1] == "/"]
+        return Walk([n for n in names if n[-1] != "/"], [n[:-1] for n in names if n[-1] == "/"])
 
     def stamps(self, keys: Iterable[str]) -> np.ndarray:
         sizes = {

@@ -1,8 +1,8 @@
-"""Decoded images in an append-only file, each addressed by 16 bytes, with a log of their slots.
+"""Images in an append-only file, each addressed by 16 bytes, with a log of their slots.
 
-Files of one way to decode (size, fit, decoder): `pixels.u8`, an image per slot; `log.records`, of which the last record
-of an address is valid; `broken.jsonl`, why an address has no image. Pixels reach the disk before their record: a crash
-leaves images missing, never wrong. Any number of processes may read and add.
+Files of one form and fit: `pixels.u8`, an image per slot, or those of a `JpegPack`; `log.records`, of which the last
+record of an address is valid; `broken.jsonl`, why an address has no image. Images reach the disk before their record: a
+crash leaves images missing, never wrong. Any number of processes may read and add.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ray_robust.data.images.contents import halves
+from ray_robust.data.images.form import Jpeg
 from ray_robust.data.pool import DIGEST
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.disk_room import FULL, blocking_part, no_room
@@ -29,13 +31,15 @@ MISSING, PRESENT, BROKEN = 0, 1, 2  # states of an image
 LOST = 3  # of a record that cannot be true: its image is missing
 RECORD = np.dtype([("address", DIGEST), ("slot", "<i8"), ("crc", "<u4"), ("state", "<u4")])
 assert RECORD.itemsize == 32, "divides a disk's block, so that a record is written whole or not at all"
-FILES = ("pixels.u8", "log.records")
+LOG = "log.records"
 REMOVALS = 5  # of the files while one batch is written, after which the next is an error
 TAIL = 4096  # records that are looked up one by one before they are sorted in among the others, at least
 
 
 class Pack:
     """The images of `size` px below `folder`, uint8 [size, size, 3] each."""
+
+    files: ClassVar[tuple[str, ...]] = ("pixels.u8", LOG)  # the images are in the first
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
@@ -59,11 +63,11 @@ class Pack:
 
     def _create(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("meta.json", "lock", "broken.jsonl", *FILES):
+        for name in ("meta.json", "lock", "broken.jsonl", *self.files):
             self._make_room(name)
-        if not all((self.folder / name).is_file() for name in ("meta.json", *FILES)):
+        if not all((self.folder / name).is_file() for name in ("meta.json", *self.files)):
             with self._locked():
-                if not all((self.folder / name).is_file() for name in FILES):
+                if not all((self.folder / name).is_file() for name in self.files):
                     self._start_afresh()
                 draft = self.folder / f"meta.json.{os.getpid()}"
                 draft.write_text(json.dumps({**self.facts, "size": self.size}, indent=1) + "\n", "utf-8")
@@ -90,9 +94,9 @@ class Pack:
             self.forget(addresses)
 
     def _start_afresh(self) -> None:
-        """Without pixels or without the log the other is of no use: both begin again, empty. Who has read the log sees
+        """Without images or without the log the other is of no use: both begin again, empty. Who has read the log sees
         that it became shorter, or once it has grown again that meta.json is another."""
-        for name in FILES:
+        for name in self.files:
             draft = self.folder / f"{name}.{os.getpid()}"
             draft.write_bytes(b"")
             draft.replace(self.folder / name)  # a new file: what is mapped elsewhere stays as it is
@@ -139,7 +143,7 @@ class Pack:
 
     def _refresh(self) -> None:
         """Take in what any process has added to the log."""
-        path = self.folder / "log.records"
+        path = self.folder / LOG
         size, files = self._file_state()
         size -= size % RECORD.itemsize
         if size < self._read or files != self._files:  # cut, begun again, removed or moved: what is left counts
@@ -174,23 +178,29 @@ class Pack:
         """Return the bytes of the log (0 where there is none), and which files these are: whoever removes the folder,
         or leads the link that it lies behind elsewhere, puts others in their place. meta.json, written whenever they
         begin, tells by its time where a new file got an old one's inode."""
-        stats = [_stat(self.folder / name) for name in FILES]
-        size = stats[1].st_size if stats[1] else 0
+        stats = [_stat(self.folder / name) for name in self.files]
+        size = stats[-1].st_size if stats[-1] else 0
         numbers = [number for status in stats if status for number in (status.st_dev, status.st_ino)]
         meta = _stat(self.folder / "meta.json")
         return size, (*numbers, *((meta.st_ino, meta.st_mtime_ns) if meta else ()))
 
     def _possible(self, records: np.ndarray) -> np.ndarray:
-        """Return which records can be true, bool [n]: the others are damaged, or the pixels that they speak of are cut
+        """Return which records can be true, bool [n]: the others are damaged, or the images that they speak of are cut
         off."""
-        try:
-            with open(self.folder / "pixels.u8", "rb") as file:  # a mounted share asks its server only when one opens
-                slots = os.fstat(file.fileno()).st_size // self.image_bytes
-        except (FileNotFoundError, NotADirectoryError):
-            slots = 0
         present = records["state"] == PRESENT
-        there = (records["slot"] >= 0) & (records["slot"] < slots)
+        there = (records["slot"] >= 0) & (records["slot"] < self._slots())
         return np.where(present, there, records["state"] <= BROKEN)
+
+    def _slots(self) -> int:
+        """Return how many slots the files have."""
+        return self._bytes_there(self.files[0]) // self.image_bytes
+
+    def _bytes_there(self, name: str) -> int:
+        try:
+            with open(self.folder / name, "rb") as file:  # a mounted share asks its server only when one opens
+                return os.fstat(file.fileno()).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
     def _forget_all(self) -> None:
         """Read the files as if for the first time."""
@@ -203,20 +213,30 @@ class Pack:
         """Return uint8 [slots, size, size, 3], read-only, memory-mapped, with slot `most`. Raises UserError."""
         pixels = self._pixels  # not read again below: of two threads the later may have seen a shorter file
         if most >= len(pixels):
-            try:
-                with open(self.folder / "pixels.u8", "rb") as file:
-                    status = os.fstat(file.fileno())
-                    slots = status.st_size // self.image_bytes
-                    same = self._files is not None and self._files[:2] == (status.st_dev, status.st_ino)
-                    if not same or most >= slots:
-                        what = "is shorter than the log says" if same else "was replaced just now"
-                        raise UserError(Problem(str(self.folder), f"pixels.u8 {what}; {AGAIN}"))
-                    pixels = np.memmap(file, np.uint8, "r", shape=(slots, self.size, self.size, 3))
-            except OSError as error:
-                what = f"pixels.u8 cannot be read ({error.strerror or error}); {AGAIN}"
-                raise UserError(Problem(str(self.folder), what)) from None
+            data = self._mapped((most + 1) * self.image_bytes)
+            slots = len(data) // self.image_bytes
+            pixels = data[: slots * self.image_bytes].reshape(slots, self.size, self.size, 3)
             self._pixels = pixels
         return pixels
+
+    def _mapped(self, least: int) -> np.ndarray:
+        """Return the file of images, uint8, read-only, memory-mapped, of `least` bytes or more. Raises UserError."""
+        name = self.files[0]
+        try:
+            with open(self.folder / name, "rb") as file:
+                status = os.fstat(file.fileno())
+                same = self._files is not None and self._files[:2] == (status.st_dev, status.st_ino)
+                if not same or status.st_size < least:
+                    what = "is shorter than the log says" if same else "was replaced just now"
+                    raise UserError(Problem(str(self.folder), f"{name} {what}; {AGAIN}"))
+                return np.memmap(file, np.uint8, "r") if status.st_size else np.empty(0, np.uint8)
+        except OSError as error:
+            what = f"{name} cannot be read ({error.strerror or error}); {AGAIN}"
+            raise UserError(Problem(str(self.folder), what)) from None
+
+    def stored(self, slots: np.ndarray) -> np.ndarray:
+        """Return a copy of what is stored in these slots, one each. Raises UserError."""
+        return self.pixels(int(slots.max(initial=-1)))[slots]
 
     def reasons(self) -> dict[bytes, str]:
         """Return why an address is broken; the last word on each."""
@@ -257,11 +277,11 @@ class Pack:
             first[np.unique(addresses, return_index=True)[1]] = True
             todo = np.flatnonzero(first & (self.look_up(addresses)["state"] != states))
             present = todo[states[todo] == PRESENT]
-            start = self._reserve(len(present)) if len(present) else 0
+            own = images if len(present) == len(images) else images[present]  # a copy costs what writing it does
+            start, at = self._reserve(own) if len(present) else (0, 0)
             files = self._file_state()[1]
-        own = images if len(present) == len(images) else images[present]  # a copy costs what writing it does
         if len(present):
-            self._write_pixels(start, own)
+            self._write(self._joined(own), at)
         records = np.zeros(len(todo), RECORD)
         records["address"], records["state"], records["slot"] = addresses[todo], states[todo], -1
         records["slot"][states[todo] == PRESENT] = start + np.arange(len(present))
@@ -271,12 +291,12 @@ class Pack:
         )
         if not len(todo):
             return
-        with self._locked():  # the pixels are on disk: a crash before the last line leaves these missing
+        with self._locked():  # the images are on disk: a crash before the last line leaves these missing
             if len(present) and self._file_state()[1] != files:
                 raise FileNotFoundError(errno.ENOENT, "its files were replaced", str(self.folder))
             if reasons:
                 self._append("broken.jsonl", b"\n" + reasons.encode(), 1)  # apart from half a line
-            self._append("log.records", records.tobytes(), RECORD.itemsize)
+            self._append(LOG, records.tobytes(), RECORD.itemsize)
 
     def forget(self, addresses: np.ndarray) -> None:
         """Have these images decoded again: their pixels are wrong."""
@@ -284,23 +304,26 @@ class Pack:
         records["address"], records["slot"] = addresses, -1
         # without a folder there is nothing to forget
         with self.reporting(), suppress(FileNotFoundError), self._locked():
-            self._append("log.records", records.tobytes(), RECORD.itemsize)
+            self._append(LOG, records.tobytes(), RECORD.itemsize)
 
-    def _reserve(self, count: int) -> int:
-        """Return the first of `count` slots that nobody else has: at the end of the file, sparse until they are
-        written."""
-        with open(self.folder / "pixels.u8", "r+b") as file:
+    def _reserve(self, images: np.ndarray) -> tuple[int, int]:
+        """Return the first of the slots for these images, which nobody else has, and where it begins: at the end of the
+        file, sparse until they are written."""
+        with open(self.folder / self.files[0], "r+b") as file:
             slots = -(-os.fstat(file.fileno()).st_size // self.image_bytes)
-            file.truncate((slots + count) * self.image_bytes)
-        return slots
+            file.truncate((slots + len(images)) * self.image_bytes)
+        return slots, slots * self.image_bytes
 
-    def _write_pixels(self, start: int, images: np.ndarray) -> None:
-        """Write images from slot `start` on and wait until the disk has them.
+    def _joined(self, images: np.ndarray) -> memoryview:
+        """Return the bytes of these images, one after the other."""
+        return np.ascontiguousarray(images).data.cast("B")
+
+    def _write(self, data: memoryview, at: int) -> None:
+        """Write images from byte `at` on and wait until the disk has them.
 
         By pwrite and not through a memory map: on a full disk that is an error to handle, where a map is a SIGBUS.
         """
-        data, at = np.ascontiguousarray(images).data.cast("B"), start * self.image_bytes
-        file = os.open(self.folder / "pixels.u8", os.O_WRONLY)
+        file = os.open(self.folder / self.files[0], os.O_WRONLY)
         try:
             while data:
                 written = os.pwrite(file, data, at)
@@ -367,5 +390,10 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def checksums(images: np.ndarray) -> np.ndarray:
-    """Return uint32 [n], the CRC-32 of each image."""
-    return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
+    """Return uint32 [n], the CRC-32 of each image; of a JPEG with its height and width."""
+    return np.fromiter(map(checksum, images), np.uint32, len(images))
+
+
+def checksum(image: Any) -> int:
+    """Return the CRC-32 of a square or a `Jpeg`."""
+    return zlib.crc32(image.data, image.height << 16 | image.width) if isinstance(image, Jpeg) else zlib.crc32(image)

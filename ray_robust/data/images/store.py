@@ -1,8 +1,9 @@
-"""The image store: images decoded once, at one size, to uint8 in a memory-mapped file that all trials of a node share.
+"""The image store: images read once, in one `Form`, into a memory-mapped file that all trials of a node share.
 
-A `Pack` holds the images of all pools of files that are decoded alike, addressed by content: pools that share an image
-share its pixels, and a pool that was moved or copied is found again. A rendered pool has a pack of its own.
-`launch.ingest` distributes the filling over processes.
+Decoded at one size to uint8, or compact: as JPEG, of which squares are cut. A `Pack` holds the images of all pools of
+files that are stored alike, addressed by content: pools that share an image share what is stored of it, and a pool that
+was moved or copied is found again. A rendered pool has a pack of its own. `launch.ingest` distributes the filling over
+processes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ray_robust.data.images.form import Form, View, as_form
+from ray_robust.data.images.jpeg_pack import JpegPack
+from ray_robust.data.images.jpegs import compressed, cut, whole_views
 from ray_robust.data.images.pack import BROKEN, MISSING, PRESENT, REMEDY, Pack, checksums
 from ray_robust.data.pool import Pixels, Pool
 from ray_robust.errors import Problem, UserError
@@ -37,32 +42,34 @@ def outdated(root: Path) -> list[Path]:
 
 
 class ImageStore:
-    """The decoded images of one pool at one size. Row i is row i of the pool's catalog.
+    """The images of one pool in one form. Row i is row i of the pool's catalog.
 
     Any number of processes may read and fill one store at the same time. Make one with `open`.
     """
 
-    def __init__(self, root: Path, pool: Pool, size: int) -> None:
-        self.root, self.pool, self.size, self.n = root, pool, size, len(pool.catalog)
-        self.folder = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', pool.pack)}-{size}-v{VERSION}"
-        self.pack = Pack(self.folder, size)
-        self.image_bytes = self.pack.image_bytes
+    def __init__(self, root: Path, pool: Pool, form: Form | int) -> None:
+        self.form = form = as_form(form)
+        self.root, self.pool, self.size, self.n = root, pool, form.size, len(pool.catalog)
+        self.folder = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', pool.pack)}-{form.name}-v{VERSION}"
+        self.pack = Pack(self.folder, form.size) if form.side is None else JpegPack(self.folder, form)
+        self.image_bytes = form.size * form.size * 3  # once decoded
         self._checked = np.zeros(self.n, bool)  # rows whose checksum this process has seen to be right,
         self._checked_in = 0  # in this generation of the pack's files
 
     @classmethod
-    def open(cls, root: Path, pool: Pool, size: int) -> ImageStore:
-        """Return the store of `pool` at `size` px below `root`, made (empty) when it is not there.
+    def open(cls, root: Path, pool: Pool, form: Form | int) -> ImageStore:
+        """Return the store of `pool` in a form (a number: decoded at so many px) below `root`, made (empty) when it is
+        not there.
 
         Raises UserError for a store that is not whole, a full disk, or a root that cannot be written.
         """
         pool.recall(Path(root).absolute())
-        store = cls(Path(root).absolute(), pool, size)
+        store = cls(Path(root).absolute(), pool, form)
         store.pack.create({"version": VERSION, "images of": pool.pack})
         return store
 
     def __reduce__(self):  # travels as where it is, not as what is in it
-        return type(self), (self.root, self.pool, self.size)
+        return type(self), (self.root, self.pool, self.form)
 
     # --- reading
 
@@ -99,33 +106,60 @@ class ImageStore:
 
     def mapped(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (uint8 [m, size, size, 3], memory-mapped and read-only; int64 [len(rows)], where these images are in
-        it).
+        it), of a store of decoded images.
 
         Raises UserError for an image that is missing or broken.
         """
-        slots, _ = self._located(np.asarray(rows, np.int64))
+        slots = self.slots(rows)
         return self.pack.pixels(int(slots.max(initial=-1))), slots
 
-    def take(self, rows: np.ndarray, *, again: bool = True) -> np.ndarray:
-        """Return a copy of these images, uint8 [len(rows), size, size, 3]; each one's checksum is verified once per
-        process.
+    def slots(self, rows: np.ndarray) -> np.ndarray:
+        """Return int64 [len(rows)], the number of each image in the pack. Raises UserError as `mapped` does."""
+        return self._located(np.asarray(rows, np.int64))[0]
 
-        What is damaged on disk is decoded again (`again`). Raises UserError where that does not help, and for an image
-        that is missing or broken.
-        """
-        rows = np.asarray(rows, np.int64)
+    def located(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (uint8, memory-mapped; jpeg_pack.PLACE [n], where in it these images are; uint32 [n], checksums), of a
+        compact store. Raises UserError as `mapped` does."""
+        assert isinstance(self.pack, JpegPack)
         slots, crc = self._located(rows)
-        images = self.pack.pixels(int(slots.max(initial=-1)))[slots]
+        return *self.pack.located(slots), crc
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return a copy of these images, uint8 [len(rows), size, size, 3]; each one's checksum is verified once per
+        process. Of a compact store the centre squares.
+
+        What is damaged on disk is decoded again. Raises UserError where that does not help, and for an image that is
+        missing or broken.
+        """
+        stored = self._verified(np.asarray(rows, np.int64))
+        if self.form.side is None:
+            return stored
+        squares = np.empty((1, len(rows), self.size, self.size, 3), np.uint8)
+        for i, jpeg in enumerate(stored):
+            boxes = whole_views(np.array([[jpeg.height, jpeg.width]]), View(), self.pool.fit)
+            cut(jpeg, boxes[:, 0], squares[:, i], View().interpolation)
+        return squares[0]
+
+    def mended(self, rows: np.ndarray) -> np.ndarray:
+        """Return what is stored of these images, which was found to be damaged, once it is made again. Raises UserError
+        where that does not help."""
+        self.pack.forget(np.unique(self.pool.addresses(rows)))
+        self._checked[rows] = False
+        self.fill(rows)
+        return self._verified(rows, again=False)
+
+    def _verified(self, rows: np.ndarray, again: bool = True) -> np.ndarray:
+        slots, crc = self._located(rows)
+        stored = self.pack.stored(slots)
         fresh = np.flatnonzero(~self._checked[rows])
-        wrong = fresh[crc[fresh] != checksums(images[fresh])] if len(fresh) else fresh
+        wrong = fresh[crc[fresh] != checksums(stored[fresh])] if len(fresh) else fresh
         if len(wrong) and again:
-            self.pack.forget(np.unique(self.pool.addresses(rows[wrong])))
-            self.fill(rows[wrong])
-            return self.take(rows, again=False)
+            self.mended(rows[wrong])
+            return self._verified(rows, again=False)
         if len(wrong):
             raise UserError(self._problem(rows[wrong], "are damaged on disk", REMEDY))
         self._checked[rows] = True
-        return images
+        return stored
 
     def _located(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Slots and checksums."""
@@ -148,7 +182,7 @@ class ImageStore:
 
     def _damaged(self, rows: np.ndarray) -> np.ndarray:
         slots, crc = self._located(rows)
-        return rows[checksums(self.pack.pixels(int(slots.max()))[slots]) != crc]
+        return rows[checksums(self.pack.stored(slots)) != crc]
 
     # --- filling
 
@@ -169,7 +203,7 @@ class ImageStore:
             for batch in self._batches(missing):
                 todo = batch if again else self.missing(batch)  # another process may have been here
                 if len(todo):
-                    decoded = self.pool.read_new(todo, self.size, self._holds(again))
+                    decoded = self._read(todo, again)
                     if last is not None:
                         last.result()
                     last = writer.submit(self._commit, todo, decoded)
@@ -183,6 +217,15 @@ class ImageStore:
         self.pool.recall(self.root)
         if len(unread := self.pool.unread()):
             self.pool.digests(unread)
+
+    def _read(self, rows: np.ndarray, again: bool) -> Pixels:
+        read = self.pool.read_new(rows, self.form, self._holds(again))
+        if self.form.side is None or read.images.dtype == object:
+            return read
+        images = np.empty(len(rows), object)  # rendered
+        for i, square in enumerate(read.images):
+            images[i] = compressed(square, self.form)
+        return replace(read, images=images)
 
     def _holds(self, again: bool) -> Callable[[bytes], bool]:
         """Return whether the image of an address need not be decoded."""

@@ -169,13 +169,14 @@ def label_classes(
     return labels
 
 
-def coarse_labels(catalog: Catalog, granularity: str) -> list[str]:
-    """Return the label of every class at a rank, at `depth:N` (1 is the coarsest) or at the cut into `labels:N`.
+def coarse_labels(catalog: Catalog, granularity: str, chosen: np.ndarray) -> list[str]:
+    """Return the label of every class at a rank, at `depth:N` (1 is the coarsest) or at the cut that has about N labels
+    of the `chosen` classes (bool), `labels:N`.
 
     Raises ValueError, whose text goes on from the name of the pool, where its hierarchy has none."""
     how, _, value = granularity.partition(":")
     if how == "labels" and value:
-        return _cut(catalog, np.ones(len(catalog.classes), bool), int(value))
+        return _cut(catalog, chosen, int(value))
     return _rank(catalog, granularity)
 
 

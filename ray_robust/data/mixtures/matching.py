@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ray_robust.data.columns import Column
 from ray_robust.data.mixtures.mixture import Offer, offers, weights_of
 from ray_robust.data.pool import Catalog
 from ray_robust.data.rounding import apportion, most_to_apportion
@@ -18,13 +19,16 @@ from ray_robust.spec.sections import Pretrain
 
 
 def match(
-    mixtures: Sequence[Pretrain], catalogs_of: Callable[[Pretrain], Mapping[str, Catalog]]
+    mixtures: Sequence[Pretrain],
+    catalogs_of: Callable[[Pretrain], Mapping[str, Catalog]],
+    selected: Callable[[Pretrain], Mapping[str, Column]] = lambda mixture: {},
 ) -> tuple[list[Pretrain], list[str]]:
     """Return the mixtures, with `num_classes` and `num_images` set where `classes` varies, and lines that say so.
 
     Classes: as many as the mixture with the fewest has. Images: as many as the poorest mixture is sure to hold,
     whichever so many of its classes a seed draws - the sum of its smallest classes. Both can only be what every
-    source can give by its weight. A mixture with `match: false` is neither changed nor looked at.
+    source can give by its weight. A mixture with `match: false` is neither changed nor looked at. `selected` returns
+    the columns that `select` of a mixture goes by.
 
     Raises UserError with every choice of classes that a source cannot give.
     """
@@ -35,7 +39,7 @@ def match(
     offered = []
     for mixture in varied:
         catalogs = catalogs_of(mixture)
-        offered.append(offers(mixture, catalogs, dict.fromkeys(catalogs), problems))
+        offered.append(offers(mixture, catalogs, dict.fromkeys(catalogs), problems, selected(mixture)))
     if problems:
         raise UserError(*dict.fromkeys(problems))
     lines = []

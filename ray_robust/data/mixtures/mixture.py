@@ -2,20 +2,24 @@
 
 Divides classes and images among sources and chooses them by a priority hashed from names alone; sets images aside for
 upstream accuracy; reports sources that hold too little. `labels.class_labels` says what classes are called, `rounding`
-divides exactly, `selection` picks the images.
+divides exactly, `selection` picks the images, `image_selection` says which may be picked, `label_noise` which labels
+are wrong. In this order: images held out, `classes`, `select`, `num_classes`, numbers of images, `label_noise`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ray_robust.data.columns import Column
 from ray_robust.data.labels.class_labels import by_name, choose, label_classes
+from ray_robust.data.mixtures.image_selection import control, select_images
+from ray_robust.data.mixtures.label_noise import families_of, noisy_labels, total
 from ray_robust.data.mixtures.selection import count_labels, lowest
 from ray_robust.data.pool import Catalog, mix_bits, seed_of
 from ray_robust.data.rounding import apportion, fill_evenly
@@ -28,13 +32,15 @@ HELD_OUT_SHOWN = 2_000  # upstream accuracy is measured on no more than these
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What a mixture takes from one source: rows of its catalog (ascending) and their labels in the mixture."""
+    """What a mixture takes from one source: rows of its catalog (ascending) and their labels in the mixture. Where
+    `label_noise` makes some of these wrong, `true_labels` has all as they were."""
 
     source: str
     rows: np.ndarray  # int64 [n]
     labels: np.ndarray  # int64 [n]
     held_out_rows: np.ndarray
     held_out_labels: np.ndarray
+    true_labels: np.ndarray | None = None  # int64 [n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,21 +69,29 @@ class Subset:
 @dataclass(frozen=True, eq=False)
 class Offer:
     """What a source has for a mixture: `free` images (bool [n]), how many of every class (`supply`), and which classes
-    the mixture may take (`allowed`, bool). The rows `held_out` are no supply."""
+    the mixture may take (`allowed`, bool). The rows `held_out` are no supply. `facts` are those of `select`, for the
+    composition."""
 
     catalog: Catalog
     held_out: np.ndarray
     free: np.ndarray
     supply: np.ndarray
     allowed: np.ndarray
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def offers(
-    mixture: Pretrain, catalogs: Mapping[str, Catalog], usable: Mapping[str, np.ndarray | None], problems: list[str]
+    mixture: Pretrain,
+    catalogs: Mapping[str, Catalog],
+    usable: Mapping[str, np.ndarray | None],
+    problems: list[str],
+    columns: Mapping[str, Column],
 ) -> dict[str, Offer]:
-    """Return every source's offer; problems with the choice of classes are added to `problems`."""
+    """Return every source's offer; problems with the choice of classes or images are added to `problems`. Which images
+    a random control has is yet to be drawn: `free` are all that it is drawn from."""
     offered = {}
     allowed = choose(mixture.classes, {name: catalogs[name] for name in mixture.sources}, weights_of(mixture), problems)
+    by_column = mixture.select if not problems else None
     for name in mixture.sources:
         mask = usable[name]
         if mask is None:
@@ -86,7 +100,11 @@ def offers(
             held, supply = _held_out_of(catalogs[name], mask, mixture.holdout, name)
         free = np.ones(len(catalogs[name]), dtype=bool) if mask is None else mask.copy()
         free[held] = False
-        offered[name] = Offer(catalogs[name], held, free, supply, allowed[name])
+        facts: Mapping[str, Any] = {}
+        if by_column is not None and by_column.applies_to(name):
+            left = select_images(by_column, columns[name], name, catalogs[name], free, allowed[name], problems)
+            free, supply, facts = left.free, left.supply, left.facts
+        offered[name] = Offer(catalogs[name], held, free, supply, allowed[name], facts)
     return offered
 
 
@@ -107,15 +125,24 @@ def weights_of(mixture: Pretrain) -> np.ndarray:
 
 
 def draw(
-    mixture: Pretrain, catalogs: Mapping[str, Catalog], usable: Mapping[str, np.ndarray | None], subset_seed: int
+    mixture: Pretrain,
+    catalogs: Mapping[str, Catalog],
+    usable: Mapping[str, np.ndarray | None],
+    subset_seed: int,
+    columns: Mapping[str, Column] | None = None,
 ) -> Subset:
     """Return the images of a mixture under a subset seed.
 
-    `usable` is a bool mask per source, or None for all: images that could not be decoded are no supply. Raises
-    UserError, all problems at once, naming source, need and supply.
+    usable   a bool mask per source, or None for all: images that could not be decoded, or that `dedupe` leaves out, are
+             no supply
+    columns  of the sources that `select` applies to (see `data.columns.columns_of`)
+
+    Raises UserError, all problems at once, naming source, need and supply.
     """
     problems: list[str] = []
-    weights, offered = weights_of(mixture), offers(mixture, catalogs, usable, problems)
+    weights, offered = weights_of(mixture), offers(mixture, catalogs, usable, problems, columns or {})
+    if problems and mixture.select is not None:  # what is lacking would follow from them
+        raise UserError(*problems)
     priority = {name: by_name("class", name, o.catalog.classes, subset_seed) for name, o in offered.items()}
     chosen = _choose_classes(mixture, weights, offered, priority, problems)
     catalog_of = {name: offer.catalog for name, offer in offered.items()}
@@ -134,18 +161,46 @@ def draw(
     number = {head: i for i, head in enumerate(classes)}
     shares, entries = [], []
     for (name, offer), weight in zip(offered.items(), weights / weights.sum(), strict=True):
-        taken = counts[name]
         index = np.array([number.get(head, -1) for head in heads[name]], dtype=np.int64)
-        rows = np.flatnonzero(
-            lowest(offer.catalog, offer.free, offer.supply, taken, seed_of("image", name, subset_seed))
-        )
-        shown = _shown(offer, taken, name)
-        of_class = offer.catalog.labels
-        shares.append(Share(name, rows, index[of_class[rows]], shown, index[of_class[shown]]))
-        entries.append(_composition(name, offer, taken, index, float(weight)))
-    total = sum(len(share.rows) for share in shares)
-    composition = tuple({**one, "share": one["selected"] / total} for one in entries)
+        shares.append(_share(mixture, name, offer, counts[name], index, subset_seed))
+        entries.append(_composition(name, offer, counts[name], index, float(weight)))
+        if mixture.label_noise is not None:
+            shares[-1] = _with_noise(mixture, shares[-1], offer.catalog, labels[name], index, subset_seed, problems)
+            entries[-1]["wrong_labels"] = total(mixture.label_noise, len(shares[-1].rows))
+    if problems:
+        raise UserError(*problems)
+    images = sum(len(share.rows) for share in shares)
+    composition = tuple({**one, "share": one["selected"] / images} for one in entries)
     return Subset(tuple(shares), classes, sum(c["classes"] for c in composition), composition)
+
+
+def _share(mixture: Pretrain, name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, subset_seed: int) -> Share:
+    """Return the images that one source gives: `taken` of every class, under the labels `index`, int64 [classes]."""
+    free, of_class = offer.free, offer.catalog.labels
+    if mixture.select is not None and mixture.select.random and offer.facts:
+        free = control(offer.catalog, free, offer.supply, name, subset_seed)
+    rows = np.flatnonzero(lowest(offer.catalog, free, offer.supply, taken, seed_of("image", name, subset_seed)))
+    shown = _shown(offer, taken, name)
+    return Share(name, rows, index[of_class[rows]], shown, index[of_class[shown]])
+
+
+def _with_noise(
+    mixture: Pretrain,
+    share: Share,
+    catalog: Catalog,
+    names: Sequence[str],
+    index: np.ndarray,
+    subset_seed: int,
+    problems: list[str],
+) -> Share:
+    """Return the share with some labels wrong. `names` has the label of every class, `index` its number, or -1."""
+    noise, name, before = mixture.label_noise, share.source, len(problems)
+    assert noise is not None
+    families = families_of(mixture, name, catalog, names, index, len(share.rows), problems)
+    if len(problems) > before:
+        return share
+    wrong = noisy_labels(noise, name, catalog.ids[share.rows], share.labels, families, subset_seed)
+    return replace(share, labels=wrong, true_labels=share.labels)
 
 
 def _heads(
@@ -187,6 +242,7 @@ def _composition(name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, 
         "labels": len(per_label),
         "fewest_per_label": int(per_label.min()),
         "most_per_label": int(per_label.max()),
+        **offer.facts,
     }
 
 
@@ -207,6 +263,7 @@ def _choose_classes(
                 problems.append(
                     f"pretrain.images_per_class: source {name} needs {least} images in every class, but {short} of its "
                     f"{int(offer.allowed.sum())} classes hold fewer (the smallest {offer.supply[offer.allowed].min()})"
+                    f"{_selected_from(offer)}"
                 )
         return enough
     chosen = {}
@@ -219,10 +276,15 @@ def _choose_classes(
             which = "in all" if mixture.classes is None else mixture.classes.text
             problems.append(
                 f"pretrain.num_classes: source {name} needs {need} classes{each}, supply is {have} "
-                f"(of {int(offer.allowed.sum())} {which})"
+                f"(of {int(offer.allowed.sum())} {which}){_selected_from(offer)}"
             )
         chosen[name] = _first(enough[name], priority[name], int(need))
     return chosen
+
+
+def _selected_from(offer: Offer) -> str:
+    """Return how many images `select` has left, for a message on too few."""
+    return f"; select leaves {offer.supply.sum():,} of {offer.facts['select_from']:,} images" if offer.facts else ""
 
 
 def _first(of: np.ndarray, priority: np.ndarray, count: int) -> np.ndarray:
@@ -284,6 +346,7 @@ def _count_images(
             problems.append(
                 f"pretrain.num_images: source {name} needs {need} images, supply is {have} "
                 f"(in {int(chosen[name].sum())} classes, without the images held out for upstream accuracy)"
+                f"{_selected_from(offered[name])}"
             )
             continue
         if need == 0:

@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ray_robust.data.images.contents import UNKNOWN, Contents, digest_of, halves
-from ray_robust.data.images.decode import decode_all
+from ray_robust.data.images.decode import decode, read_all
 from ray_robust.data.images.files import STAMP, Files, Stamp
+from ray_robust.data.images.form import Form
+from ray_robust.data.images.jpegs import encode
 from ray_robust.data.images.store import default_root
 from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Identities, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import Problem, UserError
@@ -35,12 +38,14 @@ class Listing:
     keys     of its rows
     files    where they are
     stamps   files.STAMP [n]
+    key_digests  DIGEST [n], of the keys
     """
 
     catalog: Catalog
     keys: pd.Series
     files: Files
     stamps: np.ndarray
+    key_digests: np.ndarray
 
 
 class FilePool(Pool):
@@ -78,7 +83,7 @@ class FilePool(Pool):
     @cached_property
     def contents(self) -> Contents:
         """What is known of the files' contents."""
-        contents = Contents(self.where, self._listing.keys.tolist(), self._listing.stamps)
+        contents = Contents(self.where, self._listing.key_digests, self._listing.stamps)
         contents.recall(default_root())
         return contents
 
@@ -141,13 +146,13 @@ class FilePool(Pool):
         rows = np.asarray(rows, np.int64)
         todo = self.unread(rows)
         for part in (todo[i : i + READ_TOGETHER] for i in range(0, len(todo), READ_TOGETHER)):
-            self.learn(part, self._read(part, 1, lambda digest: True), default_root())
+            self.learn(part, self._read(part, Form(1), lambda digest: True), default_root())
         return self.contents.digests[rows]
 
     def reread(self, rows: np.ndarray, root: Path) -> np.ndarray:
         """Read these files whatever is known of them; the rows whose bytes were other ones when they were read last."""
         before = self.contents.digests[rows]
-        read = self._read(rows, 1, lambda digest: True, again=True)
+        read = self._read(rows, Form(1), lambda digest: True, again=True)
         self.learn(rows, read, root)
         assert read.digests is not None
         return rows[(halves(read.digests) != halves(before)).any(axis=1) & halves(before).any(axis=1)]
@@ -155,14 +160,14 @@ class FilePool(Pool):
     # --- reading
 
     def read(self, rows: np.ndarray, size: int) -> Pixels:
-        return self._read(np.asarray(rows, np.int64), size, lambda digest: False)
+        return self._read(np.asarray(rows, np.int64), Form(size), lambda digest: False)
 
-    def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
-        return self._read(rows, size, stored)
+    def read_new(self, rows: np.ndarray, form: Form, stored: Callable[[bytes], bool]) -> Pixels:
+        return self._read(rows, form, stored)
 
-    def _read(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool], again: bool = False) -> Pixels:
-        """Read these files, and decode those whose digest is not `stored`. Raises UserError for a file that is not what
-        it was when it was listed, unless it is read `again` for just that."""
+    def _read(self, rows: np.ndarray, form: Form, stored: Callable[[bytes], bool], again: bool = False) -> Pixels:
+        """Read these files, and make what a store has of those whose digest is not `stored`. Raises UserError for a
+        file that is not what it was when it was listed, unless it is read `again` for just that."""
         fetch, order = self.opened(rows), list(self.in_order(rows))
         digests_before = self.contents.digests[rows]
         digests, stamps = np.zeros(len(rows), DIGEST), np.zeros(len(rows), STAMP)
@@ -187,12 +192,14 @@ class FilePool(Pool):
                 return None
             return data
 
-        decoded = decode_all(data_of, order, size, self.options.fit)
-        images = decoded.images
-        if order != list(range(len(rows))):
-            images = np.empty_like(decoded.images)
-            images[order] = decoded.images
-        broken = {order[at]: reason for at, reason in decoded.broken.items()}
+        fit, size = self.options.fit, form.size
+        images = np.zeros((len(rows), size, size, 3), np.uint8) if form.side is None else np.empty(len(rows), object)
+
+        def keep(i: int, data: bytes) -> None:
+            made: Any = decode(data, size, fit) if form.side is None else encode(data, form, fit)
+            images[order[i]] = made
+
+        broken = {order[i]: reason for i, reason in read_all(data_of, order, keep).items()}
         return Pixels(images, broken, tuple(skipped), digests, stamps)
 
     def _changed(self, row: int, what: str) -> UserError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Zip, absolute
+from ray_robust.data.images.contents import digests_of
+from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Walk, Zip, absolute
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
 from ray_robust.data.readers.label_checks import (
@@ -27,10 +28,12 @@ from ray_robust.data.readers.label_checks import (
     label_warnings,
     split_warnings,
 )
+from ray_robust.data.readers.listing_cache import cached
 from ray_robust.data.readers.table import Table, first_few, read_table
 from ray_robust.errors import Problem, UserError, did_you_mean, unexpanded
 from ray_robust.files.regular_file import kind_at
 
+UNLABELLED = "ood_test"  # the split of a task that may lack labels
 RESERVED = ("path", "label", "split", "group")  # columns that are never a rank of the hierarchy by themselves
 
 
@@ -85,35 +88,54 @@ class ImageFiles(FilePool):
         return lambda at: files.read_steady(keys[at])
 
 
-def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False) -> Listing:
-    """List the images that `options` point at; `splits` for a task, whose labels must be in its train split.
+def list_folder(options: FolderOptions, splits: bool, drop_unseen: bool = False, unlabelled: bool = False) -> Listing:
+    """List the images that `options` point at; `splits` for a task, whose labels must be in its train split. Of a large
+    folder the listing is kept.
+
+    unlabelled  no label is read of the images of a task's split `UNLABELLED`, of all images where there are no splits
 
     Raises UserError with all problems at once.
     """
     path = Path(options.path)
     if not path.exists():
         raise UserError(Problem(str(path), "no such file or folder" + unexpanded(path)))
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        table = _from_tree(path, splits)
-    else:
-        table = _from_csv(path, options, splits)
+
+    def listed(table: Table) -> Listing:
+        return _list_table(table, options, splits, drop_unseen, unlabelled)
+
+    if path.is_dir():
+        folder, what = Folder(str(path)), f"class folders {splits} {drop_unseen} {unlabelled} {options.label}"
+        return cached(folder, what, lambda walk: listed(_from_tree(folder, walk, splits, unlabelled)))
+    if path.suffix.lower() == ".zip":
+        archive = Zip(str(path))
+        return listed(_from_tree(archive, archive.walk(), splits, unlabelled))
+    return listed(_from_csv(path, options, splits, unlabelled))
+
+
+def _list_table(table: Table, options: FolderOptions, splits: bool, drop_unseen: bool, unlabelled: bool) -> Listing:
     table, problems = _check_files(table)
-    problems += check_labels(table)
-    problems += check_splits(table, drop_unseen) if splits else check_split_names(table)
+    labelled = table
+    if unlabelled:
+        table = _without_labels(table)
+        labelled = replace(table, frame=table.frame[table.frame["label"].notna()].reset_index(drop=True))
+        table.frame["label"] = table.frame["label"].fillna("")
+    problems += check_labels(labelled) if splits or not unlabelled else ()
+    problems += check_splits(table, drop_unseen, unlabelled) if splits else check_split_names(labelled)
     if problems:
         raise UserError(*problems)
     frame, notes = table.frame, list(table.notes)
     if splits:
-        unseen = ~frame["label"].isin(frame["label"][frame["split"] == "train"])
+        unseen = ~frame["label"].isin(frame["label"][frame["split"] == "train"]) & (frame["label"] != "")
         if unseen.any():
             names = sorted(frame["label"][unseen].unique())
             notes.append(f"{unseen.sum()} images of labels that train lacks are left out: {', '.join(names[:8])}.")
             frame = frame[~unseen]
-    counts = frame["label"].value_counts()
+    counts = frame["label"].value_counts().drop("", errors="ignore")
     if lonely := sorted(counts.index[counts == 1]):
         notes.append(f"{len(lonely)} classes have a single image: {', '.join(lonely[:8])}.")
     warnings = split_warnings(frame) if splits else ()
-    return make_listing(frame, table.files, _licence(path), tuple(notes), table.ranks, options.label, None, warnings)
+    licence = _licence(Path(options.path))
+    return make_listing(frame, table.files, licence, tuple(notes), table.ranks, options.label, None, warnings)
 
 
 def make_listing(
@@ -140,7 +162,8 @@ def make_listing(
     hashed = [c for c in ("key", "label", "split", "group", *columns) if c in frame]
     digest = hashlib.blake2b(digest_size=16)
     digest.update("\x1e".join(map("\x1f".join, zip(*(frame[c].tolist() for c in hashed), strict=True))).encode())
-    classes = classes or tuple(sorted(frame["label"].unique()))
+    classes = classes or tuple(sorted(set(frame["label"]) - {""}))
+    bare = frame["label"] == ""
     catalog = Catalog(
         labels=pd.Categorical(frame["label"], categories=classes).codes.astype(np.int32),
         classes=classes,
@@ -150,6 +173,7 @@ def make_listing(
         notes=notes,
         warnings=(*label_warnings(frame, files.where), *warnings),
         provisional=True,
+        unlabelled=tuple(sorted(set(frame["split"][bare]))) if "split" in frame else (),
     )
     more: dict = {}
     if ranks:
@@ -163,7 +187,7 @@ def make_listing(
     stamps = np.empty(len(frame), STAMP)
     for name in STAMP_FIELDS:
         stamps[name] = frame[name]
-    return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files, stamps)
+    return Listing(Catalog(**{**vars(catalog), **more}), frame["key"], files, stamps, digests_of(frame["key"].tolist()))
 
 
 def with_stamps(frame: pd.DataFrame, files: Files) -> pd.DataFrame:
@@ -178,21 +202,30 @@ def key_ids(keys: pd.Series) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
 
 
-def _from_tree(path: Path, splits: bool) -> Table:
-    files = Folder(str(path)) if path.is_dir() else Zip(str(path))
-    names, folders = files.walk()
+def _without_labels(table: Table) -> Table:
+    """The table with the labels of those images as missing that none is read of, and a note where some were given."""
+    frame = table.frame
+    bare = frame["split"] == UNLABELLED if "split" in frame else pd.Series(True, frame.index)
+    given = int((bare & (frame["label"] != "")).sum())
+    notes = (f"The labels of {given:,} images are not read: `labels: none`.",) if given else ()
+    return replace(table, frame=frame.assign(label=frame["label"].where(~bare)), notes=(*table.notes, *notes))
+
+
+def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Table:
+    path = Path(files.where)
     depth = 2 if splits else 1  # folders above an image: split and class, or class
     layout = "<split>/<class>/*.jpg" if splits else "<class>/*.jpg"
     try:
-        keys = pd.Series(names, dtype="str")
+        keys = pd.Series(walk.files, dtype="str")
     except UnicodeEncodeError as error:
         raise UserError(Problem(str(path), f"the name of the file {error.object!r} is not in UTF-8")) from None
     image = keys.str.lower().str.extract(r"(\.[^./]+)$", expand=False).isin(SUFFIXES).to_numpy(bool)
-    deep = (keys.str.count("/") >= depth).to_numpy(bool)
+    bare = keys.str.startswith(f"{UNLABELLED}/" if splits else "").to_numpy(bool) & unlabelled
+    deep = (keys.str.count("/") >= depth - bare).to_numpy(bool)
     shallow = keys[image & ~deep]
-    keys = keys[image & deep].reset_index(drop=True)
+    bare, keys = bare[image & deep], keys[image & deep].reset_index(drop=True)
     parts = keys.str.split("/", n=depth, expand=True)
-    frame = pd.DataFrame({"key": keys, "label": parts[depth - 1] if len(keys) else keys, "line": 0})
+    frame = pd.DataFrame({"key": keys, "label": parts[depth - 1].where(~bare, "") if len(keys) else keys, "line": 0})
     if splits:
         frame["split"] = parts[0] if len(keys) else keys
     problems = list(first_few(len(shallow), lambda i: Problem(str(path), _not_in_class(shallow.iloc[i], layout))))
@@ -201,7 +234,7 @@ def _from_tree(path: Path, splits: bool) -> Table:
         hint = f"; did you mean {beside}?" if beside.exists() else f"; wanted: {layout}"
         problems.append(Problem(str(path), f"holds no images{hint}"))
     held = {"/".join(key.split("/")[:depth]) for key in keys}
-    empty = sorted(f for f in folders if f.count("/") == depth - 1 and f not in held)
+    empty = sorted(f for f in walk.folders if f.count("/") == depth - 1 and f not in held)
     if len(keys):
         problems += first_few(
             len(empty),
@@ -216,7 +249,7 @@ def _not_in_class(key: str, layout: str) -> str:
     return f"{key} lies in no class folder; wanted: {layout}"
 
 
-def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
+def _from_csv(path: Path, options: FolderOptions, splits: bool, unlabelled: bool) -> Table:
     images = Path(options.images) if options.images else path.parent / "images.zip"
     if not options.images and not images.exists():
         images = path.parent
@@ -225,6 +258,8 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool) -> Table:
         problems.append(Problem(str(images), "no such folder or zip of images" + unexpanded(images)))
     raw, lines = read_table(path)
     group = options.group or ("group" if "group" in raw else None)
+    if unlabelled and not splits and options.label not in raw:
+        raw[options.label] = ""
     wanted = {"path": "path", "label": options.label} | ({"split": "split"} if splits else {})
     wanted |= {f"parents[{i}]": c for i, c in enumerate(options.parents or ())} | ({"group": group} if group else {})
     for column in dict.fromkeys(wanted.values()):
@@ -260,10 +295,7 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
     or lead nowhere. Rows of the first two kinds are left out."""
     frame, problems = table.frame, list(table.problems)
     if table.lines is not None:
-        odd = frame["key"].str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
-        if odd.any():  # rare, so that only these pay for being taken apart
-            plain = [str(PurePosixPath(os.path.normpath(key))) if key else "" for key in frame["key"][odd]]
-            frame.loc[odd, "key"] = _inside(plain, table.files.where)
+        frame["key"] = _plain_keys(frame["key"], table.files.where)
         out = frame["key"].str.contains(r"^/|^\.\.(?:/|$)|^\.?$").to_numpy(bool)
         problems += table.at_rows(np.flatnonzero(out), lambda i: _outside(frame["key"].iloc[i], table.files.where))
         again = frame["key"].duplicated().to_numpy(bool) & ~out
@@ -280,6 +312,28 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
     absent = np.flatnonzero((frame["size"] < 0).to_numpy(bool))
     problems += table.at_rows(absent, lambda i: _absent(frame["key"].iloc[i], table.files))
     return table, problems
+
+
+def column_of_csv(path: Path, column: str, where: str, keys: Sequence[str]) -> list[str | None]:
+    """Return a column of a CSV of images, for each of `keys` (paths in the folder or zip `where`). Raises UserError
+    where there is none, and where the CSV lacks an image that it listed before."""
+    raw, _ = read_table(path)
+    if column not in raw:
+        raise UserError(Problem(f"{path}:1", f"has no column {column!r}{did_you_mean(column, raw.columns)}"))
+    cells = pd.Series(raw[column].to_numpy(object), index=_plain_keys(raw["path"], where))
+    if not pd.Index(keys).isin(cells.index).all():
+        raise UserError(Problem(str(path), "has changed since it was listed; run the same command again"))
+    return cells[~cells.index.duplicated()].reindex(keys).tolist()
+
+
+def _plain_keys(keys: pd.Series, where: str) -> pd.Series:
+    """Return the paths of a CSV as names in `where`, in normal form."""
+    odd = keys.str.contains(r"(?:^|/)\.{0,2}(?:/|$)|^$|\\").to_numpy(bool)
+    if odd.any():  # rare, so that only these pay for being taken apart
+        keys = keys.copy()
+        plain = [str(PurePosixPath(os.path.normpath(key))) if key else "" for key in keys[odd]]
+        keys[odd] = _inside(plain, where)
+    return keys
 
 
 def _inside(keys: list[str], where: str) -> list[str]:

@@ -56,7 +56,9 @@ def check_labels(table: Table) -> Iterator[Problem]:
             )
 
 
-def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
+def check_splits(table: Table, drop_unseen: bool, unlabelled: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with the splits; `unlabelled` where the OOD test has no labels: `ood_val` may then be
+    absent."""
     frame = table.frame
     counts = frame["split"].value_counts()
     for name in sorted(set(counts.index) - set(SPLITS)):
@@ -68,7 +70,7 @@ def check_splits(table: Table, drop_unseen: bool) -> Iterator[Problem]:
         yield Problem(where, what + did_you_mean(name, SPLITS))
     if not len(frame):
         return
-    lacking = [name for name in SPLITS if name not in counts.index]
+    lacking = [name for name in SPLITS if name not in counts.index and not (unlabelled and name == "ood_val")]
     if {"ood_val", "ood_test"} <= set(lacking):
         yield Problem(table.where, "has no OOD split: a task needs images in ood_val and ood_test")
         lacking = [name for name in lacking if not name.startswith("ood")]
@@ -105,7 +107,7 @@ def label_warnings(frame: pd.DataFrame, where: str) -> tuple[str, ...]:
     for column, word in {"label": "labels", "group": "groups", **ranks}.items():
         if column not in frame:
             continue
-        counts = frame[column].astype(str).value_counts(sort=False)
+        counts = frame[column].astype(str).value_counts(sort=False).drop("", errors="ignore")  # "" without a label
         sets = lookalikes(sorted(counts.index))
         for same in sets[:SHOWN]:
             listed = ", ".join(f"{quoted(name)} ({count_noun(counts[name], 'image')})" for name in same)
@@ -141,6 +143,8 @@ def _leaking_groups(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _uneven_labels(frame: pd.DataFrame) -> Iterator[str]:
+    if (frame["label"] == "").any():  # the OOD test has no labels
+        return
     counts = pd.crosstab(frame["label"], frame["split"]).reindex(columns=list(SPLITS), fill_value=0)
     for lacking, other in (("ood_test", "id_test"), ("id_test", "ood_test")):
         only = counts[(counts[lacking] == 0) & (counts[other] > 0)]

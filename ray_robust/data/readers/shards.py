@@ -28,7 +28,7 @@ from pyarrow import parquet
 from ray_robust.data.images.files import Stamp, absolute, settled, stamp_at
 from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
-from ray_robust.files.object_store import etag
+from ray_robust.files.object_store import etag, without_bucket
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
 MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
@@ -91,7 +91,8 @@ def find_shards(address: str, suffix: str) -> Shards:
             infos = [info for info in infos if info.path.endswith(suffix)]
     files = sorted((i for i in infos if i.type == arrow_fs.FileType.File), key=lambda info: info.path)
     if not files:
-        raise DataAbsent(Problem(address, f"there are no shards; wanted: a folder or a pattern of {suffix} files"))
+        what = f"there are no shards; wanted: a folder or a pattern of {suffix} files"
+        raise DataAbsent(Problem(address, what + without_bucket(filesystem, path)))
     absent = [info.path for info in infos if info.type == arrow_fs.FileType.NotFound]
     absent = absent or _gaps([info.path for info in files])
     if absent:

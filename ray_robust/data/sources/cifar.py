@@ -116,7 +116,7 @@ class Cifar(FilePool, Source):
         """Where the batches are. Raises UserError; DataAbsent where there is nothing."""
         root, name = Path(self.options.root), self.layout.name.lower()
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-            what = f"no such folder, or an empty one{unexpanded(root)}. {OBTAIN.format(name)}"
+            what = f"no such folder, or an empty one{unexpanded(root, '.')} {OBTAIN.format(name)}"
             raise DataAbsent(Problem(str(root), what))
         if root.is_file() and root.suffix not in (".gz", ".tgz", ".tar"):
             hint = f"; did you mean {root.parent}?" if find_place(root.parent, self.layout) else ""

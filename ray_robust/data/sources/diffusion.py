@@ -175,7 +175,7 @@ class Diffusion(Source):
         wanted = self.options.classes
         if isinstance(wanted, dict):
             other = _of_source(wanted).catalog
-            return Classes(other.classes, other.names or other.classes, other.hierarchy, other.below)
+            return Classes(other.classes, other.called, other.hierarchy, other.below)
         if isinstance(wanted, tuple):
             return Classes(wanted, wanted)
         path = Path(wanted)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from ray_robust.data.labels.wordnet import HierarchyOption
 from ray_robust.data.pool import Source
 from ray_robust.data.readers.file_pool import Listing
-from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folder
+from ray_robust.data.readers.folder import FolderOptions, ImageFiles, column_of_csv, list_folder
 
 
 class FolderSource(ImageFiles, Source):
@@ -32,3 +36,9 @@ class FolderSource(ImageFiles, Source):
         from ray_robust.data.labels.hierarchy import attach_hierarchy
 
         return replace(listing, catalog=attach_hierarchy(listing.catalog, self.options.hierarchy))
+
+    def values(self, column: str) -> Sequence[Any]:
+        path = Path(self.options.path)
+        if path.is_dir() or path.suffix.lower() == ".zip":
+            return super().values(column)
+        return column_of_csv(path, column, self.where, self.keys(np.arange(len(self.catalog))))

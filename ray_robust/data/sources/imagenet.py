@@ -6,16 +6,19 @@ Nothing is downloaded. Source: Russakovsky et al., "ImageNet Large Scale Visual 
 
 from __future__ import annotations
 
+import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import Field
 
-from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
+from ray_robust.data.images.files import SUFFIXES, Folder, Walk, lines_of
 from ray_robust.data.labels.hierarchy import attach_hierarchy
 from ray_robust.data.labels.wnids import is_wnid
 from ray_robust.data.labels.wordnet import HierarchyOption
@@ -23,6 +26,7 @@ from ray_robust.data.pool import Catalog, FileOptions, Source
 from ray_robust.data.published import Absent, catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
+from ray_robust.data.readers.listing_cache import cached
 from ray_robust.data.readers.table import first_few
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean, unexpanded
 
@@ -68,13 +72,17 @@ class ImageNet(ImageFiles, Source):
         return catalog_of_counts("imagenet", IMAGES, CLASSES, LICENCE)
 
     def make_listing(self) -> Listing:
-        root, drop = Path(self.options.root), self.options.absent == "drop"
-        folder = _find_images(root)
-        listed = _class_list(root, folder)
-        files = Folder(str(folder))
-        paths, folders = files.walk()
+        folder = _find_images(Path(self.options.root))
+        listed = _class_list(Path(self.options.root), folder)
+        what = json.dumps([str(listed.file), sorted(listed.names.items()), listed.complete, self.options.absent])
+        listing = cached(Folder(str(folder)), f"imagenet {what}", partial(self._list, folder, listed))
+        return replace(listing, catalog=self._placed(listing.catalog))
+
+    def _list(self, folder: Path, listed: ClassList, walk: Walk) -> Listing:
+        paths, folders, drop = walk.files, walk.folders, self.options.absent == "drop"
         images = pd.Series(
-            [p for p in paths if p.count("/") == 1 and p.isascii() and Path(p).suffix.lower() in SUFFIXES], dtype="str"
+            [p for p in paths if p.count("/") == 1 and p.isascii() and os.path.splitext(p)[1].lower() in SUFFIXES],
+            dtype="str",
         )
         frame = pd.DataFrame({"key": images, "label": images.str.partition("/")[0] if len(images) else images})
         present = set(frame["label"].unique())
@@ -100,9 +108,9 @@ class ImageNet(ImageFiles, Source):
         other = len(paths) - len(images)
         notes = [f"Not the official images: {what}." for what in short]
         notes += [f"{other} files that are no images of a class were ignored."] if other else []
-        listing = make_listing(frame, files, LICENCE, tuple(notes), label="wnid")
+        listing = make_listing(frame, Folder(str(folder)), LICENCE, tuple(notes), label="wnid")
         names = tuple(listed.names.get(wnid, wnid) for wnid in listing.catalog.classes)
-        return replace(listing, catalog=self._placed(replace(listing.catalog, names=names)))
+        return replace(listing, catalog=replace(listing.catalog, names=names))
 
     def _placed(self, catalog: Catalog) -> Catalog:
         if self.options.hierarchy is None:
@@ -118,7 +126,7 @@ class ImageNet(ImageFiles, Source):
 def _find_images(root: Path) -> Path:
     """Return the folder of class folders."""
     if not root.is_dir():
-        raise DataAbsent(Problem(str(root), f"no such folder{unexpanded(root)}. {OBTAIN}"))
+        raise DataAbsent(Problem(str(root), f"no such folder{unexpanded(root, '.')} {OBTAIN}"))
     for layout in LAYOUTS:
         folder = root / layout
         if folder.is_dir() and any(is_wnid(entry.name.removesuffix(".tar")) for entry in folder.iterdir()):

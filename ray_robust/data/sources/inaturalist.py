@@ -115,7 +115,9 @@ class INaturalist(ImageFiles, Source):
     def _file(self, root: Path, release: Release) -> Path:
         file = root / release.listing
         if not root.is_dir() or not any(root.iterdir()):
-            raise DataAbsent(Problem(str(root), f"no such folder, or an empty one{unexpanded(root)}. {release.obtain}"))
+            raise DataAbsent(
+                Problem(str(root), f"no such folder, or an empty one{unexpanded(root, '.')} {release.obtain}")
+            )
         if not file.is_file():
             other = [version for version, release in RELEASES.items() if (root / release.listing).is_file()]
             hint = f"; did you mean version: {other[0]}?" if other else f". {release.obtain}"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -121,14 +122,17 @@ class ShardSource(FilePool, Source):
     def _index(self) -> pd.DataFrame:
         """A row per image, by key: key, label, caption, and where it lies: shard, at, size. In `attrs[LACKING]` the
         number of samples without one and the first of them, if there are any."""
-        shards, columns = self.shards, self.columns
+        return self._indexed(self.columns)
+
+    def _indexed(self, columns: Columns) -> pd.DataFrame:
+        shards = self.shards
         meaning = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
         name = hashlib.blake2b(json.dumps(meaning).encode(), digest_size=10).hexdigest()
         file = default_root() / "indices" / f"{name}.parquet"
         if file.exists():
             return pd.read_parquet(file)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            listed = list(threads.map(self._list, range(len(shards.shards))))
+            listed = list(threads.map(partial(self._list, columns), range(len(shards.shards))))
         if wrong := [part for part in listed if isinstance(part, tuple)]:
             raise UserError(*unlisted(wrong))
         parts = [part for part in listed if not isinstance(part, tuple)]
@@ -145,14 +149,14 @@ class ShardSource(FilePool, Source):
         draft = file.with_suffix(f".{os.getpid()}")
         index.to_parquet(draft, index=False)
         draft.replace(file)
-        return index
+        return pd.read_parquet(file)  # as every later command has it: whole numbers with gaps are read as others
 
-    def _list(self, number: int) -> pd.DataFrame | tuple[str, str]:
+    def _list(self, columns: Columns, number: int) -> pd.DataFrame | tuple[str, str]:
         """Return the index of one shard, or its path and what is wrong with it."""
         shard = self.shards.shards[number]
         try:
             with open_shard(self.shards, number) as file:
-                rows = type(self).lister(file, self.columns)
+                rows = type(self).lister(file, columns)
         except Unlistable as error:
             return shard.path, str(error)
         except UserError as error:
@@ -165,6 +169,13 @@ class ShardSource(FilePool, Source):
         if self.options.caption is None:
             return None
         return [None if pd.isna(text) else text for text in self._index["caption"].take(rows)]
+
+    def values(self, column: str) -> Sequence[Any]:
+        """Return what the caption would be if it were of that column: the shards are listed once for each."""
+        index = self._indexed(replace(self.columns, caption=column))
+        if not index["key"].equals(self._index["key"]):
+            raise UserError(Problem(self.where, "its samples are not those that were listed; run the command again"))
+        return index["caption"].tolist()
 
     def in_order(self, rows: np.ndarray) -> list[int]:
         return np.lexsort((self._at[rows], self._shard[rows])).tolist()

@@ -130,7 +130,7 @@ class WnidFolders(ImageFiles, Source):
         folder = root / below
         if not folder.is_dir():
             return
-        files, folders = Folder(str(folder)).walk()
+        files, folders, _ = Folder(str(folder)).walk()
         wnids = self.facts.wnids(root)
         classes = {f for f in folders if "/" not in f}
         strange = sorted(f for f in classes if f not in wnids and (wnids or not is_wnid(f)))
@@ -148,7 +148,7 @@ class WnidFolders(ImageFiles, Source):
         """Return the folder of the set: `root`, or the one inside it. Raises UserError; DataAbsent where there is
         nothing."""
         if not root.is_dir() or not any(root.iterdir()):
-            what = f"no such folder, or an empty one{unexpanded(root)}. {self.facts.obtain}"
+            what = f"no such folder, or an empty one{unexpanded(root, '.')} {self.facts.obtain}"
             raise DataAbsent(Problem(str(root), what))
         if self.is_root(root):
             return root
@@ -244,7 +244,7 @@ class TinyImageNet(WnidFolders):
         if not images.is_dir():  # sorted into class folders, with the list left beside them
             self.list_classes(root, "val", listed)
             return
-        there = {name for name in Folder(str(images)).walk()[0] if Path(name).suffix.lower() in SUFFIXES}
+        there = {name for name in Folder(str(images)).walk().files if Path(name).suffix.lower() in SUFFIXES}
         unlisted = sorted(there - set(label_of))
         if not wrong:
             listed.problems += first_few(
@@ -309,7 +309,7 @@ class MiniImageNet(WnidFolders):
                 Problem(f"{file}:1", f"has no column {lacking[0]!r}{did_you_mean(lacking[0], table.columns)}")
             )
             return
-        there = set(Folder(str(root / "images")).walk()[0])
+        there = set(Folder(str(root / "images")).walk().files)
         wrong: list[tuple[int, str]] = []
         for at, (name, label) in enumerate(zip(table["filename"], table["label"], strict=True)):
             key = next((k for k in (name, f"{label}/{name}") if k in there), None)

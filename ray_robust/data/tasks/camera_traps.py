@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from ray_robust.data import pool
+from ray_robust.data.tasks.shift_options import CorruptedOptions
 from ray_robust.data.world.draws import F32, normal, uniform
 from ray_robust.data.world.scene import RENDERER, render
 from ray_robust.data.world.sites import describe
@@ -31,7 +32,7 @@ class CameraTraps(pool.Task):
     between 0 and 1: in between.
     """
 
-    class Options(pool.TaskOptions):
+    class Options(CorruptedOptions):
         shift: float = Field(
             default=1.0,
             ge=0,
@@ -79,7 +80,7 @@ class CameraTraps(pool.Task):
         first = dict(zip(sides, np.cumsum([0, *sides.values()]), strict=False))
         taxonomy = make_taxonomy(SOURCE_SPECIES, o.species, o.seed)
         columns, problems = [], []
-        meant = o.model_dump(exclude={"metric"})  # what decides the images
+        meant = o.model_dump(exclude={"metric", "corruptions"})  # what decides the images
         for split, side in SIDES.items():
             mix = self._mixes[first[side] : first[side] + sides[side]]
             images = getattr(o, f"{split}_images")

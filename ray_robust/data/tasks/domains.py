@@ -15,13 +15,14 @@ import pandas as pd
 from pydantic import Field
 
 from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
-from ray_robust.data.pool import Catalog, FileOptions, Task, TaskOptions, in_unit_interval, mix_bits, seed_of
+from ray_robust.data.pool import Catalog, FileOptions, Task, in_unit_interval, mix_bits, seed_of
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, key_ids, make_listing, with_stamps
 from ray_robust.data.readers.label_checks import lost_to_form
 from ray_robust.data.readers.table import first_few
 from ray_robust.data.tasks.shares import Share, TestShare, ood_val_share
+from ray_robust.data.tasks.shift_options import ShiftedOptions
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -36,7 +37,7 @@ class DomainTask(ImageFiles, Task):
     test lists are id_test and ood_test, and hashed parts of the train lists id_val and ood_val.
     """
 
-    class Options(FileOptions, TaskOptions):
+    class Options(FileOptions, ShiftedOptions):
         root: LocalPath = Field(description="the folder of the domains", examples=["root: ~/data/pacs"])
         train: Names = Field(description="domains to train on", examples=["train: [photo]"])
         ood: Names | None = Field(
@@ -224,7 +225,7 @@ def _folders(path: Path) -> tuple[str, ...]:
 
 def _walk(base: Path, domain: str) -> pd.DataFrame:
     """Return the images below `<domain>/<class>/`."""
-    names, _ = Folder(str(base / domain)).walk()
+    names = Folder(str(base / domain)).walk().files
     images = [n for n in names if "/" in n and Path(n).suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(Problem(str(base / domain), "holds no images; wanted: <class>/*.jpg"))

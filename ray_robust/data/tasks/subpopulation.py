@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ray_robust import registry
+from ray_robust.data.images.form import Form
 from ray_robust.data.labels.class_labels import by_name, coarse_labels
 from ray_robust.data.labels.hierarchy import subtrees
 from ray_robust.data.pool import (
@@ -38,7 +39,6 @@ from ray_robust.data.pool import (
     Pixels,
     Pool,
     Task,
-    TaskOptions,
     in_unit_interval,
     mix_bits,
     seed_of,
@@ -46,6 +46,7 @@ from ray_robust.data.pool import (
 from ray_robust.data.readers.folder import key_ids
 from ray_robust.data.readers.label_checks import split_warnings
 from ray_robust.data.tasks.shares import Share, TestShare, ood_val_share
+from ray_robust.data.tasks.shift_options import ShiftedOptions
 from ray_robust.errors import UserError, did_you_mean
 from ray_robust.spec.class_selection import parse_granularity
 from ray_robust.spec.values import number_for
@@ -120,7 +121,7 @@ class Subpopulation(Task):
     the images of the others are divided into train, id_val and id_test by a hash of their keys.
     """
 
-    class Options(TaskOptions):
+    class Options(ShiftedOptions):
         source: SourceOptions = Field(
             description="the images, as a source with a hierarchy: its name and its own keys",
             examples=["source: {name: species}"],
@@ -246,19 +247,19 @@ class Subpopulation(Task):
 
     def _division(self, whole: Catalog) -> Division:
         o, where = self.options, f"task {self.name}"
-        try:
-            label = np.array(coarse_labels(whole, o.labels), dtype=object)
-        except ValueError as error:
-            raise UserError(f"{where}: labels: source {self.source.name} {error}") from None
         held = np.bincount(whole.labels, minlength=len(whole.classes)) > 0
         if o.under is not None:
             below = subtrees(whole)
             if o.under not in below:
                 what = f"under: source {self.source.name} has no node {o.under!r}{did_you_mean(o.under, below)}"
                 raise UserError(f"{where}: {what}")
-            inside = np.zeros(len(label), bool)
+            inside = np.zeros(len(held), bool)
             inside[below[o.under]] = True
             held &= inside
+        try:
+            label = np.array(coarse_labels(whole, o.labels, held), dtype=object)
+        except ValueError as error:
+            raise UserError(f"{where}: labels: source {self.source.name} {error}") from None
         label[~held] = ""
         unseen, small = np.zeros(len(label), bool), []
         for name in sorted(set(label) - {""}):
@@ -309,7 +310,7 @@ class Subpopulation(Task):
         """Return a line for each label: the subclasses that are trained on, those that are not, and their images."""
         whole, division = self.source.catalog, self._division(self.source.catalog)
         count = np.bincount(whole.labels[self.rows], minlength=len(whole.classes))
-        names = whole.names or whole.classes
+        names = whole.called
 
         def listed(members: np.ndarray) -> str:
             rest = f" and {len(members) - SHOWN} more" if len(members) > SHOWN else ""
@@ -331,8 +332,12 @@ class Subpopulation(Task):
     def read(self, rows: np.ndarray, size: int) -> Pixels:
         return self.source.read(self.rows[rows], size)
 
-    def read_new(self, rows: np.ndarray, size: int, stored: Callable[[bytes], bool]) -> Pixels:
-        return self.source.read_new(self.rows[rows], size, stored)
+    def read_new(self, rows: np.ndarray, form: Form, stored: Callable[[bytes], bool]) -> Pixels:
+        return self.source.read_new(self.rows[rows], form, stored)
+
+    @property
+    def fit(self) -> str:
+        return self.source.fit
 
     @property
     def pack(self) -> str:
@@ -366,10 +371,6 @@ class Subpopulation(Task):
 
     def unmade(self, rows: np.ndarray) -> np.ndarray:
         return rows[np.isin(self.rows[rows], self.source.unmade(self.rows[rows]))]
-
-    @property
-    def meaning(self) -> str:
-        return f"{self.catalog.fingerprint}-{getattr(self.source.options, 'fit', 'crop')}"
 
 
 def _group_names(whole: Catalog, classes: np.ndarray) -> tuple[str, ...]:

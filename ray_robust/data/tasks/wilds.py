@@ -17,11 +17,12 @@ from PIL import Image
 from pydantic import Field
 
 from ray_robust.data.images.files import Folder
-from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task, TaskOptions
+from ray_robust.data.pool import SPLITS, Catalog, FileOptions, Task
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import ImageFiles, LocalPath, make_listing
 from ray_robust.data.tasks.official import DATASETS, UNFIT, Official
+from ray_robust.data.tasks.shift_options import ShiftedOptions
 from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
 from ray_robust.files.regular_file import without_content
 
@@ -34,7 +35,7 @@ class WildsTask(ImageFiles, Task):
     attribute). Labels are the package's y. Its val and test are ood_val and ood_test unless `official` says otherwise.
     """
 
-    class Options(FileOptions, TaskOptions):
+    class Options(FileOptions, ShiftedOptions):
         root: LocalPath = Field(
             description="the folder that holds `iwildcam_v2.0/`, `fmow_v1.1/` and the like", examples=["root: ~/data"]
         )

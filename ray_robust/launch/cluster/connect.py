@@ -102,7 +102,8 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         except Exception as error:  # whatever one of Ray's many parts raises
             if joined is not None:
                 raise UserError(f"{joined.where}: the cluster there cannot be joined: {_cause(error)}") from error
-            raise Outage(f"Ray does not start on this machine: {_cause(error)}") from error
+            again = "where the machine was too busy for it, the same command later starts it"
+            raise Outage(f"Ray does not start on this machine: {_cause(error)}; {again}") from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminated)

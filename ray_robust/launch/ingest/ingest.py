@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_robust.data.images.form import Form
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
@@ -26,7 +27,7 @@ from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.generate import generate
 from ray_robust.launch.ingest.shards import fill_from_shards
 
-Job = tuple[Pool, int, np.ndarray | None]  # a pool, the size in px, and the rows that are wanted (None: all)
+Job = tuple[Pool, Form | int, np.ndarray | None]  # a pool, the form (px: decoded), the rows wanted (None: all)
 Progress = Callable[[int, int], None]  # images done, images in all
 
 SECONDS = {True: 1e-4, False: 1e-3}  # rough cost of one image by `Pool.rendered`, only to weigh Ray's start against it
@@ -45,7 +46,7 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
     such images are tried again by every call, so that mending them is enough.
     """
     root = store_root or default_root()
-    stores = [ImageStore.open(root, pool, size) for pool, size, _ in jobs]
+    stores = [ImageStore.open(root, pool, form) for pool, form, _ in jobs]
     work = list(missing(jobs, stores))
     total = sum(len(rows) for _, rows in work)
     done = 0
@@ -79,7 +80,7 @@ def read_files(
 
     In this process, or where that takes long on a cluster, which is left running until `stack` is closed and returned.
     """
-    stores, cluster = [ImageStore.open(default_root(), pool, size) for pool, size, _ in jobs], None
+    stores, cluster = [ImageStore.open(default_root(), pool, form) for pool, form, _ in jobs], None
     if estimate(jobs, stores) > WORTH_RAY:
         cluster = stack.enter_context(connect(address))
     ingest(jobs, progress=progress)
@@ -96,10 +97,10 @@ def head_start(jobs: Sequence[Job], store_root: Path) -> Iterator[None]:
 
     def render() -> None:
         with suppress(UserError):
-            for pool, size, rows in jobs:
+            for pool, form, rows in jobs:
                 if not pool.rendered:
                     continue
-                store = ImageStore.open(store_root, pool, size)
+                store = ImageStore.open(store_root, pool, form)
                 for block in _blocks(store.missing(rows), cpus=1):
                     if over.is_set():
                         return
@@ -239,13 +240,13 @@ def _open(refs: list) -> ImageStore:
     if key not in _sent:
         _sent.clear()
         store = ray.get(refs[0])
-        _sent[key] = ImageStore.open(store.root, store.pool, store.size)
+        _sent[key] = ImageStore.open(store.root, store.pool, store.form)
     return _sent[key]
 
 
 def _refuse_broken(stores: Sequence[ImageStore]) -> None:
     problems: list[Problem] = []
-    for store in {(id(store.pool), store.size): store for store in stores}.values():
+    for store in {(id(store.pool), store.form): store for store in stores}.values():
         pool, broken = store.pool, store.broken
         where = getattr(pool, "where", pool.name)
         if broken and _again(pool):

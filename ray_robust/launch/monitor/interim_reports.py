@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import ray_robust
+from ray_robust.run.interim import SHARE
 
-SHARE = 0.02  # of the time since the trials began goes into reports
 FIRST = 8.0  # seconds of a processor that a report is expected to take before one was written
 NEAR = 3.0  # times that: when less is left of the sweep, its last report comes soon enough
 PROGRAM = "import sys; sys.path.append({!r}); from analysis.interface import interim; interim.command(interim.main)"
@@ -111,8 +111,8 @@ class InterimReports:
 
     def _begin(self, ended: int) -> None:
         self._ended = ended
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
-        try:
+        try:  # a full temporary folder costs the report, not the thread that watches the sweep
+            self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
             self._process = self.start(self.address, self._complaints)
         except OSError as error:
             self._reported = ended

@@ -23,6 +23,7 @@ from ray_robust.launch.monitor.metrics import TRIAL
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.redact import redacted
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.trial_folder import key_of
 from ray_robust.spec.load import Spec
 from ray_robust.status.progress import ErSoFar
 from ray_robust.text.safe_csv import cells as safe
@@ -287,7 +288,7 @@ class Wandb:
             config = dict(self.facts.get(trial, {}))
             self.open[trial] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or self.sweep, name=trial, group=self.sweep, config=config,
-                id=trial.rpartition("-")[2], resume="allow", dir=str(self.folder), mode=_wandb_mode(),
+                id=key_of(trial), resume="allow", dir=str(self.folder), mode=_wandb_mode(),
                 reinit="create_new", settings=self._wandb.Settings(silent=True, console="off"),
             )  # fmt: skip
         return self.open[trial]

@@ -10,9 +10,9 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ray_robust.plan.plan import Trial
-from ray_robust.prepare.estimate import PER_TRIAL, Rate, RateOf, makespan
+from ray_robust.prepare.estimate import PER_TRIAL, Rate, RateOf, makespan, rate_key
 from ray_robust.prepare.work import OpenWork, StageWork, work_of
-from ray_robust.run.throughput import key_of, stage_key
+from ray_robust.run.throughput import stage_key
 
 STARTING = 6.0  # seconds until a worker trains, until the first trial has ended
 LEAST = 2.0  # seconds of a training before its rate says anything
@@ -183,8 +183,7 @@ class TimeLeft:
         return self.work[name].stages if name in self.work else ()
 
     def _kind(self, name: str, stage: StageWork) -> str:
-        model = self.work[name].trial.model
-        return stage_key(key_of(model.name, model.image_size, self.gpus), stage.kind)
+        return stage_key(rate_key(self.work[name].trial.model, self.gpus), stage.kind)
 
 
 def _trainings(stages: Iterable[StageWork]) -> tuple[int, int]:

@@ -113,13 +113,13 @@ def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -
 def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network: nn.Module) -> float | None:
     """The mean over the trial's tasks of the objective's value of a linear probe on their validation splits."""
     from ray_robust.train.probe import body_of, linear_probe
-    from ray_robust.trial.datasets import task_split
+    from ray_robust.trial.datasets import Shown, task_split
 
     values = []
     for finetuning in {f.task_label: f for f in trial.finetunings}.values():
         task = open_pool("task", finetuning.task.name, finetuning.task)
         assert isinstance(task, Task)
-        parts = {name: task_split(task, name, Path(paths.store), trial.model.image_size, context.device)
+        parts = {name: task_split(task, name, Path(paths.store), Shown.to(trial.model), context.device)
                  for name in ("train", *PROBED)}  # fmt: skip
         tests = {name: parts[name] for name in PROBED}
         predicted = linear_probe(

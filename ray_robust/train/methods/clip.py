@@ -17,7 +17,8 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from ray_robust.spec.load import Pretrain
-from ray_robust.train.augmentation import augment
+from ray_robust.train.augmentation import Views
+from ray_robust.train.device import send
 from ray_robust.train.features import features_of
 from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
@@ -84,17 +85,19 @@ def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     loss = ClipLoss(local_loss=True, gather_with_grad=True, **ranks)
     mean, std = input_scale(body)
 
-    def batch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        shown = normalise(augment(train.images.take(positions), settings.augment), mean, std)
+    views = Views(train.images, settings.augment)
+
+    def batch(positions: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shown = normalise(views.take(positions, seed), mean, std)
         drawn = torch.randint(texts.choices.shape[1], (len(positions),))
-        return shown, texts.tokens[texts.choices[positions, drawn]].to(context.device)
+        return shown, send(texts.tokens[texts.choices[positions, drawn]], context.device)
 
     def contrast(network: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         with context.autocast(job.section.precision):
             of_images, of_texts, scale = network(images, tokens)
         return loss(of_images, of_texts, scale)
 
-    objective = Objective(batch, contrast, divisible=False)
+    objective = Objective(batch, contrast, divisible=False, prefetch=views.prefetch)
     seconds = optimise(pairs, objective, stage)
     return body, pretrained(stage, 0, _zero_shot(pairs, texts, job), seconds)
 

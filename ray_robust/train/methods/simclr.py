@@ -11,7 +11,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import nn
 
-from ray_robust.train.augmentation import augment
+from ray_robust.train.augmentation import Views
 from ray_robust.train.features import nearest_mean_accuracy
 from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
@@ -30,17 +30,17 @@ def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     loss = NTXentLoss(settings.temperature, gather_distributed=context.world_size > 1)
     mean, std = input_scale(body)
 
-    def batch(positions: torch.Tensor) -> tuple[torch.Tensor]:
-        images = train.images.take(positions)
-        views = torch.cat([augment(images, settings.augment), augment(images, settings.augment)])
-        return (normalise(views, mean, std),)
+    views = Views(train.images, settings.augment, 2)
 
-    def contrast(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
+    def batch(positions: torch.Tensor, seed: int) -> tuple[torch.Tensor]:
+        return (normalise(views.take(positions, seed), mean, std),)
+
+    def contrast(network: nn.Module, pairs: torch.Tensor) -> torch.Tensor:
         with context.autocast(job.section.precision):
-            projected = network(views)
+            projected = network(pairs)
         return loss(*projected.float().chunk(2))
 
-    objective = Objective(batch, contrast, divisible=False)
+    objective = Objective(batch, contrast, divisible=False, prefetch=views.prefetch)
     seconds = optimise(network, objective, stage)
     upstream = nearest_mean_accuracy(body, train, job.images.held_out, job.section, context)
     return body, pretrained(stage, 0, upstream, seconds)

@@ -1,0 +1,294 @@
+"""OOD accuracy without OOD labels, from how often pairs of models predict the same: `estimate_ood`.
+
+Baek, Jiang, Raghunathan and Kolter, "Agreement-on-the-Line" (NeurIPS 2022): where the accuracies of models lie on a
+line, so does the agreement of pairs of them, and the two lines have the same slope and intercept; agreement needs no
+labels. Owns ALine-D, their estimate of each model's OOD accuracy, what makes it uncertain, and when agreement makes no
+line, so that nothing is estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from analysis.formatting import interval, number
+from analysis.scales import Scale
+from analysis.stats import group_jackknife
+from analysis.stats.estimates import Estimate
+from analysis.stats.group_jackknife import JackknifeScores
+from analysis.stats.quantities import ErrorSource
+
+BLOCKS = 32  # of images, left out in turn where a test has too few groups
+AT_ONCE = 1 << 22  # predictions that are compared in one step, bytes
+LEAST_TRIALS = 4  # of the baseline: fewer say nothing about the error of the agreement line
+PARTNERS = "models that agree"  # the name of this source of error
+ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates is marked with
+METHOD = "agreement on the line, ALine-D"
+ASSUMES = (
+    "This cannot be checked without labels: estimates are right as far as accuracy lies on the line that agreement "
+    "between models lies on, as it does on many published shifts and not on all."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Test:
+    """What every point predicted on the images of a test: int [points, images]; the labels of the images, int
+    [images], None where they have none, and their test groups by number, int [images], with the groups' names. Of a
+    run, the names of the images [images], and of the classes by number."""
+
+    predicted: np.ndarray
+    labels: np.ndarray | None
+    group: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
+    images: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.predicted.shape[1]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it has enough test groups to be a sample of others."""
+        return len(self.groups) >= group_jackknife.LEAST_GROUPS
+
+
+@dataclass(frozen=True, eq=False)
+class Estimated:
+    """Estimated OOD accuracies, float [points], with the replicates that make them uncertain, aligned with the points.
+
+    slope    of the baseline's agreement line, with its error over the trials; `intercept` and `r2` are of the same line
+    refused  why nothing is estimated, or ""
+    """
+
+    ood: np.ndarray
+    replicates: tuple[JackknifeScores, ...] = ()
+    slope: Estimate = field(default_factory=lambda: Estimate(np.nan, np.nan, np.nan))
+    intercept: float = np.nan
+    r2: float = np.nan
+    pairs: int = 0
+    images: int = 0
+    refused: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What the estimate rests on, or why there is none."""
+        slope = f"slope {number(self.slope.value, 2)} ({interval(self.slope.low, self.slope.high, 2)})"
+        pairs = f"agreement of {self.pairs:,} pairs of baseline models on {self.images:,} images"
+        return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}"
+
+
+def matches(predicted: np.ndarray) -> np.ndarray:
+    """Return on how many images each pair of points predicts the same, float [points, points]."""
+    count = len(predicted)
+    same = np.zeros((count, count))
+    step = max(1, AT_ONCE // max(predicted.size, 1))
+    for i in range(0, count, step):
+        own = predicted[i : i + step, None] == predicted[i:]
+        same[i : i + step, i:] = np.count_nonzero(own, axis=2)
+    return np.maximum(same, same.T)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Which points are paired: those of different trials, since two points of one training agree for another reason.
+
+    trial     int [points]; `baseline` bool [points]
+    """
+
+    trial: np.ndarray
+    baseline: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """How many pairs of baseline points there are."""
+        sizes = np.bincount(self.trial[self.baseline])
+        return int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
+
+    def without(self, trial: int) -> np.ndarray:
+        """Return which points are left as partners without a trial, bool [points]."""
+        return self.trial != trial
+
+    def line(self, x: np.ndarray, y: np.ndarray, partners: np.ndarray | None = None) -> tuple[float, float, float]:
+        """Return slope, intercept and R² of the baseline's pairs: y on x, float [points, points] each."""
+        own = np.flatnonzero(self.baseline if partners is None else self.baseline & partners)
+        i, j = np.triu_indices(len(own), 1)
+        i, j = own[i], own[j]
+        apart = self.trial[i] != self.trial[j]
+        first, second = x[i[apart], j[apart]], y[i[apart], j[apart]]
+        if len(first) < 3 or not np.ptp(first) > 0:
+            return np.nan, np.nan, np.nan
+        u, v = first - first.mean(), second - second.mean()
+        slope = float(u @ v / (u @ u))
+        spread = float(v @ v)
+        return slope, float(second.mean() - slope * first.mean()), float(slope * (u @ v) / spread) if spread else np.nan
+
+    def solve(self, values: np.ndarray, partners: np.ndarray | None = None) -> np.ndarray:
+        """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over pairs of different trials. Points that
+        are no `partners` are fitted to the others' w.
+
+        With P points, n in a trial t, S the sum of w and S_t that of t's: the normal equation of a point of t is
+        (P - n) w + S - S_t = 2 sum_j values[., j] = b. Summed over t, and then over all t, it gives S_t and S.
+        """
+        keep = np.ones(len(self.trial), bool) if partners is None else partners
+        number, trial = np.unique(self.trial[keep], return_inverse=True)
+        apart = self.trial[:, None] != self.trial[keep]
+        b = 2 * np.where(apart, values[:, keep], 0.0).sum(1)
+        size, total = np.bincount(trial), np.bincount(trial, b[keep])
+        rest = len(trial) - 2 * size
+        whole = (total / rest).sum() / (1 + (size / rest).sum())
+        of_trial = (total - size * whole) / rest
+        own = dict(zip(number, range(len(number)), strict=True))
+        at = np.array([own.get(one, -1) for one in self.trial])
+        sizes, sums = np.append(size, 0)[at], np.append(of_trial, 0.0)[at]
+        return (b - whole + sums) / (len(trial) - sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """Of every point the accuracy in distribution, `score`, and transformed, [points]; of every pair the transformed
+    agreement in and out of distribution, [points, points]."""
+
+    score: np.ndarray
+    accuracy: np.ndarray
+    id: np.ndarray
+    ood: np.ndarray
+
+    def estimate(self, pairs: Pairs, partners: np.ndarray | None = None) -> np.ndarray:
+        """Return the transformed OOD accuracy of every point by ALine-D: the mean of a pair's is their agreement, moved
+        along the line by what their ID accuracy and agreement are apart."""
+        slope, *_ = pairs.line(self.id, self.ood, partners)
+        middle = (self.accuracy[:, None] + self.accuracy) / 2
+        return pairs.solve(self.ood + slope * (middle - self.id), partners)
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """How often points are right in distribution, bool [points, images], and agree, by side [points, points]."""
+
+    tests: Mapping[str, Test]
+    scale: Scale
+    right: np.ndarray
+    same: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, tests: Mapping[str, Test], scale: Scale) -> _Counts:
+        assert tests["id"].labels is not None
+        same = {side: matches(test.predicted) for side, test in tests.items()}
+        return cls(tests, scale, tests["id"].predicted == tests["id"].labels, same)
+
+    @cached_property
+    def _whole(self) -> dict[str, np.ndarray]:
+        return {side: self._h(same, len(self.tests[side])) for side, same in self.same.items()}
+
+    def inputs(self, left_out: Mapping[str, np.ndarray] | None = None) -> _Inputs:
+        """Return what an estimate is made of, without some images of each side (int)."""
+        agreement = dict(self._whole)
+        for side, images in (left_out or {}).items():
+            if len(images):
+                test = self.tests[side]
+                rest = self.same[side] - matches(test.predicted[:, images])
+                agreement[side] = self._h(rest, len(test) - len(images))
+        gone = self.right[:, [] if left_out is None else left_out["id"]]
+        size = self.right.shape[1] - gone.shape[1]
+        hits = self.right.sum(1) - gone.sum(1)
+        return _Inputs(hits / size, self._h(hits, size), agreement["id"], agreement["ood"])
+
+    def _h(self, count: np.ndarray, of: int) -> np.ndarray:
+        return self.scale.of(count / of, of)
+
+
+def estimate_ood(
+    tests: Mapping[str, Test], trials: np.ndarray, baseline: np.ndarray, scale: Scale, min_r2: float
+) -> Estimated:
+    """Return the estimated OOD accuracy of every point.
+
+    tests     what the points predicted on both tests, "id" (with labels) and "ood" (whose labels are not looked at)
+    trials    int [points], the trial of each
+    baseline  bool [points]
+    min_r2    the R² of the baseline's agreement under which nothing is estimated
+    """
+    pairs = Pairs(np.asarray(trials), np.asarray(baseline, bool))
+    nothing = np.full(len(pairs.trial), np.nan)
+    if why := _too_few(pairs):
+        return Estimated(nothing, refused=why, images=len(tests["ood"]))
+    counts = _Counts.of(tests, scale)
+    whole = counts.inputs()
+    slope, intercept, r2 = pairs.line(whole.id, whole.ood)
+    numbers = np.unique(pairs.trial)
+    slopes = [pairs.line(whole.id, whole.ood, pairs.without(one))[0] for one in np.unique(pairs.trial[pairs.baseline])]
+    error = Estimate(slope, float(np.sqrt((len(slopes) - 1) * np.var(slopes))), len(slopes) - 1.0)
+    refused = _off_the_line(error, r2, min_r2)
+    made = Estimated(nothing, (), error, intercept, r2, pairs.count, len(tests["ood"]), refused)
+    if refused:
+        return made
+    over = [whole.estimate(pairs, pairs.without(one)) for one in numbers]
+    partners = ErrorSource(PARTNERS, len(numbers), len(numbers) - 1.0, len(numbers) - 1.0)
+    replicates = [JackknifeScores(partners, None, scale.inverse(np.stack(over, axis=1)))]
+    for source, left in _left_out(tests):
+        rest = [counts.inputs(images) for images in left]
+        ids = np.stack([one.score for one in rest], axis=1) if len(left[0]["id"]) else None
+        oods = np.stack([one.estimate(pairs) for one in rest], axis=1)
+        replicates.append(JackknifeScores(source, ids, scale.inverse(oods)))
+    return replace(made, ood=scale.inverse(whole.estimate(pairs)), replicates=tuple(replicates))
+
+
+def _too_few(pairs: Pairs) -> str:
+    trials = len(np.unique(pairs.trial[pairs.baseline]))
+    if trials < LEAST_TRIALS:
+        return f"the baseline has {trials} trials, and agreement between {LEAST_TRIALS} or more is needed"
+    if 2 * np.bincount(pairs.trial).max() >= len(pairs.trial):
+        return "one trial has half of the points, so that few pairs are of different trials"
+    return ""
+
+
+def _off_the_line(slope: Estimate, r2: float, min_r2: float) -> str:
+    """Why agreement makes no line, or ""."""
+    if not r2 >= min_r2:
+        return (
+            f"agreement is off the line: R² of the baseline's pairs is {number(r2, 2)}, under the floor of {min_r2:g}"
+        )
+    if not slope.low > 0:
+        where = f"slope {number(slope.value, 2)} ({interval(slope.low, slope.high, 2)})"
+        return f"agreement is off the line, which is not shown to rise: {where}"
+    return ""
+
+
+def _left_out(tests: Mapping[str, Test]) -> Iterator[tuple[ErrorSource, list[dict[str, np.ndarray]]]]:
+    """Yield each source of error among the images: a set of test groups, or of blocks of images where there are too few
+    groups, with the images of each side (int) that are left out in turn."""
+    none = np.empty(0, np.int64)
+    shared = set(tests["id"].groups) & set(tests["ood"].groups)
+    if shared and all(test.grouped for test in tests.values()):
+        names = sorted({*tests["id"].groups, *tests["ood"].groups})
+        parts = {side: _parts(_codes(test, names), len(names)) for side, test in tests.items()}
+        sizes = [np.array([len(one) for one in own]) for own in parts.values()]
+        yield (
+            group_jackknife.error_source("groups", sizes),
+            [{"id": a, "ood": b} for a, b in zip(parts["id"], parts["ood"], strict=True)],
+        )
+        return
+    for side, test in tests.items():
+        if test.grouped:
+            assert test.group is not None
+            blocks = np.arange(len(test.groups)) % group_jackknife.MOST_LEFT_OUT
+            own = _parts(blocks[test.group], int(blocks.max()) + 1)
+            source = group_jackknife.error_source(f"{side.upper()} groups", [np.bincount(test.group)])
+        else:
+            order = np.random.default_rng(0).permutation(len(test))
+            own = _parts(order % BLOCKS, min(BLOCKS, len(test)))
+            source = ErrorSource(f"{side.upper()} images", len(test), len(own) - 1.0, len(own) - 1.0)
+        yield source, [{"id": none, "ood": none} | {side: one} for one in own]
+
+
+def _codes(test: Test, names: Sequence[str]) -> np.ndarray:
+    assert test.group is not None
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index[name] for name in test.groups])[test.group]
+
+
+def _parts(codes: np.ndarray, count: int) -> list[np.ndarray]:
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
