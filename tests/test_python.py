@@ -105,13 +105,12 @@ def test_a_run_that_is_not_there_has_the_command_s_line(run, folder):
         rr.Run(folder).analyse(margn=1)
 
 
-def test_a_folder_that_is_no_run_has_no_points(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path, folder):
     """An empty table would be read as a run of which nothing is finished."""
-    other = rr.Run(tmp_path)
-    for read in (lambda: other.points, lambda: other.shifts, lambda: other.plan, lambda: other.spec, other.status):
-        assert len(problems(read)) == 1
-    assert "no run folder: it has neither spec.yaml nor plan.csv" in problems(lambda: other.points)[0]
-    assert "nothing is planned there yet" in other._repr_html_()
+    (line,) = problems(lambda: rr.Run(tmp_path))
+    assert "no run folder: it has neither spec.yaml nor plan.csv" in line
+    (tmp_path / "spec.yaml").write_bytes((folder / "spec.yaml").read_bytes())
+    assert "nothing is planned there yet" in rr.Run(tmp_path)._repr_html_()
     (tmp_path / "results.csv").write_text("id\n")
     assert problems(lambda: rr.Run(tmp_path / "results.csv"))[0].endswith("is a file; wanted: a run folder")
 

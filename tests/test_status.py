@@ -327,3 +327,13 @@ def test_neither_torch_nor_ray_is_needed(planned):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_pilot_that_is_to_come_is_said(planned):
+    run, _ = planned
+    spec = yaml.safe_load((run.storage.local() / "spec.yaml").read_text())
+    assert "pilot " not in "\n".join(tables.headline(progress.read_status(run, NOW), run))
+    run.write("spec.yaml", yaml.safe_dump(spec | {"baseline": {"name": "scratch", "spread": "auto"}}))
+    assert "pilot    fine-tunings of the baseline" in "\n".join(tables.headline(progress.read_status(run, NOW), run))
+    run.write("baseline.json", "{}")
+    assert "pilot " not in "\n".join(tables.headline(progress.read_status(run, NOW), run))

@@ -38,7 +38,7 @@ class Settings(TypedDict, total=False):
 class Run:
     """A run: `Run("runs/quantity")`, a path or a URI, finished or not.
 
-    Raises UserError where there is no such folder, and whatever reads it where it is no run folder.
+    Raises UserError where there is no such folder, or it is no run folder.
     """
 
     def __init__(self, path: str | os.PathLike[str] | Run) -> None:
@@ -52,6 +52,7 @@ class Run:
             raise UserError(f"{self.path}: is a file; wanted: a run folder")
         if not folder.exists(""):
             raise UserError(f"{self.path}: no such run folder{suggestion(folder)}")
+        folder.require()
 
     @property
     def plan(self) -> pd.DataFrame:

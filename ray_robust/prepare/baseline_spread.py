@@ -23,10 +23,9 @@ from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.work import PilotWork, finished_trials, open_work, remaining_of
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 from ray_robust.run.analysis_settings import smallest_set
-from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.run_folder import SPREAD, RunFolder
 from ray_robust.spec.load import Finetune, Level, Spec
 
-FILE = "baseline.json"
 PILOT = (-4.0, -2.0, 0.0, 2.0)  # octaves
 MOST = 8  # rungs of a baseline
 EVEN = 0.2  # of the range of ID scores on the axis: no two neighbouring rungs lie farther apart, if they can be had
@@ -85,7 +84,7 @@ def recorded(sweep: Sweep, run: RunFolder) -> Choice:
 
     `sweep` is one without a choice: what the pilot means names the choice, so that an edited baseline has another.
     """
-    kept = run.storage.recall_json(FILE) or {}
+    kept = run.storage.recall_json(SPREAD) or {}
     octaves = kept.get("octaves")
     if kept.get("pilot") == _meaning(pilot_plan(sweep)) and _could_be_chosen(octaves):
         return Choice(tuple(map(float, octaves)), True)
@@ -126,7 +125,7 @@ def decide(sweep: Sweep, run: RunFolder) -> Choice | None:
                        for octave, score in sorted(last.items())]  # fmt: skip
     octaves = choose(curves, floors, SCALES["probit"].rate(0.0).item() / axis.rate(axis.h(0.5)).item())
     kept = {"octaves": list(octaves), "pilot": _meaning(plan), "scores": scores}
-    run.write(FILE, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+    run.write(SPREAD, json.dumps(kept, indent=1, allow_nan=False) + "\n")
     return Choice(octaves, True)
 
 

@@ -42,6 +42,7 @@ __all__ = ["RunFolder", "TrialFolder"]
 
 CHECKSUMS = "checksums.json"
 DECLARED = "declared.json"  # `declared`
+SPREAD = "baseline.json"  # what the pilot of `baseline.spread: auto` chose
 TABLES = ("results.csv", "results.parquet")
 PROVED = ("spec.yaml", DECLARED, "plan.csv", "data.json", "run.json", *TABLES)  # that others rely on
 ANEWS = (CHECKSUMS, "spec.yaml", "plan.csv", *TABLES)  # written whenever the command ends

@@ -18,7 +18,7 @@ from ray_robust.run.analysis_settings import settings_of
 from ray_robust.run.interim import runs
 from ray_robust.run.lease import Driver, driver_of
 from ray_robust.run.missing import Missing, Remaining, in_all, planned_work, remaining
-from ray_robust.run.run_folder import Marks, RunFolder, suggestion
+from ray_robust.run.run_folder import SPREAD, Marks, RunFolder, suggestion
 from ray_robust.run.sweep_progress import RECENT, last_progress
 from ray_robust.text.durations import duration
 
@@ -61,6 +61,7 @@ class Status:
     left        seconds to go, as the sweep's driver estimates it; None when none runs, or it cannot tell yet
     total       how many trials there will be: of a search that runs more than are drawn yet
     driver      whether a driver runs the sweep, in a sentence; "" where nothing is left to run, or it is this process
+    pilot       whether `baseline.spread: auto` has yet to choose the baseline's fine-tunings
     """
 
     question: str
@@ -77,6 +78,7 @@ class Status:
     command: str = ""  # that continues it, "" where an earlier version ran it
     total: int = 0
     driver: str = ""
+    pilot: bool = False
 
 
 def read_status(run: RunFolder, now: float) -> Status:
@@ -147,6 +149,7 @@ class StatusReader:
             command=_command(spec),
             total=total,
             driver=_of_driver(driver, is_running) if is_open or total > len(states) else "",
+            pilot=is_open and _has_pilot(spec) and not run.exists(SPREAD),
         )
 
     def _look(self, plan: Any) -> dict[str, _Trial]:
@@ -223,6 +226,11 @@ def _of_driver(driver: Driver | None, is_running: bool) -> str:
     if driver.alive is None:
         return f"{driver.name} has written nothing for {duration(RECENT)}, and was probably stopped"
     return f"{driver.name} is gone"
+
+
+def _has_pilot(spec: Mapping[str, Any]) -> bool:
+    baseline = spec.get("baseline")
+    return isinstance(baseline, dict) and baseline.get("spread") == "auto"
 
 
 def _command(spec: Mapping[str, Any]) -> str:

@@ -25,6 +25,8 @@ def headline(status: Status, run: RunFolder) -> Iterator[str]:
     yield f"{len(status.states)}{undrawn} trials: {listed}; {percent(status.share_done, 0)} of the work is done{left}"
     if status.driver:
         yield f"driver   {status.driver}"
+    if status.pilot:
+        yield "pilot    fine-tunings of the baseline's first seed come first; their scores decide how many it has in all"
     if status.remaining.missing:
         yield f"to do {status.remaining.counts()}"
         yield from (f"      {line}" for line in status.remaining.lines())
