@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,14 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, file: Path) -> None:
-        """Open a report's page and wait until every chart is drawn. Raises RuntimeError after ten minutes."""
+        """Open a report's page and wait until every chart is drawn. Raises RuntimeError when one of its scripts threw
+        instead, or after ten minutes."""
         self.call("Page.navigate", url=file.absolute().as_uri())
-        self.ask("""new Promise((done, give_up) => {
-            setTimeout(() => give_up(new Error("the charts were not drawn")), 600000);
-            const look = () => document.documentElement?.dataset.drawn ? done(true) : setTimeout(look, 20);
-            look();
-        })""")
+        begun = time.monotonic()
+        while not self.ask("document.documentElement?.dataset.drawn"):
+            if self.errors or time.monotonic() - begun > 600:
+                raise RuntimeError(f"the charts were not drawn: {self.errors[:1] or 'after ten minutes'}")
+            time.sleep(0.02)
 
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited. Raises RuntimeError with what it threw."""

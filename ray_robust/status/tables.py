@@ -26,7 +26,7 @@ def headline(status: Status, run: RunFolder) -> Iterator[str]:
     if status.driver:
         yield f"driver   {status.driver}"
     if status.pilot:
-        yield "pilot    fine-tunings of the baseline's first seed come first; their scores decide how many it has in all"
+        yield "pilot    fine-tunings of the baseline's first seed come first; their scores decide how many it has"
     if status.remaining.missing:
         yield f"to do {status.remaining.counts()}"
         yield from (f"      {line}" for line in status.remaining.lines())

@@ -32,5 +32,5 @@ class Screen(Console):
 def console(quiet: bool = False) -> Console:
     """Return the console of a sweep: standard output, without colours and cursor movement where it is no terminal; a
     quiet one prints nothing."""
-    wide = None if sys.stdout.isatty() else 140  # a log or a pipe has no width: tables keep all their columns
+    wide = None if sys.stdout.isatty() else 1000  # a log or a pipe has no width: nothing is wrapped or cut
     return Screen(file=sys.stdout, highlight=False, width=wide, quiet=quiet)

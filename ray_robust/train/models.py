@@ -32,12 +32,33 @@ def build_model(section: ModelSection, num_classes: int, seed: int) -> nn.Module
     try:
         with seeded("init", section.name, seed):
             model = create_model(section, num_classes)
-        with torch.no_grad():  # some models are built for any size, and then cannot read it
+        with torch.no_grad(), _without_idle_strides(model):  # some are built for any size, and then cannot read it
             model.eval()(torch.zeros(1, 3, section.image_size, section.image_size))
         return model.train()
     except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:
         message = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrainingFailed(f"model {section.name} cannot be built for {section.image_size} px: {message}") from error
+
+
+@contextmanager
+def _without_idle_strides(model: nn.Module) -> Iterator[None]:
+    """Inside, a convolution that is given maps of one pixel, and with stride 1 returns such maps too, gets this stride.
+
+    With a larger stride oneDNN's kernels for AMX (3.12) leave those taps of the weights' gradient that only padding
+    meets as they were in memory, in bfloat16: training went on with wrong gradients, or ended in nan.
+    """
+
+    def settle(module: nn.Conv2d, given: tuple[torch.Tensor, ...]) -> None:
+        sizes = zip(module.kernel_size, module.dilation, module.padding, strict=False)
+        if given[0].shape[2:] == (1, 1) and all(2 * p == d * (k - 1) for k, d, p in sizes if isinstance(p, int)):
+            module.stride = (1, 1)
+
+    hooks = [one.register_forward_pre_hook(settle) for one in model.modules() if isinstance(one, nn.Conv2d)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def trains_on_one(section: ModelSection) -> bool:
