@@ -81,7 +81,8 @@ def test_a_stack_trains_as_each_alone_and_lets_go_who_is_done(name, cache, monke
     assert sizes == [3] * 5 + [2] * 5  # the first ends after one of two passes
     assert all(seconds > 0 for seconds in ended)
     for one, other in zip(alone, together, strict=True):
-        assert (weights(one) - weights(other)).abs().max() < 1e-4
+        # Where rounding decides a ReLU, few weights differ by more; a rate 10 % larger moves all by 7e-6 and more.
+        assert (weights(one) - weights(other)).abs().mean() < 3e-6
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             assert a.stride() == b.stride()
 
