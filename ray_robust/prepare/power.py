@@ -172,10 +172,10 @@ def _rows(rows: Sequence[Power]) -> Grid:
 
 def _over_seeds(design: Design, spread: Spread, seeds: Iterable[int]) -> Grid:
     names = [row.kind for row in power(design, spread)]
-    grid = _grid("seeds", *[f"{name}: detectable | provable" for name in names])
+    grid = _grid("seeds", *[f"{name}: after Holm | provable" for name in names])
     for count in seeds:
         rows = power(design.with_seeds(count), spread)
-        grid.add_row(str(count), *[f"{_number(row.detectable)} | {_number(row.provable)}" for row in rows])
+        grid.add_row(str(count), *[f"{_number(row.after_holm)} | {_number(row.provable)}" for row in rows])
     return grid
 
 
@@ -186,9 +186,12 @@ def _seeds_sentence(number: int, row: Power, design: Design, spread: Spread) -> 
         floor = of(power(design.with_seeds(MOST_SEEDS), spread)[number])
         return f"with no number of seeds, which come down to {floor:.1f}: the test groups stay those they are"
 
-    to_detect, to_prove = needed(lambda power: power.detectable), needed(lambda power: power.provable)
+    to_detect, to_prove = needed(lambda power: power.after_holm), needed(lambda power: power.provable)
     margin = f"{design.margin:g}"
-    return f"{row.kind}: {margin} points are found {to_detect}; no effect within {margin} is proved {to_prove}"
+    return (
+        f"{row.kind}: after Holm's correction, {margin} points are found {to_detect}; no effect within {margin} is "
+        f"proved {to_prove}"
+    )
 
 
 def _number(value: float) -> str:
