@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,24 @@ def test_a_plan_says_it(spec, room, capsys):
     out = capsys.readouterr().out
     assert "store: compact, since 0 GB of decoded images would not fit into 0 GB of free disk; model.store: raw" in out
     assert "MB of images, stored compact, besides checkpoints and results" in out
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "wanted"),
+    [
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/job/step\n", {"job/memory.max": "3000000", "job/step/memory.max": "max"}, 3_000_000),
+        ("0::/\n", {"memory.max": "5000000\n"}, 5_000_000),
+        ("3:cpu,memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "4000000"}, 4_000_000),
+        ("nonsense\n", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_memory_is_what_a_container_or_a_job_may_use(tmp_path, own, files, wanted):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert stored_form._memory(tmp_path, tmp_path / "own") == (wanted or whole)

@@ -90,8 +90,31 @@ def _missing(pool: Pool, form: Form) -> int:
     return len(store.missing()) if store.folder.is_dir() else store.n
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of memory that this process may use: what the machine has, or less by the limit of a container or a job,
+    which is that of its control group (v2, or v1 by the controller `memory`) or of one above it."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines() if line.count(":") >= 2]
+    except OSError:
+        return whole
+    limits = [whole]
+    for _, controllers, path in lines:
+        if "memory" in controllers.split(",") or not controllers:
+            top, name = (groups / "memory", "memory.limit_in_bytes") if controllers else (groups, "memory.max")
+            group = top / path.strip("/")
+            for one in (group, *group.parents):
+                if one.is_relative_to(top):
+                    limits += _limit(one / name)
+    return min(limits)
+
+
+def _limit(file: Path) -> list[int]:
+    """Return the bytes that a file of the kernel's limits memory to; none where there is no limit, or no such file."""
+    try:
+        return [int(file.read_text())]
+    except (OSError, ValueError):  # no such file, or "max"
+        return []
 
 
 def _free_disk(root: Path) -> int:
