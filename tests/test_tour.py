@@ -38,7 +38,7 @@ def test_the_notebook_runs_and_shows_tables_and_figures(tmp_path, monkeypatch):
     assert "points of ER (" in page
     assert page.count('class="dataframe"') >= 5
     last = tour.cells[-1].outputs[0].text.splitlines()
-    assert last[0] == "DataFrame: --ood: no column 'shiftd'; did you mean shifted?"
+    assert last[0] == "DataFrame: ood: no column 'shiftd'; did you mean shifted?"
     assert last[1] == "spec: pretain: unknown key; did you mean pretrain?"
     assert (tmp_path / "groups.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "runs/quickstart/report/index.html").exists()
