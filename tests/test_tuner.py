@@ -113,5 +113,5 @@ def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path,
         tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first)
     assert shown == ["no line"]
     assert len(order) == (1 if stop else 3)
-    assert own & set(order[: 1 if stop else 2])  # two are given out at once where nothing waits, and either may start first
+    assert own & set(order[: 1 if stop else 2])  # where nothing waits two are given out at once: either may start first
     assert [run_folder.trial(trial.id).failure() for trial in plan] == [None] * 3
