@@ -42,7 +42,7 @@ AXES = "pretrain.sources as a whole"
 OPEN = "Values that a search draws"
 INTROS = {
     AXES: "In place of a mapping of sources: several mixtures.",
-    OPEN: "Where a search draws, any value of `pretrain` or `finetune` may be one of these ([search.md](search.md)).",
+    OPEN: "Where a search draws, any value of `pretrain` or `finetune` may be one of these ([Searching](search.md)).",
 }
 AUGMENT = (
     "What `pretrain.augment` and `finetune.augment` name; test images never change. Several joined by `+` are done "

@@ -213,7 +213,7 @@ class OtherKeys(Section):
     seeds: Positive | tuple[Annotated[int, Field(ge=0, lt=LARGEST_SEED)], ...] | Seeds = Field(
         default=1,
         description="how many, or which ones: each draws its own images and trains its own models; or as many as the "
-        "answer needs ([prediction.md](prediction.md#seeds-where-the-answer-needs-them))",
+        "answer needs ([Power and prediction](prediction.md#seeds-where-the-answer-needs-them))",
         examples=["seeds: 3", "seeds: [11, 12]", "seeds: {first: 4, until: 4.0, most: 16}"],
     )
     track: str | tuple[str, ...] = Field(

@@ -100,7 +100,7 @@ class Search(Section):
     )
     where: tuple[str, ...] = Field(
         default=(),
-        description="conditions that a mixture must meet ([search.md](search.md))",
+        description="conditions that a mixture must meet ([Searching](search.md))",
         examples=['where: "num_images <= 4k"'],
     )
     budget: Budget | None = Field(
