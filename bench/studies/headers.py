@@ -104,7 +104,8 @@ def _compared(record: Record) -> Iterator[str]:
         return
     for row in map(numbers, record["factors"]):
         if row["per"] in PER:
-            note = "" if state(row) != "open" else ", not established"
+            note = f", no effect within {record['margin']:g} points" if row["equivalent"] else ""
+            note += {"open": ", not established", "fragile": ", not in every check"}.get(state(row), "")
             note = ", not straight: see the levels" if not_straight(row) else note
             yield f"{_effect(row)}{note}."
     rows = _against_baseline(record)
