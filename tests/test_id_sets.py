@@ -160,6 +160,20 @@ def test_runs_with_other_id_sets_are_not_joined(tmp_path: Path):
         read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
+def test_the_order_of_the_id_sets_in_a_spec_means_nothing(tmp_path: Path):
+    """Two runs that name the same sets in another order, joined: each column holds the scores on one set."""
+    every = two_axes(GROUPS)
+    own, web = (every.loc[every["shift"] == name] for name in ("ood", "id:web"))
+    cam = web.assign(shift="id:cam", ood=web["ood"] / 2)
+    for run, order, group in (("a", [web, cam], "num_images=1000"), ("b", [cam, web], "num_images=4000")):
+        rows = pd.concat([own, *order], ignore_index=True)
+        fake_run.run_folder(tmp_path / run, rows.loc[rows["group"].isin(["scratch", group])])
+    joined, options = read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert options.id_names == ("id_test", "cam", "web")
+    assert set(joined.points["group"]) == {"scratch", *GROUPS}
+    assert joined.points["id_2"].to_numpy() == pytest.approx(joined.points["id_3"].to_numpy() / 2)
+
+
 def test_a_point_without_a_score_on_an_id_set_is_left_out_and_said(tmp_path: Path):
     every = two_axes(GROUPS)
     trial = every["trial"].unique()[-1]

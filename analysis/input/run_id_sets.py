@@ -17,7 +17,8 @@ OWN_SET = "id_test"  # the name of the task's own
 
 def with_id_sets(run: RunFolder, points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
     """Return the points with the columns `id_1`, `id_2`, ... (and `id_1_images`, ...) of their scores on every ID set,
-    the points that lack one, and the names of the sets; the points as they are where the run has none.
+    the points that lack one, and the names of the sets, the task's own first and the others by name, whatever their
+    order in the spec; the points as they are where the run has none.
 
     Raises UserError where its tasks have different sets: no one plane is over them.
     """
@@ -26,7 +27,7 @@ def with_id_sets(run: RunFolder, points: pd.DataFrame) -> tuple[pd.DataFrame, pd
     rows = rows.loc[further & rows["ood"].notna()]
     if rows.empty or points.empty:
         return points, points.iloc[:0], ()
-    names = list(dict.fromkeys(rows["shift"]))
+    names = sorted(set(rows["shift"]))  # columns go by number: of runs that are joined the same set has the same one
     by_task = {task: set(own["shift"]) for task, own in rows.groupby("task")}
     if any(by_task.get(task) != set(names) for task in points["task"].unique()):
         what = "its tasks have different id_sets, and one analysis has one set of axes; run them apart"
