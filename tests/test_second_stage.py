@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,7 +140,23 @@ def test_a_plan_is_kept_and_one_that_is_lost_is_made_again(tmp_path):
 def test_a_baseline_with_seeds_of_its_own_keeps_them(tmp_path):
     sweep, run = opened(tmp_path, "baseline={name: scratch, seeds: 5}"), RunFolder(tmp_path / "run")
     done(sweep, run)
-    assert second_stage.decide(sweep, run).seeds["scratch"] == 5
+    plan = second_stage.decide(sweep, run)
+    assert plan.seeds["scratch"] == 5
+    assert (plan.most, plan.verdict()["saved"]) == (5 + 8 + 8, 16 - plan.seeds["num_images=1000"] - 3)
+    assert plan.sentences()[1].endswith(f"{plan.most - plan.spent} fewer than 8 seeds of each group but scratch")
+    assert second_stage.recorded(sweep, run) == plan
+
+
+def test_a_plan_that_an_earlier_version_kept_is_read(tmp_path):
+    sweep, run = opened(tmp_path), RunFolder(tmp_path / "run")
+    done(sweep, run)
+    made = second_stage.decide(sweep, run)
+    kept = made.plain()
+    del kept["limits"]
+    run.write("seeds.json", json.dumps(kept))
+    again = second_stage.recorded(sweep, run)
+    assert again == replace(made, limits={})
+    assert again.verdict() == made.verdict()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +167,9 @@ def test_a_baseline_with_seeds_of_its_own_keeps_them(tmp_path):
         lambda kept: kept.update(seeds={}),
         lambda kept: kept.update(needs=3),
         lambda kept: kept.pop("rule"),
+        lambda kept: kept["rule"].update(most=1e999),
+        lambda kept: kept["trials"].update(scratch=1e999),
+        lambda kept: kept["trials"].update(scratch="x"),
     ],
 )
 def test_a_damaged_plan_counts_as_none(tmp_path, change):

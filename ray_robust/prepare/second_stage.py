@@ -98,7 +98,7 @@ def decide(sweep: Sweep, run: RunFolder) -> SeedPlan:
         seeds = {group: max(count, more[group]) for group, count in seeds.items()}
         needs += own_needs
     trials = {group: count // first[group] for group, count in Counter(groups.values()).items()}
-    made = SeedPlan(_meaning(first_stage(sweep)), rule, seeds, trials, tuple(needs))
+    made = SeedPlan(_meaning(first_stage(sweep)), rule, seeds, trials, tuple(needs), _most(sweep))
     run.write(FILE, json.dumps(made.plain(), indent=1, allow_nan=False) + "\n")
     return made
 

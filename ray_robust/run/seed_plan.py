@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_robust.files.storage import Storage
@@ -113,6 +113,8 @@ class SeedPlan:
 
     meaning   of the first stage and its rule: a plan of another one does not hold
     trials    by group, how many each of its seeds is (one per model)
+    limits    by group, the most seeds that it may have: a spec may fix the baseline's; a plan that an earlier version
+              kept has none, and `rule.most` stands for them
     """
 
     meaning: str
@@ -120,6 +122,7 @@ class SeedPlan:
     seeds: Mapping[str, int]
     trials: Mapping[str, int]
     needs: tuple[Need, ...]
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spent(self) -> int:
@@ -128,8 +131,11 @@ class SeedPlan:
 
     @property
     def most(self) -> int:
-        """Trials that the largest number of seeds would be, for each group that may have more than the first."""
-        return sum(max(count, self.rule.most) * self.trials.get(group, 1) for group, count in self.seeds.items())
+        """Trials that the largest number of seeds would be, of a group whose seeds are fixed these."""
+        return sum(
+            max(count, self.limits.get(group, self.rule.most)) * self.trials.get(group, 1)
+            for group, count in self.seeds.items()
+        )
 
     def sentences(self) -> list[str]:
         """What was asked, spent and saved, and what could not be had."""
@@ -137,10 +143,12 @@ class SeedPlan:
         for group, count in self.seeds.items():
             by_count.setdefault(count, []).append(group)
         many = "; ".join(f"{count} for {', '.join(names)}" for count, names in sorted(by_count.items()))
-        saved = self.most - self.spent
+        fixed = [group for group, limit in self.limits.items() if limit != rule.most]
+        each = f"of each group but {', '.join(fixed)}" if fixed else "each"
+        fewer = f"{self.most - self.spent} fewer than {rule.most} seeds {each}"
         lines = [
             f"asked for {rule.asked}, with {rule.first} to {rule.most} seeds",
-            f"planned: {many}: {count_noun(self.spent, 'trial')}, {saved} fewer than {rule.most} seeds each",
+            f"planned: {many}: {count_noun(self.spent, 'trial')}, {fewer}",
         ]
         return [*lines, *(need.sentence(rule) for need in self.needs if need.state not in (NARROW, DECIDED))]
 
@@ -156,7 +164,7 @@ class SeedPlan:
         needs = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(need).items()}
                  for need in self.needs]  # fmt: skip
         return {"meaning": self.meaning, "rule": asdict(self.rule), "seeds": dict(self.seeds),
-                "trials": dict(self.trials), "needs": needs}  # fmt: skip
+                "trials": dict(self.trials), "needs": needs, "limits": dict(self.limits)}  # fmt: skip
 
 
 def _need(kept: Mapping[str, Any]) -> Need:
@@ -173,11 +181,14 @@ def recorded(folder: Storage) -> SeedPlan | None:
         of = raw["of"] if isinstance(raw["of"], str) else tuple(raw["of"])
         rule = SeedRule(int(raw["first"]), int(raw["most"]), raw["until"], of)
         needs = tuple(_need(one) for one in kept["needs"])
-        seeds = {str(group): int(count) for group, count in kept["seeds"].items()}
-        plan = SeedPlan(str(kept["meaning"]), rule, seeds, dict(kept["trials"]), needs)
+        seeds, trials, limits = (
+            {str(group): int(count) for group, count in own.items()}
+            for own in (kept["seeds"], kept["trials"], kept.get("limits", {}))
+        )
+        plan = SeedPlan(str(kept["meaning"]), rule, seeds, trials, needs, limits)
         plan.sentences()
         return plan
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):  # JSON's 1e999 is no int
         return None
 
 
