@@ -21,6 +21,7 @@ from analysis.input.run_points import read_run
 from analysis.interface.study import Study
 from analysis.report import terminal
 from analysis.scales import SCALES
+from analysis.stats import agreement
 from analysis.stats.agreement import ASSUMES, ESTIMATE, Estimated, Pairs, estimate_ood, matches
 from analysis.study import Analysis, analyse_all
 from analysis.verdict import verdict
@@ -109,6 +110,16 @@ def test_it_is_refused_where_agreement_is_off_the_line(sweep: Sweep):
     few = np.flatnonzero(~sweep.points["trial"].isin(["scratch-0", "none-0"]))
     assert estimate_of(sweep, few).refused == "the baseline has 3 trials, and agreement between 4 or more is needed"
     assert np.isnan(estimate_of(sweep, few).ood).all()
+
+
+def test_trials_of_which_one_would_have_half_without_another_are_refused():
+    """Each trial is left out in turn: without one of 2 points, 4 of 8 are of one trial, which has no solution."""
+    trials = np.repeat(np.arange(4), [4, 2, 2, 1])
+    predicted = np.random.default_rng(0).integers(0, 2, (len(trials), 60), np.int32)
+    tests = {side: agreement.Test(predicted, np.zeros(60, np.int32)) for side in ("id", "ood")}
+    found = estimate_ood(tests, trials, np.ones(len(trials), bool), PROBIT, -1.0)
+    assert found.refused.startswith("one trial has half of the points, or of those without another")
+    assert np.isfinite(Pairs(np.repeat(np.arange(4), [3, 2, 2, 2]), np.ones(9, bool)).solve(np.ones((9, 9)))).all()
 
 
 # --- a run

@@ -239,8 +239,9 @@ def _too_few(pairs: Pairs) -> str:
     trials = len(np.unique(pairs.trial[pairs.baseline]))
     if trials < LEAST_TRIALS:
         return f"the baseline has {trials} trials, and agreement between {LEAST_TRIALS} or more is needed"
-    if 2 * np.bincount(pairs.trial).max() >= len(pairs.trial):
-        return "one trial has half of the points, so that few pairs are of different trials"
+    *_, second, largest = np.sort(np.bincount(pairs.trial))
+    if 2 * largest + second >= len(pairs.trial):  # each trial is left out in turn, the second largest too
+        return "one trial has half of the points, or of those without another: few pairs are of different trials"
     return ""
 
 
