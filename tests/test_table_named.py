@@ -10,7 +10,9 @@ import pytest
 from make_tables import models, read, refused
 
 from analysis.notes import count_notes
+from analysis.options import Options
 from analysis.stats.task_points import pairing
+from analysis.study import analyse_all
 
 
 def mixed(*values: str, rows: int = 42) -> list[str]:
@@ -147,3 +149,11 @@ def test_a_group_that_is_gone_and_a_baseline_alone_are_noted(tmp_path):
     notes = count_notes(table.points.assign(extrapolated=False, clipped=False), table.left_out, None)
     assert "clip: no row with scores, so nothing is said about it" in notes
     assert "there is no other group than standard: nothing is compared" in notes
+
+
+def test_a_column_that_reports_have_for_estimated_scores_is_left_out_and_said(tmp_path):
+    table = models().assign(er_estimated=mixed("True", "False"))
+    made = read(table, tmp_path, cluster="none")
+    assert "not in the report's tables, which have columns of these names: er_estimated" in made.warnings
+    (found,) = analyse_all(made, Options("standard"))
+    assert found.groups["er"].notna().all()

@@ -26,7 +26,8 @@ from analysis.input.table import Table
 from analysis.options import Options
 from ray_robust.text.names import quoted
 
-RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "extrapolated", "group", "trial", "task", "status"}
+RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "er_estimated", "extrapolated", "group", "trial",
+            "task", "status"}  # fmt: skip
 
 
 def read_csv(file: str, **columns: Any) -> Table:
