@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import errno
 import io
 from pathlib import Path
 
@@ -123,6 +124,24 @@ def test_corrupted_images_are_made_once_and_again_where_they_were_altered(tmp_pa
     monkeypatch.setattr(files, "VERSION", kinds.VERSION + 1)
     files.corrupted(store, rows, "jpeg", 3)
     assert len(list((tmp_path / "store/corruptions").iterdir())) == 2
+
+
+@pytest.mark.parametrize("fails", ["mkdir", "write_bytes"])
+def test_a_disk_that_is_full_or_read_only_costs_the_file_alone(tmp_path: Path, monkeypatch, fails: str):
+    """Neither making the folder, nor writing, nor removing what was written may end a trial."""
+    (task,) = sweep(tmp_path, "{kinds: [jpeg], images: 20}").tasks.values()
+    assert isinstance(task, Task)
+    store, rows = ImageStore.open(tmp_path / "store", task, 16), task.corrupted_rows()
+    first = np.array(files.corrupted(store, rows, "jpeg", 3))
+    (file,) = (tmp_path / "store/corruptions").iterdir()
+    file.write_bytes(b"altered")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in (fails, "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert (files.corrupted(store, rows, "jpeg", 3) == first).all()
 
 
 def table(folder: Path, opened: Sweep) -> pd.DataFrame:

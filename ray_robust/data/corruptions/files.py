@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,14 @@ def corrupted(store: ImageStore, rows: np.ndarray, kind: str, severity: int, vie
             stored, within = images
             pixels = stored[i if within is None else within[i]]
         made[i] = corrupt(pixels, kind, severity, image_id)
-    folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{name}.{os.getpid()}.draft"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(made.tobytes())
         file = folder / f"{name}-{zlib.crc32(made.data):08x}.u8"
         draft.replace(file)
     except OSError:  # a full or read-only disk: these pixels do
-        draft.unlink(missing_ok=True)
+        _remove(draft)
         return made
     there = _opened(file, len(rows), store.size)
     return made if there is None else there
@@ -64,7 +65,13 @@ def _opened(file: Path, count: int, size: int) -> np.ndarray | None:
         there = np.memmap(file, np.uint8, "r", shape=(count, size, size, 3))
         if file.stat().st_size == there.size and f"{zlib.crc32(there.data):08x}" == file.stem.rpartition("-")[2]:
             return there
-        file.unlink(missing_ok=True)
     except (OSError, ValueError):  # removed by another process, or too short
-        file.unlink(missing_ok=True)
+        pass
+    _remove(file)
     return None
+
+
+def _remove(file: Path) -> None:
+    """Remove a file where that can be done: one on a read-only disk is passed over each time."""
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
