@@ -22,6 +22,7 @@ from test_storage import Remote
 from analysis.input.run_points import read_run
 from analysis.report import run_facts
 from ray_robust.errors import UserError
+from ray_robust.files.storage import Storage
 from ray_robust.prepare import provenance
 from ray_robust.run import results_schema
 from ray_robust.run.run_folder import RunFolder, TrialFolder
@@ -323,6 +324,25 @@ def test_threads_that_write_at_once_keep_each_others_checksums(tmp_path, monkeyp
         list(threads.map(lambda name: run.write(name, f"image\n{name}\n"), names))
     assert set(json.loads((tmp_path / "checksums.json").read_text())) >= set(names)
     assert run.altered() == []
+
+
+def test_an_earlier_file_that_is_put_back_is_altered(tmp_path, monkeypatch):
+    """Not where the command was killed before it had written the later one: that file is as it was."""
+    run, write = RunFolder(tmp_path), Storage.write
+    run.write("run.json", "{}")
+    run.write("run.json", '{"a": 1}')
+    (tmp_path / "run.json").write_text("{}")
+    assert len(run.altered()) == 1
+    (tmp_path / "run.json").write_text('{"a": 1}')
+    killed = lambda self, name, data: 1 / 0 if name == "run.json" else write(self, name, data)  # noqa: E731
+    monkeypatch.setattr(Storage, "write", killed)
+    with pytest.raises(ZeroDivisionError):
+        run.write("run.json", '{"a": 2}')
+    monkeypatch.undo()
+    assert run.altered() == []
+    run.write("run.json", '{"a": 2}')
+    (tmp_path / "run.json").write_text('{"a": 1}')
+    assert len(run.altered()) == 1
 
 
 def test_a_word_of_progress_that_lacks_numbers_has_them_all(run):

@@ -239,15 +239,18 @@ class RunFolder:
 
     def write(self, name: str, data: bytes | str) -> None:
         """Any file of the run. Its checksum is kept beside those that it had before, and first: who is killed in
-        between leaves one of them. Of all processes the one that holds the lease writes here, and its threads in
-        turn."""
+        between leaves one of them. Once the file is written those are dropped: an earlier one that is put back is
+        altered. Of all processes the one that holds the lease writes here, and its threads in turn."""
         data = encoded(name, data)
         with _CHECKSUMS:
-            checksums = self.checksums()
-            if checksums.get(name, ())[-1:] != [checksum(data)]:
-                checksums[name] = [*checksums.get(name, ())[-2:], checksum(data)]
+            checksums, own = self.checksums(), checksum(data)
+            before = checksums.get(name, [])
+            if before[-1:] != [own]:
+                checksums[name] = [*before[-2:], own]
                 self.storage.write(CHECKSUMS, seal(checksums))
-        self.storage.write(name, data)
+            self.storage.write(name, data)
+            if checksums[name] != [own]:
+                self.storage.write(CHECKSUMS, seal({**checksums, name: [own]}))
 
     def damaged(self, trials: Iterable[str]) -> Iterator[str]:
         """Yield a line for each of these trials that was finished and is damaged now, then those of `altered`."""
