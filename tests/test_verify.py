@@ -12,8 +12,10 @@ from make_damage import damaged
 from test_trial import paths_in, plan_of
 
 from analysis.__main__ import main
+from analysis.advice.advice import Advice, Cost
 from analysis.interface.request import Request, report_on
-from analysis.verify import command
+from analysis.verify import command, report
+from ray_robust.files.storage import Storage
 from ray_robust.run.checksums import checksum, seal, unseal
 from ray_robust.run.declared import declare
 from ray_robust.run.run_folder import RunFolder
@@ -239,3 +241,54 @@ def test_rows_of_further_shifts_are_made_again_too(run):
     problems = [what for _, what in differences(folder, [*own, *again])]
     assert not any("v2" in what or what.startswith(("id ", "ood ")) for what in problems)
     assert any("ood" in what for _, what in differences(folder, [{**again[0], "ood": 0.123}]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a,b\n1,2\n", ""),
+        (b"a,b\n9,1,2\n", "is no CSV table"),  # the surplus cell is no name of the row
+        (b"a,b\n1,2,9\n", "is no CSV table"),
+        (b"a,b\n1\n", "is no CSV table"),
+        (b'a,b\n"1,2\n', "is no CSV table"),
+        (b"\xff\n", "is no CSV table"),
+        (b"", "is no CSV table"),
+        (b"a,a\n1,2\n", "has other columns than the trials give"),
+        (b"a,b\n1,3\n", "line 2: b is 3; the trials give 2"),
+    ],
+)
+def test_a_table_that_is_none_any_more_says_so(text, said):
+    assert report.in_table(text, b"a,b\n1,2\n") == said
+    assert report.lacking("groups.csv", text, b"a,b\n1,2\n") == (["b"] if b"a,a" in text else [])
+
+
+def test_results_that_cannot_be_read_are_named(tmp_path):
+    """Of a run whose checksums do not tell: of an earlier version, or sealed again."""
+    run, made = run_folder(tmp_path / "run", sweep({"num_images=1000": 0.0})), command.Verification()
+    run.write_results()
+    (tmp_path / "run/results.parquet").write_bytes((run.read_bytes("results.parquet") or b"")[:-9])
+    (tmp_path / "run/results.csv").write_bytes(b"a,b\n1,2,3\n")
+    command._verify_results(run, made)
+    said = [f"{Path(one.where).name}: {one.what}" for one in made.problems]
+    assert said == ["results.csv: is no CSV table", "results.parquet: is no Parquet table"]
+
+
+@pytest.mark.parametrize("task", [False, True])
+def test_the_time_that_an_advice_takes_is_the_machine_s(tmp_path, task):
+    """Another machine, or one without its cache, has another rate; what is to be trained is compared all the same."""
+    folder = Storage(tmp_path)
+
+    def with_cost(*cost) -> bytes:
+        made = {"advice": [Advice("few_seeds", "So.", "Do.", None, Cost(*cost)).plain(), {"cost": None}]}
+        return json.dumps({"tasks": {"one": made}} if task else made).encode()
+
+    def said(*cost) -> list[str]:
+        return [what for _, what in report.differences(folder, {"verdict.json": with_cost(*cost)})]
+
+    folder.write("verdict.json", with_cost(27, 0, 1000, 4000.0))
+    assert said(27, 0, 1000, 90.0) == said(27, 0, 1000, None) == said(27, 0, 1000, 4000.0) == []
+    (other,) = said(26, 0, 1000, 4000.0)
+    assert "advice[0].cost.finetunings is 27; the trials give 26" in other
+    folder.write("verdict.json", with_cost(27, 0, 1000, 4000.0).replace(b"27 new", b"7 new"))
+    (other,) = said(27, 0, 1000, 90.0)
+    assert "advice[0].cost.text is " in other

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ REASONS = {
     "no_group": "there is no group to compare",
     "settled": "every comparison is decided",
 }
+TIME = re.compile("; about [^;]+ on one worker$")  # how a cost in words ends
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,15 @@ class Cost:
             return "nothing new is trained"
         parts = [count_noun(self.finetunings, "new fine-tuning")]
         parts.append(count_noun(self.pretrainings, "new pre-training") if self.pretrainings else "no pre-training")
-        time = "" if self.seconds is None else f"; about {duration(self.seconds)} on one worker"
+        time = "" if self.seconds is None else f"; about {duration(self.seconds)} on one worker"  # as TIME says
         images = f"; {self.images:,} images to process" if self.images else ""
         return ", ".join(parts) + images + time
+
+
+def untimed(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cost as `Advice.plain` has it, without what follows from the rates of the machine that wrote it."""
+    own = {key: value for key, value in cost.items() if key != "seconds"}
+    return own | ({"text": TIME.sub("", text)} if isinstance(text := own.get("text"), str) else {})
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """The report of a run made again, and compared with the one that lies there.
 
 Tables and verdict.json follow from the trials: their numbers may differ by what another machine's arithmetic makes of
-them, their texts not at all. Pages and figures depend on fonts and versions too, and are compared with the checksums
-that the report's own `provenance.json` keeps.
+them, their texts not at all. How long an advice takes follows from the machine's rates, and is not compared. Pages and
+figures depend on fonts and versions too, and are compared with the checksums that the report's own `provenance.json`
+keeps.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -18,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.advice.advice import untimed
 from analysis.report.output import PROVENANCE
 from ray_robust.files.storage import Storage
 from ray_robust.run.checksums import checksum, unseal
@@ -25,6 +29,7 @@ from ray_robust.run.integrity import ALTERED, DAMAGED, MISSING
 
 SAME = 1e-6  # relative difference of numbers that are the same
 VERDICT, SCHEMA = "verdict.json", Path(__file__).parents[1] / "verdict.schema.json"
+COST = re.compile(r"(^|\.)advice\[\d+\]\.cost$")  # the places of a verdict that tell of time
 LACKING = object()  # in place of a value that an earlier version did not write
 
 
@@ -66,9 +71,11 @@ def lacking(name: str, data: bytes, content: bytes) -> list[str]:
     """Return the columns of a table, or the fields of the verdict, that a file lacks and that are made now: an earlier
     version did not write them. What else they say is compared."""
     if name.endswith(".csv"):
-        there, wanted = (_table(text) for text in (data, content))
-        return [column for column in wanted if column not in there]
-    with suppress(ValueError, RecursionError):  # `differences` says so
+        with suppress(ValueError):  # `differences` says so
+            there, wanted = (_table(text) for text in (data, content))
+            return [column for column in wanted if column not in there]
+        return []
+    with suppress(ValueError, RecursionError):  # likewise
         return [place for place, one, _ in _unlike(json.loads(data), json.loads(content), "") if one is LACKING]
     return []
 
@@ -76,7 +83,11 @@ def lacking(name: str, data: bytes, content: bytes) -> list[str]:
 def in_table(data: bytes, content: bytes) -> str:
     """Return the first difference of two CSV files, "" where there is none but of arithmetic, and of columns that the
     first one lacks."""
-    there, wanted = (_table(text) for text in (data, content))
+    try:
+        there = _table(data)
+    except ValueError:
+        return "is no CSV table"
+    wanted = _table(content)
     common = [column for column in wanted if column in there]
     if list(there) != common:
         return "has other columns than the trials give"
@@ -90,7 +101,15 @@ def in_table(data: bytes, content: bytes) -> str:
 
 
 def _table(text: bytes) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)
+    """The cells of a CSV as text. Raises ValueError where a row has more or fewer of them than the header: pandas would
+    take surplus ones for an index, or drop them."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text.decode(), newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError("not a table")
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=str)
 
 
 def _number(text: str) -> Any:
@@ -122,6 +141,8 @@ def _in_verdict(data: bytes, content: bytes) -> str:
 def _unlike(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield the places where two values of JSON differ, and both; LACKING for a field that the first has not."""
     if isinstance(one, dict) and isinstance(other, dict):
+        if COST.search(place):  # another machine, or one that has measured since, has other rates
+            one, other = untimed(one), untimed(other)
         for key in (*other, *(key for key in one if key not in other)):
             if key not in one and key in _fields():
                 yield f"{place}.{key}".lstrip("."), LACKING, other[key]
