@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,7 +86,7 @@ def test_the_joined_analysis_is_that_of_all_trials_in_one_run(runs, tmp_path):
 def test_the_same_name_for_something_else_gets_the_run_behind_it(tmp_path, runs):
     points = sweep({"num_images=1000": 1.0}, seed=5).assign(granularity="order")
     points.loc[points["group"] == "scratch", "granularity"] = ""
-    points["trial"] += "x"
+    points.loc[points["group"] != "scratch", "trial"] += "x"
     run_folder(tmp_path / "coarse", points)
     joined, _ = join_runs.read_runs([runs[0], str(tmp_path / "coarse")])
     assert {"num_images=1000", "num_images=1000 (coarse)"} <= set(joined.points["group"])
@@ -147,6 +149,67 @@ def test_other_baselines_are_told(tmp_path, runs):
     joined, _ = join_runs.read_runs([runs[0], str(tmp_path / "resnet")])
     assert "the baselines of small and resnet have other models: one line is fitted on all of them" in joined.warnings
     assert np.isfinite(analyse_all(joined, Options("scratch"))[0].baseline.line.slope)
+
+
+def test_a_baseline_of_another_meaning_is_refused(tmp_path):
+    """Pre-trained on something else, or other trials of the same seeds: nothing in the joined table would show it."""
+    named = sweep({"num_images=1000": 0.0, "num_images=4000": 2.0})
+    named = named.loc[named["group"] != "scratch"]
+    addresses = []
+    for source in ("species", "fractals"):
+        run_folder(tmp_path / source, named.assign(sources=json.dumps({source: 1.0}), trial=named["trial"] + source))
+        addresses.append(str(tmp_path / source))
+        rewrite(addresses[-1], lambda spec: spec.update(baseline={"name": "num_images=1000"}))
+    assert refusals(addresses) == [
+        f'{addresses[1]}: its baseline num_images=1000 has sources: {{"fractals": 1.0}}, that of {addresses[0]} has '
+        'sources: {"species": 1.0}: no join'
+    ]
+    points = sweep({"num_images=1000": 0.0})
+    sizes = []
+    for size in (32, 64):
+        run_folder(tmp_path / f"p{size}", points.assign(trial=points["trial"] + str(size)))
+        sizes.append(str(tmp_path / f"p{size}"))
+        rewrite(sizes[-1], lambda spec, size=size: spec.update(model={"name": "test_resnet", "image_size": size}))
+    assert refusals(sizes) == [
+        f"{sizes[1]}: its baseline scratch has other trials of the same seeds than that of {sizes[0]}: "
+        f"model.image_size is 64 in {sizes[1]}, 32 in {sizes[0]}: no join"
+    ]
+
+
+def test_settings_are_told_where_baselines_of_other_seeds_are_one(tmp_path):
+    points = sweep({"num_images=1000": 0.0})
+    more = points.loc[points["group"] == "scratch"].assign(seed=points["seed"] + 3, trial=points["trial"] + "y")
+    run_folder(tmp_path / "p32", points)
+    run_folder(tmp_path / "p64", more)
+    rewrite(str(tmp_path / "p64"), lambda spec: spec["model"].update(image_size=64))
+    joined, _ = join_runs.read_runs([str(tmp_path / "p32"), str(tmp_path / "p64")])
+    assert joined.points.groupby("group")["trial"].nunique().to_dict() == {"scratch": 6, "num_images=1000": 3}
+    note = "model.image_size is 32 in p32, 64 in p64: groups that look the same are one all the same"
+    assert note in joined.warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"fingerprint": "other"}, True),
+        ({"fingerprint": "other", "own": "4f1c99d02ab7", "shifts": {"v2": "x"}}, False),  # the same with a shift
+        ({"own": "other", "shifts": {"v2": "x"}}, True),
+        ({"fingerprint": "other", "shifts": {"v2": "x"}}, False),  # an earlier version does not tell
+        ({"fingerprint": "other", "identity": "names and sizes"}, False),
+        ({"fingerprint": "other", "tasks": ["another"]}, False),
+    ],
+)
+def test_runs_on_other_test_images_are_refused(runs, change, refused):
+    """Where data lies is no part of what a spec's task means; what lies there is."""
+    run = RunFolder(runs[1])
+    data = run.data()
+    data["pools"][1] |= change
+    run.write("data.json", json.dumps(data))
+    if refused:
+        what = f"its task camera-traps is of other images than that of {runs[0]}: no join"
+        assert refusals(runs) == [f"{runs[1]}: {what}"]
+    else:
+        assert join_runs.read_runs(runs)[0].points["trial"].nunique() == 12
 
 
 def test_what_failed_in_one_run_and_is_done_in_another_is_not_missing(tmp_path):

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.input import run_counts, run_shifts
 from analysis.input.declared import Declared, strictest
 from analysis.input.run_id_sets import OWN_SET
-from analysis.input.run_points import read_run
+from analysis.input.run_points import identity_of, read_run
 from analysis.input.table import Table
 from analysis.options import FirstStage, Options
 from ray_robust.errors import Problem, UserError
@@ -31,6 +31,9 @@ MEANING = ("model", "num_images", "num_classes", "images_per_class", "granularit
 SHOWN = {"name", "sources", "method", "num_images", "num_classes", "images_per_class", "images_seen", "epochs",
          "granularity", "classes", "select", "dedupe", "label_noise", "points", "match", "subset_seed",
          "compile"}  # fmt: skip
+OF_BASELINE = tuple(
+    column for column in MEANING if column not in ("model", "wise_alpha")
+)  # which may differ, and is told
 POINT = ("key", "task", "training", "epoch", "wise_alpha")
 SAME_SCORE = 1e-9  # by which a score may differ and be the same
 # where data lies is no part of what a task means; further shifts are compared by what they are of
@@ -57,13 +60,15 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     A trial is known by the key at the end of its id, which hashes what it means, a fine-tuning by its id without
     further tests: rows of the same point are kept from the run with most shifts, else the first. Groups are told apart
     by what their trials were pre-trained on, not by name: a name that means something else in another run gets that
-    run's name behind it. The strictest margin and floor hold. Raises UserError for other tasks, metrics or baselines.
+    run's name behind it. The strictest margin and floor hold. Raises UserError for other tasks, test
+    images, metrics or baselines.
     """
     first_address, first, options = parts[0]
     problems = [
         p for address, table, own in parts[1:] for p in _differences(first_address, first, options, address, table, own)
     ]
-    if problems:
+    baselines = [_Baseline.of(address, table, options.baseline) for address, table, _ in parts]
+    if problems := problems or _other_baselines(baselines, options.baseline):
         raise UserError(*problems)
     names = _run_names([table.name for _, table, _ in parts])
     warnings = [f"{name}: {w}" for name, (_, table, _) in zip(names, parts, strict=True) for w in table.warnings]
@@ -87,7 +92,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
         warnings.append(f"{int(again.sum())} points are in more than one run and count once")
         warnings += [*_other_scores(every, keys), *_lost_shifts(every, keys, names, shifts)]
     warnings += _about_baselines(names, frames, options)
-    if any(group.pooled for group in groups):
+    if any(group.pooled for group in groups) or any(_stands_apart(baselines, i) for i in range(len(parts))):
         warnings += _about_settings(names, [table for _, table, _ in parts])
     warnings += [
         f"{what} is {value:g}, the strictest of the runs"
@@ -149,6 +154,11 @@ def _differences(
                         address, f"its task has {key}: {own_value}, that of {first_address} has {key}: {value}: no join"
                     )
                 )
+        own_images, first_images = (_images_of(run) for run in (table.run, first.run))
+        problems += [
+            Problem(address, f"its task {name} is of other images than that of {first_address}: no join")
+            for name, one in own_images.items() if first_images.get(name, one) != one
+        ]  # fmt: skip
         own_shifts, first_shifts = (_shifts_of(run) for run in (table.run, first.run))
         problems += [
             Problem(address, f"its shift {name} is of other images, or read otherwise, than that of {first_address}: "
@@ -156,6 +166,20 @@ def _differences(
             for name, one in own_shifts.items() if first_shifts.get(name, one) != one
         ]  # fmt: skip
     return problems
+
+
+def _images_of(run: RunFolder) -> dict[str, str]:
+    """What identifies the images of each task of a run but those of its shifts, by the task's name in results. Without
+    tasks of which an earlier version did not keep that, or told the images apart by names and sizes."""
+    pools = [pool for pool in run.data().get("pools", ()) if pool.get("kind") == "task"]
+    names = [pool.get("name") for pool in pools]
+    found = {}
+    for pool in pools:
+        images = pool.get("own", None if pool.get("shifts") else pool.get("fingerprint"))
+        labels = pool.get("tasks", [pool["name"]] if names.count(pool.get("name")) == 1 else [])
+        if images and identity_of(pool) != "names and sizes":
+            found |= dict.fromkeys(labels, f"{identity_of(pool)} {images}")
+    return found
 
 
 def _shifts_of(run: RunFolder) -> dict[str, str]:
@@ -192,16 +216,67 @@ class _Group:
         return meaning == self.meaning and run not in self.runs and not other
 
 
+@dataclass(frozen=True, eq=False)
+class _Baseline:
+    """The baseline of a run: its rows' columns that say what its models were pre-trained on, and its trials' keys."""
+
+    address: str
+    table: Table
+    columns: dict[str, set[str]]
+    trials: dict[tuple, set[str]]
+
+    @classmethod
+    def of(cls, address: str, table: Table, name: str) -> _Baseline:
+        rows = table.points.loc[table.points["group"] == name]
+        text = _text(rows.reindex(columns=list(OF_BASELINE)))
+        return cls(address, table, {column: set(text[column]) for column in OF_BASELINE}, _trials(rows))
+
+    def unlike(self, other: _Baseline) -> str:
+        """Return why it cannot make one line with another run's, whose points no name would tell apart; else ""."""
+        for column, values in self.columns.items():
+            if values and other.columns[column] and values.isdisjoint(other.columns[column]):
+                here, there = (" and ".join(sorted(one - {""})) or "none" for one in (values, other.columns[column]))
+                return f"has {column}: {here}, that of {other.address} has {column}: {there}"
+        if all(keys & other.trials.get(seed, keys) for seed, keys in self.trials.items()):
+            return ""
+        settings = "; ".join(_settings((self.address, other.address), (self.table, other.table)))
+        return f"has other trials of the same seeds than that of {other.address}" + (
+            f": {settings}" if settings else ""
+        )
+
+    def shares(self, other: _Baseline) -> bool:
+        """Return whether they have a trial in common."""
+        return any(keys & other.trials.get(seed, set()) for seed, keys in self.trials.items())
+
+
+def _other_baselines(baselines: Sequence[_Baseline], name: str) -> list[Problem]:
+    """Why the baseline of a run cannot be one with that of a run before it."""
+    first = ((own, next(filter(None, map(own.unlike, baselines[:i])), "")) for i, own in enumerate(baselines))
+    return [Problem(own.address, f"its baseline {name} {what}: no join") for own, what in first if what]
+
+
+def _stands_apart(baselines: Sequence[_Baseline], number: int) -> bool:
+    """Whether a run's baseline is one with those before it by its columns alone."""
+    before = [one for one in baselines[:number] if one.trials]
+    return bool(before and baselines[number].trials) and not any(map(baselines[number].shares, before))
+
+
+def _trials(rows: pd.DataFrame) -> dict[tuple, set[str]]:
+    """The keys of the trials of these points, by model, seed and seed of the subset."""
+    trials: dict[tuple, set[str]] = {}
+    seeds = _text(rows.reindex(columns=["model", "seed", "subset_seed"])).itertuples(index=False, name=None)
+    for seed, key in zip(seeds, rows["trial"].map(key_of), strict=True):
+        trials.setdefault(seed, set()).add(key)
+    return trials
+
+
 def _renamed(points: pd.DataFrame, run: str, baseline: str, groups: list[_Group]) -> tuple[dict[str, str], list[str]]:
     """Group of this run -> its name in the joined table, and a sentence for each that keeps its own although another
     run has one that looks the same. `groups` are those of the runs before, and grow."""
     renamed, apart = {baseline: baseline}, []
     for group, rows in points.loc[points["group"] != baseline].groupby("group", sort=False):
         meaning = tuple(sorted(set(_text(rows.reindex(columns=list(MEANING))).itertuples(index=False, name=None))))
-        seeds = _text(rows.reindex(columns=["model", "seed", "subset_seed"])).itertuples(index=False, name=None)
-        trials: dict[tuple, set[str]] = {}
-        for seed, key in zip(seeds, rows["trial"].map(key_of), strict=True):
-            trials.setdefault(seed, set()).add(key)
+        trials = _trials(rows)
         alike = [one for one in groups if one.may_be(meaning, trials, run)]
         same = [one for one in alike if any(keys & one.trials.get(seed, set()) for seed, keys in trials.items())]
         named = [one for one in alike if one.name == group]
@@ -281,6 +356,11 @@ def _lost_shifts(
 
 def _about_settings(names: Sequence[str], tables: Sequence[Table]) -> list[str]:
     """What no column shows of the pre-trainings or the network and is not the same in all runs, as sentences."""
+    return [f"{one}: groups that look the same are one all the same" for one in _settings(names, tables)]
+
+
+def _settings(names: Sequence[str], tables: Sequence[Table]) -> list[str]:
+    """Each such setting with its values: `model.image_size is 32 in a, 64 in b`."""
     specs = [(name, table.run.spec()) for name, table in zip(names, tables, strict=True) if table.run]
     notes = []
     for section in ("model", "pretrain"):
@@ -290,7 +370,7 @@ def _about_settings(names: Sequence[str], tables: Sequence[Table]) -> list[str]:
             values = {name: str(one.get(key, "not set")) for name, one in settings}
             if len(set(values.values())) > 1:
                 listed = ", ".join(f"{value} in {name}" for name, value in values.items())
-                notes.append(f"{section}.{key} is {listed}: groups that look the same are one all the same")
+                notes.append(f"{section}.{key} is {listed}")
     return notes
 
 
