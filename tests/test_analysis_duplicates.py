@@ -228,6 +228,24 @@ def test_a_variant_of_the_task_has_duplicates_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
+def test_each_draw_of_a_task_has_its_own_duplicates(tmp_path):
+    """Draws of one task have one name and as many images; what results call them tells whose comparison is whose."""
+    run, listed = write_run(tmp_path / "run", variant="[split_seed=1]")
+    entry = write_entry(run, listed)
+    clean = {**HEAD, "pool": {"name": TASK, "fingerprint": "9e9e"}, "images": entry["images"], "affected": {}}
+    own, other = [f"{TASK}[split_seed=1]"], [f"{TASK}[split_seed=2]"]
+    run.write("data.json", json.dumps({"duplicates": [entry | {"tasks": other}, clean | {"tasks": own}]}))
+    assert analysed(run).recount is None
+    run.write("data.json", json.dumps({"duplicates": [entry | {"tasks": own}, clean | {"tasks": other}]}))
+    assert analysed(run).recount.affected == {"ood_test": LEAKED}
+    run.write("data.json", json.dumps({"duplicates": [entry, clean]}))
+    assert analysed(run).recount.sentence == (
+        "images that occur more than once are listed, but not of which draw of the task, in this run of an earlier "
+        "version: ER without them is not known"
+    )
+
+
+@pytest.mark.slow
 def test_the_report_shows_both_and_the_pictures(run):
     report_on(Request((run.storage.address,)), quiet=True)
     report = Path(run.storage.address) / "report"

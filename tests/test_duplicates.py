@@ -307,6 +307,9 @@ def test_a_sweep_lists_them_in_its_run_folder(tmp_path):
     entries = {entry["name"]: entry for entry in run.data()["duplicates"]}
     assert set(entries) == {"task folder", "source web", "task folder in source web"}
     assert entries["task folder"]["affected"] == {"id_test": 3}
+    (task,) = (pool for pool in run.data()["pools"] if pool["kind"] == "task")
+    assert (task["tasks"], task["own"]) == (["folder"], task["fingerprint"])
+    assert [one.get("tasks") for one in entries.values()] == [["folder"], None, ["folder"]]
     shared = entries["task folder in source web"]
     assert shared["counts"] == [{"split": "ood_test", "where": "source web", "kind": "identical", "images": 1}]
     table = pd.read_csv(io.BytesIO(run.read_bytes(shared["file"])), keep_default_na=False, dtype=str)

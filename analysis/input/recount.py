@@ -63,14 +63,41 @@ def entries(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     return list(unique.values())
 
 
+def of_task(runs: Sequence[RunFolder], task: str) -> list[dict[str, Any]]:
+    """Return the comparisons of a task, by what results call it. Of a run of an earlier version, which kept the name
+    alone, they are those of every draw of the task: see `unclear`."""
+    name = task.partition("[")[0]  # what varies of a task stands in brackets
+    return [one for one in entries(runs) if _is_of(one, name) and task in one.get("tasks", [task])]
+
+
+def unclear(runs: Sequence[RunFolder], task: str, images: Mapping[str, int]) -> bool:
+    """Return whether a run lists several draws of a task that have so many images by split, and not which is whose."""
+    name = task.partition("[")[0]
+    for run in runs:
+        draws = {
+            one["pool"]["fingerprint"] for one in run.data().get("duplicates") or ()
+            if _is_of(one, name) and "tasks" not in one and _fits(one.get("images", {}), images)
+        }  # fmt: skip
+        if len(draws) > 1:
+            return True
+    return False
+
+
+def _is_of(one: Mapping[str, Any], name: str) -> bool:
+    return bool(one["name"].startswith("task ") and one["pool"]["name"] == name)
+
+
+def _fits(sizes: Mapping[str, int], images: Mapping[str, int]) -> bool:
+    return all(sizes.get(split) == count for split, count in images.items())
+
+
 def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
     """Return the points of one task without affected test images; None where no test image is affected. Without any
     predictions that is not known, which the note says. `points` as in `analysis.input.table.Table` of a run."""
     if points.empty or "finetune" not in points:
         return None
-    name = str(points["task"].iloc[0]).partition("[")[0]  # what varies of a task stands in brackets
-    own = [one for one in entries(runs) if one["name"].startswith("task ") and one["pool"]["name"] == name]
-    tables = [(one["images"], _table(one)) for one in own if "images" in one]
+    task = str(points["task"].iloc[0])
+    tables = [(one["images"], _table(one)) for one in of_task(runs, task) if "images" in one]
     if not any(len(table) for _, table in tables):
         return None
     affected, images, parts, lost = {}, {}, [], []
@@ -80,7 +107,9 @@ def recount(runs: Sequence[RunFolder], points: pd.DataFrame) -> Recount | None:
             lost.append(str(own["trial"].iloc[0]))
             continue
         images = {split: int((frame["split"] == split).sum()) for split in SCORE_SPLITS.values()}
-        fitting = [table for sizes, table in tables if all(sizes.get(split) == n for split, n in images.items())]
+        fitting = [table for sizes, table in tables if _fits(sizes, images)]
+        if unclear(runs, task, images):
+            return Recount({}, images, note="not of which draw of the task, in this run of an earlier version")
         if not fitting:  # not even the task's comparison with itself
             return Recount({}, images, note="of other test images than the predictions have")
         mask = _mask(frame, fitting)

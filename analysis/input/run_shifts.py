@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.input import run_counts
-from analysis.input.recount import entries
+from analysis.input.recount import of_task, unclear
 from analysis.stats import group_jackknife
 from analysis.stats.group_jackknife import Counts
 from ray_robust.metrics import METRICS
@@ -55,16 +55,14 @@ def read(runs: Sequence[RunFolder], points: pd.DataFrame) -> list[ShiftPoints]:
 
 def repeated(runs: Sequence[RunFolder], points: pd.DataFrame) -> list[str]:
     """Return a sentence for each shift of a task of which images are trained on, or in the ID tests, too."""
-    name = "" if points.empty else str(points["task"].iloc[0]).partition("[")[0]
-    sentences = []
-    for one in entries(runs):
-        if not one["name"].startswith("task ") or one["pool"]["name"] != name:
-            continue
+    task, sentences = "" if points.empty else str(points["task"].iloc[0]), []
+    for one in of_task(runs, task):
         where = one["name"].partition(" in ")[2] or "train or the ID tests, or there under another label"
         for split, count in one.get("affected", {}).items():
             if shift := shift_of(split):
+                draw = "in one draw of the task, " if unclear(runs, task, {split: one["images"][split]}) else ""
                 of = f"{count:,} of {one['images'][split]:,} images of the shift {shift}"
-                sentences.append(f"{of} are also in {where}: its scores are with them")
+                sentences.append(f"{draw}{of} are also in {where}: its scores are with them")
     return sentences
 
 
