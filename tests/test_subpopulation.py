@@ -14,8 +14,10 @@ from make_pools import open_pool
 
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import SPLITS
+from ray_robust.data.tasks.shifted import with_shifts
 from ray_robust.data.tasks.subpopulation import Subpopulation
 from ray_robust.errors import UserError
+from ray_robust.launch.ingest.ingest import ingest
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.spec.load import load_spec
 from tests import make_images as make
@@ -167,6 +169,26 @@ def test_a_broken_file_is_that_of_its_row(shops, tmp_path):
     store = ImageStore.open(tmp_path / "store", task, 8)
     store.fill(np.arange(store.n))
     assert task.keys(np.array(list(store.broken))) == ["pear-3.jpg"]
+
+
+@pytest.mark.parametrize("corruptions", [{}, {"corruptions": {"kinds": ["jpeg"], "severities": [3], "images": 4}}])
+def test_a_broken_file_fails_or_is_left_out_as_the_source_has_it(shops, tmp_path, corruptions):
+    copied = tmp_path / "pool"
+    shutil.copytree(shops.parent, copied)
+    (copied / "pear-3.jpg").write_bytes(b"no image")
+    source = {"name": "folder", "path": str(copied / "shops.csv")}
+
+    def filled(source):
+        options = {"source": source, "labels": "kind", **corruptions}
+        task = open_pool("task", "subpopulation", options)
+        return ingest([(with_shifts(task), 8, None)], tmp_path / "store")[0]  # type: ignore[arg-type]
+
+    with pytest.raises(UserError) as error:
+        filled(source)
+    lines = str(error.value).splitlines()
+    assert "pear-3.jpg: is no JPEG" in lines[0]
+    assert lines[-1].endswith("1 of 160 images are broken; mend or remove them, or say `broken: drop`")
+    assert len(filled({**source, "broken": "drop"}).broken) == 1
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,11 @@ class Pool(ABC):
         return getattr(self.options, "fit", "crop")
 
     @property
+    def broken(self) -> str:
+        """What becomes of an image that cannot be read: `fail` or `drop`."""
+        return getattr(self.options, "broken", "drop")
+
+    @property
     def pack(self) -> str:
         """What names the pack of decoded images that this pool's are in."""
         return self.meaning

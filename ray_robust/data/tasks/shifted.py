@@ -123,12 +123,8 @@ class ShiftedTask(Task):
         return Part(pool, rows, labels[rows])
 
     def _restricts(self, shift: TestSet, labels: np.ndarray) -> bool:
-        return (
-            isinstance(shift, Shift)
-            and not shift.unlabelled
-            and shift.classes == "shared"
-            and len(np.unique(labels)) < len(self.task.catalog.classes)
-        )
+        shared = isinstance(shift, Shift) and not shift.unlabelled and shift.classes == "shared"
+        return shared and len(np.unique(labels)) < len(self.task.catalog.classes)
 
     @property
     def catalog(self) -> Catalog:  # it becomes another one when files have been read
@@ -267,6 +263,10 @@ class ShiftedTask(Task):
     @property
     def fit(self) -> Any:
         return self.task.fit
+
+    @property
+    def broken(self) -> str:
+        return self.task.broken
 
     # --- the images are those of the parts
 

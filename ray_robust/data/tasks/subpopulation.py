@@ -340,6 +340,15 @@ class Subpopulation(Task):
         return self.source.fit
 
     @property
+    def broken(self) -> str:
+        return self.source.broken
+
+    @property
+    def where(self) -> str:
+        """Where the files are, for errors that name one."""
+        return getattr(self.source, "where", self.source.name)
+
+    @property
     def pack(self) -> str:
         return self.source.pack
 

@@ -131,7 +131,7 @@ def estimate(jobs: Sequence[Job], stores: Sequence[ImageStore]) -> float:
 
 
 def _again(pool: Pool) -> bool:
-    return getattr(pool.options, "broken", "drop") == "fail"
+    return pool.broken == "fail"
 
 
 def _ray_runs() -> bool:
