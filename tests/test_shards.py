@@ -9,7 +9,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from ray_robust.data.images.decode import decode
 from ray_robust.data.readers import tar_samples
@@ -98,6 +100,30 @@ def test_labels_have_names(tmp_path):
     assert (
         said("webdataset", tmp_path / "tar", classes=str(tmp_path / "names.txt"))[0] == f"ROOT/train-0000.tar: {what}"
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ((0, 1, 1, 0), ("cat", "dog")),
+        ((0.0, 1.0, 1.0, 0.0), ("cat", "dog")),
+        (("dog", "cat", "cat", "dog"), ("cat", "dog")),
+        ((0, 1, -1, 0), "'-1'"),
+        ((0.0, 1.0, 0.5, 0.0), "'0.5'"),
+        (("0", "1", "dog", "0"), "'dog'"),
+        (("cat", "dog", "cow", "cat"), "'cow'"),
+    ],
+)
+def test_names_and_numbers_of_classes_are_never_mixed(tmp_path, labels, classes):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    rows = {"image": [make_images.encoded(make_images.picture(seed=i)) for i in range(4)], "label": list(labels)}
+    parquet.write_table(pa.table(rows), tmp_path / "a.parquet")
+    options = {"classes": str(tmp_path / "names.txt")}
+    if isinstance(classes, tuple):
+        assert source("parquet", tmp_path / "a.parquet", **options).catalog.classes == classes
+    else:
+        what = f"has the label {classes}, which is no number of a class; wanted: 0 to 1"
+        assert said("parquet", tmp_path / "a.parquet", **options) == [f"ROOT: {what}"]
 
 
 def test_numbers_are_in_the_order_of_numbers(tmp_path):

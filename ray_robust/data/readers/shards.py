@@ -205,16 +205,26 @@ def _names_in(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
 
 
 def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> list[str]:
-    """Return labels as class names: whole numbers by the names, where there are any."""
+    """Return labels as class names: whole numbers by the names, where there are any. Raises Unlistable for a label that
+    then is neither: numbers and names of the same classes would be classes of their own."""
     names = columns.names or names
     if columns.label is None:
         return ["image"] * len(labels)
-    numbers = [int(label) if re.fullmatch(r"\d+", str(label)) else None for label in labels]
-    if not names or None in numbers:
-        return [str(label) for label in labels]
-    if (most := max(number for number in numbers if number is not None)) >= len(names):
+    texts = [str(label) for label in labels]
+    if not names:
+        return texts
+    numbers = [int(match[1]) if (match := re.fullmatch(r"(\d+)(\.0+)?", text)) else None for text in texts]
+    whole = [number for number in numbers if number is not None]
+    wrong = [text for text, number in zip(texts, numbers, strict=True) if number is None]
+    if not whole:  # the names themselves
+        wrong = [text for text in wrong if text not in names]
+    if wrong:
+        raise Unlistable(f"has the label {wrong[0]!r}, which is no number of a class; wanted: 0 to {len(names) - 1}")
+    if not whole:
+        return texts
+    if (most := max(whole)) >= len(names):
         raise Unlistable(f"has the label {most}, but there are {len(names)} names of classes")
-    return [names[number] for number in numbers if number is not None]
+    return [names[number] for number in whole]
 
 
 # --- reading images

@@ -40,7 +40,7 @@ from ray_robust.data.readers.shards import (
 from ray_robust.data.readers.tar_samples import LACKING, list_tar
 from ray_robust.errors import Problem, UserError
 
-LISTING = 3  # raised when the index of a shard changes
+LISTING = 4  # raised when the index of a shard changes
 
 Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else str(absolute(text)))]
 
