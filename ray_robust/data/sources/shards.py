@@ -80,6 +80,16 @@ class ShardOptions(FileOptions):
 
 
 class ShardSource(FilePool, Source):
+def _class_names(file: Path) -> tuple[str, ...]:
+    """Return the names in a file, of which line 1 is that of label 0. Raises UserError for a blank line between them,
+    which is no name, and without which those below it would be of other labels."""
+    names = "\n".join(map(str.strip, lines_of(file, "a name a line"))).rstrip().split("\n")
+    if "" in names:
+        right = "wanted: the name of a class in every line" + ("" if any(names) else "; the file has none")
+        raise UserError(Problem(f"{file}:{names.index('') + 1}", f"is blank; {right}"))
+    return tuple(names)
+
+
     """What the two have in common."""
 
     Options = ShardOptions
@@ -98,11 +108,7 @@ class ShardSource(FilePool, Source):
     @cached_property
     def columns(self) -> Columns:
         o = self.options
-        names: tuple[str, ...] = ()
-        if o.classes is not None:
-            lines = lines_of(Path(o.classes), "a name a line")
-            names = tuple(line.strip() for line in lines if line.strip())
-        return Columns(o.image, o.label, o.caption, names)
+        return Columns(o.image, o.label, o.caption, _class_names(Path(o.classes)) if o.classes is not None else ())
 
     def make_listing(self) -> Listing:
         index = self._index
