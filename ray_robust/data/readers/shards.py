@@ -164,12 +164,15 @@ def _gaps(paths: Sequence[str]) -> list[str]:
         if match := re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?(\D*)", path):
             head, number, of, total, tail = match.groups()
             series.setdefault((head, len(number), of or "", tail, int(total or 0)), []).append(int(number))
-    wanted = [
-        f"{head}{n:0{wide}d}{of}{tail}"
-        for (head, wide, of, tail, total), numbers in series.items()
-        if total or max(numbers) - min(numbers) < 2 * len(numbers)  # else no numbers of a series
-        for n in range(0 if total else min(numbers), total or max(numbers) + 1)
-    ]
+    wanted = []
+    for (head, wide, of, tail, total), numbers in series.items():
+        first, last = min(numbers), max(numbers)
+        if total:
+            first = 1 if last == total else 0  # "00004-of-00004" is of a series that begins with 1
+            last = first + total - 1
+        elif last - first >= 2 * len(numbers):
+            continue  # no numbers of a series
+        wanted += [f"{head}{n:0{wide}d}{of}{tail}" for n in range(first, last + 1)]
     return [path for path in wanted if path not in existing]
 
 
