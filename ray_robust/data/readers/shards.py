@@ -49,13 +49,15 @@ class Shard:
 class Columns:
     """What of a sample is the image, the label and the caption: extensions in a tar, columns in a Parquet file.
 
-    `label` and `caption` may reach into JSON: `json.label`. `names` are those of whole-number labels.
+    `label` and `caption` may reach into JSON: `json.label`. `names` are those of whole-number labels. `texts` says that
+    captions must be texts; otherwise they are values of any kind, by which images are chosen.
     """
 
     image: str | None
     label: str | None
     caption: str | None
     names: tuple[str, ...]
+    texts: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
     frame = pd.DataFrame({"key": [f"{i:08d}" for i in at], "at": at, "size": 0})
     labels = table[columns.label].to_pylist() if columns.label else [None] * count
     frame["label"] = named(labels, columns, _names_in(schema, columns.label))
-    frame["caption"] = table[columns.caption].to_pylist() if columns.caption else None
+    values = table[columns.caption].to_pylist() if columns.caption else [None] * count
+    frame["caption"] = captions(values, frame["key"], columns) if columns.texts else values
     return frame
 
 
@@ -228,6 +231,16 @@ def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> l
     if (most := max(whole)) >= len(names):
         raise Unlistable(f"has the label {most}, but there are {len(names)} names of classes")
     return [names[number] for number in whole]
+
+
+def captions(values: Sequence[Any], keys: Sequence[str], columns: Columns) -> list[str | None]:
+    """Return the texts of samples, None for one that is missing or blank. Raises Unlistable for what is no text."""
+    for key, value in zip(keys, values, strict=True):
+        if not isinstance(value, str | None):
+            shown = repr(value)[:40]
+            what = f"sample {key}: its {columns.caption} is {shown}, which is no text"
+            raise Unlistable(f"{what}; wanted: one text a sample, or none")
+    return [value if value and value.strip() else None for value in values]
 
 
 # --- reading images

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ray_robust.data.images.files import LARGEST_FILE, SUFFIXES
-from ray_robust.data.readers.shards import Columns, Unlistable, named
+from ray_robust.data.readers.shards import Columns, Unlistable, captions, named
 from ray_robust.data.readers.tar import TarReader, members
 
 LARGEST_TEXT = 16 << 20  # bytes of a member with a label or a caption
@@ -60,12 +60,13 @@ def list_tar(file: Any, columns: Columns) -> pd.DataFrame:
         raise Unlistable(f"{what}; set `image: {other[1]}`, or rename it")
     if not images:
         raise Unlistable(f"holds no images{f' *.{columns.image}' if columns.image else ''}")
-    rows = [
-        (key, s.at, s.size, _part(s, columns.label, key, True), _part(s, columns.caption, key, False))
-        for key, s in images.items()
-    ]
-    frame = pd.DataFrame(rows, columns=["key", "at", "size", "label", "caption"])
-    frame["label"] = named(frame["label"].tolist(), columns)
+    frame = pd.DataFrame([(key, s.at, s.size) for key, s in images.items()], columns=["key", "at", "size"])
+    frame["label"] = named([_label(s, columns.label, key) for key, s in images.items()], columns)
+    values = [_part(s, columns.caption, key) for key, s in images.items()]
+    if columns.texts:
+        frame["caption"] = captions(values, list(images), columns)
+    else:
+        frame["caption"] = [None if value is None else str(value) for value in values]
     frame.attrs[LACKING] = [key for key, sample in samples.items() if sample.at < 0]
     return frame
 
@@ -130,8 +131,16 @@ def _check(member: tarfile.TarInfo, most: int) -> None:
         raise Unlistable(f"{member.name}: holds {member.size:,} bytes, more than the limit of {most:,}")
 
 
-def _part(sample: _Sample, text: str | None, key: str, needed: bool) -> str | None:
-    """Return a sample's label or caption as text."""
+def _label(sample: _Sample, text: str | None, key: str) -> str | None:
+    """Return a sample's label as text. Raises Unlistable where it has none."""
+    value = _part(sample, text, key)
+    if text is not None and value in (None, ""):
+        raise Unlistable(f"sample {key} has no .{text}")
+    return None if value is None else str(value)
+
+
+def _part(sample: _Sample, text: str | None, key: str) -> Any:
+    """Return what a sample has as its label or caption: text, or what of a JSON it is; None where it has nothing."""
     if text is None:
         return None
     kind, _, inside = text.partition(".")
@@ -142,6 +151,4 @@ def _part(sample: _Sample, text: str | None, key: str, needed: bool) -> str | No
             value = json.loads(value).get(inside)
     except (ValueError, AttributeError):
         raise Unlistable(f"sample {key}: its .{kind} cannot be read") from None
-    if needed and value in (None, ""):
-        raise Unlistable(f"sample {key} has no .{text}")
-    return None if value is None else str(value)
+    return value

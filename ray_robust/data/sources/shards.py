@@ -177,8 +177,9 @@ def _class_names(file: Path) -> tuple[str, ...]:
         return [None if pd.isna(text) else text for text in self._index["caption"].take(rows)]
 
     def values(self, column: str) -> Sequence[Any]:
-        """Return what the caption would be if it were of that column: the shards are listed once for each."""
-        index = self._indexed(replace(self.columns, caption=column))
+        """Return what is in the place of the caption where that is of this column, as it is: the shards are listed once
+        for each."""
+        index = self._indexed(replace(self.columns, caption=column, texts=False))
         if not index["key"].equals(self._index["key"]):
             raise UserError(Problem(self.where, "its samples are not those that were listed; run the command again"))
         return index["caption"].tolist()
