@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
+from make_damage import make_damage
 from pyarrow import parquet
 
 from ray_robust.data.images.decode import decode
@@ -24,6 +28,7 @@ from tests import make_sources as make
 
 SOURCES = {"webdataset": WebDataset, "parquet": ParquetShards}
 MAKE = {"webdataset": make.tar_shards, "parquet": make.parquet_shards}
+PICTURE = make_images.encoded(make_images.picture(seed=9))
 
 
 def source(name: str, path, **options) -> ShardSource:
@@ -103,6 +108,56 @@ def test_labels_have_names(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("captions", "wrong"), [([["a", "b"]] * 4, "['a', 'b']"), ([1, 2, 3, 4], "1"), (["a fox", "", " ", None], "")]
+)
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_caption_is_a_text_or_missing(name, tmp_path, captions, wrong):
+    texts = [json.dumps({"class": i % 2, "captions": captions[i]}) for i in range(4)]
+    if name == "webdataset":
+        root = a_tar(tmp_path / "a.tar", *((f"{i}.json", text.encode(), None, "") for i, text in enumerate(texts)))
+        options, key, column = {"label": "json.class"}, "0", "json.captions"
+    else:
+        rows = {"image": [PICTURE] * 4, "label": [0, 1, 0, 1], "captions": captions}
+        root, options, key, column = tmp_path / "a.parquet", {}, "00000000", "captions"
+        parquet.write_table(pa.table(rows), root)
+    if wrong:
+        what = f"sample {key}: its {column} is {wrong}, which is no text; wanted: one text a sample, or none"
+        assert said(name, root, caption=column, **options) == [f"ROOT: {what}"]
+        assert source(name, root, **options).values(column)[0] is not None  # to choose images by, anything will do
+    else:
+        assert source(name, root, caption=column, **options).captions(np.arange(4)) == ["a fox", None, None, None]
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "flipped", "another type", "other columns"])
+def test_a_damaged_index_is_made_again(tmp_path, monkeypatch, how):
+    monkeypatch.setenv("RAY_ROBUST_STORE", str(tmp_path / "store"))
+    root = a_tar(tmp_path / "a.tar")
+    first = source("webdataset", root).catalog
+    (index,) = (tmp_path / "store/indices").iterdir()
+    whole = pd.read_parquet(index)
+    if how == "other columns":
+        whole.drop(columns="caption").to_parquet(index)
+    elif how == "flipped":  # in a page of values
+        index.write_bytes(index.read_bytes().replace(b"a/3", b"a/7"))
+    else:
+        make_damage(index, how)
+    assert source("webdataset", root).catalog.fingerprint == first.fingerprint
+    assert pd.read_parquet(index).equals(whole)
+
+
+@pytest.mark.parametrize("lines", ["ant\nbee\ncat\ndog\n\n \n", "ant\n\nbee\ncat\ndog\n", "\n \n"])
+def test_a_blank_line_shifts_no_names_of_classes(tmp_path, lines):
+    (tmp_path / "names.txt").write_text(lines)
+    root, options = make.tar_shards(tmp_path / "tar", 1), {"classes": str(tmp_path / "names.txt")}
+    if lines.startswith("ant\nbee"):
+        assert source("webdataset", root, **options).catalog.classes == ("ant", "bee", "cat", "dog")
+    else:
+        at = 2 if lines.startswith("ant") else 1
+        (line,) = said("webdataset", root, **options)
+        assert line.startswith(f"{tmp_path}/names.txt:{at}: is blank; wanted: the name of a class in every line")
+
+
+@pytest.mark.parametrize(
     ("labels", "classes"),
     [
         ((0, 1, 1, 0), ("cat", "dog")),
@@ -144,6 +199,11 @@ def test_shards_that_are_not_there(tmp_path):
     make.parquet_shards(tmp_path / "p")
     (tmp_path / "p/train-00002-of-00003.parquet").unlink()
     assert said("parquet", tmp_path / "p") == ["ROOT/train-00002-of-00003.parquet: this shard is not there"]
+    for n in (1, 0):
+        (tmp_path / f"p/train-0000{n}-of-00003.parquet").rename(tmp_path / f"p/train-0000{2 * n + 1}-of-00003.parquet")
+    assert said("parquet", tmp_path / "p") == ["ROOT/train-00002-of-00003.parquet: this shard is not there"]
+    shutil.copy(tmp_path / "p/train-00001-of-00003.parquet", tmp_path / "p/train-00002-of-00003.parquet")
+    assert len(source("parquet", tmp_path / "p").catalog) == 18  # numbered from 1
     (line,) = said("webdataset", "nothing://bucket/a.tar")
     assert line.startswith("ROOT: no file system of pyarrow's reads it: ")
 
@@ -178,9 +238,6 @@ def a_tar(path: Path, *more: tuple[str, bytes, bytes | None, str]) -> Path:
             member.size, member.type, member.linkname = len(content), kind or tarfile.REGTYPE, link
             archive.addfile(member, io.BytesIO(content))
     return path
-
-
-PICTURE = make_images.encoded(make_images.picture(seed=9))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from ray_robust.data.readers.tar_samples import LACKING, list_tar
 from ray_robust.errors import Problem, UserError
 
 LISTING = 4  # raised when the index of a shard changes
+INDEX = ("key", "label", "caption", "shard", "at", "size")  # its columns
 
 Address = Annotated[str, AfterValidator(lambda text: text if "://" in text else str(absolute(text)))]
 
@@ -79,7 +80,6 @@ class ShardOptions(FileOptions):
     )
 
 
-class ShardSource(FilePool, Source):
 def _class_names(file: Path) -> tuple[str, ...]:
     """Return the names in a file, of which line 1 is that of label 0. Raises UserError for a blank line between them,
     which is no name, and without which those below it would be of other labels."""
@@ -90,6 +90,7 @@ def _class_names(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+class ShardSource(FilePool, Source):
     """What the two have in common."""
 
     Options = ShardOptions
@@ -135,8 +136,8 @@ def _class_names(file: Path) -> tuple[str, ...]:
         meaning = [LISTING, self.suffix, repr(columns), [(s.path, *s.stamp) for s in shards.shards]]
         name = hashlib.blake2b(json.dumps(meaning).encode(), digest_size=10).hexdigest()
         file = default_root() / "indices" / f"{name}.parquet"
-        if file.exists():
-            return pd.read_parquet(file)
+        if (kept := _kept_index(file)) is not None:
+            return kept
         with ThreadPoolExecutor(AT_ONCE) as threads:
             listed = list(threads.map(partial(self._list, columns), range(len(shards.shards))))
         if wrong := [part for part in listed if isinstance(part, tuple)]:
@@ -153,7 +154,7 @@ def _class_names(file: Path) -> tuple[str, ...]:
             raise UserError(Problem(self.where, what))
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}")
-        index.to_parquet(draft, index=False)
+        index.to_parquet(draft, index=False, write_page_checksum=True)
         draft.replace(file)
         return pd.read_parquet(file)  # as every later command has it: whole numbers with gaps are read as others
 
@@ -249,3 +250,12 @@ class ParquetShards(ShardSource):
 
     def fetch(self, reader: Reader) -> Callable[[Any], bytes]:
         return lambda row: reader.parquet(int(self._shard[row]), int(self._at[row]))
+
+
+def _kept_index(file: Path) -> pd.DataFrame | None:
+    """Return an index that was kept; None where there is none, or one that is damaged: shards are listed again."""
+    try:
+        index = pd.read_parquet(file, page_checksum_verification=True)
+    except Exception:  # pyarrow has many for what is no Parquet file
+        return None
+    return index if set(INDEX) <= set(index.columns) else None
