@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from ray_robust import registry
 from ray_robust.data.downloads import obtain, progress
 from ray_robust.data.downloads.catalog import DOWNLOADS
 from ray_robust.data.downloads.connection import Wire, check_address
-from ray_robust.data.downloads.entries import HUB, RemoteFile
+from ray_robust.data.downloads.entries import HUB, DataSet, RemoteFile
 from ray_robust.data.downloads.transfer import Transfer
 from ray_robust.data.tasks import official
 from ray_robust.errors import UserError
@@ -152,6 +153,26 @@ def test_several_files_of_which_some_are_no_archives(tmp_path, site, monkeypatch
     assert (tmp_path / "pets/real_train.txt").read_bytes() == text
     assert (tmp_path / "pets/real/cat/1.jpg").exists()
     assert "use          no source reads these files in place; they lie in" in capsys.readouterr().out
+
+
+def test_data_sets_of_one_folder_are_complete_each_by_its_own_files(tmp_path, site, monkeypatch, capsys):
+    small = {"mini.json": b"{}", **{f"mini/a/{i}.jpg": b"x" for i in range(3)}}
+    for name, members in (("mini", small), ("all", {f"all/a/{i}.jpg": b"x" for i in range(9)})):
+        data = zipped(members)
+        file = published(f"{name}.zip", data, site.put(f"/{name}", Page(data)))
+        monkeypatch.setitem(obtain.DOWNLOADS, name, DataSet("Pets", "CC BY 4.0", "Doe 2020", "pets", (file,)))
+        command.main([name, "--download", "--root", str(tmp_path), "--yes"])
+    for what, fetched in (("mini/a", 3), ("mini.json", 4), ("other", 4)):
+        gone = tmp_path / "pets" / what
+        gone.rename(tmp_path / what.replace("/", "-")) if gone.exists() else None
+        command.main(["mini", "--download", "--root", str(tmp_path)])
+        assert len(site.requests) == fetched
+        assert {p.name for p in (tmp_path / "pets/mini/a").iterdir()} == {"0.jpg", "1.jpg", "2.jpg"}
+    record = tmp_path / "downloads/mini.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "made"}))
+    capsys.readouterr()
+    command.main(["mini", "--download", "--root", str(tmp_path)])  # with the record of an earlier version
+    assert f"complete     {tmp_path}/pets: nothing is downloaded" in capsys.readouterr().out
 
 
 # --- archives, links, kill -9

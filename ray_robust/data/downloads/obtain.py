@@ -42,11 +42,14 @@ class Record:
     accepted  the licence that was accepted
     came      by file: its size, sha256 and address
     files     by file: how many were unpacked from it, once all were
+    made      by file: what was made of it directly in the folder, which other data sets may share; earlier versions
+              kept none
     """
 
     accepted: str = ""
     came: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
+    made: dict[str, list[str]] = field(default_factory=dict)
 
 
 def obtain(name: str, root: Path, yes: bool, out: Console, wire: Wire | None = None) -> None:
@@ -141,12 +144,15 @@ def _complete(dataset: DataSet, folder: Path, record: Record) -> bool:
 
         if is_whole(_task(dataset, folder)):
             return True
-    elif set(record.files) != {file.name for file in dataset.files}:
+        record.files.clear()
         return False
-    elif folder.is_dir() and _count(folder) >= sum(record.files.values()):
-        return True
-    record.files.clear()
-    return False
+    earlier = {name: count for name, count in record.files.items() if name not in record.made}
+    if earlier and _count(folder) < sum(earlier.values()):
+        record.files = {name: count for name, count in record.files.items() if name not in earlier}
+    for name in record.files.keys() & record.made.keys():
+        if sum(_count(folder / below) for below in record.made[name]) < record.files[name]:
+            del record.files[name]
+    return set(record.files) == {file.name for file in dataset.files}
 
 
 def _task(dataset: DataSet, folder: Path) -> Any:
@@ -155,8 +161,9 @@ def _task(dataset: DataSet, folder: Path) -> Any:
     return WildsTask(dataset.task, WildsTask.Options(root=str(folder.parent)))
 
 
-def _count(folder: Path) -> int:
-    return sum(len(names) for _, _, names in os.walk(folder))
+def _count(path: Path) -> int:
+    """How many files there are below a folder; 1 where `path` is a file."""
+    return int(path.is_file()) or sum(len(names) for _, _, names in os.walk(path))
 
 
 def _check_room(name: str, dataset: DataSet, root: Path, kept: Path, record: Record) -> None:
@@ -221,7 +228,7 @@ def _one(dataset: DataSet, file: RemoteFile, folder: Path, context: _Context) ->
     context.say(f"checked      {file.name}: {arrived.size:,} bytes, {_comparison(file, arrived, bool(before))}")
     archive = context.kept / file.name
     try:
-        count = _place(dataset, file, arrived, folder, context)
+        count, made = _place(dataset, file, arrived, folder, context)
     except UserError as error:
         if unproven and error.problems[0].where == str(archive):  # else each further run would find it in place
             archive.unlink(missing_ok=True)
@@ -229,22 +236,26 @@ def _one(dataset: DataSet, file: RemoteFile, folder: Path, context: _Context) ->
         raise
     # only now: of an archive that nothing published describes, that it unpacks is the first sign that it is whole
     context.record.came[file.name] = asdict(arrived) | {"url": shown(arrived.url) if arrived.url else ""}
-    context.record.files[file.name] = count
+    context.record.files[file.name], context.record.made[file.name] = count, sorted(made)
     _write(context.record_file, context.record)
     archive.unlink(missing_ok=True)
 
 
-def _place(dataset: DataSet, file: RemoteFile, arrived: Arrived, folder: Path, context: _Context) -> int:
-    """Unpack or copy a file that is whole to its folder; return how many files that makes."""
+def _place(
+    dataset: DataSet, file: RemoteFile, arrived: Arrived, folder: Path, context: _Context
+) -> tuple[int, set[str]]:
+    """Unpack or copy a file that is whole to its folder; return how many files that makes, and what of them lies
+    directly in the folder (of a wilds data set, which its task looks through, nothing)."""
     archive = context.kept / file.name
     if dataset.task:
-        return _by_task(dataset, file, arrived, folder, context)
+        return _by_task(dataset, file, arrived, folder, context), set()
     if not file.unpack:
-        return _copy(archive, folder)
+        return _copy(archive, folder), {file.name}
+    made: set[str] = set()
     with bytes_progress(context.out, "unpacking") as report:
-        written, present = unpack(archive, folder, report, top=file.top)
+        written, present = unpack(archive, folder, report, top=file.top, made=made)
     context.say(f"unpacked     {written + present:,} files to {folder}, {present:,} of them there before")
-    return written + present
+    return written + present, made
 
 
 def _comparison(file: RemoteFile, arrived: Arrived, again: bool) -> str:
@@ -304,8 +315,9 @@ def _read(where: tuple[Storage, str]) -> Record:
     """Return the record, an empty one where none can be read: then everything is checked again."""
     try:
         kept = where[0].recall_json(where[1]) or {}
-        record = Record(str(kept["accepted"]), dict(kept["came"]), dict(kept["files"]))
-    except (ValueError, TypeError, KeyError):
+        made = {str(name): [str(one) for one in below] for name, below in dict(kept.get("made") or {}).items()}
+        record = Record(str(kept["accepted"]), dict(kept["came"]), dict(kept["files"]), made)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return Record()
     return record if all(isinstance(count, int) for count in record.files.values()) else Record()
 

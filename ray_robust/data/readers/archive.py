@@ -91,12 +91,15 @@ def remember(archive: Path, sha256: str, folder: Path) -> None:
         target.write(PurePosixPath(CHECKED), [json.dumps(facts).encode()])
 
 
-def unpack(archive: Path, folder: Path, progress: Progress, without: str = "", top: str = "") -> tuple[int, int]:
+def unpack(
+    archive: Path, folder: Path, progress: Progress, without: str = "", top: str = "", made: set[str] | None = None
+) -> tuple[int, int]:
     """Put the files of `archive` below `folder`; returns how many were written and how many lay there already.
 
     `without` names a file of `folder` that is left out: the mark of a finished folder, which must not come early. A
-    first folder that is named as `folder`, or `top`, is left out of paths. A file is written under another name and
-    then renamed, so that one which has the right size is whole. Links are left out, and none that lies in `folder` is
+    first folder that is named as `folder`, or `top`, is left out of paths. To `made` is added what then lies directly
+    in `folder`. A file is written under another name and then renamed, so that one which has the right size is whole.
+    Links are left out, and none that lies in `folder` is
     followed. Raises UserError for a path that leads elsewhere, for an archive that breaks off, and for one that holds
     far more than its size allows (see MOST_TIMES).
     """
@@ -113,6 +116,8 @@ def unpack(archive: Path, folder: Path, progress: Progress, without: str = "", t
                     raise UserError(Problem(str(archive), _too_much(entry.name, size)))
                 if str(path) == without:
                     continue
+                if made is not None:
+                    made.add(path.parts[0])
                 if target.size(path) == entry.size:
                     present += 1
                     continue
