@@ -66,6 +66,19 @@ def test_without_the_key_they_are_refused_as_ever(root: Path):
     assert ".png lies in no class folder; wanted: <split>/<class>/*.jpg" in text
 
 
+def test_no_image_lacks_its_group_and_no_rank_is_asked_of_one_without_a_label(root: Path, tmp_path: Path):
+    lines = ["path,label,split,group,family"]
+    for split in ("train", "id_val", "id_test"):
+        lines += [f"{split}/{label}/000.png,{label},{split},home,insect" for label in small.CLASSES]
+    lines += [f"ood_test/{i:03d}.png,,ood_test,{'away' if i else ' '}," for i in range(3)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    where = {"images": str(root / "task"), "labels": "none", "parents": ["family"]}
+    text = mistake(tmp_path / "x.csv", **where)
+    assert text == f"{tmp_path}/x.csv:{len(lines) - 2}: ood_test/000.png: the group is empty"
+    (tmp_path / "x.csv").write_text("\n".join(lines).replace(",ood_test, ,", ",ood_test,away,"))
+    assert task_at(tmp_path / "x.csv", **where).catalog.groups == ("away", "home")
+
+
 def test_a_csv_may_leave_the_cells_empty_and_given_labels_are_not_read(root: Path):
     rows = [
         {"path": f"{split}/{label}/{i:03d}.png", "label": label, "split": split}

@@ -119,7 +119,7 @@ def _list_table(table: Table, options: FolderOptions, splits: bool, drop_unseen:
         table = _without_labels(table)
         labelled = replace(table, frame=table.frame[table.frame["label"].notna()].reset_index(drop=True))
         table.frame["label"] = table.frame["label"].fillna("")
-    problems += check_labels(labelled) if splits or not unlabelled else ()
+    problems += check_labels(labelled, table) if splits or not unlabelled else ()
     problems += check_splits(table, drop_unseen, unlabelled) if splits else check_split_names(labelled)
     if problems:
         raise UserError(*problems)

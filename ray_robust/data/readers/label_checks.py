@@ -24,20 +24,23 @@ SPLIT_NAMES = frozenset(
 )
 
 
-def check_labels(table: Table) -> Iterator[Problem]:
+def check_labels(table: Table, whole: Table | None = None) -> Iterator[Problem]:
+    """Yield what is wrong with the labels of `table` and, of all images, with their groups: those of `whole` where it
+    has more of them, without a label, hence without ranks, which are the label's."""
     frame = table.frame
     for column, word in (
         ("label", "label"),
         ("group", "group"),
         *((f"rank {r}", f"column {r!r}") for r in table.ranks),
     ):
-        if column in frame:
-            empty = np.flatnonzero((frame[column] == "").to_numpy(bool))
+        of = whole if whole is not None and column == "group" else table
+        if column in of.frame:
+            empty = np.flatnonzero((of.frame[column] == "").to_numpy(bool))
 
-            def what(i: int, word: str = word) -> str:
-                return f"{frame['key'].iloc[i]}: the {word} is empty"
+            def what(i: int, word: str = word, of: Table = of) -> str:
+                return f"{of.frame['key'].iloc[i]}: the {word} is empty"
 
-            yield from table.at_rows(empty, what)
+            yield from of.at_rows(empty, what)
     names = frame["label"][frame["label"] != ""].unique()
     if len(names) == 0 and not table.problems:
         yield Problem(table.where, "lists no images")
