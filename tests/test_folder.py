@@ -49,6 +49,7 @@ def test_a_tree_a_csv_and_a_zip_list_the_same_images(tmp_path):
     assert seen.classes == ("cat", "dog")
     assert seen.labels.tolist() == [0, 0, 1, 1, 1]
     assert seen.notes == ("1 files that are no images by their names were ignored.",)
+    assert seen.warnings == ()
     assert seen.split is None
 
     rows = [{"path": key, "label": key[:3]} for key in source(tree).keys(np.arange(5))]

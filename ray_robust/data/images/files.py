@@ -11,7 +11,7 @@ import stat
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +25,17 @@ from ray_robust.spec import class_selection
 
 # what an image file may be called, and the decoder of Pillow's that this asks for; no other decoder is ever asked
 FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".jp2": "JPEG2000", ".webp": "WEBP",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".jp2": "JPEG2000",
+    ".j2k": "JPEG2000", ".j2c": "JPEG2000", ".jpc": "JPEG2000", ".jpf": "JPEG2000", ".jpx": "JPEG2000", ".webp": "WEBP",
     ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF",
     ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM",
 }  # fmt: skip
 SUFFIXES = frozenset(FORMATS)
+OTHER_IMAGES = frozenset({
+    ".heic", ".heif", ".jxl", ".tga", ".psd", ".exr", ".hdr", ".dib", ".pcx", ".ico", ".svg", ".mpo", ".apng", ".jxr",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".npy", ".fits", ".qoi", ".dds",
+})  # fmt: skip  # of images, too, and not read
+BESIDE = frozenset({".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".pdf"})  # of notes
 LARGEST_FILE = 1 << 30  # bytes of an image file, which is read as a whole
 PART = 1 << 20  # bytes of a zip's member, or of an archive's file, that are unpacked at a time
 NO_METHOD = "is compressed by bzip2, LZMA or the like, which cannot be unpacked in parts; zip it by deflate"
@@ -41,6 +47,7 @@ ABSENT = (-1, -1, -1, -1)  # the stamp of what is no file
 TICK = 20_000_000  # ns within which two writes can leave a file the same time: the kernel's clock, at 100 Hz, twice
 COARSE = 2_000_000_000  # where times are whole seconds (of FAT, even ones)
 TRIES = 5  # of reading a file that changes meanwhile
+SHOWN = 5  # suffixes in a warning
 
 Stamp = tuple[int, int, int, int]
 
@@ -198,6 +205,21 @@ def lines_of(file: Path, wanted: str) -> list[str]:
         raise UserError(Problem(str(file), f"is no text in UTF-8; wanted: {wanted}")) from None
     except OSError as error:
         raise UserError(Problem(str(file), f"cannot be read: {error.strerror}; wanted: {wanted}")) from None
+
+
+def ignored(names: Sequence[str], images: int) -> tuple[str, str]:
+    """Return a note on files that are no images by their names, and a warning of those among them that may be: of other
+    formats, or of one suffix that more than a tenth of all files have. Each is "" where there is nothing to say."""
+    kinds = Counter(os.path.splitext(name)[1].lower() for name in names)
+    most = (images + len(names)) / 10
+    odd = [(kind, n) for kind, n in kinds.most_common() if kind in OTHER_IMAGES or (n > most and kind not in BESIDE)]
+    note = f"{len(names)} files that are no images by their names were ignored." if names else ""
+    if not odd:
+        return note, ""
+    listed = ", ".join(f"{n:,} {kind or 'without a suffix'}" for kind, n in odd[:SHOWN])
+    more = f" and {len(odd) - SHOWN} more kinds" if len(odd) > SHOWN else ""
+    what = "files are ignored that may be images by their names"
+    return note, f"{what}: {listed}{more}; convert or rename them: images are called {', '.join(FORMATS)}"
 
 
 def _hidden(name: str) -> bool:

@@ -18,7 +18,18 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from ray_robust.data.images.contents import digests_of
-from ray_robust.data.images.files import STAMP, STAMP_FIELDS, SUFFIXES, Files, Folder, Stamp, Walk, Zip, absolute
+from ray_robust.data.images.files import (
+    STAMP,
+    STAMP_FIELDS,
+    SUFFIXES,
+    Files,
+    Folder,
+    Stamp,
+    Walk,
+    Zip,
+    absolute,
+    ignored,
+)
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
 from ray_robust.data.readers.label_checks import (
@@ -133,7 +144,7 @@ def _list_table(table: Table, options: FolderOptions, splits: bool, drop_unseen:
     counts = frame["label"].value_counts().drop("", errors="ignore")
     if lonely := sorted(counts.index[counts == 1]):
         notes.append(f"{len(lonely)} classes have a single image: {', '.join(lonely[:8])}.")
-    warnings = split_warnings(frame) if splits else ()
+    warnings = (*table.warnings, *(split_warnings(frame) if splits else ()))
     licence = _licence(Path(options.path))
     return make_listing(frame, table.files, licence, tuple(notes), table.ranks, options.label, None, warnings)
 
@@ -223,6 +234,7 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
     bare = keys.str.startswith(f"{UNLABELLED}/" if splits else "").to_numpy(bool) & unlabelled
     deep = (keys.str.count("/") >= depth - bare).to_numpy(bool)
     shallow = keys[image & ~deep]
+    other = keys[~image].tolist()
     bare, keys = bare[image & deep], keys[image & deep].reset_index(drop=True)
     parts = keys.str.split("/", n=depth, expand=True)
     frame = pd.DataFrame({"key": keys, "label": parts[depth - 1].where(~bare, "") if len(keys) else keys, "line": 0})
@@ -240,9 +252,9 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
             len(empty),
             lambda i: Problem(f"{path}/{empty[i]}", "this class folder holds no images; put some there or remove it"),
         )
-    other = int((~image).sum())
-    notes = (f"{other} files that are no images by their names were ignored.",) if other else ()
-    return Table(frame, str(path), files, notes=notes, problems=tuple(problems))
+    note, warning = ignored(other, len(keys))
+    notes, warnings = (tuple(filter(None, [text])) for text in (note, warning))
+    return Table(frame, str(path), files, notes=notes, problems=tuple(problems), warnings=warnings)
 
 
 def _not_in_class(key: str, layout: str) -> str:

@@ -54,6 +54,7 @@ class Table:
     ranks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()  # found while listing
+    warnings: tuple[str, ...] = ()  # likewise
 
     def line(self, row: int) -> int:
         """Return the CSV's line of its row (a value of the column `line`)."""
