@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 
 from ray_robust.errors import DONE, FAILED, UserError
 from ray_robust.files.storage import Storage
+from ray_robust.interface.run import Run
 from ray_robust.prepare import provenance
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run import lease, sweep_progress
@@ -73,6 +75,22 @@ def drive(run, **changed):
 def finish(run, trial):
     start(run, trial)
     run.trial(trial.id).finish([{"finetune": f.id, "epoch": 3} for f in trial.finetunings], {})
+
+
+def test_a_finished_trial_that_lacks_a_fine_tuning_is_not_as_far_as_it_was(planned):
+    run, plan = planned
+    start(run, plan.trials[0], **SAID, time=NOW)
+    finish(run, plan.trials[0])
+    rows = run.plan()
+    rows.loc[0, "finetunes"] = json.dumps({**json.loads(rows["finetunes"][0]), "one more": "x"})
+    run.storage.write("plan.csv", rows.to_csv(index=False))
+    assert read(run).states[plan.trials[0].id] == "started"
+    assert read(run).progress[plan.trials[0].id] == {}
+    first = Run(run.storage.address).status().iloc[0]
+    assert (first["state"], first["stage"], first["done"]) == ("started", "starting", 0.0)
+    start(run, plan.trials[0], **SAID, time=NOW + 60)  # it runs again
+    assert read(run).progress[plan.trials[0].id]["time"] == NOW + 60
+    assert Run(run.storage.address).status().iloc[0]["done"] == SAID["share"]
 
 
 def read(run, now=1.0):

@@ -237,6 +237,13 @@ class TrialFolder:
         sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(progress.get("stage", ""), str)
         return {**progress, **numbers} if progress and sound else {}
 
+    def progress_now(self) -> dict[str, Any]:
+        """Return the same; {} where it is that of a trial which was finished, as it left it: one that lacks another
+        fine-tuning since then is not as far as it was."""
+        done = self.finished() or {}
+        records = {name: entry for name, entry in done.get("records", {}).items() if name == "progress.json"}
+        return {} if done and not self._defects(records) else self.progress()
+
     def mend(self) -> bool:
         """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
         left; returns whether that was so. Nothing needs to be trained then, nor weights that may be gone by now."""

@@ -52,7 +52,8 @@ class Status:
 
     states      one of `STATES`
     groups      the group of every trial
-    progress    of the started ones: the content of their progress.json, {} before there is one
+    progress    of the started ones: the content of their progress.json, {} before there is one, and before one that was
+                finished has begun with a fine-tuning that it now lacks
     failures    of the failed and quarantined ones: {"reason", "log"}
     damage      of the damaged ones: what is not as the trial left it
     altered     a line for each of the run's own files that is not as it was written
@@ -89,8 +90,7 @@ def read_status(run: RunFolder, now: float) -> Status:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What one look saw of a trial: its fine-tunings and marks then, and the fields of `Status` that are about it.
-    `again`: it was finished before it lacked one more, so that its progress is an old one."""
+    """What one look saw of a trial: its fine-tunings and marks then, and the fields of `Status` that are about it."""
 
     key: tuple[str, Marks]
     state: str
@@ -98,7 +98,6 @@ class _Trial:
     failure: dict[str, Any] = field(default_factory=dict)
     damage: str = ""
     missing: Missing | None = None
-    again: bool = False
 
 
 class StatusReader:
@@ -170,11 +169,10 @@ class StatusReader:
         return _Trial(
             key,
             "quarantined" if failure.get("quarantined") else state,
-            folder.progress() if state == "started" else {},
+            folder.progress_now() if state == "started" else {},
             failure,
             folder.damage() if state == "damaged" else "",
             missing,
-            state == "started" and folder.finished() is not None,
         )
 
     def _share_done(self, plan: Any, left: Remaining, trials: Mapping[str, _Trial]) -> float:
@@ -184,8 +182,7 @@ class StatusReader:
             if one.state in ("failed", "quarantined"):
                 undone += cost[name]
             elif one.state in OPEN and name in shares:
-                trained = 0.0 if one.again else one.progress.get("share", 0.0)
-                undone += cost[name] * min(shares[name], 1.0 - trained)
+                undone += cost[name] * min(shares[name], 1.0 - one.progress.get("share", 0.0))
         return 1.0 - undone / max(sum(cost.values()), 1.0)
 
     def _file(self, name: str, read: Callable[[], Any]) -> Any:
