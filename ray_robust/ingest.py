@@ -146,6 +146,9 @@ def _open(args: argparse.Namespace) -> Pool:
         raise UserError(f"--limit: {args.source} is decoded as a whole; only a rendered source can be filled in part")
     if key and args.root:
         given[key] = args.root
+    if args.root and key is None:
+        what = "its images are those of its source; say where by --set 'source={name: folder, path: DIR}'"
+        raise UserError(f"--root: {args.source} has none; {what}")
     elif key:
         raise UserError(f"--root: {args.source} needs the folder that its images are in")
     for pair in args.set:

@@ -175,6 +175,11 @@ def test_a_rendered_source_can_be_filled_in_part(tmp_path, capsys):
         (["folder", "--root", "{root}", "--set", "lable=x"], "folder: lable: unknown option; did you mean label?"),
         (["folder", "--root", "{root}", "--set", "label"], "--set label: wanted KEY=VALUE"),
         (["species", "--root", "{root}"], "--root: species is rendered, so there is nothing to read"),
+        (
+            ["subpopulation", "--root", "{root}", "--set", "labels=order", "--set", "source={{name: species}}"],
+            "--root: subpopulation has none; its images are those of its source; say where by --set "
+            "'source={{name: folder, path: DIR}}'",
+        ),
         (["folder", "--root", "{root}", "--limit", "5"], "--limit: folder is decoded as a whole; only a rendered"),
         (["folder", "--root", "{root}", "--size", "0"], "--size: 0 px is no size; wanted: 1 to 2048"),
         (["folder", "--root", "{root}/none"], "{root}/none: no such file or folder"),
