@@ -12,7 +12,7 @@ import importlib
 import threading
 
 from analysis.interface.request import Request, report_on
-from ray_robust.errors import DONE, Arguments, Problem, UserError, command
+from ray_robust.errors import DONE, Arguments, Problem, UserError, check_out, command
 from ray_robust.run.analysis_settings import DEFAULTS
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = parser().parse_args(argv)
+    check_out("--out", args.out)
     given = [name for name, value in vars(args).items() if value != parser().get_default(name)]
     if others := [name for name in given if name not in ("source", "out") and (name in PREDICTION) != args.predict]:
         flag, so = f"--{others[0].replace('_', '-')}", "is not" if args.predict else "is"
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
         return prediction.main(args.source[0], args.out, args.at, args.confirm)
     warm_up()
     report_on(Request(
-        tuple(args.source), args.out or None, args.scale, args.margin, tuple(args.id), args.ood, args.group,
+        tuple(args.source), args.out, args.scale, args.margin, tuple(args.id), args.ood, args.group,
         args.baseline, args.cluster, args.percent, args.id_min, tuple(args.unit), args.title, look=args.look,
     ))  # fmt: skip
     return DONE

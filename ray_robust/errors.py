@@ -3,9 +3,9 @@
 `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
 without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, or
 storage or a cluster that went away), `Refused` (an object store's answer to wrong credentials), `Unfinished` (a sweep
-called from Python that is not complete), `Arguments` (a parser that raises UserError) and `command`, under which every
-`main` runs: it turns a UserError into lines on standard error and exit code 2, a Refused into a line and 2, an Outage
-into a line and 1, Ctrl-C into 130.
+called from Python that is not complete), `Arguments` (a parser that raises UserError), `check_out` and `command`, under
+which every `main` runs: it turns a UserError into lines on standard error and exit code 2, a Refused into a line and 2,
+an Outage into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -122,6 +122,15 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help shows what there is")
+
+
+def check_out(name: str, out: object) -> None:
+    """Raise UserError where `out`, given by the flag or argument `name`, is no path or URI, or is empty, as a variable
+    of a shell that is not set: that would be the working directory, or be taken for not given."""
+    if not isinstance(out, str | os.PathLike | None):
+        raise UserError(f"{name}: must be the path or URI of a folder, not {out!r}")
+    if out is not None and not os.fspath(out).strip():
+        raise UserError(f"{name}: is empty; wanted: the path or URI of a folder, or no {name}")
 
 
 def command(main: Callable[[list[str]], int]) -> None:

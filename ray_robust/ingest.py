@@ -31,7 +31,7 @@ from ray_robust.data.images.pack import BROKEN, PRESENT
 from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.readers.file_pool import READ_TOGETHER
-from ray_robust.errors import DONE, Arguments, UserError, command, did_you_mean
+from ray_robust.errors import DONE, Arguments, UserError, check_out, command, did_you_mean
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.ingest import ingest as launch
@@ -102,7 +102,7 @@ def parser(add_help: bool = True) -> Arguments:
     parser.add_argument("--broken", choices=("fail", "drop"), help="what a broken image means (default: fail)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any further option")
     parser.add_argument("--limit", type=int, default=0, help="of a rendered source, only the first so many images")
-    parser.add_argument("--out", type=Path, default=default_root(), help="the store's root (default: %(default)s)")
+    parser.add_argument("--out", default=default_root(), help="the store's root (default: %(default)s)")
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -114,6 +114,8 @@ def parser(add_help: bool = True) -> Arguments:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     args, defaults = parser().parse_args(argv), parser().get_default
+    check_out("--out", args.out)
+    args.out = Path(args.out)
     if not 1 <= args.size <= LARGEST_SIZE:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")
     if args.limit < 0:
@@ -144,11 +146,11 @@ def _open(args: argparse.Namespace) -> Pool:
         raise UserError(f"--root: {args.source} is rendered, so there is nothing to read")
     if args.limit and not cls.rendered:
         raise UserError(f"--limit: {args.source} is decoded as a whole; only a rendered source can be filled in part")
-    if key and args.root:
-        given[key] = args.root
     if args.root and key is None:
         what = "its images are those of its source; say where by --set 'source={name: folder, path: DIR}'"
         raise UserError(f"--root: {args.source} has none; {what}")
+    if key and args.root:
+        given[key] = args.root
     elif key:
         raise UserError(f"--root: {args.source} needs the folder that its images are in")
     for pair in args.set:

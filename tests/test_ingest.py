@@ -193,6 +193,12 @@ def test_mistakes_are_said(args, wanted, tmp_path):
     assert not out.exists()
 
 
+def test_an_empty_out_is_not_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = said(lambda: command.main(["species", "--out", ""]))
+    assert lines == ["--out: is empty; wanted: the path or URI of a folder, or no --out"]
+
+
 def test_as_a_program_a_mistake_is_a_line_and_exit_code_2(tmp_path):
     args = [sys.executable, "-m", "ray_robust.ingest", "folder", "--root", str(tmp_path), "--out", str(tmp_path / "s")]
     done = subprocess.run(args, capture_output=True, text=True, cwd=os.getcwd())

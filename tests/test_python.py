@@ -16,6 +16,7 @@ import yaml
 
 import analysis
 import ray_robust as rr
+from analysis import __main__ as analysis_command
 from analysis.__main__ import Request, report_on
 from ray_robust import sweep
 from ray_robust.errors import Unfinished
@@ -178,6 +179,7 @@ def test_joined_runs_have_a_report_where_the_caller_wants_it(run, report, tmp_pa
     before = (report / "groups.csv").read_bytes()
     study = run.analyse(tmp_path / "more", margin=1.0)
     assert {"num_images=16000", "num_images=64000"} < set(study.groups["group"])
+    assert problems(lambda: study.write("")) == ["out: is empty; wanted: the path or URI of a folder, or no out"]
     assert problems(study.write) == ["several runs are joined: say with out= where their report goes"]
     assert Path(study.write(str(tmp_path / "joined"))).is_file()
     assert (report / "groups.csv").read_bytes() == before
@@ -301,6 +303,11 @@ def test_mistakes_of_a_call(tmp_path, monkeypatch):
     assert problems(lambda: rr.sweep("quickstart", limit="a")) == [
         "limit: must be a whole number of at least 1, not 'a'"
     ]
+    assert problems(lambda: rr.sweep("quickstart", out=5)) == ["out: must be the path or URI of a folder, not 5"]
+    empty = "is empty; wanted: the path or URI of a folder, or no"
+    assert problems(lambda: rr.sweep("quickstart", out="")) == [f"out: {empty} out"]
+    for main in (sweep.main, analysis_command.main):
+        assert problems(lambda main=main: main(["quickstart", "--out", ""])) == [f"--out: {empty} --out"]
     for values, kind in (("seeds=2", "str"), (["seeds=2"], "list")):
         assert problems(lambda values=values: rr.sweep("quickstart", set=values)) == [
             f"set: must be a dict, e.g. {{'pretrain.epochs': 2}}, not {kind}"

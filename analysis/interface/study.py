@@ -20,7 +20,7 @@ from analysis.stats.study_tables import GROUPS
 from analysis.study import Analysis
 from analysis.verdict import verdict
 from analysis.views import own_view
-from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.errors import Problem, UserError, check_out, did_you_mean
 from ray_robust.text.names import printable
 
 if TYPE_CHECKING:
@@ -155,8 +155,9 @@ class Study:
         out    the folder; None: the run's own `report`, or `NAME-analysis` here for a table; joined runs have none
         quiet  whether the summary is not printed
 
-        Raises `analysis.writing.Unwritable`, a UserError, for a folder that cannot be written.
+        Raises UserError for what names no folder, `analysis.writing.Unwritable` for one that cannot be written.
         """
+        check_out("out", out)
         target = out or self._target
         if not target:
             raise UserError("several runs are joined: say with out= where their report goes")
