@@ -29,6 +29,8 @@ SCRIPT = Path(__file__).parents[1] / "cluster/slurm.sbatch"
         ([], {"SLURM_JOB_ID": "1"}, "no spec; sbatch [OPTIONS] cluster/slurm.sbatch SPEC.yaml --out DIR"),
         (["x.yaml", "--out", "x"], {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"},
          "every job of an array needs a folder of its own: --out runs/x-%a, of its number"),
+        (["x.yaml", "--set", "seeds=%a", "--out=x"], {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"},
+         "every job of an array needs a folder of its own: --out runs/x-%a, of its number"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(arguments, variables, message):
@@ -36,6 +38,14 @@ def test_mistakes_are_one_line(arguments, variables, message):
     command = ["bash", str(SCRIPT), *arguments]
     done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"slurm.sbatch: {message}\n")
+
+
+@pytest.mark.parametrize("out", [["--out", "x-%a"], ["--out=x-%a"]])
+def test_a_job_of_an_array_has_its_number_in_the_folder(tmp_path, out):
+    variables = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(["bash", str(SCRIPT), "x.yaml", *out], env={**os.environ, **variables}, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert "needs a folder of its own" not in done.stderr
 
 
 def test_elsewhere_than_in_the_checkout_the_reason_is_the_last_words_of_python(tmp_path):
