@@ -89,5 +89,7 @@ def _role(kind: str, photographs: bool) -> str:
 
 
 def sources_text(record: Mapping[str, Any]) -> str:
-    """Return what a run pre-trained on: its sources by name."""
-    return listed([WORDS.get(kind, name) for name, kind in record["sources"].items()]) or "none"
+    """Return what a run pre-trained on: its sources by name, or that others did."""
+    if names := [WORDS.get(kind, name) for name, kind in record["sources"].items()]:
+        return listed(names)
+    return "published weights" if any(group.startswith("weights=") for group in record["groups"]) else "none"
