@@ -60,16 +60,11 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     A trial is known by the key at the end of its id, which hashes what it means, a fine-tuning by its id without
     further tests: rows of the same point are kept from the run with most shifts, else the first. Groups are told apart
     by what their trials were pre-trained on, not by name: a name that means something else in another run gets that
-    run's name behind it. The strictest margin and floor hold. Raises UserError for other tasks, test
-    images, metrics or baselines.
+    run's name behind it. The strictest margin and floor hold. Raises UserError for other tasks, test images, metrics
+    or baselines.
     """
-    first_address, first, options = parts[0]
-    problems = [
-        p for address, table, own in parts[1:] for p in _differences(first_address, first, options, address, table, own)
-    ]
-    baselines = [_Baseline.of(address, table, options.baseline) for address, table, _ in parts]
-    if problems := problems or _other_baselines(baselines, options.baseline):
-        raise UserError(*problems)
+    _, first, options = parts[0]
+    baselines = _checked(parts)
     names = _run_names([table.name for _, table, _ in parts])
     warnings = [f"{name}: {w}" for name, (_, table, _) in zip(names, parts, strict=True) for w in table.warnings]
     frames, groups = [], list[_Group]()
@@ -173,13 +168,13 @@ def _images_of(run: RunFolder) -> dict[str, str]:
     tasks of which an earlier version did not keep that, or told the images apart by names and sizes."""
     pools = [pool for pool in run.data().get("pools", ()) if pool.get("kind") == "task"]
     names = [pool.get("name") for pool in pools]
-    found = {}
+    images_of = dict[str, str]()
     for pool in pools:
         images = pool.get("own", None if pool.get("shifts") else pool.get("fingerprint"))
         labels = pool.get("tasks", [pool["name"]] if names.count(pool.get("name")) == 1 else [])
         if images and identity_of(pool) != "names and sizes":
-            found |= dict.fromkeys(labels, f"{identity_of(pool)} {images}")
-    return found
+            images_of |= dict.fromkeys(labels, f"{identity_of(pool)} {images}")
+    return images_of
 
 
 def _shifts_of(run: RunFolder) -> dict[str, str]:
@@ -247,6 +242,16 @@ class _Baseline:
     def shares(self, other: _Baseline) -> bool:
         """Return whether they have a trial in common."""
         return any(keys & other.trials.get(seed, set()) for seed, keys in self.trials.items())
+
+
+def _checked(parts: Sequence[tuple[str, Table, Options]]) -> list[_Baseline]:
+    """Return the baseline of each run. Raises UserError where the runs cannot be one table."""
+    (address, first, options), *others = parts
+    problems = [problem for other in others for problem in _differences(address, first, options, *other)]
+    baselines = [_Baseline.of(address, table, options.baseline) for address, table, _ in parts]
+    if problems := problems or _other_baselines(baselines, options.baseline):
+        raise UserError(*problems)
+    return baselines
 
 
 def _other_baselines(baselines: Sequence[_Baseline], name: str) -> list[Problem]:
