@@ -223,3 +223,23 @@ def test_units_are_named_as_they_are(tmp_path):
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"--unit: no column 'vall'; did you mean val\?"):
         verdict_of(models(), tmp_path, id="val", ood="v2", group="type", baseline="standard", unit=["vall=percent"])
+
+
+def quoted_from(first: int, last: int) -> str:
+    """A table in which a quote is opened before the group's name on one line and closed behind it on a later one."""
+    rows = models().to_csv(index=False).splitlines()
+    rows[first - 1] = rows[first - 1].replace(",standard,", ',"standard,')
+    rows[last - 1] = rows[last - 1].replace(",standard,", ',standard",')
+    return "\n".join(rows)
+
+
+def test_a_stray_quote_swallows_no_rows(tmp_path):
+    said = ["t.csv:8: a cell goes on over lines 8 to 10: is a quote missing?"]
+    assert refused(quoted_from(8, 10), tmp_path) == said
+    broken = "t.csv:8: type: a name with a line break; is a quote missing?"
+    assert broken in refused(quoted_from(8, 9), tmp_path)  # no line in between shows that it was a row
+
+
+def test_cells_of_several_lines_are_read_where_they_are_no_rows(tmp_path):
+    table = models().assign(note="one line, and\nanother")
+    assert len(read(table, tmp_path).points) == len(table)

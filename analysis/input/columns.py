@@ -7,6 +7,7 @@ Each function adds to the remarks what is wrong, and what was read otherwise tha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -70,6 +71,8 @@ def names_of(text: pd.Series, column: str, baseline: str | None, remarks: Remark
         example = quoted(str(raw[changed][0]))
         remarks.note(f"{column}: blanks and what cannot be seen are left out of names, as of {example}",
                      text.index[changed[codes]])  # fmt: skip
+    broken = np.array([re.search(r"[\r\n]", str(name).strip()) is not None for name in raw], bool)
+    remarks.cells(text.index[broken[codes]], lambda _: f"{column}: a name with a line break; is a quote missing?")
     empty = names == ""
     remarks.cells(text.index[empty[codes]], lambda _: f"{column}: empty")
     cleaned = pd.Series(names[codes], index=text.index)

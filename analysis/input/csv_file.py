@@ -33,6 +33,7 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2
 LARGEST = 256 << 20  # bytes of a table, unpacked: scores of a million models and more
 LONGEST = 1_000_000  # characters of a line
 PART = 1 << 16
+BREAK = re.compile(r"\r\n|\r|\n")
 PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # what a shell calls `<(command)`: read though it is no file
 WORKBOOK = "an Excel workbook, not a CSV: export the sheet as CSV"
 
@@ -213,6 +214,8 @@ class CsvFile:
             raise self._unreadable(reason + self._decimal_commas(reason)) from None
         header = self._names(frame.iloc[0])
         frame = frame.iloc[1:].reset_index(drop=True)
+        if '"' in self._text:
+            self._refuse_swallowed(frame)
         frame.columns = pd.Index(header)
         frame = frame.fillna("")
         for i in range(frame.shape[1]) if MARK in self._text else ():
@@ -229,6 +232,20 @@ class CsvFile:
                 [name or f"column {number}" for name, number in zip(frame.columns, numbers, strict=True)]
             )
         return frame
+
+    def _refuse_swallowed(self, frame: pd.DataFrame) -> None:
+        """Raise UserError where a cell holds line breaks and one of its lines as many separators as a row: a stray
+        quote swallows whole rows, and their scores with them."""
+        problems, separators = [], frame.shape[1] - 1
+        broken = frame.apply(lambda cells: cells.str.contains(r"[\r\n]", na=False)).any(axis=1)
+        for row in frame.index[broken] if separators else ():
+            cells = [BREAK.split(cell) for cell in frame.loc[row].dropna()]
+            if any(line.count(self.separator) == separators for lines in cells if len(lines) > 1 for line in lines):
+                (first,), more = self.lines([row]), sum(len(lines) - 1 for lines in cells)
+                what = f"a cell goes on over lines {first} to {first + more}: is a quote missing?"
+                problems.append(Problem(f"{self.file}:{first}", what))
+        if problems:
+            raise UserError(*problems[:SHOWN])
 
     def _names(self, cells: pd.Series) -> list[str]:
         raw = ["" if pd.isna(cell) else str(cell) for cell in cells]
