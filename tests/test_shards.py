@@ -157,6 +157,13 @@ def test_a_blank_line_shifts_no_names_of_classes(tmp_path, lines):
         assert line.startswith(f"{tmp_path}/names.txt:{at}: is blank; wanted: the name of a class in every line")
 
 
+def test_two_classes_of_one_name_are_an_error(tmp_path):
+    """They would be one class."""
+    (tmp_path / "names.txt").write_text("crane\nant\ncrane\n")
+    (line,) = said("webdataset", make.tar_shards(tmp_path / "tar", 1), classes=str(tmp_path / "names.txt"))
+    assert line.startswith(f"{tmp_path}/names.txt:3: the name crane is that of line 1 too; wanted: a name of its own")
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

@@ -82,11 +82,17 @@ class ShardOptions(FileOptions):
 
 def _class_names(file: Path) -> tuple[str, ...]:
     """Return the names in a file, of which line 1 is that of label 0. Raises UserError for a blank line between them,
-    which is no name, and without which those below it would be of other labels."""
+    which is no name, and without which those below it would be of other labels; and for a name that stands there twice,
+    as ImageNet's crane does, a bird and a machine: both would be one class."""
     names = "\n".join(map(str.strip, lines_of(file, "a name a line"))).rstrip().split("\n")
     if "" in names:
         right = "wanted: the name of a class in every line" + ("" if any(names) else "; the file has none")
         raise UserError(Problem(f"{file}:{names.index('') + 1}", f"is blank; {right}"))
+    lines = dict[str, int]()
+    for number, name in enumerate(names, 1):
+        if (before := lines.setdefault(name, number)) != number:
+            what = f"the name {name} is that of line {before} too; wanted: a name of its own for every class"
+            raise UserError(Problem(f"{file}:{number}", what))
     return tuple(names)
 
 
