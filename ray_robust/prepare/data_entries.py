@@ -30,8 +30,8 @@ def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -
             entries.append(describe(run, kind, opened[id(pool)]))
         elif (entry := earlier.get((kind, pool.name, pool.catalog.fingerprint))) is not None:
             entries.append(entry)
-    for pool in entries:
-        pool |= called.get(pool["fingerprint"], {}) if pool["kind"] == "task" else {}
+    for one in entries:
+        one |= called.get(one["fingerprint"], {}) if one["kind"] == "task" else {}
     tasks, sources = (
         [store for store in stores if any(store.pool is pool for pool in pools.values())]
         for pools in (sweep.tasks, sweep.sources)
