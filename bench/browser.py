@@ -75,11 +75,12 @@ class Page:
     def open(self, file: Path) -> None:
         """Open a report's page and wait until every chart is drawn. Raises RuntimeError when one of its scripts threw
         instead, or after ten minutes."""
+        before = len(self.errors)  # of pages that were open earlier
         self.call("Page.navigate", url=file.absolute().as_uri())
         begun = time.monotonic()
         while not self.ask("document.documentElement?.dataset.drawn"):
-            if self.errors or time.monotonic() - begun > 600:
-                raise RuntimeError(f"the charts were not drawn: {self.errors[:1] or 'after ten minutes'}")
+            if (own := self.errors[before:]) or time.monotonic() - begun > 600:
+                raise RuntimeError(f"the charts were not drawn: {own[:1] or 'after ten minutes'}")
             time.sleep(0.02)
 
     def ask(self, expression: str) -> Any:
