@@ -268,6 +268,21 @@ def test_evaluation_shows_what_timm_would(tmp_path):
     assert (shown[0] == np.rint(wanted)).all()
 
 
+@pytest.mark.parametrize("part", [1.0, 0.875])
+def test_evaluation_squeezes_where_timm_would(part):
+    from timm.data import create_transform
+
+    view = eval_view(ModelSection(name="convnext_base.fb_in22k_ft_in1k_384", image_size=384))
+    assert view == View(1.0, "bicubic", squash=True)
+    view = View(part, "bicubic", squash=True)
+    jpeg = encode(saved(picture(4, 320, 256)), Form(224, 256), "crop")
+    shown = np.empty((1, 224, 224, 3), np.uint8)
+    cut(jpeg, whole_views(np.array([[256, 320]]), view, "crop")[:, 0], shown, view.interpolation)
+    timm_s = {"interpolation": "bicubic", "crop_pct": part, "crop_mode": "squash", "mean": (0, 0, 0), "std": (1, 1, 1)}
+    wanted = create_transform(224, **timm_s)(Image.fromarray(pixels_of(jpeg))).permute(1, 2, 0).numpy() * 255
+    assert far(shown[0], wanted) <= 1  # timm scales first, then cuts
+
+
 def test_a_bank_gives_the_same_with_any_threads_from_memory_and_of_several_stores(tmp_path, monkeypatch):
     store, other = opened(tmp_path), opened(tmp_path / "other", fit="squash")
     view, order = View(0.875, "bicubic"), torch.randperm(30, generator=torch.Generator().manual_seed(1))

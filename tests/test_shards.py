@@ -188,6 +188,28 @@ def test_names_and_numbers_of_classes_are_never_mixed(tmp_path, labels, classes)
         assert said("parquet", tmp_path / "a.parquet", **options) == [f"ROOT: {what}"]
 
 
+def test_a_shard_without_the_names_that_others_have_is_an_error(tmp_path):
+    names, bare = (
+        make.parquet_shards(tmp_path / "all", 1, names=("ant", "bee", "cat", "dog")),
+        tmp_path / "all/b.parquet",
+    )
+    make.parquet_shards(tmp_path / "bare", 1, 4)
+    (tmp_path / "bare/train-00000-of-00001.parquet").rename(bare)
+    (line,) = said("parquet", names)
+    assert (
+        line == f"{bare}: has numbers as labels and no names of classes, which other shards have; name them: `classes`"
+    )
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\n")
+    assert source("parquet", names, classes=str(tmp_path / "names.txt")).catalog.classes == ("ant", "bee", "cat", "dog")
+
+
+def test_a_label_that_is_a_list_is_an_error(tmp_path):
+    rows = {"image": [make_images.encoded(make_images.picture(seed=i)) for i in range(2)], "label": [["a", "b"], []]}
+    parquet.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (line,) = said("parquet", tmp_path / "a.parquet")
+    assert line.endswith("has the label ['a', 'b']; wanted: one class of each image, as text or a whole number")
+
+
 def test_numbers_are_in_the_order_of_numbers(tmp_path):
     root = make.tar_shards(tmp_path, idx="{i}")
     assert source("webdataset", root, label="idx").catalog.classes[8:11] == ("08", "09", "10")

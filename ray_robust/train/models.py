@@ -157,14 +157,16 @@ def feature_width(model: nn.Module) -> int:
 
 def eval_view(section: ModelSection) -> View:
     """Return what of an image a model is shown where nothing is random: the centre, in the proportion and by the
-    interpolation that timm's configuration says it was tested with; of an image tower of open_clip all of it."""
+    interpolation that timm's configuration says it was tested with (squeezed, where it says so); of an image tower of
+    open_clip all of it."""
     if section.name.startswith(OPEN_CLIP):
         return View(1.0, "bicubic")
     config = _published_config(section.name)
     if config is None:
         return View()
     scaled = math.floor(section.image_size / config.crop_pct)  # px of the short side, of which the centre is cut out
-    return View(section.image_size / scaled, "bilinear" if config.interpolation == "bilinear" else "bicubic")
+    interpolation = "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    return View(section.image_size / scaled, interpolation, config.crop_mode == "squash")
 
 
 def _published_config(name: str) -> PretrainedCfg | None:

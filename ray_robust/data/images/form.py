@@ -64,10 +64,16 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class View:
-    """How a square is cut from an image: the part of its short side that the square has, and the interpolation."""
+    """How a square is cut from an image.
+
+    part           of the short side that the square has
+    interpolation  bilinear or bicubic
+    squash         both sides are cut to that part of themselves, and what is left is squeezed to the square
+    """
 
     part: float = 1.0
     interpolation: str = "bilinear"
+    squash: bool = False
 
 
 def _bytes_per_pixel(quality: int) -> float:

@@ -48,13 +48,13 @@ def _as_it_is(data: bytes, side: int) -> Jpeg | None:
 
 def whole_views(shapes: np.ndarray, view: View, fit: str) -> Boxes:
     """Return the box of each image, of `shapes` int64 [n, 2] (height, width), that is shown where nothing is random:
-    the centre square of the short side's `view.part`; of images that were squeezed or letterboxed all."""
-    height, width = shapes.T
-    side = np.minimum(height, width)
+    the centre square of the short side's `view.part`, or the centre of the image's own proportions that is squeezed;
+    of images that were squeezed or letterboxed when they were stored all."""
+    sides = shapes if view.squash else np.repeat(shapes.min(1, keepdims=True), 2, axis=1)
     if fit == "crop":
-        side = np.maximum(1, np.rint(side * view.part)).astype(np.int64)
-    left, top = (width - side) // 2, (height - side) // 2
-    return np.stack([left, top, left + side, top + side], axis=1)[None]
+        sides = np.maximum(1, np.rint(sides * view.part)).astype(np.int64)
+    start = (shapes - sides) // 2
+    return np.concatenate([start[:, ::-1], (start + sides)[:, ::-1]], axis=1)[None]
 
 
 def cut(jpeg: Jpeg, boxes: np.ndarray, squares: np.ndarray, interpolation: str) -> None:

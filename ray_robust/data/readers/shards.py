@@ -32,6 +32,7 @@ from ray_robust.files.object_store import etag, without_bucket
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
 MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
+NAMED = "named"  # in `attrs` of a listing: whether the shard itself names its classes
 BUFFER = 1 << 20  # bytes asked of a file system at a time: small images come many to a request
 
 
@@ -198,7 +199,9 @@ def list_parquet(file: Any, columns: Columns) -> pd.DataFrame:
     at = np.arange(count)
     frame = pd.DataFrame({"key": [f"{i:08d}" for i in at], "at": at, "size": 0})
     labels = table[columns.label].to_pylist() if columns.label else [None] * count
-    frame["label"] = named(labels, columns, _names_in(schema, columns.label))
+    names = _names_in(schema, columns.label)
+    frame["label"] = named(labels, columns, names)
+    frame.attrs[NAMED] = bool(names)
     values = table[columns.caption].to_pylist() if columns.caption else [None] * count
     frame["caption"] = captions(values, frame["key"], columns) if columns.texts else values
     return frame
@@ -216,6 +219,8 @@ def named(labels: list[Any], columns: Columns, names: tuple[str, ...] = ()) -> l
     names = columns.names or names
     if columns.label is None:
         return ["image"] * len(labels)
+    if several := [label for label in labels if isinstance(label, list | tuple | dict)]:
+        raise Unlistable(f"has the label {several[0]!r}; wanted: one class of each image, as text or a whole number")
     texts = [str(label) for label in labels]
     if not names:
         return texts

@@ -27,6 +27,7 @@ from ray_robust.data.readers.file_pool import FilePool, Listing
 from ray_robust.data.readers.folder import LocalPath, make_listing
 from ray_robust.data.readers.shards import (
     AT_ONCE,
+    NAMED,
     Columns,
     Reader,
     Shards,
@@ -149,6 +150,7 @@ class ShardSource(FilePool, Source):
         if wrong := [part for part in listed if isinstance(part, tuple)]:
             raise UserError(*unlisted(wrong))
         parts = [part for part in listed if not isinstance(part, tuple)]
+        self._check_names(parts)
         lacking = [key for part in parts for key in part.attrs.pop(LACKING, ())]
         index = pd.concat(parts).sort_values("key", ignore_index=True)
         index.attrs = {LACKING: [len(lacking), lacking[0]]} if lacking else {}
@@ -164,6 +166,16 @@ class ShardSource(FilePool, Source):
         draft.replace(file)
         return pd.read_parquet(file)  # as every later command has it: whole numbers with gaps are read as others
 
+    def _check_names(self, parts: list[pd.DataFrame]) -> None:
+        """Raise UserError where some shards name their classes and others have numbers: one class would be two."""
+        if any(named := [part.attrs.pop(NAMED, False) for part in parts]) and not self.columns.names:
+            for part, has_names, shard in zip(parts, named, self.shards.shards, strict=True):
+                if not has_names and part["label"].str.isdecimal().any():
+                    what = (
+                        "has numbers as labels and no names of classes, which other shards have; name them: `classes`"
+                    )
+                    raise UserError(Problem(shard.path, what))
+
     def _list(self, columns: Columns, number: int) -> pd.DataFrame | tuple[str, str]:
         """Return the index of one shard, or its path and what is wrong with it."""
         shard = self.shards.shards[number]
@@ -175,7 +187,8 @@ class ShardSource(FilePool, Source):
         except UserError as error:
             return shard.path, error.problems[0].what
         rows["key"] = f"{shard.name}/" + rows["key"]
-        rows.attrs = {name: [f"{shard.name}/{key}" for key in keys] for name, keys in rows.attrs.items()}
+        if lacking := rows.attrs.get(LACKING):
+            rows.attrs[LACKING] = [f"{shard.name}/{key}" for key in lacking]
         return rows.assign(shard=number)
 
     def captions(self, rows: np.ndarray) -> list[str | None] | None:
