@@ -171,9 +171,7 @@ class ShardSource(FilePool, Source):
         if any(named := [part.attrs.pop(NAMED, False) for part in parts]) and not self.columns.names:
             for part, has_names, shard in zip(parts, named, self.shards.shards, strict=True):
                 if not has_names and part["label"].str.isdecimal().any():
-                    what = (
-                        "has numbers as labels and no names of classes, which other shards have; name them: `classes`"
-                    )
+                    what = "has numbers as labels and no names for them, which other shards have; name them: `classes`"
                     raise UserError(Problem(shard.path, what))
 
     def _list(self, columns: Columns, number: int) -> pd.DataFrame | tuple[str, str]:
