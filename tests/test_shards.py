@@ -189,16 +189,11 @@ def test_names_and_numbers_of_classes_are_never_mixed(tmp_path, labels, classes)
 
 
 def test_a_shard_without_the_names_that_others_have_is_an_error(tmp_path):
-    names, bare = (
-        make.parquet_shards(tmp_path / "all", 1, names=("ant", "bee", "cat", "dog")),
-        tmp_path / "all/b.parquet",
-    )
-    make.parquet_shards(tmp_path / "bare", 1, 4)
-    (tmp_path / "bare/train-00000-of-00001.parquet").rename(bare)
-    (line,) = said("parquet", names)
-    assert (
-        line == f"{bare}: has numbers as labels and no names of classes, which other shards have; name them: `classes`"
-    )
+    names = make.parquet_shards(tmp_path / "all", 1, names=("ant", "bee", "cat", "dog"))
+    bare = make.parquet_shards(tmp_path / "bare", 1, 4) / "train-00000-of-00001.parquet"
+    bare.rename(names / "b.parquet")
+    what = "has numbers as labels and no names for them, which other shards have; name them: `classes`"
+    assert said("parquet", names) == [f"ROOT/b.parquet: {what}"]
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\n")
     assert source("parquet", names, classes=str(tmp_path / "names.txt")).catalog.classes == ("ant", "bee", "cat", "dog")
 
