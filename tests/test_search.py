@@ -105,8 +105,14 @@ def test_the_baseline_comes_first_and_no_configuration_twice(tmp_path):
 
 def test_a_study_keeps_its_name(tmp_path):
     """It names journals and decisions on disk: under another one a search would forget what it learned."""
-    assert make(tmp_path)._study_name() == "edda7d9c7d"
-    assert make(tmp_path, "search.seed=1")._study_name() != "edda7d9c7d"
+    assert make(tmp_path)._study_name() == "98774be19d"
+    for other in ("search.seed=1", "task.shift=0.5", "pretrain.images_seen=12800", "finetune.epochs=4", "seeds=2",
+                  "model.name=resnet18", "search.stop=asha", "analysis.scale=linear"):  # fmt: skip
+        assert make(tmp_path, other)._study_name() != "98774be19d", other
+    stopping = [
+        make(tmp_path, "search.stop=asha", f"search.stop={{keep: {keep}}}")._study_name() for keep in (0.3, 0.5)
+    ]
+    assert len(set(stopping)) == 2
     dimensions = make(tmp_path).spec.space.dimensions
     assert [set(one.meaning()) - set(vars(one)) for one in dimensions] == [{"way"}] * len(dimensions)
 
@@ -229,9 +235,48 @@ def test_nothing_begins_beyond_the_budget_in_images(tmp_path):
 def test_a_budget_in_device_hours_counts_what_trials_took(tmp_path):
     search = make(tmp_path, "search.budget={device_hours: 0.3}", "resources.workers=2")
     found = drain(search)
-    # two workers for 396 s a mixture: 0.22 hours each; the baseline takes 36 + 360 s as its rows say
+    # two workers for 360 s and one for 36 s: 0.21 hours a mixture; the baseline's rows say as much
     assert len(mixtures(found)) == 1
     assert "device-hours is spent" in search.over
+
+
+@pytest.mark.parametrize(
+    ("resources", "devices"), [("workers=1", 396), ("workers=2", 756), ("gpus_per_worker=0.25", 99)]
+)
+def test_device_hours_are_those_of_gpus_where_workers_have_some(tmp_path, resources, devices):
+    search = make(tmp_path, f"resources.{resources}", "search.trials=1")
+    drain(search)
+    assert search.spent()[1] == pytest.approx(2 * devices / 3600)
+
+
+def test_fine_tunings_may_be_drawn_and_a_pre_training_is_counted_once(tmp_path):
+    only = ["pretrain={sources: {species: 1}, num_images: 1000, images_seen: 6400}",
+            "finetune={epochs: 2, lr: {loguniform: [1e-4, 1e-2]}, evaluate_every: 1}", "baseline.finetune={lr: 1e-3}",
+            "search={method: random, trials: 12, objective: ood_val}"]  # fmt: skip
+    search = make(tmp_path, *only)
+    baseline = search.next()
+    finish(search, baseline)
+    search.ended(baseline.id)
+    first = search.next()
+    assert search.next() is None  # the second shares its pre-training, and waits for it
+    finish(search, first)
+    search.ended(first.id)
+    drain(search)
+    assert len({outcome.configuration.values["finetune.lr"] for outcome in search.outcomes}) == 12
+    assert [outcome.state for outcome in search.outcomes] == ["done"] * 12
+    (trial,) = {trial.id: trial for trial in search.plan if trial.pretrain is not None}.values()
+    assert len(trial.finetunings) == 12
+    assert search.spent()[0] == 200 + 6400 + 12 * 200
+    again = make(tmp_path, *only)
+    assert again.complete
+    assert len(again.outcomes) == 12
+
+
+def test_a_limit_holds_where_configurations_have_several_seeds(tmp_path):
+    search = make(tmp_path, "seeds=3")
+    search.limit = 8
+    assert len(drain(search)) == 6  # the baseline's three, and one configuration's: a second has no room
+    assert search.over == "--limit 8"
 
 
 def test_a_baseline_without_a_line_is_said(tmp_path):

@@ -161,7 +161,7 @@ class Configuration:
     @property
     def key(self) -> str:
         """A hash, equal for two draws exactly when their trials mean the same."""
-        return hash_of(sorted(trial.key for trial in self.trials))
+        return hash_of(sorted([trial.key, sorted(f.id for f in trial.finetunings)] for trial in self.trials))
 
     @property
     def group(self) -> str:

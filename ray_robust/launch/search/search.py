@@ -10,20 +10,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_robust.errors import UserError
 from ray_robust.launch.search.asha import Asha
 from ray_robust.launch.search.objective import Objective, lines_of
 from ray_robust.launch.search.sampler import Candidates, Sampler
+from ray_robust.launch.search.spending import Spent, finished_finetunings, images_of, spent_on
 from ray_robust.plan.plan import Configuration, Plan, Trial, hash_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 
 PATIENCE = 1_000  # proposals in a row that cannot be run or were there before: then the space holds no more
+SHARED = ("task", "model", "pretrain", "finetune")  # keys of the spec that hold for every configuration
 SAMPLED = 50  # of them the sampler's own choice; the others are drawn from the prior, which repeats itself less
+
+Identity = tuple[str, frozenset[str]]  # a trial's id, and its fine-tunings'
 
 
 @dataclass
@@ -75,15 +79,15 @@ class Search:
         self.may_go_on: Callable[[], bool | None] = lambda: True
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
-        self._running: dict[str, float] = {}
-        self._failed: set[str] = set()  # in this run of the command: those that failed before are tried again
+        self._running: dict[str, tuple[float, Trial]] = {}  # by id: since when, and what was handed out
+        self._failed: set[Identity] = set()  # in this run of the command: those that failed before are tried again
         self._queue: deque[Trial] = deque(trial for trial in self.baseline if not self.settled(trial))
         self._open: dict[str, Open] = {}  # by configuration key
-        self._owner: dict[str, str] = {}  # trial id -> configuration key
+        self._drawn: set[str] = set()  # ids of trials of configurations
         self._seen: set[str] = set()
         self._number = 0  # the next draw from the prior
         self._accepted = 0
-        self._spent: dict[str, tuple[float, float]] = {}  # by the id of a trial that is over
+        self._spent: dict[str, Spent] = {}  # by the id of a trial that is over
         self._study = self._study_name()
         self._sampler = sampler(self._study) if sampler is not None else None
         self._warm_starts: deque[dict[str, Any]] = deque()
@@ -102,28 +106,35 @@ class Search:
         while may_go_on and not self._queue and not self.over and self._may_propose():
             self._propose()
             self._learn()  # its trials may have been done by an earlier search
-        if not self._queue or (not may_go_on and self._queue[0].id in self._owner):
+        # Of two that share a pre-training and differ in their fine-tunings the second waits for the first.
+        trial = next((one for one in self._queue if one.id not in self._running), None)
+        if trial is None or (not may_go_on and trial.id in self._drawn):
             return None
-        trial = self._queue.popleft()
-        if trial.id in self._owner and (why := self._over_budget(_images(trial))):
+        if trial.id in self._drawn and (why := self._over_budget(self._more(trial))):
             self.over = why
             self._queue.clear()
             return None
-        self._running[trial.id] = self.clock()
-        return trial
+        self._queue.remove(trial)
+        whole = self.trials[trial.id]
+        self._running[trial.id] = self.clock(), whole
+        return whole
 
     def ended(self, name: str) -> None:
         """Note that a trial has ended: done, stopped or failed, as its folder says; or neither: it is run again."""
-        self._running.pop(name, None)
-        trial = self.trials[name]
+        _, trial = self._running.pop(name)
         if self.run.trial(name).failure() is not None:
-            self._failed.add(name)
+            self._failed.add(_identity(trial))
         if not self.settled(trial):
             self._queue.appendleft(trial)
-        elif name in self._owner:
-            self._open[self._owner[name]].waiting.discard(name)
-            if self.state(trial) == "stopped":
-                self._stop_others(self._open[self._owner[name]])
+        for one in list(self._open.values()):
+            for own in [own for own in one.configuration.trials if own.id == name]:
+                if _identity(trial) in self._failed and set(own.finetunings) <= set(trial.finetunings):
+                    self._failed.add(_identity(own))
+                if self.settled(own):
+                    one.waiting.discard(name)
+                if self.state(own) == "stopped":
+                    self._stop_others(one)
+        self._queue = deque(one for one in self._queue if not self.settled(one))
         self._learn()
 
     @property
@@ -169,31 +180,24 @@ class Search:
             return "done"
         if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
-        return "failed" if trial.id in self._failed else "planned"
+        return "failed" if _identity(trial) in self._failed else "planned"
 
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
-        images = seconds = 0.0
-        spent: tuple[float, float]
+        resources, total = self.spec.resources, Spent()
+        devices = resources.workers * (resources.gpus_per_worker or 1)
         for name, trial in self.trials.items():
             if name in self._running:
-                spent = _images(trial), self.clock() - self._running[name]
-            elif name in self._spent:
-                spent = self._spent[name]
-            else:
-                spent = self._spent_on(trial)
-                if self.settled(trial):
-                    self._spent[name] = spent
-            images, seconds = images + spent[0], seconds + spent[1]
-        return images, seconds * self.spec.resources.workers / 3600
+                total += Spent(images_of(trial), devices * (self.clock() - self._running[name][0]))
+                continue
+            if name not in self._spent and self.settled(trial):
+                self._spent[name] = spent_on(self.run, trial, resources)
+            total += self._spent.get(name) or spent_on(self.run, trial, resources)
+        return total.images, total.seconds / 3600
 
-    def _spent_on(self, trial: Trial) -> tuple[float, float]:
-        """(training images, seconds of a worker) of a trial that is over, from its folder."""
-        state = self.state(trial)
-        if state == "stopped":
-            stopped = self.run.trial(trial.id).stopped() or {}
-            return stopped.get("images_seen", 0), stopped.get("seconds", 0.0)
-        return (_images(trial), _seconds(self._rows(trial))) if state == "done" else (0, 0.0)
+    def _more(self, trial: Trial) -> int:
+        """The images that a trial has yet to process."""
+        return images_of(trial, finished_finetunings(self.run, trial))
 
     def ranked(self) -> list[Outcome]:
         """The configurations with a value, best first."""
@@ -230,7 +234,10 @@ class Search:
                 if self._sampler is not None:
                     self._sampler.refuse(name)
                 continue
-            if why := self._over_budget(min(map(_images, configuration.trials))):
+            more = [trial.id for trial in configuration.trials if trial.id not in self.trials]
+            if self.limit is not None and len(self.trials) + len(more) > self.limit:
+                self.over = f"--limit {self.limit}"
+            if why := self.over or self._over_budget(min(map(self._more, configuration.trials))):
                 self.over = why
                 if self._sampler is not None:
                     self._sampler.refuse(name)
@@ -261,8 +268,9 @@ class Search:
         one = Open(configuration, name)
         self._open[configuration.key] = one
         for trial in configuration.trials:
-            self.trials[trial.id] = trial
-            self._owner[trial.id] = configuration.key
+            self.trials[trial.id] = _with_finetunings(trial, self.trials.get(trial.id))
+            self._spent.pop(trial.id, None)
+            self._drawn.add(trial.id)
             if not self.settled(trial):
                 one.waiting.add(trial.id)
                 self._queue.append(trial)
@@ -346,7 +354,7 @@ class Search:
     def _stop_others(self, one: Open) -> None:
         """A configuration is stopped as a whole: its trials that have not begun are not, and say why."""
         which = next(trial.id for trial in one.configuration.trials if self.state(trial) == "stopped")
-        for trial in [trial for trial in self._queue if self._owner.get(trial.id) == one.configuration.key]:
+        for trial in [trial for trial in self._queue if trial in one.configuration.trials]:
             self._queue.remove(trial)
             one.waiting.discard(trial.id)
             self.run.trial(trial.id).stop(f"not begun, since {which} of the same configuration was stopped", {})
@@ -366,18 +374,24 @@ class Search:
         return ""
 
     def _study_name(self) -> str:
-        """A hash of what a value of this search means: another space, objective or baseline is another study."""
+        """A hash of what a value of this search means: another task, space, objective, baseline or rule of stopping is
+        another study, and so is another key of the spec that all configurations share."""
         settings = [self.settings.objective, self.settings.mode, self.spec.analysis.scale, self.settings.seed]
         dimensions = [one.meaning() for one in self.spec.space.dimensions]
-        return hash_of([settings, dimensions, sorted(trial.key for trial in self.baseline), self.spec.seeds])
+        baseline = sorted([trial.key, sorted(f.id for f in trial.finetunings)] for trial in self.baseline)
+        shared = {key: self.spec.written.get(key) for key in SHARED}
+        stop = None if self.settings.stop is None else self.settings.stop.model_dump()
+        return hash_of([settings, dimensions, baseline, list(self.spec.seeds), shared, stop])
 
 
-def _images(trial: Trial) -> int:
-    """Training images that a trial processes."""
-    return trial.pretrain_images + sum(f.images for f in trial.finetunings)
+def _identity(trial: Trial) -> Identity:
+    """What a trial is to a search: the same pre-training with other fine-tunings is another one."""
+    return trial.id, frozenset(f.id for f in trial.finetunings)
 
 
-def _seconds(rows: list[dict[str, Any]]) -> float:
-    """Seconds of training in a trial, from its rows."""
-    tuned = {row["finetune"]: row.get("seconds_finetune") or 0.0 for row in rows}
-    return sum(tuned.values()) + max((row.get("seconds_pretrain") or 0.0 for row in rows), default=0.0)
+def _with_finetunings(trial: Trial, before: Trial | None) -> Trial:
+    """Return a trial with the fine-tunings that others with its pre-training have, too: none is lost by the next."""
+    if before is None:
+        return trial
+    own = {f.id for f in trial.finetunings}
+    return replace(trial, finetunings=(*trial.finetunings, *(f for f in before.finetunings if f.id not in own)))
