@@ -16,7 +16,7 @@ from ray_robust.errors import DONE, Arguments, Problem, UserError, check_out, co
 from ray_robust.run.analysis_settings import DEFAULTS
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
-PREDICTION = ("predict", "at", "confirm")  # arguments that ask for one
+PREDICTION = ("predict", "at", "confirm", "task")  # arguments that ask for one
 COMMANDS = {"power": "ray_robust.prepare.power", "verify": "analysis.verify.command"}
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
         if len(args.source) > 1:
             raise UserError(Problem(args.source[1], "a prediction is made from one run"))
-        return prediction.main(args.source[0], args.out, args.at, args.confirm)
+        return prediction.main(args.source[0], args.out, args.at, args.confirm, args.task)
     warm_up()
     report_on(Request(
         tuple(args.source), args.out, args.scale, args.margin, tuple(args.id), args.ood, args.group,
@@ -89,6 +89,7 @@ def parser(add_help: bool = True) -> Arguments:
     add("--predict", action="store_true", help="run: predict ER, ID and OOD of mixtures that were not trained")
     add("--at", type=int, metavar="IMAGES", help="with --predict: write confirm.yaml for a run at this larger total")
     add("--confirm", metavar="RUN_DIR", help="with --predict: compare with that larger run")
+    add("--task", metavar="NAME", help="with --predict: of which of the run's tasks (default: the first)")
     add("--out", metavar="DIR", help="where to write (default: RUN_DIR/report, or TABLE-analysis here)")
     return parser
 

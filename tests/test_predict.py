@@ -221,6 +221,18 @@ def test_a_refusal_is_said_and_proposes_nothing(tmp_path, capsys, monkeypatch):
     assert analysis_command.main(["search", "--predict"]) == 0
     assert "Not established: any prediction, because 6 mixtures are too few" in capsys.readouterr().out
     assert not (tmp_path / "search/report/next.yaml").exists()
+    two = searched(6)
+    run_folder(
+        tmp_path / "two",
+        pd.concat([two, two.assign(task="birds", finetune="birds-" + two["finetune"])], ignore_index=True),
+    )
+    assert analysis_command.main(["two", "--predict"]) == 0
+    assert "this is of the task camera-traps alone; for birds: --task NAME, with --out DIR" in capsys.readouterr().out
+    assert analysis_command.main(["two", "--predict", "--task", "birds", "--out", "birds"]) == 0
+    assert "alone" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "birds/prediction.json").read_text())["task"] == "birds"
+    with pytest.raises(UserError, match="--task: the run has no task 'bird'; did you mean birds"):
+        analysis_command.main(["two", "--predict", "--task", "bird"])
     with pytest.raises(UserError, match="--at: 0 is no number of images"):
         analysis_command.main(["search", "--predict", "--at", "0"])
 

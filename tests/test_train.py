@@ -215,6 +215,13 @@ def test_a_loss_that_breaks_says_so():
         train_some(Training(lr=1e8, weight_decay=0.0, optimizer="sgd", batch_size=32, warmup=0.0))
 
 
+def test_a_model_without_finite_scores_predicts_nothing():
+    model, images = build_model(MODEL, 5, 0), bank(40, 1)
+    next(buffer for name, buffer in model.named_buffers() if name.endswith("running_mean")).fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match="what the model says of 40 of 40 images is no finite number"):
+        predict(model, images.images, MODEL, CONTEXT)
+
+
 @pytest.mark.slow
 def test_fine_tuning_learns_and_its_points_agree_with_scikit_learn():
     splits = {"train": bank(400, 1)}

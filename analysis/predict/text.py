@@ -1,6 +1,7 @@
 """A prediction as files and text: prediction.csv and .json, the figure, next.yaml and confirm.yaml, the summary.
 
-Owns `python -m analysis RUN --predict [--at TOTAL] [--confirm RUN]` and nothing that computes; see `predict`.
+Owns `python -m analysis RUN --predict [--at TOTAL] [--confirm RUN] [--task NAME]` and nothing that
+computes; see `predict`.
 """
 
 from __future__ import annotations
@@ -25,24 +26,32 @@ from analysis.options import check_options
 from analysis.predict.mixtures import Mixture, Space, spec_with
 from analysis.predict.predict import TARGETS, Confirmation, Prediction, Target, confirm, predict
 from analysis.writing import put
-from ray_robust.errors import DONE, Problem, UserError
+from ray_robust.errors import DONE, Problem, UserError, did_you_mean
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
 from ray_robust.text.console import Screen
 
 
-def main(source: str, out: str | None, at: int | None, larger: str | None) -> int:
-    """Predict from a run, write the files, print the summary. Raises UserError."""
+def main(source: str, out: str | None, at: int | None, larger: str | None, task: str | None = None) -> int:
+    """Predict from one task of a run, the first unless it is named, write the files, print the summary. Raises
+    UserError."""
     table, options = read_run(source)
     problems = check_options(options)
     if at is not None and at < 1:
         problems.append(Problem("", f"--at: {at} is no number of images"))
     if problems or table.run is None:
         raise UserError(*problems)
-    prediction = predict(table, study.analyse_all(table, options)[0])
+    analyses = {analysis.task: analysis for analysis in study.analyse_all(table, options)}
+    if task is not None and task not in analyses:
+        raise UserError(Problem("", f"--task: the run has no task {task!r}{did_you_mean(task, analyses)}"))
+    chosen = task or next(iter(analyses))
+    prediction = predict(table, analyses[chosen])
     confirmation = _compared(prediction, larger) if larger is not None else None
     folder = RunFolder(out or (table.run.storage / "report").address)
     written, lost = write(folder, table, prediction, at, confirmation)
+    others = [name for name in analyses if name != chosen]
+    if task is None and others:
+        lost.append(f"this is of the task {chosen} alone; for {some(others, MOST_LISTED)}: --task NAME, with --out DIR")
     show(table, prediction, confirmation, folder, written, lost)
     return DONE
 

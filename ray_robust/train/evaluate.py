@@ -14,6 +14,7 @@ from ray_robust.metrics import Metric, SplitCounts, tally
 from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.device import send
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.models import input_scale
 
@@ -81,7 +82,7 @@ def predict(
     model: nn.Module, images: ImageBank, section: ModelSection, context: Context, only: torch.Tensor | None = None
 ) -> Predictions:
     """Return the most likely class of every image and its probability; `only` are int64 positions of those that are
-    wanted. Leaves the model in evaluation mode."""
+    wanted. Leaves the model in evaluation mode. Raises TrainingFailed where its scores are not finite."""
     return predict_among(model, images, section, context, EVERY_CLASS, only)[0]
 
 
@@ -151,5 +152,8 @@ def _most_likely(scores: torch.Tensor, classes: torch.Tensor | None) -> Batch:
 
 def _joined(batches: list[Batch]) -> Predictions:
     device = batches[-1][0].device
-    return Predictions(*(torch.cat([part.to(device) for part in parts]).cpu().numpy()
-                         for parts in zip(*batches, strict=True)))  # fmt: skip
+    classes, confidence = (torch.cat([part.to(device) for part in parts]).cpu().numpy()
+                           for parts in zip(*batches, strict=True))  # fmt: skip
+    if lost := int((~np.isfinite(confidence)).sum()):  # the first class would count as what was predicted
+        raise TrainingFailed(f"what the model says of {lost:,} of {len(classes):,} images is no finite number")
+    return Predictions(classes, confidence)
