@@ -255,7 +255,7 @@ def command(tmp_path, monkeypatch):
             write_plan(self.written or self.sweep, self.run)
             trials(self.run, todo)
 
-        monkeypatch.setattr(SweepRun, "_run_trials", stand_in)
+        monkeypatch.setattr(SweepRun, "run_trials", stand_in)
         opened(tmp_path)
         return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")])
 

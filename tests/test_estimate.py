@@ -209,6 +209,18 @@ def test_earlier_rates_serve_until_there_is_one(opened):
     assert left.left({}, ()) < whole
 
 
+def test_what_follows_a_pilot_is_part_of_the_time_left_at_the_rates_that_it_measures(opened):
+    first, second, _ = open_work(opened.plan, None)
+    pilot = TimeLeft([first], after=8.0, then=[second])
+    assert pilot.left({}, {first.trial.id}) is None  # nothing is known of what follows
+    pilot.on_progress(first.trial.id, report(images=4000, epoch=10.0))
+    rows = [{"finetune": f.id, "seconds_pretrain": 40.0, "seconds_finetune": 20.0} for f in first.trial.finetunings]
+    pilot.on_end(first.trial.id, rows, 81.0)
+    assert pilot.left({}, {first.trial.id}) == pytest.approx(40.0 + 2 * 20.0 + STARTING + 8.0)
+    assert pilot.counts({}, {first.trial.id}) == ((1, 2), (1, 2))
+    assert pilot.share_done({}, {first.trial.id}) == 1.0
+
+
 def test_what_was_there_before_is_no_work(opened):
     trial = opened.plan.trials[0]
     work = open_work(opened.plan, None)[0]

@@ -198,7 +198,7 @@ def command(tmp_path, monkeypatch):
                     finish(self.run, trial)
             return 1.0
 
-        monkeypatch.setattr(SweepRun, "_run_trials", stand_in)
+        monkeypatch.setattr(SweepRun, "run_trials", stand_in)
         monkeypatch.setattr(run_sweep.provenance, "record_throughput", lambda *args: None)
         opened(tmp_path)
         return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), *more])

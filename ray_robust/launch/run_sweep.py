@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -29,15 +29,7 @@ from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance, second_stage
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
-from ray_robust.prepare.baseline_spread import (
-    PILOT,
-    Choice,
-    can_be_spread,
-    decide,
-    pilot_plan,
-    pilot_work,
-    spread_sentence,
-)
+from ray_robust.prepare.baseline_spread import can_be_spread
 from ray_robust.prepare.candidates import Candidates, Preview, expected_plan
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
@@ -70,6 +62,7 @@ class SweepRun:
     written  the sweep that spec.yaml and plan.csv are of, where this is a part of it
     stack    keeps a cluster that is started here; None: it ends with these trials
     limit    of its trials
+    then     work that follows these trials
     """
 
     sweep: Sweep
@@ -83,10 +76,11 @@ class SweepRun:
     written: Sweep | None = None
     stack: contextlib.ExitStack | None = None
     limit: int | None = None
+    then: Sequence[OpenWork] = ()
     begun: float = field(default_factory=time.monotonic)  # when the command began
     left: Remaining | None = None  # what was missing then
-    _outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
-    _with_pilot: bool = False
+    outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
+    with_pilot: bool = False  # whether the pilot ran in this command
     _waits: bool = False  # whether a second stage is wanted and could not be planned
 
     def execute(self) -> int:
@@ -95,7 +89,7 @@ class SweepRun:
         begun = time.monotonic()
         self.run.storage.tidy(deep=False)  # trials do so in their own folders
         done = self._print_state()
-        todo = _without(self.sweep.plan, done)
+        todo = without(self.sweep.plan, done)
         if len(todo) or (self.search is not None and self.sweep.spec.baseline.stop_if_no_line):
             self._begin_with_baseline(done)
         goes_on = len(todo) > 0 and self.baseline.may_go_on is not False
@@ -124,10 +118,10 @@ class SweepRun:
     def _train(self, todo: Plan, done: set[str], begun: float) -> Outage | None:
         """Run these trials, of a search those that it gives, and record what they took; return what ended them."""
         try:
-            seconds = self._run_trials(todo)
+            seconds = self.run_trials(todo)
             if self.search is not None:
-                todo = _without(self.search.plan, done)
-            provenance.record_throughput(self.run, self._work(todo), self.sweep.spec.resources)
+                todo = without(self.search.plan, done)
+            provenance.record_throughput(self.run, self.work_of_trials(todo), self.sweep.spec.resources)
             provenance.record_invocation(self.run, begun, seconds, len(todo))
         except Outage as error:
             return error
@@ -147,14 +141,14 @@ class SweepRun:
         except UserError as error:
             self._waits = True
             for problem in error.problems:
-                self._warn(f"seeds    the second stage is not planned: {problem}")
+                self.warn(f"seeds    the second stage is not planned: {problem}")
             return none
         for sentence in planned.sentences():
-            self._warn(f"seeds    {sentence}")
+            self.warn(f"seeds    {sentence}")
         self.sweep = second_stage.with_plan(sweep, planned.seeds, self.limit)
         self.subsets, done = draw_all(self.sweep, {}), finished_trials(run, self.sweep.plan)
         self.left, self.baseline = remaining_of(run, self.sweep.plan, done), NO_BASELINE
-        return _without(self.sweep.plan, done)
+        return without(self.sweep.plan, done)
 
     def _begin_with_baseline(self, done: set[str]) -> None:
         """Decide which trials come first. A baseline that is done already is judged at once, and may end the sweep
@@ -165,7 +159,7 @@ class SweepRun:
         stop = sweep.spec.baseline.stop_if_no_line
         if not others or not (trials or stop):
             return
-        self.baseline = BaselineFirst(trials, lambda: judge_baseline(self.sweep, run), self._warn, stop, done)
+        self.baseline = BaselineFirst(trials, lambda: judge_baseline(self.sweep, run), self.warn, stop, done)
         if self.search is not None:
             self.search.may_go_on = lambda: self.baseline.may_go_on
         if trials <= done:
@@ -180,7 +174,7 @@ class SweepRun:
         left = len(self.sweep.plan) - len(self.baseline.trials)
         begun = f"{left} trials were not begun" if self.search is None else "no mixture was drawn"
         spread = ", --set baseline.spread=auto spreads its ID scores" if can_be_spread(self.sweep.spec) else ""
-        self._warn(
+        self.warn(
             f"stopped  after the baseline, which makes no line ({'; '.join(verdict.refusals)}): {begun}. The report "
             f"says what to change{spread}; then run the same command again. --set baseline.stop_if_no_line=false runs "
             "the rest as it is"
@@ -196,7 +190,7 @@ class SweepRun:
         self.left = remaining_of(run, plan, done | (set() if self.search is None else stopped_trials(run, plan)))
         if self.search is None:
             whole = len(plan)
-            cost = f"   {self._estimate(_without(plan, done))}" if len(done) < whole else ""
+            cost = f"   {self.estimated(without(plan, done))}" if len(done) < whole else ""
         else:
             whole, cost = max(self.search.expected, len(plan)), ""
         out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}", soft_wrap=True)
@@ -210,14 +204,14 @@ class SweepRun:
             out.print(line, markup=False, soft_wrap=True)
         return done
 
-    def _work(self, trials: Iterable[Trial]) -> list[OpenWork]:
+    def work_of_trials(self, trials: Iterable[Trial]) -> list[OpenWork]:
         """What these trials lacked when the command began; all of one that a search has drawn since."""
         missing = self.left.missing if self.left is not None else {}
         return [work_of(trial, missing.get(trial.id)) for trial in trials]
 
-    def _estimate(self, todo: Plan, pilot: PilotWork | None = None) -> str:
+    def estimated(self, todo: Plan, pilot: PilotWork | None = None) -> str:
         """How long the command takes, or the rest of one whose pilot has run."""
-        work, resources = self._work(todo), self.sweep.spec.resources
+        work, resources = self.work_of_trials(todo), self.sweep.spec.resources
         decoding = decoding_seconds(decode_jobs(self.sweep, todo, self.subsets))
         how = "; the time left is shown once the first steps are timed"
         later = second_stage.later_work(self.sweep, self.run, self.limit)
@@ -225,11 +219,11 @@ class SweepRun:
 
     def _record_overhead(self, seconds: float) -> None:
         """Keep, for the next estimate, what this command took beside decoding and the work of its trials."""
-        if self._outside and self.cluster is not None and self.cluster.local:
-            name = throughput.WITH_PILOT if self._with_pilot else throughput.OVERHEAD
-            throughput.record_rate(name, seconds - self._outside)
+        if self.outside and self.cluster is not None and self.cluster.local:
+            name = throughput.WITH_PILOT if self.with_pilot else throughput.OVERHEAD
+            throughput.record_rate(name, seconds - self.outside)
 
-    def _run_trials(self, todo: Plan) -> float:
+    def run_trials(self, todo: Plan) -> float:
         """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took."""
         import analysis.__main__ as analysis
         from ray_robust.launch.placement import slots_now
@@ -254,12 +248,13 @@ class SweepRun:
                 self.subsets = draw_all(sweep, by_pool)
             write_plan(self.written or sweep, run)
             self._print_data(self.cluster, list(by_pool.values()))
-            loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self._warn)
+            loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self.warn)
             resources = sweep.spec.resources
-            time_left = TimeLeft(self._work(todo), prior_rate(resources), REPORT, resources.gpus_per_worker, slots)
+            gpus = resources.gpus_per_worker
+            time_left = TimeLeft(self.work_of_trials(todo), prior_rate(resources), REPORT, gpus, slots, self.then)
             monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
             monitor.when_ending = analysis.warm_up
-            monitor.reports = InterimReports(run.storage.address, self._warn)
+            monitor.reports = InterimReports(run.storage.address, self.warn)
             if search is not None:
                 monitor.total = max(monitor.total, search.expected)
                 search.on_plan = plan_writer(run)
@@ -270,12 +265,12 @@ class SweepRun:
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
-                self._warn(f"interim  {count} while it ran, in {percent(monitor.reports.share)} of its time")
+                self.warn(f"interim  {count} while it ran, in {percent(monitor.reports.share)} of its time")
             if monitor.first_progress is not None:
-                self._outside += decoding + ended - monitor.first_progress
+                self.outside += decoding + ended - monitor.first_progress
             return ended - begun
 
-    def _warn(self, line: str) -> None:
+    def warn(self, line: str) -> None:
         self.out.print(line, markup=False, soft_wrap=True)
 
     def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
@@ -307,42 +302,6 @@ class SweepRun:
         self.out.print(f"{len(plan) - len(others) - stopped} trials done{listed}, in {seconds:.0f} s", markup=False)
         self.out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
         return not others
-
-
-def run_pilot(bare: Sweep, whole: SweepRun, stack: contextlib.ExitStack, limit: int | None) -> Choice | None:
-    """Run the pilot of `baseline.spread: auto`, or what is missing of it, choose the baseline's fine-tunings and keep
-    them in the run folder; None, with results written, where a trial of it failed.
-
-    bare   the sweep without them
-    whole  the run of the sweep as far as it is known: its plan is written meanwhile
-    stack  keeps the cluster, for the rest of the sweep
-    limit  of the trials of the sweep
-    """
-    run, plan = whole.run, pilot_plan(bare)
-    done = finished_trials(run, plan)
-    todo = _without(plan, done)
-    if len(todo):
-        whole.out.print(f"pilot    {spread_sentence(bare, Choice(PILOT, False))}", markup=False, soft_wrap=True)
-        if not bare.spec.space.dimensions:  # of a search it is not known which trials there will be
-            before = finished_trials(run, whole.sweep.plan)
-            whole.left = remaining_of(run, whole.sweep.plan, before)
-            takes = whole._estimate(_without(whole.sweep.plan, before), pilot_work(bare, run, limit))
-            whole.out.print(f"time     {takes}", markup=False, soft_wrap=True)
-        pilot = replace(whole, sweep=replace(bare, plan=plan, notes=()), written=whole.sweep, stack=stack)
-        pilot.left = remaining_of(run, plan, done)
-        pilot._run_trials(todo)
-        provenance.record_throughput(run, pilot._work(todo), bare.spec.resources)
-        whole.cluster, whole._outside, whole._with_pilot = pilot.cluster, pilot._outside, True
-    choice = decide(bare, RunFolder(run.storage))
-    if choice is None:
-        write_plan(whole.sweep, run)
-        run.write_results()
-        report(run, whole.out)
-        print_failures(whole.out, run, plan)
-        whole._warn(
-            "stopped  after the pilot of baseline.spread: auto, which failed; the same command again runs the rest"
-        )
-    return choice
 
 
 def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
@@ -394,5 +353,5 @@ def report(run: RunFolder, out: Console) -> bool | None:
     return True
 
 
-def _without(plan: Plan, done: set[str]) -> Plan:
+def without(plan: Plan, done: set[str]) -> Plan:
     return Plan(tuple(trial for trial in plan if trial.id not in done))

@@ -27,6 +27,7 @@ class TimeLeft:
     after  seconds that the report takes
     gpus   of a worker
     slots  how many trials run at once; where the cluster grows, as many as run now
+    then   work that follows once all of this is done, at the rates that this has shown
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TimeLeft:
         after: float = 0.0,
         gpus: float = 0.0,
         slots: int = 1,
+        then: Iterable[OpenWork] = (),
     ) -> None:
         self.work: dict[str, OpenWork] = {}
         self._shapes: dict[str, Hashable] = {}  # by trial, equal where the work takes equally long
@@ -46,6 +48,10 @@ class TimeLeft:
         self._ended: dict[str, tuple[float, float]] = {}  # cost and seconds by kind, of trainings that are over
         self._running: dict[tuple[str, str], tuple[str, float, float]] = {}  # by trial and stage: kind, cost, seconds
         self._overheads: list[float] = []
+        self._then: TimeLeft | None = None
+        if then := list(then):
+            self._then = TimeLeft(then, prior, after, gpus, slots)
+            self._then._ended, self._then._running = self._ended, self._running
 
     def expect(self, trial: Trial) -> None:
         """Add a trial that a search has drawn."""
@@ -133,10 +139,11 @@ class TimeLeft:
                 return None
             begins = place < slots and not running.get(name) and not self._overheads
             seconds.append(trained + (STARTING if begins else self._overhead()))
-        if not seconds:
-            return self.after
+        after = self.after if self._then is None else self._then.left({}, ())
+        if not seconds or after is None:
+            return after
         more = (undrawn - 1.0) * sum(seconds) / slots
-        return makespan(seconds, slots) + more + self.after
+        return makespan(seconds, slots) + more + after
 
     def _seconds_of(self, name: str, running: Mapping[str, Progress], ended: Collection[str]) -> float | None:
         """Seconds of the trainings that a trial has yet to run, None while the rate of one is not known."""
