@@ -23,17 +23,18 @@ def best_sentence(analysis: Analysis, measure: str) -> str:
         return ""
     within = [name(row["group"]) for row in rows if row["in_set"]]
     unknown = [name(row["group"]) for row in rows if not row["known"]]
+    groups = f"{len(rows)} groups"
+    if analysis.options.baseline in {row["group"] for row in rows}:
+        groups += f", {name(analysis.options.baseline)} among them"
     lacking = f"; {some(unknown, MOST_LISTED)} for want of an interval" if unknown else ""
     if len(unknown) == len(rows):
         text = f"Which group is best by {WHAT[measure]} cannot be told: none has an interval."
     elif len(within) == len(rows):
         text = f"No group can be told from the best by {WHAT[measure]} (95 %): all {len(rows)} may be{lacking}."
     elif len(within) == 1:
-        text = f"Best by {WHAT[measure]} (95 %): {within[0]}, of {len(rows)} groups."
+        text = f"Best by {WHAT[measure]} (95 %): {within[0]}, of {groups}."
     else:
-        text = (
-            f"The best by {WHAT[measure]} is among {some(within, MOST_LISTED)} (95 %), of {len(rows)} groups{lacking}."
-        )
+        text = f"The best by {WHAT[measure]} is among {some(within, MOST_LISTED)} (95 %), of {groups}{lacking}."
     return text if measure == OOD else marked_text(text, analysis)
 
 
