@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from ray_robust.run.learning_curve import LearningCurve
+
+WAITING = 0.02  # seconds between two looks at whether the other ranks are there
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,13 @@ class Context:
         return self.rank == 0
 
     def wait_for_all(self) -> None:
-        """Wait until every rank is here; returns at once with a single rank."""
+        """Wait until every rank is here, however long; returns at once with a single rank."""
         if self.world_size > 1:
-            torch.distributed.barrier()
+            arrived = torch.distributed.barrier(_patient_group(torch.distributed.group.WORLD), async_op=True)
+            while not arrived.is_completed():
+                self.heartbeat()
+                time.sleep(WAITING)
+            arrived.wait()  # raises where another rank has gone
 
     def broadcast(self, number: int) -> int:
         """Return the first rank's number. Collective: all ranks must call it at the same step."""
@@ -103,6 +112,14 @@ class Context:
         if precision == "bf16" or (precision == "auto" and computes_in_bf16(self.device)):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+@lru_cache(maxsize=1)
+def _patient_group(world: Any) -> Any:
+    """The ranks of a process group once more, in one that waits for the others without an end: fine-tunings are shared
+    out among ranks, and one may have hours more of them than another, where a collective gives up after half an hour.
+    Collective: all ranks must call it at the same step."""
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
 
 
 def computes_in_bf16(device: torch.device) -> bool:
