@@ -1,4 +1,4 @@
-"""Ranks that wait for each other: longer than a collective may take, with signs of life, and not for one that has gone."""
+"""Ranks wait for each other longer than a collective may take, with signs of life; not for one that has gone."""
 
 from __future__ import annotations
 
