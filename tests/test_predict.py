@@ -15,7 +15,7 @@ import analysis.__main__ as analysis_command
 from analysis.input.table import Table
 from analysis.options import Options
 from analysis.predict import surface
-from analysis.predict.mixtures import Mixture, Space, mixtures_of, spec_with
+from analysis.predict.mixtures import Mixture, Space, mixtures_of, spec_with, varied_beside
 from analysis.predict.predict import confirm, predict
 from analysis.study import analyse
 from bench import foresight
@@ -235,6 +235,19 @@ def test_a_refusal_is_said_and_proposes_nothing(tmp_path, capsys, monkeypatch):
         analysis_command.main(["two", "--predict", "--task", "bird"])
     with pytest.raises(UserError, match="--at: 0 is no number of images"):
         analysis_command.main(["search", "--predict", "--at", "0"])
+
+
+def test_what_varies_and_is_no_axis_is_said():
+    pretrain = {"num_images": {"grid": [1000, 4000]}, "images_seen": {"loguniform": [6400, 64000]}, "lr": 1e-3,
+                "sources": {"simplex": ["species", "fractals"]}}  # fmt: skip
+    assert varied_beside({"pretrain": pretrain}) == ("pretrain.images_seen",)
+    points = [{"num_images": 1000, "epochs": 5}, {"num_images": 4000, "epochs": 50}]
+    assert varied_beside({"pretrain": {"points": points, "lr": {"grid": [1e-3, 3e-3]}}}) == (
+        "pretrain.lr",
+        "pretrain.epochs",
+    )
+    assert varied_beside({"pretrain": {"points": [{"num_images": 1000}, {"num_images": 2000}]}}) == ()
+    assert varied_beside({"pretrain": "none"}) == ()
 
 
 @pytest.mark.parametrize("column", ["semantics", "select", "label_noise"])

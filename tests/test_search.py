@@ -290,6 +290,27 @@ def test_a_baseline_without_a_line_is_said(tmp_path):
         search.ended(trial.id)
 
 
+def test_what_failed_was_spent_as_far_as_it_came(tmp_path):
+    clock = iter(range(0, 100_000, 100))
+    search = make(tmp_path, "search.trials=3", clock=lambda: next(clock))
+    drain(search, 1)
+    trial = search.next()
+    folder = search.run.trial(trial.id)
+    folder.storage.write_json("progress.json", {"worked": 5_000, "time": 0.0})
+    folder.fail("the loss became nan")
+    search.ended(trial.id)
+    images, hours = search.spent()
+    assert images == 400 + 5_000
+    assert hours > 396 / 3600
+
+
+def test_rows_without_a_score_have_no_value():
+    objective = Objective("effective_robustness", lines_of(
+        [{"task": "t", "id_val": x, "ood_val": x / 2} for x in (0.2, 0.3, 0.4, 0.5)], "linear", 0.8))  # fmt: skip
+    rows = [{"task": "t", "id_val": 0.3, "ood_val": None}, {"task": "t", "id_val": None, "ood_val": 0.2}]
+    assert objective.value([rows]) is None
+
+
 def test_er_is_that_of_the_validation_splits_within_the_baseline_s_range():
     base = [{"task": "t", "id_val": x, "ood_val": x / 2} for x in (0.2, 0.3, 0.4, 0.5)]
     lines = lines_of(base, "linear", 0.8)

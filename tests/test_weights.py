@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,27 @@ def failure(weights: str, model: ModelSection = RESNET) -> str:
         pretrain(job("weights", model, weights=weights))
     assert "\n" not in str(failed.value)
     return str(failed.value)
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(tmp_path):
+    file = write(tmp_path / "last.pth", state_of(build_model(RESNET, 0, 7)))
+    planned = replace(job("weights", weights=file), weights=weights_facts(file).meaning)
+    pretrain(planned)
+    write(tmp_path / "last.pth", state_of(build_model(RESNET, 0, 8)))
+    with pytest.raises(TrainingFailed, match="was changed since this trial was planned: the same command"):
+        pretrain(planned)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda value: (127 * value).to(torch.int8), "holds whole numbers (int8: "),
+        (torch.zeros_like, "every layer has one number in the place of all its weights; nothing was learned"),
+    ],
+)
+def test_numbers_that_no_training_left_are_no_weights(tmp_path, change, why):
+    body = {key: change(value) for key, value in state_of(build_model(RESNET, 0, 7)).items()}
+    assert why in failure(write(tmp_path / "w.pth", body))
 
 
 def test_weights_that_cannot_be_used_say_why_in_a_line(tmp_path):

@@ -28,6 +28,9 @@ LEVELS = {"granularity": "granularity", "pretrain_method": "method", "semantics"
           "label_noise": "", "model": ""}  # fmt: skip
 UNWRITTEN = {"semantics", "select", "dedupe", "label_noise"}  # whose text in the results is not what a spec says
 AXES = ("grid", "lattice", "simplex")
+DRAWN = ("uniform", "loguniform", "choice")
+OF_MIXTURES = {"num_images", "num_classes", "images_per_class", "sources", "classes", "granularity", "method", "select",
+               "dedupe", "label_noise", "points"}  # keys of `pretrain` that are axes of a space  # fmt: skip
 THOUSAND = 1000  # shares of proposed mixtures are in thousandths
 OUTSIDE = 0.01  # of the tried range: rounding to whole images and classes may move a place so far
 Place = np.ndarray
@@ -216,6 +219,17 @@ class Space:
 # --- as a spec
 
 
+def varied_beside(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a resolved spec's `pretrain` that vary between trials and are no axis of a space."""
+    pretrain = spec.get("pretrain")
+    if not isinstance(pretrain, Mapping):
+        return ()
+    of_points = [point for point in pretrain.get("points") or () if isinstance(point, Mapping)]
+    varied = [key for key, value in pretrain.items() if isinstance(value, Mapping) and set(value) & {*AXES, *DRAWN}]
+    varied += [key for point in of_points for key in point if len({str(one.get(key)) for one in of_points}) > 1]
+    return tuple(f"pretrain.{key}" for key in dict.fromkeys(varied) if key not in OF_MIXTURES)
+
+
 def spec_with(spec: Mapping[str, Any], space: Space, mixtures: Sequence[Mixture], question: str) -> str | None:
     """Return a spec that trains these mixtures and is otherwise the run's own (`spec`, as resolved); None where they
     cannot be written: choices of classes and images have no short form."""
@@ -226,7 +240,7 @@ def spec_with(spec: Mapping[str, Any], space: Space, mixtures: Sequence[Mixture]
     for key in {"points", *(key for point in points for key in point), *_numbers_of(spec["pretrain"])}:
         pretrain.pop(key, None)
     for value in pretrain.values():
-        if isinstance(value, dict) and set(value) & {"uniform", "loguniform", "choice"}:
+        if isinstance(value, dict) and set(value) & set(DRAWN):
             return None  # varied, but no part of a mixture: which value to take is not for the analysis to say
     pretrain["points"] = points
     text = yaml.safe_dump({**tree, "question": question}, sort_keys=False, allow_unicode=True, width=120)

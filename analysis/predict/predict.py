@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from scipy.stats import kendalltau, spearmanr
 
 from analysis.input.table import Table
-from analysis.predict.mixtures import Mixture, Space, mixtures_of
+from analysis.predict.mixtures import Mixture, Space, mixtures_of, varied_beside
 from analysis.predict.surface import SPARE, Check, Surface, cross_validate, fit, rank
 from analysis.scales import PP
 from analysis.stats.best_set import ER
@@ -100,6 +100,7 @@ class Prediction:
     proposals   what to try next, `confirm` what to train at a larger total, from best to worst
     reference   the total at which compositions are compared with a larger run
     refused     why nothing is predicted; empty where something is
+    beside      keys of the spec that vary and are no axis of the space: what they do is in the numbers
     best_set    of the `compared` groups that were trained those that may have the highest ER (`stats.best_set`)
     """
 
@@ -118,6 +119,7 @@ class Prediction:
     left_out: int = 0
     best_set: tuple[str, ...] = ()
     compared: int = 0
+    beside: tuple[str, ...] = ()
 
 
 def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
@@ -125,7 +127,8 @@ def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
     it."""
     own = analysis.best.loc[analysis.best["measure"] == ER]
     within = tuple(own.loc[own["in_set"].astype(bool), "group"])
-    return replace(_predicted(table, analysis, seed), best_set=within, compared=len(own))
+    beside = () if table.run is None else varied_beside(table.run.spec())
+    return replace(_predicted(table, analysis, seed), best_set=within, compared=len(own), beside=beside)
 
 
 def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:

@@ -135,6 +135,7 @@ def facts(prediction: Prediction, confirmation: Confirmation | str | None) -> di
     record: dict[str, Any] = {
         "task": prediction.task,
         "varied": space.text if space else "",
+        "varied_beside": list(prediction.beside),
         "refused": _refusal(prediction),
         "targets": {name: _target_facts(target) for name, target in prediction.targets.items()},
         "best": _with_values(prediction, prediction.best) if prediction.best else None,
@@ -205,6 +206,9 @@ def show(
     out.print(f"[bold]{escape(table.name)}[/]  {count} mixtures, {trials} trials", soft_wrap=True)
     if prediction.space is not None:
         line(f"varied: {prediction.space.text}")
+    if prediction.beside:
+        what = "varies, too, and is" if len(prediction.beside) == 1 else "vary, too, and are"
+        line(f"{some(prediction.beside, MOST_LISTED)} {what} no axis here: the numbers hold for what was tried")
     if prediction.left_out:
         line(f"{prediction.left_out} groups have no point in the baseline's ID range and are left out")
     if prediction.targets:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
@@ -82,6 +82,12 @@ class Trial:
     pretrain_images: int  # processed, over all epochs
     finetunings: tuple[Finetuning, ...]
     model_label: str = ""  # the model's name in results, where that alone is not enough
+    weights: str = ""  # the meaning of published weights, with which what is loaded is compared
+
+    def joined(self, other: Trial | None) -> Trial:
+        """Return the trial with the fine-tunings of another one of the same pre-training, too."""
+        more = other.finetunings if other is not None else ()
+        return replace(self, finetunings=tuple({f.id: f for f in (*self.finetunings, *more)}.values()))
 
     @property
     def draws(self) -> bool:
@@ -273,6 +279,7 @@ def _trials(
             pretrain_images=images,
             finetunings=finetunings,
             model_label=model_label(model, spec.models),
+            weights=weights.meaning if weights else "",
         )
 
 

@@ -55,6 +55,7 @@ class PretrainJob:
     seed     of the first weights
     key      names every other random draw: the trial's meaning
     mixture  None for a method that trains on no images
+    weights  the meaning of published weights when they were planned with; "" where that is not to be compared
     """
 
     section: ModelSection
@@ -64,6 +65,7 @@ class PretrainJob:
     context: Context
     checkpoints: Storage | None = None
     mixture: MixtureImages | None = None
+    weights: str = ""
 
     @property
     def images(self) -> MixtureImages:

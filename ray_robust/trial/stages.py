@@ -135,7 +135,7 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
         images = mixture.images(run.context.device, captioned=trial.pretrain.method == "clip")
     curves: list[LearningCurve] = []
     context = replace(run.context, report=log.reporter("pretrain"), record=curves.append)
-    job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images)
+    job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights)
     model, done = pretrain(job)
     done = replace(done, curve=curves[0].as_json() if curves else None)
     if context.first:

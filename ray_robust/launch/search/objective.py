@@ -87,9 +87,12 @@ class Objective:
         rows = [row for of in trials for row in of]
         if self.name == EFFECTIVE_ROBUSTNESS:
             points = [
-                (self.lines[row["task"]], row["id_val"], row["ood_val"]) for row in rows if row["task"] in self.lines
+                (self.lines[row["task"]], row.get("id_val"), row.get("ood_val"))
+                for row in rows
+                if row["task"] in self.lines
             ]
-            values = [line.er(id_val, ood_val) for line, id_val, ood_val in points if line.covers(id_val)]
+            known = [(line, *scores) for line, *scores in points if None not in scores]
+            values = [line.er(id_val, ood_val) for line, id_val, ood_val in known if line.covers(id_val)]
         else:
             values = [float(row[self.name]) for row in rows if row.get(self.name) is not None]
         return sum(values) / len(values) if values else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_robust.errors import UserError
@@ -121,9 +121,11 @@ class Search:
 
     def ended(self, name: str) -> None:
         """Note that a trial has ended: done, stopped or failed, as its folder says; or neither: it is run again."""
-        _, trial = self._running.pop(name)
+        began, trial = self._running.pop(name)
         if self.run.trial(name).failure() is not None:
             self._failed.add(_identity(trial))
+            worked = min(images_of(trial), self.run.trial(name).progress().get("worked", 0))
+            self._spent[name] = Spent(worked, self._devices * (self.clock() - began))
         if not self.settled(trial):
             self._queue.appendleft(trial)
         for one in list(self._open.values()):
@@ -185,15 +187,19 @@ class Search:
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
         resources, total = self.spec.resources, Spent()
-        devices = resources.workers * (resources.gpus_per_worker or 1)
         for name, trial in self.trials.items():
             if name in self._running:
-                total += Spent(images_of(trial), devices * (self.clock() - self._running[name][0]))
+                total += Spent(images_of(trial), self._devices * (self.clock() - self._running[name][0]))
                 continue
             if name not in self._spent and self.settled(trial):
                 self._spent[name] = spent_on(self.run, trial, resources)
             total += self._spent.get(name) or spent_on(self.run, trial, resources)
         return total.images, total.seconds / 3600
+
+    @property
+    def _devices(self) -> float:
+        """Of a trial."""
+        return self.spec.resources.workers * (self.spec.resources.gpus_per_worker or 1)
 
     def _more(self, trial: Trial) -> int:
         """The images that a trial has yet to process."""
@@ -268,7 +274,7 @@ class Search:
         one = Open(configuration, name)
         self._open[configuration.key] = one
         for trial in configuration.trials:
-            self.trials[trial.id] = _with_finetunings(trial, self.trials.get(trial.id))
+            self.trials[trial.id] = trial.joined(self.trials.get(trial.id))
             self._spent.pop(trial.id, None)
             self._drawn.add(trial.id)
             if not self.settled(trial):
@@ -387,11 +393,3 @@ class Search:
 def _identity(trial: Trial) -> Identity:
     """What a trial is to a search: the same pre-training with other fine-tunings is another one."""
     return trial.id, frozenset(f.id for f in trial.finetunings)
-
-
-def _with_finetunings(trial: Trial, before: Trial | None) -> Trial:
-    """Return a trial with the fine-tunings that others with its pre-training have, too: none is lost by the next."""
-    if before is None:
-        return trial
-    own = {f.id for f in trial.finetunings}
-    return replace(trial, finetunings=(*trial.finetunings, *(f for f in before.finetunings if f.id not in own)))

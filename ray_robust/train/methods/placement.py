@@ -60,7 +60,8 @@ def load_body(model: nn.Module, tensors: Tensors, name: str, model_name: str) ->
     """Load the tensors of a file that fit into a model, with a head or without.
 
     Raises TrainingFailed, in one line, when less than `MIN_SHARE` of the model's values fit under its own names and not
-    all under those of a family, when that is ambiguous, or when some values are not finite.
+    all under those of a family, when that is ambiguous, or when some values are not finite, are whole numbers, or are
+    the same in every layer's weights.
     """
     match, loaded = place(model, tensors, name, model_name)
     body = model.state_dict()
@@ -69,6 +70,13 @@ def load_body(model: nn.Module, tensors: Tensors, name: str, model_name: str) ->
     if broken:
         raise TrainingFailed(f"{name}: holds nan or infinite values in {len(broken)} of {len(match.tensors)} tensors "
                              f"({first_names(broken)}); the training that wrote it had broken down")  # fmt: skip
+    if whole := [key for key, value in match.tensors.items() if key in learned and not value.is_floating_point()]:
+        kind = str(match.tensors[whole[0]].dtype).removeprefix("torch.")
+        raise TrainingFailed(f"{name}: holds whole numbers ({kind}: {first_names(whole)}), as a quantised model does; "
+                             "wanted: its weights as float")  # fmt: skip
+    matrices = [value for key, value in match.tensors.items() if key in learned and value.ndim > 1]
+    if matrices and all(bool((value == value.flatten()[0]).all()) for value in matrices):
+        raise TrainingFailed(f"{name}: every layer has one number in the place of all its weights; nothing was learned")
     model.load_state_dict(match.tensors, strict=False)
     return loaded
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ray_robust.data.weights import find_weights
+from ray_robust.data.weights import find_weights, weights_facts
 from ray_robust.errors import UserError
 from ray_robust.spec.sections import ModelSection
 from ray_robust.train.exceptions import TrainingFailed
@@ -35,7 +35,8 @@ PLAIN = (  # what training programs save beside the weights: data, of which noth
 
 
 def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
-    """Load the body that `settings.weights` names. Raises TrainingFailed when it is not there or does not fit."""
+    """Load the body that `settings.weights` names. Raises TrainingFailed when it is not there, does not fit, or is not
+    what it was when the trial was planned."""
     begun = time.monotonic()
     try:
         weights = find_weights(job.settings.weights or "")
@@ -46,6 +47,10 @@ def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     else:
         model = build_model(job.section, 0, job.seed)
         loaded = load_body(model, read_tensors(Path(weights.name)), weights.name, job.section.name)
+        if job.weights and weights_facts(job.settings.weights or "").meaning != job.weights:
+            raise TrainingFailed(
+                f"{weights.name} was changed since this trial was planned: the same command again takes it as it is"
+            )
     return model, Pretrained(0, 0.0, 0, None, time.monotonic() - begun, loaded.notes, loaded.warnings)
 
 
