@@ -95,9 +95,15 @@ def findings(analysis: Analysis) -> list[Finding]:
     if analysis.refused:
         text = f"Not established: effective robustness, because {listed(list(analysis.refusals))}."
         return [marked(Finding("open", text, "trends", line, index), analysis)]
+    return [*factor_findings(analysis), *(marked(finding, analysis) for finding in _contrasts(analysis))]
+
+
+def factor_findings(analysis: Analysis) -> list[Finding]:
+    """Return those on factors of the sweep, established ones ahead; none where there is no ER."""
+    if analysis.baseline is None or analysis.refused:
+        return []
     factors = [finding for i, row in enumerate(records(analysis.factor_table)) for finding in _factor(analysis, i, row)]
-    order = list(STATES)
-    ordered = sorted(factors, key=lambda finding: order.index(finding.kind)) + list(_contrasts(analysis))
+    ordered = sorted(factors, key=lambda finding: list(STATES).index(finding.kind))
     return [marked(finding, analysis) for finding in ordered]
 
 

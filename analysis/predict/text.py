@@ -29,7 +29,7 @@ from analysis.writing import put
 from ray_robust.errors import DONE, Problem, UserError, did_you_mean
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
-from ray_robust.text.console import Screen
+from ray_robust.text.console import console as screen
 
 
 def main(source: str, out: str | None, at: int | None, larger: str | None, task: str | None = None) -> int:
@@ -196,7 +196,7 @@ def show(
     written: Sequence[str], lost: Sequence[str] = (), console: Console | None = None,
 ) -> None:  # fmt: skip
     """Print the summary for a terminal."""
-    out = console or Screen(highlight=False)
+    out = console or screen()
 
     def line(text: str) -> None:
         out.print(escape(text), soft_wrap=True)

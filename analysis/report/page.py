@@ -21,7 +21,7 @@ from markupsafe import Markup
 from analysis.decisions.best import WHAT, best_sentence
 from analysis.decisions.declared import before
 from analysis.decisions.looks import which
-from analysis.findings import STATES, Finding, capital, findings, marks_key
+from analysis.findings import STATES, Finding, capital, factor_findings, findings, marks_key
 from analysis.formatting import listed, number
 from analysis.input.table import Table
 from analysis.learned.upstream import headline
@@ -206,6 +206,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "scores": _sentences(summary(analysis), index, analysis.options.unit),
         "advice": part.advice,
         "findings": [_located(finding, index, analysis.options.unit) for finding in findings(analysis)],
+        "trend": [_located(one, index, analysis.options.unit) for one in factor_findings(analysis)[:1]],
         "earlier": before(analysis),
         "look": which(analysis),
         "best": {measure: best_sentence(analysis, measure) for measure in WHAT},

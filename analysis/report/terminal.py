@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from analysis.decisions.best import WHAT, best_sentence
 from analysis.decisions.declared import before
 from analysis.decisions.looks import which
-from analysis.findings import MARKS, Finding, findings, marks_key
+from analysis.findings import MARKS, Finding, factor_findings, findings, marks_key
 from analysis.formatting import interval, name, number, percent, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
@@ -28,7 +28,7 @@ from analysis.shifts.sentences import shift_findings
 from analysis.stats.agreement import ASSUMES, ESTIMATE
 from analysis.study import Analysis
 from ray_robust.run.seed_plan import plans_of
-from ray_robust.text.console import Screen
+from ray_robust.text.console import console as screen
 
 COLOURS = {
     "up": "green",
@@ -55,8 +55,7 @@ def show(
     """Print the summary of every task, the figures that were `lost`, then where the report is. `advice` is each task's,
     as in verdict.json."""
     if console is None:
-        wide = Screen(highlight=False)
-        console = wide if wide.is_terminal else Screen(highlight=False, width=120)
+        console = screen()
     if table.interim is not None:
         label = f"{table.interim.label}, {table.interim.date}"
         console.print(f"[bold yellow]{escape(label)}[/]", soft_wrap=True)
@@ -116,6 +115,8 @@ def _show_answer(analysis: Analysis, sentences: ScoreSummary, console: Console) 
         console.print(f" {_coloured('open')} [bold]{escape(untested)}[/]", soft_wrap=True)
     if sentences.deployment is not None:
         console.print(f" {_mark(sentences.deployment)} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)
+    for finding in factor_findings(analysis)[:1]:
+        console.print(f" {_mark(finding)} [bold]At equal ID score. {escape(finding.text)}[/]", soft_wrap=True)
 
 
 def _show_scores(analysis: Analysis, sentences: ScoreSummary, console: Console) -> None:
