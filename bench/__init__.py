@@ -24,15 +24,16 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], found: dict[str,
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from ray_robust.text.console import console
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(width=120, highlight=False).print(table)
+    console().print(table)
 
 
 def write_table(
