@@ -105,3 +105,9 @@ def test_the_report_shows_them(tmp_path):
     assert [title for title in titles if title.endswith((", a", ", b", ", c"))] == ["<b>tench</b>, a", "ox, b", "ox, c"]
     assert "Sample images of camera-traps, train: <b>tench</b>, ox \u00d72" in alts
     assert "By rows: <bdi>&lt;b&gt;tench&lt;/b&gt;, ox \u00d72</bdi>" in text
+
+
+def test_a_pair_of_images_is_shown_once():
+    pairs = [{"image": "a", "other": "b", "where": "train"}, {"image": "c", "other": "d", "where": "train"},
+             {"image": "b", "other": "a", "where": "another label"}]  # fmt: skip
+    assert run_facts.pairs_once(pairs) == pairs[:2]

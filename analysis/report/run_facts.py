@@ -85,7 +85,7 @@ def duplicates(runs: Sequence[RunFolder], task: str, first: bool) -> dict[str, A
         "clean": [one["name"] for one in searched if not one["line"]],
         "skipped": list(dict.fromkeys(one["skipped"] for one in made if "skipped" in one)),
         "rules": list(dict.fromkeys(text for one in searched for text in (one["rule"], one["note"]) if text)),
-        "pairs": [_pair(one["run"], pair) for one in searched for pair in one.get("pictures", ())],
+        "pairs": [_pair(one["run"], pair) for one in searched for pair in pairs_once(one.get("pictures", ()))],
     }
 
 
@@ -104,6 +104,14 @@ def hidden(runs: Sequence[RunFolder], task: str, subset: HiddenSubset) -> dict[s
             uri = "data:image/png;base64," + base64.b64encode(image).decode()
             return {"sentence": capital(subset.sentence), "picture": {"uri": uri, **_pictured(sheet["tiles"])}}
     return {"sentence": capital(subset.sentence), "picture": None}
+
+
+def pairs_once(pictures: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the pairs of images, each once: a pair may be in two splits and of two labels at once."""
+    first = dict[frozenset[str], Mapping[str, Any]]()
+    for one in pictures:
+        first.setdefault(frozenset((one["image"], one["other"])), one)
+    return list(first.values())
 
 
 def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
