@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import multiprocessing
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,8 @@ from analysis.scales import SCALES
 from analysis.stats.agreement import Estimated, Test, estimate_ood
 from analysis.stats.group_means import mean_er
 from analysis.stats.task_points import TaskPoints
-from bench import print_table, show, write_rows, write_table
+from bench import show, write_table
+from bench.worlds import arguments, simulate_worlds
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.shifts import OWN, tests_of
 
@@ -150,32 +150,25 @@ def looked_at(world: World, seed: int) -> list[tuple[float, ...]]:
     ]  # fmt: skip
 
 
-def simulated(
-    sweeps: int, only: Sequence[str] | None, processes: int, write: Path | None
-) -> dict[str, dict[str, float]]:
+def simulated(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Print the table of the simulated worlds."""
     head = ("world", "sweeps", "refused", "bias", "error (RMS)", "error with labels", "coverage", "width")
-    rows, numbers = [], {}
-    with multiprocessing.Pool(processes) as pool:
-        for world in (one for one in WORLDS if not only or one.name in only):
-            parts = pool.map(partial(looked_at, world), range(sweeps), chunksize=1)
-            refused = float(np.mean([not part for part in parts]))
-            cells, made = ["–"] * 5, {"refused": refused}
-            if refused < 1:
-                true, without, labelled, holds, width = np.array([row for part in parts for row in part], float).T
-                made |= {
-                    "bias": float((without - true).mean()), "rms": _rms(without - true),
-                    "labelled": _rms(labelled - true), "coverage": float(holds.mean()), "width": float(width.mean()),
-                }  # fmt: skip
-                cells = [f"{made['bias']:+.2f}", f"{made['rms']:.2f}", f"{made['labelled']:.2f}",
-                         f"{100 * made['coverage']:.1f} %", f"{made['width']:.1f}"]  # fmt: skip
-            numbers[world.name] = made
-            rows.append((world.name, str(sweeps), f"{100 * refused:.1f} %", *cells))
-            print_table(head, rows[-1:])
-            if write:
-                write_rows(write, SIMULATED, head, rows, [one.name for one in WORLDS])
-    show(head, rows, numbers)
-    return numbers
+
+    def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
+        parts = each(partial(looked_at, world), range(args.sweeps), chunksize=1)
+        refused = float(np.mean([not part for part in parts]))
+        cells, made = ["–"] * 5, {"refused": refused}
+        if refused < 1:
+            true, without, labelled, holds, width = np.array([one for part in parts for one in part], float).T
+            made |= {
+                "bias": float((without - true).mean()), "rms": _rms(without - true), "labelled": _rms(labelled - true),
+                "coverage": float(holds.mean()), "width": float(width.mean()),
+            }  # fmt: skip
+            cells = [f"{made['bias']:+.2f}", f"{made['rms']:.2f}", f"{made['labelled']:.2f}",
+                     f"{100 * made['coverage']:.1f} %", f"{made['width']:.1f}"]  # fmt: skip
+        return (str(args.sweeps), f"{100 * refused:.1f} %", *cells), made
+
+    return simulate_worlds(args, SIMULATED, head, WORLDS, row)
 
 
 def _rms(error: np.ndarray) -> float:
@@ -297,17 +290,13 @@ def of_runs(addresses: Sequence[str], write: Path | None) -> dict[str, dict[str,
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m bench.agreement", description=(__doc__ or "").splitlines()[0])
+    parser = arguments("bench.agreement", __doc__, "sweeps", 200, WORLDS)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="finished runs whose OOD labels are hidden")
-    parser.add_argument("--sweeps", type=int, default=200)
-    parser.add_argument("--only", action="append", choices=[world.name for world in WORLDS], help="these worlds")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", metavar="FILE", type=Path, help="replace the tables between their marks there")
     args = parser.parse_args(argv)
     if args.runs:
         of_runs(args.runs, args.write)
     else:
-        simulated(args.sweeps, args.only, args.processes, args.write)
+        simulated(args)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,7 +25,7 @@ from analysis.stats.group_jackknife import error_source
 from analysis.stats.group_means import mean_er
 from analysis.stats.quantities import Quantity, weighted
 from analysis.stats.study_group import Group, GroupJackknife
-from bench import print_table, show, write_rows
+from bench.worlds import arguments, simulate_worlds
 
 TABLE = "best sets"
 CAMERA, INTERACTION = 3.0, 1.0  # standard deviations of a camera's effect, and of what a group adds to it
@@ -121,29 +119,22 @@ def looked_at(world: World, draws: int, seed: int) -> tuple[float, bool, bool, b
 
 def main(argv: list[str]) -> None:
     """Simulate, print the table and the JSON line."""
-    parser = argparse.ArgumentParser("python -m bench.best_sets", description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=1_000)
-    parser.add_argument("--only", action="append", choices=[world.name for world in WORLDS], help="these worlds")
+    parser = arguments("bench.best_sets", __doc__, "studies", 1_000, WORLDS)
     parser.add_argument("--draws", type=int, default=2_000)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", metavar="FILE", type=Path, help="put each row into the table there")
     args = parser.parse_args(argv)
     head = ("world", "studies", "all alike: in the set", "its first and last group", "apart: the best in the set",
             "groups in the set", "by Bonferroni")  # fmt: skip
-    rows, numbers = [], {}
-    with multiprocessing.Pool(args.processes) as pool:
-        for world in (one for one in WORLDS if not args.only or one.name in args.only):
-            studies = args.studies if world.groups < 20 else args.studies // 4
-            table = np.array(pool.map(partial(looked_at, world, args.draws), range(studies)), float)
-            alike, first, last, best, size, others = table.mean(0)
-            rows.append((world.name, str(studies), f"{100 * alike:.1f} %", f"{100 * first:.1f} %, {100 * last:.1f} %",
-                         f"{100 * best:.1f} %", f"{size:.2f}", f"{others:.2f}"))  # fmt: skip
-            numbers[world.name] = {"alike": 100 * alike, "first": 100 * first, "last": 100 * last, "best": 100 * best,
-                                   "size": size, "bonferroni": others}  # fmt: skip
-            print_table(head, rows[-1:])
-            if args.write:
-                write_rows(args.write, TABLE, head, rows, [one.name for one in WORLDS])
-    show(head, rows, numbers)
+
+    def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
+        studies = args.studies if world.groups < 20 else args.studies // 4
+        table = np.array(each(partial(looked_at, world, args.draws), range(studies)), float)
+        alike, first, last, best, size, others = map(float, table.mean(0))
+        cells = (str(studies), f"{100 * alike:.1f} %", f"{100 * first:.1f} %, {100 * last:.1f} %",
+                 f"{100 * best:.1f} %", f"{size:.2f}", f"{others:.2f}")  # fmt: skip
+        return cells, {"alike": 100 * alike, "first": 100 * first, "last": 100 * last, "best": 100 * best,
+                       "size": size, "bonferroni": others}  # fmt: skip
+
+    simulate_worlds(args, TABLE, head, WORLDS, row)
 
 
 if __name__ == "__main__":

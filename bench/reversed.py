@@ -10,9 +10,8 @@ of the test: the better a model, the less often it says what the label says.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from analysis.input.run_points import read_run
 from analysis.scales import SCALES
 from analysis.stats.reversed_images import Predicted, Reversed, find_reversed
 from analysis.stats.task_points import pairing
-from bench import print_table, show, write_rows, write_table
+from bench import show, write_table
+from bench.worlds import arguments, simulate_worlds
 from ray_robust.run.results_schema import SCORE_SPLITS
 
 PROBIT = SCALES["probit"]
@@ -97,20 +97,16 @@ def _found(one: Reversed, planted: np.ndarray) -> tuple[float, ...]:
     return one.found, one.count, both / max(one.count, 1), both / max(planted.sum(), 1), one.slope
 
 
-def simulated(worlds: int, only: Sequence[str] | None, processes: int, write: Path | None) -> None:
+def simulated(args: argparse.Namespace) -> None:
     """Print the table of the simulated worlds."""
     head = ("world", "worlds", "claimed", "images", "of them planted", "of the planted", "slope")
-    rows, numbers = [], {}
-    with multiprocessing.Pool(processes) as pool:
-        for world in (one for one in WORLDS if not only or one.name in only):
-            count = worlds if world == WORLDS[0] else max(worlds // (10 if world.planted else 3), 1)
-            table = np.array(pool.map(partial(looked_at, world), range(count), chunksize=1), float)
-            rows.append((world.name, str(count), *_cells(table)))
-            numbers[world.name] = {"claimed": float(table[:, 0].mean()), "worlds": count}
-            print_table(head, rows[-1:])
-            if write:
-                write_rows(write, TABLE, head, rows, [one.name for one in WORLDS])
-    show(head, rows, numbers)
+
+    def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
+        count = args.worlds if world == WORLDS[0] else max(args.worlds // (10 if world.planted else 3), 1)
+        table = np.array(each(partial(looked_at, world), range(count), chunksize=1), float)
+        return (str(count), *_cells(table)), {"claimed": float(table[:, 0].mean()), "worlds": count}
+
+    simulate_worlds(args, TABLE, head, WORLDS, row)
 
 
 def _cells(table: np.ndarray) -> list[str]:
@@ -165,18 +161,14 @@ def of_run(address: str, share: float, write: Path | None) -> None:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m bench.reversed", description=(__doc__ or "").splitlines()[0])
+    parser = arguments("bench.reversed", __doc__, "worlds", 300, WORLDS)
     parser.add_argument("run", nargs="?", metavar="RUN", help="a finished run, which gets wrong labels")
     parser.add_argument("--wrong", type=float, default=0.1, help="share of its OOD images (default 0.1)")
-    parser.add_argument("--worlds", type=int, default=300)
-    parser.add_argument("--only", action="append", choices=[world.name for world in WORLDS], help="these worlds")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", metavar="FILE", type=Path, help="replace the tables between their marks there")
     args = parser.parse_args(argv)
     if args.run:
         of_run(args.run, args.wrong, args.write)
     else:
-        simulated(args.worlds, args.only, args.processes, args.write)
+        simulated(args)
 
 
 if __name__ == "__main__":

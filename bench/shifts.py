@@ -9,12 +9,10 @@ the estimated spread. Beside the test, Cochran's Q, which takes the effects for 
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +21,7 @@ from scipy.stats import chi2
 
 from analysis.options import Options
 from analysis.stats.shift_results import OnShift, Shifts, shift_results
-from bench import print_table, show, write_rows
+from bench.worlds import arguments, simulate_worlds
 
 BASELINE, GROUPS, RATES, EFFECT = "scratch", ("some", "more"), 4, 2.0
 TABLE = "shifts"
@@ -95,29 +93,21 @@ def _cochran(found: Shifts, group: str) -> float:
 
 def main(argv: list[str]) -> None:
     """Simulate, print the table and the JSON line."""
-    parser = argparse.ArgumentParser("python -m bench.shifts", description=__doc__.splitlines()[0])
-    parser.add_argument("--sweeps", type=int, default=300)
-    parser.add_argument("--only", action="append", choices=[world.name for world in WORLDS], help="these worlds")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", metavar="FILE", type=Path, help="put each row into the table there")
-    args = parser.parse_args(argv)
+    args = arguments("bench.shifts", __doc__, "sweeps", 300, WORLDS).parse_args(argv)
     head = ("world", "sweeps", "of one size: p < 5 %", "Cochran's Q: p < 5 %", "mean: coverage",
             "mean of the kind: coverage", "spread, true", "spread, estimated")  # fmt: skip
-    rows, numbers = [], {}
-    with multiprocessing.Pool(args.processes) as pool:
-        for world in (one for one in WORLDS if not args.only or one.name in args.only):
-            parts = pool.map(partial(looked_at, world), range(args.sweeps))
-            table = np.array([row for part in parts for row in part], float)
-            size, cochran = (100 * np.mean(table[:, i] < 0.05) for i in (0, 1))
-            here, kind = (100 * table[:, i].mean() for i in (2, 3))
-            spread = float(np.sqrt(np.mean(table[:, 4] ** 2)))
-            rows.append((world.name, str(args.sweeps), f"{size:.1f} %", f"{cochran:.1f} %", f"{here:.1f} %",
-                         f"{kind:.1f} %", f"{world.spread:.1f}", f"{spread:.1f}"))  # fmt: skip
-            numbers[world.name] = {"one_size": size, "cochran": cochran, "mean": here, "kind": kind, "spread": spread}
-            print_table(head, rows[-1:])
-            if args.write:
-                write_rows(args.write, TABLE, head, rows, [one.name for one in WORLDS])
-    show(head, rows, numbers)
+
+    def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
+        parts = each(partial(looked_at, world), range(args.sweeps))
+        table = np.array([one for part in parts for one in part], float)
+        size, cochran = (float(100 * np.mean(table[:, i] < 0.05)) for i in (0, 1))
+        here, kind = (float(100 * table[:, i].mean()) for i in (2, 3))
+        spread = float(np.sqrt(np.mean(table[:, 4] ** 2)))
+        cells = (str(args.sweeps), f"{size:.1f} %", f"{cochran:.1f} %", f"{here:.1f} %", f"{kind:.1f} %",
+                 f"{world.spread:.1f}", f"{spread:.1f}")  # fmt: skip
+        return cells, {"one_size": size, "cochran": cochran, "mean": here, "kind": kind, "spread": spread}
+
+    simulate_worlds(args, TABLE, head, WORLDS, row)
 
 
 if __name__ == "__main__":
