@@ -175,7 +175,7 @@ def _behind_best(analysis: Analysis) -> Iterator[Finding]:
     groups = {
         "lower": by["differs"],
         f"within {analysis.options.margin:g} points of it": by["equivalent"],
-        "not shown to be lower": by["open"] + by["fragile"],
+        "not shown to be lower than one that these scores picked": by["open"] + by["fragile"],
     }
     parts = [f"{what}: {some(names, MOST_LISTED)}" for what, names in groups.items() if names]
     kind = next((kind for kind in ("differs", "equivalent") if by[kind]), "open")
