@@ -100,6 +100,7 @@ def test_an_edited_spec_trains_only_what_is_new(home, first):
     assert "4 of 6 trials are done, 2 to run   about " in edited.stdout  # by the rates of the first
     assert "\nto do 2 of 4 pre-trainings, 4 of 12 fine-tunings\n" in edited.stdout
     assert "\n      2 trials need their pre-trainings and 2 fine-tunings each\n" in edited.stdout
+    assert "\nbeside   2 finished trials of another plan in this folder, e.g. line-1000-s" in edited.stdout
     after = home.trained()
     assert {name: after[name] for name in before} == before
     assert sorted(name.rsplit("-", 1)[0] for name in set(after) - set(before)) == ["line-2000-s1", "line-2000-s2"]

@@ -231,8 +231,8 @@ def test_a_dict_means_what_the_file_with_its_keys_means():
     from_dict = load_spec(tree)
     ids = [[trial.key for trial in open_sweep(spec).plan] for spec in (from_file, from_dict, load_spec(from_dict))]
     assert ids[0] == ids[1] == ids[2]
-    assert load_spec(from_dict, ("seeds=3",)).seeds == (1, 2, 3)
-    assert from_dict.seeds == (1, 2)
+    assert load_spec(from_dict, ("seeds=2",)).seeds == (1, 2)
+    assert from_dict.seeds == (1, 2, 3)
     assert tree == yaml.safe_load(file.read_text())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.chart_data import records
-from analysis.report.charts import PERCENT, SHOWN, Layers, name_axis
+from analysis.report.charts import LABEL_LENGTH, PERCENT, SHOWN, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import PP
 from analysis.scores.sentences import score_name
@@ -71,7 +71,7 @@ def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle]
         ],
     )  # fmt: skip
     layers = [*_baseline(analysis, rows), whisker, mark]
-    step = (15 if len(groups) <= MANY else 9) * len(sides)
+    step = (15 if len(groups) <= MANY else 9) * len(sides) + (8 if max(map(len, groups)) > LABEL_LENGTH else 0)
     return alt.layer(*layers).add_params(
         alt.param(name="shown", value=[]), alt.param(name="picked", value="")
     ).properties(width=width, height=alt.Step(step, **{"for": "position"}))  # fmt: skip

@@ -72,9 +72,9 @@ def show(
         _show_advice(own, console)
         _show_scores(analysis, sentences, console)
         if len(analysis.trends):
-            console.print(_lines(analysis))
+            _print_grid(_lines(analysis), console)
         if not analysis.refused:
-            console.print(_groups(analysis))
+            _print_grid(_groups(analysis), console)
         for finding in findings(analysis):
             console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
         console.print(f"  [dim]{escape(marks_key(analysis.options.margin))}[/]", soft_wrap=True)
@@ -127,7 +127,7 @@ def _show_scores(analysis: Analysis, sentences: ScoreSummary, console: Console) 
         console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
     if sentences.alone:
         console.print(f"   {escape(sentences.alone)}", soft_wrap=True)
-    console.print(_scores(analysis))
+    _print_grid(_scores(analysis), console)
     for finding in sentences.findings:
         console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
 
@@ -216,6 +216,17 @@ def _drawing(value: float, low: float, high: float, reach: float) -> str:
     cells[DRAWING // 2] = "┼" if cells[DRAWING // 2] == "─" else "│"
     cells[place(value)] = "●"
     return "".join(cells)
+
+
+def _print_grid(grid: Grid, console: Console) -> None:
+    """Print a table without the last columns for which a narrow terminal has no room: numbers are never cut."""
+    unbounded = console.options.update(width=10_000)
+    left_out: list[str] = []
+    while len(grid.columns) > 2 and console.measure(grid, options=unbounded).maximum > console.width:
+        left_out.insert(0, str(grid.columns.pop().header))
+    console.print(grid)
+    if left_out:
+        console.print(f"  [dim]no room for {escape(', '.join(left_out))}[/]", soft_wrap=True)
 
 
 def _grid(*columns: str) -> Grid:

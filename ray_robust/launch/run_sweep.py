@@ -202,6 +202,9 @@ class SweepRun:
         warnings = (*run.damaged(trial.id for trial in plan), *provenance.identified_by_size(run, self.sweep.pools()))
         for line in warnings:
             out.print(line, markup=False, soft_wrap=True)
+        if self.search is None and (beside := run.finished_beside(trial.id for trial in plan)):
+            what = f"{count_noun(len(beside), 'finished trial')} of another plan in this folder, e.g. {beside[0]}"
+            out.print(f"beside   {what}: results and report leave them out", markup=False, soft_wrap=True)
         return done
 
     def work_of_trials(self, trials: Iterable[Trial]) -> list[OpenWork]:

@@ -79,6 +79,12 @@ class RunFolder:
         folder = self.storage / f"trials/{self._folders.get(key_of(name), name)}"
         return TrialFolder(folder, self._proved, self._listed)
 
+    def finished_beside(self, plan: Iterable[str]) -> list[str]:
+        """Return the finished trials of this folder that are not in a plan (ids), and so in no results of it."""
+        known = {key_of(name) for name in plan}
+        beside = [name for name in self.storage.names("trials") if key_of(name) not in known]
+        return [name for name in beside if self.storage.exists(f"trials/{name}/done")]
+
     def _listed(self) -> dict[str, Stamp]:
         """Return the stamps of a remote run's files by address: one request for a thousand, not one for each."""
         if self._stamps is None:
