@@ -17,7 +17,6 @@ from ray_robust.text.percent import percent as percent
 
 # of charts (d3-format): a percentage on an axis or in a tooltip looks as `percent` writes it
 LOCALE = {"number": {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["$", ""], "percent": " %"}}
-THIN = "\u202f"  # narrow no-break space, between thousands
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -68,9 +67,9 @@ def format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(format_value(item) for item in value) or "none"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", THIN) if abs(value) >= 10_000 else str(value)
+        return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}".replace(",", THIN) if abs(value) >= 10_000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
     return str(value)
 
 

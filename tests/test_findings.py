@@ -265,7 +265,7 @@ def test_how_numbers_are_said():
     assert interval(-0.04, 7.46) == "0.0 to 7.5"
     assert span(float("nan"), 1.0) == "(no interval)"
     assert [p_value(p) for p in (0.0004, 0.0131, float("nan"))] == ["< 0.001", "0.013", "–"]
-    assert format_value([1, 12_345, 0.12345, None, True]) == "1, 12\u202f345, 0.1235, –, yes"
+    assert format_value([1, 12_345, 0.12345, None, True]) == "1, 12,345, 0.1235, –, yes"
     assert [listed(list(text)) for text in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
 
 
