@@ -220,6 +220,8 @@ def test_a_chart_is_saved(study, tmp_path):
 def test_a_chart_that_is_not_there(study):
     (line,) = problems(lambda: study.chart("trnd"))
     assert line.startswith("chart: 'trnd' is no figure; did you mean trend?; there are trend, groups")
+    with pytest.raises(KeyError, match="no table 'trendz'; did you mean trends"):
+        study.tables["trendz"]
 
 
 # --- specs

@@ -65,6 +65,13 @@ class Findings(Sequence[Finding]):
         return "".join(parts)
 
 
+class Tables(dict[str, pd.DataFrame]):
+    """Tables by name. Raises KeyError, with the nearest name or all of them, for another."""
+
+    def __missing__(self, name: str) -> pd.DataFrame:
+        raise KeyError(f"no table {name!r}{did_you_mean(name, self) or '; known: ' + ', '.join(self)}")
+
+
 class Study:
     """The analysis of a run, of several joined, or of a table.
 
@@ -110,7 +117,7 @@ class Study:
         the verdict is about."""
         parts = [(analysis, [own_view(analysis)]) for analysis in self.analyses]
         files = output.csv_tables(self.table, parts, [analysis.line for analysis in self.analyses])
-        return {name.removesuffix(".csv"): rows for name, rows in files.items()}
+        return Tables({name.removesuffix(".csv"): rows for name, rows in files.items()})
 
     @cached_property
     def findings(self) -> Findings:
@@ -141,7 +148,8 @@ class Study:
 
         made = self._specifications(self._of(task))
         if name not in made:
-            what = "has nothing to show here" if name in FIGURES else f"is no figure{did_you_mean(name, made)}"
+            hint = did_you_mean(name, made).partition("; known:")[0]  # all are named below
+            what = "has nothing to show here" if name in FIGURES else f"is no figure{hint}"
             raise UserError(Problem("chart", f"{name!r} {what}; there are {', '.join(made) or 'none'}"))
         return alt.Chart.from_dict(made[name] | {"config": LOOK})
 
