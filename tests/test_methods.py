@@ -209,11 +209,12 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
     made = features.features_of
     monkeypatch.setattr(features, "features_of", lambda *a: asked.append(1) or made(*a))
     cache, settings = features.FeatureCache(), {"epochs": 2, "evaluate_every": 2, "batch_size": 32}
+    section = RESNET.model_copy(update={"precision": "float32"})  # of the whole model too, which else may be in bf16
 
     def probed(method: str, lr: float) -> tuple[nn.Module, Finetuned]:
-        model = build_model(RESNET, 0, 1)
+        model = build_model(section, 0, 1)
         own = Finetune(method=method, lr=lr, **settings)
-        return model, finetune(model, FinetuneJob(RESNET, own, data, 4, f"{lr}", "accuracy", Context(), None, cache))
+        return model, finetune(model, FinetuneJob(section, own, data, 4, f"{lr}", "accuracy", Context(), None, cache))
 
     model, done = probed("linear", 1e-2)
     assert len(asked) == 1 + len(SPLITS[1:])
@@ -222,7 +223,7 @@ def test_heads_on_one_body_share_its_features(monkeypatch):
     assert len(asked) == 1 + len(SPLITS[1:])
     assert not equal(done, again)
     for name in SPLITS[1:]:
-        whole, seen = predict(model, data[name].images, RESNET, Context()), done.predictions[EvalPoint(2, 6)][name]
+        whole, seen = predict(model, data[name].images, section, Context()), done.predictions[EvalPoint(2, 6)][name]
         assert np.array_equal(whole.classes, seen.classes)
         assert np.allclose(whole.confidence, seen.confidence, atol=1e-6)
 

@@ -106,25 +106,24 @@ def predict_among(
     if only is None:
         images.decode()
     positions = torch.arange(len(images)) if only is None else only
-    return _predict_batches(scores_of, positions, section, context, class_sets)
+    return _predict_batches(scores_of, positions, section.precision, context, class_sets)
 
 
 @torch.inference_mode()
-def predict_from(
-    head: nn.Module, features: torch.Tensor, section: ModelSection, context: Context, class_sets: ClassSets
-) -> list[Predictions]:
-    """Return the same from features of the images, float32 [n, width], by the model's linear head."""
+def predict_from(head: nn.Module, features: torch.Tensor, context: Context, class_sets: ClassSets) -> list[Predictions]:
+    """Return the same from features of the images, float32 [n, width], by the model's linear head: in float32, in which
+    it was trained on them. Raises TrainingFailed where its scores are not finite."""
 
     def scores_of(positions: torch.Tensor) -> torch.Tensor:
         return head(send(features[positions], context.device))
 
-    return _predict_batches(scores_of, torch.arange(len(features)), section, context, class_sets)
+    return _predict_batches(scores_of, torch.arange(len(features)), "float32", context, class_sets)
 
 
 def _predict_batches(
     scores_of: Callable[[torch.Tensor], torch.Tensor],
     every: torch.Tensor,
-    section: ModelSection,
+    precision: str,
     context: Context,
     class_sets: ClassSets,
 ) -> list[Predictions]:
@@ -133,7 +132,7 @@ def _predict_batches(
     size = max(1, BATCH // context.grad_accum_steps)
     for positions in every.split(size):
         context.heartbeat()
-        with context.autocast(section.precision):
+        with context.autocast(precision):
             scores = scores_of(positions)
         for part, classes in zip(parts, among, strict=True):
             part.append(_most_likely(scores, classes))

@@ -120,7 +120,7 @@ def _full(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
 def _linear(model: nn.Module, job: FinetuneJob) -> Steps[Finetuned]:
     def predict_images(images: ImageBank, among: ClassSets) -> list[Predictions]:
         features = job.features.of(model, images, job.section, job.context)
-        return predict_from(_head(model), features, job.section, job.context, among)
+        return predict_from(_head(model), features, job.context, among)
 
     evaluator = Evaluator(job, predict_images)
     stage = job.stage("finetune", job.settings, _reporting_one_epoch(job.context, job.settings.epochs))
