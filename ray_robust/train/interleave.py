@@ -30,6 +30,7 @@ class ForwardBackward:
     loss_fn           (network, tensors of a batch, of equal length) -> the mean over them, a scalar
     grad_accum_steps  the batch goes through the network in so many micro-batches: less memory, same gradient
     stack_key         equal for passes that differ in numbers alone, which can be run as one; None: cannot be stacked
+    loss_scale        of the gradients: 1 unless ranks, over which they are averaged, have parts of unequal size
     loss, seconds     set by `run`: the detached loss, and the seconds that the pass took
     """
 
@@ -39,6 +40,7 @@ class ForwardBackward:
     inputs: tuple[torch.Tensor, ...]
     grad_accum_steps: int = 1
     stack_key: Hashable | None = None
+    loss_scale: float = 1.0
     loss: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     seconds: float = 0.0
 
@@ -56,7 +58,7 @@ class ForwardBackward:
                 loss = self.loss_fn(self.network, *batch)
                 if len(batches) > 1:
                     loss = loss * (len(batch[0]) / len(self.inputs[0]))
-                loss.backward()
+                (loss if self.loss_scale == 1 else loss * self.loss_scale).backward()
             losses.append(loss.detach())
         self.loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.seconds = time.monotonic() - begun

@@ -1,9 +1,10 @@
 """The training loop that every method of pre-training and fine-tuning shares: `optimise`, and `fit` for labels.
 
 A step depends on names and its own number alone (order, augmentation and dropout are seeded from them at every step),
-so a training resumed at step s continues bit for bit as one that was never interrupted. Each rank takes its part of
-every batch; gradients are averaged by DistributedDataParallel. `optimise.steps(...)` and `fit.steps(...)` are the same
-trainings as generators of steps, which is how several share one process (`interleave`).
+so a training resumed at step s continues bit for bit as one that was never interrupted, on an equal device. Each rank
+takes its part of every batch; gradients are averaged by DistributedDataParallel, every image with the same weight.
+`optimise.steps(...)` and `fit.steps(...)` are the same trainings as generators of steps, which is how several share one
+process (`interleave`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def optimise(
     gives a reason, and Stopped when `context.on_step` does.
     """
     context, duration = stage.context, stage.duration
-    _check_divisible(objective, stage)
+    _check_batch(objective, stage)
     model.to(context.device).train()
     optimizer = make_optimizer(model, stage.settings)
     extra_state = {} if extra_state is None else extra_state
@@ -63,7 +64,8 @@ def optimise(
     try:
         while state.step < duration.steps:
             seed_device(seed_of(stage.seed, "step", state.step, context.rank), context.device)
-            inputs = objective.batch(*sampler.batch(state.step))
+            positions, crops_seed = sampler.batch(state.step)
+            inputs = objective.batch(positions, crops_seed)
             if objective.prefetch and not duration.ends_epoch(state.step + 1):
                 objective.prefetch(*sampler.batch(state.step + 1))
             rate = learning_rate(stage.settings, state.step, duration.steps)
@@ -71,7 +73,7 @@ def optimise(
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             work = ForwardBackward(model, choice.network, objective.loss_fn, inputs, context.grad_accum_steps,
-                                   objective.stack_key)  # fmt: skip
+                                   objective.stack_key, sampler.loss_scale(positions))  # fmt: skip
             paused = time.monotonic()
             yield work
             state.exclude(time.monotonic() - paused - work.seconds)
@@ -137,6 +139,11 @@ class BatchSampler:
         size = self.duration.batch_size
         return self._order[index * size : (index + 1) * size][self.rank :: self.world_size]
 
+    def loss_scale(self, positions: torch.Tensor) -> float:
+        """Return by what this rank's mean loss over its part of a batch counts in the mean over ranks, so that every
+        image of the batch has the same weight."""
+        return 1.0 if self.world_size == 1 else len(positions) * self.world_size / self.duration.batch_size
+
 
 def learning_rate(settings: Training, step: int, steps: int) -> float:
     """Return the rate of a step: linear warm-up from zero, then half a cosine to zero (Loshchilov, Hutter 2017)."""
@@ -166,7 +173,12 @@ def seed_device(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _check_divisible(objective: Objective, stage: Stage) -> None:
+def _check_batch(objective: Objective, stage: Stage) -> None:
+    """Raise TrainingFailed for a batch of which a rank would have no image, or that would have to be divided."""
+    if (batch_size := stage.duration.batch_size) < (workers := stage.context.world_size):
+        raise TrainingFailed(f"{stage.name}: a batch of {batch_size} image{'s' if batch_size > 1 else ''} is too small "
+                             f"for {workers} workers; raise batch_size and the number of images to {workers} at least, "
+                             f"or lower resources.workers")  # fmt: skip
     if stage.context.grad_accum_steps > 1 and not objective.divisible:
         raise TrainingFailed(f"{stage.name}: a batch of {stage.duration.batch_size} does not fit into memory, and its "
                              f"loss compares the images of a batch, so that it cannot be divided; lower "
