@@ -7,7 +7,7 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -75,24 +75,26 @@ class PretrainJob:
 
     def stage(self, contrastive: bool = False) -> Stage:
         """Return the training. With `contrastive`, for a loss that compares the images of a batch, all ranks have parts
-        of equal size."""
-        settings = self.settings
+        of equal size: a batch is smaller where they do not divide it, and there are more steps."""
+        settings, ranks = self.settings, self.context.world_size
         images = len(self.images.train.labels)
-        duration = Duration.of(
-            images, settings.batch_size, settings.epochs, settings.images_seen, settings.min_images_seen
-        )
-        if contrastive:
-            ranks = self.context.world_size
-            duration = replace(duration, batch_size=max(1, duration.batch_size // ranks) * ranks)
+        batch_size = min(settings.batch_size, images)
+        if contrastive and batch_size >= ranks:  # smaller ones are refused by the loop
+            batch_size -= batch_size % ranks
+        duration = Duration.of(images, batch_size, settings.epochs, settings.images_seen, settings.min_images_seen)
         seed = seed_of("pretrain", self.key)
         return Stage("pretrain", settings, self.section, duration, seed, self.context, self.checkpoints)
 
 
 def pretrained(stage: Stage, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
     """Return the facts of a model that was trained in `stage`."""
-    duration = stage.duration
-    seen = duration.steps * duration.batch_size
-    return Pretrained(num_labels, seen / duration.images, seen, upstream_accuracy, seconds)
+    duration, workers = stage.duration, stage.context.world_size
+    seen, asked = duration.steps * duration.batch_size, min(stage.settings.batch_size, duration.images)
+    warnings: tuple[str, ...] = ()
+    if duration.batch_size != asked:
+        whole = f"pre-trained on batches of {duration.batch_size} images, not {asked}"
+        warnings = (f"{whole}: {workers} workers have parts of equal size",)
+    return Pretrained(num_labels, seen / duration.images, seen, upstream_accuracy, seconds, warnings=warnings)
 
 
 def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
