@@ -217,6 +217,26 @@ def test_what_an_interrupted_training_was_run_in_it_goes_on_with(tmp_path, monke
     assert built == ["compiled", "compiled"]
 
 
+def test_a_training_cut_off_before_the_choice_still_chooses(tmp_path, monkeypatch):
+    from ray_robust.files.storage import Storage
+    from ray_robust.train.checkpoints import state_facts
+    from ray_robust.train.exceptions import Preempted
+
+    images, labels = bank()
+    lines, leaving = [], iter(["", "", "soon"])
+    monkeypatch.setattr(compile, "pick_fastest", lambda *_: "compiled")
+    monkeypatch.setattr(compile, "MIN_SECONDS_LEFT", 0.0)
+    monkeypatch.setitem(compile.VARIANTS, "compiled", lambda model: model)
+    preempted = Context(preemption=lambda: next(leaving))
+    section = ModelSection()
+    stage = Stage("t", SETTINGS, section, Duration.of(160, 32, 4, None), 1, preempted, Storage(tmp_path))
+    with pytest.raises(Preempted):
+        fit(build_model(section, 4, 1), images, labels, stage)
+    assert state_facts(Storage(tmp_path), "t")["run_as"] is None
+    fit(build_model(section, 4, 1), images, labels, replace(stage, context=Context(log=lines.append)))
+    assert lines == ["runs compiled from step 10 on: faster for this shape on this device"]
+
+
 @pytest.mark.parametrize(
     ("device", "more", "runs"),
     [

@@ -184,12 +184,22 @@ def load_state(
     extra_state: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, Any] | None:
     """Load the newest state of a training that is not damaged and return its facts, None where there is none."""
-    headers = {name: checkpoint_facts(folder, name) for name in (f"{stage}.0", f"{stage}.1")}
-    numbers = {name: facts["number"] for name, facts in headers.items() if facts is not None}
-    for name in sorted(numbers, key=numbers.__getitem__, reverse=True):
+    for name, _ in _states(folder, stage):
         if (facts := load_checkpoint(folder, name, model, optimizer, extra_state)) is not None:
             return facts
     return None
+
+
+def state_facts(folder: Storage, stage: str) -> dict[str, Any] | None:
+    """Return the facts of the newest state of a training, None where there is none. Its tensors are not checked."""
+    return next((facts for _, facts in _states(folder, stage)), None)
+
+
+def _states(folder: Storage, stage: str) -> list[tuple[str, dict[str, Any]]]:
+    """The names and facts of a training's states, the newest first."""
+    headers = [(name, checkpoint_facts(folder, name)) for name in (f"{stage}.0", f"{stage}.1")]
+    states = [(name, facts) for name, facts in headers if facts is not None]
+    return sorted(states, key=lambda state: state[1]["number"], reverse=True)
 
 
 def drop_state(folder: Storage, stage: str) -> None:

@@ -66,7 +66,7 @@ def _distributed(model: nn.Module, context: Context) -> nn.Module:
 
 class NetworkChoice(Callback):
     """Holds `network`, which a training's passes call: distributed where there are several ranks, and one of the
-    `VARIANTS`, whose name is `state.run_as`."""
+    `VARIANTS`, whose name is `state.run_as` once it is chosen; eager until then."""
 
     def __init__(self, objective: Objective, state: TrainState) -> None:
         """A resumed `state` names its variant already."""
@@ -74,8 +74,9 @@ class NetworkChoice(Callback):
         self.objective, self.stage, self.model = objective, stage, state.model
         self._plain = _distributed(state.model, stage.context)
         self._open = stage.section.compile == "auto" and state.run_as is None
-        state.run_as = self._possible(state.run_as or ASKED_FOR.get(stage.section.compile, "eager"))
-        self.network = build_variant(state.run_as, self._plain)
+        name = self._possible(state.run_as or ASKED_FOR.get(stage.section.compile, "eager"))
+        state.run_as = None if self._open else name  # a state that is saved before the choice leaves it open
+        self.network = build_variant(name, self._plain)
         self._first_check: tuple[int, float] | None = None  # its step and time: the steps before it warm up
 
     def _possible(self, name: str) -> str:
