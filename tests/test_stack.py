@@ -16,7 +16,7 @@ from ray_robust.spec.sections import ModelSection
 from ray_robust.spec.training import Training
 from ray_robust.train import autotune, compile, stack
 from ray_robust.train.callbacks import LossGuard
-from ray_robust.train.context import Context
+from ray_robust.train.context import Context, computes_in_bf16
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import run_interleaved
 from ray_robust.train.loop import fit, seed_device
@@ -180,7 +180,8 @@ def test_a_long_training_measures_variants_and_a_short_one_does_not(cache, monke
     assert not asked
     monkeypatch.setattr(compile, "MIN_SECONDS_LEFT", 0.0)
     long = train()
-    assert asked == [("a pass of test_resnet (373076 weights), 32x3x32x32 x 32, auto", ["eager", "compiled"])]
+    precision = "bf16" if computes_in_bf16(CPU) else "float32"
+    assert asked == [(f"a pass of test_resnet (373076 weights), 32x3x32x32 x 32, {precision}", ["eager", "compiled"])]
     assert lines == ["runs compiled from step 10 on: faster for this shape on this device"]
     assert torch.equal(short, long)
     train(compile=False)

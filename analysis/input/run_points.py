@@ -50,7 +50,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     unfinished = int(states.isin(["planned", "started"]).sum())
     if unfinished:
         warnings.append(f"{unfinished} of {len(states)} trials have not finished yet: this is a partial run")
-    warnings += _of_weights(run, results)
+    warnings += _of_trials(run, results)
     if rule_of(spec) is not None and not unfinished and recorded(run.storage) is None:
         warnings.append("the second stage of the seeds is not planned yet: the same command again continues")
     points, lacking, id_names = with_id_sets(run, points)
@@ -101,9 +101,23 @@ def _of_identity(pool: Mapping[str, Any]) -> list[str]:
             "version: other images with the same names and sizes would have passed for them"]  # fmt: skip
 
 
-def _of_weights(run: RunFolder, results: pd.DataFrame) -> list[str]:
-    """What trials that began from ready-made weights have to warn of, each once with the number of its trials."""
-    names = results.loc[results["pretrain_method"] == "weights", "trial"].unique()
-    warnings = [warning for name in names
-            for warning in (run.trial(name).storage.recall_json("trial.json") or {}).get("warnings", ())]  # fmt: skip
-    return [f"{count} trial{'s' if count > 1 else ''}: {warning}" for warning, count in Counter(warnings).items()]
+def _of_trials(run: RunFolder, results: pd.DataFrame) -> list[str]:
+    """What trials have to warn of, each once with the number of its trials, and which models were computed in several
+    precisions (`precision: auto`, on machines that differ)."""
+    warnings, precisions = Counter[str](), dict[str, Counter[str]]()
+    for trial, model in results[["trial", "model"]].drop_duplicates("trial").itertuples(index=False):
+        facts = run.trial(trial).storage.recall_json("trial.json") or {}
+        warnings.update(facts.get("warnings", ()))
+        if isinstance(precision := facts.get("precision"), str):
+            precisions.setdefault(model, Counter())[precision] += 1
+    mixed = [
+        f"{model}: {', '.join(f'{_trials(count)} in {name}' for name, count in sorted(counts.items()))}: machines that "
+        f"differ; model.precision: float32 computes all of them alike"
+        for model, counts in precisions.items()
+        if len(counts) > 1
+    ]
+    return [*(f"{_trials(count)}: {warning}" for warning, count in warnings.items()), *mixed]
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'s' if count > 1 else ''}"

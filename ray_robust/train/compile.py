@@ -114,7 +114,7 @@ class NetworkChoice(Callback):
         batch = tuple(tensor.chunk(context.grad_accum_steps)[0] for tensor in inputs)
         shapes = " x ".join("x".join(map(str, tensor.shape)) for tensor in batch)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
-        key = f"a pass of {section.name} ({weights} weights), {shapes}, {section.precision}"
+        key = f"a pass of {section.name} ({weights} weights), {shapes}, {context.precision(section.precision)}"
 
         def candidate(name: str) -> Callable[[], None]:
             built: list[ForwardBackward] = []

@@ -61,6 +61,7 @@ class Context:
     grad_accum_steps     every batch goes through the model in so many parts, whose gradients are summed: less memory,
                          same batch
     finetunings_at_once  how many fine-tunings are interleaved in this process, over one copy of the images
+    auto_precision       what `model.precision: auto` is, bf16 or float32; "": bf16 where the device computes in it
     stacked              experimental: run alike fine-tunings that are interleaved as one, see `train.stack`
     """
 
@@ -75,6 +76,7 @@ class Context:
     on_step: Callable[..., bool] = _model_unused
     grad_accum_steps: int = 1
     finetunings_at_once: int = 1
+    auto_precision: str = ""
     stacked: bool = False
 
     @property
@@ -107,9 +109,15 @@ class Context:
         torch.distributed.all_reduce(count)
         return bool(count.item())
 
+    def precision(self, asked: str) -> str:
+        """Return what a `model.precision` is here: bf16 or float32."""
+        if asked != "auto":
+            return asked
+        return self.auto_precision or ("bf16" if computes_in_bf16(self.device) else "float32")
+
     def autocast(self, precision: str) -> Any:
-        """Return the autocast context of a `model.precision`; `auto` is bf16 where the hardware computes in it."""
-        if precision == "bf16" or (precision == "auto" and computes_in_bf16(self.device)):
+        """Return the autocast context of a `model.precision`."""
+        if self.precision(precision) == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 

@@ -33,6 +33,8 @@ class Pretrained:
     notes: tuple[str, ...] = ()  # for the log, a sentence each
     warnings: tuple[str, ...] = ()  # for the log and the report: what a reader of its scores must know
     curve: dict[str, Any] | None = None  # `LearningCurve.as_json`; None of ready-made weights, and in earlier versions
+    # on what it was computed last, see `trial.computed_on`: None of ready-made weights, and in earlier versions
+    made_on: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,24 +29,32 @@ from ray_robust.train.finetune import Finetuned, FinetuneJob, finetune
 from ray_robust.train.interleave import Steps, run_each, run_interleaved
 from ray_robust.train.models import build_model
 from ray_robust.train.points import points
+from ray_robust.train.precision import CHANGED, keep_precision
 from ray_robust.train.pretrain import Pretrained, PretrainJob, pretrain
 from ray_robust.train.stack import StackedRunner
+from ray_robust.trial.computed_on import computed_on, made_on_text, recorded_precision
 from ray_robust.trial.datasets import Mixture, Shown, draw_mixture, task_splits
 from ray_robust.trial.oom import largest_batch
 from ray_robust.trial.outputs import write_predictions, write_subset
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.trial_log import TrialLog
 
+Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]  # the tensors and facts of a file of weights
+
 
 @dataclass(frozen=True, eq=False)
 class TrialRun:
-    """One attempt at a trial by one rank: what all of its stages use."""
+    """One attempt at a trial by one rank: what all of its stages use.
+
+    warnings  of this attempt, for trial.json and the weights that it makes: what a reader of its scores must know
+    """
 
     trial: Trial
     paths: RunPaths
     context: Context
     folder: TrialFolder
     log: TrialLog
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +67,19 @@ class InitialWeights:
 
 def run_stages(run: TrialRun) -> None:
     """Run what is missing of a trial and mark it done. All ranks call it together."""
-    trial, context, log = run.trial, run.context, run.log
-    log.write(f"starts on {platform.node()}, {context.device}, rank {context.rank} of {context.world_size}")
-    facts: dict[str, Any] = {**trial.columns(), "key": trial.key, "device": _device_name(context.device)}
-    if context.grad_accum_steps > 1:
-        micro_batch = -(-largest_batch(trial) // context.grad_accum_steps)
-        facts |= {"batch_parts": context.grad_accum_steps, "micro_batch": micro_batch}
+    trial, log = run.trial, run.log
+    log.write(f"starts on {platform.node()}, {run.context.device}, rank {run.context.rank} of {run.context.world_size}")
     weights = checkpoint_paths.weights_of(run.paths.checkpoints, trial.key)
-    if context.first:
+    if run.context.first:
         weights.tidy()
+    finished = None if trial.pretrain is None else read_checkpoint(weights, checkpoint_paths.FINAL)
+    run = _with_precision(run, weights, finished)
+    context = run.context
+    facts = {**trial.columns(), "key": trial.key, **computed_on(context, trial.model, largest_batch(trial))}
+    if run.warnings:
+        facts["warnings"] = list(run.warnings)
     mixture = _draw(run, facts) if trial.draws else None
-    initial = None if trial.pretrain is None else _pretrain(run, mixture, weights, facts)
+    initial = None if trial.pretrain is None else _pretrain(run, mixture, weights, finished, facts)
     if context.first:
         run.folder.storage.write_json("trial.json", facts)
     log.stage_done("pretrain", trial.pretrain_images)
@@ -78,6 +88,20 @@ def run_stages(run: TrialRun) -> None:
     if context.first:
         _finish(run, mixture, facts)
     context.wait_for_all()
+
+
+def _with_precision(run: TrialRun, weights: Storage, finished: Checkpoint | None) -> TrialRun:
+    """Decide what `precision: auto` is: that of what exists of the trial, which trial.json tells from here on."""
+    earlier = run.folder.storage.recall_json("trial.json") or {}
+    recorded = None
+    if run.context.first and run.trial.model.precision == "auto":
+        recorded = recorded_precision(finished and finished[1].get("made_on"), weights, earlier)
+    context, warning = keep_precision(run.context, run.trial.model.precision, recorded)
+    if not warning and CHANGED in earlier.get("warnings", ()):  # as an earlier attempt has recorded what it changed to
+        warning = CHANGED
+    if warning:
+        run.log.write(warning)
+    return replace(run, context=context, warnings=(warning,) if warning else ())
 
 
 def _draw(run: TrialRun, facts: dict[str, Any]) -> Mixture:
@@ -90,12 +114,15 @@ def _draw(run: TrialRun, facts: dict[str, Any]) -> Mixture:
     return mixture
 
 
-def _pretrain(run: TrialRun, mixture: Mixture | None, weights: Storage, facts: dict[str, Any]) -> InitialWeights:
-    """Pre-train unless `weights`, a folder named by what is trained, has the result; add to the trial's facts."""
-    checkpoint = read_checkpoint(weights, checkpoint_paths.FINAL)
+def _pretrain(
+    run: TrialRun, mixture: Mixture | None, weights: Storage, checkpoint: Checkpoint | None, facts: dict[str, Any]
+) -> InitialWeights:
+    """Pre-train unless `weights`, a folder named by what is trained, has the result, which is `checkpoint`; add to the
+    trial's facts."""
     if checkpoint is not None:
-        run.log.write("finds its pre-trained weights")
-        for warning in Pretrained(**checkpoint[1]).warnings:
+        earlier = Pretrained(**checkpoint[1])
+        run.log.write(f"finds its pre-trained weights{made_on_text(earlier.made_on)}")
+        for warning in earlier.warnings:
             run.log.write(warning)
     else:
         if checkpoint_paths.is_finished(weights):
@@ -118,8 +145,10 @@ def _pretrain(run: TrialRun, mixture: Mixture | None, weights: Storage, facts: d
     }
     if run.context.first and (curve := LearningCurve.read(done.curve)) is not None:
         run.folder.keep_curves("pretrain", [curve])
-    if done.warnings:
-        facts["warnings"] = list(done.warnings)
+    if done.made_on is not None:
+        facts["pretrained_on"] = done.made_on
+    if warnings := dict.fromkeys((*done.warnings, *run.warnings)):
+        facts["warnings"] = list(warnings)
     return InitialWeights(done, weights_in(tensors))
 
 
@@ -137,6 +166,10 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
     context = replace(run.context, report=log.reporter("pretrain"), record=curves.append)
     job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights)
     model, done = pretrain(job)
+    if trial.draws:  # ready-made weights were not computed here
+        images = -(-trial.pretrain.batch_size // context.world_size)
+        done = replace(done, made_on=computed_on(context, trial.model, images),
+                       warnings=tuple(dict.fromkeys((*done.warnings, *run.warnings))))  # fmt: skip
     done = replace(done, curve=curves[0].as_json() if curves else None)
     if context.first:
         save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
@@ -245,7 +278,3 @@ def _finish(run: TrialRun, mixture: Mixture | None, facts: dict[str, Any]) -> No
     rows = [row for _, own in finished for row in own or ()]
     run.log.write("done")  # before the marker, which holds the checksum of the log
     folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,98 @@
+"""Several ranks of one training: every image of a batch counts the same, and batches that cannot be shared out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+from torch import nn
+
+from ray_robust.spec.load import ModelSection, Training
+from ray_robust.train import precision
+from ray_robust.train.context import Context
+from ray_robust.train.exceptions import TrainingFailed
+from ray_robust.train.loop import optimise
+from ray_robust.train.objective import Objective
+from ray_robust.train.precision import keep_precision
+from ray_robust.train.pretrain import pretrained
+from ray_robust.train.state import Duration, Stage
+from tests.test_methods import job
+
+SETTINGS = Training(lr=0.1, weight_decay=0.0, optimizer="sgd", batch_size=5, warmup=0.0)
+IMAGES = 25
+
+
+def trained(context: Context, batch_size: int = 5) -> torch.Tensor:
+    """The weights of a regression after 3 epochs."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(IMAGES, 3, generator=generator), torch.randn(IMAGES, 1, generator=generator)
+    network = nn.Linear(3, 1)
+    nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
+
+    def batch(positions: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs[positions], targets[positions]
+
+    objective = Objective(batch, lambda model, shown, wanted: (model(shown) - wanted).square().mean())
+    duration = Duration.of(IMAGES, batch_size, 3, None)
+    optimise(network, objective, Stage("t", SETTINGS, ModelSection(), duration, 1, context))
+    return torch.cat([network.weight.detach().flatten(), network.bias.detach()])
+
+
+def _rank(rank: int, folder: Path) -> None:
+    """Train as one of two ranks, only the first of which has a device that computes in bf16."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=(folder / "ranks").as_uri(), rank=rank, world_size=2)
+    context = Context(rank=rank, world_size=2)
+    weights = {parts: trained(replace(context, grad_accum_steps=parts)).tolist() for parts in (1, 2)}
+    precision.computes_in_bf16 = lambda device: rank == 0
+    chosen = [keep_precision(context, "auto", recorded)[0].auto_precision
+              for recorded in (None, "bf16" if rank == 0 else "float32")]  # fmt: skip
+    (folder / f"{rank}.json").write_text(json.dumps([weights, chosen]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_weigh_images_as_one_does_and_compute_in_one_precision(tmp_path):
+    processes.spawn(_rank, args=(tmp_path,), nprocs=2)
+    alone = trained(Context())
+    for rank in (0, 1):
+        weights, chosen = json.loads((tmp_path / f"{rank}.json").read_text())
+        for own in weights.values():
+            assert torch.allclose(torch.tensor(own), alone, atol=1e-6)
+        assert chosen == ["float32", "bf16"]  # what both compute in; what the first one recorded
+
+
+def test_a_batch_smaller_than_the_workers_is_refused():
+    with pytest.raises(TrainingFailed) as refused:
+        trained(Context(world_size=3), 2)
+    assert str(refused.value) == (
+        "t: a batch of 2 images is too small for 3 workers; raise batch_size and the number of images to 3 at least, "
+        "or lower resources.workers"
+    )
+    with pytest.raises(TrainingFailed, match=r"^t: a batch of 1 image is too small for 2 workers; "):
+        trained(Context(world_size=2), 1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "batch", "length", "steps"),
+    [
+        (4, 7, 4, {"epochs": 10}, 320),
+        (4, 7, 4, {"epochs": None, "images_seen": 9_940}, 2_485),
+        (4, 7, 4, {"epochs": 1, "min_images_seen": 9_940}, 2_485),
+        (2, 127, 126, {"epochs": 10}, 10),
+        (1, 7, 7, {"epochs": 10}, 180),
+        (4, 8, 8, {"epochs": 10}, 160),
+        (2, 500, 128, {"epochs": 10}, 10),  # as many as there are images
+        (3, 2, 2, {"epochs": 10}, 640),  # which the loop refuses
+    ],
+)
+def test_a_batch_rounded_to_the_workers_keeps_images_seen(workers, asked, batch, length, steps):
+    own = replace(job("simclr", batch_size=asked, **length), context=Context(world_size=workers))
+    stage = own.stage(contrastive=True)
+    assert (stage.duration.batch_size, stage.duration.steps) == (batch, steps)
+    done = pretrained(stage, 0, None, 1.0)
+    assert done.images_seen == batch * steps
+    said = f"pre-trained on batches of {batch} images, not {asked}: {workers} workers have parts of equal size"
+    assert done.warnings == ((said,) if batch not in (asked, 128) else ())
