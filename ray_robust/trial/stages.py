@@ -167,8 +167,8 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
     job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights)
     model, done = pretrain(job)
     if trial.draws:  # ready-made weights were not computed here
-        images = -(-trial.pretrain.batch_size // context.world_size)
-        done = replace(done, made_on=computed_on(context, trial.model, images),
+        largest_part = -(-trial.pretrain.batch_size // context.world_size)
+        done = replace(done, made_on=computed_on(context, trial.model, largest_part),
                        warnings=tuple(dict.fromkeys((*done.warnings, *run.warnings))))  # fmt: skip
     done = replace(done, curve=curves[0].as_json() if curves else None)
     if context.first:
