@@ -228,8 +228,9 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
 
 
 def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
-    trials, unit = analysis.groups.set_index("group")["n_trials"].to_dict(), analysis.options.unit
-    count = f"{trials[row['a']]} and {trials[row['b']]} {unit}s"
+    points, unit = analysis.points, analysis.options.unit
+    used = points.loc[~points["extrapolated"]].groupby("group")["trial"].nunique()
+    count = f"{used.get(row['a'], 0)} and {used.get(row['b'], 0)} {unit}s"
     text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on
     return make_finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index, unit)

@@ -53,11 +53,11 @@ SCALES = {
 }
 
 
-def clip(scores: ArrayLike, examples: int | None) -> np.ndarray:
+def clip(scores: ArrayLike, examples: int | np.ndarray | None) -> np.ndarray:
     """Return scores moved off 0 and 1 by half of one example of their split, float [n].
 
     A model that gets none (or all) of m examples right is shown at 1/(2m) (or 1 - 1/(2m)), the usual continuity
     correction; probit and logit have no value at 0 and 1, and leaving such points out would bend the line.
     """
-    half = 0.5 / (examples or UNKNOWN_EXAMPLES)
+    half = 0.5 / (UNKNOWN_EXAMPLES if examples is None else examples)
     return np.clip(np.asarray(scores, float), half, 1 - half)

@@ -234,3 +234,25 @@ def test_parts_have_the_names_of_the_analysis():
     found = analyse("task", simulated(LEVELS), Options("scratch"))
     names = {name.split(" of ")[0] for name in found.errors["source"]}
     assert names <= {part.name for part in parts(kinds(planned)[0], planned, published(planned))}
+
+
+def test_trends_are_one_family_and_prove_nothing_between_levels():
+    levels = {f"{images}-{classes}": (images, classes) for images in (1e3, 1e4, 1e5, 1e6) for classes in (10, 100)}
+    factors = {name: np.log10([pair[i] for pair in levels.values()]) for i, name in enumerate(("images", "classes"))}
+    planned = Design(dict.fromkeys(levels, 3), 3, 3, 3, factors)
+    rows = power(planned, published(planned))
+    trends = [row for row in rows if row.of_trend]
+    assert [row.family for row in trends] == [2, 2]
+    assert all(row.after_holm > row.detectable for row in trends)
+    best = min(row.provable for row in rows if not row.of_trend)
+    assert f"no effect within {best:.1f} at best" in planning.line(planned)
+    assert min(row.provable for row in trends) < best
+
+
+def test_seeds_are_sought_up_to_the_most_and_no_groups_are_blamed_that_are_not_there():
+    planned = design()
+    spread = published(planned)
+    floor = power(planned.with_seeds(2_000), spread)[0].provable
+    assert 1_024 < seeds_for(1.05 * floor, 0, planned, spread, lambda row: row.provable) <= 2_000
+    said = planning._seeds_sentence(0, power(planned, spread)[0], replace(planned, margin=floor / 2), spread)
+    assert f"with more than 2,000 seeds, with which it is {floor:.2g}" in said

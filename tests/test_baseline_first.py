@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_robust.errors import UserError
-from ray_robust.launch.baseline_first import BaselineFirst
+from ray_robust.launch.first_trials.baseline_first import BaselineFirst
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.baseline_line import BaselineLine, baseline_trials, judge_baseline
 from ray_robust.prepare.open_sweep import open_sweep

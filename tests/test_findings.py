@@ -294,3 +294,11 @@ def test_a_number_with_three_levels_or_two_beside_another_has_a_slope(effect):
     row = effect.factor_table.iloc[0].to_dict()
     assert two_levels(effect, row) is None
     assert charts.factors(effect) is not None
+
+
+def test_a_finding_counts_the_trials_it_rests_on():
+    points = sweep({"a": 4.0}, trials=6, **SURE)
+    beyond = points["trial"].isin(points.loc[points["group"] == "a", "trial"].unique()[:2])
+    points.loc[beyond, "id"] = 0.99
+    (finding, *_) = findings(analyse("camera-traps", points, OPTIONS))
+    assert ", from 4 and 6 trials" in finding.text

@@ -179,3 +179,25 @@ def test_weights_that_are_called_alike_keep_their_paths(tmp_path):
     assert groups_of("[$DATA/a/model.pth, $DATA/b/model.pth]", tmp_path)[0] == [
         "weights=$DATA/a/model.pth", "weights=$DATA/b/model.pth",
     ]  # fmt: skip
+
+
+def test_mixtures_of_equal_shares_are_one():
+    twice = "pretrain: {sources: {grid: [{species: 1, fractals: 1}, {species: 2, fractals: 2}]}}"
+    with pytest.raises(UserError, match=r"is the mixture species:1\+fractals:1 once more: weights"):
+        load(f"task: {{name: camera-traps}}\n{twice}")
+    other = "pretrain: {sources: {grid: [{species: 1, fractals: 1}, {species: {weight: 1, species: 50}, fractals: 1}]}}"
+    assert len(load(f"task: {{name: camera-traps}}\n{other}").pretrains) == 2
+
+
+@pytest.mark.parametrize("key", ["method: linear", "wise_ft: [0.5]", "probe_epochs: 3"])
+def test_a_baseline_from_scratch_refuses_what_it_would_ignore(key):
+    with pytest.raises(UserError, match=f"{key.partition(':')[0]}: a model from scratch is fine-tuned"):
+        load(f"task: {{name: camera-traps}}\npretrain: none\nbaseline: {{name: scratch, finetune: {{{key}}}}}")
+
+
+def test_seeds_of_names_a_group_of_one_mixture():
+    seeds = "seeds: {first: 4, until: 4, of: [NAME, scratch]}"
+    text = f"task: {{name: camera-traps}}\npretrain: {{sources: {{species: 1}}}}\n{seeds}"
+    assert load(text.replace("NAME", "pretrained")).stages.of == ("pretrained", "scratch")
+    with pytest.raises(UserError, match="'pretraind' is no group; did you mean pretrained"):
+        load(text.replace("NAME", "pretraind"))

@@ -157,3 +157,10 @@ def test_a_column_that_reports_have_for_estimated_scores_is_left_out_and_said(tm
     assert "not in the report's tables, which have columns of these names: er_estimated" in made.warnings
     (found,) = analyse_all(made, Options("standard"))
     assert found.groups["er"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["id_variance", "x", "clipped"])
+def test_a_column_that_the_analysis_computes_is_left_out_and_said(tmp_path, name):
+    made = read(models().assign(**{name: 4.0}), tmp_path)
+    assert f"not in the report's tables, which have columns of these names: {name}" in made.warnings
+    assert name not in made.points

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from ray_robust.launch import tuner
-from ray_robust.launch.baseline_first import BaselineFirst
 from ray_robust.launch.cluster.connect import connect
+from ray_robust.launch.first_trials.baseline_first import BaselineFirst
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
 from ray_robust.prepare.baseline_line import BaselineLine

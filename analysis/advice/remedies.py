@@ -136,26 +136,32 @@ def _others_are_above(analysis: Analysis) -> bool:
 def _few_trials(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:
     base = analysis.options.baseline
     own = analysis.points.loc[analysis.points["group"] == base]
-    count = _trials_to_rise(analysis, own["trial"].nunique())
+    count, is_enough = _trials_to_rise(analysis, own["trial"].nunique())
     if run is None or not run.from_scratch:
         unit = analysis.options.unit
         return [Advice(cause.reason, cause.evidence, f"Add {unit}s of {name(base)} until there are about {count}; "
                        "more points of the same ones do not replace them.")]  # fmt: skip
     text, cost = run.spread(seeds=count)
     action = f"Give the baseline {count} seeds: the slope is then shown to rise if it stays as it is."
+    if not is_enough:
+        action = (
+            f"Give the baseline {count} seeds, and fine-tunings that differ more in ID score: seeds alone, as its "
+            "slope scatters now, would not be enough."
+        )
     return [Advice(cause.reason, cause.evidence, action, text, cost)]
 
 
-def _trials_to_rise(analysis: Analysis, now: int) -> int:
-    """How many trials would exclude a slope of 0, were it and its scatter to stay: the interval is t(n - 1) s / sqrt(n)
-    wide."""
+def _trials_to_rise(analysis: Analysis, now: int) -> tuple[int, bool]:
+    """How many trials would exclude a slope of 0, were it and its scatter to stay, and whether they would: the interval
+    is t(n - 1) s / sqrt(n) wide; beyond `MOST_SEEDS` nobody looks."""
     trends, options = analysis.trends, analysis.options
     row = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
     one = (row["slope_high"] - row["slope"]) / quantile(TWO_SIDED, max(now - 1, 1)) * np.sqrt(max(now, 1))
     enough = (
         n for n in range(now + 1, MOST_SEEDS) if quantile(TWO_SIDED, n - 1) * one / np.sqrt(n) < 0.8 * row["slope"]
     )
-    return max(next(enough, MOST_SEEDS), STEADY_SEEDS)
+    count = next(enough, None)
+    return max(count or MOST_SEEDS, STEADY_SEEDS, now), count is not None
 
 
 def _bent(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:

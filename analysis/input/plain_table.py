@@ -27,7 +27,7 @@ from analysis.options import Options
 from ray_robust.text.names import quoted
 
 RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "er_estimated", "extrapolated", "group", "trial",
-            "task", "status"}  # fmt: skip
+            "task", "status", "x", "y", "clipped", "cook", "id_variance", "ood_variance"}  # fmt: skip
 
 
 def read_csv(file: str, **columns: Any) -> Table:

@@ -31,6 +31,7 @@ DRAWS = 20_000  # the share of sweeps that a quantile stands for is then exact t
 TRIALS = "trials"  # name of that cause of error; the line's is `LINE`
 SEEDS = (1, 2, 3, 5, 10, 20, 50)  # what the table over seeds shows
 MOST_SEEDS = 2_000
+TREND = "trend over"  # begins the name of such a contrast
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Power:
     provable: float
     at_margin: float
     shares: Mapping[str, float]
+
+    @property
+    def of_trend(self) -> bool:
+        """Whether it is per tenfold of a number."""
+        return self.kind.startswith(TREND)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,7 @@ def _trends(design: Design) -> list[Kind]:
         df = float(trace**2 / square) if square > 1e-12 else np.nan
         own = (float(by_trial @ by_trial), df if df >= LEAST_DF else np.nan)
         weights = np.bincount(group, by_trial, len(trials))
-        trends.append(Kind(f"trend over {name}, per tenfold", 1, weights, (own,)))
+        trends.append(Kind(f"{TREND} {name}, per tenfold", len(names), weights, (own,)))
     return trends
 
 
@@ -150,9 +156,9 @@ def seeds_for(value: float, kind: int, design: Design, spread: Spread, of: Calla
 
     high = 2
     while not enough(high):
-        high *= 2
-        if high > MOST_SEEDS:
+        if high == MOST_SEEDS:
             return None
+        high = min(2 * high, MOST_SEEDS)
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2

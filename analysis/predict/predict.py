@@ -269,7 +269,10 @@ def _to_confirm(er: Target, space: Space, reference: int, seed: int) -> tuple[Mi
 
 
 def _joined(variances: Sequence[np.ndarray], dfs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Standard error and Welch-Satterthwaite degrees of freedom of sums of independent parts, [m] each."""
+    """Standard error and Welch-Satterthwaite degrees of freedom of sums of independent parts, [m] each; NaN where those
+    of a part are not known."""
+    if not all(map(np.isfinite, dfs)):  # of a part nothing is known
+        return np.full_like(variances[0], np.nan), np.full_like(variances[0], np.nan)
     total = np.sum(variances, axis=0)
     below = np.sum([v**2 / df for v, df in zip(variances, dfs, strict=True)], axis=0)
     return np.sqrt(total), np.where(below > 0, total**2 / np.maximum(below, 1e-300), min(dfs))

@@ -220,9 +220,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "learned_notes": analysis.learned.notes,
         "shifts": _shifts(analysis, index),
         "checks": CHECKS,
-        "verdicts": [
-            (QUESTIONS[one.check], one.state, f"{one.text[:1].upper()}{one.text[1:]}.") for one in part.line.verdicts
-        ]
+        "verdicts": [(QUESTIONS[one.check], one.state, f"{capital(one.text)}.") for one in part.line.verdicts]
         if part.line
         else [],
         "duplicates": run_facts.duplicates(table.runs, analysis.task, first=index == 0),

@@ -11,7 +11,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from analysis.findings import MOST_GROUPS, MOST_PAIRS, Finding, make_finding, marked, records
+from analysis.findings import (
+    MOST_GROUPS,
+    MOST_PAIRS,
+    Finding,
+    holm_note,
+    holm_p,
+    inner_span,
+    make_finding,
+    marked,
+    records,
+)
 from analysis.formatting import interval, name, number, p_value, signed, span
 from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import LEVEL, claimed, state
@@ -40,9 +50,9 @@ def _of_row(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     if claimed(row) == "differs":
         text = f"{pair}: {effect} {over}; shown by itself on {row['shown']} of them."
     elif claimed(row) == "equivalent":
-        text = f"{pair}: no effect beyond ±{row['margin']:g} points of ER {over}: {effect}."
+        text = f"{pair}: no effect beyond ±{row['margin']:g} points of ER {over} {inner_span(row)}."
     else:
-        text = f"Not established: an effect of {pair} {over}: {effect}."
+        text = f"Not established{holm_note(row)}: an effect of {pair} {over}: {effect}{holm_p(row)}."
     yield make_finding(state(row), text, row, *where)
     if math.isfinite(row["p_spread"]):
         yield _spread(analysis, row, pair, where)

@@ -67,10 +67,20 @@ def clips(points: pd.DataFrame, scale: Scale) -> dict[str, Callable[[np.ndarray]
     """Return the same for the jackknife's scores, per side."""
     if not scale.bounded:
         return dict.fromkeys(group_jackknife.SIDES, np.asarray)
-    return {side: partial(clip, examples=_examples(points, side)) for side in group_jackknife.SIDES}
+    return {side: partial(_clip_rows, examples=_examples(points, side)) for side in group_jackknife.SIDES}
 
 
-def _examples(points: pd.DataFrame, column: str) -> int | None:
-    size = f"{column}_images"
-    largest = pd.to_numeric(points[size], errors="coerce").astype("float64").max() if size in points else np.nan
-    return int(largest) if np.isfinite(largest) and largest > 0 else None
+def _clip_rows(scores: np.ndarray, examples: np.ndarray | None) -> np.ndarray:
+    """Return scores [points, ...] moved off 0 and 1, of which those of a point are of so many images [points]."""
+    rows = None if examples is None else examples.reshape(-1, *(1,) * (scores.ndim - 1))
+    return clip(scores, rows)
+
+
+def _examples(points: pd.DataFrame, column: str) -> np.ndarray | None:
+    """How many images each score is of, float [n]: where that is not given, as many as the largest; None: it is for
+    none."""
+    if f"{column}_images" not in points:
+        return None
+    sizes = pd.to_numeric(points[f"{column}_images"], errors="coerce").astype("float64")
+    sizes = sizes.where(np.isfinite(sizes) & (sizes > 0))
+    return None if sizes.isna().all() else sizes.fillna(sizes.max()).to_numpy()

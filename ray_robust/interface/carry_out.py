@@ -150,7 +150,7 @@ def _run(
     out: Console,
 ) -> int:
     """Run what is missing, under the folder's lease; an interruption reports what is done. Return the exit code."""
-    from ray_robust.launch.pilot import run_pilot
+    from ray_robust.launch.first_trials.pilot import run_pilot
     from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report, run_search
 
     cluster, again = None, sweep.command

@@ -16,8 +16,8 @@ from ray_robust.data.images.form import form_of
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.opened import usable
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
-from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.cluster.connect import Cluster, connect
+from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
 from ray_robust.launch.monitor.image_progress import image_progress
 from ray_robust.launch.monitor.interim_reports import InterimReports

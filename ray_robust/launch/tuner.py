@@ -22,11 +22,11 @@ from ray.tune.search import BasicVariantGenerator
 from ray_robust.data.opened import listed
 from ray_robust.errors import Outage
 from ray_robust.files.storage import Storage
-from ray_robust.launch.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.cluster.connect import Cluster
 from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
 from ray_robust.launch.failures.recovery import RETRIES, Recovery
+from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.placement import ConcurrencyLimit, slots_now, trial_needs
 from ray_robust.launch.search.search import Search

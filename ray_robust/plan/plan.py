@@ -16,7 +16,17 @@ from typing import Any
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.class_selection import granularity_text
-from ray_robust.spec.load import Finetune, Level, ModelSection, PoolSection, Pretrain, Section, Spec, TaskSection
+from ray_robust.spec.load import (
+    UNLABELLED,
+    Finetune,
+    Level,
+    ModelSection,
+    PoolSection,
+    Pretrain,
+    Section,
+    Spec,
+    TaskSection,
+)
 
 RECIPE = 1  # raised when the training code changes the scores of a trial
 
@@ -344,7 +354,7 @@ def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: 
 def _group(pretrain: Level[Pretrain] | None, model: Level[ModelSection], several_models: bool) -> str:
     if pretrain is None:
         return SCRATCH
-    return pretrain.label or (f"model={model.section.name}" if several_models else "pretrained")
+    return pretrain.label or (f"model={model.section.name}" if several_models else UNLABELLED)
 
 
 def _short(pretrain: Level[Pretrain] | None) -> str:

@@ -92,7 +92,7 @@ def line(design: Design, spread: Spread | None = None) -> str:
     if not rows:
         return "one trial a group: no difference between groups can be established; more seeds are needed"
     claimed = [f"{row.kind} from {row.after_holm:.1f} points of ER" for row in rows]
-    provable = min(row.provable for row in rows)
+    provable = min(row.provable for row in rows if not row.of_trend) if any(not row.of_trend for row in rows) else None
     if assumed.df:
         basis = f"ER varies by {math.sqrt(assumed.of_trial(design.finetunings)):.1f} points between {assumed.by}"
     else:
@@ -101,10 +101,12 @@ def line(design: Design, spread: Spread | None = None) -> str:
     if design.test_groups and not assumed.test_groups:
         counts = ", ".join(f"{count} {name}" for name, count in design.test_groups.items())
         more += f". That is for these test groups alone ({counts}): intervals that hold for others, too, are wider"
+    proof = ""
+    if provable is not None:
+        proof = f"; one contrast alone could prove no effect within {provable:.1f} at best (margin {design.margin:g})"
     return (
         f"in four sweeps of five it would find {', '.join(claimed)} on, after Holm's correction, as the report claims "
-        f"it; one contrast alone could prove no effect within {provable:.1f} at best (margin {design.margin:g}). "
-        f"{basis}{more}"
+        f"it{proof}. {basis}{more}"
     )
 
 
@@ -184,6 +186,8 @@ def _seeds_sentence(number: int, row: Power, design: Design, spread: Spread) -> 
         if count := seeds_for(design.margin, number, design, spread, of):
             return f"with {count} seeds"
         floor = of(power(design.with_seeds(MOST_SEEDS), spread)[number])
+        if not spread.test_groups:
+            return f"with more than {MOST_SEEDS:,} seeds, with which it is {floor:.2g}"
         return f"with no number of seeds, which come down to {floor:.1f}: the test groups stay those they are"
 
     to_detect, to_prove = needed(lambda power: power.after_holm), needed(lambda power: power.provable)

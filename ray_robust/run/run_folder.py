@@ -81,8 +81,8 @@ class RunFolder:
 
     def finished_beside(self, plan: Iterable[str]) -> list[str]:
         """Return the finished trials of this folder that are not in a plan (ids), and so in no results of it."""
-        known = {key_of(name) for name in plan}
-        beside = [name for name in self.storage.names("trials") if key_of(name) not in known]
+        planned = {key_of(name) for name in plan}
+        beside = [name for name in self.storage.names("trials") if key_of(name) not in planned]
         return [name for name in beside if self.storage.exists(f"trials/{name}/done")]
 
     def _listed(self) -> dict[str, Stamp]:

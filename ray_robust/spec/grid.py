@@ -257,12 +257,34 @@ def _mixtures(written: dict, origin: tuple, report: Report) -> tuple[AxisValue, 
         inner = _origins_of_names(written, kind, origin)
         values = tuple(AxisValue(point, (("sources", format_value(point)),), origin, inner) for point in points)
     distinct = {repr(one.value): one for one in values}  # two draws may round to one mixture
+    alike = dict[Any, AxisValue]()
+    for one in distinct.values() if isinstance(axis, MixtureGrid) else ():
+        if (first := alike.setdefault(_shares(one.value), one)) is not one:
+            what = (
+                f"{format_value(one.value)} is the mixture {format_value(first.value)} once more: weights are relative"
+            )
+            report(one.origin, f"{dotted(origin)}: {what}")
     return tuple(_with_options(one, axis.options, origin) for one in _distinctly_named(list(distinct.values())))
 
 
 def _origins_of_names(written: Mapping[str, Any], kind: str, origin: tuple) -> dict[tuple, tuple]:
     """Return where the sources of a lattice or simplex are named."""
     return {(name,): (*origin, kind, i) for i, name in enumerate(written[kind])}
+
+
+def _shares(mixture: Any) -> Any:
+    """Return what a mixture means: every source's share and options. One that is no mixture is reported elsewhere."""
+    parts = (
+        {name: part if isinstance(part, dict) else {"weight": part} for name, part in mixture.items()}
+        if isinstance(mixture, dict)
+        else {}
+    )
+    weights = {name: parse_number(str(part.get("weight", 1))) for name, part in parts.items()}
+    total = sum(weight for weight in weights.values() if weight)
+    if not parts or not total or None in weights.values():
+        return repr(mixture)
+    shares = [(name, round(weights[name] / total, 9), repr({**parts[name], "weight": 0})) for name in sorted(parts)]
+    return tuple(share for share in shares if share[1])
 
 
 def _present(mixture: dict) -> dict:

@@ -36,6 +36,7 @@ from ray_robust.spec.values import parse_number, short_repr
 from ray_robust.spec.yaml_lines import Document, parse
 
 DEFAULT_LOGS = ["csv"]  # where the spec names none
+UNLABELLED = "pretrained"  # the group of a mixture that needs no other name
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,10 @@ class _SpecParser(SectionParser):
                     what = unknown_key(name, "baseline.finetune", keys, self.document.tree)
                     self.report(("baseline", "finetune", name), f"baseline.finetune.{name}: {what}")
             return ()
+        unused = {"wise_ft", "probe_epochs"} | ({"method"} if baseline.finetune.get("method") != "full" else set())
+        for name in sorted(unused & set(baseline.finetune)):
+            what = "a model from scratch is fine-tuned in full, and has no weights to average with; leave it out"
+            self.report(("baseline", "finetune", name), f"baseline.finetune.{name}: {what}")
         levels = self.levels("finetune", merged, origins)
         return levels if baseline.name == "scratch" else ()
 
@@ -263,9 +268,11 @@ class _SpecParser(SectionParser):
             self.report(
                 ("seeds", "until"), f"seeds.until: is of effective robustness, and {what}; write how many seeds"
             )
-        names = list(dict.fromkeys(["scratch", baseline.name, *(level.label for level in pretrains if level.label)]))
+        labels = [level.label or UNLABELLED for level in pretrains]
+        names = list(dict.fromkeys(["scratch", baseline.name, *labels]))
         for name in rule.of if isinstance(rule.of, tuple) else ():
-            if pretrains and all(level.label for level in pretrains) and name not in names:
+            of_model = UNLABELLED in labels and name.startswith("model=")  # what it is called where there are several
+            if pretrains and name not in names and not of_model:
                 self.report(("seeds", "of"), f"seeds.of: {name!r} is no group{did_you_mean(name, names)}")
 
     def _check_spread(self, raw: Mapping[str, Any], baseline: Baseline) -> None:

@@ -86,13 +86,11 @@ class Objective:
         """
         rows = [row for of in trials for row in of]
         if self.name == EFFECTIVE_ROBUSTNESS:
-            points = [
-                (self.lines[row["task"]], row.get("id_val"), row.get("ood_val"))
-                for row in rows
-                if row["task"] in self.lines
-            ]
-            known = [(line, *scores) for line, *scores in points if None not in scores]
-            values = [line.er(id_val, ood_val) for line, id_val, ood_val in known if line.covers(id_val)]
+            values = []
+            for row in rows:
+                line, id_val, ood_val = self.lines.get(row["task"]), row.get("id_val"), row.get("ood_val")
+                if line is not None and id_val is not None and ood_val is not None and line.covers(id_val):
+                    values.append(line.er(id_val, ood_val))
         else:
             values = [float(row[self.name]) for row in rows if row.get(self.name) is not None]
         return sum(values) / len(values) if values else None
