@@ -274,17 +274,19 @@ def _origins_of_names(written: Mapping[str, Any], kind: str, origin: tuple) -> d
 
 def _shares(mixture: Any) -> Any:
     """Return what a mixture means: every source's share and options. One that is no mixture is reported elsewhere."""
-    parts = (
-        {name: part if isinstance(part, dict) else {"weight": part} for name, part in mixture.items()}
-        if isinstance(mixture, dict)
-        else {}
-    )
-    weights = {name: parse_number(str(part.get("weight", 1))) for name, part in parts.items()}
-    total = sum(weight for weight in weights.values() if weight)
-    if not parts or not total or None in weights.values():
+    if not isinstance(mixture, dict):
         return repr(mixture)
-    shares = [(name, round(weights[name] / total, 9), repr({**parts[name], "weight": 0})) for name in sorted(parts)]
-    return tuple(share for share in shares if share[1])
+    parts = {name: part if isinstance(part, dict) else {"weight": part} for name, part in mixture.items()}
+    numbers = {name: parse_number(str(part.get("weight", 1))) for name, part in parts.items()}
+    weights = {name: number for name, number in numbers.items() if number is not None}
+    total = sum(weights.values())
+    if len(weights) < len(parts) or not total:
+        return repr(mixture)
+    return tuple(
+        (name, round(weights[name] / total, 9), repr({**parts[name], "weight": 0}))
+        for name in sorted(parts)
+        if weights[name]
+    )
 
 
 def _present(mixture: dict) -> dict:
