@@ -274,6 +274,7 @@ class SweepRun:
             return ended - begun
 
     def warn(self, line: str) -> None:
+        """Print a line as it is."""
         self.out.print(line, markup=False, soft_wrap=True)
 
     def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
@@ -357,4 +358,5 @@ def report(run: RunFolder, out: Console) -> bool | None:
 
 
 def without(plan: Plan, done: set[str]) -> Plan:
+    """Return the trials of a plan that are not done."""
     return Plan(tuple(trial for trial in plan if trial.id not in done))
