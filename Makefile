@@ -58,7 +58,7 @@ photos: $(VENV)/.project
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
 	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster or wheel)"
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "ray and not (cluster or wheel)"
+	$(BIN)/python -m pytest -m "ray and not (cluster or wheel)"
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist
