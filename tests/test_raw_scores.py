@@ -377,7 +377,8 @@ def test_they_come_first_in_the_terminal_and_have_files_of_their_own(capsys):
     assert shown[1].startswith(
         ("? On the shifted test: no gain seen. num", "▲ On the shifted test: a gain. num_images=4")
     )
-    assert shown[2].startswith(
+    assert shown[2].startswith("▲ At equal ID score. num_images=4000 against num_images=1000: ")
+    assert shown[3].startswith(
         ("At equal ID score (effective robustness, ER): ", "? num_images=4000 against scratch: ")
     )
     files = output.csv_tables(table, [(found, output.views(found))])

@@ -132,7 +132,7 @@ def test_a_baseline_on_more_images_is_not_called_longer_alone():
     (one,) = equal_cost(made, None)
     assert "4 times as long as any group and on 4 times as many images as any group: OOD" in one.evidence
     assert one.action.startswith(
-        "Fine-tune the groups with 6000 fine-tuning images, 32 epochs too (finetune.num_images,"
+        "Fine-tune the groups with 6,000 fine-tuning images, 32 epochs too (finetune.num_images,"
     )
     assert one.yaml is None
 

@@ -175,7 +175,7 @@ class Seeds(Section):
         default=GROUPS,
         description="whose interval: `groups`, of each against the baseline; `trend`, of the slopes over what varies "
         "by number; or two groups by name",
-        examples=["of: trend, until: 4.0", "of: [num_images=1000, scratch], until: 4.0"],
+        examples=["of: trend, until: 4.0", "of: [pretrained, scratch], until: 4.0"],
         json_schema_extra={"shown": "`groups`, `trend`, list of two groups"},
     )
 
