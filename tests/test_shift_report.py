@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_run
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from analysis.formatting import interval
 from analysis.input import run_shifts
 from analysis.input.join_runs import read_runs
 from analysis.input.run_points import read_run
 from analysis.interface.study import Study
 from analysis.options import Options
-from analysis.shifts.sentences import over_shifts, shift_findings
+from analysis.shifts.sentences import _of_row, over_shifts, shift_findings
+from analysis.stats.shift_results import shift_results
 from analysis.study import Analysis, analyse_all
 from analysis.verdict import verdict
+from bench import shifts as worlds
 from bench.simulated import counted
 from ray_robust.errors import UserError
 from ray_robust.metrics import METRICS, group_counts, tally
@@ -301,3 +305,13 @@ def test_a_plain_table_has_one_shift():
     from analysis.study import analyse
 
     assert not analyse("t", points(), Options("scratch")).shifts.results
+
+
+def test_no_effect_on_average_shows_the_interval_that_it_rests_on(monkeypatch):
+    monkeypatch.setattr(worlds, "EFFECT", 0.0)
+    options = Options("scratch", margin=2.0)
+    shifts, _ = worlds.simulate(worlds.World("no effect", 3, 8, 0.3, 0.1, 0.0), 1)
+    (row, *_) = shift_results(shifts, options).means.to_dict("records")
+    assert row["equivalent"]
+    (finding, *_) = _of_row(SimpleNamespace(options=options, interim=None), 0, row)
+    assert f"on average over 3 shifts (90 %: {interval(row['low90'], row['high90'])})." in finding.text

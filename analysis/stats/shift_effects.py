@@ -26,7 +26,7 @@ EFFECTS = ("shift", *contrasts.COLUMNS, "family", "survived", "not_robust_to")
 MEANS = (
     "a", "b", "shifts", "delta_er", "low", "high", "p", "p_adjusted", "margin", "equivalent", "smallest_detectable",
     "shown", "kind_low", "kind_high", "spread", "f", "df1", "df2", "p_spread", "p_spread_adjusted", "lowest",
-    "lowest_er", "highest", "highest_er", "family", "survived", "not_robust_to",
+    "lowest_er", "highest", "highest_er", "family", "survived", "not_robust_to", "low90", "high90",
 )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def effect_table(shifts: Sequence[ShiftEffects], margin: float) -> pd.DataFrame:
 def mean_table(shifts: Sequence[ShiftEffects], effects: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Return the mean over the shifts of every pair's effect, and whether it is of one size on all, columns `MEANS`.
 
-    delta_er, low, high  the mean over these very shifts, with its interval
+    delta_er, low, high  the mean over these very shifts, with its interval; `low90` and `high90` are those of 90 %
     kind_low, kind_high  its interval as a mean over shifts of their kind, of which these are a sample: the spread of
                          the true effects is added, with as many degrees of freedom as there are shifts but one
     shown                on how many shifts the effect differs from 0 after Holm's correction over the whole table
