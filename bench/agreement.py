@@ -1,8 +1,8 @@
 """Is OOD accuracy that is estimated without labels right? `python -m bench.agreement [RUN...] [--sweeps N]`
 
 Simulated sweeps: every model predicts every image, right where a latent variable that models share lies below its
-accuracy, so that agreement lies on the line of accuracy, or (last worlds) does not. The interval of each group's mean
-ER is compared with the true one, with labels and without.
+accuracy. How alike models are under shift puts agreement on the line of accuracy, as the method assumes, or (last
+worlds) does not. The interval of each group's mean ER is compared with the true one, with labels and without.
 
 Of finished runs, with labels, these are hidden: the estimates of ALine-D are compared with the scores, beside those of
 ATC (Garg et al., "Leveraging Unlabeled Data to Predict Out-of-Distribution Performance", ICLR 2022): the share of OOD
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri, owens_t
 
 from analysis.input import run_agreement, run_shifts
 from analysis.input.run_points import read_run
@@ -44,8 +44,8 @@ SIMULATED, HIDDEN = "agreement simulated", "agreement hidden"
 @dataclass(frozen=True)
 class World:
     """A sweep: trials of each group, images of each test, cameras of each (0: none), luck of a trial on the probit
-    axis, the correlation of models on one image, in and out of distribution, and the share of wrong answers that
-    coincide out of distribution."""
+    axis, the correlation of models on one image, in and out of distribution (None: as much as puts their agreement on
+    the line of accuracy), and the share of wrong answers that coincide in and out of distribution."""
 
     name: str
     trials: int = 5
@@ -53,7 +53,8 @@ class World:
     cameras: int = 0
     luck: float = 0.05
     shared: float = 0.7
-    shared_ood: float = 0.75
+    shared_ood: float | None = None
+    common: float = 0.0
     common_ood: float = 0.0
 
 
@@ -63,8 +64,10 @@ WORLDS = (
     World("5 trials, 4,000 images", images=4000),
     World("5 trials, 24 cameras", cameras=24),
     World("5 trials of much luck", luck=0.12),
+    World("models are as alike at any accuracy", shared_ood=0.75),
     World("models are less alike under shift", shared_ood=0.4),
-    World("wrong answers coincide under shift", common_ood=0.25),
+    World("a fifth of wrong answers coincide", shared_ood=0.75, common=0.2, common_ood=0.2),
+    World("wrong answers coincide under shift", shared_ood=0.75, common_ood=0.25),
 )
 
 
@@ -92,9 +95,12 @@ def simulate(world: World, seed: int) -> Sweep:
                              "metric": "accuracy", "id_images": world.images, "ood_images": world.images})  # fmt: skip
     points = pd.DataFrame(rows)
     trial, _ = pd.factorize(points["trial"])
+    alike = np.full(len(x), world.shared)
+    fixed = world.shared_ood
+    alike_ood = _on_the_line(np.array(x), np.array(y), world.shared) if fixed is None else np.full(len(y), fixed)
     tests = {
-        "id": _test(np.array(x), trial, world.shared, 0.0, world, random),
-        "ood": _test(np.array(y), trial, world.shared_ood, world.common_ood, world, random),
+        "id": _test(np.array(x), trial, alike, world.common, world, random),
+        "ood": _test(np.array(y), trial, alike_ood, world.common_ood, world, random),
     }
     scores = {side: (test.predicted == test.labels).mean(1) for side, test in tests.items()}
     expected = INTERCEPT + SLOPE * np.array(x)
@@ -103,18 +109,36 @@ def simulate(world: World, seed: int) -> Sweep:
     return Sweep(points.assign(**scores), tests, gain.groupby(points["group"]).mean().to_dict())
 
 
+def _on_the_line(x: np.ndarray, y: np.ndarray, shared: float) -> np.ndarray:
+    """Return the correlation on one OOD image with which two models of each point's accuracies (probit, ID x and OOD y)
+    have their agreement on the line of accuracy, float [points]: y - h(agreement) is SLOPE times that of x, by
+    bisection."""
+    low, high = np.zeros_like(y), np.ones_like(y)
+    for _ in range(40):
+        middle = (low + high) / 2
+        apart = y - _agreement(y, middle) > SLOPE * (x - _agreement(x, np.full_like(x, shared)))
+        low, high = np.where(apart, middle, low), np.where(apart, high, middle)
+    return (low + high) / 2
+
+
+def _agreement(height: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """Return h of the share of images that two such models get right: normal variables of this correlation are both
+    below `height` (Owen 1956)."""
+    return ndtri(ndtr(height) - 2 * owens_t(height, np.sqrt((1 - shared) / (1 + shared))))
+
+
 def _test(
-    heights: np.ndarray, trial: np.ndarray, shared: float, common: float, world: World, random: np.random.Generator
+    heights: np.ndarray, trial: np.ndarray, shared: np.ndarray, common: float, world: World, random: np.random.Generator
 ) -> Test:
-    """What models of these accuracies (probit) predict: label 0 where the latent variable is below it, else an answer
-    of their own, or one that is common to all."""
+    """What models of these accuracies (probit) and correlations predict: label 0 where the latent variable is below it,
+    else an answer of their own, or one that is common to all."""
     images, models = world.images, len(heights)
     group = np.sort(np.arange(images) % max(world.cameras, 1))
     camera = random.standard_normal(max(world.cameras, 1))[group] if world.cameras else random.standard_normal(images)
     image = np.sqrt(0.1) * camera + np.sqrt(0.9) * random.standard_normal(images)
     own = 0.5 * random.standard_normal((trial.max() + 1, images))[trial]
     own += np.sqrt(0.75) * random.standard_normal((models, images))
-    right = np.sqrt(shared) * image + np.sqrt(1 - shared) * own < heights[:, None]
+    right = np.sqrt(shared)[:, None] * image + np.sqrt(1 - shared)[:, None] * own < heights[:, None]
     wrong = np.where(random.random(images) < common, 1, 2 + np.arange(models)[:, None])
     names = tuple(f"c{i:02d}" for i in range(world.cameras))
     return Test(np.where(right, 0, wrong).astype(np.int32), np.zeros(images, np.int32), group if names else None, names)

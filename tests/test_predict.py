@@ -129,6 +129,14 @@ def test_too_few_mixtures_are_refused():
     assert predicted(searched(1)).refused == "there are not two different mixtures with ER"
 
 
+def test_a_baseline_of_one_trial_predicts_nothing():
+    """The error of its line is not known, so that no interval is."""
+    points = searched(22)
+    first = points.loc[points["group"] == "scratch", "trial"].iloc[0]
+    prediction = predicted(points[(points["group"] != "scratch") | (points["trial"] == first)])
+    assert "the baseline 'scratch' has one trial" in prediction.refused and prediction.best is None
+
+
 def test_inside_is_the_hull_and_not_the_box():
     corner = [Mixture(1000, 20), Mixture(10_000, 20), Mixture(1000, 200)]
     space = Space.of(corner)

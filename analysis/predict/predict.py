@@ -20,6 +20,7 @@ from analysis.predict.mixtures import Mixture, Space, mixtures_of, varied_beside
 from analysis.predict.surface import SPARE, Check, Surface, cross_validate, fit, rank
 from analysis.scales import PP
 from analysis.stats.best_set import ER
+from analysis.stats.cluster_robust import Robust
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import LINE
@@ -73,12 +74,21 @@ class Target:
         variances, dfs = self._moved(there.smoother - here.smoother)
         return there.value - here.value, *_joined([np.maximum(own, 0.0), *variances], [here.df, *dfs])
 
+    @property
+    def line_known(self) -> bool:
+        """Whether the error of the baseline's line is known, as it is not of a single trial."""
+        return all(np.isfinite(line.df(pulls.mean(0))) for line, pulls in self._lines())
+
+    def _lines(self) -> list[tuple[Robust, np.ndarray]]:
+        """The baseline's line with what each group takes of its coefficients, [groups, coefficients]."""
+        named = dict.fromkeys(line for quantity in self.shared for line in quantity.trials if line.name == LINE)
+        return [(line, np.array([quantity.trials[line] for quantity in self.shared])) for line in named]
+
     def _moved(self, smoother: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
         named = dict.fromkeys(source for quantity in self.shared for source in quantity.replicates)
         sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
-        for line in {line for quantity in self.shared for line in quantity.trials if line.name == LINE}:
-            pulls = np.array([quantity.trials[line] for quantity in self.shared])  # of the line's coefficients
+        for line, pulls in self._lines():
             variances.append((((smoother @ pulls) @ line.effects.T) ** 2).sum(1))
             dfs.append(line.df(pulls.mean(0)))
         for source in sources:
@@ -151,6 +161,9 @@ def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:
         few = f"{len(set(mixtures))} mixtures are too few for a surface over {space.text}: at least {least} are needed"
         return Prediction(analysis.task, space, refused=few)
     targets = {name: _target(name, with_er, space, analysis, seed) for name in TARGETS}
+    if not targets["er"].line_known:
+        one = f"the baseline {baseline!r} has one trial; the error of its line is known with 2 or more"
+        return Prediction(analysis.task, space, refused=one)
     prediction = Prediction(analysis.task, space, tuple(with_er), tuple(mixtures), targets, left_out=left_out)
     return _with_proposals(prediction, targets["er"], seed)
 
