@@ -43,12 +43,14 @@ SIMULATED, HIDDEN = "agreement simulated", "agreement hidden"
 
 @dataclass(frozen=True)
 class World:
-    """A sweep: trials of each group, images of each test, cameras of each (0: none), luck of a trial on the probit
-    axis, the correlation of models on one image, in and out of distribution (None: as much as puts their agreement on
-    the line of accuracy), and the share of wrong answers that coincide in and out of distribution."""
+    """A sweep: trials of the baseline and of each group, images of each test, cameras of each (0: none), luck of a
+    trial on the probit axis, the correlation of models on one image, in and out of distribution (None: as much as puts
+    their agreement on the line of accuracy), and the share of wrong answers that coincide in and out of
+    distribution."""
 
     name: str
     trials: int = 5
+    of_group: int = 5
     images: int = 1000
     cameras: int = 0
     luck: float = 0.05
@@ -60,7 +62,8 @@ class World:
 
 WORLDS = (
     World("5 trials, 1,000 images"),
-    World("10 trials, 1,000 images", trials=10),
+    World("10 trials, 1,000 images", trials=10, of_group=10),
+    World("10 trials, 2 of each group", trials=10, of_group=2),
     World("5 trials, 4,000 images", images=4000),
     World("5 trials, 24 cameras", cameras=24),
     World("5 trials of much luck", luck=0.12),
@@ -85,7 +88,7 @@ def simulate(world: World, seed: int) -> Sweep:
     random = np.random.default_rng(seed)
     rows, x, y = [], [], []
     for group, er in GROUPS.items():
-        for trial in range(world.trials):
+        for trial in range(world.trials if group == BASELINE else world.of_group):
             luck = world.luck * random.standard_normal()
             for look in range(POINTS):
                 at = -0.6 + 0.45 * look + 0.05 * random.standard_normal()
@@ -162,8 +165,8 @@ def looked_at(world: World, seed: int) -> list[tuple[float, ...]]:
     and how wide it is; empty where nothing is estimated."""
     sweep, options = simulate(world, seed), Options(BASELINE, margin=1.0)
     trial, _ = pd.factorize(sweep.points["trial"])
-    baseline = (sweep.points["group"] == BASELINE).to_numpy()
-    estimated = estimate_ood(sweep.tests, trial, baseline, SCALES["probit"], options.min_r2)
+    groups = sweep.points["group"].to_numpy(object)
+    estimated = estimate_ood(sweep.tests, trial, groups, BASELINE, SCALES["probit"], options.min_r2)
     if estimated.refused:
         return []
     without, labelled = means_of(sweep.points, options, estimated), means_of(sweep.points, options, None)

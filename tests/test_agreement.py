@@ -30,7 +30,7 @@ from ray_robust.run.run_folder import RunFolder
 
 PROBIT = SCALES["probit"]
 SCHEMA = json.loads((Path(run_agreement.__file__).parents[1] / "verdict.schema.json").read_text("utf-8"))
-WORLD = World("small", trials=4, images=500)
+WORLD = World("small", trials=4, of_group=4, images=500)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +43,31 @@ def estimate_of(sweep: Sweep, rows: np.ndarray | None = None, min_r2: float = 0.
     points = sweep.points.iloc[rows]
     tests = {side: replace(test, predicted=test.predicted[rows]) for side, test in sweep.tests.items()}
     trials, _ = pd.factorize(points["trial"])
-    return estimate_ood(tests, trials, (points["group"] == BASELINE).to_numpy(), PROBIT, min_r2)
+    return estimate_ood(tests, trials, points["group"].to_numpy(object), BASELINE, PROBIT, min_r2)
 
 
-def test_it_is_least_squares_over_pairs_of_different_trials(sweep: Sweep):
-    points, tests = sweep.points, sweep.tests
-    trial, count = pd.factorize(points["trial"])[0], len(points)
+def test_it_is_least_squares_over_pairs_of_different_trials_of_a_group(sweep: Sweep):
+    """Groups of fewer than three trials are in pairs with all."""
+    few = np.flatnonzero(~sweep.points["trial"].isin(["more-0", "more-1"]))
+    points = sweep.points.iloc[few].reset_index(drop=True)
+    tests = {side: replace(test, predicted=test.predicted[few]) for side, test in sweep.tests.items()}
+    trial, group = pd.factorize(points["trial"])[0], points["group"].to_numpy(object)
     agreement = {side: PROBIT.of((t.predicted[:, None] == t.predicted).mean(2), len(t)) for side, t in tests.items()}
     accuracy = PROBIT.of(points["id"].to_numpy(), WORLD.images)
-    i, j = np.triu_indices(count, 1)
+    i, j = np.triu_indices(len(points), 1)
     i, j = i[trial[i] != trial[j]], j[trial[i] != trial[j]]
-    own = (points["group"] == BASELINE).to_numpy()
-    of_baseline = own[i] & own[j]
+    of_baseline = (group[i] == BASELINE) & (group[j] == BASELINE)
     slope, intercept = np.polyfit(agreement["id"][i, j][of_baseline], agreement["ood"][i, j][of_baseline], 1)
-    design = np.zeros((len(i), count))
-    design[np.arange(len(i)), i] = design[np.arange(len(i)), j] = 0.5
-    middle = (accuracy[i] + accuracy[j]) / 2
-    wanted = agreement["ood"][i, j] + slope * (middle - agreement["id"][i, j])
-    solved = np.linalg.lstsq(design, wanted, rcond=None)[0]
-    found = estimate_of(sweep)
-    np.testing.assert_allclose(found.ood, PROBIT.inverse(solved), atol=1e-9)
+    wanted = agreement["ood"][i, j] + slope * ((accuracy[i] + accuracy[j]) / 2 - agreement["id"][i, j])
+
+    def solved(pairs: np.ndarray) -> np.ndarray:
+        design = np.zeros((len(pairs), len(points)))
+        design[np.arange(len(pairs)), i[pairs]] = design[np.arange(len(pairs)), j[pairs]] = 0.5
+        return np.linalg.lstsq(design, wanted[pairs], rcond=None)[0]
+
+    within, of_all = solved(np.flatnonzero(group[i] == group[j])), solved(np.arange(len(i)))
+    found = estimate_of(sweep, few)
+    np.testing.assert_allclose(found.ood, PROBIT.inverse(np.where(group == "more", of_all, within)), atol=1e-9)
     assert (found.slope.value, found.intercept, found.pairs) == pytest.approx((slope, intercept, of_baseline.sum()))
 
 
@@ -71,12 +76,22 @@ def test_without_partners_the_rest_is_fitted_as_if_they_were_not_there(sweep: Sw
     values = np.random.default_rng(0).normal(size=(len(trial), len(trial)))
     values += values.T
     keep = trial != 3
-    pairs = Pairs(trial, np.ones(len(trial), bool))
-    found = pairs.solve(values, keep)
-    rest = Pairs(trial[keep], np.ones(int(keep.sum()), bool)).solve(values[np.ix_(keep, keep)])
+    found = Pairs(trial, np.zeros(len(trial)), 0).solve(values, keep)
+    rest = Pairs(trial[keep], np.zeros(int(keep.sum())), 0).solve(values[np.ix_(keep, keep)])
     np.testing.assert_allclose(found[keep], rest)
     others = values[~keep][:, keep]
     np.testing.assert_allclose(found[~keep], 2 * others.mean(1) - rest.mean())
+
+
+def test_between_two_trials_the_mean_of_both_is_known():
+    """What is left of a group of three where one is left out: half of the mean of all pairs, for each."""
+    trial = np.repeat(np.arange(3), 3)
+    wanted = np.array([0.2, 0.5, 0.9])[trial]
+    values = (wanted[:, None] + wanted) / 2
+    pairs = Pairs(trial, np.zeros(9), 0)
+    np.testing.assert_allclose(pairs.solve(values), wanted)
+    found = pairs.solve(values, trial != 2)
+    np.testing.assert_allclose([found[trial == one].mean() for one in range(3)], [0.35, 0.35, 0.9])
 
 
 def test_matches_are_counted_for_every_pair():
@@ -117,9 +132,9 @@ def test_trials_of_which_one_would_have_half_without_another_are_refused():
     trials = np.repeat(np.arange(4), [4, 2, 2, 1])
     predicted = np.random.default_rng(0).integers(0, 2, (len(trials), 60), np.int32)
     tests = {side: agreement.Test(predicted, np.zeros(60, np.int32)) for side in ("id", "ood")}
-    found = estimate_ood(tests, trials, np.ones(len(trials), bool), PROBIT, -1.0)
+    found = estimate_ood(tests, trials, np.zeros(len(trials)), 0, PROBIT, -1.0)
     assert found.refused.startswith("one trial has half of the points, or of those without another")
-    assert np.isfinite(Pairs(np.repeat(np.arange(4), [3, 2, 2, 2]), np.ones(9, bool)).solve(np.ones((9, 9)))).all()
+    assert np.isfinite(Pairs(np.repeat(np.arange(4), [3, 2, 2, 2]), np.zeros(9), 0).solve(np.ones((9, 9)))).all()
 
 
 # --- a run

@@ -20,6 +20,7 @@ from analysis.study import Analysis, analyse_all
 from ray_robust.errors import UserError
 from ray_robust.metrics import METRICS, tally
 from ray_robust.prepare.open_sweep import Sweep
+from ray_robust.run import shifts
 from ray_robust.run.run_folder import RunFolder
 from tests.test_shifts import images, root, sweep, table_of
 
@@ -55,6 +56,9 @@ def test_an_id_set_is_a_part_of_the_pool_and_changes_no_draw(root: Path, tmp_pat
     plain, several = sweep(root, tmp_path), with_sets(root, tmp_path)
     (task,) = several.tasks.values()
     assert task.catalog.parts[-1] == "shift:id:web"
+    assert [shifts.named(part) for part in ("shift:id:web", "shift:v2", "id_test")] == [
+        "ID set web", "shift v2", "id_test",
+    ]  # fmt: skip
     assert [trial.id for trial in plain.plan] == [trial.id for trial in several.plan]
     (before,), (after,) = (one.plan.trials[0].finetunings for one in (plain, several))
     assert before.id != after.id  # its files hold more scores

@@ -68,8 +68,8 @@ def _estimated(points: pd.DataFrame, options: Options, read: Tests) -> Estimated
     if not np.allclose((id_test.predicted == id_test.labels).mean(1), points["id"], rtol=0, atol=SAME):
         return Estimated(nothing, refused="the predictions do not give the ID scores")
     trials, _ = pd.factorize(points["trial"].astype(str))
-    baseline = (points["group"] == options.baseline).to_numpy()
-    return estimate_ood(tests, trials, baseline, SCALES[options.scale], options.min_r2)
+    groups = points["group"].to_numpy(object)
+    return estimate_ood(tests, trials, groups, options.baseline, SCALES[options.scale], options.min_r2)
 
 
 def read_tests(runs: Sequence[RunFolder], points: pd.DataFrame, splits: Mapping[str, str]) -> Tests:

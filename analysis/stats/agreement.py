@@ -8,7 +8,7 @@ line, so that nothing is estimated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from analysis.stats.quantities import ErrorSource
 BLOCKS = 32  # of images, left out in turn where a test has too few groups
 AT_ONCE = 1 << 22  # predictions that are compared in one step, bytes
 LEAST_TRIALS = 4  # of the baseline: fewer say nothing about the error of the agreement line
+LEAST_PAIRED = 3  # of a group whose models are paired among themselves: of two, pairs say what their mean is alone
 PARTNERS = "models that agree"  # the name of this source of error
 ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates is marked with
 METHOD = "agreement on the line, ALine-D"
@@ -93,18 +94,26 @@ def matches(predicted: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Which points are paired: those of different trials, since two points of one training agree for another reason.
+    """Which points are paired: those of different trials, since two points of one training agree for another reason,
+    and of one group where it has `LEAST_PAIRED` trials. Models of groups that are apart in OOD accuracy alone agree
+    less than the line of models that are as far apart on both tests says, and would draw these groups together.
 
-    trial     int [points]; `baseline` bool [points]
+    trial     int [points]; `group` [points], one of which is the `baseline`
     """
 
     trial: np.ndarray
-    baseline: np.ndarray
+    group: np.ndarray
+    baseline: Hashable
+
+    @cached_property
+    def of_baseline(self) -> np.ndarray:
+        """Which points are the baseline's, bool [points]."""
+        return np.asarray(self.group == self.baseline, bool)
 
     @property
     def count(self) -> int:
         """How many pairs of baseline points there are."""
-        sizes = np.bincount(self.trial[self.baseline])
+        sizes = np.bincount(self.trial[self.of_baseline])
         return int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
 
     def without(self, trial: int) -> np.ndarray:
@@ -113,7 +122,7 @@ class Pairs:
 
     def line(self, x: np.ndarray, y: np.ndarray, partners: np.ndarray | None = None) -> tuple[float, float, float]:
         """Return slope, intercept and R² of the baseline's pairs: y on x, float [points, points] each."""
-        own = np.flatnonzero(self.baseline if partners is None else self.baseline & partners)
+        own = np.flatnonzero(self.of_baseline if partners is None else self.of_baseline & partners)
         i, j = np.triu_indices(len(own), 1)
         i, j = own[i], own[j]
         apart = self.trial[i] != self.trial[j]
@@ -126,24 +135,39 @@ class Pairs:
         return slope, float(second.mean() - slope * first.mean()), float(slope * (u @ v) / spread) if spread else np.nan
 
     def solve(self, values: np.ndarray, partners: np.ndarray | None = None) -> np.ndarray:
-        """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over pairs of different trials. Points that
-        are no `partners` are fitted to the others' w.
-
-        With P points, n in a trial t, S the sum of w and S_t that of t's: the normal equation of a point of t is
-        (P - n) w + S - S_t = 2 sum_j values[., j] = b. Summed over t, and then over all t, it gives S_t and S.
-        """
+        """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over the pairs; those of a group with fewer
+        trials over the pairs of all groups. Points that are no `partners` are fitted to the others' w."""
         keep = np.ones(len(self.trial), bool) if partners is None else partners
-        number, trial = np.unique(self.trial[keep], return_inverse=True)
-        apart = self.trial[:, None] != self.trial[keep]
-        b = 2 * np.where(apart, values[:, keep], 0.0).sum(1)
-        size, total = np.bincount(trial), np.bincount(trial, b[keep])
-        rest = len(trial) - 2 * size
-        whole = (total / rest).sum() / (1 + (size / rest).sum())
-        of_trial = (total - size * whole) / rest
-        own = dict(zip(number, range(len(number)), strict=True))
-        at = np.array([own.get(one, -1) for one in self.trial])
-        sizes, sums = np.append(size, 0)[at], np.append(of_trial, 0.0)[at]
-        return (b - whole + sums) / (len(trial) - sizes)
+        solved = np.full(len(self.trial), np.nan)
+        for own in self._paired:
+            solved[own] = _solved(self.trial[own], values[np.ix_(own, own)], keep[own])
+        rest = np.isnan(solved)
+        return np.where(rest, _solved(self.trial, values, keep), solved) if rest.any() else solved
+
+    @cached_property
+    def _paired(self) -> list[np.ndarray]:
+        """The points of each group with trials enough, int."""
+        groups = [np.flatnonzero(self.group == one) for one in dict.fromkeys(self.group.tolist())]
+        return [own for own in groups if len(np.unique(self.trial[own])) >= LEAST_PAIRED]
+
+
+def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over pairs of different trials of the points to
+    `keep`; the others are fitted to these.
+
+    With P points, n in a trial t, M the sum of w and n m_t that of t's: the normal equation of a point of t is
+    (P - n) w + M - n m_t = 2 sum_j values[., j] = b. Summed over t it gives the m. Between two trials alone, these say
+    what the mean of both m is; of their difference, on which no mean over trials depends, none is taken.
+    """
+    number, trial = np.unique(trials[keep], return_inverse=True)
+    b = 2 * np.where(trials[:, None] != trials[keep], values[:, keep], 0.0).sum(1)
+    size, total = np.bincount(trial), np.bincount(trial, b[keep])
+    equations = np.diag(size * (len(trial) - 2 * size)) + np.outer(size, size)
+    of_trial = size * np.linalg.lstsq(equations.astype(float), total, rcond=None)[0]
+    own = dict(zip(number, range(len(number)), strict=True))
+    at = np.array([own.get(one, -1) for one in trials])
+    sizes, sums = np.append(size, 0)[at], np.append(of_trial, 0.0)[at]
+    return (b - of_trial.sum() + sums) / (len(trial) - sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,16 +225,16 @@ class _Counts:
 
 
 def estimate_ood(
-    tests: Mapping[str, Test], trials: np.ndarray, baseline: np.ndarray, scale: Scale, min_r2: float
+    tests: Mapping[str, Test], trials: np.ndarray, groups: np.ndarray, baseline: Hashable, scale: Scale, min_r2: float
 ) -> Estimated:
     """Return the estimated OOD accuracy of every point.
 
     tests     what the points predicted on both tests, "id" (with labels) and "ood" (whose labels are not looked at)
     trials    int [points], the trial of each
-    baseline  bool [points]
+    groups    [points], the group of each; `baseline` is one of them
     min_r2    the R² of the baseline's agreement under which nothing is estimated
     """
-    pairs = Pairs(np.asarray(trials), np.asarray(baseline, bool))
+    pairs = Pairs(np.asarray(trials), np.asarray(groups), baseline)
     nothing = np.full(len(pairs.trial), np.nan)
     if why := _too_few(pairs):
         return Estimated(nothing, refused=why, images=len(tests["ood"]))
@@ -218,7 +242,9 @@ def estimate_ood(
     whole = counts.inputs()
     slope, intercept, r2 = pairs.line(whole.id, whole.ood)
     numbers = np.unique(pairs.trial)
-    slopes = [pairs.line(whole.id, whole.ood, pairs.without(one))[0] for one in np.unique(pairs.trial[pairs.baseline])]
+    slopes = [
+        pairs.line(whole.id, whole.ood, pairs.without(one))[0] for one in np.unique(pairs.trial[pairs.of_baseline])
+    ]
     error = Estimate(slope, float(np.sqrt((len(slopes) - 1) * np.var(slopes))), len(slopes) - 1.0)
     refused = _off_the_line(error, r2, min_r2)
     made = Estimated(nothing, (), error, intercept, r2, pairs.count, len(tests["ood"]), refused)
@@ -236,7 +262,7 @@ def estimate_ood(
 
 
 def _too_few(pairs: Pairs) -> str:
-    trials = len(np.unique(pairs.trial[pairs.baseline]))
+    trials = len(np.unique(pairs.trial[pairs.of_baseline]))
     if trials < LEAST_TRIALS:
         return f"the baseline has {trials} trials, and agreement between {LEAST_TRIALS} or more is needed"
     *_, second, largest = np.sort(np.bincount(pairs.trial))

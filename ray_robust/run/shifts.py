@@ -43,6 +43,12 @@ def id_set_of(shift: str) -> str:
     return shift.removeprefix(_ID_SET) if shift.startswith(_ID_SET) else ""
 
 
+def named(test: str) -> str:
+    """Return how a sentence names a test: `shift v2`, `ID set web`, any other as it is."""
+    shift = shift_of(test)
+    return f"ID set {id_set_of(shift)}" if id_set_of(shift) else f"shift {shift}" if shift else test
+
+
 def tests_of(shift: str, some_classes: bool) -> dict[str, str]:
     """Return the test that each score of a shift is on, `id` and `ood`; `some_classes` where the shift lacks some of
     the task's classes."""

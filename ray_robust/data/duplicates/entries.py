@@ -15,6 +15,7 @@ import pandas as pd
 from ray_robust.data.duplicates.comparison import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool
+from ray_robust.run import shifts
 from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text import safe_csv
@@ -119,7 +120,8 @@ def summary(compared: Duplicates) -> str:
     for (split, where), own in sorted(groups, key=lambda group: order.get(group[0][0], len(order))):
         total = int(own["images"].sum())
         be = "is" if total == 1 else "are"
-        clauses.append(f"{total:,} of {compared.images[split]:,} {split} images {be} also in {where} ({_kinds(own)})")
+        of = f"{total:,} of {compared.images[split]:,} {shifts.named(split)} images"
+        clauses.append(f"{of} {be} also in {shifts.named(where)} ({_kinds(own)})")
     if len(two := counts[counts["where"] == LABELS]):
         total = int(two["images"].sum())
         what = "image is" if total == 1 else "images are"
