@@ -47,8 +47,8 @@ def estimate_of(sweep: Sweep, rows: np.ndarray | None = None, min_r2: float = 0.
 
 
 def test_it_is_least_squares_over_pairs_of_different_trials_of_a_group(sweep: Sweep):
-    """Groups of fewer than three trials are in pairs with all."""
-    few = np.flatnonzero(~sweep.points["trial"].isin(["more-0", "more-1"]))
+    """The points of a group with a single trial are in pairs with all others."""
+    few = np.flatnonzero(~sweep.points["trial"].isin(["more-0", "more-1", "more-2"]))
     points = sweep.points.iloc[few].reset_index(drop=True)
     tests = {side: replace(test, predicted=test.predicted[few]) for side, test in sweep.tests.items()}
     trial, group = pd.factorize(points["trial"])[0], points["group"].to_numpy(object)
@@ -83,15 +83,15 @@ def test_without_partners_the_rest_is_fitted_as_if_they_were_not_there(sweep: Sw
     np.testing.assert_allclose(found[~keep], 2 * others.mean(1) - rest.mean())
 
 
-def test_between_two_trials_the_mean_of_both_is_known():
-    """What is left of a group of three where one is left out: half of the mean of all pairs, for each."""
-    trial = np.repeat(np.arange(3), 3)
-    wanted = np.array([0.2, 0.5, 0.9])[trial]
-    values = (wanted[:, None] + wanted) / 2
-    pairs = Pairs(trial, np.zeros(9), 0)
-    np.testing.assert_allclose(pairs.solve(values), wanted)
-    found = pairs.solve(values, trial != 2)
-    np.testing.assert_allclose([found[trial == one].mean() for one in range(3)], [0.35, 0.35, 0.9])
+def test_of_two_trials_of_a_group_their_pairs_say_what_the_mean_of_both_is():
+    """How they differ is said by pairs with all others, which may be off as a whole."""
+    trial, wanted = np.repeat(np.arange(6), 2), np.repeat([0.1, 0.2, 0.3, 0.4, 1.0, 1.4], 2)
+    group = np.where(trial < 4, "scratch", "more")
+    values = (wanted[:, None] + wanted) / 2 - 0.2 * (group[:, None] != group)
+    solved = Pairs(trial, group, "scratch").solve(values)
+    np.testing.assert_allclose(solved, wanted)
+    alone = Pairs(trial, group, "scratch").solve(values, trial != 5)[trial == 4]
+    np.testing.assert_allclose(alone, Pairs(trial, np.zeros(12), 0).solve(values, trial != 5)[trial == 4])
 
 
 def test_matches_are_counted_for_every_pair():

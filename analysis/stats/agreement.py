@@ -24,7 +24,6 @@ from analysis.stats.quantities import ErrorSource
 BLOCKS = 32  # of images, left out in turn where a test has too few groups
 AT_ONCE = 1 << 22  # predictions that are compared in one step, bytes
 LEAST_TRIALS = 4  # of the baseline: fewer say nothing about the error of the agreement line
-LEAST_PAIRED = 3  # of a group whose models are paired among themselves: of two, pairs say what their mean is alone
 PARTNERS = "models that agree"  # the name of this source of error
 ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates is marked with
 METHOD = "agreement on the line, ALine-D"
@@ -95,8 +94,8 @@ def matches(predicted: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Which points are paired: those of different trials, since two points of one training agree for another reason,
-    and of one group where it has `LEAST_PAIRED` trials. Models of groups that are apart in OOD accuracy alone agree
-    less than the line of models that are as far apart on both tests says, and would draw these groups together.
+    and of one group, where it has two trials or more. Models of groups that are apart in OOD accuracy alone agree less
+    than the line of models that are as far apart on both tests says, and would draw these groups together.
 
     trial     int [points]; `group` [points], one of which is the `baseline`
     """
@@ -135,35 +134,32 @@ class Pairs:
         return slope, float(second.mean() - slope * first.mean()), float(slope * (u @ v) / spread) if spread else np.nan
 
     def solve(self, values: np.ndarray, partners: np.ndarray | None = None) -> np.ndarray:
-        """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over the pairs; those of a group with fewer
-        trials over the pairs of all groups. Points that are no `partners` are fitted to the others' w."""
+        """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over the pairs of each group; of a group
+        with a single trial over those of all groups. Points that are no `partners` are fitted to the others' w."""
         keep = np.ones(len(self.trial), bool) if partners is None else partners
-        solved = np.full(len(self.trial), np.nan)
-        for own in self._paired:
-            solved[own] = _solved(self.trial[own], values[np.ix_(own, own)], keep[own])
-        rest = np.isnan(solved)
-        return np.where(rest, _solved(self.trial, values, keep), solved) if rest.any() else solved
-
-    @cached_property
-    def _paired(self) -> list[np.ndarray]:
-        """The points of each group with trials enough, int."""
-        groups = [np.flatnonzero(self.group == one) for one in dict.fromkeys(self.group.tolist())]
-        return [own for own in groups if len(np.unique(self.trial[own])) >= LEAST_PAIRED]
+        of_all = _solved(self.trial, values, keep, np.zeros(len(self.trial)))
+        solved = of_all.copy()
+        for group in dict.fromkeys(self.group.tolist()):
+            own = np.flatnonzero(self.group == group)
+            if len(np.unique(self.trial[own][keep[own]])) > 1:
+                solved[own] = _solved(self.trial[own], values[np.ix_(own, own)], keep[own], of_all[own])
+        return solved
 
 
-def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over pairs of different trials of the points to
     `keep`; the others are fitted to these.
 
     With P points, n in a trial t, M the sum of w and n m_t that of t's: the normal equation of a point of t is
-    (P - n) w + M - n m_t = 2 sum_j values[., j] = b. Summed over t it gives the m. Between two trials alone, these say
-    what the mean of both m is; of their difference, on which no mean over trials depends, none is taken.
+    (P - n) w + M - n m_t = 2 sum_j values[., j] = b. Summed over t it gives the m. Those of two trials alone say what
+    the mean of both m is; their difference is then that of `near` [points].
     """
     number, trial = np.unique(trials[keep], return_inverse=True)
     b = 2 * np.where(trials[:, None] != trials[keep], values[:, keep], 0.0).sum(1)
     size, total = np.bincount(trial), np.bincount(trial, b[keep])
-    equations = np.diag(size * (len(trial) - 2 * size)) + np.outer(size, size)
-    of_trial = size * np.linalg.lstsq(equations.astype(float), total, rcond=None)[0]
+    equations = (np.diag(size * (len(trial) - 2 * size)) + np.outer(size, size)).astype(float)
+    before = np.bincount(trial, near[keep]) / size
+    of_trial = size * (before + np.linalg.lstsq(equations, total - equations @ before, rcond=None)[0])
     own = dict(zip(number, range(len(number)), strict=True))
     at = np.array([own.get(one, -1) for one in trials])
     sizes, sums = np.append(size, 0)[at], np.append(of_trial, 0.0)[at]
