@@ -295,13 +295,17 @@ def of_runs(addresses: Sequence[str], write: Path | None) -> dict[str, dict[str,
                   f"{one.estimate:+.1f} ({one.estimate_low:.1f} to {one.estimate_high:.1f}), ATC {one.atc:+.1f}; OOD "
                   f"accuracy off by {one.level:+.1f}, ATC {one.atc_level:+.1f}")  # fmt: skip
         name, shifts = Path(address).name, len({one.shift for one in made})
+        if not made:
+            numbers[name] = {"groups": 0, "refused": len(refused)}
+            rows.append((name, str(len(refused)), str(len(refused)), *["–"] * 7))
+            continue
         true, estimate, atc, level, atc_level = (
             np.array([getattr(one, key) for one in made])
             for key in ("labelled", "estimate", "atc", "level", "atc_level")
         )
         held = [one.held for one in made if np.isfinite(one.estimate_low)]  # a single trial has no interval
         numbers[name] = {
-            "er": _rms(true), "aline": _rms(estimate - true), "atc": _rms(atc - true), "held": float(np.mean(held)),
+            "er": _rms(true), "aline": _rms(estimate - true), "atc": _rms(atc - true), "held": sum(held),
             "level": float(level.mean()), "atc_level": float(atc_level.mean()), "groups": len(made),
             "refused": len(refused),
         }  # fmt: skip

@@ -107,6 +107,14 @@ def test_estimates_are_near_the_scores_that_nobody_looked_at(sweep: Sweep):
     assert [each.source.name for each in found.replicates] == ["models that agree", "ID images", "OOD images"]
 
 
+def test_it_is_told_how_often_wrong_answers_are_the_same():
+    """A share of the wrong answers is the same for all models, on both tests; those of others differ."""
+    assert estimate_of(simulate(WORLD, 0)).coinciding == 0
+    found = estimate_of(simulate(replace(WORLD, common=0.3), 0))
+    assert found.coinciding == pytest.approx(0.3, abs=0.05)
+    assert f"{100 * found.coinciding:.1f} % have the same wrong answer" in found.sentence
+
+
 def test_test_groups_are_left_out_where_there_are_enough():
     found = estimate_of(simulate(replace(WORLD, cameras=10), 0))
     assert [(each.source.name, each.ood.shape[1]) for each in found.replicates[1:]] == [("groups", 10)]

@@ -20,6 +20,7 @@ from analysis.stats import group_jackknife
 from analysis.stats.estimates import Estimate
 from analysis.stats.group_jackknife import JackknifeScores
 from analysis.stats.quantities import ErrorSource
+from ray_robust.text.percent import percent
 
 BLOCKS = 32  # of images, left out in turn where a test has too few groups
 AT_ONCE = 1 << 22  # predictions that are compared in one step, bytes
@@ -29,7 +30,8 @@ ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates 
 METHOD = "agreement on the line, ALine-D"
 ASSUMES = (
     "This cannot be checked without labels: estimates are right as far as accuracy lies on the line that agreement "
-    "between models lies on, as it does on many published shifts and not on all."
+    "between models lies on, as it does on many published shifts and not on all. The more often models give the same "
+    "wrong answer, the smaller is what is estimated of a true effect."
 )
 
 
@@ -60,6 +62,7 @@ class Estimated:
     """Estimated OOD accuracies, float [points], with the replicates that make them uncertain, aligned with the points.
 
     slope    of the baseline's agreement line, with its error over the trials; `intercept` and `r2` are of the same line
+    coinciding  of the ID images that two baseline models get wrong, the share that they give the same wrong answer on
     refused  why nothing is estimated, or ""
     """
 
@@ -70,6 +73,7 @@ class Estimated:
     r2: float = np.nan
     pairs: int = 0
     images: int = 0
+    coinciding: float = np.nan
     refused: str = ""
 
     @property
@@ -77,7 +81,8 @@ class Estimated:
         """What the estimate rests on, or why there is none."""
         slope = f"slope {number(self.slope.value, 2)} ({interval(self.slope.low, self.slope.high, 2)})"
         pairs = f"agreement of {self.pairs:,} pairs of baseline models on {self.images:,} images"
-        return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}"
+        wrong = f"of ID images that two of them get wrong, {percent(self.coinciding)} have the same wrong answer"
+        return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}; {wrong}"
 
 
 def matches(predicted: np.ndarray) -> np.ndarray:
@@ -203,6 +208,15 @@ class _Counts:
     def _whole(self) -> dict[str, np.ndarray]:
         return {side: self._h(same, len(self.tests[side])) for side, same in self.same.items()}
 
+    def coinciding(self, pairs: Pairs) -> float:
+        """Return on what share of the ID images that two baseline models get wrong both give the same answer."""
+        own = np.flatnonzero(pairs.of_baseline)
+        apart = np.triu(pairs.trial[own][:, None] != pairs.trial[own])
+        right = self.right[own].astype(np.float32)
+        both, hits = right @ right.T, right.sum(1)
+        wrong = right.shape[1] - hits[:, None] - hits + both
+        return float((self.same["id"][np.ix_(own, own)] - both)[apart].sum() / max(wrong[apart].sum(), 1.0))
+
     def inputs(self, left_out: Mapping[str, np.ndarray] | None = None) -> _Inputs:
         """Return what an estimate is made of, without some images of each side (int)."""
         agreement = dict(self._whole)
@@ -243,7 +257,8 @@ def estimate_ood(
     ]
     error = Estimate(slope, float(np.sqrt((len(slopes) - 1) * np.var(slopes))), len(slopes) - 1.0)
     refused = _off_the_line(error, r2, min_r2)
-    made = Estimated(nothing, (), error, intercept, r2, pairs.count, len(tests["ood"]), refused)
+    coinciding = counts.coinciding(pairs)
+    made = Estimated(nothing, (), error, intercept, r2, pairs.count, len(tests["ood"]), coinciding, refused)
     if refused:
         return made
     over = [whole.estimate(pairs, pairs.without(one)) for one in numbers]
