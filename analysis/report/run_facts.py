@@ -17,6 +17,7 @@ from analysis.input.recount import entries
 from analysis.input.run_points import identity_of
 from analysis.report.tables import ReportTable, report_table
 from analysis.subsets.hidden import HiddenSubset
+from ray_robust.run import shifts
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.seed_plan import plans_of
 
@@ -42,7 +43,8 @@ def _pool(run: RunFolder, pool: Mapping[str, Any]) -> dict[str, Any]:
         image = run.storage.recall(name)
         if image is not None:
             uri = "data:image/png;base64," + base64.b64encode(image).decode()
-            sheets.append({"split": split, "count": splits.get(split), "uri": uri, **_pictured(tiles.get(split) or {})})
+            shown = _pictured(tiles.get(split) or {})
+            sheets.append({"split": shifts.named(split), "count": splits.get(split), "uri": uri, **shown})
     facts = {k: pool[k] for k in ("images", "classes", "groups", "licence", "fingerprint") if pool.get(k)}
     facts["identity"] = f"by {identity_of(pool)}"
     broken = ({str(k): format_value(v) for k, v in image.items()} for image in pool.get("broken") or [])
@@ -125,7 +127,7 @@ def _pair(run: RunFolder, pair: Mapping[str, Any]) -> dict[str, Any]:
             (format_value(pair["image"]), format_value(pair["label"])),
             (format_value(pair["other"]), format_value(pair["other_label"])),
         ],
-        "where": f"{pair['split']} and {pair['where']}" if pair["split"] else pair["where"],
+        "where": " and ".join(shifts.named(str(name)) for name in (pair["split"], pair["where"]) if name),
     }
 
 
