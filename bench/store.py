@@ -23,11 +23,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bench import command_of, print_table, show, write_table
 
 FORMS = {"decoded": "raw", "compact": "compact", "files": {"size": 16_384}}  # files: none is larger, all are kept whole
 WNIDS = 1000
+SCENES = 64
 
 
 def main(argv: list[str]) -> None:
@@ -69,15 +71,23 @@ def main(argv: list[str]) -> None:
 
 
 def generated(root: Path, count: int) -> Path:
-    """Make a set in ImageNet's layout: `train/<wnid>/<wnid>_<number>.JPEG`; the files are named by what makes them."""
+    """Make a set in ImageNet's layout: `train/<wnid>/<wnid>_<number>.JPEG`; the files are named by what makes them. Each
+    image is a part of one of `SCENES`, mirrored or not, of a brightness and contrast of its own: to make noise like
+    that of photographs for each of 200,000 would take a day."""
     from tests.make_images import encoded, photo
 
+    scenes = [np.asarray(photo(1200, 1000, seed=i)) for i in range(min(SCENES, count))]
     for i in range(count):
         wnid = f"n{1_440_764 + 37 * (i % WNIDS):08d}"
         path = root / wnid / f"{wnid}_{i}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = (667, 500) if i % 3 else (500, 667)
-        path.write_bytes(encoded(photo(*size, seed=i), quality=90))
+        wide, high = (667, 500) if i % 3 else (500, 667)
+        random = np.random.default_rng(i)
+        x, y = random.integers(1200 - wide), random.integers(1000 - high)
+        part = scenes[i % len(scenes)][y : y + high, x : x + wide]
+        levels = np.clip(random.uniform(0.8, 1.2) * (np.arange(256) - 128) + random.uniform(108, 148), 0, 255)
+        part = levels.astype(np.uint8)[part[:, :: random.choice([-1, 1])]]
+        path.write_bytes(encoded(Image.fromarray(part), quality=90))
     return root
 
 
