@@ -71,9 +71,9 @@ def main(argv: list[str]) -> None:
 
 
 def generated(root: Path, count: int) -> Path:
-    """Make a set in ImageNet's layout: `train/<wnid>/<wnid>_<number>.JPEG`; the files are named by what makes them. Each
-    image is a part of one of `SCENES`, mirrored or not, of a brightness and contrast of its own: to make noise like
-    that of photographs for each of 200,000 would take a day."""
+    """Make a set in ImageNet's layout: `train/<wnid>/<wnid>_<number>.JPEG`; the files are named by what makes them.
+    Each image is a part of one of `SCENES`, mirrored or not, of a brightness and contrast of its own: to make noise
+    like that of photographs for each of 200,000 would take a day."""
     from tests.make_images import encoded, photo
 
     scenes = [np.asarray(photo(1200, 1000, seed=i)) for i in range(min(SCENES, count))]
