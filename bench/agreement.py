@@ -64,6 +64,7 @@ WORLDS = (
     World("5 trials, 1,000 images"),
     World("10 trials, 1,000 images", trials=10, of_group=10),
     World("10 trials, 2 of each group", trials=10, of_group=2),
+    World("10 trials, 1 of each group", trials=10, of_group=1),
     World("5 trials, 4,000 images", images=4000),
     World("5 trials, 24 cameras", cameras=24),
     World("5 trials of much luck", luck=0.12),
@@ -189,10 +190,11 @@ def simulated(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             true, without, labelled, holds, width = np.array([one for part in parts for one in part], float).T
             made |= {
                 "bias": float((without - true).mean()), "rms": _rms(without - true), "labelled": _rms(labelled - true),
-                "coverage": float(holds.mean()), "width": float(width.mean()),
             }  # fmt: skip
-            cells = [f"{made['bias']:+.2f}", f"{made['rms']:.2f}", f"{made['labelled']:.2f}",
-                     f"{100 * made['coverage']:.1f} %", f"{made['width']:.1f}"]  # fmt: skip
+            cells[:3] = f"{made['bias']:+.2f}", f"{made['rms']:.2f}", f"{made['labelled']:.2f}"
+            if (wide := np.isfinite(width)).any():  # a single trial has no interval
+                made |= {"coverage": float(holds[wide].mean()), "width": float(width[wide].mean())}
+                cells[3:] = f"{100 * made['coverage']:.1f} %", f"{made['width']:.1f}"
         return (str(args.sweeps), f"{100 * refused:.1f} %", *cells), made
 
     return simulate_worlds(args, SIMULATED, head, WORLDS, row)
@@ -287,7 +289,7 @@ def of_runs(addresses: Sequence[str], write: Path | None) -> dict[str, dict[str,
             "OOD accuracy off by", "ATC: ER off by (RMS)", "OOD accuracy off by")  # fmt: skip
     rows, numbers = [], {}
     for address in addresses:
-        made, refused, _ = hidden(address)
+        made, refused, without_line = hidden(address)
         for reason in refused:
             print(f"{address}: {reason}")
         for one in made:
@@ -297,7 +299,7 @@ def of_runs(addresses: Sequence[str], write: Path | None) -> dict[str, dict[str,
         name, shifts = Path(address).name, len({one.shift for one in made})
         if not made:
             numbers[name] = {"groups": 0, "refused": len(refused)}
-            rows.append((name, str(len(refused)), str(len(refused)), *["–"] * 7))
+            rows.append((name, str(len(refused) + len(without_line)), str(len(refused)), *["–"] * 7))
             continue
         true, estimate, atc, level, atc_level = (
             np.array([getattr(one, key) for one in made])
@@ -306,11 +308,13 @@ def of_runs(addresses: Sequence[str], write: Path | None) -> dict[str, dict[str,
         held = [one.held for one in made if np.isfinite(one.estimate_low)]  # a single trial has no interval
         numbers[name] = {
             "er": _rms(true), "aline": _rms(estimate - true), "atc": _rms(atc - true), "held": sum(held),
+            "intervals": len(held),
             "level": float(level.mean()), "atc_level": float(atc_level.mean()), "groups": len(made),
             "refused": len(refused),
         }  # fmt: skip
         own = numbers[name]
-        rows.append((name, str(shifts + len(refused)), str(len(refused)), str(len(made)), f"{own['er']:.1f}",
+        shifts += len(refused) + len(without_line)
+        rows.append((name, str(shifts), str(len(refused)), str(len(made)), f"{own['er']:.1f}",
                      f"{own['aline']:.1f}", f"{sum(held)} of {len(held)}", f"{own['level']:+.1f}", f"{own['atc']:.1f}",
                      f"{own['atc_level']:+.1f}"))  # fmt: skip
     if write:

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--parts", nargs="+", choices=("bare", "sweep", "ray"), default=["bare", "sweep", "ray"])
     parser.add_argument("--write", type=Path, help="put the table into this document")
+    parser.add_argument("--name", default="overhead", help="of the table there")
     parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each cost that plain Ray runs")
     args = parser.parse_args(argv)
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
     table = [(name, f"{value:.0f}", f"{value / seconds['sweep']:.2f}" if "sweep" in seconds else "", note)
              for name, value, note in rows]  # fmt: skip
     if args.write:
-        write_table(args.write, "overhead", [header, *table], command_of("bench.overhead", argv))
+        write_table(args.write, args.name, [header, *table], command_of("bench.overhead", argv))
     show(header, table, summary)
 
 

@@ -1,8 +1,8 @@
 """Decoded squares against JPEGs kept whole: `python -m bench.store [--images N] [--models NAME@PX:BATCH] [--data DIR]`.
 
-A set in ImageNet's layout is generated (wnid folders; photo-like JPEGs of 500 px, quality 90, no two alike) and put
-into both stores: images per second of a core (CPU time of all threads), bytes, and the memory at its peak, each in a
-process of its own. Then each model trains from both, with the augmentation `strong`, in turn with the bare step, a
+A set in ImageNet's layout is generated (wnid folders; photo-like JPEGs of 500 px, quality 90, parts of 64 scenes) and
+put into both stores: images per second of a core (CPU time of all threads), bytes, and the memory at its peak, each in
+a process of its own. Then each model trains from both, with the augmentation `strong`, in turn with the bare step, a
 plain loop over the same images already in memory: ratios of images per second, the median over rounds of the rounds'
 ratios. With `--data` (photographs, a folder per class) a small model pre-trains on decoded squares, on the compact
 store and on the files themselves, with several seeds: upstream accuracy, and whether it differs by more than seeds do.

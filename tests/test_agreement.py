@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
+from scipy.special import ndtri
 
 from analysis.input import run_agreement
 from analysis.input.declared import Earlier
@@ -21,11 +22,21 @@ from analysis.input.run_points import read_run
 from analysis.interface.study import Study
 from analysis.report import terminal
 from analysis.scales import SCALES
-from analysis.stats import agreement
 from analysis.stats.agreement import ASSUMES, ESTIMATE, Estimated, Pairs, estimate_ood, matches
 from analysis.study import Analysis, analyse_all
 from analysis.verdict import verdict
-from bench.agreement import BASELINE, GROUPS, Sweep, World, hidden, simulate
+from bench.agreement import (
+    BASELINE,
+    GROUPS,
+    INTERCEPT,
+    SLOPE,
+    Sweep,
+    World,
+    _agreement,
+    _on_the_line,
+    hidden,
+    simulate,
+)  # fmt: skip
 from ray_robust.run.run_folder import RunFolder
 
 PROBIT = SCALES["probit"]
@@ -90,8 +101,6 @@ def test_of_two_trials_of_a_group_their_pairs_say_what_the_mean_of_both_is():
     values = (wanted[:, None] + wanted) / 2 - 0.2 * (group[:, None] != group)
     solved = Pairs(trial, group, "scratch").solve(values)
     np.testing.assert_allclose(solved, wanted)
-    alone = Pairs(trial, group, "scratch").solve(values, trial != 5)[trial == 4]
-    np.testing.assert_allclose(alone, Pairs(trial, np.zeros(12), 0).solve(values, trial != 5)[trial == 4])
 
 
 def test_matches_are_counted_for_every_pair():
@@ -135,14 +144,53 @@ def test_it_is_refused_where_agreement_is_off_the_line(sweep: Sweep):
     assert np.isnan(estimate_of(sweep, few).ood).all()
 
 
-def test_trials_of_which_one_would_have_half_without_another_are_refused():
-    """Each trial is left out in turn: without one of 2 points, 4 of 8 are of one trial, which has no solution."""
-    trials = np.repeat(np.arange(4), [4, 2, 2, 1])
-    predicted = np.random.default_rng(0).integers(0, 2, (len(trials), 60), np.int32)
-    tests = {side: agreement.Test(predicted, np.zeros(60, np.int32)) for side in ("id", "ood")}
-    found = estimate_ood(tests, trials, np.zeros(len(trials)), 0, PROBIT, -1.0)
-    assert found.refused.startswith("one trial has half of the points, or of those without another")
-    assert np.isfinite(Pairs(np.repeat(np.arange(4), [3, 2, 2, 2]), np.zeros(9), 0).solve(np.ones((9, 9)))).all()
+@pytest.mark.parametrize("sizes", [(4, 2, 2, 1), (4, 2, 2), (7, 1, 1, 1)])
+def test_trials_of_very_different_numbers_of_points_are_solved(sizes: tuple[int, ...]):
+    trial = np.repeat(np.arange(len(sizes)), sizes)
+    wanted = np.random.default_rng(0).normal(size=len(trial))
+    np.testing.assert_allclose(pairs_of_all(trial, (wanted[:, None] + wanted) / 2), wanted, atol=1e-9)
+
+
+def test_leaving_a_trial_out_moves_little_where_every_group_is_on_its_line():
+    """Pairs of different groups agree less; a group of two trials has no others once one of them is left out."""
+    trial = np.repeat(np.arange(9), 2)
+    group = np.repeat([0, 0, 0, 0, 1, 1, 2, 2, 2], 2)
+    wanted = np.array([0.0, 0.4, 0.9])[group]
+    values = (wanted[:, None] + wanted) / 2 - 0.1 * (wanted[:, None] - wanted) ** 2
+    pairs = Pairs(trial, group, 0)
+    assert (pairs.alone, pairs.df) == (0, 1)
+    np.testing.assert_allclose(pairs.solve(values), wanted)
+    left = np.stack([pairs.solve(values, pairs.without(one)) for one in range(9)])
+    np.testing.assert_allclose(left[:, group != 1], np.broadcast_to(wanted[group != 1], (9, 14)), atol=1e-9)
+    np.testing.assert_allclose(left[[0, 1, 2, 3, 6, 7, 8]][:, group == 1], 0.4)
+    off = np.abs(pairs_of_all(trial, values)[group == 1] - 0.4).max()
+    assert np.abs(left[4:6][:, group == 1] - 0.4).max() < off / 2
+
+
+def pairs_of_all(trial: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What points of a single group get, or those of a group that has no pairs of its own."""
+    return Pairs(trial, np.zeros(len(trial)), 0).solve(values)
+
+
+def test_groups_of_a_single_trial_are_told(sweep: Sweep):
+    few = np.flatnonzero(~sweep.points["trial"].isin([f"more-{one}" for one in range(1, 4)]))
+    found = estimate_of(sweep, few)
+    assert found.alone == 1
+    assert "1 group of a single trial, in pairs with all: their ER is drawn together" in found.sentence
+    assert "single trial" not in estimate_of(sweep).sentence
+
+
+def test_simulated_agreement_is_on_the_line_of_accuracy():
+    x = np.array([-0.6, 0.0, 0.7])
+    y = INTERCEPT + SLOPE * x
+    random, apart = np.random.default_rng(0), []
+    image, own = random.normal(size=(1, 100_000)), random.normal(size=(2, 3, 100_000))
+    for height, alike in ((x, np.full(3, 0.7)), (y, _on_the_line(x, y, 0.7))):
+        latent = np.sqrt(alike)[:, None] * image + np.sqrt(1 - alike)[:, None] * own
+        both = (latent < height[:, None]).all(0).mean(1)
+        np.testing.assert_allclose(_agreement(height, alike), ndtri(both), atol=0.02)
+        apart.append(height - _agreement(height, alike))
+    np.testing.assert_allclose(apart[1], SLOPE * apart[0], atol=1e-9)
 
 
 # --- a run

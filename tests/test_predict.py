@@ -134,7 +134,9 @@ def test_a_baseline_of_one_trial_predicts_nothing():
     points = searched(22)
     first = points.loc[points["group"] == "scratch", "trial"].iloc[0]
     prediction = predicted(points[(points["group"] != "scratch") | (points["trial"] == first)])
-    assert "the baseline 'scratch' has one trial" in prediction.refused
+    assert prediction.refused == (
+        "a single trial decides the line of the baseline 'scratch', which has 1 trial: the error of ER is not known"
+    )
     assert prediction.best is None
 
 

@@ -202,7 +202,7 @@ def test_images_of_a_shift_that_are_elsewhere_too_are_warned_of(several: RunFold
              "images": {"shift:v2": 500}, "counts": [], "rule": "r", "note": ""}  # fmt: skip
     several.write("data.json", json.dumps({**data, "duplicates": [entry]}))
     try:
-        assert any("3 of 500 images of the shift v2 are also in train" in text for text in analysed(several).warnings)
+        assert any("3 of 500 images of shift v2 are also in train" in text for text in analysed(several).warnings)
     finally:
         several.write("data.json", json.dumps(data))
 

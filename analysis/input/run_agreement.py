@@ -16,6 +16,7 @@ from analysis.scales import SCALES
 from analysis.stats.agreement import Estimated, Test, estimate_ood
 from ray_robust.run.results_schema import SCORE_SPLITS
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.shifts import named
 
 ESTIMATED = "er_estimated"  # the column of points whose OOD score is an estimate
 METRIC = "accuracy"
@@ -89,13 +90,15 @@ def read_tests(runs: Sequence[RunFolder], points: pd.DataFrame, splits: Mapping[
             if side not in first:
                 first[side], made[side] = images, np.full((len(points), len(rows)), -1, np.int32)
             if not images["image"].equals(first[side]["image"]):
-                return {}, f"not all points were tested on the same images of {split}"
+                return {}, f"not all points were tested on the same images of {named(split)}"
             for row in own.itertuples():
                 made[side][row.point] = _numbers(rows[row.column], names)
     if lost or not first:
         return {}, f"predictions of {lost} of {len(points)} points are missing or damaged (predictions/*.parquet)"
     empty = next((split for side, split in splits.items() if not made[side].shape[1]), "")
-    return ({}, f"{empty} has no images") if empty else ({s: _test(first[s], made[s], names) for s in splits}, "")
+    if empty:
+        return {}, f"{named(empty)} has no images"
+    return {side: _test(first[side], made[side], names) for side in splits}, ""
 
 
 def _test(images: pd.DataFrame, predicted: np.ndarray, names: dict[str, int]) -> Test:

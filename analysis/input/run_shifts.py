@@ -21,7 +21,7 @@ from ray_robust.metrics import METRICS
 from ray_robust.run import results_schema
 from ray_robust.run.results_schema import EVALUATION
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.run.shifts import OF_GROUPS, OWN, id_set_of, shift_of, tests_of
+from ray_robust.run.shifts import OF_GROUPS, OWN, id_set_of, named, shift_of, tests_of
 from ray_robust.run.trial_folder import key_of
 
 POINT = ("run", "key", "finetune", "epoch", "alpha")  # what makes two rows the same point
@@ -59,9 +59,9 @@ def repeated(runs: Sequence[RunFolder], points: pd.DataFrame) -> list[str]:
     for one in of_task(runs, task):
         where = one["name"].partition(" in ")[2] or "train or the ID tests, or there under another label"
         for split, count in one.get("affected", {}).items():
-            if shift := shift_of(split):
+            if shift_of(split):
                 draw = "in one draw of the task, " if unclear(runs, task, {split: one["images"][split]}) else ""
-                of = f"{count:,} of {one['images'][split]:,} images of the shift {shift}"
+                of = f"{count:,} of {one['images'][split]:,} images of {named(split)}"
                 sentences.append(f"{draw}{of} are also in {where}: its scores are with them")
     return sentences
 

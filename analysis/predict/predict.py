@@ -25,6 +25,7 @@ from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import LINE
 from analysis.study import Analysis
+from ray_robust.text.names import count_noun
 
 TARGETS = {"er": "ER", "id": "ID score", "ood": "OOD score"}
 CANDIDATES = 1_500  # mixtures between the tried ones that are looked at
@@ -74,21 +75,11 @@ class Target:
         variances, dfs = self._moved(there.smoother - here.smoother)
         return there.value - here.value, *_joined([np.maximum(own, 0.0), *variances], [here.df, *dfs])
 
-    @property
-    def line_known(self) -> bool:
-        """Whether the error of the baseline's line is known, as it is not of a single trial."""
-        return all(np.isfinite(line.df(pulls.mean(0))) for line, pulls in self._lines())
-
-    def _lines(self) -> list[tuple[Robust, np.ndarray]]:
-        """The baseline's line with what each group takes of its coefficients, [groups, coefficients]."""
-        named = dict.fromkeys(line for quantity in self.shared for line in quantity.trials if line.name == LINE)
-        return [(line, np.array([quantity.trials[line] for quantity in self.shared])) for line in named]
-
     def _moved(self, smoother: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
         named = dict.fromkeys(source for quantity in self.shared for source in quantity.replicates)
         sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
-        for line, pulls in self._lines():
+        for line, pulls in _lines(self.shared):
             variances.append((((smoother @ pulls) @ line.effects.T) ** 2).sum(1))
             dfs.append(line.df(pulls.mean(0)))
         for source in sources:
@@ -160,12 +151,20 @@ def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:
     if len(np.unique(space.places, axis=0)) < least:
         few = f"{len(set(mixtures))} mixtures are too few for a surface over {space.text}: at least {least} are needed"
         return Prediction(analysis.task, space, refused=few)
+    lines = _lines([analysis.means[group].quantity for group in with_er])
+    if not all(np.isfinite(line.df(pulls.mean(0))) for line, pulls in lines):
+        trials = points.loc[points["group"] == baseline, "trial"].nunique()
+        one = f"a single trial decides the line of the baseline {baseline!r}, which has {count_noun(trials, 'trial')}"
+        return Prediction(analysis.task, space, refused=f"{one}: the error of ER is not known")
     targets = {name: _target(name, with_er, space, analysis, seed) for name in TARGETS}
-    if not targets["er"].line_known:
-        one = f"the baseline {baseline!r} has one trial; the error of its line is known with 2 or more"
-        return Prediction(analysis.task, space, refused=one)
     prediction = Prediction(analysis.task, space, tuple(with_er), tuple(mixtures), targets, left_out=left_out)
     return _with_proposals(prediction, targets["er"], seed)
+
+
+def _lines(quantities: Sequence[Quantity]) -> list[tuple[Robust, np.ndarray]]:
+    """The baseline's line with what each quantity takes of its coefficients, [quantities, coefficients]."""
+    named = dict.fromkeys(line for quantity in quantities for line in quantity.trials if line.name == LINE)
+    return [(line, np.array([quantity.trials[line] for quantity in quantities])) for line in named]
 
 
 def _target(name: str, rows_of_group: dict[str, pd.DataFrame], space: Space, analysis: Analysis, seed: int) -> Target:

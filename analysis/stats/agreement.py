@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from analysis.stats import group_jackknife
 from analysis.stats.estimates import Estimate
 from analysis.stats.group_jackknife import JackknifeScores
 from analysis.stats.quantities import ErrorSource
+from ray_robust.text.names import count_noun
 from ray_robust.text.percent import percent
 
 BLOCKS = 32  # of images, left out in turn where a test has too few groups
@@ -27,11 +28,11 @@ AT_ONCE = 1 << 22  # predictions that are compared in one step, bytes
 LEAST_TRIALS = 4  # of the baseline: fewer say nothing about the error of the agreement line
 PARTNERS = "models that agree"  # the name of this source of error
 ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates is marked with
-METHOD = "agreement on the line, ALine-D"
+METHOD = "agreement on the line, ALine-D within groups"
 ASSUMES = (
-    "This cannot be checked without labels: estimates are right as far as accuracy lies on the line that agreement "
-    "between models lies on, as it does on many published shifts and not on all. The more often models give the same "
-    "wrong answer, the smaller is what is estimated of a true effect."
+    "Whether estimates are right cannot be checked without labels: they are as far as accuracy lies on the line that "
+    "agreement between models lies on, as it does on many published shifts and not on all. The more often models give "
+    "the same wrong answer under shift, which labels alone show, the smaller is what is estimated of a true effect."
 )
 
 
@@ -62,7 +63,9 @@ class Estimated:
     """Estimated OOD accuracies, float [points], with the replicates that make them uncertain, aligned with the points.
 
     slope    of the baseline's agreement line, with its error over the trials; `intercept` and `r2` are of the same line
-    coinciding  of the ID images that two baseline models get wrong, the share that they give the same wrong answer on
+    alone    how many groups have a single trial, whose models are in pairs with those of all others
+    coinciding  of the ID images that two baseline models get wrong, the share that they give the same wrong answer on,
+                NaN where there are none
     refused  why nothing is estimated, or ""
     """
 
@@ -73,6 +76,7 @@ class Estimated:
     r2: float = np.nan
     pairs: int = 0
     images: int = 0
+    alone: int = 0
     coinciding: float = np.nan
     refused: str = ""
 
@@ -82,7 +86,8 @@ class Estimated:
         slope = f"slope {number(self.slope.value, 2)} ({interval(self.slope.low, self.slope.high, 2)})"
         pairs = f"agreement of {self.pairs:,} pairs of baseline models on {self.images:,} images"
         wrong = f"of ID images that two of them get wrong, {percent(self.coinciding)} have the same wrong answer"
-        return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}; {wrong}"
+        alone = f"; {count_noun(self.alone, 'group')} of a single trial, in pairs with all: their ER is drawn together"
+        return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}; {wrong}{alone if self.alone else ''}"
 
 
 def matches(predicted: np.ndarray) -> np.ndarray:
@@ -141,17 +146,43 @@ class Pairs:
     def solve(self, values: np.ndarray, partners: np.ndarray | None = None) -> np.ndarray:
         """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over the pairs of each group; of a group
         with a single trial over those of all groups. Points that are no `partners` are fitted to the others' w."""
-        keep = np.ones(len(self.trial), bool) if partners is None else partners
-        of_all = _solved(self.trial, values, keep, np.zeros(len(self.trial)))
-        solved = of_all.copy()
-        for group in dict.fromkeys(self.group.tolist()):
-            own = np.flatnonzero(self.group == group)
-            if len(np.unique(self.trial[own][keep[own]])) > 1:
-                solved[own] = _solved(self.trial[own], values[np.ix_(own, own)], keep[own], of_all[own])
+        every = np.ones(len(self.trial), bool)
+        keep = every if partners is None else partners
+        solved = np.empty(len(self.trial))
+        of_all = lru_cache(lambda left: _solved(self.trial, values, keep if left else every))
+        for own in self._groups:
+            inside = values[np.ix_(own, own)]
+            trials, kept = (len(np.unique(self.trial[own][which[own]])) for which in (every, keep))
+            if kept > 2:
+                solved[own] = _solved(self.trial[own], inside, keep[own])
+            elif kept == 2:
+                solved[own] = _solved(self.trial[own], inside, keep[own], of_all(True)[own])
+            elif trials == 2:  # without its only pairs: what leaving it out changes among all, about what they say
+                whole = of_all(False)[own]
+                moved = _solved(self.trial[own], inside, every[own], whole) - whole
+                solved[own] = of_all(True)[own] + moved.mean()
+            else:
+                solved[own] = of_all(True)[own]
         return solved
 
+    @cached_property
+    def _groups(self) -> list[np.ndarray]:
+        return [np.flatnonzero(self.group == one) for one in dict.fromkeys(self.group.tolist())]
 
-def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray, near: np.ndarray) -> np.ndarray:
+    @property
+    def alone(self) -> int:
+        """How many groups have a single trial."""
+        return sum(len(np.unique(self.trial[own])) == 1 for own in self._groups)
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of what leaving trials out in turn shows: those of the smallest group whose own pairs
+        it is estimated from."""
+        sizes = [len(np.unique(self.trial[own])) for own in self._groups]
+        return min(size for size in sizes if size > 1) - 1.0
+
+
+def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
     """Return w [points], least squares of (w_i + w_j)/2 = values[i, j] over pairs of different trials of the points to
     `keep`; the others are fitted to these.
 
@@ -163,12 +194,15 @@ def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray, near: np.n
     b = 2 * np.where(trials[:, None] != trials[keep], values[:, keep], 0.0).sum(1)
     size, total = np.bincount(trial), np.bincount(trial, b[keep])
     equations = (np.diag(size * (len(trial) - 2 * size)) + np.outer(size, size)).astype(float)
-    before = np.bincount(trial, near[keep]) / size
-    of_trial = size * (before + np.linalg.lstsq(equations, total - equations @ before, rcond=None)[0])
+    if near is None:
+        means = np.linalg.solve(equations, total)
+    else:
+        before = np.bincount(trial, near[keep]) / size
+        means = before + np.linalg.lstsq(equations, total - equations @ before, rcond=None)[0]
     own = dict(zip(number, range(len(number)), strict=True))
     at = np.array([own.get(one, -1) for one in trials])
-    sizes, sums = np.append(size, 0)[at], np.append(of_trial, 0.0)[at]
-    return (b - of_trial.sum() + sums) / (len(trial) - sizes)
+    sizes, sums = np.append(size, 0)[at], np.append(size * means, 0.0)[at]
+    return (b - size @ means + sums) / (len(trial) - sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +249,8 @@ class _Counts:
         right = self.right[own].astype(np.float32)
         both, hits = right @ right.T, right.sum(1)
         wrong = right.shape[1] - hits[:, None] - hits + both
-        return float((self.same["id"][np.ix_(own, own)] - both)[apart].sum() / max(wrong[apart].sum(), 1.0))
+        of = float(wrong[apart].sum())
+        return float((self.same["id"][np.ix_(own, own)] - both)[apart].sum()) / of if of else np.nan
 
     def inputs(self, left_out: Mapping[str, np.ndarray] | None = None) -> _Inputs:
         """Return what an estimate is made of, without some images of each side (int)."""
@@ -258,11 +293,12 @@ def estimate_ood(
     error = Estimate(slope, float(np.sqrt((len(slopes) - 1) * np.var(slopes))), len(slopes) - 1.0)
     refused = _off_the_line(error, r2, min_r2)
     coinciding = counts.coinciding(pairs)
-    made = Estimated(nothing, (), error, intercept, r2, pairs.count, len(tests["ood"]), coinciding, refused)
+    images = len(tests["ood"])
+    made = Estimated(nothing, (), error, intercept, r2, pairs.count, images, pairs.alone, coinciding, refused)
     if refused:
         return made
     over = [whole.estimate(pairs, pairs.without(one)) for one in numbers]
-    partners = ErrorSource(PARTNERS, len(numbers), len(numbers) - 1.0, len(numbers) - 1.0)
+    partners = ErrorSource(PARTNERS, len(numbers), len(numbers) - 1.0, pairs.df)
     replicates = [JackknifeScores(partners, None, scale.inverse(np.stack(over, axis=1)))]
     for source, left in _left_out(tests):
         rest = [counts.inputs(images) for images in left]
@@ -276,9 +312,6 @@ def _too_few(pairs: Pairs) -> str:
     trials = len(np.unique(pairs.trial[pairs.of_baseline]))
     if trials < LEAST_TRIALS:
         return f"the baseline has {trials} trials, and agreement between {LEAST_TRIALS} or more is needed"
-    *_, second, largest = np.sort(np.bincount(pairs.trial))
-    if 2 * largest + second >= len(pairs.trial):  # each trial is left out in turn, the second largest too
-        return "one trial has half of the points, or of those without another: few pairs are of different trials"
     return ""
 
 
@@ -286,7 +319,7 @@ def _off_the_line(slope: Estimate, r2: float, min_r2: float) -> str:
     """Why agreement makes no line, or ""."""
     if not r2 >= min_r2:
         return (
-            f"agreement is off the line: R² of the baseline's pairs is {number(r2, 2)}, under the floor of {min_r2:g}"
+            f"agreement is off the line: R² of the baseline's pairs is {number(r2, 3)}, under the floor of {min_r2:g}"
         )
     if not slope.low > 0:
         where = f"slope {number(slope.value, 2)} ({interval(slope.low, slope.high, 2)})"

@@ -26,6 +26,7 @@ from ray_robust.prepare.subsets import Subsets, decode_jobs
 from ray_robust.prepare.work import ALL_DECIDED, OpenWork, Undecided, open_work
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.shifts import named
 from ray_robust.spec.load import Resources, Spec
 from ray_robust.text.durations import duration
 from ray_robust.text.names import count_noun
@@ -195,7 +196,7 @@ def print_outline(out: Console, task: Pool) -> None:
     lines = task.outline() if isinstance(task, Task) else ()
     if not lines:
         return
-    counts = (f"{part} {len(task.catalog.rows(part)):,}" for part in task.catalog.parts)
+    counts = (f"{named(part)} {len(task.catalog.rows(part)):,}" for part in task.catalog.parts)
     out.print(f"task {task.name}: {', '.join(counts)}", markup=False, soft_wrap=True)
     for line in lines[:SHOWN_IN_A_PLAN]:
         out.print(f"  {line}", markup=False, soft_wrap=True)

@@ -44,7 +44,9 @@ def id_set_of(shift: str) -> str:
 
 
 def named(test: str) -> str:
-    """Return how a sentence names a test: `shift v2`, `ID set web`, any other as it is."""
+    """Return how a sentence names a test: `shift v2`, `ID set web`, `id_test of shift v2`, any other as it is."""
+    if test.startswith(_ID):
+        return f"{SCORE_SPLITS['id']} of shift {test.removeprefix(_ID)}"
     shift = shift_of(test)
     return f"ID set {id_set_of(shift)}" if id_set_of(shift) else f"shift {shift}" if shift else test
 

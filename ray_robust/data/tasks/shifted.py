@@ -26,7 +26,7 @@ from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folde
 from ray_robust.data.tasks.shift_options import ESTIMABLE, NOT_ESTIMABLE, Corruptions, Shift, TestSet
 from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.metrics import METRICS
-from ray_robust.run.shifts import id_set_of, of_id_set, test_of
+from ray_robust.run.shifts import id_set_of, named, of_id_set, test_of
 
 FEW = 100  # images, under which one image moves an accuracy by more than a point
 SHOWN = 3  # classes in a message
@@ -387,9 +387,8 @@ class ShiftedTask(Task):
 
 def called(name: str, begins: bool = False) -> str:
     """Return what a message calls a test set: `shift v2`, `ID set web`."""
-    if own := id_set_of(name):
-        return f"ID set {own}"
-    return f"{'Shift' if begins else 'shift'} {name}"
+    text = named(test_of(name))
+    return text[0].upper() + text[1:] if begins else text
 
 
 def with_shifts(task: Task) -> Task:
