@@ -1,12 +1,13 @@
 """What the sweep costs over the training in it: `python -m bench.overhead [SPEC] [--set KEY=VALUE] [--parts ...]`.
 
 Runs the trials of a sweep three ways on one machine: as bare PyTorch loops (one single-thread process per core, the
-images already in memory, its clock starting when everything is loaded; every second trial before the sweep and the
-others after it, since the speed of a shared machine varies; their wall time is that of the whole list in the plan's
-order, each process taking the next trial when it is free), through the sweep (a fresh process, everything counted:
-Ray's start, rendering, analysis, report), and as a plain Ray user writes them (one Tune trial with a nested trainer
-per fine-tuning, pre-training repeated, ImageFolder and DataLoader). The last is run for a sample of the fine-tunings,
-some of every cost in images, and scaled to their number: `--sample` says how many.
+images already in memory, its clock starting when everything is loaded; half of those that pre-train before the sweep
+and the others after it, since the speed of a shared machine varies, and the baseline's as its pilot chose them; their
+wall time is that of the whole list in the plan's order, each process taking the next trial when it is free), through
+the sweep (a fresh process, everything counted: Ray's start, rendering, analysis, report), and as a plain Ray user
+writes them (one Tune trial with a nested trainer per fine-tuning, pre-training repeated, ImageFolder and DataLoader).
+The last is run for a sample of the fine-tunings, some of every cost in images, and scaled to their number: `--sample`
+says how many.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from ray_robust.data.opened import open_pool, open_store
 from ray_robust.data.pool import SPLITS
 from ray_robust.launch.ingest.ingest import ingest
 from ray_robust.plan.plan import Finetuning, Trial
+from ray_robust.prepare import baseline_spread
 from ray_robust.prepare.open_sweep import Sweep, open_sweep
 from ray_robust.prepare.subsets import decode_jobs, draw_all
+from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 
 
@@ -47,7 +50,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each cost that plain Ray runs")
     args = parser.parse_args(argv)
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
-    finetunings = sum(len(trial.finetunings) for trial in sweep.plan)
     rows: list[tuple[str, float, str]] = []
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -56,15 +58,17 @@ def main(argv: list[str]) -> None:
             data = prepare(sweep, Path(folder, "store"))
         bare: dict[str, float] = {}
         if "bare" in args.parts:
-            bare |= time_bare(sweep.plan.trials[::2], data)
+            bare |= time_bare([trial for trial in sweep.plan if trial.pretrain is not None][::2], data)
         if "sweep" in args.parts:
             seconds["sweep"] = time_sweep(args.spec, args.set, Path(folder))
             rows.append(("sweep", seconds["sweep"], "everything counted, nothing kept from before"))
+            sweep = as_run(sweep, Path(folder))
         if "bare" in args.parts:
-            bare |= time_bare(sweep.plan.trials[1::2], data)
+            bare |= time_bare([trial for trial in sweep.plan if trial.id not in bare], data)
             seconds["bare"] = makespan([bare[trial.id] for trial in sweep.plan], os.cpu_count() or 1)
             note = "images in memory, imports not counted; half before, half after"
             rows.append(("bare loops", seconds["bare"], note))
+        finetunings = sum(len(trial.finetunings) for trial in sweep.plan)
         if "ray" in args.parts:
             sampled = sample(sweep, args.sample)
             seconds["ray"] = time_plain_ray(sweep, sampled, data, Path(folder))
@@ -250,6 +254,14 @@ def precise(trial: Trial) -> Any:
 
 
 # --- through the sweep
+
+
+def as_run(sweep: Sweep, folder: Path) -> Sweep:
+    """The sweep as `time_sweep` ran it: with the baseline's fine-tunings that its pilot chose."""
+    if not baseline_spread.wanted(sweep.spec):
+        return sweep
+    run = RunFolder(str(folder / "sweep" / "run"))
+    return baseline_spread.with_choice(sweep, baseline_spread.recorded(sweep, run), None)
 
 
 def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:
