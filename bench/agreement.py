@@ -162,8 +162,8 @@ def means_of(points: pd.DataFrame, options: Options, estimated: Estimated | None
 
 
 def looked_at(world: World, seed: int) -> list[tuple[float, ...]]:
-    """Return of every group of one sweep: true, estimated and labelled ER, whether the estimate's interval holds it,
-    and how wide it is; empty where nothing is estimated."""
+    """Return of every group of one sweep: true, estimated and labelled ER, whether the estimate's interval and that
+    with labels hold it, and how wide the first is; empty where nothing is estimated."""
     sweep, options = simulate(world, seed), Options(BASELINE, margin=1.0)
     trial, _ = pd.factorize(sweep.points["trial"])
     groups = sweep.points["group"].to_numpy(object)
@@ -173,28 +173,40 @@ def looked_at(world: World, seed: int) -> list[tuple[float, ...]]:
     without, labelled = means_of(sweep.points, options, estimated), means_of(sweep.points, options, None)
     return [
         (true, without[group][0], labelled[group][0], without[group][1] <= true <= without[group][2],
-         without[group][2] - without[group][1])
+         labelled[group][1] <= true <= labelled[group][2], without[group][2] - without[group][1])
         for group, true in sweep.true.items() if group in without and group in labelled
     ]  # fmt: skip
 
 
 def simulated(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Print the table of the simulated worlds."""
-    head = ("world", "sweeps", "refused", "bias", "error (RMS)", "error with labels", "coverage", "width")
+    head = (
+        "world",
+        "sweeps",
+        "refused",
+        "bias",
+        "error (RMS)",
+        "error with labels",
+        "coverage",
+        "with labels",
+        "width",
+    )
 
     def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
         parts = each(partial(looked_at, world), range(args.sweeps), chunksize=1)
         refused = float(np.mean([not part for part in parts]))
-        cells, made = ["–"] * 5, {"refused": refused}
+        cells, made = ["–"] * 6, {"refused": refused}
         if refused < 1:
-            true, without, labelled, holds, width = np.array([one for part in parts for one in part], float).T
+            true, without, labelled, holds, held, width = np.array([one for part in parts for one in part], float).T
             made |= {
                 "bias": float((without - true).mean()), "rms": _rms(without - true), "labelled": _rms(labelled - true),
             }  # fmt: skip
             cells[:3] = f"{made['bias']:+.2f}", f"{made['rms']:.2f}", f"{made['labelled']:.2f}"
             if (wide := np.isfinite(width)).any():  # a single trial has no interval
-                made |= {"coverage": float(holds[wide].mean()), "width": float(width[wide].mean())}
-                cells[3:] = f"{100 * made['coverage']:.1f} %", f"{made['width']:.1f}"
+                made |= {"coverage": float(holds[wide].mean()), "coverage_labelled": float(held[wide].mean())}
+                made |= {"width": float(width[wide].mean())}
+                cells[3:] = [f"{100 * made[each]:.1f} %" for each in ("coverage", "coverage_labelled")]
+                cells.append(f"{made['width']:.1f}")
         return (str(args.sweeps), f"{100 * refused:.1f} %", *cells), made
 
     return simulate_worlds(args, SIMULATED, head, WORLDS, row)

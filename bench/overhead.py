@@ -1,13 +1,12 @@
 """What the sweep costs over the training in it: `python -m bench.overhead [SPEC] [--set KEY=VALUE] [--parts ...]`.
 
-Runs the trials of a sweep three ways on one machine: as bare PyTorch loops (one single-thread process per core, the
-images already in memory, its clock starting when everything is loaded; half of those that pre-train before the sweep
-and the others after it, since the speed of a shared machine varies, and the baseline's as its pilot chose them; their
-wall time is that of the whole list in the plan's order, each process taking the next trial when it is free), through
-the sweep (a fresh process, everything counted: Ray's start, rendering, analysis, report), and as a plain Ray user
-writes them (one Tune trial with a nested trainer per fine-tuning, pre-training repeated, ImageFolder and DataLoader).
-The last is run for a sample of the fine-tunings, some of every cost in images, and scaled to their number: `--sample`
-says how many.
+Runs the trials of a sweep three ways on one machine: as bare PyTorch loops (one single-thread process per core, their
+clock starting when all images are in memory; half of those that pre-train before the sweep and the others after it,
+since the speed of a shared machine varies, the baseline's as its pilot chose them; their wall time is that of the list
+in the plan's order, each process taking the next trial when it is free), through the sweep (a fresh process, everything
+counted: Ray's start, rendering, analysis, report), and as a plain Ray user writes them (one Tune trial with a nested
+trainer per fine-tuning, pre-training repeated, ImageFolder and DataLoader). The last is run for a sample of the
+fine-tunings, `--sample` of every cost in images, and scaled to their number.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--parts", nargs="+", choices=("bare", "sweep", "ray"), default=["bare", "sweep", "ray"])
     parser.add_argument("--write", type=Path, help="put the table into this document")
-    parser.add_argument("--name", default="overhead", help="of the table there")
     parser.add_argument("--sample", type=int, default=1, help="fine-tunings of each cost that plain Ray runs")
     args = parser.parse_args(argv)
     sweep = open_sweep(load_spec(args.spec, tuple(args.set)))
@@ -54,39 +52,35 @@ def main(argv: list[str]) -> None:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.environ["RAY_ROBUST_STORE"] = f"{folder}/store"
-        if "bare" in args.parts or "ray" in args.parts:
-            data = prepare(sweep, Path(folder, "store"))
+        data = prepare(sweep, Path(folder, "store")) if {"bare", "ray"} & set(args.parts) else {}
         bare: dict[str, float] = {}
         if "bare" in args.parts:
             bare |= time_bare([trial for trial in sweep.plan if trial.pretrain is not None][::2], data)
         if "sweep" in args.parts:
             seconds["sweep"] = time_sweep(args.spec, args.set, Path(folder))
             rows.append(("sweep", seconds["sweep"], "everything counted, nothing kept from before"))
-            sweep = as_run(sweep, Path(folder))
+            sweep = as_run(sweep, RunFolder(f"{folder}/sweep/run"))
         if "bare" in args.parts:
             bare |= time_bare([trial for trial in sweep.plan if trial.id not in bare], data)
             seconds["bare"] = makespan([bare[trial.id] for trial in sweep.plan], os.cpu_count() or 1)
-            note = "images in memory, imports not counted; half before, half after"
-            rows.append(("bare loops", seconds["bare"], note))
+            rows.append(
+                ("bare loops", seconds["bare"], "images in memory, imports not counted; half before, half after")
+            )
         finetunings = sum(len(trial.finetunings) for trial in sweep.plan)
         if "ray" in args.parts:
             sampled = sample(sweep, args.sample)
             seconds["ray"] = time_plain_ray(sweep, sampled, data, Path(folder))
-            note = (
-                f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run, scaled by what they cost"
-            )
-            rows.append(("plain Ray", seconds["ray"], note))
+            ran = f"{sum(len(runs) for runs, _ in sampled)} of {finetunings} fine-tunings run"
+            rows.append(("plain Ray", seconds["ray"], f"{ran}, scaled by what they cost"))
     summary: dict[str, Any] = {"trials": len(sweep.plan), "finetunings": finetunings, "cores": os.cpu_count()}
     summary |= {f"{name}_s": round(value, 1) for name, value in seconds.items()}
-    if {"bare", "sweep"} <= set(seconds):
-        summary["bare_over_sweep"] = round(seconds["bare"] / seconds["sweep"], 3)
-    if {"ray", "sweep"} <= set(seconds):
-        summary["plain_ray_over_sweep"] = round(seconds["ray"] / seconds["sweep"], 2)
+    for name in sorted({"bare", "ray"} & set(seconds)) if "sweep" in seconds else ():
+        summary[f"{name}_over_sweep"] = round(seconds[name] / seconds["sweep"], 3)
     header = ("way", "seconds", "over the sweep", "what is counted")
     table = [(name, f"{value:.0f}", f"{value / seconds['sweep']:.2f}" if "sweep" in seconds else "", note)
              for name, value, note in rows]  # fmt: skip
     if args.write:
-        write_table(args.write, args.name, [header, *table], command_of("bench.overhead", argv))
+        write_table(args.write, "overhead", [header, *table], command_of("bench.overhead", argv))
     show(header, table, summary)
 
 
@@ -207,9 +201,7 @@ def bare_fit(
         model.load_state_dict(weights)
         model.reset_classifier(classes)
     model = model.to(memory_format=torch.channels_last)
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1) * 255 for v in (model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
-    )
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) * 255 for key in ("mean", "std"))
     batch = min(settings.batch_size, len(images))
     per_epoch = len(images) // batch
     epochs = getattr(settings, "epochs", None)
@@ -256,12 +248,10 @@ def precise(trial: Trial) -> Any:
 # --- through the sweep
 
 
-def as_run(sweep: Sweep, folder: Path) -> Sweep:
-    """The sweep as `time_sweep` ran it: with the baseline's fine-tunings that its pilot chose."""
-    if not baseline_spread.wanted(sweep.spec):
-        return sweep
-    run = RunFolder(str(folder / "sweep" / "run"))
-    return baseline_spread.with_choice(sweep, baseline_spread.recorded(sweep, run), None)
+def as_run(sweep: Sweep, run: RunFolder) -> Sweep:
+    """The sweep as it was run there: with the baseline's fine-tunings that its pilot chose."""
+    wanted = baseline_spread.wanted(sweep.spec)
+    return baseline_spread.with_choice(sweep, baseline_spread.recorded(sweep, run), None) if wanted else sweep
 
 
 def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:
@@ -270,10 +260,8 @@ def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:
     environment = {**os.environ, "RAY_ROBUST_STORE": str(home / "store"), "RAY_ROBUST_CACHE": str(home / "cache")}
     command = [sys.executable, "-m", "ray_robust.sweep", spec, "--out", str(home / "run")]
     command += [word for override in overrides for word in ("--set", override)]
-    begun = time.monotonic()
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    begun, both = time.monotonic(), {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, env=environment, text=True, check=False, **both)
     seconds = time.monotonic() - begun
     if done.returncode:
         raise SystemExit(f"the sweep ended with {done.returncode}:\n{done.stdout[-3000:]}")
@@ -302,8 +290,7 @@ def time_plain_ray(sweep: Sweep, sampled: list, stores: dict[str, ImageStore], f
 
     root = next(iter(stores.values())).folder.parent
     slots = max(1, os.cpu_count() or 1)
-    total = 0.0
-    trees = {}
+    total, trees = 0.0, dict[tuple[str, str], Path]()
     for runs, _ in sampled:
         for trial, finetuning in runs:
             trees[trial.id, finetuning.id] = write_tree(trial, root, folder / "trees" / trial.id)
