@@ -174,7 +174,7 @@ def _estimated(estimated: Estimated | None) -> dict[str, Any]:
         "estimated": {
             "method": METHOD, "images": estimated.images, "pairs": estimated.pairs, "r2": estimated.r2,
             "slope": slope.value, "slope_low": slope.low, "slope_high": slope.high, "intercept": estimated.intercept,
-            "coinciding": estimated.coinciding, "alone": estimated.alone, "refused": estimated.refused,
+            "coinciding": dict(estimated.coinciding), "alone": estimated.alone, "refused": estimated.refused,
             "assumes": ASSUMES,
         }
     }  # fmt: skip

@@ -192,8 +192,9 @@ def bare_fit(
 
     settings = finetuning.settings if finetuning else trial.pretrain
     images, labels = (torch.from_numpy(a) for a in (task["train"] if finetuning else mixture["train"]))
-    labels = labels.long()
-    classes = int(labels.max()) + 1
+    labels, classes = labels.long(), int(labels.max()) + 1
+    if finetuning and finetuning.settings.num_images:
+        images, labels = images[: finetuning.settings.num_images], labels[: finetuning.settings.num_images]
     if weights is None:
         model = timm.create_model(trial.model.name, num_classes=classes)
     else:
@@ -250,8 +251,9 @@ def precise(trial: Trial) -> Any:
 
 def as_run(sweep: Sweep, run: RunFolder) -> Sweep:
     """The sweep as it was run there: with the baseline's fine-tunings that its pilot chose."""
-    wanted = baseline_spread.wanted(sweep.spec)
-    return baseline_spread.with_choice(sweep, baseline_spread.recorded(sweep, run), None) if wanted else sweep
+    choice = baseline_spread.recorded(sweep, run)
+    assert choice.decided or not baseline_spread.wanted(sweep.spec)
+    return baseline_spread.with_choice(sweep, choice, None) if choice.decided else sweep
 
 
 def time_sweep(spec: str, overrides: list[str], folder: Path) -> float:

@@ -22,6 +22,7 @@ from analysis.input.run_points import read_run
 from analysis.interface.study import Study
 from analysis.report import terminal
 from analysis.scales import SCALES
+from analysis.stats import agreement, group_jackknife
 from analysis.stats.agreement import ASSUMES, ESTIMATE, Estimated, Pairs, estimate_ood, matches
 from analysis.study import Analysis, analyse_all
 from analysis.verdict import verdict
@@ -118,10 +119,12 @@ def test_estimates_are_near_the_scores_that_nobody_looked_at(sweep: Sweep):
 
 def test_it_is_told_how_often_wrong_answers_are_the_same():
     """A share of the wrong answers is the same for all models, on both tests; those of others differ."""
-    assert estimate_of(simulate(WORLD, 0)).coinciding == 0
+    assert set(estimate_of(simulate(WORLD, 0)).coinciding.values()) == {0}
     found = estimate_of(simulate(replace(WORLD, common=0.3), 0))
-    assert found.coinciding == pytest.approx(0.3, abs=0.05)
-    assert f"{100 * found.coinciding:.1f} % have the same wrong answer" in found.sentence
+    shares = list(found.coinciding.values())
+    assert list(found.coinciding) == list(GROUPS)
+    assert shares == pytest.approx([0.3] * 4, abs=0.05)
+    assert f"{100 * shares[0]:.1f} % have the same wrong answer, of two models of another group" in found.sentence
 
 
 def test_test_groups_are_left_out_where_there_are_enough():
@@ -170,6 +173,51 @@ def test_leaving_a_trial_out_moves_little_where_every_group_is_on_its_line():
 def pairs_of_all(trial: np.ndarray, values: np.ndarray) -> np.ndarray:
     """What points of a single group get, or those of a group that has no pairs of its own."""
     return Pairs(trial, np.zeros(len(trial)), 0).solve(values)
+
+
+def test_estimates_on_a_linear_scale_are_accuracies(sweep: Sweep):
+    trials, _ = pd.factorize(sweep.points["trial"])
+    high = {side: replace(test, predicted=np.where(np.arange(len(test)) < 490, 0, test.predicted))
+            for side, test in sweep.tests.items()}  # fmt: skip
+    found = estimate_ood(high, trials, sweep.points["group"].to_numpy(object), BASELINE, SCALES["linear"], -1.0)
+    assert not found.refused
+    for values in (found.ood, *(each.ood for each in found.replicates)):
+        assert 0 <= values.min() <= values.max() <= 1
+
+
+def test_two_classes_are_refused(sweep: Sweep):
+    """All wrong answers are the same."""
+    tests = {side: replace(test, predicted=np.minimum(test.predicted, 1)) for side, test in sweep.tests.items()}
+    assert estimate_of(replace(sweep, tests=tests)).refused.startswith(
+        "with two classes all wrong answers are the same"
+    )
+
+
+def test_models_that_all_agree_equally_make_no_line(sweep: Sweep):
+    same = replace(sweep.tests["ood"], predicted=np.zeros_like(sweep.tests["ood"].predicted))
+    found = estimate_of(replace(sweep, tests={**sweep.tests, "ood": same}))
+    assert found.refused == "agreement is off the line: all pairs of baseline models agree equally often"
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_group_of_one_test_alone_changes_nothing_by_its_name(name: str):
+    world = simulate(replace(WORLD, cameras=10), 0)
+    ood = world.tests["ood"]
+    names = tuple(sorted((*ood.groups, name)))
+    group = np.array([names.index(one) for one in ood.groups])[ood.group]
+    group[-1] = names.index(name)
+    found = estimate_of(replace(world, tests={**world.tests, "ood": replace(ood, group=group, groups=names)}))
+    (groups,) = [each for each in found.replicates if each.source.name == "groups"]
+    assert groups.id is not None
+    assert groups.ood.shape[1] == 11
+
+
+def test_of_very_many_test_groups_blocks_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(group_jackknife, "MOST_LEFT_OUT", 50)
+    world = simulate(replace(WORLD, cameras=400), 0)
+    ((source, left),) = agreement._left_out(world.tests)
+    assert (source.clusters, source.factor, len(left)) == (400, 49, 50)
+    assert sum(len(one["id"]) for one in left) == len(world.tests["id"])
 
 
 def test_groups_of_a_single_trial_are_told(sweep: Sweep):
@@ -265,6 +313,7 @@ def test_everything_made_of_estimates_says_so(bare: RunFolder, tmp_path: Path):
     assert made["estimated"]["assumes"] == ASSUMES
     assert made["estimated"]["pairs"] == 6 * 16
     sentences = [one["text"] for one in (*made["findings"], *made["scores"]["findings"], made["scores"]["deployment"])]
+    sentences += [one["text"] for one in made["best_sets"].values()]
     assert sentences
     assert all(text.startswith(f"{ESTIMATE}: ") for text in sentences)
     assert made["scores"]["robustness"].startswith(f"{ESTIMATE}: ")

@@ -35,7 +35,7 @@ def best_sentence(analysis: Analysis, measure: str) -> str:
         text = f"Best by {WHAT[measure]} (95 %): {within[0]}, of {groups}."
     else:
         text = f"The best by {WHAT[measure]} is among {some(within, MOST_LISTED)} (95 %), of {groups}{lacking}."
-    return text if measure == OOD else marked_text(text, analysis)
+    return marked_text(text, analysis, of_er=measure == ER)
 
 
 def best_sets(analysis: Analysis) -> dict[str, Any]:

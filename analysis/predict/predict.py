@@ -102,6 +102,7 @@ class Prediction:
     reference   the total at which compositions are compared with a larger run
     refused     why nothing is predicted; empty where something is
     beside      keys of the spec that vary and are no axis of the space: what they do is in the numbers
+    mark        what all numbers are marked with, e.g. that OOD scores are estimated; "" where there is nothing
     best_set    of the `compared` groups that were trained those that may have the highest ER (`stats.best_set`)
     """
 
@@ -121,6 +122,7 @@ class Prediction:
     best_set: tuple[str, ...] = ()
     compared: int = 0
     beside: tuple[str, ...] = ()
+    mark: str = ""
 
 
 def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
@@ -129,7 +131,8 @@ def predict(table: Table, analysis: Analysis, seed: int = 0) -> Prediction:
     own = analysis.best.loc[analysis.best["measure"] == ER]
     within = tuple(own.loc[own["in_set"].astype(bool), "group"])
     beside = () if table.run is None else varied_beside(table.run.spec())
-    return replace(_predicted(table, analysis, seed), best_set=within, compared=len(own), beside=beside)
+    made = _predicted(table, analysis, seed)
+    return replace(made, best_set=within, compared=len(own), beside=beside, mark=analysis.mark)
 
 
 def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:

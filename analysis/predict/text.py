@@ -25,6 +25,7 @@ from analysis.input.table import Table
 from analysis.options import check_options
 from analysis.predict.mixtures import Mixture, Space, spec_with
 from analysis.predict.predict import TARGETS, Confirmation, Prediction, Target, confirm, predict
+from analysis.stats.agreement import ESTIMATE
 from analysis.writing import put
 from ray_robust.errors import DONE, Problem, UserError, did_you_mean
 from ray_robust.run.run_folder import RunFolder
@@ -134,6 +135,7 @@ def facts(prediction: Prediction, confirmation: Confirmation | str | None) -> di
     space = prediction.space
     record: dict[str, Any] = {
         "task": prediction.task,
+        "mark": prediction.mark,
         "varied": space.text if space else "",
         "varied_beside": list(prediction.beside),
         "refused": _refusal(prediction),
@@ -225,7 +227,12 @@ def show(
 
 
 def sentences(prediction: Prediction) -> list[str]:
-    """Return the results of the prediction as sentences; only what its check supports."""
+    """Return the results of the prediction as sentences, marked as it is; only what its check supports."""
+    label = f"{prediction.mark}: " if prediction.mark else ""
+    return [one if one.startswith(" ") else f"{label}{one}" for one in _sentences(prediction)]
+
+
+def _sentences(prediction: Prediction) -> list[str]:
     if prediction.refused:
         return [f"Not established: any prediction, because {prediction.refused}."]
     er, space = prediction.targets["er"], prediction.space
@@ -242,7 +249,7 @@ def sentences(prediction: Prediction) -> list[str]:
         f"Best inside the tried region: {at(prediction.best)}.",
         f"Not to be told from it (95 %): {percent(share, 0)} of the {prediction.looked_at:,} mixtures looked at; "
         f"{space.ranges(prediction.as_good)}.",
-        f"Best of those trained: {space.describe(trained)}: ER {er.values[top]:+.1f} measured, "
+        f"Best of those trained: {space.describe(trained)}: ER {er.values[top]:+.1f} {_how(prediction)}, "
         f"{_with_interval(er, space, trained)} predicted.",
         "Next, where ER may be highest (upper end of the 80 % interval, each as if those before it were known):",
         *(f"  {space.describe(m)}: {_with_interval(er, space, m)}" for m in prediction.proposals),
@@ -254,7 +261,13 @@ def _trained(prediction: Prediction) -> list[str]:
     if not prediction.compared:
         return []
     among = some([formatting.name(group) for group in prediction.best_set], MOST_LISTED)
-    return [f"Of {prediction.compared} groups trained, the one with the highest ER is among {among} (95 %, measured)."]
+    label = f"{prediction.mark}: " if prediction.mark else ""
+    of = f"Of {prediction.compared} groups trained, the one with the highest ER is among {among}"
+    return [f"{label}{of} (95 %, {_how(prediction)})."]
+
+
+def _how(prediction: Prediction) -> str:
+    return "estimated" if ESTIMATE in prediction.mark else "measured"
 
 
 def _with_interval(target: Target, space: Space, mixture: Mixture) -> str:

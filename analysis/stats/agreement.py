@@ -31,8 +31,9 @@ ESTIMATE = "OOD estimated without labels"  # what all that is made of estimates 
 METHOD = "agreement on the line, ALine-D within groups"
 ASSUMES = (
     "Whether estimates are right cannot be checked without labels: they are as far as accuracy lies on the line that "
-    "agreement between models lies on, as it does on many published shifts and not on all. The more often models give "
-    "the same wrong answer under shift, which labels alone show, the smaller is what is estimated of a true effect."
+    "agreement between models lies on, as it does on many published shifts and not on all. Where all models often give "
+    "the same wrong answer, effects are estimated too small; a group that does so more often than the baseline is "
+    "estimated too good. How often they do so under shift labels alone show."
 )
 
 
@@ -64,8 +65,9 @@ class Estimated:
 
     slope    of the baseline's agreement line, with its error over the trials; `intercept` and `r2` are of the same line
     alone    how many groups have a single trial, whose models are in pairs with those of all others
-    coinciding  of the ID images that two baseline models get wrong, the share that they give the same wrong answer on,
-                NaN where there are none
+    coinciding  by group, of the ID images that two of its models get wrong, the share that they give the same wrong
+                answer on, NaN where there are none
+    baseline    which of them is the baseline
     refused  why nothing is estimated, or ""
     """
 
@@ -77,7 +79,8 @@ class Estimated:
     pairs: int = 0
     images: int = 0
     alone: int = 0
-    coinciding: float = np.nan
+    coinciding: Mapping[str, float] = field(default_factory=dict)
+    baseline: str = ""
     refused: str = ""
 
     @property
@@ -85,7 +88,11 @@ class Estimated:
         """What the estimate rests on, or why there is none."""
         slope = f"slope {number(self.slope.value, 2)} ({interval(self.slope.low, self.slope.high, 2)})"
         pairs = f"agreement of {self.pairs:,} pairs of baseline models on {self.images:,} images"
-        wrong = f"of ID images that two of them get wrong, {percent(self.coinciding)} have the same wrong answer"
+        own = percent(self.coinciding.get(self.baseline, np.nan))
+        wrong = f"of ID images that two of them get wrong, {own} have the same wrong answer"
+        others = [share for group, share in self.coinciding.items() if group != self.baseline and np.isfinite(share)]
+        if others:
+            wrong += f", of two models of another group {percent(min(others))} to {percent(max(others))}"
         alone = f"; {count_noun(self.alone, 'group')} of a single trial, in pairs with all: their ER is drawn together"
         return self.refused or f"{pairs}: R² {number(self.r2, 2)}, {slope}; {wrong}{alone if self.alone else ''}"
 
@@ -148,7 +155,7 @@ class Pairs:
         with a single trial over those of all groups. Points that are no `partners` are fitted to the others' w."""
         every = np.ones(len(self.trial), bool)
         keep = every if partners is None else partners
-        solved = np.empty(len(self.trial))
+        solved = np.full(len(self.trial), np.nan)
         of_all = lru_cache(lambda left: _solved(self.trial, values, keep if left else every))
         for own in self._groups:
             inside = values[np.ix_(own, own)]
@@ -242,15 +249,15 @@ class _Counts:
     def _whole(self) -> dict[str, np.ndarray]:
         return {side: self._h(same, len(self.tests[side])) for side, same in self.same.items()}
 
-    def coinciding(self, pairs: Pairs) -> float:
-        """Return on what share of the ID images that two baseline models get wrong both give the same answer."""
-        own = np.flatnonzero(pairs.of_baseline)
+    def coinciding(self, pairs: Pairs, group: Hashable) -> float:
+        """Return on what share of the ID images that two models of a group get wrong both give the same answer, NaN
+        where there are none."""
+        own = np.flatnonzero(pairs.group == group)
         apart = np.triu(pairs.trial[own][:, None] != pairs.trial[own])
         right = self.right[own].astype(np.float32)
-        both, hits = right @ right.T, right.sum(1)
-        wrong = right.shape[1] - hits[:, None] - hits + both
-        of = float(wrong[apart].sum())
-        return float((self.same["id"][np.ix_(own, own)] - both)[apart].sum()) / of if of else np.nan
+        both, hits = (right @ right.T).astype(float), self.right[own].sum(1)
+        wrong = float((right.shape[1] - hits[:, None] - hits + both)[apart].sum())
+        return float((self.same["id"][np.ix_(own, own)] - both)[apart].sum()) / wrong if wrong else np.nan
 
     def inputs(self, left_out: Mapping[str, np.ndarray] | None = None) -> _Inputs:
         """Return what an estimate is made of, without some images of each side (int)."""
@@ -281,7 +288,7 @@ def estimate_ood(
     """
     pairs = Pairs(np.asarray(trials), np.asarray(groups), baseline)
     nothing = np.full(len(pairs.trial), np.nan)
-    if why := _too_few(pairs):
+    if why := _too_few(pairs) or _two_classes(tests["id"]):
         return Estimated(nothing, refused=why, images=len(tests["ood"]))
     counts = _Counts.of(tests, scale)
     whole = counts.inputs()
@@ -292,20 +299,24 @@ def estimate_ood(
     ]
     error = Estimate(slope, float(np.sqrt((len(slopes) - 1) * np.var(slopes))), len(slopes) - 1.0)
     refused = _off_the_line(error, r2, min_r2)
-    coinciding = counts.coinciding(pairs)
-    images = len(tests["ood"])
-    made = Estimated(nothing, (), error, intercept, r2, pairs.count, images, pairs.alone, coinciding, refused)
+    coinciding = {str(group): counts.coinciding(pairs, group) for group in dict.fromkeys(pairs.group.tolist())}
+    images, name = len(tests["ood"]), str(baseline)
+    made = Estimated(nothing, (), error, intercept, r2, pairs.count, images, pairs.alone, coinciding, name, refused)
     if refused:
         return made
+
+    def accuracy(transformed: np.ndarray) -> np.ndarray:
+        return np.clip(scale.inverse(transformed), 0.0, 1.0)  # a line on the linear scale goes beyond
+
     over = [whole.estimate(pairs, pairs.without(one)) for one in numbers]
     partners = ErrorSource(PARTNERS, len(numbers), len(numbers) - 1.0, pairs.df)
-    replicates = [JackknifeScores(partners, None, scale.inverse(np.stack(over, axis=1)))]
+    replicates = [JackknifeScores(partners, None, accuracy(np.stack(over, axis=1)))]
     for source, left in _left_out(tests):
         rest = [counts.inputs(images) for images in left]
-        ids = np.stack([one.score for one in rest], axis=1) if len(left[0]["id"]) else None
+        ids = np.stack([one.score for one in rest], axis=1) if any(len(images["id"]) for images in left) else None
         oods = np.stack([one.estimate(pairs) for one in rest], axis=1)
-        replicates.append(JackknifeScores(source, ids, scale.inverse(oods)))
-    return replace(made, ood=scale.inverse(whole.estimate(pairs)), replicates=tuple(replicates))
+        replicates.append(JackknifeScores(source, ids, accuracy(oods)))
+    return replace(made, ood=accuracy(whole.estimate(pairs)), replicates=tuple(replicates))
 
 
 def _too_few(pairs: Pairs) -> str:
@@ -315,8 +326,17 @@ def _too_few(pairs: Pairs) -> str:
     return ""
 
 
+def _two_classes(test: Test) -> str:
+    assert test.labels is not None
+    if len(np.union1d(test.labels, test.predicted)) > 2:
+        return ""
+    return "with two classes all wrong answers are the same, so that agreement between models says little of accuracy"
+
+
 def _off_the_line(slope: Estimate, r2: float, min_r2: float) -> str:
     """Why agreement makes no line, or ""."""
+    if not np.isfinite(r2):
+        return "agreement is off the line: all pairs of baseline models agree equally often"
     if not r2 >= min_r2:
         return (
             f"agreement is off the line: R² of the baseline's pairs is {number(r2, 3)}, under the floor of {min_r2:g}"
@@ -334,11 +354,13 @@ def _left_out(tests: Mapping[str, Test]) -> Iterator[tuple[ErrorSource, list[dic
     shared = set(tests["id"].groups) & set(tests["ood"].groups)
     if shared and all(test.grouped for test in tests.values()):
         names = sorted({*tests["id"].groups, *tests["ood"].groups})
-        parts = {side: _parts(_codes(test, names), len(names)) for side, test in tests.items()}
-        sizes = [np.array([len(one) for one in own]) for own in parts.values()]
+        codes = {side: _codes(test, names) for side, test in tests.items()}
+        sizes = [np.bincount(own, minlength=len(names)) for own in codes.values()]
+        blocks = min(len(names), group_jackknife.MOST_LEFT_OUT)
+        id_parts, ood_parts = (_parts(codes[side] % blocks, blocks) for side in ("id", "ood"))
         yield (
             group_jackknife.error_source("groups", sizes),
-            [{"id": a, "ood": b} for a, b in zip(parts["id"], parts["ood"], strict=True)],
+            [{"id": a, "ood": b} for a, b in zip(id_parts, ood_parts, strict=True)],
         )
         return
     for side, test in tests.items():
