@@ -283,10 +283,8 @@ def sample(sweep: Sweep, count: int) -> list[tuple[list[tuple[Trial, Finetuning]
 
 
 def time_plain_ray(sweep: Sweep, sampled: list, stores: dict[str, ImageStore], folder: Path) -> float:
-    """Seconds for all fine-tunings: those sampled are run, as many at a time as there are cores, and scaled.
-
-    The images lie as PNG files in class folders before the clock starts.
-    """
+    """Seconds for all fine-tunings: those sampled are run, as many at a time as there are cores, and scaled. The images
+    lie as PNG files in class folders before the clock starts."""
     import ray
     from ray import tune
 
