@@ -55,7 +55,13 @@ def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
             f"{', '.join(one)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"
         )
     if two:
-        notes.append(f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that")
+        unequal = any(
+            group.trials > 2 for group in groups.values()
+        )  # then Satterthwaite's degrees of freedom are too many
+        less = f", and beside groups of more {unit}s hold the truth less often than in 95 % of cases" if unequal else ""
+        notes.append(
+            f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that{less}"
+        )
     return notes
 
 
