@@ -55,13 +55,10 @@ def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
             f"{', '.join(one)}: a single {unit}, so no interval can be given; the spread between {unit}s is unknown"
         )
     if two:
-        unequal = any(
-            group.trials > 2 for group in groups.values()
-        )  # then Satterthwaite's degrees of freedom are too many
-        less = f", and beside groups of more {unit}s hold the truth less often than in 95 % of cases" if unequal else ""
-        notes.append(
-            f"{', '.join(two)}: two {unit}s, whose spread is hardly known; intervals are as wide as that{less}"
-        )
+        wide = f"two {unit}s, whose spread is hardly known; intervals are as wide as that"
+        if any(group.trials > 2 for group in groups.values()):  # Satterthwaite's degrees of freedom are then too many
+            wide += f", and beside groups of more {unit}s hold the truth less often than in 95 % of cases"
+        notes.append(f"{', '.join(two)}: {wide}")
     return notes
 
 
