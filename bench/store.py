@@ -27,7 +27,7 @@ from PIL import Image
 
 from bench import command_of, print_table, show, write_table
 
-FORMS = {"decoded": "raw", "compact": "compact", "files": {"size": 16_384}}  # files: none is larger, all are kept whole
+FORMS = {"decoded": "raw", "compact": "compact", "files": {"size": 512}}  # files: kept whole up to that
 WNIDS = 1000
 SCENES = 64
 
