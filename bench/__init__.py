@@ -65,10 +65,10 @@ def table_in(path: Path, name: str) -> list[list[str]]:
 
 
 def command_of(module: str, argv: Sequence[str]) -> str:
-    """The command, as it is told in a document: without where it was to write."""
+    """The command, as it is told in a document: without where it was to write, and where files lay meanwhile."""
     words = list(argv)
-    if "--write" in words:
-        del words[words.index("--write") : words.index("--write") + 2]
+    for option in {"--write", "--folder", "--kept"} & set(words):
+        del words[words.index(option) : words.index(option) + 2]
     return shlex.join([module, *words])
 
 
