@@ -180,17 +180,8 @@ def looked_at(world: World, seed: int) -> list[tuple[float, ...]]:
 
 def simulated(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Print the table of the simulated worlds."""
-    head = (
-        "world",
-        "sweeps",
-        "refused",
-        "bias",
-        "error (RMS)",
-        "error with labels",
-        "coverage",
-        "with labels",
-        "width",
-    )
+    head = ("world", "sweeps", "refused", "bias", "error (RMS)", "error with labels", "coverage", "with labels",
+            "width")  # fmt: skip
 
     def row(world: World, each: Callable[..., list]) -> tuple[Sequence[str], dict[str, float]]:
         parts = each(partial(looked_at, world), range(args.sweeps), chunksize=1)
