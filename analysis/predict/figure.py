@@ -63,8 +63,8 @@ def figure(prediction: Prediction, confirmation: Confirmation | None) -> alt.Con
     assert space is not None
     panels = [_trace(name, curve, prediction, er) for name, curve in curves(prediction).items()]
     pairs = pd.DataFrame({"predicted": er.check.predicted, "measured": er.values})
-    title = f"ER, {prediction.mark}" if prediction.mark else "ER measured"
-    panels.append(_against(pairs, "predicted, the mixture left out", title, diagonal=True))
+    vertical = f"ER, {prediction.mark}" if prediction.mark else "ER measured"
+    panels.append(_against(pairs, "predicted, the mixture left out", vertical, diagonal=True))
     if confirmation is not None:
         pairs = confirmation.table[["predicted", "observed"]].rename(columns={"observed": "measured"})
         panels.append(_against(pairs, f"ER predicted at {confirmation.reference:,} images", "ER in the larger run"))

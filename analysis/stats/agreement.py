@@ -356,8 +356,8 @@ def _left_out(tests: Mapping[str, Test]) -> Iterator[tuple[ErrorSource, list[dic
         names = sorted({*tests["id"].groups, *tests["ood"].groups})
         codes = {side: _codes(test, names) for side, test in tests.items()}
         sizes = [np.bincount(own, minlength=len(names)) for own in codes.values()]
-        blocks = min(len(names), group_jackknife.MOST_LEFT_OUT)
-        id_parts, ood_parts = (_parts(codes[side] % blocks, blocks) for side in ("id", "ood"))
+        count = min(len(names), group_jackknife.MOST_LEFT_OUT)
+        id_parts, ood_parts = (_parts(codes[side] % count, count) for side in ("id", "ood"))
         yield (
             group_jackknife.error_source("groups", sizes),
             [{"id": a, "ood": b} for a, b in zip(id_parts, ood_parts, strict=True)],
