@@ -20,9 +20,8 @@ from analysis.predict.mixtures import Mixture, Space, mixtures_of, varied_beside
 from analysis.predict.surface import SPARE, Check, Surface, cross_validate, fit, rank
 from analysis.scales import PP
 from analysis.stats.best_set import ER
-from analysis.stats.cluster_robust import Robust
 from analysis.stats.estimates import TWO_SIDED
-from analysis.stats.quantities import Quantity
+from analysis.stats.quantities import Quantity, errors_named
 from analysis.stats.robustness import LINE
 from analysis.study import Analysis
 from ray_robust.text.names import count_noun
@@ -79,9 +78,9 @@ class Target:
         named = dict.fromkeys(source for quantity in self.shared for source in quantity.replicates)
         sources = [source for source in named if np.isfinite(source.df)]  # else nothing is known of other groups
         variances, dfs = [], []
-        for line, pulls in _lines(self.shared):
+        for line, pulls, df in errors_named(self.shared, LINE):
             variances.append((((smoother @ pulls) @ line.effects.T) ** 2).sum(1))
-            dfs.append(line.df(pulls.mean(0)))
+            dfs.append(df)
         for source in sources:
             drawn = np.array([quantity.replicates[source] for quantity in self.shared])
             double_counted = np.array([quantity.double_counted.get(source, 0.0) for quantity in self.shared])
@@ -154,20 +153,14 @@ def _predicted(table: Table, analysis: Analysis, seed: int) -> Prediction:
     if len(np.unique(space.places, axis=0)) < least:
         few = f"{len(set(mixtures))} mixtures are too few for a surface over {space.text}: at least {least} are needed"
         return Prediction(analysis.task, space, refused=few)
-    lines = _lines([analysis.means[group].quantity for group in with_er])
-    if not all(np.isfinite(line.df(pulls.mean(0))) for line, pulls in lines):
+    lines = errors_named([analysis.means[group].quantity for group in with_er], LINE)
+    if not all(np.isfinite(df) for *_, df in lines):
         trials = points.loc[points["group"] == baseline, "trial"].nunique()
         one = f"a single trial decides the line of the baseline {baseline!r}, which has {count_noun(trials, 'trial')}"
         return Prediction(analysis.task, space, refused=f"{one}: the error of ER is not known")
     targets = {name: _target(name, with_er, space, analysis, seed) for name in TARGETS}
     prediction = Prediction(analysis.task, space, tuple(with_er), tuple(mixtures), targets, left_out=left_out)
     return _with_proposals(prediction, targets["er"], seed)
-
-
-def _lines(quantities: Sequence[Quantity]) -> list[tuple[Robust, np.ndarray]]:
-    """The baseline's line with what each quantity takes of its coefficients, [quantities, coefficients]."""
-    named = dict.fromkeys(line for quantity in quantities for line in quantity.trials if line.name == LINE)
-    return [(line, np.array([quantity.trials[line] for quantity in quantities])) for line in named]
 
 
 def _target(name: str, rows_of_group: dict[str, pd.DataFrame], space: Space, analysis: Analysis, seed: int) -> Target:

@@ -228,8 +228,11 @@ def show(
 
 def sentences(prediction: Prediction) -> list[str]:
     """Return the results of the prediction as sentences, marked as it is; only what its check supports."""
-    label = f"{prediction.mark}: " if prediction.mark else ""
-    return [one if one.startswith(" ") else f"{label}{one}" for one in _sentences(prediction)]
+    return [one if one.startswith(" ") else _marked(prediction, one) for one in _sentences(prediction)]
+
+
+def _marked(prediction: Prediction, text: str) -> str:
+    return f"{prediction.mark}: {text}" if prediction.mark else text
 
 
 def _sentences(prediction: Prediction) -> list[str]:
@@ -261,9 +264,8 @@ def _trained(prediction: Prediction) -> list[str]:
     if not prediction.compared:
         return []
     among = some([formatting.name(group) for group in prediction.best_set], MOST_LISTED)
-    label = f"{prediction.mark}: " if prediction.mark else ""
     of = f"Of {prediction.compared} groups trained, the one with the highest ER is among {among}"
-    return [f"{label}{of} (95 %, {_how(prediction)})."]
+    return [_marked(prediction, f"{of} (95 %, {_how(prediction)}).")]
 
 
 def _how(prediction: Prediction) -> str:

@@ -18,6 +18,7 @@ from analysis.predict.design import Design
 from analysis.predict.spread import Cause, Spread, published
 from analysis.stats.estimates import TWO_SIDED
 from analysis.stats.group_means import MeanER
+from analysis.stats.quantities import errors_named
 from analysis.stats.robustness import LINE
 from ray_robust.errors import Problem, UserError
 
@@ -101,10 +102,8 @@ def _shared(means: Sequence[MeanER]) -> dict[str, Cause]:
     """Every source of error that groups share, per unit: averages over groups, and over pairs of groups."""
     quantities = [mean.quantity for mean in means]
     causes = {}
-    for line in {line for quantity in quantities for line in quantity.trials if line.name == LINE}:
-        pulls = np.array([quantity.trials[line] for quantity in quantities])
+    for line, pulls, df in errors_named(quantities, LINE):
         drawn = pulls @ line.effects.T
-        df = line.df(pulls.mean(0))
         if np.isfinite(df):
             causes[LINE] = _cause(drawn @ drawn.T, 0.0, line.used, line.used - df, 1.0)
     sources = dict.fromkeys(source for quantity in quantities for source in quantity.replicates)

@@ -157,9 +157,9 @@ class Pairs:
         keep = every if partners is None else partners
         solved = np.full(len(self.trial), np.nan)
         of_all = lru_cache(lambda left: _solved(self.trial, values, keep if left else every))
-        for own in self._groups:
+        for own, trials in self._groups:
             inside = values[np.ix_(own, own)]
-            trials, kept = (len(np.unique(self.trial[own][which[own]])) for which in (every, keep))
+            kept = len(np.unique(self.trial[own][keep[own]]))
             if kept > 2:
                 solved[own] = _solved(self.trial[own], inside, keep[own])
             elif kept == 2:
@@ -173,20 +173,21 @@ class Pairs:
         return solved
 
     @cached_property
-    def _groups(self) -> list[np.ndarray]:
-        return [np.flatnonzero(self.group == one) for one in dict.fromkeys(self.group.tolist())]
+    def _groups(self) -> list[tuple[np.ndarray, int]]:
+        """The points of each group, int, and how many trials they are of."""
+        groups = [np.flatnonzero(self.group == one) for one in dict.fromkeys(self.group.tolist())]
+        return [(own, len(np.unique(self.trial[own]))) for own in groups]
 
     @property
     def alone(self) -> int:
         """How many groups have a single trial."""
-        return sum(len(np.unique(self.trial[own])) == 1 for own in self._groups)
+        return sum(trials == 1 for _, trials in self._groups)
 
     @property
     def df(self) -> float:
         """Degrees of freedom of what leaving trials out in turn shows: those of the smallest group whose own pairs
         it is estimated from."""
-        sizes = [len(np.unique(self.trial[own])) for own in self._groups]
-        return min(size for size in sizes if size > 1) - 1.0
+        return min(trials for _, trials in self._groups if trials > 1) - 1.0
 
 
 def _solved(trials: np.ndarray, values: np.ndarray, keep: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:

@@ -100,3 +100,11 @@ def weighted(quantities: Sequence[Quantity], weights: Sequence[float]) -> Quanti
             counted = weight**2 * quantity.double_counted.get(source, 0.0)
             double_counted[source] = double_counted.get(source, 0.0) + counted
     return Quantity(float(sum(w * q.value for q, w in pairs)), trials, replicates, double_counted)
+
+
+def errors_named(quantities: Sequence[Quantity], name: str) -> list[tuple[Robust, np.ndarray, float]]:
+    """Return each set of coefficients of this name that any of the quantities rests on, with its weights in each of
+    them, float [quantities, k], and the degrees of freedom at their mean: NaN where its error is not known."""
+    errors = dict.fromkeys(one for quantity in quantities for one in quantity.trials if one.name == name)
+    weights = [np.array([quantity.trials[one] for quantity in quantities]) for one in errors]
+    return [(one, pulls, one.df(pulls.mean(0))) for one, pulls in zip(errors, weights, strict=True)]
