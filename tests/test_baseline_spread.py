@@ -7,49 +7,17 @@ import json
 import pandas as pd
 import pytest
 import yaml
-from scipy.special import ndtr
+from make_spread import SPEC, finish, opened, sizes
 
 from analysis.advice.run_design import RunDesign
-from ray_robust import sweep as sweep_command
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Outage, UserError
-from ray_robust.launch.run_sweep import SweepRun, write_plan
-from ray_robust.prepare import baseline_spread, estimate
+from ray_robust.errors import UserError
+from ray_robust.prepare import baseline_spread
 from ray_robust.prepare.baseline_spread import EVEN, MOST, PILOT, Choice, choose
 from ray_robust.prepare.open_sweep import open_sweep
-from ray_robust.prepare.work import open_work, work_of
-from ray_robust.run import throughput
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
-from ray_robust.text.durations import duration_range
 
-SPEC = """
-task: {name: camera-traps, train_images: 3200, id_val_images: 50, id_test_images: 50, ood_val_images: 50,
-       ood_test_images: 50}
-pretrain: {sources: {species: 1.0}, num_images: {grid: [500, 1000]}, images_seen: 1000}
-finetune: {epochs: 4, lr: {grid: [1e-3, 3e-3]}, evaluate_every: 2}
-baseline: {name: scratch, spread: auto}
-seeds: 2
-"""
 EVENLY = {-6: -2.0, -4: -1.98, -2: -1.2, 0: -0.2, 2: 0.6}
-
-
-def opened(tmp_path, *overrides):
-    file = tmp_path / "small.yaml"
-    file.write_text(SPEC)
-    return open_sweep(load_spec(file, overrides))
-
-
-def sizes(trials):
-    return {(f.settings.num_images, f.settings.epochs, f.settings.lr) for trial in trials for f in trial.finetunings}
-
-
-def finish(run, trial, ids=None):
-    """The trial with scores that rise with what its fine-tunings see."""
-    ids = ids or {}
-    rows = [{"finetune": f.id, "task": f.task_label, "epoch": epoch, "wise_alpha": None,
-             "id_val": float(ndtr(0.4 * (f.images / 12_800) ** 0.5 * epoch - 1.5))}
-            for f in trial.finetunings for epoch in (1, 2)]  # fmt: skip
-    run.trial(trial.id).finish(rows, {})
 
 
 LOW = [-9.0]  # a floor that no score reaches
@@ -244,130 +212,6 @@ def test_a_search_begins_with_the_pilot_too(tmp_path):
     chosen = baseline_spread.with_choice(search, baseline_spread.recorded(search, RunFolder(tmp_path / "run")), None)
     assert {trial.group for trial in chosen.plan} == {"scratch"}
     assert len(baseline_spread.pilot_plan(search)) == 1
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Runs the sweep's command with `trials`, which is called with the run and its plan, in place of a cluster."""
-
-    def run(trials):
-        def stand_in(self, todo):
-            write_plan(self.written or self.sweep, self.run)
-            trials(self.run, todo)
-
-        monkeypatch.setattr(SweepRun, "run_trials", stand_in)
-        opened(tmp_path)
-        return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")])
-
-    return run
-
-
-@pytest.mark.slow
-def test_nothing_else_begins_where_the_pilot_fails_or_is_interrupted(command, capsys, tmp_path):
-    ran = []
-
-    def fail(run, todo):
-        ran.append(len(todo))
-        for trial in todo:
-            run.trial(trial.id).fail("a model that cannot be made")
-
-    for _ in range(2):  # the same command tries it again
-        assert command(fail) == FAILED
-        printed = capsys.readouterr().out
-        assert "failed  small-scratch-s1-" in printed
-        assert ": a model that cannot be made (log: " in printed
-        assert "stopped  after the pilot of baseline.spread: auto, which failed; the same command again" in printed
-    assert ran == [1, 1]
-
-    def interrupt(run, todo):
-        raise KeyboardInterrupt
-
-    assert command(interrupt) == INTERRUPTED
-    assert "Interrupted. 0 finished trials and all checkpoints are kept" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "baseline.json").exists()
-
-    _finish_the_pilot(command, ran)
-    assert (tmp_path / "run" / "baseline.json").exists()
-    assert ran[-1] == 6  # the first seed needs the rungs that the pilot chose beyond its own
-    assert "chosen by the pilot: " in _plan(tmp_path, capsys)
-
-
-class Rest(Exception):
-    """What comes after the pilot has begun."""
-
-
-def _finish_the_pilot(command, ran):
-    """The command finishes its pilot and ends where the rest begins; `ran` gets how many trials each of them has."""
-
-    def finish_it(run, todo):
-        ran.append(len(todo))
-        if len(todo) > 1:
-            raise Rest
-        finish(run, todo.trials[0])
-
-    with pytest.raises(Rest):
-        command(finish_it)
-
-
-def _plan(tmp_path, capsys):
-    capsys.readouterr()
-    assert sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--plan"]) == DONE
-    return capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_pilot_that_an_outage_ends_is_continued_by_the_same_command(command, tmp_path):
-    ran = []
-
-    def lose_the_store(run, todo):
-        raise Outage("the store cannot be reached")
-
-    with pytest.raises(Outage, match="cannot be reached"):
-        command(lose_the_store)
-    run = RunFolder(tmp_path / "run")
-    assert not run.exists("baseline.json")
-
-    def break_down(run, todo):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):  # a fault of the program is not taken for a trial's
-        command(break_down)
-    assert not run.exists("baseline.json")
-
-    _finish_the_pilot(command, ran)  # the folder is not held by those before
-    assert ran == [1, 6]
-    assert run.exists("baseline.json")
-
-
-def test_the_time_is_a_range_until_the_pilot_has_chosen(tmp_path, monkeypatch):
-    """From the pilot's own rungs to the most that it can choose, the pilot before all else."""
-    monkeypatch.setenv("RAY_ROBUST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(estimate, "slots_here", lambda resources: 2)
-    bare, run = opened(tmp_path), RunFolder(tmp_path / "run")
-    sweep = baseline_spread.with_choice(bare, baseline_spread.recorded(bare, run), None)
-    model, resources = sweep.plan.trials[0].model, sweep.spec.resources
-    throughput.record_rate(throughput.key_of(model.name, model.image_size, 0), 100.0)
-    throughput.record_rate(throughput.WITH_PILOT, 40.0)
-    work, pilot = open_work(sweep.plan, None), baseline_spread.pilot_work(bare, run, None)
-    made = estimate.estimate(work, resources, 5.0, pilot)
-    (first,) = baseline_spread.pilot_plan(bare).trials
-    assert pilot.trainings == {(first.id, f.id) for f in first.finetunings}
-    alone = sum(stage.cost for stage in work_of(first).stages) / 100 + estimate.PER_TRIAL
-    later = [[s.cost for s in one.stages if (one.trial.id, s.name) not in pilot.trainings] for one in work]
-    others = [sum(costs) / 100 + estimate.PER_TRIAL for costs in later]
-    assert all(later)
-    assert made.seconds == pytest.approx(alone + estimate.makespan(others, 2) + 45.0)
-    low, high = baseline_spread.spread_sentence(bare, Choice(PILOT, False)).split("for every seed: ")[1].split(" to ")
-    trained = [sum(s.images for one in each if one.trial.pretrain is None for s in one.stages)
-               for each in (work, pilot.most)]  # fmt: skip
-    assert [f"{trained[0]:,}", f"{trained[1]:,} images"] == [low, high.partition(" in all")[0]]
-    assert made.most > made.seconds
-    assert made.text() == f"about {duration_range(made.seconds, made.most)}, from the rate of earlier runs here"
-    finish(run, first)
-    assert baseline_spread.decide(bare, run).decided
-    assert baseline_spread.pilot_work(bare, run, None) is None
-    again = estimate.estimate(work, resources)
-    assert again.most == again.seconds
 
 
 def test_groups_as_long_as_a_spread_baseline_cost_what_is_said_and_leave_the_pilot(tmp_path):

@@ -221,6 +221,25 @@ def test_what_follows_a_pilot_is_part_of_the_time_left_at_the_rates_that_it_meas
     assert pilot.share_done({}, {first.trial.id}) == 1.0
 
 
+def test_what_a_pilot_chose_takes_the_place_of_what_was_expected(opened):
+    """Its own trial goes on with more; another one of the baseline, which has not begun, has more than before."""
+    first, second, other = open_work(opened.plan, None)
+    begun, waits = replace(first, stages=first.stages[:1]), replace(second, stages=second.stages[:1])
+    left = TimeLeft([begun, waits, other], after=8.0, then=[first])
+    left.on_progress(first.trial.id, report(images=4000, epoch=10.0))
+    rest = replace(first, stages=first.stages[1:])
+    left.expect_more(rest, done=True)
+    left.expect_more(second, done=False)
+    assert left.counts({}, ()) == ((1, 0), (2, 6))
+    whole = sum(one.cost for one in (first, second, other))
+    assert left.share_done({}, ()) == pytest.approx(begun.cost / whole)
+    assert left.share_done({}, {second.trial.id}) == pytest.approx((begun.cost + second.cost) / whole)
+    ended = {one.trial.id for one in (first, second, other)}
+    assert left.share_done({}, ended) == pytest.approx(1.0)
+    assert left.counts({}, ended) == ((2, 6), (2, 6))
+    assert left.left({}, ended) == 8.0
+
+
 def test_what_was_there_before_is_no_work(opened):
     trial = opened.plan.trials[0]
     work = open_work(opened.plan, None)[0]

@@ -1,4 +1,4 @@
-"""How a search's trials reach Tune: how many at once, how each travels, and how a mistake ends the search."""
+"""How trials reach Tune: how many at once, how each travels, and how a mistake ends it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from ray.tune.search import Searcher
 from ray_robust.errors import UserError
 from ray_robust.launch.search.asha import Asha
 from ray_robust.launch.search.objective import Objective
-from ray_robust.launch.search.tune_searcher import TrialRef, TuneSearcher
+from ray_robust.launch.tune_searcher import TrialRef, TuneSearcher
 from ray_robust.spec.search_section import Stop
 
 
 class Given:
     """A search of so many trials; `mistaken` is raised once they are out."""
 
-    def __init__(self, count: int, mistaken: UserError | None = None) -> None:
+    def __init__(self, count: int, mistaken: Exception | None = None) -> None:
         self.left = [SimpleNamespace(id=f"t{i}", pretrain=None) for i in range(count)]
         self.ends: list[str] = []
-        self.mistaken, self.asha, self.over = mistaken, None, ""
+        self.mistaken, self.asha, self.count = mistaken, None, count
 
     def next(self):
         if self.left:
             return self.left.pop(0)
         if self.mistaken:
             raise self.mistaken
-        self.over = "all were drawn"
         return None
+
+    @property
+    def complete(self) -> bool:
+        return len(self.ends) == self.count
 
     def ended(self, name: str) -> None:
         self.ends.append(name)
@@ -59,6 +62,19 @@ def test_a_mistake_ends_the_search_when_what_runs_has_ended():
     searcher.suggest("a")
     assert searcher.suggest("b") == Searcher.FINISHED
     assert searcher.error is mistake
+
+
+def test_a_fault_of_the_program_is_raised_too_and_not_left_in_tune_s_log():
+    searcher = TuneSearcher(Given(1, ZeroDivisionError()), 2, lambda trial: None)
+    searcher.suggest("a")
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert isinstance(searcher.error, ZeroDivisionError)
+    assert searcher.suggest("c") == Searcher.FINISHED
+
+
+def test_where_each_trial_has_workers_of_its_own_none_waits_for_one():
+    searcher = TuneSearcher(Given(3), 2, lambda trial: None, ahead=0)
+    assert [searcher.suggest(name) is None for name in "abc"] == [False, False, True]
 
 
 def test_tune_can_write_a_searcher_whatever_its_search_holds(tmp_path):

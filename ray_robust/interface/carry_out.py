@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from ray_robust.data.opened import forget_pools
-from ray_robust.errors import DONE, FAILED, INTERRUPTED, Problem, Unfinished, UserError
+from ray_robust.errors import DONE, INTERRUPTED, Problem, Unfinished, UserError
 from ray_robust.interface.run import Run, why_unfinished
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan
@@ -150,8 +150,9 @@ def _run(
     out: Console,
 ) -> int:
     """Run what is missing, under the folder's lease; an interruption reports what is done. Return the exit code."""
-    from ray_robust.launch.first_trials.pilot import run_pilot
-    from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report, run_search
+    from ray_robust.launch.first_trials.pilot import Pilot
+    from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report
+    from ray_robust.launch.search.run_search import run_search
 
     cluster, again = None, sweep.command
     with contextlib.ExitStack() as stack:
@@ -169,19 +170,16 @@ def _run(
         stored_form.record(run, bare.form)
         subsets, first = drawn
         this = SweepRun(sweep, subsets, run, out, args.address, cluster, begun=args.begun, limit=args.limit)
-        if second_stage.wanted(sweep):
-            this.stack = stack  # one cluster for both stages
+        if baseline_spread.wanted(bare.spec) and not baseline_spread.recorded(bare, run).decided:
+            this.pilot = Pilot(bare, run, lambda: _with_choices(bare, run, args.limit))
+        if second_stage.wanted(sweep) or (this.pilot is not None and first is not None):
+            this.stack = stack  # one cluster for both stages, and for the pilot of a search and what follows
         try:
-            if baseline_spread.wanted(bare.spec) and not baseline_spread.recorded(bare, run).decided:
-                choice = run_pilot(bare, this, stack, args.limit)
-                if choice is None:
-                    return FAILED
-                this.sweep = _with_choices(bare, run, args.limit)
             return this.execute() if first is None else run_search(this, first, args.limit)
         except KeyboardInterrupt:
             lease.check()
             if first is None and run.exists("trials") and not run.exists("plan.csv"):  # removed meanwhile
-                provenance.write_plan(sweep, run)
+                provenance.write_plan(this.sweep, run)
             finished = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
             if finished:
                 run.write_results()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -18,28 +18,36 @@ from ray_robust.data.opened import usable
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
+from ray_robust.launch.first_trials.pilot import Pilot
+from ray_robust.launch.first_trials.planned_trials import PilotTrials
 from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
 from ray_robust.launch.monitor.image_progress import image_progress
 from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.loggers import open_loggers
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.monitor.time_left import TimeLeft
-from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare import provenance, second_stage
 from ray_robust.prepare.baseline_line import baseline_trials, judge_baseline
-from ray_robust.prepare.baseline_spread import can_be_spread
-from ray_robust.prepare.candidates import Candidates, Preview, expected_plan
+from ray_robust.prepare.baseline_spread import can_be_spread, pilot_work
 from ray_robust.prepare.data_entries import write_data_entries
 from ray_robust.prepare.estimate import decoding_seconds, estimate, prior_rate
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.plan_text import print_composition, print_failures, print_missing, print_title
 from ray_robust.prepare.provenance import plan_writer, write_plan
-from ray_robust.prepare.search_text import print_best, write_search_table
 from ray_robust.prepare.subset_pictures import write_subset_pictures
 from ray_robust.prepare.subsets import Subsets, decode_jobs, draw_all
-from ray_robust.prepare.work import OpenWork, PilotWork, finished_trials, remaining_of, stopped_trials, work_of
+from ray_robust.prepare.work import (
+    OpenWork,
+    PilotWork,
+    finished_trials,
+    lacked_by_either,
+    open_work,
+    remaining_of,
+    stopped_trials,
+    work_of,
+)
 from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
 from ray_robust.run.missing import Remaining
@@ -49,6 +57,7 @@ from ray_robust.text.percent import percent
 from ray_robust.trial.paths import RunPaths
 
 REPORT = 8.0  # seconds that results and report take, for the time left
+PILOT_FAILED = "stopped  after the pilot of baseline.spread: auto, which failed; the same command again runs the rest"
 
 
 @dataclass
@@ -62,7 +71,7 @@ class SweepRun:
     written  the sweep that spec.yaml and plan.csv are of, where this is a part of it
     stack    keeps a cluster that is started here; None: it ends with these trials
     limit    of its trials
-    then     work that follows these trials
+    pilot    has yet to choose the baseline's fine-tunings: the plan's are those that it tries
     """
 
     sweep: Sweep
@@ -75,8 +84,8 @@ class SweepRun:
     baseline: BaselineFirst = NO_BASELINE
     written: Sweep | None = None
     stack: contextlib.ExitStack | None = None
+    pilot: Pilot | None = None
     limit: int | None = None
-    then: Sequence[OpenWork] = ()
     begun: float = field(default_factory=time.monotonic)  # when the command began
     left: Remaining | None = None  # what was missing then
     outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
@@ -88,6 +97,8 @@ class SweepRun:
         is done is reported."""
         begun = time.monotonic()
         self.run.storage.tidy(deep=False)  # trials do so in their own folders
+        if self.pilot is not None and not len(self.pilot.missing()):
+            self.choose()
         done = self._print_state()
         todo = without(self.sweep.plan, done)
         if len(todo) or (self.search is not None and self.sweep.spec.baseline.stop_if_no_line):
@@ -106,6 +117,8 @@ class SweepRun:
             write_subset_pictures(self.sweep, self.run, default_root())
         reported = report(self.run, self.out)
         self._print_stop()
+        if self.pilot is not None and outage is None:
+            self.warn(PILOT_FAILED)
         self._record_overhead(time.monotonic() - self.begun)
         complete = self._print_summary(time.monotonic() - self.begun)
         if reported:
@@ -121,11 +134,44 @@ class SweepRun:
             seconds = self.run_trials(todo)
             if self.search is not None:
                 todo = without(self.search.plan, done)
+            else:
+                ids = {trial.id for trial in todo}
+                todo = Plan(tuple(trial for trial in self.sweep.plan if trial.id in ids))
             provenance.record_throughput(self.run, self.work_of_trials(todo), self.sweep.spec.resources)
             provenance.record_invocation(self.run, begun, seconds, len(todo))
         except Outage as error:
             return error
         return None
+
+    def choose(self) -> bool:
+        """Go on with the sweep that the pilot chose; return whether it has: a trial of it may have failed."""
+        assert self.pilot is not None
+        if (chosen := self.pilot.choose()) is None:
+            return False
+        self.warn(self.pilot.sentence())
+        self.sweep, self.pilot = chosen, None
+        return True
+
+    def pilot_trials(self, monitor: Monitor) -> PilotTrials | None:
+        """The trials of the pilot that has yet to choose; None where there is none."""
+        if self.pilot is None:
+            return None
+        trials = self.pilot.missing()
+        monitor.in_parts = {trial.id for trial in trials}
+        return PilotTrials(trials, lambda: self._choose_for(monitor))
+
+    def _choose_for(self, monitor: Monitor) -> Plan | None:
+        """Do so while trials run; return what is left to run of the baseline, None where the pilot has failed."""
+        if not self.choose():
+            return None
+        write_plan(self.sweep, self.run)
+        own = Plan(tuple(trial for trial in self.sweep.plan if trial.pretrain is None))
+        done = finished_trials(self.run, own)
+        left = remaining_of(self.run, own, done)
+        self.left = left if self.left is None else lacked_by_either(self.left, left)
+        monitor.expect_more(open_work(own, left), done)
+        self.baseline.settled(*done)
+        return without(own, done)
 
     def _second_stage(self) -> Plan:
         """Plan the seeds that follow the first stage, print why so many, and return their trials that are not done."""
@@ -188,14 +234,17 @@ class SweepRun:
         done |= finished_trials(run, Plan(tuple(trial for trial in plan if trial.id in mended)))
         print_title(out, self.sweep.spec)
         self.left = remaining_of(run, plan, done | (set() if self.search is None else stopped_trials(run, plan)))
+        pilot = None if self.pilot is None else pilot_work(self.pilot.bare, run, self.limit)
         if self.search is None:
             whole = len(plan)
-            cost = f"   {self.estimated(without(plan, done))}" if len(done) < whole else ""
+            cost = f"   {self._estimated(without(plan, done), pilot)}" if len(done) < whole else ""
         else:
             whole, cost = max(self.search.expected, len(plan)), ""
         out.print(f"{len(done)} of {whole} trials are done, {whole - len(done)} to run{cost}", soft_wrap=True)
         if self.left.missing:
             print_missing(out, self.left)
+        if self.pilot is not None:
+            self.warn(self.pilot.sentence())
         for name in mended:
             out.print(f"mended   {name}: rows.jsonl was not as it was left; made again from its fine-tunings",
                       markup=False)  # fmt: skip
@@ -212,8 +261,8 @@ class SweepRun:
         missing = self.left.missing if self.left is not None else {}
         return [work_of(trial, missing.get(trial.id)) for trial in trials]
 
-    def estimated(self, todo: Plan, pilot: PilotWork | None = None) -> str:
-        """How long the command takes, or the rest of one whose pilot has run."""
+    def _estimated(self, todo: Plan, pilot: PilotWork | None) -> str:
+        """How long the command takes."""
         work, resources = self.work_of_trials(todo), self.sweep.spec.resources
         decoding = decoding_seconds(decode_jobs(self.sweep, todo, self.subsets))
         how = "; the time left is shown once the first steps are timed"
@@ -254,7 +303,11 @@ class SweepRun:
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self.warn)
             resources = sweep.spec.resources
             gpus = resources.gpus_per_worker
-            time_left = TimeLeft(self.work_of_trials(todo), prior_rate(resources), REPORT, gpus, slots, self.then)
+            work, after = self.work_of_trials(todo), list[OpenWork]()
+            if self.pilot is not None:
+                work, after = self.pilot.beside(work)
+                work = [*self.pilot.work(), *work]
+            time_left = TimeLeft(work, prior_rate(resources), REPORT, gpus, slots, after)
             monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
             monitor.when_ending = analysis.warm_up
             monitor.reports = InterimReports(run.storage.address, self.warn)
@@ -263,8 +316,9 @@ class SweepRun:
                 search.on_plan = plan_writer(run)
             paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
             begun = time.monotonic()
+            pilot = self.pilot_trials(monitor)
             with monitor.watching():
-                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline)
+                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, pilot)
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
@@ -306,26 +360,6 @@ class SweepRun:
         self.out.print(f"{len(plan) - len(others) - stopped} trials done{listed}, in {seconds:.0f} s", markup=False)
         self.out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
         return not others
-
-
-def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
-    """Run a search, or continue it, after the trials of its baseline; return the exit code. `first` are the draws that
-    it begins with, `limit` the largest number of trials. Raises UserError when it cannot be steered."""
-    sweep, run, out = baseline.sweep, baseline.run, baseline.out
-    spec = sweep.spec
-    search = Search(spec, Candidates(sweep), sweep.plan, run, sampler_of(spec, run), limit)
-    begun = expected_plan(search.plan, first.plan, limit)
-    try:
-        code = replace(baseline, sweep=replace(sweep, plan=begun), search=search).execute()
-    except UserError:  # what there is is written all the same
-        run.write_plan(search.plan.rows())
-        run.write_results()
-        raise
-    finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
-        run.write_plan(search.plan.rows())
-        write_search_table(run, spec, search.outcomes)
-    print_best(out, spec, search.ranked(), search.outcomes, search.over)
-    return code
 
 
 def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:

@@ -20,7 +20,7 @@ from ray_robust.data.opened import adopt
 from ray_robust.launch.failures.preemption import preemption
 from ray_robust.launch.placement import use_device, worker_needs
 from ray_robust.launch.search.asha import stop_callback
-from ray_robust.launch.search.tune_searcher import TrialRef
+from ray_robust.launch.tune_searcher import TrialRef
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
 from ray_robust.trial.paths import RunPaths

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +88,13 @@ def estimate(
 ) -> Estimate:
     """Return how long a command takes for this work. `decoding`: seconds for the images that are not decoded yet;
     `pilot`: one that has yet to choose; `later`: what a second stage adds at most."""
-    clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None) + decoding
+    clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None and pilot.alone) + decoding
     upper = work
     if pilot is None:
         least = most = clock.seconds(work)
     else:
         upper = dearest(work, pilot)
-        least, most = (clock.seconds(each, pilot.trainings) for each in (work, upper))
+        least, most = (clock.seconds_with_pilot(each, pilot) for each in (work, upper))
     most = max(least, most) + clock.seconds(later)
     gpus = resources.workers * resources.gpus_per_worker
     hours = [clock.summed(each) * gpus / 3600 for each in (work, [*upper, *later])]
@@ -128,18 +128,29 @@ class _Clock:
         self.slots, self.timed, self.unknown = slots_here(resources), False, dict[str, None]()
         self._measured, self._from_steps = measured_rate(resources), timed_rate(resources)
 
-    def seconds(self, work: Sequence[OpenWork], first: Collection[tuple[str, str]] = ()) -> float:
-        """Return the seconds until all of the work is done; `first` are (trial, training) that end before the others
-        begin."""
-        waves: tuple[list[float], list[float]] = [], []
+    def seconds(self, work: Sequence[OpenWork]) -> float:
+        """Return the seconds until all of the work is done."""
+        return makespan([self._of_trial(one.trial, one.stages) for one in work if one.stages], self.slots)
+
+    def seconds_with_pilot(self, work: Sequence[OpenWork], pilot: PilotWork) -> float:
+        """Return the same where the rest of the baseline, or all else, begins once the pilot is over."""
+        first, rest, others = list[float](), list[float](), list[float]()
         for one in work:
             parts: tuple[list[StageWork], list[StageWork]] = [], []
             for stage in one.stages:
-                parts[(one.trial.id, stage.name) not in first].append(stage)
-            for wave, stages in zip(waves, parts, strict=True):
-                if stages:
-                    wave.append(PER_TRIAL + sum(self._seconds(one.trial, stage) for stage in stages))
-        return sum(makespan(wave, self.slots) for wave in waves)
+                parts[(one.trial.id, stage.name) not in pilot.trainings].append(stage)
+            own, after = parts
+            if own:
+                first.append(self._of_trial(one.trial, own))
+            if after:
+                waits = pilot.alone or one.trial.pretrain is None
+                (rest if waits else others).append(self._of_trial(one.trial, after))
+        over = makespan(first, self.slots)
+        chain = over + makespan(rest, self.slots)
+        return chain if pilot.alone else max(chain, makespan([*first, *others, *rest], self.slots))
+
+    def _of_trial(self, trial: Trial, stages: Iterable[StageWork]) -> float:
+        return PER_TRIAL + sum(self._seconds(trial, stage) for stage in stages)
 
     def summed(self, work: Sequence[OpenWork]) -> float:
         """Return the seconds of all trainings, one after the other."""

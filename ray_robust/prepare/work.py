@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.missing import Missing, Remaining, TrialWork, remaining
@@ -60,12 +60,14 @@ class OpenWork:
 class PilotWork:
     """What is open while the pilot of a baseline has not chosen.
 
-    trainings  (trial, fine-tuning) ids that run before all others
+    trainings  (trial, fine-tuning) ids of the pilot, which all others of the baseline wait for
     most       the open work of the baseline with the most fine-tunings that can be chosen
+    alone      whether what is not of the baseline waits too
     """
 
     trainings: frozenset[tuple[str, str]]
     most: tuple[OpenWork, ...]
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ def remaining_of(run: RunFolder, plan: Plan, done: Collection[str]) -> Remaining
     """Return what a run folder lacks of a plan. `done` are the ids of its trials that lack nothing."""
     works = [TrialWork(trial.id, tuple(f.id for f in trial.finetunings), trial.draws) for trial in plan]
     return remaining(run, works, done)
+
+
+def lacked_by_either(before: Remaining, now: Remaining) -> Remaining:
+    """Return what is lacking now, with the fine-tunings that the trials which it counts lacked before."""
+    missing = dict(before.missing)
+    for name, one in now.missing.items():
+        lacked = () if name not in missing else missing[name].finetunings
+        missing[name] = replace(one, finetunings=tuple(dict.fromkeys((*lacked, *one.finetunings))))
+    return replace(now, missing=missing)
 
 
 def finished_trials(run: RunFolder, plan: Plan) -> set[str]:

@@ -16,7 +16,7 @@ from ray_robust.errors import Damaged
 from ray_robust.files.storage import Storage
 
 OVERHEAD, USUAL_OVERHEAD = "overhead-seconds", 28.0
-WITH_PILOT = "overhead-seconds/pilot"  # of a command whose trials begin twice: after the pilot of a baseline again
+WITH_PILOT = "overhead-seconds/pilot"  # of a search whose trials begin twice: after the pilot of its baseline again
 USUAL_SECOND_START = 6.0
 MOST = 1e9  # images per second, or seconds: what is beyond it was never measured
 EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step; only used to estimate

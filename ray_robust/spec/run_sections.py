@@ -38,7 +38,7 @@ class Baseline(Section):
         default=None,
         description="`auto`: fine-tunings of further sizes and lengths, so that the ID scores spread evenly from near "
         "chance upwards, beside the groups' own; a pilot of a few fine-tunings from scratch decides which, before "
-        "anything else runs",
+        "the rest of the baseline runs",
         examples=["spread: auto"],
     )
     stop_if_no_line: bool = Field(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_robust.errors import Outage
@@ -24,14 +23,14 @@ REMOVED = "what it left was removed or altered while the sweep ran; the same com
 
 
 class Recovery:
-    """Failures by trial id, on the driver.
+    """Failures by trial id, on the driver. `trials`: by id, as each was last given out.
 
     failures  since the trial last made progress
     hung      why the heartbeat watchdog ended a trial's worker, until that failure is recorded
     ran       trials that ended by themselves
     """
 
-    def __init__(self, trials: Mapping[str, Trial], run: RunFolder, retries: int = RETRIES) -> None:
+    def __init__(self, trials: dict[str, Trial], run: RunFolder, retries: int = RETRIES) -> None:
         self.trials, self.run, self.retries = trials, run, retries
         self.failures: dict[str, list[Failure]] = {}
         self.hung: dict[str, str] = {}

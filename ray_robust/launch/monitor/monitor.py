@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -21,7 +21,7 @@ from ray_robust.launch.monitor.loggers import Loggers
 from ray_robust.launch.monitor.metrics import SweepMetrics
 from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.plan.plan import Plan, Trial
-from ray_robust.prepare.work import open_work
+from ray_robust.prepare.work import OpenWork, open_work
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.run.sweep_progress import WRITE_EVERY, SweepProgress, forget_progress, write_progress
 from ray_robust.status.progress import ErSoFar, er_so_far
@@ -43,6 +43,7 @@ class Monitor:
     time_left     the open work; None: all of the plan's
     reports       the report that is written while trials run, if any
     when_ending   called once, when a slot stays empty: there is time to spare
+    in_parts      trials of which a pilot runs a part first: its end is not theirs
     finished      state by trial id, one of `ENDED`
     """
 
@@ -66,6 +67,7 @@ class Monitor:
         self.begun = time.monotonic()
         self.when_ending: Callable[[], None] = lambda: None
         self.reports: InterimReports | None = None
+        self.in_parts: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ending = False
@@ -88,6 +90,16 @@ class Monitor:
         if self.loggers is not None:
             self.loggers.expect(trial)
 
+    def expect_more(self, work: Iterable[OpenWork], done: Collection[str]) -> None:
+        """Take this for what its trials lack from now on, since a pilot is over; `done` are trials that lack nothing,
+        of which the pilot's own are over with it."""
+        with self._lock:
+            for one in work:
+                self.time_left.expect_more(one, one.trial.id in self.in_parts)
+            over, self.in_parts = self.in_parts & set(done), set()
+            self.finished |= dict.fromkeys(over, "done")
+            self._new_ends += sorted(over)
+
     def started(self, trial: str) -> None:
         """Note that a trial begins, or begins again after its worker died."""
         with self._lock:
@@ -103,14 +115,17 @@ class Monitor:
         with self._lock:
             if self.running.pop(trial, None) is not None:
                 self.time_left.on_end(trial, rows, time.monotonic() - self._began[trial])
-            self.finished[trial] = state
-            self._new_ends.append(trial)
+            if of_pilot := state == "done" and trial in self.in_parts:
+                self._old.pop(trial, None)
+            else:
+                self.finished[trial] = state
+                self._new_ends.append(trial)
             ending = len(self.finished) + len(self.running) >= self.total - self.done_before and not self._ending
             self._ending = self._ending or ending
         if ending:
             self.when_ending()
         if not self.console.is_terminal:
-            count = f"[{self.done_before + len(self.finished)}/{self.total}]"
+            count = "pilot   " if of_pilot else f"[{self.done_before + len(self.finished)}/{self.total}]"
             outcome = f"{state}: {failure['reason']}" if failure else f"{state}  {scores(progress)}"
             left = self.done_and_left()[1]
             after = "" if left is None or ending else f"   about {duration(left)} left"

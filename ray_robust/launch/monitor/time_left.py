@@ -27,7 +27,7 @@ class TimeLeft:
     after  seconds that the report takes
     gpus   of a worker
     slots  how many trials run at once; where the cluster grows, as many as run now
-    then   work that follows once all of this is done, at the rates that this has shown
+    then   work that follows a pilot, at the rates that this has shown
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class TimeLeft:
         self.work: dict[str, OpenWork] = {}
         self._shapes: dict[str, Hashable] = {}  # by trial, equal where the work takes equally long
         self._cost, self._trainings = 0.0, (0, 0)  # of all
+        self._done, self._trainings_done = 0.0, (0, 0)  # of work that is done and was followed by more of its trial
         for one in work:
             self._add(one)
         self.prior, self.after, self.gpus, self.slots = prior, after, gpus, slots
@@ -57,6 +58,23 @@ class TimeLeft:
         """Add a trial that a search has drawn."""
         if trial.id not in self.work:
             self._add(work_of(trial))
+
+    def expect_more(self, one: OpenWork, done: bool) -> None:
+        """Take this for what a trial lacks from now on, in place of what it lacked, which is `done` or is not to be;
+        nothing else follows."""
+        before = self.work.get(one.trial.id, OpenWork(one.trial, ()))
+        if done:
+            self._done, self._trainings_done = (
+                self._done + before.cost,
+                _added(self._trainings_done, _trainings(before.stages)),
+            )
+        else:
+            self._cost, self._trainings = (
+                self._cost - before.cost,
+                _added(self._trainings, _trainings(before.stages), -1),
+            )
+        self._add(one)
+        self._then = None
 
     def _add(self, one: OpenWork) -> None:
         model = one.trial.model
@@ -103,7 +121,7 @@ class TimeLeft:
         self, running: Mapping[str, Progress], ended: Collection[str]
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return ((pre-trainings, fine-tunings) that are over, how many there were to do)."""
-        over = (0, 0)
+        over = self._trainings_done
         for name in {*running, *ended} & self.work.keys():
             left = {stage.name for stage, _ in self._left_of(name, running, ended)}
             over = _added(over, _trainings(stage for stage in self.work[name].stages if stage.name not in left))
@@ -112,7 +130,7 @@ class TimeLeft:
     def share_done(self, running: Mapping[str, Progress], ended: Collection[str]) -> float:
         """Return the share of the open work that is done, 0-1, by its cost."""
         begun = {*running, *ended} & self.work.keys()
-        done = sum(self.work[name].cost for name in begun)
+        done = self._done + sum(self.work[name].cost for name in begun)
         done -= sum(cost for name in begun for _, cost in self._left_of(name, running, ended))
         return done / self._cost if self._cost else 1.0
 
@@ -199,8 +217,8 @@ def _trainings(stages: Iterable[StageWork]) -> tuple[int, int]:
     return (first := names.count("pretrain")), len(names) - first
 
 
-def _added(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return one[0] + other[0], one[1] + other[1]
+def _added(one: tuple[int, int], other: tuple[int, int], times: int = 1) -> tuple[int, int]:
+    return one[0] + times * other[0], one[1] + times * other[1]
 
 
 def _is_of(stage: StageWork, name: str) -> bool:

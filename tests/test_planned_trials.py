@@ -1,0 +1,178 @@
+"""The trials of a plan one after the other: the baseline and its pilot first, what waits, and what is tried again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
+from ray_robust.launch.first_trials.planned_trials import TRIES, PilotTrials, PlannedTrials
+from ray_robust.plan.plan import Plan
+from ray_robust.prepare.baseline_line import BaselineLine
+
+HOLDS, FAILS = BaselineLine(True, ()), BaselineLine(False, ("no line",), ("R^2 is low",))
+
+
+class Ends:
+    """What `Recovery` knows: trials are settled unless they are in `open`; those in `failures` have failed."""
+
+    def __init__(self):
+        self.open, self.failures = set(), {}
+
+    def settled(self, name):
+        return name not in self.open
+
+
+def plan(*names):
+    """Trials by their ids; those that begin with b are of the baseline."""
+    return Plan(tuple(SimpleNamespace(id=name, pretrain=None if name[0] == "b" else 1, part="") for name in names))
+
+
+def first(*names, verdict=HOLDS, stop=False):
+    return BaselineFirst(frozenset(names), lambda: verdict, lambda line: None, stop)
+
+
+def given(trials, count=100):
+    """The ids of the next trials, up to `count`."""
+    return [one.id for _ in range(count) if (one := trials.next()) is not None]
+
+
+def over(trials, *names):
+    """What the driver does when trials end: Tune tells it first that they have, and then how."""
+    for name in names:
+        trials.ended(name)
+        trials.settled(name)
+
+
+def test_the_baseline_comes_first_and_then_the_rest_in_its_order():
+    trials = PlannedTrials(plan("x", "b1", "y", "b2"), Ends(), first("b1", "b2"))
+    assert given(trials) == ["b1", "b2", "x", "y"]
+    assert trials.complete  # while they run: workers that get free can end
+    assert trials.not_begun == set()
+
+
+def test_what_failed_and_is_not_over_comes_again_and_not_for_ever():
+    ends = Ends()
+    trials = PlannedTrials(plan("x", "y"), ends)
+    assert given(trials) == ["x", "y"]
+    ends.open, ends.failures = {"x", "y"}, {"x": ["preempted"]}
+    for time in range(1, TRIES):
+        over(trials, "x")
+        assert not trials.complete
+        assert given(trials) == ["x"], time
+    over(trials, "x", "y")  # y has no failure: its folder was removed
+    assert trials.complete
+    assert given(trials) == []
+
+
+def test_where_the_baseline_may_end_the_sweep_nothing_else_begins_before_the_verdict():
+    baseline = first("b1", "b2", stop=True)
+    trials = PlannedTrials(plan("x", "b1", "b2", "y"), Ends(), baseline)
+    assert given(trials) == ["b1", "b2"]
+    assert not trials.complete
+    over(trials, "b1")
+    assert given(trials) == []
+    over(trials, "b2")
+    assert given(trials) == ["x", "y"]
+    assert baseline.verdict is HOLDS
+
+
+def test_where_it_makes_no_line_nothing_else_begins_at_all():
+    trials = PlannedTrials(plan("x", "b1", "y"), Ends(), first("b1", verdict=FAILS, stop=True))
+    assert given(trials) == ["b1"]
+    over(trials, "b1")
+    assert given(trials) == []
+    assert trials.complete
+    assert trials.not_begun == {"x", "y"}
+
+
+def test_a_baseline_trial_that_left_nothing_does_not_hold_the_verdict():
+    ends = Ends()
+    trials = PlannedTrials(plan("x", "b1"), ends, first("b1", stop=True))
+    assert given(trials) == ["b1"]
+    ends.open = {"b1"}
+    trials.ended("b1")  # and no word that it is settled
+    assert given(trials) == ["x"]
+
+
+def piloted(names, chosen, *baseline, ends=None, **how):
+    """Trials whose pilot is of b1 and chooses these; with how often it was asked."""
+    asked = []
+
+    def choose():
+        asked.append(1)
+        return chosen
+
+    line = first(*baseline, **how) if baseline else NO_BASELINE
+    return PlannedTrials(plan(*names), ends or Ends(), line, PilotTrials(plan("b1"), choose)), asked
+
+
+def test_the_baseline_waits_for_its_pilot_and_the_others_run_beside_it():
+    trials, asked = piloted(["x", "b1", "b2", "y", "z"], plan("b1", "b2"), "b1", "b2")
+    assert given(trials, 2) == ["b1", "x"]
+    over(trials, "x")
+    assert given(trials, 1) == ["y"]
+    assert not trials.complete
+    over(trials, "b1")
+    assert trials.baseline.verdict is None
+    assert given(trials) == ["b1", "b2", "z"]
+    assert asked == [1]
+    over(trials, "b1")
+    trials.baseline.wait()
+    assert trials.baseline.verdict is None  # the first b1 was the pilot
+    over(trials, "b2")
+    trials.baseline.wait()
+    assert trials.baseline.verdict is HOLDS
+    assert trials.complete
+
+
+def test_nothing_runs_beside_the_pilot_where_the_baseline_may_end_the_sweep():
+    trials, _ = piloted(["x", "b1", "b2"], plan("b1", "b2"), "b1", "b2", stop=True)
+    assert given(trials) == ["b1"]
+    over(trials, "b1")
+    assert given(trials) == ["b1", "b2"]
+    over(trials, "b1", "b2")
+    assert given(trials) == ["x"]
+
+
+def test_a_plan_of_the_baseline_alone_has_a_pilot_too():
+    trials, _ = piloted(["b1", "b2"], plan("b2"))
+    assert given(trials) == ["b1"]
+    assert not trials.complete
+    over(trials, "b1")
+    assert given(trials) == ["b2"]
+    assert trials.complete
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_where_the_pilot_fails_nothing_more_begins(stop):
+    trials, asked = piloted(["x", "b1", "b2", "y"], None, "b1", "b2", stop=stop)
+    assert given(trials, 2) == (["b1"] if stop else ["b1", "x"])
+    over(trials, "b1")
+    assert given(trials) == []
+    assert trials.complete
+    assert asked == [1]
+    assert trials.not_begun == ({"x", "y", "b2"} if stop else {"y", "b2"})  # b1 has a reason of its own
+
+
+def test_a_pilot_that_was_preempted_is_tried_again_before_it_is_asked():
+    ends = Ends()
+    trials, asked = piloted(["x", "b1"], plan("b1"), ends=ends)
+    assert given(trials) == ["b1", "x"]
+    ends.open, ends.failures = {"b1"}, {"b1": ["preempted"]}
+    over(trials, "b1")
+    assert given(trials) == ["b1"]
+    ends.open = set()
+    assert asked == []
+    over(trials, "b1")
+    assert given(trials) == ["b1"]
+    assert asked == [1]
+
+
+def test_a_choice_that_adds_nothing_leaves_the_rest():
+    trials, _ = piloted(["x", "b1"], plan())
+    assert given(trials) == ["b1", "x"]
+    over(trials, "b1")
+    assert trials.complete
+    assert given(trials) == []
