@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import command_of, table_in, write_rows, write_table
-from bench.overhead import makespan
+from bench.overhead.bare import makespan
 from bench.profile import REST, counted, part_of
 from ray_robust.train.context import computes_in_bf16
 
@@ -78,7 +78,7 @@ HIDDEN = {
 def test_on_a_processor_without_bf16_every_rival_computes_as_the_sweep_does():
     code = """
 import types, torch, bench
-from bench.overhead import precise
+from bench.overhead.images import precise
 from ray_robust.train.context import computes_in_bf16
 trial = types.SimpleNamespace(model=types.SimpleNamespace(precision="auto"))
 with precise(trial):

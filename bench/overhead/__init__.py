@@ -1,0 +1,1 @@
+"""What a sweep costs over the training in it, beside bare loops and plain Ray code."""
