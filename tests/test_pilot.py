@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from make_spread import finish, opened, sizes
 from rich.console import Console
@@ -22,6 +23,7 @@ from ray_robust.prepare.baseline_spread import PILOT, Choice
 from ray_robust.prepare.work import open_work, work_of
 from ray_robust.run import throughput
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.trial_folder import key_of
 from ray_robust.text.durations import duration_range
 
 
@@ -33,24 +35,30 @@ class Rest(Exception):
 def command(tmp_path, monkeypatch):
     """Runs the sweep's command with `train`, called with the run and a trial, in place of a cluster; one at a time."""
 
-    def run(train):
+    def run(train, *overrides, arguments=()):
         def stand_in(self, todo):
             write_plan(self.sweep, self.run)
-            monitor = Monitor(todo, self.run, Console(quiet=True), 0, "small", metrics=False)
+            before = len(self.sweep.plan) - len(todo)
+            monitor = Monitor(todo, self.run, Console(quiet=True), before, "small", metrics=False)
+            run.monitors.append(monitor)
             recovery = Recovery({trial.id: trial for trial in todo}, self.run)
             planned = PlannedTrials(todo, recovery, self.baseline, self.pilot_trials(monitor))
             while (trial := planned.next()) is not None:
                 recovery.trials[trial.id] = trial
+                monitor.started(trial.id)
                 train(self.run, trial)
                 planned.ended(trial.id)
+                monitor.ended(trial.id)
                 planned.settled(trial.id)
             assert planned.complete
             return 0.0
 
         monkeypatch.setattr(SweepRun, "run_trials", stand_in)
         opened(tmp_path)
-        return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")])
+        sets = [word for one in overrides for word in ("--set", one)]
+        return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), *sets, *arguments])
 
+    run.monitors = []
     return run
 
 
@@ -112,6 +120,95 @@ def test_the_whole_sweep_is_one_run_and_ends_with_what_was_chosen(command, tmp_p
     ran.clear()
     assert command(train) == DONE
     assert ran == []
+
+
+TWO = "model={name: {grid: [test_byobnet, test_resnet]}}"
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """Finishes every trial with scores; keeps them; one whose id is in `bad` fails."""
+
+    def finish_it(run, trial):
+        finish_it.ran.append(trial)
+        if trial.model.name in finish_it.bad:
+            run.trial(trial.id).fail("a model that cannot be made")
+        else:
+            finish(run, trial)
+
+    finish_it.ran, finish_it.bad = [], set()
+    monkeypatch.setattr("ray_robust.launch.run_sweep.report", lambda run, out: True)
+    return finish_it
+
+
+def rows_of(run):
+    """The fine-tunings in results.csv by trial."""
+    table = pd.read_csv(run / "results.csv")
+    return {name: set(of["finetune"]) for name, of in table.groupby("trial")}
+
+
+def planned_rows(run):
+    plan = RunFolder(run).plan()
+    return {name: set(json.loads(text)) for name, text in zip(plan["trial"], plan["finetunes"], strict=True)}
+
+
+@pytest.mark.slow
+def test_a_sweep_that_goes_on_within_its_pilot_has_the_rows_of_all_that_was_chosen(command, train, tmp_path):
+    """One model's pilot is done, the other's failed: what was read of the first is read again once it has more."""
+    train.bad = {"test_resnet"}
+    assert command(train, TWO) == FAILED
+    assert not (tmp_path / "run" / "baseline.json").exists()
+    train.bad, train.ran = set(), []
+    assert command(train, TWO) == DONE
+    assert [trial.model.name for trial in train.ran if len(trial.finetunings) == len(PILOT)] == ["test_resnet"]
+    assert rows_of(tmp_path / "run") == planned_rows(tmp_path / "run")
+    counts = command.monitors[-1].counts()
+    assert (counts["done"], counts["waiting"]) == (12, 0)
+
+
+@pytest.mark.slow
+def test_a_choice_that_was_removed_is_made_again_without_training(command, train, tmp_path, capsys):
+    assert command(train) == DONE
+    chosen = (tmp_path / "run" / "baseline.json").read_text()
+    (tmp_path / "run" / "baseline.json").unlink()
+    train.ran = []
+    capsys.readouterr()
+    assert command(train) == DONE
+    assert len({trial.id for trial in train.ran}) == 1  # to gather what the pilot's trial had; nothing is trained
+    assert (tmp_path / "run" / "baseline.json").read_text() == chosen
+    assert "pilot    chosen by the pilot: " in capsys.readouterr().out
+    assert rows_of(tmp_path / "run") == planned_rows(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_with_a_limit_a_pilot_beside_the_plan_counts_and_may_fail(command, train, tmp_path, capsys):
+    train.bad = {"test_resnet"}
+    for _ in range(2):
+        assert command(train, TWO, arguments=("--limit", "1")) == FAILED
+        printed = capsys.readouterr().out
+        assert "a model that cannot be made" in printed
+        assert "stopped  after the pilot of baseline.spread: auto, which failed" in printed
+    train.bad = set()
+    assert command(train, TWO, arguments=("--limit", "1")) == DONE
+    counts = command.monitors[-1].counts()
+    assert (counts["done"], counts["waiting"]) == (1, 0)
+    assert rows_of(tmp_path / "run") == planned_rows(tmp_path / "run")
+    assert len(planned_rows(tmp_path / "run")) == 1
+
+
+@pytest.mark.slow
+def test_a_choice_that_asks_trials_that_are_done_for_more_is_waited_for(command, train, tmp_path):
+    """A model is added to a finished sweep: the pilot of both chooses rungs that the first one's trials lack."""
+    assert command(train) == DONE
+    before = planned_rows(tmp_path / "run")
+    train.ran = []
+    assert command(train, TWO) == DONE
+    after = planned_rows(tmp_path / "run")
+    assert rows_of(tmp_path / "run") == after
+    assert len(after) == 12
+    assert {key_of(name) for name in before} < {key_of(name) for name in after}
+    counts = command.monitors[-1].counts()
+    assert (counts["done"], counts["waiting"]) == (12, 0)
 
 
 def _finish_the_pilot(command, ran):
@@ -184,7 +281,9 @@ def test_the_time_is_a_range_until_the_pilot_has_chosen(tmp_path, monkeypatch):
     chain = alone + estimate.makespan(after([True]), 2)
     assert made.seconds == pytest.approx(max(beside, chain) + 35.0)
     waiting = estimate.estimate(work, resources, 5.0, replace(pilot, alone=True))
-    assert waiting.seconds == pytest.approx(alone + estimate.makespan(after([True, False]), 2) + 45.0)
+    assert waiting.seconds == pytest.approx(alone + estimate.makespan(after([True, False]), 2) + 35.0)
+    apart = estimate.estimate(work, resources, 5.0, replace(pilot, alone=True, apart=True))
+    assert apart.seconds == pytest.approx(waiting.seconds + 10.0)
     low, high = baseline_spread.spread_sentence(bare, Choice(PILOT, False)).split("for every seed: ")[1].split(" to ")
     trained = [sum(s.images for one in each if one.trial.pretrain is None for s in one.stages)
                for each in (work, pilot.most)]  # fmt: skip

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ray_robust.errors import Outage
+from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.first_trials.planned_trials import TRIES, PilotTrials, PlannedTrials
 from ray_robust.plan.plan import Plan
@@ -15,18 +17,21 @@ HOLDS, FAILS = BaselineLine(True, ()), BaselineLine(False, ("no line",), ("R^2 i
 
 
 class Ends:
-    """What `Recovery` knows: trials are settled unless they are in `open`; those in `failures` have failed."""
+    """What `Recovery` knows: trials are settled unless they are in `open`, and done unless they are in `lost` too."""
 
     def __init__(self):
-        self.open, self.failures = set(), {}
+        self.open, self.lost, self.failures = set(), set(), {}
 
     def settled(self, name):
         return name not in self.open
 
+    def done(self, name):
+        return name not in self.open | self.lost
+
 
 def plan(*names):
-    """Trials by their ids; those that begin with b are of the baseline."""
-    return Plan(tuple(SimpleNamespace(id=name, pretrain=None if name[0] == "b" else 1, part="") for name in names))
+    """Trials by their ids; those that begin with b or c are from scratch."""
+    return Plan(tuple(SimpleNamespace(id=name, pretrain=None if name[0] in "bc" else 1) for name in names))
 
 
 def first(*names, verdict=HOLDS, stop=False):
@@ -96,8 +101,8 @@ def test_a_baseline_trial_that_left_nothing_does_not_hold_the_verdict():
     assert given(trials) == ["x"]
 
 
-def piloted(names, chosen, *baseline, ends=None, **how):
-    """Trials whose pilot is of b1 and chooses these; with how often it was asked."""
+def piloted(names, chosen, *baseline, ends=None, pilot=("b1",), **how):
+    """Trials whose pilot chooses these; with how often it was asked."""
     asked = []
 
     def choose():
@@ -105,7 +110,7 @@ def piloted(names, chosen, *baseline, ends=None, **how):
         return chosen
 
     line = first(*baseline, **how) if baseline else NO_BASELINE
-    return PlannedTrials(plan(*names), ends or Ends(), line, PilotTrials(plan("b1"), choose)), asked
+    return PlannedTrials(plan(*names), ends or Ends(), line, PilotTrials(plan(*pilot), choose)), asked
 
 
 def test_the_baseline_waits_for_its_pilot_and_the_others_run_beside_it():
@@ -146,27 +151,50 @@ def test_a_plan_of_the_baseline_alone_has_a_pilot_too():
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_where_the_pilot_fails_nothing_more_begins(stop):
-    trials, asked = piloted(["x", "b1", "b2", "y"], None, "b1", "b2", stop=stop)
+def test_where_the_pilot_fails_nothing_more_begins_and_nothing_is_said_of_a_line(stop):
+    ends = Ends()
+    trials, asked = piloted(["x", "b1", "b2", "y"], plan("b1"), "b1", "b2", ends=ends, stop=stop, verdict=FAILS)
     assert given(trials, 2) == (["b1"] if stop else ["b1", "x"])
+    ends.lost = {"b1"}
     over(trials, "b1")
     assert given(trials) == []
     assert trials.complete
-    assert asked == [1]
+    assert asked == []
     assert trials.not_begun == ({"x", "y", "b2"} if stop else {"y", "b2"})  # b1 has a reason of its own
+    assert trials.baseline.verdict is None
 
 
-def test_a_pilot_that_was_preempted_is_tried_again_before_it_is_asked():
+def test_the_first_pilot_that_fails_ends_it_while_others_run():
     ends = Ends()
-    trials, asked = piloted(["x", "b1"], plan("b1"), ends=ends)
-    assert given(trials) == ["b1", "x"]
+    trials, asked = piloted(["x", "b1", "c1", "y"], plan("b1"), "b1", "c1", ends=ends, pilot=("b1", "b2"))
+    assert given(trials, 3) == ["b1", "b2", "x"]
+    ends.lost = {"b1"}
+    over(trials, "b1")
+    assert given(trials) == []
+    assert trials.complete
+    over(trials, "b2")
+    assert (given(trials), asked, trials.not_begun) == ([], [], {"c1", "y"})
+
+
+def test_scores_that_cannot_be_read_are_no_choice():
+    trials, asked = piloted(["x", "b1", "y"], None, "b1")
+    assert given(trials, 2) == ["b1", "x"]
+    over(trials, "b1")
+    assert given(trials) == []
+    assert (trials.complete, asked, trials.not_begun) == (True, [1], {"y"})
+
+
+def test_a_pilot_that_was_preempted_is_tried_again_before_all_else():
+    ends = Ends()
+    trials, asked = piloted(["x", "b1", "y"], plan("b1"), ends=ends)
+    assert given(trials, 2) == ["b1", "x"]
     ends.open, ends.failures = {"b1"}, {"b1": ["preempted"]}
     over(trials, "b1")
-    assert given(trials) == ["b1"]
+    assert given(trials, 1) == ["b1"]
     ends.open = set()
     assert asked == []
     over(trials, "b1")
-    assert given(trials) == ["b1"]
+    assert given(trials) == ["b1", "y"]
     assert asked == [1]
 
 
@@ -176,3 +204,17 @@ def test_a_choice_that_adds_nothing_leaves_the_rest():
     over(trials, "b1")
     assert trials.complete
     assert given(trials) == []
+
+
+def test_storage_that_fails_at_the_end_of_a_trial_ends_the_run_and_not_the_trial():
+    """Tune takes an error of this callback for the trial's, and would run that again beside what follows it."""
+
+    class Away:
+        def __getattr__(self, name):
+            raise Outage("the storage cannot be reached")
+
+    callbacks = TrialCallbacks(Away(), Away(), Away(), None, None)
+    callbacks.on_step_begin(0, [])
+    callbacks.on_trial_complete(0, [], SimpleNamespace(config={"trial": "a"}))
+    with pytest.raises(Outage, match="cannot be reached"):
+        callbacks.on_step_begin(1, [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,17 @@ def test_rows_are_in_an_order_that_does_not_depend_on_which_trial_ended_first(ru
         tables.append(RunFolder(run.storage).results())
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["group"].drop_duplicates().tolist() == ["scratch", "num_images=1000", "num_images=4000"]
+
+
+def test_a_trial_that_is_done_with_more_is_read_again(run, tmp_path):
+    found = plan(tmp_path)
+    run.write_plan(found.rows())
+    trial = found.trials[0]
+    few = replace(trial, finetunings=trial.finetunings[:1])
+    finish(run, few)
+    assert run.has_rows(trial.id, [f.id for f in few.finetunings])
+    finish(run, trial)
+    assert run.has_rows(trial.id, [f.id for f in trial.finetunings])
+    of_trial = run.results().query("trial == @trial.id and status == 'done'")
+    assert set(of_trial["finetune"]) == {f.id for f in trial.finetunings}
+    assert len(trial.finetunings) > 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from scipy.special import ndtr
 
 from ray_robust import sweep as sweep_command
@@ -16,6 +17,7 @@ from ray_robust.launch import run_sweep
 from ray_robust.launch.run_sweep import SweepRun, write_plan
 from ray_robust.prepare import second_stage
 from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.prepare.subsets import draw_all
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.seed_plan import SeedRule, recorded, rule_of
 from ray_robust.spec.load import load_spec
@@ -240,6 +242,20 @@ def test_a_sweep_runs_its_second_stage_and_says_what_it_asked_spent_and_saved(co
     assert command() == DONE
     assert len(command.ran) == 2
     assert recorded(RunFolder(tmp_path / "run").storage) == plan
+
+
+def test_a_second_stage_that_a_pilot_s_choice_brings_back_is_run(tmp_path):
+    """The choice is part of what `seeds.json` is valid for: with it the plan has seeds that have not been run yet."""
+    sweep, run = opened(tmp_path), RunFolder(tmp_path / "run")
+    done(sweep, run)
+    planned = second_stage.decide(sweep, run)
+    whole = second_stage.with_plan(sweep, planned.seeds, None)
+    this = SweepRun(whole, draw_all(whole, {}), run, Console(quiet=True), None)
+    later = this._second_stage(sweep.plan)
+    assert {trial.id for trial in later} == {trial.id for trial in whole.plan} - {trial.id for trial in sweep.plan}
+    assert len(later)
+    assert set(this.left.missing) == {trial.id for trial in later}
+    assert len(this._second_stage(whole.plan)) == 0
 
 
 @pytest.mark.slow

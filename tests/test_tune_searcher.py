@@ -72,6 +72,16 @@ def test_a_fault_of_the_program_is_raised_too_and_not_left_in_tune_s_log():
     assert searcher.suggest("c") == Searcher.FINISHED
 
 
+def test_a_trial_that_tune_runs_again_ends_once():
+    given = Given(2)
+    searcher = TuneSearcher(given, 2, lambda trial: None)
+    searcher.suggest("a")
+    for _ in range(2):
+        searcher.on_trial_complete("a")
+    assert given.ends == ["t0"]
+    assert searcher.error is None
+
+
 def test_where_each_trial_has_workers_of_its_own_none_waits_for_one():
     searcher = TuneSearcher(Given(3), 2, lambda trial: None, ahead=0)
     assert [searcher.suggest(name) is None for name in "abc"] == [False, False, True]

@@ -1,6 +1,7 @@
-"""What the scheduler does with a trial whose worker dies every time."""
+"""What the scheduler does: a worker that dies every time, the baseline and its pilot first."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,9 +9,11 @@ from rich.console import Console
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.first_trials.baseline_first import BaselineFirst
+from ray_robust.launch.first_trials.planned_trials import PilotTrials
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
 from ray_robust.prepare.baseline_line import BaselineLine
+from ray_robust.prepare.work import work_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 from ray_robust.trial.paths import RunPaths
@@ -22,6 +25,7 @@ task: {name: camera-traps}
 pretrain: {sources: {species: 1.0}, num_images: {grid: [500, 1000]}, images_seen: 1000}
 baseline: none
 """
+HOLDS = BaselineLine(True, ())
 
 
 def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp_path, monkeypatch):
@@ -115,3 +119,52 @@ def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path,
     assert len(order) == (1 if stop else 3)
     assert own & set(order[: 1 if stop else 2])  # where nothing waits two are given out at once: either may start first
     assert [run_folder.trial(trial.id).failure() for trial in plan] == [None] * 3
+
+
+def test_trials_run_beside_the_pilot_and_its_own_trial_goes_on_with_what_it_chose(tmp_path, monkeypatch):
+    """One run of Tune: the first trial of the baseline is given out twice, and its first end is not the baseline's."""
+    (tmp_path / "first.yaml").write_text(SPEC.replace("none", "scratch") + "finetune: {lr: {grid: [1e-3, 3e-3]}}\n")
+    spec = load_spec(tmp_path / "first.yaml")
+    level, task = spec.pretrains[0].section, spec.tasks[0].section
+    plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
+                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
+    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    folder, order, runs = RunFolder(paths.run), [], []
+    (scratch,) = (trial for trial in plan if trial.pretrain is None)
+    pilot = replace(scratch, finetunings=scratch.finetunings[:1])
+
+    def run(config, paths, resources, pools):
+        from ray import tune
+
+        trial = config["trial"].trial
+        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
+        tune.report({"ended": 1})
+
+    class Watching(Monitor):
+        def started(self, trial):
+            order.append(trial)
+            super().started(trial)
+
+    def choose():
+        assert folder.trial(pilot.id).is_done([f.id for f in pilot.finetunings])
+        monitor.expect_more([work_of(scratch)], ())
+        return Plan((scratch,))
+
+    fit = tuner._TuneRun.fit
+    monkeypatch.setattr(tuner._TuneRun, "fit", lambda self, trials: (runs.append(1), fit(self, trials)))
+    monkeypatch.setattr(tuner, "train_here", run)
+    verdicts = []
+    first = BaselineFirst(frozenset([scratch.id]), lambda: verdicts.append(folder.states()) or HOLDS, print, False)
+    folder.write_plan(plan.rows())
+    with connect(dashboard=False) as cluster:
+        monitor = Watching(plan, folder, Console(quiet=True), 0, "first", metrics=False)
+        monitor.in_parts = {pilot.id}
+        tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first,
+                       pilot=PilotTrials(Plan((pilot,)), choose))  # fmt: skip
+    assert runs == [1]
+    assert order.count(scratch.id) == 2
+    assert len(order) == len(plan) + 1
+    assert scratch.id in order[:2]
+    assert [states[scratch.id] for states in verdicts] == ["done"]  # with all of its fine-tunings
+    assert monitor.finished == dict.fromkeys((trial.id for trial in plan), "done")
+    assert monitor.counts()["waiting"] == 0

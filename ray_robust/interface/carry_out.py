@@ -151,7 +151,8 @@ def _run(
 ) -> int:
     """Run what is missing, under the folder's lease; an interruption reports what is done. Return the exit code."""
     from ray_robust.launch.first_trials.pilot import Pilot
-    from ray_robust.launch.run_sweep import SweepRun, read_pool_files, report
+    from ray_robust.launch.ingest.pool_files import read_pool_files
+    from ray_robust.launch.run_sweep import SweepRun, report
     from ray_robust.launch.search.run_search import run_search
 
     cluster, again = None, sweep.command

@@ -40,6 +40,7 @@ class TrialCallbacks(tune.Callback):
         self.monitor, self.recovery, self.watchdog, self.on_settled = monitor, recovery, watchdog, on_settled
         self.weights, self.limit = weights, limit
         self._collected = time.monotonic()
+        self._error: Exception | None = None
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
         return {}
@@ -50,7 +51,19 @@ class TrialCallbacks(tune.Callback):
         self.watchdog.started(name, lambda: ray.kill(trial.temporary_state.ray_actor))
         self.monitor.started(name)
 
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if self._error is not None:
+            raise self._error
+
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        try:
+            self._completed(trial, trials)
+        except (
+            Exception
+        ) as error:  # raised at the next step: here Tune would take it for the trial's, and run that again
+            self._error = error
+
+    def _completed(self, trial: Any, trials: list) -> None:
         name = trial.config["trial"]
         self.watchdog.ended(name)
         self.recovery.ran.add(name)

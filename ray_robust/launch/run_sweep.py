@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from ray_robust.data.images.form import form_of
 from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.opened import usable
 from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
@@ -20,7 +19,7 @@ from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.first_trials.pilot import Pilot
 from ray_robust.launch.first_trials.planned_trials import PilotTrials
-from ray_robust.launch.ingest.ingest import head_start, ingest, read_files
+from ray_robust.launch.ingest.ingest import head_start, ingest
 from ray_robust.launch.monitor.image_progress import image_progress
 from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.loggers import open_loggers
@@ -100,14 +99,17 @@ class SweepRun:
         if self.pilot is not None and not len(self.pilot.missing()):
             self.choose()
         done = self._print_state()
-        todo = without(self.sweep.plan, done)
+        if self.pilot is not None:  # it may choose more for any trial of the baseline
+            done -= {trial.id for trial in self.sweep.plan if trial.pretrain is None}
+        first = self.sweep.plan
+        todo = without(first, done)
         if len(todo) or (self.search is not None and self.sweep.spec.baseline.stop_if_no_line):
             self._begin_with_baseline(done)
-        goes_on = len(todo) > 0 and self.baseline.may_go_on is not False
+        goes_on = (len(todo) > 0 or self.pilot is not None) and self.baseline.may_go_on is not False
         if self.search is not None:
             goes_on = not self.search.complete
         outage = self._train(todo, done, begun) if goes_on else None
-        if outage is None and len(more := self._second_stage()):
+        if outage is None and len(more := self._second_stage(first)):
             outage = self._train(more, done, time.monotonic())
         if self.search is not None:
             self.sweep = replace(self.sweep, plan=self.search.plan)
@@ -125,7 +127,8 @@ class SweepRun:
             self.out.print(f"report   {self.run.storage.shown}/report/index.html", markup=False, soft_wrap=True)
         if outage is not None:
             raise outage
-        stopped = self.baseline.may_go_on is False  # of a search every trial that there is may be done
+        # of a search every trial that there is may be done, and with a limit the pilot's may not be among the plan's
+        stopped = self.baseline.may_go_on is False or self.pilot is not None
         return DONE if complete and not stopped and not self._waits and reported is not None else FAILED
 
     def _train(self, todo: Plan, done: set[str], begun: float) -> Outage | None:
@@ -144,7 +147,7 @@ class SweepRun:
         return None
 
     def choose(self) -> bool:
-        """Go on with the sweep that the pilot chose; return whether it has: a trial of it may have failed."""
+        """Go on with the sweep that the pilot chose; return whether it has chosen: a trial may have failed."""
         assert self.pilot is not None
         if (chosen := self.pilot.choose()) is None:
             return False
@@ -166,18 +169,20 @@ class SweepRun:
             return None
         write_plan(self.sweep, self.run)
         own = Plan(tuple(trial for trial in self.sweep.plan if trial.pretrain is None))
-        done = finished_trials(self.run, own)
-        left = remaining_of(self.run, own, done)
+        left = remaining_of(self.run, own, done := finished_trials(self.run, own))
         self.left = left if self.left is None else lacked_by_either(self.left, left)
         monitor.expect_more(open_work(own, left), done)
         self.baseline.settled(*done)
         return without(own, done)
 
-    def _second_stage(self) -> Plan:
-        """Plan the seeds that follow the first stage, print why so many, and return their trials that are not done."""
+    def _second_stage(self, first: Plan) -> Plan:
+        """Plan the seeds that follow the first stage, print why so many, and return their trials that are not done.
+        `first`: the plan that has been run, which has them where they were planned before."""
         sweep, run, none = self.sweep, self.run, Plan(())
-        if not second_stage.wanted(sweep) or second_stage.recorded(sweep, run) or self.baseline.may_go_on is False:
+        if not second_stage.wanted(sweep) or self.baseline.may_go_on is False or self.pilot is not None:
             return none
+        if second_stage.recorded(sweep, run):
+            return self._begin_stage({trial.id for trial in first})
         write_plan(sweep, run)  # the results go by it
         try:
             if lacking := second_stage.missing(sweep, run):
@@ -192,9 +197,15 @@ class SweepRun:
         for sentence in planned.sentences():
             self.warn(f"seeds    {sentence}")
         self.sweep = second_stage.with_plan(sweep, planned.seeds, self.limit)
-        self.subsets, done = draw_all(self.sweep, {}), finished_trials(run, self.sweep.plan)
-        self.left, self.baseline = remaining_of(run, self.sweep.plan, done), NO_BASELINE
-        return without(self.sweep.plan, done)
+        return self._begin_stage(set())
+
+    def _begin_stage(self, over: set[str]) -> Plan:
+        """Return what is to be run of the sweep's plan, as it is now, beside trials that are over."""
+        done = finished_trials(self.run, self.sweep.plan) | over
+        if len(todo := without(self.sweep.plan, done)):
+            self.subsets, self.baseline = draw_all(self.sweep, {}), NO_BASELINE
+            self.left = remaining_of(self.run, self.sweep.plan, done)
+        return todo
 
     def _begin_with_baseline(self, done: set[str]) -> None:
         """Decide which trials come first. A baseline that is done already is judged at once, and may end the sweep
@@ -282,7 +293,8 @@ class SweepRun:
         from ray_robust.launch.tuner import run_plan
 
         sweep, run, out, search, root = self.sweep, self.run, self.out, self.search, default_root()
-        wanted = decode_jobs(sweep, todo, self.subsets)
+        pilot = () if self.pilot is None else self.pilot.missing()
+        wanted = decode_jobs(sweep, Plan((*todo, *pilot)), self.subsets)
         jobs = [(pool, form, rows) for _, pool, form, rows in wanted]
         with contextlib.ExitStack() as own:
             if self.cluster is None:
@@ -316,9 +328,9 @@ class SweepRun:
                 search.on_plan = plan_writer(run)
             paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
             begun = time.monotonic()
-            pilot = self.pilot_trials(monitor)
+            first = self.pilot_trials(monitor)
             with monitor.watching():
-                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, pilot)
+                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, first)
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
@@ -356,21 +368,13 @@ class SweepRun:
         others = [trial for trial in plan if states.get(trial.id) not in ends]
         failures = print_failures(self.out, run, others)
         counts = {"failed": failures, "stopped": stopped, "not run": len(others) - failures}
+        if self.pilot is not None:  # with a limit its trials may not be among the plan's
+            beside = [trial for trial in self.pilot.plan if trial.id not in states]
+            counts["failed"] += print_failures(self.out, run, beside)
         listed = "".join(f", {count} {what}" for what, count in counts.items() if count or what == "failed")
         self.out.print(f"{len(plan) - len(others) - stopped} trials done{listed}, in {seconds:.0f} s", markup=False)
         self.out.print(f"results  {run.storage.shown}/results.csv", markup=False, soft_wrap=True)
         return not others
-
-
-def read_pool_files(sweep: Sweep, address: str | None, out: Console, stack: contextlib.ExitStack) -> Cluster | None:
-    """Read, hash and decode the files of every pool that has unread ones; return the cluster that did it, if any."""
-    pools = list({id(pool): pool for pool in sweep.unread()}.values())
-    for pool in pools:
-        out.print(f"{pool.name}: reads {len(pool.unread()):,} of {len(pool.catalog):,} files, which are new or were "
-                  "touched since", markup=False, soft_wrap=True)  # fmt: skip
-    forms = dict.fromkeys(form_of(level.section) for level in sweep.spec.models)
-    with image_progress(out) as progress:
-        return read_files([(pool, form, None) for pool in pools for form in forms], address, stack, progress)
 
 
 def report(run: RunFolder, out: Console) -> bool | None:

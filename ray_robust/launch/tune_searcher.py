@@ -18,6 +18,7 @@ from ray_robust.plan.plan import Trial
 
 AHEAD = 1  # trials that wait for a worker, so that one that gets free is used again and not ended
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many trials Tune lets wait; its default for searchers is one
+NO_LIMIT = "1000"
 
 
 class Trials(Protocol):
@@ -93,8 +94,11 @@ class TuneSearcher(Searcher):
         return {"trial": TrialRef(trial, self.trials.asha if trial.pretrain is not None else None)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        name = self._running.pop(trial_id, None)
+        if name is None:  # Tune runs a trial again whose end it could not pass on
+            return
         try:
-            self.trials.ended(self._running.pop(trial_id))
+            self.trials.ended(name)
         except Exception as error:
             self.error = self.error or error
 
@@ -104,14 +108,15 @@ class TuneSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
 
-    @contextlib.contextmanager
-    def pending_limit(self) -> Iterator[None]:
-        """Let a Tuner keep as many trials pending as this searcher gives out, for the time of a with-block."""
-        before = os.environ.get(PENDING)
-        os.environ[PENDING] = str(self.max_concurrent + self.ahead)
-        try:
-            yield
-        finally:
-            os.environ.pop(PENDING)
-            if before is not None:
-                os.environ[PENDING] = before
+
+@contextlib.contextmanager
+def no_pending_limit() -> Iterator[None]:
+    """Let a Tuner keep as many trials pending as its searcher gives out, for the time of a with-block."""
+    before = os.environ.get(PENDING)
+    os.environ[PENDING] = NO_LIMIT
+    try:
+        yield
+    finally:
+        os.environ.pop(PENDING)
+        if before is not None:
+            os.environ[PENDING] = before

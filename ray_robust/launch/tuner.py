@@ -30,7 +30,7 @@ from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.placement import ConcurrencyLimit, slots_now, trial_needs
 from ray_robust.launch.search.search import Search
 from ray_robust.launch.trainables import train_group, train_here
-from ray_robust.launch.tune_searcher import AHEAD, Trials, TuneSearcher
+from ray_robust.launch.tune_searcher import AHEAD, Trials, TuneSearcher, no_pending_limit
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
@@ -67,7 +67,7 @@ def run_plan(
     planned = PlannedTrials(plan if search is None else Plan(()), recovery, baseline, pilot)
     watchdog = HeartbeatWatchdog(recovery, resources.heartbeat)
     callbacks = TrialCallbacks(monitor, recovery, watchdog, Storage(paths.checkpoints), resources.disk, planned.settled)
-    run = _TuneRun(paths, resources, cluster, callbacks)
+    run = _TuneRun(paths, resources, cluster, callbacks, search is not None)
     with watchdog.watching(), _cluster_outage():
         for _ in range(PASSES):
             run.fit(planned if search is None else search)
@@ -83,25 +83,27 @@ def run_plan(
 
 @dataclass(frozen=True)
 class _TuneRun:
-    """What every run of Tune in this command has in common."""
+    """What every run of Tune in this command has in common. `draws`: whether its trials are not known beforehand."""
 
     paths: RunPaths
     resources: Resources
     cluster: Cluster
     callbacks: TrialCallbacks
+    draws: bool
 
     def fit(self, trials: Trials) -> None:
         """Run these trials, and wait for all of them. Raises what kept them from being given."""
         ahead = 0 if self.resources.together else AHEAD  # what drives a group needs no room: it would not wait
         searcher = TuneSearcher(trials, slots_now(self.resources), self._begin, ahead)
-        with searcher.pending_limit():
+        with no_pending_limit():
             self._tune(searcher)
         if searcher.error is not None:
             raise searcher.error
 
     def _begin(self, trial: Trial) -> None:
         self.callbacks.recovery.trials[trial.id] = trial
-        self.callbacks.monitor.expect(trial)
+        if self.draws:
+            self.callbacks.monitor.expect(trial)
 
     def _tune(self, searcher: TuneSearcher) -> None:
         resources, cluster = self.resources, self.cluster

@@ -177,8 +177,9 @@ def pilot_work(sweep: Sweep, run: RunFolder, limit: int | None) -> PilotWork | N
     plan = Plan(tuple(trial for trial in dearest if trial.pretrain is None))
     left = remaining_of(run, plan, finished_trials(run, plan)) if run.exists("trials") else None
     trainings = {(trial.id, f.id) for trial in pilot_plan(sweep) for f in trial.finetunings}
-    alone = bool(sweep.spec.space.dimensions) or sweep.spec.baseline.stop_if_no_line
-    return PilotWork(frozenset(trainings), tuple(open_work(plan, left)), alone)
+    apart = bool(sweep.spec.space.dimensions)  # of a search
+    alone = apart or sweep.spec.baseline.stop_if_no_line
+    return PilotWork(frozenset(trainings), tuple(open_work(plan, left)), alone, apart)
 
 
 def spread_sentence(sweep: Sweep, choice: Choice) -> str:

@@ -88,7 +88,7 @@ def estimate(
 ) -> Estimate:
     """Return how long a command takes for this work. `decoding`: seconds for the images that are not decoded yet;
     `pilot`: one that has yet to choose; `later`: what a second stage adds at most."""
-    clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None and pilot.alone) + decoding
+    clock, beside = _Clock(resources), throughput.measured_overhead(pilot is not None and pilot.apart) + decoding
     upper = work
     if pilot is None:
         least = most = clock.seconds(work)

@@ -60,7 +60,9 @@ def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resou
         rows = {row["finetune"]: row for row in folder.rows()}
         key = rate_key(trial.model, resources.gpus_per_worker)
         for stage in one.stages:
-            row = rows.get(stage.name, next(iter(rows.values()), {}))
+            row = next(iter(rows.values()), None) if stage.name == "pretrain" else rows.get(stage.name)
+            if row is None:  # it was not run
+                continue
             seconds = row.get("seconds_pretrain" if stage.name == "pretrain" else "seconds_finetune") or 0.0
             for name in (key, throughput.stage_key(key, stage.kind)):
                 total = spent.setdefault(name, [0.0, 0.0])

@@ -63,11 +63,13 @@ class PilotWork:
     trainings  (trial, fine-tuning) ids of the pilot, which all others of the baseline wait for
     most       the open work of the baseline with the most fine-tunings that can be chosen
     alone      whether what is not of the baseline waits too
+    apart      whether it is a run of Ray Tune of its own, after which workers start again
     """
 
     trainings: frozenset[tuple[str, str]]
     most: tuple[OpenWork, ...]
     alone: bool
+    apart: bool
 
 
 @dataclass(frozen=True)

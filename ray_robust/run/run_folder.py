@@ -61,7 +61,7 @@ class RunFolder:
     def __init__(self, address: str | os.PathLike | Storage) -> None:
         self.storage = address if isinstance(address, Storage) else Storage(address)
         self._folders: dict[str, str] | None = None
-        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._rows: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}  # and the `done` that they are of
         self._proved: dict[str, tuple[bytes, dict[str, Any] | None]] = {}
         self._stamps: dict[str, Stamp] | None = None
 
@@ -201,7 +201,7 @@ class RunFolder:
                 # names come from the plan: another axis in the spec renames groups, models and tasks, not trials
                 own = {"trial": name, "status": "done", "model": planned["model"]}
                 order = {finetune: i for i, finetune in enumerate(wanted)}
-                points = [{"shift": OWN, **row} for row in self._rows[name] if row["finetune"] in order]
+                points = [{"shift": OWN, **row} for row in self._rows[name][1] if row["finetune"] in order]
                 rows += [
                     {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
                     for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
@@ -218,14 +218,15 @@ class RunFolder:
 
     def has_rows(self, name: str, finetunings: list[str]) -> bool:
         """Return whether a trial is done with at least these fine-tunings (`TrialFolder.is_done`), and its rows are
-        those that it left: they are read, and kept in memory, since no size or time tells of a bit that turned on the
-        disk."""
+        those that it left: they are read, and kept in memory until it is done with more, since no size or time tells of
+        a bit that turned on the disk."""
         folder = self.trial(name)
-        if not folder.is_done(finetunings):
+        done = folder.finished()
+        if done is None or not set(finetunings) <= set(done["finetunings"]):
             return False
-        if name not in self._rows:
+        if name not in self._rows or self._rows[name][0] != done:
             try:
-                self._rows[name] = folder.rows(every_shift=True)
+                self._rows[name] = done, folder.rows(every_shift=True)
             except Damaged:
                 return False
         return True

@@ -88,11 +88,11 @@ class Recovery:
     def settled(self, name: str) -> bool:
         """Return whether a trial is done, failed, or stopped by a search."""
         folder = self.run.trial(name)
-        return (
-            folder.failure() is not None
-            or folder.stopped() is not None
-            or folder.is_done([f.id for f in self.trials[name].finetunings])
-        )
+        return folder.failure() is not None or folder.stopped() is not None or self.done(name)
+
+    def done(self, name: str) -> bool:
+        """Return whether a trial is done."""
+        return self.run.trial(name).is_done([f.id for f in self.trials[name].finetunings])
 
     def reason(self, name: str) -> str:
         """Return the reasons of a trial's failures in one line, each once with its count."""

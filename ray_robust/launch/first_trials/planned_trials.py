@@ -19,8 +19,8 @@ TRIES = 20  # times that a trial is given out while it fails in ways that do not
 
 @dataclass(frozen=True)
 class PilotTrials:
-    """The trials of a pilot, and `choose`, called once they are over: the trials that are left of the baseline that
-    follows from them, None where one of the pilot's has failed. They may have the ids of the pilot's."""
+    """The trials of a pilot, and `choose`, called once they are done: the trials that are left of the baseline that
+    follows from them, None where it cannot be said. They may have the ids of the pilot's."""
 
     trials: Plan
     choose: Callable[[], Plan | None]
@@ -57,6 +57,8 @@ class PlannedTrials:
     def next(self) -> Trial | None:
         """Return the trial to run now. None when there is none yet, or, once it is `complete`, none any more."""
         self._sort_out()
+        if not self._queue:
+            return None
         others = self._others_may_begin()
         trial = next((one for one in self._queue if others or self._comes_first(one)), None)
         if trial is not None:
@@ -86,17 +88,24 @@ class PlannedTrials:
         for name in ended:
             trial = self._running.pop(name)
             if not self.recovery.settled(name) and self.recovery.failures.get(name) and self._times[name] < TRIES:
-                self._queue.append(trial)
-            else:
-                self._of_pilot.discard(name)
+                (self._queue.appendleft if self._comes_first(trial) else self._queue.append)(trial)
+            elif name in self._of_pilot:
+                self._of_pilot.remove(name)
+                if not self.recovery.done(name):
+                    self._pilot_failed()
         if self._pilot is not None and not self._of_pilot:
-            choose, self._pilot = self._pilot.choose, None
-            chosen, undecided, self._undecided = choose(), self._undecided, set()
+            chosen = self._pilot.choose()
             if chosen is None:
-                self._give_up({trial.id for trial in self._queue} | undecided)
-            else:
-                trials = {trial.id: trial for trial in chosen}
-                self._queue.extendleft(trials[name] for name in reversed(self.baseline.order(trials)))
+                self._pilot_failed()
+                return
+            self._pilot, self._undecided = None, set()
+            trials = {trial.id: trial for trial in chosen}
+            self._queue.extendleft(trials[name] for name in reversed(self.baseline.order(trials)))
+
+    def _pilot_failed(self) -> None:
+        """Nothing more begins: without a baseline nothing else is measured."""
+        self._give_up({trial.id for trial in self._queue} | self._undecided)
+        self._pilot = None
 
     def _comes_first(self, trial: Trial) -> bool:
         return trial.id in self._of_pilot or trial.id in self.baseline.trials

@@ -91,14 +91,14 @@ class Monitor:
             self.loggers.expect(trial)
 
     def expect_more(self, work: Iterable[OpenWork], done: Collection[str]) -> None:
-        """Take this for what its trials lack from now on, since a pilot is over; `done` are trials that lack nothing,
-        of which the pilot's own are over with it."""
+        """Take this for what its trials lack from now on, since a pilot is over; `done` are those that lack nothing."""
+        work = list(work)
         with self._lock:
-            for one in work:
-                self.time_left.expect_more(one, one.trial.id in self.in_parts)
-            over, self.in_parts = self.in_parts & set(done), set()
-            self.finished |= dict.fromkeys(over, "done")
-            self._new_ends += sorted(over)
+            self.total += sum(one.trial.id not in self.time_left.work for one in work)
+            self.time_left.expect_more(work)
+            self._new_ends += sorted(self.in_parts & set(done))
+            self.finished |= dict.fromkeys(done, "done")
+            self.in_parts = set()
 
     def started(self, trial: str) -> None:
         """Note that a trial begins, or begins again after its worker died."""
@@ -117,6 +117,7 @@ class Monitor:
                 self.time_left.on_end(trial, rows, time.monotonic() - self._began[trial])
             if of_pilot := state == "done" and trial in self.in_parts:
                 self._old.pop(trial, None)
+                self.time_left.part_ended(trial)
             else:
                 self.finished[trial] = state
                 self._new_ends.append(trial)

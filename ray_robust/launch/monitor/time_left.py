@@ -59,22 +59,29 @@ class TimeLeft:
         if trial.id not in self.work:
             self._add(work_of(trial))
 
-    def expect_more(self, one: OpenWork, done: bool) -> None:
-        """Take this for what a trial lacks from now on, in place of what it lacked, which is `done` or is not to be;
-        nothing else follows."""
-        before = self.work.get(one.trial.id, OpenWork(one.trial, ()))
-        if done:
-            self._done, self._trainings_done = (
-                self._done + before.cost,
-                _added(self._trainings_done, _trainings(before.stages)),
-            )
-        else:
-            self._cost, self._trainings = (
-                self._cost - before.cost,
-                _added(self._trainings, _trainings(before.stages), -1),
-            )
-        self._add(one)
+    def part_ended(self, name: str) -> None:
+        """Take what a trial lacked for done: a pilot was it, and what else the trial has is not decided yet."""
+        before = self.work.get(name)
+        if before is None:
+            return
+        self._done += before.cost
+        self._trainings_done = _added(self._trainings_done, _trainings(before.stages))
+        self._replace(OpenWork(before.trial, ()))
+        self._cost += before.cost
+        self._trainings = _added(self._trainings, _trainings(before.stages))
+
+    def expect_more(self, work: Iterable[OpenWork]) -> None:
+        """Take this for what trials lack from now on, in place of what they lacked; nothing else follows."""
+        for one in work:
+            self._replace(one)
         self._then = None
+
+    def _replace(self, one: OpenWork) -> None:
+        before = self.work.get(one.trial.id)
+        if before is not None:
+            self._cost -= before.cost
+            self._trainings = _added(self._trainings, _trainings(before.stages), -1)
+        self._add(one)
 
     def _add(self, one: OpenWork) -> None:
         model = one.trial.model
