@@ -257,7 +257,9 @@ class Ffcv(Rival):
 
         self.folder = folder
         fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=95), "label": IntField()}
-        DatasetWriter(str(folder / "images.beton"), fields, num_workers=1).from_indexed_dataset(Images())
+        small = 1 << 21  # bytes of a page, the fewest that it takes: of few images most of a page would be empty
+        writer = DatasetWriter(str(folder / "images.beton"), fields, page_size=small, num_workers=1)
+        writer.from_indexed_dataset(Images())
 
     def open(self, cores: int) -> Any:
         import numpy as np

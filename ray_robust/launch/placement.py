@@ -19,6 +19,7 @@ from ray_robust.errors import UserError
 from ray_robust.launch.cluster import private_apis
 from ray_robust.spec.run_sections import Resources
 from ray_robust.text.names import count_noun
+from ray_robust.train.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,7 @@ def use_device(resources: Resources) -> torch.device:
     """
     import torch
 
+    keep_freed_memory()
     os.environ["OMP_NUM_THREADS"] = str(resources.cpus_per_worker)
     torch.set_num_threads(resources.cpus_per_worker)
     if not resources.gpus_per_worker:

@@ -5,9 +5,6 @@ Torch is imported here and not in the driver, where it costs seconds.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +20,7 @@ from ray_robust.launch.search.asha import stop_callback
 from ray_robust.launch.tune_searcher import TrialRef
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import Resources
+from ray_robust.train.allocator import return_freed_memory
 from ray_robust.trial.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def train_here(config: dict[str, Any], paths: RunPaths, resources: Resources, po
 
     context = Context(use_device(resources), preemption=preemption(), finetunings_at_once=resources.finetunings_at_once)
     _run(config["trial"], paths, context)
-    _release_memory()
+    return_freed_memory()
     tune.report({"ended": 1})
 
 
@@ -100,10 +98,3 @@ def _adopt(pools: list) -> None:
     if pools[0].hex() not in _adopted:
         adopt(ray.get(pools[0]))
         _adopted.add(pools[0].hex())
-
-
-def _release_memory() -> None:
-    """Return what a trial freed to the system: an actor that runs many would keep its largest one's share."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no malloc_trim
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -59,24 +59,23 @@ def augment(images: torch.Tensor, method: str, cropped: bool = False) -> torch.T
 
 
 def _flip(images: torch.Tensor) -> torch.Tensor:
-    return _shift(images, 0)
+    return torch.where(_chosen(images)[:, :, None, None], images.flip(2), images)
 
 
 def _crop(images: torch.Tensor) -> torch.Tensor:
-    return _shift(images, images.shape[1] // 8)
-
-
-def _shift(images: torch.Tensor, reach: int) -> torch.Tensor:
     """Flip and shift by whole pixels, as one gather: on a CPU five times cheaper than padding and slicing."""
     count, size, device = len(images), images.shape[1], images.device
-    line = torch.arange(size, device=device)
-    flipped = torch.rand(count, 1, device=device) < 0.5
-    columns = torch.where(flipped, size - 1 - line, line)
-    rows = line.expand(count, size)
+    line, reach = torch.arange(size, device=device), size // 8
+    columns, rows = torch.where(_chosen(images), size - 1 - line, line), line.expand(count, size)
     if reach:
         moves = torch.randint(-reach, reach + 1, (2, count, 1), device=device)
         rows, columns = _reflect(rows + moves[0], size), _reflect(columns + moves[1], size)
     return _gather(images, rows[:, :, None] * size + columns[:, None, :])
+
+
+def _chosen(images: torch.Tensor) -> torch.Tensor:
+    """Half of the images, drawn at random: bool [b, 1]."""
+    return torch.rand(len(images), 1, device=images.device) < 0.5
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
@@ -85,8 +84,7 @@ def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _vflip(images: torch.Tensor) -> torch.Tensor:
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(1), images)
+    return torch.where(_chosen(images)[:, :, None, None], images.flip(1), images)
 
 
 def _rotate90(images: torch.Tensor) -> torch.Tensor:
