@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "imports": ("importlib._bootstrap>",),
     "seeding of steps": ("manual_seed torch/random.py", "seed_device ray_robust/train/loop.py"),
     "states and weights on disk": ("ray_robust/train/checkpoints.py",),
-    "evaluation": ("predict ray_robust/train/evaluate.py",),
+    "evaluation": ("_predict_batches ray_robust/train/evaluate.py",),
     "batches: gather, augment, normalise": ("batch ray_robust/train/loop.py",),
     "optimizer": ("torch/optim/",),
     "forward and backward passes": ("_step ray_robust/train/loop.py", "run ray_robust/train/interleave.py"),

@@ -7,6 +7,7 @@ limit.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,9 @@ class TrialCallbacks(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if self._error is not None:
             raise self._error
+        for trial in trials:  # Tune breaks down where it cannot write down why one failed: its folder may be removed
+            if not trial.is_finished() and trial.local_path:
+                os.makedirs(trial.local_path, exist_ok=True)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         try:
