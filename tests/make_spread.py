@@ -27,9 +27,8 @@ def sizes(trials):
     return {(f.settings.num_images, f.settings.epochs, f.settings.lr) for trial in trials for f in trial.finetunings}
 
 
-def finish(run, trial, ids=None):
+def finish(run, trial):
     """The trial with scores that rise with what its fine-tunings see."""
-    ids = ids or {}
     rows = [{"finetune": f.id, "task": f.task_label, "epoch": epoch, "wise_alpha": None,
              "id_val": float(ndtr(0.4 * (f.images / 12_800) ** 0.5 * epoch - 1.5))}
             for f in trial.finetunings for epoch in (1, 2)]  # fmt: skip

@@ -28,14 +28,43 @@ baseline: none
 HOLDS = BaselineLine(True, ())
 
 
-def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp_path, monkeypatch):
-    (tmp_path / "dying.yaml").write_text(SPEC)
-    spec = load_spec(tmp_path / "dying.yaml")
+def planned(tmp_path, text):
+    """A spec of this text, its plan for pools that are not there, and where it runs."""
+    (tmp_path / "small.yaml").write_text(text)
+    spec = load_spec(tmp_path / "small.yaml")
     level, task = spec.pretrains[0].section, spec.tasks[0].section
     plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
                      {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
+    return spec, plan, RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+
+
+def finishing():
+    """What a worker runs where every trial is done at once; made here, so that workers need not import this file."""
+
+    def run(config, paths, resources, pools):
+        from ray import tune
+
+        trial = config["trial"].trial
+        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
+        tune.report({"ended": 1})
+
+    return run
+
+
+def watching(order):
+    """A monitor that adds each trial to `order` as it begins."""
+
+    class Watching(Monitor):
+        def started(self, trial):
+            order.append(trial)
+            super().started(trial)
+
+    return Watching
+
+
+def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp_path, monkeypatch):
+    spec, plan, paths = planned(tmp_path, SPEC)
     doomed, fine = (trial.id for trial in plan)
-    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
 
     def run(config, paths, resources, pools):
         from ray import tune
@@ -63,13 +92,10 @@ def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp
 
 def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
     """A batch of one before batch normalisation, which a plan would refuse: torch's own error."""
-    (tmp_path / "one.yaml").write_text(SPEC + "model: {name: test_byobnet}\nfinetune: {batch_size: 1, epochs: 1}\n")
-    spec = load_spec(tmp_path / "one.yaml")
-    level, task = spec.pretrains[0].section, spec.tasks[0].section
-    plan = Plan(tuple(make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
-                                {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})}))[:1])  # fmt: skip
+    more = "model: {name: test_byobnet}\nfinetune: {batch_size: 1, epochs: 1}\n"
+    spec, plan, paths = planned(tmp_path, SPEC + more)
+    plan = Plan(plan.trials[:1])
     (trial,) = plan
-    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
     monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "one", metrics=False)
     with connect(dashboard=False) as cluster:
         tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
@@ -86,34 +112,17 @@ def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
 
 @pytest.mark.parametrize("stop", [True, False])
 def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path, monkeypatch, stop):
-    (tmp_path / "first.yaml").write_text(SPEC.replace("none", "scratch"))
-    spec = load_spec(tmp_path / "first.yaml")
-    level, task = spec.pretrains[0].section, spec.tasks[0].section
-    plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
-                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
-    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    spec, plan, paths = planned(tmp_path, SPEC.replace("none", "scratch"))
     run_folder, order = RunFolder(paths.run), []
     own = frozenset(trial.id for trial in plan if trial.pretrain is None)
     assert plan.trials[0].id not in own
 
-    def run(config, paths, resources, pools):
-        from ray import tune
-
-        trial = config["trial"].trial
-        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
-        tune.report({"ended": 1})
-
-    class Watching(Monitor):
-        def started(self, trial):
-            order.append(trial)
-            super().started(trial)
-
-    monkeypatch.setattr(tuner, "train_here", run)
+    monkeypatch.setattr(tuner, "train_here", finishing())
     verdict = BaselineLine(False, ("no line",), ("R^2 is low",))
     shown = []
     first = BaselineFirst(own, lambda: verdict, shown.append, stop)
     with connect(dashboard=False) as cluster:
-        monitor = Watching(plan, run_folder, Console(quiet=True), 0, "first", metrics=False)
+        monitor = watching(order)(plan, run_folder, Console(quiet=True), 0, "first", metrics=False)
         tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first)
     assert shown == ["no line"]
     assert len(order) == (1 if stop else 3)
@@ -123,27 +132,10 @@ def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path,
 
 def test_trials_run_beside_the_pilot_and_its_own_trial_goes_on_with_what_it_chose(tmp_path, monkeypatch):
     """One run of Tune: the first trial of the baseline is given out twice, and its first end is not the baseline's."""
-    (tmp_path / "first.yaml").write_text(SPEC.replace("none", "scratch") + "finetune: {lr: {grid: [1e-3, 3e-3]}}\n")
-    spec = load_spec(tmp_path / "first.yaml")
-    level, task = spec.pretrains[0].section, spec.tasks[0].section
-    plan = make_plan(spec, {pool_key("species", level.sources["species"]): PoolFacts("s", 10_000)},
-                     {pool_key(task.name, task): PoolFacts("t", 100, {"train": 50})})  # fmt: skip
-    paths = RunPaths(str(tmp_path / "run"), str(tmp_path / "checkpoints"), str(tmp_path / "store"))
+    spec, plan, paths = planned(tmp_path, SPEC.replace("none", "scratch") + "finetune: {lr: {grid: [1e-3, 3e-3]}}\n")
     folder, order, runs = RunFolder(paths.run), [], []
     (scratch,) = (trial for trial in plan if trial.pretrain is None)
     pilot = replace(scratch, finetunings=scratch.finetunings[:1])
-
-    def run(config, paths, resources, pools):
-        from ray import tune
-
-        trial = config["trial"].trial
-        RunFolder(paths.run).trial(trial.id).finish([{"finetune": f.id} for f in trial.finetunings], {})
-        tune.report({"ended": 1})
-
-    class Watching(Monitor):
-        def started(self, trial):
-            order.append(trial)
-            super().started(trial)
 
     def choose():
         assert folder.trial(pilot.id).is_done([f.id for f in pilot.finetunings])
@@ -152,12 +144,12 @@ def test_trials_run_beside_the_pilot_and_its_own_trial_goes_on_with_what_it_chos
 
     fit = tuner._TuneRun.fit
     monkeypatch.setattr(tuner._TuneRun, "fit", lambda self, trials: (runs.append(1), fit(self, trials)))
-    monkeypatch.setattr(tuner, "train_here", run)
+    monkeypatch.setattr(tuner, "train_here", finishing())
     verdicts = []
     first = BaselineFirst(frozenset([scratch.id]), lambda: verdicts.append(folder.states()) or HOLDS, print, False)
     folder.write_plan(plan.rows())
     with connect(dashboard=False) as cluster:
-        monitor = Watching(plan, folder, Console(quiet=True), 0, "first", metrics=False)
+        monitor = watching(order)(plan, folder, Console(quiet=True), 0, "first", metrics=False)
         monitor.in_parts = {pilot.id}
         tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first,
                        pilot=PilotTrials(Plan((pilot,)), choose))  # fmt: skip

@@ -62,9 +62,7 @@ class TrialCallbacks(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         try:
             self._completed(trial, trials)
-        except (
-            Exception
-        ) as error:  # raised at the next step: here Tune would take it for the trial's, and run that again
+        except Exception as error:  # raised at the next step: Tune would take it for the trial's and run that again
             self._error = error
 
     def _completed(self, trial: Any, trials: list) -> None:

@@ -45,6 +45,7 @@ from ray_robust.prepare.work import (
     open_work,
     remaining_of,
     stopped_trials,
+    without,
     work_of,
 )
 from ray_robust.run import throughput
@@ -393,8 +394,3 @@ def report(run: RunFolder, out: Console) -> bool | None:
         out.print(f"no report: {unforeseen(error)}", markup=False, soft_wrap=True)
         return None
     return True
-
-
-def without(plan: Plan, done: set[str]) -> Plan:
-    """Return the trials of a plan that are not done."""
-    return Plan(tuple(trial for trial in plan if trial.id not in done))

@@ -104,6 +104,11 @@ def finished_trials(run: RunFolder, plan: Plan) -> set[str]:
     return {trial.id for trial in plan if run.has_rows(trial.id, [f.id for f in trial.finetunings])}
 
 
+def without(plan: Plan, done: Collection[str]) -> Plan:
+    """Return the trials of a plan that are not done."""
+    return Plan(tuple(trial for trial in plan if trial.id not in done))
+
+
 def stopped_trials(run: RunFolder, plan: Plan) -> set[str]:
     """Return the ids of the trials of a search that it has stopped: they are not run again."""
     return {trial.id for trial in plan if run.trial(trial.id).stopped() is not None}

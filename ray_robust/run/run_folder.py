@@ -221,8 +221,7 @@ class RunFolder:
         those that it left: they are read, and kept in memory until it is done with more, since no size or time tells of
         a bit that turned on the disk."""
         folder = self.trial(name)
-        done = folder.finished()
-        if done is None or not set(finetunings) <= set(done["finetunings"]):
+        if (done := folder.done_with(finetunings)) is None:
             return False
         if name not in self._rows or self._rows[name][0] != done:
             try:

@@ -59,8 +59,12 @@ class TrialFolder:
     def is_done(self, finetunings: list[str]) -> bool:
         """Return whether the trial is done with at least these fine-tunings, and all that it left has the size and time
         that it was left with, or the checksum."""
+        return self.done_with(finetunings) is not None
+
+    def done_with(self, finetunings: list[str]) -> dict[str, Any] | None:
+        """Return what `finished` does where at least these fine-tunings are among what was done, else None."""
         done = self.finished()
-        return done is not None and set(finetunings) <= set(done["finetunings"])
+        return done if done is not None and set(finetunings) <= set(done["finetunings"]) else None
 
     def damage(self) -> str:
         """Return what of a finished trial is not as it was left ("rows.jsonl is empty"), "" where all is or none is

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.baseline_spread import decide, pilot_plan, recorded, spread_sentence
 from ray_robust.prepare.open_sweep import Sweep
-from ray_robust.prepare.work import OpenWork, finished_trials, open_work, remaining_of
+from ray_robust.prepare.work import OpenWork, finished_trials, open_work, remaining_of, without
 from ray_robust.run.run_folder import RunFolder
 
 
@@ -25,15 +26,14 @@ class Pilot:
     run: RunFolder
     chosen: Callable[[], Sweep]
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """All of its trials."""
         return pilot_plan(self.bare)
 
     def missing(self) -> Plan:
         """Those that are not done."""
-        done = finished_trials(self.run, self.plan)
-        return Plan(tuple(trial for trial in self.plan if trial.id not in done))
+        return without(self.plan, finished_trials(self.run, self.plan))
 
     def work(self) -> list[OpenWork]:
         """What they lack."""

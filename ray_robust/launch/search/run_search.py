@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_robust.errors import FAILED, UserError
-from ray_robust.launch.run_sweep import PILOT_FAILED, SweepRun, report, without
+from ray_robust.launch.run_sweep import PILOT_FAILED, SweepRun, report
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
 from ray_robust.prepare import provenance
@@ -16,7 +16,7 @@ from ray_robust.prepare.candidates import Candidates, Preview, expected_plan
 from ray_robust.prepare.plan_text import print_failures
 from ray_robust.prepare.provenance import write_plan
 from ray_robust.prepare.search_text import print_best, write_search_table
-from ray_robust.prepare.work import finished_trials, remaining_of
+from ray_robust.prepare.work import finished_trials, remaining_of, without
 
 
 def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
