@@ -217,17 +217,17 @@ def test_what_follows_a_pilot_is_part_of_the_time_left_at_the_rates_that_it_meas
     rows = [{"finetune": f.id, "seconds_pretrain": 40.0, "seconds_finetune": 20.0} for f in first.trial.finetunings]
     pilot.on_end(first.trial.id, rows, 81.0)
     assert pilot.left({}, {first.trial.id}) == pytest.approx(40.0 + 2 * 20.0 + STARTING + 8.0)
-    assert pilot.counts({}, {first.trial.id}) == ((1, 2), (1, 2))
-    assert pilot.share_done({}, {first.trial.id}) == 1.0
+    assert pilot.counts({}, {first.trial.id}) == ((1, 2), (2, 4))
+    assert pilot.share_done({}, {first.trial.id}) == pytest.approx(first.cost / (first.cost + second.cost))
 
 
 def test_what_a_pilot_chose_takes_the_place_of_what_was_expected(opened):
     """Its own trial goes on with more; another one of the baseline, which has not begun, has more than before."""
     first, second, other = open_work(opened.plan, None)
     begun, waits = replace(first, stages=first.stages[:1]), replace(second, stages=second.stages[:1])
-    left = TimeLeft([begun, waits, other], after=8.0, then=[first])
+    left = TimeLeft([begun, waits, other], after=8.0, then=[replace(first, stages=first.stages[1:2])])
     left.on_progress(first.trial.id, report(images=4000, epoch=10.0))
-    share = begun.cost / (begun.cost + waits.cost + other.cost)
+    share = begun.cost / (begun.cost + waits.cost + other.cost + first.stages[1].cost)
     assert left.share_done({}, {first.trial.id}) == pytest.approx(share)
     left.part_ended(first.trial.id)
     assert left.share_done({}, ()) == pytest.approx(share)  # it does not fall back, however long others take

@@ -18,7 +18,7 @@ from ray_robust.launch.first_trials.planned_trials import PlannedTrials
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.launch.run_sweep import SweepRun, write_plan
-from ray_robust.prepare import baseline_spread, estimate
+from ray_robust.prepare import baseline_spread, estimate, provenance
 from ray_robust.prepare.baseline_spread import PILOT, Choice
 from ray_robust.prepare.work import open_work, work_of
 from ray_robust.run import throughput
@@ -38,27 +38,30 @@ def command(tmp_path, monkeypatch):
     def run(train, *overrides, arguments=()):
         def stand_in(self, todo):
             write_plan(self.sweep, self.run)
-            before = len(self.sweep.plan) - len(todo)
-            monitor = Monitor(todo, self.run, Console(quiet=True), before, "small", metrics=False)
+            before, left = len(self.sweep.plan) - len(todo), self.time_left(todo, 1)
+            monitor = Monitor(todo, self.run, Console(quiet=True), before, "small", metrics=False, time_left=left)
             run.monitors.append(monitor)
             recovery = Recovery({trial.id: trial for trial in todo}, self.run)
             planned = PlannedTrials(todo, recovery, self.baseline, self.pilot_trials(monitor))
             while (trial := planned.next()) is not None:
-                recovery.trials[trial.id] = trial
+                recovery.begin(trial)
                 monitor.started(trial.id)
                 train(self.run, trial)
                 planned.ended(trial.id)
                 monitor.ended(trial.id)
                 planned.settled(trial.id)
             assert planned.complete
-            return 0.0
+            recovery.quarantine_rest(planned.not_begun)
+            run.shares.append(monitor.done_and_left()[0])
+            return 0.0, recovery.begun
 
         monkeypatch.setattr(SweepRun, "run_trials", stand_in)
+        monkeypatch.setattr(provenance, "record_throughput", lambda run_folder, work, resources: run.timed.append(work))
         opened(tmp_path)
         sets = [word for one in overrides for word in ("--set", one)]
         return sweep_command.main([str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), *sets, *arguments])
 
-    run.monitors = []
+    run.monitors, run.shares, run.timed = [], [], []
     return run
 
 
@@ -162,8 +165,7 @@ def test_a_sweep_that_goes_on_within_its_pilot_has_the_rows_of_all_that_was_chos
     assert command(train, TWO) == DONE
     assert [trial.model.name for trial in train.ran if len(trial.finetunings) == len(PILOT)] == ["test_resnet"]
     assert rows_of(tmp_path / "run") == planned_rows(tmp_path / "run")
-    counts = command.monitors[-1].counts()
-    assert (counts["done"], counts["waiting"]) == (12, 0)
+    _all_are_counted(command, tmp_path, {trial.id for trial in train.ran})
 
 
 @pytest.mark.slow
@@ -201,14 +203,26 @@ def test_a_choice_that_asks_trials_that_are_done_for_more_is_waited_for(command,
     """A model is added to a finished sweep: the pilot of both chooses rungs that the first one's trials lack."""
     assert command(train) == DONE
     before = planned_rows(tmp_path / "run")
+    dropped = baseline_spread.recorded(opened(tmp_path), RunFolder(tmp_path / "run"))
+    assert not set(PILOT) <= set(dropped.octaves)  # a rung that stands for the choice until it is made
     train.ran = []
     assert command(train, TWO) == DONE
     after = planned_rows(tmp_path / "run")
     assert rows_of(tmp_path / "run") == after
     assert len(after) == 12
     assert {key_of(name) for name in before} < {key_of(name) for name in after}
-    counts = command.monitors[-1].counts()
-    assert (counts["done"], counts["waiting"]) == (12, 0)
+    _all_are_counted(command, tmp_path, {trial.id for trial in train.ran})
+
+
+def _all_are_counted(command, tmp_path, ran):
+    """The last command has counted twelve trials, all done, and keeps the time of those that it ran alone."""
+    monitor = command.monitors[-1]
+    counts = monitor.counts()
+    assert (monitor.total, counts["done"], counts["waiting"]) == (12, 12, 0)
+    assert command.shares[-1] == pytest.approx(1.0)
+    assert {one.trial.id for one in command.timed[-1]} == ran
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["invocations"][-1]["trials_run"] == len(ran)
+    assert not list((tmp_path / "run").glob("trials/*/failed.json"))
 
 
 def _finish_the_pilot(command, ran):

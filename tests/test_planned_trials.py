@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from ray_robust.errors import Outage
+from ray_robust.launch import tuner
 from ray_robust.launch.callbacks import TrialCallbacks
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
-from ray_robust.launch.first_trials.planned_trials import TRIES, PilotTrials, PlannedTrials
+from ray_robust.launch.first_trials.planned_trials import TRIES, Chosen, PilotTrials, PlannedTrials
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.baseline_line import BaselineLine
 
@@ -20,13 +21,16 @@ class Ends:
     """What `Recovery` knows: trials are settled unless they are in `open`, and done unless they are in `lost` too."""
 
     def __init__(self):
-        self.open, self.lost, self.failures = set(), set(), {}
+        self.open, self.lost, self.failures, self.trials = set(), set(), {}, {}
 
     def settled(self, name):
         return name not in self.open
 
     def done(self, name):
         return name not in self.open | self.lost
+
+    def counted(self, name):
+        return sum(failure != "preempted" for failure in self.failures.get(name, ()))
 
 
 def plan(*names):
@@ -101,13 +105,13 @@ def test_a_baseline_trial_that_left_nothing_does_not_hold_the_verdict():
     assert given(trials) == ["x"]
 
 
-def piloted(names, chosen, *baseline, ends=None, pilot=("b1",), **how):
-    """Trials whose pilot chooses these; with how often it was asked."""
+def piloted(names, chosen, *baseline, ends=None, pilot=("b1",), done=(), **how):
+    """Trials whose pilot chooses these, of which some are done; with how often it was asked."""
     asked = []
 
     def choose():
         asked.append(1)
-        return chosen
+        return None if chosen is None else Chosen(chosen, done)
 
     line = first(*baseline, **how) if baseline else NO_BASELINE
     return PlannedTrials(plan(*names), ends or Ends(), line, PilotTrials(plan(*pilot), choose)), asked
@@ -168,12 +172,12 @@ def test_the_first_pilot_that_fails_ends_it_while_others_run():
     ends = Ends()
     trials, asked = piloted(["x", "b1", "c1", "y"], plan("b1"), "b1", "c1", ends=ends, pilot=("b1", "b2"))
     assert given(trials, 3) == ["b1", "b2", "x"]
-    ends.lost = {"b1"}
-    over(trials, "b1")
+    ends.lost, ends.open, ends.failures = {"b1"}, {"x"}, {"x": ["preempted"], "b1": ["it broke"]}
+    over(trials, "x", "b1")
     assert given(trials) == []
     assert trials.complete
     over(trials, "b2")
-    assert (given(trials), asked, trials.not_begun) == ([], [], {"c1", "y"})
+    assert (given(trials), asked, trials.not_begun) == ([], [], {"c1", "x", "y"})  # x may go on, and has not failed
 
 
 def test_scores_that_cannot_be_read_are_no_choice():
@@ -198,23 +202,38 @@ def test_a_pilot_that_was_preempted_is_tried_again_before_all_else():
     assert asked == [1]
 
 
-def test_a_choice_that_adds_nothing_leaves_the_rest():
-    trials, _ = piloted(["x", "b1"], plan())
+def test_a_choice_that_adds_nothing_leaves_the_rest_and_says_what_is_wanted_of_all():
+    ends, chosen = Ends(), plan("b1", "b2")
+    trials, _ = piloted(["x", "b1", "b2"], chosen, ends=ends, done=["b1", "b2"])
     assert given(trials) == ["b1", "x"]
     over(trials, "b1")
     assert trials.complete
     assert given(trials) == []
+    assert ends.trials == {trial.id: trial for trial in chosen}
 
 
-def test_storage_that_fails_at_the_end_of_a_trial_ends_the_run_and_not_the_trial():
-    """Tune takes an error of this callback for the trial's, and would run that again beside what follows it."""
+def test_storage_that_fails_where_a_trial_begins_or_ends_ends_the_run_and_not_the_trial():
+    """Tune takes an error of a callback for the trial's, and would run that again beside what follows it."""
 
     class Away:
         def __getattr__(self, name):
             raise Outage("the storage cannot be reached")
 
-    callbacks = TrialCallbacks(Away(), Away(), Away(), None, None)
-    callbacks.on_step_begin(0, [])
-    callbacks.on_trial_complete(0, [], SimpleNamespace(config={"trial": "a"}))
+    for event in ("start", "complete", "recover", "error"):
+        callbacks = TrialCallbacks(Away(), Away(), Away(), None, None)
+        callbacks.on_step_begin(0, [])
+        getattr(callbacks, f"on_trial_{event}")(0, [], SimpleNamespace(config={"trial": "a"}))
+        with pytest.raises(Outage, match="cannot be reached"):
+            callbacks.on_step_begin(1, [])
+
+
+def test_an_error_at_the_end_of_the_last_trial_is_raised_though_no_step_follows(monkeypatch):
+    def end_badly(run, searcher):
+        with run.callbacks._keep_error():
+            raise Outage("the storage cannot be reached")
+
+    monkeypatch.setattr(tuner, "slots_now", lambda resources: 1)
+    monkeypatch.setattr(tuner._TuneRun, "_tune", end_badly)
+    callbacks = TrialCallbacks(None, None, None, None, None)
     with pytest.raises(Outage, match="cannot be reached"):
-        callbacks.on_step_begin(1, [])
+        tuner._TuneRun(None, SimpleNamespace(together=False), None, callbacks, False).fit(PlannedTrials(plan(), Ends()))

@@ -198,7 +198,7 @@ def command(tmp_path, monkeypatch):
                     self.run.trial(trial.id).fail("it broke")
                 else:
                     finish(self.run, trial)
-            return 1.0
+            return 1.0, {trial.id for trial in todo}
 
         monkeypatch.setattr(SweepRun, "run_trials", stand_in)
         monkeypatch.setattr(run_sweep.provenance, "record_throughput", lambda *args: None)

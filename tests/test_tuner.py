@@ -9,7 +9,7 @@ from rich.console import Console
 from ray_robust.launch import tuner
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.first_trials.baseline_first import BaselineFirst
-from ray_robust.launch.first_trials.planned_trials import PilotTrials
+from ray_robust.launch.first_trials.planned_trials import Chosen, PilotTrials
 from ray_robust.launch.monitor.monitor import Monitor
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan, pool_key
 from ray_robust.prepare.baseline_line import BaselineLine
@@ -140,7 +140,7 @@ def test_trials_run_beside_the_pilot_and_its_own_trial_goes_on_with_what_it_chos
     def choose():
         assert folder.trial(pilot.id).is_done([f.id for f in pilot.finetunings])
         monitor.expect_more([work_of(scratch)], ())
-        return Plan((scratch,))
+        return Chosen(Plan((scratch,)), ())
 
     fit = tuner._TuneRun.fit
     monkeypatch.setattr(tuner._TuneRun, "fit", lambda self, trials: (runs.append(1), fit(self, trials)))

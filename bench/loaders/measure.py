@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bench.loaders.data import Data, Loader
+from ray_robust.train.allocator import keep_freed_memory
 
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 1800.0  # seconds for an answer
@@ -111,6 +112,7 @@ def _serve(pipe: Connection, make: type[Loader], log: Path) -> None:
     os.dup2(file, 2)
     sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the worker of a trial does: for every loader alike, and what it forks
     try:
         work = _Work(make)
         while True:

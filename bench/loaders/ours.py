@@ -9,7 +9,6 @@ import torch
 
 from bench.loaders.data import BATCH, MEAN, STD, Batches, Data
 from ray_robust.data.opened import images_of
-from ray_robust.train.allocator import keep_freed_memory
 from ray_robust.train.augmentation import augment
 from ray_robust.train.crops import RandomCrops
 from ray_robust.train.images import ImageBank, normalise
@@ -24,7 +23,6 @@ class Compact:
 
     def __init__(self, data: Data) -> None:
         self.data, self.epochs = data, 0
-        keep_freed_memory()  # as the worker of a trial does
 
     def write(self, folder: Path) -> None:
         """Fill the store; it lies beside `folder`, for it is what all others are made of."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -27,7 +27,11 @@ COLLECT_EVERY = 60.0  # seconds between two looks at the disk space of shared we
 
 class TrialCallbacks(tune.Callback):
     """`weights` is the folder of shared weights; `limit` the bytes that it may hold, None for no limit; `on_settled` is
-    called with the name of a trial that is over, one way or the other."""
+    called with the name of a trial that is over, one way or the other.
+
+    error  what went wrong in one of these calls, but for an end that fails as a whole: Tune would take it for the
+           trial's, and run that again. It is raised at Tune's next step, and by whoever waits for Tune's end
+    """
 
     def __init__(
         self,
@@ -41,54 +45,59 @@ class TrialCallbacks(tune.Callback):
         self.monitor, self.recovery, self.watchdog, self.on_settled = monitor, recovery, watchdog, on_settled
         self.weights, self.limit = weights, limit
         self._collected = time.monotonic()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
-        self._sync_count(trial)
-        self.watchdog.started(name, lambda: ray.kill(trial.temporary_state.ray_actor))
-        self.monitor.started(name)
+        with self._keep_error():
+            self._sync_count(trial)
+            self.watchdog.started(name, lambda: ray.kill(trial.temporary_state.ray_actor))
+            self.monitor.started(name)
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         for trial in trials:  # Tune breaks down where it cannot write down why one failed: its folder may be removed
             if not trial.is_finished() and trial.local_path:
                 os.makedirs(trial.local_path, exist_ok=True)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        try:
-            self._completed(trial, trials)
-        except Exception as error:  # raised at the next step: Tune would take it for the trial's and run that again
-            self._error = error
-
-    def _completed(self, trial: Any, trials: list) -> None:
         name = trial.config["trial"]
-        self.watchdog.ended(name)
-        self.recovery.ran.add(name)
-        self.monitor.ended(name)
-        if self.recovery.settled(name):
-            self.on_settled(name)
-        for numbers in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps):
-            numbers.clear()  # Tune keeps some 20 kB of every trial that nobody reads
-        if time.monotonic() - self._collected > COLLECT_EVERY:
-            self._collect_garbage(trials)
+        with self._keep_error():
+            self.watchdog.ended(name)
+            self.recovery.ran.add(name)
+            self.monitor.ended(name)
+            if self.recovery.settled(name):
+                self.on_settled(name)
+            for numbers in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps):
+                numbers.clear()  # Tune keeps some 20 kB of every trial that nobody reads
+            if time.monotonic() - self._collected > COLLECT_EVERY:
+                self._collect_garbage(trials)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._record_failure(trial)
-        self._sync_count(trial)
+        with self._keep_error():
+            self._record_failure(trial)
+            self._sync_count(trial)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._record_failure(trial)
-        if self.recovery.settled(trial.config["trial"]):  # else the failure does not count: it is run again
-            self.monitor.ended(trial.config["trial"])
-            self.on_settled(trial.config["trial"])
+        with self._keep_error():
+            self._record_failure(trial)
+            if self.recovery.settled(trial.config["trial"]):  # else the failure does not count: it is run again
+                self.monitor.ended(trial.config["trial"])
+                self.on_settled(trial.config["trial"])
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         self._collect_garbage(trials)
+
+    @contextlib.contextmanager
+    def _keep_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
 
     def _record_failure(self, trial: Any) -> None:
         self.watchdog.ended(trial.config["trial"])

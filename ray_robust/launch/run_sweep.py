@@ -18,7 +18,7 @@ from ray_robust.errors import DONE, FAILED, Outage, UserError, unforeseen
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.launch.first_trials.pilot import Pilot
-from ray_robust.launch.first_trials.planned_trials import PilotTrials
+from ray_robust.launch.first_trials.planned_trials import Chosen, PilotTrials
 from ray_robust.launch.ingest.ingest import head_start, ingest
 from ray_robust.launch.monitor.image_progress import image_progress
 from ray_robust.launch.monitor.interim_reports import InterimReports
@@ -87,7 +87,8 @@ class SweepRun:
     pilot: Pilot | None = None
     limit: int | None = None
     begun: float = field(default_factory=time.monotonic)  # when the command began
-    left: Remaining | None = None  # what was missing then
+    left: Remaining | None = None  # what was missing then, and what the pilot has added
+    done: frozenset[str] = frozenset()  # ids of the trials that lacked nothing, or that a search had stopped
     outside: float = 0.0  # seconds between beginning and end of the trials' own work, and those of decoding
     with_pilot: bool = False  # whether the pilot ran in this command
     _waits: bool = False  # whether a second stage is wanted and could not be planned
@@ -100,7 +101,7 @@ class SweepRun:
         if self.pilot is not None and not len(self.pilot.missing()):
             self.choose()
         done = self._print_state()
-        if self.pilot is not None:  # it may choose more for any trial of the baseline
+        if self.pilot is not None:  # it may choose more for any trial of the baseline: it counts as not done yet
             done -= {trial.id for trial in self.sweep.plan if trial.pretrain is None}
         first = self.sweep.plan
         todo = without(first, done)
@@ -109,9 +110,9 @@ class SweepRun:
         goes_on = (len(todo) > 0 or self.pilot is not None) and self.baseline.may_go_on is not False
         if self.search is not None:
             goes_on = not self.search.complete
-        outage = self._train(todo, done, begun) if goes_on else None
+        outage = self._train(todo, begun) if goes_on else None
         if outage is None and len(more := self._second_stage(first)):
-            outage = self._train(more, done, time.monotonic())
+            outage = self._train(more, time.monotonic())
         if self.search is not None:
             self.sweep = replace(self.sweep, plan=self.search.plan)
         write_plan(self.sweep, self.run)  # again: the results go by it, and it may have been removed or altered
@@ -132,17 +133,14 @@ class SweepRun:
         stopped = self.baseline.may_go_on is False or self.pilot is not None
         return DONE if complete and not stopped and not self._waits and reported is not None else FAILED
 
-    def _train(self, todo: Plan, done: set[str], begun: float) -> Outage | None:
+    def _train(self, todo: Plan, begun: float) -> Outage | None:
         """Run these trials, of a search those that it gives, and record what they took; return what ended them."""
         try:
-            seconds = self.run_trials(todo)
-            if self.search is not None:
-                todo = without(self.search.plan, done)
-            else:
-                ids = {trial.id for trial in todo}
-                todo = Plan(tuple(trial for trial in self.sweep.plan if trial.id in ids))
-            provenance.record_throughput(self.run, self.work_of_trials(todo), self.sweep.spec.resources)
-            provenance.record_invocation(self.run, begun, seconds, len(todo))
+            seconds, ran = self.run_trials(todo)
+            plan = self.sweep.plan if self.search is None else self.search.plan
+            work = self.work_of_trials(trial for trial in plan if trial.id in ran)
+            provenance.record_throughput(self.run, work, self.sweep.spec.resources)
+            provenance.record_invocation(self.run, begun, seconds, len(ran))
         except Outage as error:
             return error
         return None
@@ -164,8 +162,8 @@ class SweepRun:
         monitor.in_parts = {trial.id for trial in trials}
         return PilotTrials(trials, lambda: self._choose_for(monitor))
 
-    def _choose_for(self, monitor: Monitor) -> Plan | None:
-        """Do so while trials run; return what is left to run of the baseline, None where the pilot has failed."""
+    def _choose_for(self, monitor: Monitor) -> Chosen | None:
+        """Do so while trials run; return the baseline's trials, None where the pilot has failed."""
         if not self.choose():
             return None
         write_plan(self.sweep, self.run)
@@ -174,7 +172,7 @@ class SweepRun:
         self.left = left if self.left is None else lacked_by_either(self.left, left)
         monitor.expect_more(open_work(own, left), done)
         self.baseline.settled(*done)
-        return without(own, done)
+        return Chosen(own, done)
 
     def _second_stage(self, first: Plan) -> Plan:
         """Plan the seeds that follow the first stage, print why so many, and return their trials that are not done.
@@ -244,8 +242,9 @@ class SweepRun:
         done = finished_trials(run, plan)
         mended = [trial.id for trial in plan if trial.id not in done and run.trial(trial.id).mend()]
         done |= finished_trials(run, Plan(tuple(trial for trial in plan if trial.id in mended)))
+        self.done = frozenset(done | (set() if self.search is None else stopped_trials(run, plan)))
         print_title(out, self.sweep.spec)
-        self.left = remaining_of(run, plan, done | (set() if self.search is None else stopped_trials(run, plan)))
+        self.left = remaining_of(run, plan, self.done)
         pilot = None if self.pilot is None else pilot_work(self.pilot.bare, run, self.limit)
         if self.search is None:
             whole = len(plan)
@@ -269,9 +268,11 @@ class SweepRun:
         return done
 
     def work_of_trials(self, trials: Iterable[Trial]) -> list[OpenWork]:
-        """What these trials lacked when the command began; all of one that a search has drawn since."""
+        """What these trials lacked when the command began, or lack since the pilot has chosen; all of one that a search
+        has drawn since."""
         missing = self.left.missing if self.left is not None else {}
-        return [work_of(trial, missing.get(trial.id)) for trial in trials]
+        lacking = (trial for trial in trials if trial.id in missing or trial.id not in self.done)
+        return [work_of(trial, missing.get(trial.id)) for trial in lacking]
 
     def _estimated(self, todo: Plan, pilot: PilotWork | None) -> str:
         """How long the command takes."""
@@ -287,8 +288,9 @@ class SweepRun:
             name = throughput.WITH_PILOT if self.with_pilot else throughput.OVERHEAD
             throughput.record_rate(name, seconds - self.outside)
 
-    def run_trials(self, todo: Plan) -> float:
-        """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took."""
+    def run_trials(self, todo: Plan) -> tuple[float, set[str]]:
+        """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took, and the
+        ids of those that were run."""
         import analysis.__main__ as analysis
         from ray_robust.launch.placement import slots_now
         from ray_robust.launch.tuner import run_plan
@@ -314,13 +316,7 @@ class SweepRun:
             write_plan(self.written or sweep, run)
             self._print_data(self.cluster, list(by_pool.values()))
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self.warn)
-            resources = sweep.spec.resources
-            gpus = resources.gpus_per_worker
-            work, after = self.work_of_trials(todo), list[OpenWork]()
-            if self.pilot is not None:
-                work, after = self.pilot.beside(work)
-                work = [*self.pilot.work(), *work]
-            time_left = TimeLeft(work, prior_rate(resources), REPORT, gpus, slots, after)
+            time_left = self.time_left(todo, slots)
             monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
             monitor.when_ending = analysis.warm_up
             monitor.reports = InterimReports(run.storage.address, self.warn)
@@ -331,14 +327,22 @@ class SweepRun:
             begun = time.monotonic()
             first = self.pilot_trials(monitor)
             with monitor.watching():
-                run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, first)
+                ran = run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, first)
             ended = time.monotonic()
             if monitor.reports.written:
                 count = count_noun(monitor.reports.written, "report")
                 self.warn(f"interim  {count} while it ran, in {percent(monitor.reports.share)} of its time")
             if monitor.first_progress is not None:
                 self.outside += decoding + ended - monitor.first_progress
-            return ended - begun
+            return ended - begun, ran
+
+    def time_left(self, todo: Plan, slots: int) -> TimeLeft:
+        """The open work of these trials, that of a pilot before what follows from it."""
+        work, after, resources = self.work_of_trials(todo), list[OpenWork](), self.sweep.spec.resources
+        if self.pilot is not None:
+            work, after = self.pilot.beside(work)
+            work = [*self.pilot.work(), *work]
+        return TimeLeft(work, prior_rate(resources), REPORT, resources.gpus_per_worker, slots, after)
 
     def warn(self, line: str) -> None:
         """Print a line as it is."""

@@ -54,10 +54,10 @@ def run_plan(
     search: Search | None = None,
     baseline: BaselineFirst = NO_BASELINE,
     pilot: PilotTrials | None = None,
-) -> None:
+) -> set[str]:
     """Run every trial of the plan, those of the `baseline` first and before these a `pilot`, or those that a `search`
     gives, one by one. A trial that fails has its reason in its folder, and the others run on. Where the baseline says
-    so, or the pilot has failed, nothing else is begun.
+    so, or the pilot has failed, nothing else is begun. Return the ids of the trials that were run.
 
     Raises UserError when the cluster cannot ever hold one trial or the search cannot be steered; Outage when storage or
     the cluster goes away.
@@ -65,20 +65,21 @@ def run_plan(
     trials = {trial.id: trial for trial in plan}
     recovery = Recovery(trials, RunFolder(paths.run), RETRIES)
     planned = PlannedTrials(plan if search is None else Plan(()), recovery, baseline, pilot)
+    given_out = planned if search is None else search
     watchdog = HeartbeatWatchdog(recovery, resources.heartbeat)
     callbacks = TrialCallbacks(monitor, recovery, watchdog, Storage(paths.checkpoints), resources.disk, planned.settled)
     run = _TuneRun(paths, resources, cluster, callbacks, search is not None)
     with watchdog.watching(), _cluster_outage():
         for _ in range(PASSES):
-            run.fit(planned if search is None else search)
-            if planned.complete:
+            run.fit(given_out)
+            if given_out.complete:
                 break
         baseline.wait()
     not_begun = planned.not_begun
     if search is not None and baseline.may_go_on is False:
         not_begun = trials.keys() - baseline.trials
-    for name in trials.keys() - not_begun:  # whatever may have happened, every trial that is not done has a reason
-        recovery.quarantine(name)
+    recovery.quarantine_rest(not_begun)
+    return recovery.begun
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ class _TuneRun:
         searcher = TuneSearcher(trials, slots_now(self.resources), self._begin, ahead)
         with no_pending_limit():
             self._tune(searcher)
-        if searcher.error is not None:
-            raise searcher.error
+        for error in (self.callbacks.error, searcher.error):  # of the last trial's end: no step of Tune follows it
+            if error is not None:
+                raise error
 
     def _begin(self, trial: Trial) -> None:
-        self.callbacks.recovery.trials[trial.id] = trial
+        self.callbacks.recovery.begin(trial)
         if self.draws:
             self.callbacks.monitor.expect(trial)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.spec.sections import Finetune, ModelSection, Pretrain
+from ray_robust.train.allocator import keep_freed_memory
 
 LIMIT = 90.0  # seconds for everything, starts of the processes included
 WARM_STEPS, MOST_STEPS = 3, 40
@@ -91,6 +92,7 @@ def _time_all(trainings: Sequence[TimedTraining], threads: int, gpu: bool, barri
     """Time every training at the same time as the other processes, and send its `Speed`, or None, as it is known."""
     import torch
 
+    keep_freed_memory()  # as the worker of a trial does
     torch.set_num_threads(threads)
     ready = not gpu or torch.cuda.is_available()
     device = torch.device("cuda" if gpu and ready else "cpu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 from ray_robust.errors import Outage
@@ -23,8 +24,9 @@ REMOVED = "what it left was removed or altered while the sweep ran; the same com
 
 
 class Recovery:
-    """Failures by trial id, on the driver. `trials`: by id, as each was last given out.
+    """Failures by trial id, on the driver. `trials`: by id, with what is wanted of each now.
 
+    begun     ids of the trials that were given out
     failures  since the trial last made progress
     hung      why the heartbeat watchdog ended a trial's worker, until that failure is recorded
     ran       trials that ended by themselves
@@ -32,10 +34,16 @@ class Recovery:
 
     def __init__(self, trials: dict[str, Trial], run: RunFolder, retries: int = RETRIES) -> None:
         self.trials, self.run, self.retries = trials, run, retries
+        self.begun: set[str] = set()
         self.failures: dict[str, list[Failure]] = {}
         self.hung: dict[str, str] = {}
         self.ran: set[str] = set()
         self._furthest: dict[str, float] = {}
+
+    def begin(self, trial: Trial) -> None:
+        """Note that a trial is given out."""
+        self.trials[trial.id] = trial
+        self.begun.add(trial.id)
 
     def record_failure(self, name: str, failure: Failure, host: str = "") -> Failure:
         """Record a failed attempt and return it as recorded. A trial that failed too often is quarantined; the batches
@@ -84,6 +92,11 @@ class Recovery:
         with contextlib.suppress(OSError):
             if not self.settled(name):
                 folder.fail(self.reason(name), quarantined=self.counted(name) > self.retries)
+
+    def quarantine_rest(self, not_begun: Collection[str]) -> None:
+        """Whatever may have happened, every trial that is not done and was to be run has a reason in its folder."""
+        for name in self.trials.keys() - not_begun:
+            self.quarantine(name)
 
     def settled(self, name: str) -> bool:
         """Return whether a trial is done, failed, or stopped by a search."""

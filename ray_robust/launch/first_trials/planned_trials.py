@@ -7,23 +7,32 @@ not depend on the choice runs beside it. Independent of Ray; `tune_searcher` giv
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ray_robust.launch.failures.recovery import Recovery
 from ray_robust.launch.first_trials.baseline_first import NO_BASELINE, BaselineFirst
 from ray_robust.plan.plan import Plan, Trial
+from ray_robust.prepare.work import without
 
 TRIES = 20  # times that a trial is given out while it fails in ways that do not count
 
 
 @dataclass(frozen=True)
 class PilotTrials:
-    """The trials of a pilot, and `choose`, called once they are done: the trials that are left of the baseline that
-    follows from them, None where it cannot be said. They may have the ids of the pilot's."""
+    """The trials of a pilot, and `choose`, called once they are done: the baseline that follows from them, None where
+    it cannot be said."""
 
     trials: Plan
-    choose: Callable[[], Plan | None]
+    choose: Callable[[], Chosen | None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The trials of a baseline, which may have the ids of its pilot's, and the ids of those that are done."""
+
+    trials: Plan
+    done: Collection[str]
 
 
 class PlannedTrials:
@@ -32,7 +41,8 @@ class PlannedTrials:
     recovery   knows how a trial has ended
     baseline   the trials that come first, and whether others may begin
     pilot      comes before the plan's trials without pre-training, which `choose` replaces
-    not_begun  ids of trials that are not given out, since the baseline makes no line or its pilot has failed
+    not_begun  ids of trials that are not given out, or not again after an interruption that does not count, since the
+               baseline makes no line or its pilot has failed
     """
 
     asha = None
@@ -99,8 +109,9 @@ class PlannedTrials:
                 self._pilot_failed()
                 return
             self._pilot, self._undecided = None, set()
-            trials = {trial.id: trial for trial in chosen}
-            self._queue.extendleft(trials[name] for name in reversed(self.baseline.order(trials)))
+            self.recovery.trials.update((trial.id, trial) for trial in chosen.trials)
+            left = {trial.id: trial for trial in without(chosen.trials, chosen.done)}
+            self._queue.extendleft(left[name] for name in reversed(self.baseline.order(left)))
 
     def _pilot_failed(self) -> None:
         """Nothing more begins: without a baseline nothing else is measured."""
@@ -122,5 +133,6 @@ class PlannedTrials:
         return bool(may_go_on)
 
     def _give_up(self, names: set[str]) -> None:
-        self.not_begun |= names - self._times.keys()
+        interrupted = {name for name in names if self.recovery.failures.get(name) and not self.recovery.counted(name)}
+        self.not_begun |= (names - self._times.keys()) | interrupted
         self._queue = deque(trial for trial in self._queue if trial.id not in names)

@@ -38,7 +38,8 @@ ENDED = ("done", *PROBLEMS)
 class Monitor:
     """Follows the trials of a plan. Tune's callbacks report starts and ends; a thread reads the progress between.
 
-    done_before   trials that earlier runs of the same command finished
+    plan          the trials that may run; with a pilot all of the baseline's, to which it may add
+    done_before   other trials of the sweep: earlier runs of the same command finished them
     metrics       whether to set Ray metrics
     time_left     the open work; None: all of the plan's
     reports       the report that is written while trials run, if any
@@ -60,6 +61,7 @@ class Monitor:
     ) -> None:
         self.run, self.console, self.title, self.loggers = run, console, title, loggers
         self.done_before, self.total = done_before, done_before + len(plan)
+        self._may_run = {trial.id for trial in plan}
         self.time_left = time_left or TimeLeft(open_work(plan, None))
         self.first_progress: float | None = None  # when the first trial reported any, on the monotonic clock
         self.running: dict[str, dict[str, Any]] = {}
@@ -94,7 +96,7 @@ class Monitor:
         """Take this for what its trials lack from now on, since a pilot is over; `done` are those that lack nothing."""
         work = list(work)
         with self._lock:
-            self.total += sum(one.trial.id not in self.time_left.work for one in work)
+            self.total += len({one.trial.id for one in work} - self._may_run)
             self.time_left.expect_more(work)
             self._new_ends += sorted(self.in_parts & set(done))
             self.finished |= dict.fromkeys(done, "done")

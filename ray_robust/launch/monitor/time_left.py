@@ -132,14 +132,16 @@ class TimeLeft:
         for name in {*running, *ended} & self.work.keys():
             left = {stage.name for stage, _ in self._left_of(name, running, ended)}
             over = _added(over, _trainings(stage for stage in self.work[name].stages if stage.name not in left))
-        return over, self._trainings
+        return over, self._trainings if self._then is None else _added(self._trainings, self._then._trainings)
 
     def share_done(self, running: Mapping[str, Progress], ended: Collection[str]) -> float:
-        """Return the share of the open work that is done, 0-1, by its cost."""
+        """Return the share of the open work that is done, 0-1, by its cost; it falls where a pilot chooses more than
+        was expected to follow it."""
         begun = {*running, *ended} & self.work.keys()
         done = self._done + sum(self.work[name].cost for name in begun)
         done -= sum(cost for name in begun for _, cost in self._left_of(name, running, ended))
-        return done / self._cost if self._cost else 1.0
+        whole = self._cost + (0.0 if self._then is None else self._then._cost)
+        return done / whole if whole else 1.0
 
     def left(self, running: Mapping[str, Progress], ended: Collection[str], undrawn: float = 1.0) -> float | None:
         """Return the seconds until the report is written, None while the rate of a training is not known.

@@ -50,7 +50,7 @@ def _run_pilot(whole: SweepRun) -> bool:
     if len(todo := without(plan, done)):
         whole.warn(whole.pilot.sentence())
         part = replace(whole, sweep=replace(whole.pilot.bare, plan=plan, notes=()), written=whole.sweep, pilot=None)
-        part.left = remaining_of(run, plan, done)
+        part.left, part.done = remaining_of(run, plan, done), frozenset(done)
         part.run_trials(todo)
         provenance.record_throughput(run, part.work_of_trials(todo), part.sweep.spec.resources)
         whole.cluster, whole.outside, whole.with_pilot = part.cluster, part.outside, True
