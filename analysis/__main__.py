@@ -50,13 +50,15 @@ def warm_up() -> None:
 
 
 def _load() -> None:
-    """Start the process that draws and make the page's JavaScript while the other modules load: that takes two seconds,
-    outside Python's lock."""
+    """Start the process that draws and make the page's JavaScript, which takes two seconds outside Python's lock; then
+    load what the caller has not loaded meanwhile."""
     from analysis.report.bundle import javascript
     from analysis.report.figures import warm_up as start_drawing
 
     start_drawing()
     javascript()
+    for name in ("analysis.study", "analysis.report.export", "analysis.report.page"):
+        importlib.import_module(name)
 
 
 def parser(add_help: bool = True) -> Arguments:

@@ -1,7 +1,8 @@
 """The views that a reader may switch the figures to: other metrics, other scales of the axes, one `View` each.
 
 The verdict is about one metric on one scale, fixed beforehand; the others show whether it depends on that choice,
-and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`. Owns `View`.
+and every one is the same analysis of other columns, `id_<metric>` and `ood_<metric>`, as far as figures show it. Owns
+`View`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.options import Options
 from analysis.scales import SCALES
-from analysis.stats.study_tables import PROGRESS
-from analysis.study import Analysis, analyse
+from analysis.stats.group_means import mean_er
+from analysis.stats.refusals import refusals_of
+from analysis.stats.resampled import Resampled, resample
+from analysis.stats.study_tables import PROGRESS, group_table, progress_table, trend_table
+from analysis.study import Analysis
 from ray_robust.metrics import METRICS
 from ray_robust.run.analysis_settings import MEAN
 
@@ -61,20 +66,50 @@ def views(analysis: Analysis) -> list[View]:
         scored = points if metric == metric_of(analysis) else _scored(points, metric)
         ids = ["id", *options.ids]
         scored = scored[[c for c in (*NEEDED, *dict.fromkeys(ids), "ood") if c in scored]]
+        own = replace(options, look=MEAN)  # these are the points of the look in use
+        resampled = resample(scored, None, own)
         for scale in SCALES:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
-            chosen_already = replace(options, scale=scale, look=MEAN)  # these are the points of the look in use
-            other = analyse(analysis.task, scored, chosen_already, checked=False)
-            seen = _view(other, other.points, metric, chosen=False).ordered(order)
+            seen = _other_view(metric, resampled, replace(own, scale=scale)).ordered(order)
             every.append(seen if options.look == MEAN else replace(seen, progress=_no_progress()))  # lacks other looks
     return every
+
+
+def _other_view(metric: str, resampled: Resampled, options: Options) -> View:
+    """As `study.analyse` has it, without the tables that no figure shows."""
+    name, scale = options.scale, SCALES[options.scale]
+    groups = resampled.groups[name]
+    trends = trend_table(groups, scale)
+    comparison = resampled.task_points.compare(scale, groups=groups, of_factors=False)
+    if comparison is None:
+        points = pd.concat([group.points for group in groups.values()], ignore_index=True)
+        points = points.assign(expected_ood=np.nan, er=np.nan, extrapolated=False)
+        lines = _own_lines(points, trends, options)
+        return View(metric, name, points, pd.DataFrame(), lines, group_table(groups, {}), _no_progress(),
+                    np.nan, True, chosen=False)  # fmt: skip
+    baseline, groups = comparison.baseline, comparison.groups
+    refused = bool(refusals_of(comparison, options, trends))
+    means = {group: mean for group, own in groups.items()
+             if not refused and (mean := mean_er(own, baseline, baseline.low, baseline.high)) is not None}  # fmt: skip
+    points = pd.concat([group.points for group in groups.values()], ignore_index=True)
+    progress = progress_table(groups, baseline, refused)
+    return View(
+        metric, name, points, baseline.band(groups[options.baseline]), _own_lines(points, trends, options),
+        group_table(groups, means), progress if len(progress) and not refused else _no_progress(),
+        baseline.line.r2, refused, chosen=False,
+    )  # fmt: skip
 
 
 def own_view(analysis: Analysis) -> View:
     """Return the view that the verdict is about."""
     points = analysis.points.assign(place=np.arange(len(analysis.points)))
-    return _view(analysis, points, metric_of(analysis), chosen=True)
+    progress = analysis.progress if len(analysis.progress) and not analysis.refused else _no_progress()
+    return View(
+        metric_of(analysis), analysis.options.scale, points, analysis.band,
+        _own_lines(points, analysis.trends, analysis.options), analysis.groups, progress,
+        analysis.baseline.line.r2 if analysis.baseline else np.nan, analysis.refused, chosen=True,
+    )  # fmt: skip
 
 
 def metric_of(analysis: Analysis) -> str:
@@ -104,25 +139,17 @@ def _scored(points: pd.DataFrame, metric: str) -> pd.DataFrame:
     return points.assign(**both).dropna(subset=["id", "ood"]).reset_index(drop=True)
 
 
-def _view(analysis: Analysis, points: pd.DataFrame, metric: str, chosen: bool) -> View:
-    progress = analysis.progress if len(analysis.progress) and not analysis.refused else _no_progress()
-    return View(
-        metric, analysis.options.scale, points, analysis.band, _own_lines(analysis), analysis.groups, progress,
-        analysis.baseline.line.r2 if analysis.baseline else np.nan, analysis.refused, chosen,
-    )  # fmt: skip
-
-
 def _no_progress() -> pd.DataFrame:
     return pd.DataFrame(columns=list(PROGRESS))
 
 
-def _own_lines(analysis: Analysis) -> pd.DataFrame:
+def _own_lines(points: pd.DataFrame, trends: pd.DataFrame, options: Options) -> pd.DataFrame:
     """The baseline has its line in the band."""
-    chosen = analysis.trends.loc[analysis.trends["scale"] == analysis.options.scale].set_index("group")
+    chosen = trends.loc[trends["scale"] == options.scale].set_index("group")
     ends: list[dict[str, object]] = []
-    for name, own in analysis.points.groupby("group", sort=False):
+    for name, own in points.groupby("group", sort=False):
         line = chosen.loc[name]
-        if name != analysis.options.baseline and np.isfinite(line["slope"]):
+        if name != options.baseline and np.isfinite(line["slope"]):
             ends += [
                 {"group": name, "x": x, "y": line["intercept"] + line["slope"] * x}
                 for x in (own["x"].min(), own["x"].max())

@@ -19,10 +19,9 @@ from analysis.formatting import percent
 from analysis.input.run_points import read_run
 from analysis.report import score_charts
 from analysis.report.captions import captions, trend_key
-from analysis.report.export import figures
+from analysis.report.export import draw_all, figures
 from analysis.report.palette import group_styles
 from analysis.study import Analysis, analyse_all
-from analysis.views import views
 from ray_robust.errors import UserError
 
 OF_SWEEPS = r"(?i)\b(trials?|fine-?tun\w*|pre-?train\w*|checkpoints?|sweeps?|epochs?)\b"
@@ -94,7 +93,7 @@ def test_captions_without_a_line_claim_none(run):
 
 @pytest.mark.slow
 def test_the_exported_trend_explains_its_bands_dots_and_lines(analysed):
-    drawn, lost = figures(analysed, views(analysed))
+    drawn, lost = draw_all(figures(analysed))
     assert not lost
     svg = drawn["trend"]["svg"].decode()
     shown = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]

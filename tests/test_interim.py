@@ -171,13 +171,13 @@ def test_the_exports_of_a_partial_run_are_marked_and_those_of_a_whole_one_are_no
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_report_that_comes_after_the_sweep_is_not_written(tmp_path, monkeypatch):
     run = simulated(tmp_path / "run")
     program.main([run.storage.address])
     assert not run.exists("report"), "no driver runs it"
     drive(run)
     monkeypatch.setattr(program, "verdict", lambda *given: (run.storage.delete("lease.json"), {"advice": [[]]})[1])
+    monkeypatch.setattr("analysis.report.page.sections", lambda *given: None)
     monkeypatch.setattr("analysis.report.page.render", lambda *given, **more: "page")
     monkeypatch.setattr(output, "csv_tables", lambda *given: {})
     program.main([run.storage.address])
@@ -203,10 +203,11 @@ def test_a_kill_leaves_the_old_report_or_the_new_one_whole(tmp_path, monkeypatch
     def write(version):
         stamp = {"at": None}
 
-        def render(table, parts, beside, folder, notes=(), within=""):
+        def render(table, parts, sections, beside, notes=(), within=""):
             stamp["at"] = within
             return f"{version} " + " ".join(f'<a href="{within}{name}">' for name in beside)
 
+        monkeypatch.setattr("analysis.report.page.sections", lambda *given: None)
         monkeypatch.setattr("analysis.report.page.render", render)
         monkeypatch.setattr(output.os, "getpid", lambda: version)
         output.write_interim(str(tmp_path / "run"), None, [Part()], {"advice": [], "version": version})

@@ -86,10 +86,10 @@ def read_tests(runs: Sequence[RunFolder], points: pd.DataFrame, splits: Mapping[
             continue
         for side, split in splits.items():
             rows = frame[frame["split"] == split].reset_index(drop=True)
-            images = rows[[name for name in of_images if name in rows]].astype(str)
             if side not in first:
-                first[side], made[side] = images, np.full((len(points), len(rows)), -1, np.int32)
-            if not images["image"].equals(first[side]["image"]):
+                first[side] = rows[[name for name in of_images if name in rows]].astype(str)
+                made[side] = np.full((len(points), len(rows)), -1, np.int32)
+            if not rows["image"].astype(str).equals(first[side]["image"]):
                 return {}, f"not all points were tested on the same images of {named(split)}"
             for row in own.itertuples():
                 made[side][row.point] = _numbers(rows[row.column], names)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from analysis.scales import SCALES, Scale
 from analysis.views import View
@@ -75,7 +77,15 @@ def ticks(scale: Scale, limits: tuple[float, float]) -> list[float]:
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as JSON's own types, numbers to five digits after the point, NaN as None."""
-    rounded = rows.copy()
-    for column in rounded.select_dtypes("number"):
-        rounded[column] = rounded[column].astype(float).round(5)
-    return rounded.astype(object).where(rounded.notna(), None).to_dict("records")
+    columns: dict[str, list[Any]] = {}
+    for name, column in rows.items():
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            column = column.astype(float).round(5)
+        columns[str(name)] = column.astype(object).where(column.notna(), None).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def inline(rows: pd.DataFrame) -> alt.InlineData:
+    """Return rows as the data of a chart; unchecked, since Altair would hold every number against a schema."""
+    with debug_mode(False):
+        return alt.InlineData(records(rows))

@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.findings import PER, STATES, two_levels
 from analysis.formatting import LOCALE, pair
 from analysis.report.captions import trend_key
-from analysis.report.chart_data import records
+from analysis.report.chart_data import inline
 from analysis.report.palette import BASELINE_COLOUR, STATE_STYLES, GroupStyle, group_styles
 from analysis.stats.contrasts import state
 from analysis.study import Analysis
@@ -249,7 +249,7 @@ def _intervals(rows: pd.DataFrame, value: str, title: str, margin: float, width:
     colours, shapes = ([STATE_STYLES[kind][i] for kind in STATES] for i in (0, 1))
     colour = alt.Color("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=colours))
     shape = alt.Shape("state:N", legend=_legend(legend), scale=alt.Scale(domain=kinds, range=shapes))
-    base = alt.Chart(alt.InlineData(records(rows[["row", "name", "state", value, "low", "high", "p_adjusted"]])))
+    base = alt.Chart(inline(rows[["row", "name", "state", value, "low", "high", "p_adjusted"]]))
     whisker = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5)
     dot = base.mark_point(filled=True, size=90, opacity=1).encode(
         x, y, colour, shape,

@@ -16,7 +16,7 @@ from analysis.report.figures import NotDrawn, draw
 from analysis.report.palette import group_styles
 from analysis.report.tables import ReportTable
 from analysis.study import Analysis
-from analysis.views import View, chosen
+from analysis.views import View, own_view
 
 FOLDER = "export"
 WIDTH = 640
@@ -63,16 +63,18 @@ def specifications(
     return {name: charts.filled(chart, data, params) for name, chart in made.items()}
 
 
-def figures(
-    analysis: Analysis, views: Sequence[View], line: LineChecks | None = None
-) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
-    """Return figure -> ending -> file, of the view that the verdict is about and of the checks of its line; and why the
-    missing figures could not be drawn, by name."""
-    view = chosen(views)
+def figures(analysis: Analysis) -> dict[str, dict[str, Any]]:
+    """Return figure -> Vega-Lite with its data, of the view that the verdict is about and of the checks of its line."""
+    view = own_view(analysis)
+    return specifications(analysis, view, analysis.line, {}, chart_data.marks(view.points))
+
+
+def draw_all(figures: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Return figure -> ending -> file; and why the missing figures could not be drawn, by name."""
     drawn, lost = {}, {}
-    for name, made in specifications(analysis, view, line, {}, chart_data.marks(view.points)).items():
+    for name, made in figures.items():
         try:
-            drawn[name] = draw(made | {"config": STYLE})
+            drawn[name] = draw({**made, "config": STYLE})
         except NotDrawn as error:
             lost[name] = str(error)
     return drawn, lost

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.learned.learned import Learned
-from analysis.report.chart_data import records
+from analysis.report.chart_data import inline
 from analysis.report.charts import Layers
 from analysis.report.learned_tables import drawn_test_groups
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
@@ -63,7 +63,7 @@ def _curves(
     scale = alt.Scale(domain=[s.group for s in shown], range=[s.colour for s in shown])
     dashes = [DASHES[i % len(DASHES)] for i in range(len(shown))]
     key = alt.Legend(orient="top", title=None, columns=2, labelLimit=150, symbolType="stroke", symbolSize=300)
-    base = alt.Chart(alt.InlineData(records(rows[["curve", "trial", "group", along, "loss"]])))
+    base = alt.Chart(inline(rows[["curve", "trial", "group", along, "loss"]]))
     lines = base.mark_line(strokeWidth=1.4, opacity=0.85).encode(
         alt.X(f"{along}:Q", title=title, axis=alt.Axis(grid=False, tickCount=6, labelOverlap="greedy")),
         alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)),
@@ -94,7 +94,7 @@ def _test_groups(own: Learned, width: int | str) -> Layers | None:
     axis = alt.Axis(tickCount=8, labelOverlap="greedy")
     x = alt.X("delta:Q", title="difference, percentage points", axis=axis, scale=scale)
     columns = ["row", "name", "images", "baseline_score", "score", "delta", "delta_low", "delta_high", "p_adjusted"]
-    base = alt.Chart(alt.InlineData(records(rows[columns])))
+    base = alt.Chart(inline(rows[columns]))
     zero = alt.Chart(alt.InlineData([{"zero": 0}])).mark_rule(color=BASELINE_COLOUR).encode(alt.X("zero:Q"))
     whisker = base.transform_filter("isValid(datum.delta_low)").mark_rule(strokeWidth=2, color=DIFFERENCE)
     dot = base.mark_point(filled=True, size=60, opacity=1, color=DIFFERENCE).encode(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.line.line_checks import STEPS, LineChecks
-from analysis.report.chart_data import MOST_POINTS, limits, records, thinning, ticks
+from analysis.report.chart_data import MOST_POINTS, inline, limits, thinning, ticks
 from analysis.report.charts import LABEL, PERCENT, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import SCALES, Scale
@@ -209,4 +209,4 @@ def _point() -> list[alt.Tooltip]:
 
 def _inline(rows: pd.DataFrame) -> alt.InlineData:
     """At most `MOST_POINTS` rows; those of points are thinned before."""
-    return alt.InlineData(records(rows.head(MOST_POINTS)))
+    return inline(rows.head(MOST_POINTS))

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,14 +154,17 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     from analysis.report import export, page  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    parts = [_part(analysis, own) for analysis, own in zip(analyses, advice_in(verdict), strict=True)]
-    files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
-    made = [export.figures(part.analysis, part.views, part.line) for part in parts]
+    with ThreadPoolExecutor(1, "figures") as drawer:  # waits for the process that draws, while all else is made here
+        drawing = [drawer.submit(export.draw_all, export.figures(analysis)) for analysis in analyses]
+        parts = [_part(analysis, own) for analysis, own in zip(analyses, advice_in(verdict), strict=True)]
+        files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+        sections = page.sections(table, parts, folder)
+        made = [one.result() for one in drawing]
     drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
     papers = export.files(analyses, drawn, [part.tables for part in parts])
     beside = [*files, "verdict.json", *images, *papers]
-    html = page.render(table, parts, beside, folder, lost)  # everything is made before anything is written
+    html = page.render(table, parts, sections, beside, lost)  # everything is made before anything is written
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
     contents = {**contents, "verdict.json": _json(verdict), **images, **papers, "index.html": html}
     written = {name: encoded(name, content) for name, content in contents.items()}
@@ -190,7 +194,8 @@ def write_interim(
     own = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
     parts = [_part(analysis, advice) for analysis, advice in zip(analyses, advice_in(verdict), strict=True)]
     files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
-    html = page.render(table, parts, [*files, "verdict.json"], folder, within=f"{INTERIM}/{own}/")
+    html = page.render(table, parts, page.sections(table, parts, folder), [*files, "verdict.json"],
+                       within=f"{INTERIM}/{own}/")  # fmt: skip
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
     contents["verdict.json"] = _json(verdict)
     if not wanted():

@@ -70,18 +70,32 @@ class Part:
     advice: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True)
+class Sections:
+    """What takes time to make of a page: what the template needs of every task, and the charts with their data."""
+
+    tasks: Sequence[dict[str, Any]]
+    drawn: Mapping[str, Any]
+
+
+def sections(table: Table, parts: Sequence[Part], target: Storage) -> Sections:
+    """Return the sections of a page that goes to the folder `target`."""
+    drawn: dict[str, Any] = {"tasks": [], "charts": {}}
+    return Sections([_task(part, table, i, target, drawn) for i, part in enumerate(parts)], drawn)
+
+
 def render(
     table: Table,
     parts: Sequence[Part],
+    made: Sections,
     beside: Sequence[str],
-    target: Storage,
     notes: Sequence[str] = (),
     within: str = "",
 ) -> str:
     """Return the whole page as HTML.
 
+    made     the sections of these parts
     beside   names of the files that lie beside it
-    target   the folder it goes to
     notes    sentences that are shown with the warnings of the analyses
     within   the folder of the files, from the page's: "" where they lie beside it, else with a slash at its end
     """
@@ -90,8 +104,6 @@ def render(
         undefined=jinja2.StrictUndefined, finalize=_text,
     )  # fmt: skip
     first, runs = parts[0].analysis, table.runs
-    drawn: dict[str, Any] = {"tasks": [], "charts": {}}
-    tasks = [_task(part, table, i, target, drawn) for i, part in enumerate(parts)]
     order = [name for part in parts for name in part.analysis.groups["group"]]
     questions = [str(run.spec().get("question") or "").strip() for run in runs]
     return environment.get_template("report.html").render(
@@ -106,7 +118,7 @@ def render(
         question=_question(parts),
         unit=first.options.unit,
         targets=list(dict.fromkeys(part.analysis.target for part in parts)),
-        tasks=tasks,
+        tasks=made.tasks,
         warnings=list(dict.fromkeys([w for part in parts for w in _warnings(part.analysis)] + [*notes])),
         left_out=plain("Left out", "Left out of every mean and line", table.left_out[["trial", "group", "reason"]]),
         samples=run_facts.samples(runs),
@@ -115,7 +127,7 @@ def render(
         provenance=run_facts.provenance(runs),
         beside=beside,
         most_rows=MOST_ROWS,
-        data=_json(drawn),
+        data=_json(made.drawn),
         javascript=Markup(javascript()),
         stylesheet=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text("utf-8")),

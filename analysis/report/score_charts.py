@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.report.chart_data import records
+from analysis.report.chart_data import inline
 from analysis.report.charts import LABEL_LENGTH, PERCENT, SHOWN, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import PP
@@ -52,7 +52,7 @@ def _chart(analysis: Analysis, table: pd.DataFrame, styles: Sequence[GroupStyle]
     key = alt.Legend(orient="top", title=None, symbolStrokeColor=BASELINE_COLOUR, symbolFillColor="transparent",
                      symbolSize=90, symbolStrokeWidth=2, labelLimit=220)  # fmt: skip
     shape = alt.Shape("side:N", scale=alt.Scale(domain=list(names.values()), range=shapes), legend=key)
-    base = alt.Chart(alt.InlineData(records(rows[["row", "group", "side", "ood", "mean", "low", "high", "n_trials"]])))
+    base = alt.Chart(inline(rows[["row", "group", "side", "ood", "mean", "low", "high", "n_trials"]]))
     x = alt.X("mean:Q", title="score", scale=_domain(rows), axis=_axis())
     whisker = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(
         alt.X("low:Q"), y, colour, x2="high:Q", yOffset=offset, opacity=_shown(0.85)
@@ -82,7 +82,7 @@ def _baseline(analysis: Analysis, rows: pd.DataFrame) -> list[alt.Chart]:
     own = rows.loc[rows["row"] == analysis.options.baseline, ["mean", "side"]]
     if own.empty:
         return []
-    lines = alt.Chart(alt.InlineData(records(own))).mark_rule(color=BASELINE_COLOUR, strokeDash=[5, 4], strokeWidth=1.5)
+    lines = alt.Chart(inline(own)).mark_rule(color=BASELINE_COLOUR, strokeDash=[5, 4], strokeWidth=1.5)
     return [lines.encode(alt.X("mean:Q"))]
 
 

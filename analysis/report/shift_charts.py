@@ -13,7 +13,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.report.chart_data import limits, records, ticks
+from analysis.report.chart_data import inline, limits, ticks
 from analysis.report.charts import BEYOND, LABEL, SHOWN, Layers, name_axis
 from analysis.report.palette import BASELINE_COLOUR, GroupStyle
 from analysis.scales import SCALES
@@ -55,7 +55,7 @@ def _effects(analysis: Analysis, styles: Sequence[GroupStyle], width: int | str)
     colour = alt.Color("group:N", legend=None, scale=alt.Scale(domain=names, range=[s.colour for s in groups]))
     shape = alt.Shape("group:N", legend=None, scale=alt.Scale(domain=names, range=[s.shape for s in groups]))
     opacity: Any = {"condition": {"test": SHOWN, "value": 1}, "value": 0.05}
-    base = alt.Chart(alt.InlineData(records(rows[["shift", "group", "er", "er_low", "er_high", "n_used"]])))
+    base = alt.Chart(inline(rows[["shift", "group", "er", "er_low", "er_high", "n_used"]]))
     x = alt.X("er:Q", title="mean ER, points", scale=BEYOND, axis=alt.Axis(tickCount=6))
     whisker = base.transform_filter("isValid(datum.er_low)").mark_rule(strokeWidth=2.5).encode(
         alt.X("er_low:Q"), y, colour, x2="er_high:Q", yOffset=offset, opacity=opacity
@@ -84,7 +84,7 @@ def _small(one: ShiftResult, analysis: Analysis, styles: Sequence[GroupStyle], w
     scale = SCALES[analysis.options.scale]
     step = -(-len(one.points) // MOST_POINTS) or 1
     columns = ["trial", "group", "x", "y", "id", "ood", *(["er"] if "er" in one.points else [])]
-    points = alt.Chart(alt.InlineData(records(one.points.iloc[::step][columns])))
+    points = alt.Chart(inline(one.points.iloc[::step][columns]))
     ends = limits(one.points["x"]), limits(one.points["y"])
 
     def axis(at: int) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _small(one: ShiftResult, analysis: Analysis, styles: Sequence[GroupStyle], w
     if len(one.band):
         drawn = {name: scale.h(one.band[name].iloc[::8].to_numpy(float)) for name in one.band}
         frame = pd.DataFrame(drawn).replace([np.inf, -np.inf], np.nan).dropna(subset=["id", "expected_ood"])
-        band = alt.Chart(alt.InlineData(records(frame.rename(columns={"id": "x"}))))
+        band = alt.Chart(inline(frame.rename(columns={"id": "x"})))
         area = band.transform_filter("isValid(datum.mean_low)").mark_area(clip=True, color=BASELINE_COLOUR, opacity=0.3)
         layers.append(area.encode(x, alt.Y("mean_low:Q"), alt.Y2("mean_high:Q")))
         line = band.mark_line(clip=True, color=BASELINE_COLOUR, strokeWidth=2)
