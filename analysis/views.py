@@ -19,6 +19,7 @@ from analysis.stats.group_means import mean_er
 from analysis.stats.refusals import refusals_of
 from analysis.stats.resampled import Resampled, resample
 from analysis.stats.study_tables import PROGRESS, group_table, progress_table, trend_table
+from analysis.stats.transform import transformed
 from analysis.study import Analysis
 from ray_robust.metrics import METRICS
 from ray_robust.run.analysis_settings import MEAN
@@ -80,10 +81,12 @@ def _other_view(metric: str, resampled: Resampled, options: Options) -> View:
     """As `study.analyse` has it, without the tables that no figure shows."""
     name, scale = options.scale, SCALES[options.scale]
     groups = resampled.groups[name]
+    parts = [group.points for group in groups.values()]
     trends = trend_table(groups, scale)
     comparison = resampled.task_points.compare(scale, groups=groups, of_factors=False)
     if comparison is None:
-        points = pd.concat([group.points for group in groups.values()], ignore_index=True)
+        nothing = resampled.task_points.points
+        points = pd.concat(parts, ignore_index=True) if parts else transformed(nothing, scale, options)
         points = points.assign(expected_ood=np.nan, er=np.nan, extrapolated=False)
         lines = _own_lines(points, trends, options)
         return View(metric, name, points, pd.DataFrame(), lines, group_table(groups, {}), _no_progress(),

@@ -180,6 +180,7 @@ def test_a_choice_that_was_removed_is_made_again_without_training(command, train
     assert (tmp_path / "run" / "baseline.json").read_text() == chosen
     assert "pilot    chosen by the pilot: " in capsys.readouterr().out
     assert rows_of(tmp_path / "run") == planned_rows(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["invocations"][-1]["trials_run"] == 1
 
 
 @pytest.mark.slow
@@ -211,6 +212,16 @@ def test_a_choice_that_asks_trials_that_are_done_for_more_is_waited_for(command,
     assert rows_of(tmp_path / "run") == after
     assert len(after) == 12
     assert {key_of(name) for name in before} < {key_of(name) for name in after}
+    _all_are_counted(command, tmp_path, {trial.id for trial in train.ran})
+
+
+@pytest.mark.slow
+def test_trials_that_lack_nothing_beside_the_pilot_of_another_model_are_no_work(command, train, tmp_path, monkeypatch):
+    monkeypatch.setattr(baseline_spread, "choose", lambda *given: PILOT)
+    assert command(train) == DONE
+    train.ran = []
+    assert command(train, TWO) == DONE
+    assert {trial.model.name for trial in train.ran} == {"test_byobnet"}
     _all_are_counted(command, tmp_path, {trial.id for trial in train.ran})
 
 

@@ -180,6 +180,27 @@ def test_the_first_pilot_that_fails_ends_it_while_others_run():
     assert (given(trials), asked, trials.not_begun) == ([], [], {"c1", "x", "y"})  # x may go on, and has not failed
 
 
+@pytest.mark.parametrize("failures", [["preempted"], ["preempted", "it broke"]])
+@pytest.mark.parametrize("order", [("x", "b1"), ("b1", "x")])
+def test_a_trial_that_was_to_be_tried_again_has_not_failed_with_the_pilot(order, failures):
+    ends = Ends()
+    trials, _ = piloted(["x", "b1", "y"], plan("b1"), "b1", ends=ends)
+    assert given(trials, 2) == ["b1", "x"]
+    ends.lost, ends.open, ends.failures = {"b1"}, {"x"}, {"x": failures}
+    over(trials, *order)
+    assert (given(trials), trials.complete, trials.not_begun) == ([], True, {"x", "y"})
+
+
+def test_a_pilot_that_does_not_end_is_not_left_without_a_reason():
+    ends = Ends()
+    trials, _ = piloted(["x", "b1", "b2"], plan("b1"), "b1", "b2", ends=ends)
+    ends.open, ends.failures = {"b1"}, {"b1": ["preempted"]}
+    for _ in range(TRIES):
+        assert given(trials, 1) == ["b1"]
+        over(trials, "b1")
+    assert (given(trials), trials.complete, trials.not_begun) == ([], True, {"b2", "x"})  # b1 is called failed
+
+
 def test_scores_that_cannot_be_read_are_no_choice():
     trials, asked = piloted(["x", "b1", "y"], None, "b1")
     assert given(trials, 2) == ["b1", "x"]
@@ -223,6 +244,8 @@ def test_storage_that_fails_where_a_trial_begins_or_ends_ends_the_run_and_not_th
         callbacks = TrialCallbacks(Away(), Away(), Away(), None, None)
         callbacks.on_step_begin(0, [])
         getattr(callbacks, f"on_trial_{event}")(0, [], SimpleNamespace(config={"trial": "a"}))
+        with callbacks._keep_error():
+            raise ValueError("what comes of it")
         with pytest.raises(Outage, match="cannot be reached"):
             callbacks.on_step_begin(1, [])
 

@@ -80,7 +80,7 @@ def test_a_trial_whose_worker_keeps_dying_is_quarantined_with_its_own_reason(tmp
     monkeypatch.setattr(tuner, "RETRIES", 1)
     monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "dying", metrics=False)
     with connect(dashboard=False) as cluster:
-        tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
+        assert tuner.run_plan(plan, paths, spec.resources, cluster, monitor) == {trial.id for trial in plan}
     assert monitor.finished == {doomed: "quarantined", fine: "done"}
     reason = RunFolder(paths.run).trial(doomed).failure()["reason"]
     assert reason.startswith("failed 2 times; quarantined until the next run: its worker died"), reason
@@ -98,7 +98,7 @@ def test_what_must_fail_again_is_tried_once_and_is_one_line(tmp_path, capfd):
     (trial,) = plan
     monitor = Monitor(plan, RunFolder(paths.run), Console(quiet=True), 0, "one", metrics=False)
     with connect(dashboard=False) as cluster:
-        tuner.run_plan(plan, paths, spec.resources, cluster, monitor)
+        assert tuner.run_plan(plan, paths, spec.resources, cluster, monitor) == {trial.id for trial in plan}
     folder = RunFolder(paths.run).trial(trial.id)
     assert monitor.finished == {trial.id: "failed"}
     assert folder.attempts() == []
@@ -123,7 +123,8 @@ def test_the_baseline_comes_first_and_where_it_may_end_the_sweep_alone(tmp_path,
     first = BaselineFirst(own, lambda: verdict, shown.append, stop)
     with connect(dashboard=False) as cluster:
         monitor = watching(order)(plan, run_folder, Console(quiet=True), 0, "first", metrics=False)
-        tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first)
+        begun = tuner.run_plan(plan, paths, spec.resources, cluster, monitor, baseline=first)
+    assert begun == set(order)
     assert shown == ["no line"]
     assert len(order) == (1 if stop else 3)
     assert own & set(order[: 1 if stop else 2])  # where nothing waits two are given out at once: either may start first

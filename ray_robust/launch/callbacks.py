@@ -29,8 +29,8 @@ class TrialCallbacks(tune.Callback):
     """`weights` is the folder of shared weights; `limit` the bytes that it may hold, None for no limit; `on_settled` is
     called with the name of a trial that is over, one way or the other.
 
-    error  what went wrong in one of these calls, but for an end that fails as a whole: Tune would take it for the
-           trial's, and run that again. It is raised at Tune's next step, and by whoever waits for Tune's end
+    error  the first exception of a call about a trial. Tune would take it for the trial's, and run that again: it is
+           raised at Tune's next step, and where none follows by `tuner`
     """
 
     def __init__(

@@ -268,8 +268,8 @@ class SweepRun:
         return done
 
     def work_of_trials(self, trials: Iterable[Trial]) -> list[OpenWork]:
-        """What these trials lacked when the command began, or lack since the pilot has chosen; all of one that a search
-        has drawn since."""
+        """What these trials lacked when the command began, or lack since the pilot has chosen; all of one that was not
+        planned then. Of one that was done, and that a search asks for more, nothing: what it lacks is not known."""
         missing = self.left.missing if self.left is not None else {}
         lacking = (trial for trial in trials if trial.id in missing or trial.id not in self.done)
         return [work_of(trial, missing.get(trial.id)) for trial in lacking]
@@ -290,7 +290,7 @@ class SweepRun:
 
     def run_trials(self, todo: Plan) -> tuple[float, set[str]]:
         """Fill the stores, run the trials, of a search those that it gives; return the seconds that they took, and the
-        ids of those that were run."""
+        ids of those that were given out."""
         import analysis.__main__ as analysis
         from ray_robust.launch.placement import slots_now
         from ray_robust.launch.tuner import run_plan

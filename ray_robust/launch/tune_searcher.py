@@ -36,7 +36,7 @@ class Trials(Protocol):
         """Return the trial to run now; None where there is none, or none yet."""
 
     def ended(self, name: str) -> None:
-        """Note that Tune is over with a trial, however it ended."""
+        """Note that Tune is over with a trial, however it ended: its folder says how."""
 
 
 class TrialRef(str):
@@ -71,11 +71,13 @@ class TuneSearcher(Searcher):
         self.trials, self.max_concurrent, self.on_begin, self.ahead = trials, slots, on_begin, ahead
         self.error: Exception | None = None
         self._running: dict[str, str] = {}  # Tune's id -> ours; also of trials that wait for a worker
+        self._ended: list[str] = []  # trials of which `trials` has yet to hear
 
     def __getstate__(self) -> dict:  # Tune writes its searcher to disk; nobody reads it from there
         return {}
 
     def suggest(self, trial_id: str) -> Any:
+        self.pass_on_ends()
         if len(self._running) >= self.max_concurrent + self.ahead:
             return None
         if self.error is None:
@@ -95,12 +97,17 @@ class TuneSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         name = self._running.pop(trial_id, None)
-        if name is None:  # Tune runs a trial again whose end it could not pass on
-            return
-        try:
-            self.trials.ended(name)
-        except Exception as error:
-            self.error = self.error or error
+        if name is not None:  # Tune runs a trial again whose end it could not pass on
+            self._ended.append(name)
+
+    def pass_on_ends(self) -> None:
+        """Tell of the trials that have ended. Not at once: Tune calls this first, and then what writes down how."""
+        ended, self._ended = self._ended, []
+        for name in ended:
+            try:
+                self.trials.ended(name)
+            except Exception as error:
+                self.error = self.error or error
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's state of it is never read again: the run folder is."""

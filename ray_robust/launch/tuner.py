@@ -57,7 +57,7 @@ def run_plan(
 ) -> set[str]:
     """Run every trial of the plan, those of the `baseline` first and before these a `pilot`, or those that a `search`
     gives, one by one. A trial that fails has its reason in its folder, and the others run on. Where the baseline says
-    so, or the pilot has failed, nothing else is begun. Return the ids of the trials that were run.
+    so, or the pilot has failed, nothing else is begun. Return the ids of the trials that were given out.
 
     Raises UserError when the cluster cannot ever hold one trial or the search cannot be steered; Outage when storage or
     the cluster goes away.
@@ -76,6 +76,8 @@ def run_plan(
                 break
         baseline.wait()
     not_begun = planned.not_begun
+    if search is not None:  # it may have drawn others than those that were expected, or none
+        not_begun = trials.keys() - recovery.begun - baseline.trials
     if search is not None and baseline.may_go_on is False:
         not_begun = trials.keys() - baseline.trials
     recovery.quarantine_rest(not_begun)
@@ -97,10 +99,16 @@ class _TuneRun:
         ahead = 0 if self.resources.together else AHEAD  # what drives a group needs no room: it would not wait
         searcher = TuneSearcher(trials, slots_now(self.resources), self._begin, ahead)
         with no_pending_limit():
-            self._tune(searcher)
-        for error in (self.callbacks.error, searcher.error):  # of the last trial's end: no step of Tune follows it
-            if error is not None:
-                raise error
+            try:
+                self._tune(searcher)
+            except Exception as error:
+                if self.callbacks.error in (None, error):
+                    raise
+                raise self.callbacks.error from error
+        searcher.pass_on_ends()
+        kept = self.callbacks.error or searcher.error  # no step of Tune follows the end of the last trial
+        if kept is not None:
+            raise kept
 
     def _begin(self, trial: Trial) -> None:
         self.callbacks.recovery.begin(trial)

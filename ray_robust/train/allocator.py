@@ -12,8 +12,8 @@ import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 NEVER = -1  # to give back what is free at the end of the heap
-# Bytes up to which memory comes from the heap, the first that this glibc accepts: a bank of images that is not needed
-# any more is larger, and goes back at once.
+# Bytes up to which memory comes from the heap, the first that this glibc accepts. What is larger goes back at once:
+# most banks of images that are not needed any more, and a step's very largest tensors.
 LARGEST = (1 << 27, 1 << 25)
 
 

@@ -94,7 +94,7 @@ class Recovery:
                 folder.fail(self.reason(name), quarantined=self.counted(name) > self.retries)
 
     def quarantine_rest(self, not_begun: Collection[str]) -> None:
-        """Whatever may have happened, every trial that is not done and was to be run has a reason in its folder."""
+        """Leave a reason in the folder of every trial that is not done, but for those that were not to begin."""
         for name in self.trials.keys() - not_begun:
             self.quarantine(name)
 

@@ -41,8 +41,8 @@ class PlannedTrials:
     recovery   knows how a trial has ended
     baseline   the trials that come first, and whether others may begin
     pilot      comes before the plan's trials without pre-training, which `choose` replaces
-    not_begun  ids of trials that are not given out, or not again after an interruption that does not count, since the
-               baseline makes no line or its pilot has failed
+    not_begun  ids of trials that are not given out, or were to be given out again, since the baseline makes no line or
+               its pilot has failed
     """
 
     asha = None
@@ -61,12 +61,12 @@ class PlannedTrials:
         self._of_pilot = set() if pilot is None else {trial.id for trial in pilot.trials}  # those that are not over
         self._queue = deque(ordered)
         self._running: dict[str, Trial] = {}
-        self._ended: list[str] = []  # what Tune says that `recovery` may not have heard yet
+        self._stopped = False  # whether a pilot has failed
         self._times = Counter[str]()
 
     def next(self) -> Trial | None:
         """Return the trial to run now. None when there is none yet, or, once it is `complete`, none any more."""
-        self._sort_out()
+        self._choose()
         if not self._queue:
             return None
         others = self._others_may_begin()
@@ -78,8 +78,16 @@ class PlannedTrials:
         return trial
 
     def ended(self, name: str) -> None:
-        """Note that a trial has ended, however: its folder says how, by the time that the next one is asked for."""
-        self._ended.append(name)
+        """Note that a trial has ended, however. One that is not over is queued again."""
+        trial = self._running.pop(name)
+        if not self.recovery.settled(name) and self.recovery.failures.get(name) and self._times[name] < TRIES:
+            (self._queue.appendleft if self._comes_first(trial) else self._queue.append)(trial)
+            if self._stopped:
+                self._give_up({name})
+        elif name in self._of_pilot:
+            self._of_pilot.remove(name)
+            if not self.recovery.done(name):
+                self._pilot_failed()
 
     def settled(self, name: str) -> None:
         """Note that a trial is over: one of the baseline, unless it was the pilot's part of it."""
@@ -89,34 +97,26 @@ class PlannedTrials:
     @property
     def complete(self) -> bool:
         """Whether no trial is left to be given out."""
-        self._sort_out()
+        self._choose()
         return not self._queue and self._pilot is None
 
-    def _sort_out(self) -> None:
-        """Queue again what ended and is not over; once the pilot is over, what its choice asks for."""
-        ended, self._ended = self._ended, []
-        for name in ended:
-            trial = self._running.pop(name)
-            if not self.recovery.settled(name) and self.recovery.failures.get(name) and self._times[name] < TRIES:
-                (self._queue.appendleft if self._comes_first(trial) else self._queue.append)(trial)
-            elif name in self._of_pilot:
-                self._of_pilot.remove(name)
-                if not self.recovery.done(name):
-                    self._pilot_failed()
-        if self._pilot is not None and not self._of_pilot:
-            chosen = self._pilot.choose()
-            if chosen is None:
-                self._pilot_failed()
-                return
-            self._pilot, self._undecided = None, set()
-            self.recovery.trials.update((trial.id, trial) for trial in chosen.trials)
-            left = {trial.id: trial for trial in without(chosen.trials, chosen.done)}
-            self._queue.extendleft(left[name] for name in reversed(self.baseline.order(left)))
+    def _choose(self) -> None:
+        """Once the pilot is over, queue what its choice asks for."""
+        if self._pilot is None or self._of_pilot:
+            return
+        chosen = self._pilot.choose()
+        if chosen is None:
+            self._pilot_failed()
+            return
+        self._pilot, self._undecided = None, set()
+        self.recovery.trials.update((trial.id, trial) for trial in chosen.trials)
+        left = {trial.id: trial for trial in without(chosen.trials, chosen.done)}
+        self._queue.extendleft(left[name] for name in reversed(self.baseline.order(left)))
 
     def _pilot_failed(self) -> None:
         """Nothing more begins: without a baseline nothing else is measured."""
         self._give_up({trial.id for trial in self._queue} | self._undecided)
-        self._pilot = None
+        self._pilot, self._stopped = None, True
 
     def _comes_first(self, trial: Trial) -> bool:
         return trial.id in self._of_pilot or trial.id in self.baseline.trials
@@ -133,6 +133,6 @@ class PlannedTrials:
         return bool(may_go_on)
 
     def _give_up(self, names: set[str]) -> None:
-        interrupted = {name for name in names if self.recovery.failures.get(name) and not self.recovery.counted(name)}
-        self.not_begun |= (names - self._times.keys()) | interrupted
+        to_run = {trial.id for trial in self._queue if trial.id in names}
+        self.not_begun |= to_run | (names - self._times.keys())
         self._queue = deque(trial for trial in self._queue if trial.id not in names)

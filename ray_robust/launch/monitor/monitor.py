@@ -38,7 +38,7 @@ ENDED = ("done", *PROBLEMS)
 class Monitor:
     """Follows the trials of a plan. Tune's callbacks report starts and ends; a thread reads the progress between.
 
-    plan          the trials that may run; with a pilot all of the baseline's, to which it may add
+    plan          the trials that may run: with a pilot all of the baseline's, since its choice may ask any for more
     done_before   other trials of the sweep: earlier runs of the same command finished them
     metrics       whether to set Ray metrics
     time_left     the open work; None: all of the plan's
@@ -88,7 +88,8 @@ class Monitor:
         """Add a trial that a search has drawn; `total` says how many there will be."""
         with self._lock:
             self.time_left.expect(trial)
-            self.total = max(self.total, self.done_before + len(self.time_left.work))
+            self._may_run.add(trial.id)
+            self.total = max(self.total, self.done_before + len(self._may_run))
         if self.loggers is not None:
             self.loggers.expect(trial)
 
@@ -255,7 +256,7 @@ class Monitor:
         to tell."""
         with self._lock:
             running, ended = self._fresh_progress(), set(self.finished)
-            drawn = max(1, len(self.time_left.work))
+            drawn = max(1, len(self._may_run))
             undrawn = max(1.0, (self.total - self.done_before) / drawn)  # trials that a search will draw
             return self.time_left.share_done(running, ended) / undrawn, self.time_left.left(running, ended, undrawn)
 

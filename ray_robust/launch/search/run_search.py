@@ -5,6 +5,7 @@ A search is named by what its baseline is, so that one whose baseline a pilot ch
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from ray_robust.errors import FAILED, UserError
@@ -50,9 +51,11 @@ def _run_pilot(whole: SweepRun) -> bool:
     if len(todo := without(plan, done)):
         whole.warn(whole.pilot.sentence())
         part = replace(whole, sweep=replace(whole.pilot.bare, plan=plan, notes=()), written=whole.sweep, pilot=None)
-        part.left, part.done = remaining_of(run, plan, done), frozenset(done)
-        part.run_trials(todo)
-        provenance.record_throughput(run, part.work_of_trials(todo), part.sweep.spec.resources)
+        part.left, begun = remaining_of(run, plan, done), time.monotonic()
+        seconds, ran = part.run_trials(todo)
+        work = part.work_of_trials(trial for trial in todo if trial.id in ran)
+        provenance.record_throughput(run, work, part.sweep.spec.resources)
+        provenance.record_invocation(run, begun, seconds, len(ran))
         whole.cluster, whole.outside, whole.with_pilot = part.cluster, part.outside, True
     if whole.choose():
         return True
