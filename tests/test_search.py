@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from ray_robust.errors import UserError
 from ray_robust.launch.search.objective import Objective, lines_of
 from ray_robust.launch.search.sampler import sampler_of
 from ray_robust.launch.search.search import Search
-from ray_robust.launch.tune_searcher import TuneSearcher
 from ray_robust.plan.plan import Configuration, Plan, PoolFacts, Trial, make_plan
 from ray_robust.prepare.candidates import expected_plan
 from ray_robust.run.run_folder import RunFolder
@@ -397,16 +395,3 @@ def test_a_limit_counts_in_what_is_expected_from_the_beginning(limit, count, tmp
     again = expected_plan(plan, Plan(tuple(drawn)), limit)
     assert again.trials == plan.trials  # what was given out is not counted twice, and stays whatever the limit
     assert expected_plan(plan, Plan(tuple(drawn)), 1).trials == plan.trials
-
-
-def test_a_trial_whose_worker_always_dies_is_not_tried_for_ever(tmp_path):
-    """Tune tells its searcher first that a trial has ended, and then the callbacks, which write down why."""
-    search = make(tmp_path, "search.objective=ood_val")
-    given: list[Trial] = []
-    searcher = TuneSearcher(search, 1, given.append, 0)
-    for number in range(50):
-        if isinstance(searcher.suggest(str(number)), dict):
-            searcher.on_trial_complete(str(number), error=True)
-            search.run.trial(given[-1].id).fail("its worker died", quarantined=True)
-    assert searcher.error is None
-    assert max(Counter(trial.id for trial in given).values()) == 1

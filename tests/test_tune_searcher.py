@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 from types import SimpleNamespace
 
 from ray import cloudpickle
 from ray.tune.search import Searcher
+from test_search import make
 
 from ray_robust.errors import UserError
 from ray_robust.launch.search.asha import Asha
@@ -46,8 +48,9 @@ def test_one_more_trial_is_out_than_runs_and_the_end_waits_for_all():
     given = [searcher.suggest(f"tune{i}") for i in range(4)]
     assert [one and str(one["trial"]) for one in given] == ["t0", "t1", "t2", None]
     searcher.on_trial_complete("tune1")
-    assert search.ends == ["t1"]
+    assert search.ends == []  # not before its folder says how
     assert str(searcher.suggest("tune4")["trial"]) == "t3"
+    assert search.ends == ["t1"]
     assert [trial.id for trial in begun] == ["t0", "t1", "t2", "t3"]
     searcher.on_trial_complete("tune0", error=True)
     assert searcher.suggest("tune5") is None  # nothing more comes, but two are out
@@ -78,6 +81,7 @@ def test_a_trial_that_tune_runs_again_ends_once():
     searcher.suggest("a")
     for _ in range(2):
         searcher.on_trial_complete("a")
+    searcher.pass_on_ends()
     assert given.ends == ["t0"]
     assert searcher.error is None
 
@@ -102,3 +106,16 @@ def test_a_trial_travels_as_a_text_that_knows_it():
     assert copy.deepcopy({"trial": ref})["trial"] is ref
     back = pickle.loads(pickle.dumps(ref))
     assert (back, back.trial.pretrain, back.asha) == ("a-s1-0f", 1, asha)
+
+
+def test_a_trial_whose_worker_always_dies_is_not_tried_for_ever(tmp_path):
+    """Tune tells its searcher first that a trial has ended, and then the callbacks, which write down why."""
+    search = make(tmp_path, "search.objective=ood_val")
+    given: list = []
+    searcher = TuneSearcher(search, 1, given.append, 0)
+    for number in range(50):
+        if isinstance(searcher.suggest(str(number)), dict):
+            searcher.on_trial_complete(str(number), error=True)
+            search.run.trial(given[-1].id).fail("its worker died", quarantined=True)
+    assert searcher.error is None
+    assert max(Counter(trial.id for trial in given).values()) == 1
