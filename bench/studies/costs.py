@@ -16,7 +16,7 @@ CARD = "h100"
 def costs(files: list[Path]) -> Iterator[str]:
     """Yield the lines of a table with the estimated cost of every sweep."""
     device, source = DEVICES[CARD], ""
-    yield f"| sweep | trials | pre-trained | fine-tuned | evaluated | {device.name}-hours |"
+    yield f"| sweep | trials | images in pre-training | in fine-tuning | evaluated | {device.name}-hours |"
     yield "|---|---|---|---|---|---|"
     for file in files:
         sweep = open_sweep(load_spec(file), plan_only=True)
@@ -28,6 +28,6 @@ def costs(files: list[Path]) -> Iterator[str]:
         source = on.source
     yield ""
     yield (
-        f"An estimate, as `--plan --on {CARD}` gives it: {source}. Where another share is reached it takes "
-        "accordingly more or less."
+        f"An estimate, as `--plan --on {CARD}` gives it: {source}. `--on a100` or another card tells of that, "
+        "`--set resources.price=2.5` the money, of any spec; the plan's last line says what its trials could find."
     )

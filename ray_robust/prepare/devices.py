@@ -81,7 +81,7 @@ class DeviceHours:
         """What it rests on, in words."""
         peaks = f"{self.device.matrix / 1e12:,.0f} TFLOPS in bfloat16, {self.device.memory / 1e12:.3g} TB/s"
         share = (
-            f"{percent(SHARE, 0)} of them, which is assumed"
+            f"{percent(SHARE, 0)} of them, which is assumed: it may be half or twice as many hours"
             if self.measured is None
             else f"{percent(self.measured, 0)} of them, which the GPU here was measured to reach of its own"
         )
@@ -93,9 +93,7 @@ def device_named(text: str) -> Device:
     """Return a card by its name. Raises UserError."""
     key = re.sub(r"[^a-z0-9]", "", text.lower())
     if key not in DEVICES:
-        raise UserError(
-            f"--on: {text!r} is no card that is known{did_you_mean(key, DEVICES)}; known: {', '.join(DEVICES)}"
-        )
+        raise UserError(f"--on: {text!r} is no card that is known{did_you_mean(key, DEVICES)}")
     return DEVICES[key]
 
 

@@ -89,6 +89,8 @@ def print_plan(
         out.print(f"time  {time_needed.text()}{note}", soft_wrap=True)
         if cost := time_needed.cost(spec.resources.price):
             out.print(f"cost  {cost}", soft_wrap=True)
+        elif spec.resources.price is not None:
+            out.print("cost  not known without a rate; --on a100, or another card, tells what it would be there")
     stored = sum(form.bytes_of(len(pool.catalog) if rows is None else len(rows)) for _, pool, form, rows in jobs)
     kind = "decoded images" if all(form.side is None for _, _, form, _ in jobs) else "images, stored compact"
     out.print(f"disk  about {stored / 1e6:,.0f} MB of {kind}, besides checkpoints and results")

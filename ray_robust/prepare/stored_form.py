@@ -69,7 +69,7 @@ def choose(spec: Spec, pools: Sequence[Pool]) -> StoredForm:
     if not lacks:
         return DECODED
     why = f"{whole / 1e9:,.0f} GB of decoded images would not fit into {' and '.join(lacks)}"
-    return StoredForm(True, f"{why}; model.store: raw decodes them all the same")
+    return StoredForm(True, f"{why} here; model.store settles it for every machine (raw: decoded all the same)")
 
 
 def with_form(spec: Spec, form: StoredForm) -> Spec:

@@ -130,7 +130,8 @@ class Monitor:
             self.when_ending()
         if not self.console.is_terminal:
             count = "pilot   " if of_pilot else f"[{self.done_before + len(self.finished)}/{self.total}]"
-            outcome = f"{state}: {failure['reason']}" if failure else f"{state}  {scores(progress)}"
+            last = scores(progress)
+            outcome = f"{state}: {failure['reason']}" if failure else f"{state}{last and f'  last look: {last}'}"
             left = self.done_and_left()[1]
             after = "" if left is None or ending else f"   about {duration(left)} left"
             self.console.print(f"{count} {trial}  {outcome}{after}", markup=False, soft_wrap=True)
