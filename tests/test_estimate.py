@@ -232,7 +232,7 @@ def test_what_a_pilot_chose_takes_the_place_of_what_was_expected(opened):
     left.part_ended(first.trial.id)
     assert left.share_done({}, ()) == pytest.approx(share)  # it does not fall back, however long others take
     assert left.counts({}, ())[0] == (1, 0)
-    left.expect_more([replace(first, stages=first.stages[1:]), second])
+    left.expect_more([replace(first, stages=first.stages[1:]), second], ())
     assert left.counts({}, ()) == ((1, 0), (2, 6))
     whole = sum(one.cost for one in (first, second, other))
     assert left.share_done({}, ()) == pytest.approx(begun.cost / whole)

@@ -43,6 +43,7 @@ def command(tmp_path, monkeypatch):
             run.monitors.append(monitor)
             recovery = Recovery({trial.id: trial for trial in todo}, self.run)
             planned = PlannedTrials(todo, recovery, self.baseline, self.pilot_trials(monitor))
+            shares = [0.0]
             while (trial := planned.next()) is not None:
                 recovery.begin(trial)
                 monitor.started(trial.id)
@@ -50,7 +51,9 @@ def command(tmp_path, monkeypatch):
                 planned.ended(trial.id)
                 monitor.ended(trial.id)
                 planned.settled(trial.id)
+                shares.append(monitor.done_and_left()[0])
             assert planned.complete
+            assert shares == sorted(shares)  # it does not fall back at the choice
             recovery.quarantine_rest(planned.not_begun)
             run.shares.append(monitor.done_and_left()[0])
             return 0.0, recovery.begun

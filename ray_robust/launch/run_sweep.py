@@ -340,8 +340,7 @@ class SweepRun:
         """The open work of these trials, that of a pilot before what follows from it."""
         work, after, resources = self.work_of_trials(todo), list[OpenWork](), self.sweep.spec.resources
         if self.pilot is not None:
-            work, after = self.pilot.beside(work)
-            work = [*self.pilot.work(), *work]
+            work, after = self.pilot.expected(work, self.limit)
         return TimeLeft(work, prior_rate(resources), REPORT, resources.gpus_per_worker, slots, after)
 
     def warn(self, line: str) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ray_robust.plan.plan import Plan
-from ray_robust.prepare.baseline_spread import decide, pilot_plan, recorded, spread_sentence
+from ray_robust.prepare.baseline_spread import decide, pilot_plan, pilot_work, recorded, spread_sentence
+from ray_robust.prepare.estimate import dearest
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.work import OpenWork, finished_trials, open_work, remaining_of, without
 from ray_robust.run.run_folder import RunFolder
@@ -35,17 +36,16 @@ class Pilot:
         """Those that are not done."""
         return without(self.plan, finished_trials(self.run, self.plan))
 
-    def work(self) -> list[OpenWork]:
-        """What they lack."""
-        return open_work(self.plan, remaining_of(self.run, self.plan, finished_trials(self.run, self.plan)))
-
-    def beside(self, work: Sequence[OpenWork]) -> tuple[list[OpenWork], list[OpenWork]]:
-        """Return of the work of a whole sweep (what can be done beside the pilot, what of the pilot's own trials comes
-        after it)."""
+    def expected(self, work: Sequence[OpenWork], limit: int | None) -> tuple[list[OpenWork], list[OpenWork]]:
+        """Return of the work of a whole sweep of at most `limit` trials, with the most that can be chosen, (what the
+        pilot lacks and can be done beside it, what of its own trials comes after it)."""
+        if (pilot := pilot_work(self.bare, self.run, limit)) is not None:
+            work = dearest(work, pilot)
+        lacking = open_work(self.plan, remaining_of(self.run, self.plan, finished_trials(self.run, self.plan)))
         own = {trial.id: {finetuning.id for finetuning in trial.finetunings} for trial in self.plan}
         after = [replace(one, stages=tuple(stage for stage in one.stages if stage.name not in own[one.trial.id]))
                  for one in work if one.trial.id in own]  # fmt: skip
-        return [one for one in work if one.trial.id not in own], after
+        return [*lacking, *(one for one in work if one.trial.id not in own)], after
 
     def choose(self) -> Sweep | None:
         """Choose the baseline's fine-tunings by its scores, and keep them in the run folder; None where a trial of it

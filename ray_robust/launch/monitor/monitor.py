@@ -98,7 +98,7 @@ class Monitor:
         work = list(work)
         with self._lock:
             self.total += len({one.trial.id for one in work} - self._may_run)
-            self.time_left.expect_more(work)
+            self.time_left.expect_more(work, done)
             self._new_ends += sorted(self.in_parts & set(done))
             self.finished |= dict.fromkeys(done, "done")
             self.in_parts = set()

@@ -70,9 +70,10 @@ class TimeLeft:
         self._cost += before.cost
         self._trainings = _added(self._trainings, _trainings(before.stages))
 
-    def expect_more(self, work: Iterable[OpenWork]) -> None:
-        """Take this for what trials lack from now on, in place of what they lacked; nothing else follows."""
-        for one in work:
+    def expect_more(self, work: Iterable[OpenWork], done: Collection[str]) -> None:
+        """Take this for what trials lack from now on, in place of what they lacked, and those that are `done` lack
+        nothing; nothing else follows."""
+        for one in (*work, *(OpenWork(self.work[name].trial, ()) for name in self.work.keys() & done)):
             self._replace(one)
         self._then = None
 
@@ -135,8 +136,7 @@ class TimeLeft:
         return over, self._trainings if self._then is None else _added(self._trainings, self._then._trainings)
 
     def share_done(self, running: Mapping[str, Progress], ended: Collection[str]) -> float:
-        """Return the share of the open work that is done, 0-1, by its cost; it falls where a pilot chooses more than
-        was expected to follow it."""
+        """Return the share of the open work that is done, 0-1, by its cost."""
         begun = {*running, *ended} & self.work.keys()
         done = self._done + sum(self.work[name].cost for name in begun)
         done -= sum(cost for name in begun for _, cost in self._left_of(name, running, ended))
