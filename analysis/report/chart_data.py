@@ -82,7 +82,7 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
             column = column.astype(float).round(5)
         columns[str(name)] = column.astype(object).where(column.notna(), None).tolist()
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
 
 
 def inline(rows: pd.DataFrame) -> alt.InlineData:
