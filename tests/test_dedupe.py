@@ -155,6 +155,7 @@ def test_a_sweep_over_image_sizes_decodes_each_before_its_trials(tmp_path, monke
         for kind, pool in sweep.pools():
             for size in (32, 48):
                 missing[kind, size] = len(ImageStore.open(default_root(), pool, size).missing())
+        return set()
 
     monkeypatch.setattr("ray_robust.launch.tuner.run_plan", nothing_is_trained)
     monkeypatch.setattr("ray_robust.launch.placement.slots_now", lambda resources: 1)
