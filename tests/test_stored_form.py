@@ -123,7 +123,8 @@ def test_a_plan_says_it(spec, room, capsys):
     room(0, 2)
     assert command.main([str(spec), "--plan"]) == 0
     out = capsys.readouterr().out
-    assert "store: compact, since 0 GB of decoded images would not fit into 0 GB of free disk here; model." in out
+    assert "store: compact, since 0 GB of decoded images would not fit into 0 GB of free disk here; model.store " in out
+    assert "model.store settles it for every machine (raw: decoded all the same)" in out
     assert "MB of images, stored compact, besides checkpoints and results" in out
 
 

@@ -78,8 +78,6 @@ def run_plan(
     not_begun = planned.not_begun
     if search is not None:  # it may have drawn others than those that were expected, or none
         not_begun = trials.keys() - recovery.begun - baseline.trials
-    if search is not None and baseline.may_go_on is False:
-        not_begun = trials.keys() - baseline.trials
     recovery.quarantine_rest(not_begun)
     return recovery.begun
 
