@@ -45,6 +45,7 @@ class TrialCallbacks(tune.Callback):
         self.monitor, self.recovery, self.watchdog, self.on_settled = monitor, recovery, watchdog, on_settled
         self.weights, self.limit = weights, limit
         self._collected = time.monotonic()
+        self._folders: dict[str, str | None] = {}  # of the trials that have not ended, by Tune's ids
         self.error: Exception | None = None
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
@@ -60,9 +61,14 @@ class TrialCallbacks(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if self.error is not None:
             raise self.error
-        for trial in trials:  # Tune breaks down where it cannot write down why one failed: its folder may be removed
-            if not trial.is_finished() and trial.local_path:
-                os.makedirs(trial.local_path, exist_ok=True)
+        folders = self._folders  # Tune makes up a trial's path anew at every question, which ten times a second is work
+        self._folders = {
+            trial.trial_id: folders.get(trial.trial_id) or trial.local_path
+            for trial in trials
+            if not trial.is_finished()
+        }
+        for folder in filter(None, self._folders.values()):
+            os.makedirs(folder, exist_ok=True)  # removed, Tune could not write down why a trial failed, and breaks down
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
