@@ -26,7 +26,7 @@ from ray_robust.run.analysis_settings import MEAN
 
 SCORE = "score"  # what the metric of a table is called that does not name it
 MOST_POINTS = 50_000  # of a table that is looked at in other views too
-NEEDED = ("trial", "group", "task", "epoch", "id_images", "ood_images", "place")  # besides the scores: less is quicker
+OF_METRICS = {f"{side}_{metric}" for side in ("id", "ood") for metric in METRICS}  # columns that the wide tables have
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,7 @@ def views(analysis: Analysis) -> list[View]:
     points, order = every[0].points, list(analysis.groups["group"])
     for metric in metrics(analysis):
         scored = points if metric == metric_of(analysis) else _scored(points, metric)
-        ids = ["id", *options.ids]
-        scored = scored[[c for c in (*NEEDED, *dict.fromkeys(ids), "ood") if c in scored]]
+        scored = scored.drop(columns=OF_METRICS.intersection(scored) - set(options.ids))  # less to copy
         own = replace(options, look=MEAN)  # these are the points of the look in use
         resampled = resample(scored, None, own)
         for scale in SCALES:

@@ -250,6 +250,31 @@ def test_storage_that_fails_where_a_trial_begins_or_ends_ends_the_run_and_not_th
             callbacks.on_step_begin(1, [])
 
 
+def test_the_folder_of_a_trial_is_made_again_where_it_is_gone_and_its_path_asked_for_once(tmp_path):
+    """Tune, which makes up the path anew at every question, cannot write down a failure without the folder."""
+
+    class OfTune:
+        trial_id, over, asked = "a", False, 0
+
+        def is_finished(self):
+            return self.over
+
+        @property
+        def local_path(self):
+            self.asked += 1
+            return None if self.asked == 1 else str(tmp_path / "a")
+
+    callbacks, trial = TrialCallbacks(None, None, None, None, None), OfTune()
+    callbacks.on_step_begin(0, [trial])  # it has no folder yet
+    for step in range(1, 4):
+        callbacks.on_step_begin(step, [trial])
+        (tmp_path / "a").rmdir()
+    assert trial.asked == 2
+    trial.over = True
+    callbacks.on_step_begin(4, [trial])
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_error_at_the_end_of_the_last_trial_is_raised_though_no_step_follows(monkeypatch):
     def end_badly(run, searcher):
         with run.callbacks._keep_error():

@@ -17,6 +17,7 @@ from ray_robust.prepare.estimate import (
     dearest,
     decoding_seconds,
     estimate,
+    gpus_here,
     hours_and_price,
     time_unknown,
     unknown_trainings,
@@ -86,7 +87,7 @@ def print_plan(
     elif work:
         note = _time_steps(out, work, spec.resources) if timing else ""
         time_needed = estimate(work, spec.resources, decoding_seconds(jobs), pilot, later)
-        out.print(f"time  {time_needed.text()}{note}", soft_wrap=True)
+        out.print(f"time  {time_needed.text(_where_known(spec.resources))}{note}", soft_wrap=True)
         if cost := time_needed.cost(spec.resources.price):
             out.print(f"cost  {cost}", soft_wrap=True)
         elif spec.resources.price is not None:
@@ -124,6 +125,13 @@ def _time_steps(out: Console, work: list[OpenWork], resources: Resources) -> str
         begun = time.monotonic()
         time_unknown(unknown, resources, len(work))
     return f" (timed in {duration(time.monotonic() - begun)}; kept for the next plan)"
+
+
+def _where_known(resources: Resources) -> str:
+    """Return why this machine cannot tell a time, and what does; "" where nothing stands in its way."""
+    if not resources.gpus_per_worker or gpus_here():
+        return ""
+    return ", which has no GPU to time steps on: --on a100, or another card, estimates the hours there"
 
 
 def _print_trials(out: Console, plan: Plan, subsets: Subsets, left: Remaining | None) -> None:
