@@ -98,6 +98,7 @@ class Analysis:
     earlier     where that was changed once there were scores, the same analysis under each earlier setting
     estimated   what the OOD scores were estimated by, where the OOD test has no labels; else None
     hidden      OOD images on which better ID means worse OOD: see `analysis.subsets.hidden`
+    resampled   what came in, with its replicates: of it, other metrics and scales are looked at (`analysis.views`)
     """
 
     task: str
@@ -139,6 +140,7 @@ class Analysis:
     earlier: tuple[tuple[Earlier, Analysis], ...] = ()
     estimated: Estimated | None = None
     hidden: HiddenSubset = field(default_factory=HiddenSubset)
+    resampled: Resampled | None = None
 
     @property
     def mark(self) -> str:
@@ -268,7 +270,7 @@ def analyse(
         scores = without_images(scores, without_duplicates.scores)
     looks = Looks(MEAN if resampled.why else options.look, several(points, options.baseline))
     bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores, looks=looks,
-                    estimated=estimated)  # fmt: skip
+                    estimated=estimated, resampled=resampled)  # fmt: skip
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
     if fitted is None:
@@ -351,9 +353,7 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
     groups, reference = scored.groups, fitted.comparison.groups[options.baseline]
     points = pd.concat([group.points for group in groups.values()], ignore_index=True)
     slopes = factor_table(scored.regression, options.margin)
-    table = fitted.comparison.contrasts
-    if refused:
-        table = contrasts.contrast(groups, baseline, options.margin, refused)
+    table = contrasts.contrast(groups, baseline, options.margin, refused) if refused else fitted.comparison.contrasts
     lines, at_ids = ancova.compare({} if refused else groups, baseline, options.margin)
     regression_notes = [note.replace(" trials ", f" {options.unit}s ") for note in scored.regression.notes]
     notes = [*notes, *regression_notes, *count_notes(points, bare.left_out, baseline),

@@ -17,7 +17,7 @@ from analysis.options import Options
 from analysis.scales import SCALES
 from analysis.stats.group_means import mean_er
 from analysis.stats.refusals import refusals_of
-from analysis.stats.resampled import Resampled, resample
+from analysis.stats.resampled import Resampled
 from analysis.stats.study_tables import PROGRESS, group_table, progress_table, trend_table
 from analysis.stats.transform import transformed
 from analysis.study import Analysis
@@ -26,7 +26,6 @@ from ray_robust.run.analysis_settings import MEAN
 
 SCORE = "score"  # what the metric of a table is called that does not name it
 MOST_POINTS = 50_000  # of a table that is looked at in other views too
-OF_METRICS = {f"{side}_{metric}" for side in ("id", "ood") for metric in METRICS}  # columns that the wide tables have
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,7 @@ class View:
     lines     both ends of each group's own line: group, x, y (transformed)
     r2        of the baseline's line, NaN without one; `refused` when it is under the floor
     chosen    whether the verdict is about this one
+    notes     what the intervals leave out, of this metric alone
     """
 
     metric: str
@@ -50,6 +50,7 @@ class View:
     r2: float
     refused: bool
     chosen: bool
+    notes: tuple[str, ...] = ()
 
     def ordered(self, names: Sequence[str]) -> View:
         """Return the same with its groups in this order."""
@@ -62,18 +63,28 @@ def views(analysis: Analysis) -> list[View]:
     options, every = analysis.options, [own_view(analysis)]
     if len(analysis.points) > MOST_POINTS:
         return every
-    points, order = every[0].points, list(analysis.groups["group"])
+    own, order = _placed(analysis), list(analysis.groups["group"])
     for metric in metrics(analysis):
-        scored = points if metric == metric_of(analysis) else _scored(points, metric)
-        scored = scored.drop(columns=OF_METRICS.intersection(scored) - set(options.ids))  # less to copy
-        own = replace(options, look=MEAN)  # these are the points of the look in use
-        resampled = resample(scored, None, own)
+        resampled = own if metric == metric_of(analysis) else own.of_metric(metric)
+        notes = tuple(note for note in resampled.notes if note not in own.notes)
         for scale in SCALES:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
-            seen = _other_view(metric, resampled, replace(own, scale=scale)).ordered(order)
-            every.append(seen if options.look == MEAN else replace(seen, progress=_no_progress()))  # lacks other looks
+            seen = replace(_other_view(metric, resampled, replace(options, scale=scale)), notes=notes).ordered(order)
+            whole = analysis.looks.used == MEAN  # else these are points of a single look
+            every.append(seen if whole else replace(seen, progress=_no_progress()))
     return every
+
+
+def _placed(analysis: Analysis) -> Resampled:
+    """Return what the analysis is of, with the column `place`: the row among its points, which stand by group."""
+    resampled = analysis.resampled
+    assert resampled is not None
+    points, names = resampled.task_points.points, resampled.task_points.names
+    order = np.concatenate([np.flatnonzero(points["group"] == name) for name in names] or [np.arange(0)])
+    task_points = replace(resampled.task_points, points=points.assign(place=np.argsort(order)))
+    groups = {scale: task_points.groups_on(SCALES[scale]) for scale in resampled.groups}
+    return replace(resampled, task_points=task_points, groups=groups)
 
 
 def _other_view(metric: str, resampled: Resampled, options: Options) -> View:
@@ -121,24 +132,18 @@ def metric_of(analysis: Analysis) -> str:
 
 
 def metrics(analysis: Analysis) -> list[str]:
-    """Return the metrics that every point has, the verdict's first; only that one for several ID sets."""
+    """Return the metrics that points have, the verdict's first; only that one for several ID sets or estimates."""
     own, points = metric_of(analysis), analysis.points
-    if len(analysis.options.ids) > 1:
+    if len(analysis.options.ids) > 1 or analysis.estimated is not None:
         return [own]
     others = [
         metric
         for metric in sorted(METRICS, key=lambda name: METRICS[name].needs_groups)  # those of images come first
         if metric != own
         and {f"id_{metric}", f"ood_{metric}"} <= set(points)
-        and _scored(points, metric)["id"].notna().any()
+        and (points[f"id_{metric}"].notna() & points[f"ood_{metric}"].notna()).any()
     ]
     return [own, *others]
-
-
-def _scored(points: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The points with another metric as their score, those that have it."""
-    both = {side: pd.to_numeric(points[f"{side}_{metric}"], errors="coerce").astype(float) for side in ("id", "ood")}
-    return points.assign(**both).dropna(subset=["id", "ood"]).reset_index(drop=True)
 
 
 def _no_progress() -> pd.DataFrame:

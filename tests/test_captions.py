@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from analysis.formatting import percent
 from analysis.input.run_points import read_run
 from analysis.report import score_charts
 from analysis.report.captions import captions, trend_key
-from analysis.report.export import draw_all, figures
+from analysis.report.export import begin_drawing, drawn_figures, figures
 from analysis.report.palette import group_styles
 from analysis.study import Analysis, analyse_all
 from ray_robust.errors import UserError
@@ -93,7 +94,8 @@ def test_captions_without_a_line_claim_none(run):
 
 @pytest.mark.slow
 def test_the_exported_trend_explains_its_bands_dots_and_lines(analysed):
-    drawn, lost = draw_all(figures(analysed))
+    with ThreadPoolExecutor(1) as drawer:
+        drawn, lost = drawn_figures(begin_drawing(figures(analysed), drawer))
     assert not lost
     svg = drawn["trend"]["svg"].decode()
     shown = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]

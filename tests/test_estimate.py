@@ -135,7 +135,8 @@ def test_no_steps_are_timed_where_they_say_nothing_or_are_not_wanted(opened, mon
 def test_a_plan_for_gpus_says_why_no_time_is_known_and_what_tells_the_hours(opened, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(times, "GPUS", tmp_path / "gpus")
     command = ["how.yaml", "--plan", "--set", "resources.gpus_per_worker=1"]
-    told = "on this machine, which has no GPU to time steps on: --on a100, or another card, estimates the hours there)"
+    told = "on this machine, where no NVIDIA GPU is found to time steps on: --on a100, or another card, "
+    told += "estimates the hours there)"
     assert sweep.main(command) == DONE
     assert told in capsys.readouterr().out
     (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)

@@ -6,6 +6,7 @@ report.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import altair as alt
@@ -15,6 +16,8 @@ from altair.utils.schemapi import debug_mode
 
 from analysis.scales import SCALES, Scale
 from analysis.views import View
+
+_UNCHECKED = threading.Lock()  # `debug_mode` keeps what it found: of two at once the last could leave it off for good
 
 TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 MOST_POINTS = 2_000  # drawn; more would be neither seen nor quick
@@ -87,5 +90,5 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def inline(rows: pd.DataFrame) -> alt.InlineData:
     """Return rows as the data of a chart; unchecked, since Altair would hold every number against a schema."""
-    with debug_mode(False):
+    with _UNCHECKED, debug_mode(False):
         return alt.InlineData(records(rows))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from analysis.formatting import LOCALE
@@ -69,12 +70,20 @@ def figures(analysis: Analysis) -> dict[str, dict[str, Any]]:
     return specifications(analysis, view, analysis.line, {}, chart_data.marks(view.points))
 
 
-def draw_all(figures: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
-    """Return figure -> ending -> file; and why the missing figures could not be drawn, by name."""
+Drawing = Mapping[str, Future[dict[str, bytes]]]  # figures that are being drawn, by name
+
+
+def begin_drawing(figures: Mapping[str, Mapping[str, Any]], drawer: Executor) -> Drawing:
+    """Have figures drawn, one by one, so that those that wait can be cancelled."""
+    return {name: drawer.submit(draw, {**made, "config": STYLE}) for name, made in figures.items()}
+
+
+def drawn_figures(drawing: Drawing) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Wait; return figure -> ending -> file, and why the missing figures could not be drawn, by name."""
     drawn, lost = {}, {}
-    for name, made in figures.items():
+    for name, one in drawing.items():
         try:
-            drawn[name] = draw({**made, "config": STYLE})
+            drawn[name] = one.result()
         except NotDrawn as error:
             lost[name] = str(error)
     return drawn, lost

@@ -96,7 +96,8 @@ def _note(view: View, analysis: Analysis) -> str:
     if not math.isfinite(view.r2):
         return f"{metric} on {view.scale} axes: no line can be fitted to the baseline."
     under = f", under the floor of {analysis.options.min_r2:g}: no ER is given" if view.refused else ""
-    return f"{metric} on {view.scale} axes: R² of the baseline line {number(view.r2)}{under}."
+    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in view.notes)
+    return f"{metric} on {view.scale} axes: R² of the baseline line {number(view.r2)}{under}.{notes}"
 
 
 def _logs(table: Table, trials: Sequence[str], page: Storage) -> dict[str, dict[str, str | None]]:

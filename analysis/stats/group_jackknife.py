@@ -16,7 +16,7 @@ left out apart; groups that both tests have are left out of both at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,13 @@ class Counts:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def take(self, rows: np.ndarray) -> Counts:
+        """Return the same for some of the points, int [n]."""
+        first, many = self.starts[rows], np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(many)])
+        own = np.repeat(first - starts[:-1], many) + np.arange(starts[-1])
+        return replace(self, starts=starts, cells=self.cells[own], hits=self.hits[own], guessed=self.guessed[own])
 
     def of_point(self, point: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a point's hits and guesses, float [groups, classes] each."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from analysis.options import Options
 from analysis.scales import SCALES
 from analysis.stats.agreement import Estimated
-from analysis.stats.group_jackknife import Counts
+from analysis.stats.group_jackknife import SIDES, Counts
+from analysis.stats.looks import rows_at
 from analysis.stats.raw_scores import RawScores, raw_scores
 from analysis.stats.resampling import jackknife_scores, with_variances
 from analysis.stats.study_group import Group
@@ -19,30 +21,47 @@ from analysis.stats.task_points import TaskPoints
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Points with their replicates; `groups` are those of every scale, by its name; `why` these are the points of all
-    looks where another choice was asked for."""
+    """Points with their replicates; `groups` are those of every scale, by its name; `counts` as they were resampled
+    from; `why` these are the points of all looks where another choice was asked for."""
 
     task_points: TaskPoints
     groups: Mapping[str, Mapping[str, Group]]
     notes: list[str]
+    counts: Mapping[str, Counts] | Estimated | None = None
     why: str = ""
 
     def at_look(self) -> Resampled:
         """Return the same of the points that ER is of."""
-        task_points, why = self.task_points.at_look()
-        if task_points is self.task_points:
+        points, options = self.task_points.points, self.task_points.options
+        rows, why = rows_at(points, options.baseline, options.look)
+        if len(rows) == len(points):
             return replace(self, why=why, notes=[*self.notes, *([why] if why else [])])
-        return Resampled(task_points, _groups_of(task_points), self.notes)
+        task_points = self.task_points.take(rows)
+        return Resampled(task_points, _groups_of(task_points), self.notes, self._counts_of(rows))
+
+    def of_metric(self, metric: str) -> Resampled:
+        """Return the points that have another metric's scores, columns id_<metric> and ood_<metric>, with these."""
+        points = self.task_points.points
+        scores = {side: pd.to_numeric(points[f"{side}_{metric}"], errors="coerce").astype(float) for side in SIDES}
+        rows = np.flatnonzero(scores["id"].notna() & scores["ood"].notna())
+        points = points.assign(metric=metric, **scores).drop(columns="id_variance", errors="ignore")
+        own = points.iloc[rows].reset_index(drop=True)
+        return resample(own, self._counts_of(rows), self.task_points.options)
+
+    def _counts_of(self, rows: np.ndarray) -> Mapping[str, Counts] | None:
+        if self.counts is None or isinstance(self.counts, Estimated):  # an estimate is of the points that it came with
+            return None
+        return {side: counts.take(rows) for side, counts in self.counts.items()}
 
 
 def resample(points: pd.DataFrame, counts: Mapping[str, Counts] | Estimated | None, options: Options) -> Resampled:
     """Return the points of all looks; `counts` of estimated scores are the estimate with its replicates."""
     if isinstance(counts, Estimated):
-        scores, notes, counts = [*counts.replicates], list[str](), None
+        scores, notes, varied = [*counts.replicates], list[str](), points
     else:
-        scores, notes = jackknife_scores(points, counts, options)
-    task_points = TaskPoints.of(with_variances(points, counts), options, scores)
-    return Resampled(task_points, _groups_of(task_points), notes)
+        (scores, notes), varied = jackknife_scores(points, counts, options), with_variances(points, counts)
+    task_points = TaskPoints.of(varied, options, scores)
+    return Resampled(task_points, _groups_of(task_points), notes, counts)
 
 
 def _groups_of(task_points: TaskPoints) -> dict[str, dict[str, Group]]:

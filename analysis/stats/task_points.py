@@ -112,10 +112,12 @@ class TaskPoints:
     def at_look(self) -> tuple[TaskPoints, str]:
         """Return the points that ER is of (see `looks`), and "" or why these are all of them."""
         rows, why = rows_at(self.points, self.options.baseline, self.options.look)
-        if len(rows) == len(self.points):
-            return self, why
+        return (self if len(rows) == len(self.points) else self.take(rows)), why
+
+    def take(self, rows: np.ndarray) -> TaskPoints:
+        """Return some of the points, int [n]."""
         scores = [each.take(rows) for each in self.jackknife_scores]
-        return TaskPoints.of(self.points.iloc[rows].reset_index(drop=True), self.options, scores), why
+        return TaskPoints.of(self.points.iloc[rows].reset_index(drop=True), self.options, scores)
 
     def groups_on(self, scale: Scale) -> dict[str, Group]:
         """Return every group's points on a scale, without ER."""

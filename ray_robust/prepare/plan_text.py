@@ -131,7 +131,7 @@ def _where_known(resources: Resources) -> str:
     """Return why this machine cannot tell a time, and what does; "" where nothing stands in its way."""
     if not resources.gpus_per_worker or gpus_here():
         return ""
-    return ", which has no GPU to time steps on: --on a100, or another card, estimates the hours there"
+    return ", where no NVIDIA GPU is found to time steps on: --on a100, or another card, estimates the hours there"
 
 
 def _print_trials(out: Console, plan: Plan, subsets: Subsets, left: Remaining | None) -> None:

@@ -61,10 +61,11 @@ def augment(images: torch.Tensor, method: str, cropped: bool = False) -> torch.T
 def _flip(images: torch.Tensor, axis: int = 2) -> torch.Tensor:
     """Half of them turned over, left to right or along another axis: chosen between eight bytes at a time where images
     divide into such, since torch's choice between single bytes is not vectorised and takes longer than all else."""
-    flipped = images.flip(axis)
-    unit = torch.int64 if images.shape[1:].numel() * images.element_size() % 8 == 0 else images.dtype
-    both = (each.flatten(1).view(unit) for each in (flipped, images))
-    return torch.where(_chosen(images), *both).view(images.dtype).view(images.shape)
+    flat, flipped = images.flatten(1), images.flip(axis).flatten(1)
+    places = (flat.shape[1], flat.stride(0), flat.storage_offset())
+    by_eight = flat.stride(1) == 1 and all(place * images.element_size() % 8 == 0 for place in places)
+    unit = torch.int64 if by_eight else images.dtype
+    return torch.where(_chosen(images), flipped.view(unit), flat.view(unit)).view(images.dtype).view(images.shape)
 
 
 def _crop(images: torch.Tensor) -> torch.Tensor:
