@@ -154,16 +154,15 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     from analysis.report import export, page  # late: Altair and Vega take a second to load
 
     folder = Storage(target)
-    with ThreadPoolExecutor(1, "figures") as drawer:  # waits for the process that draws, while all else is made here
+    drawer = ThreadPoolExecutor(1, "figures")  # waits for the process that draws, while all else is made here
+    try:
         drawing = [export.begin_drawing(export.figures(analysis), drawer) for analysis in analyses]
-        try:
-            parts = [_part(analysis, own) for analysis, own in zip(analyses, advice_in(verdict), strict=True)]
-            files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
-            sections = page.sections(table, parts, folder)
-            made = [export.drawn_figures(one) for one in drawing]
-        except BaseException:
-            drawer.shutdown(wait=False, cancel_futures=True)  # Ctrl-C, say, is not to wait for figures that nobody gets
-            raise
+        parts = [_part(analysis, own) for analysis, own in zip(analyses, advice_in(verdict), strict=True)]
+        files = csv_tables(table, [(part.analysis, part.views) for part in parts], [part.line for part in parts])
+        sections = page.sections(table, parts, folder)
+        made = [export.drawn_figures(one) for one in drawing]
+    finally:
+        drawer.shutdown(wait=False, cancel_futures=True)  # Ctrl-C, say, does not wait for figures that nobody gets
     drawn, lost = [figures for figures, _ in made], _lost(analyses, [reasons for _, reasons in made])
     images = {f"{FIGURE}.{ending}": content for ending, content in drawn[0].get(FIGURE, {}).items()}
     papers = export.files(analyses, drawn, [part.tables for part in parts])
