@@ -12,6 +12,7 @@ import pytest
 import torch
 from make_pools import open_pool
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score
+from test_views import shows_what_its_own_analysis_does
 
 from analysis.input.run_points import read_run
 from analysis.report import tables
@@ -161,7 +162,12 @@ def test_an_entry_is_all_that_a_new_metric_needs(tmp_path, monkeypatch):
     drawn = views(analysis)
     assert {view.metric for view in drawn} == set(METRICS)
     assert chosen(drawn).metric == "macro_precision"
-    assert {row[1] for row in tables._views(analysis, drawn).rows} >= {"macro-precision", "macro-F1"}
+    shown = tables._views(analysis, drawn)
+    assert {row[1] for row in shown.rows} >= {"macro-precision", "macro-F1"}
+    assert shown.note.startswith("Worst_group is no mean over groups")
+    for view in drawn:
+        scores = {side: table.points[f"{side}_{view.metric}"] for side in ("id", "ood")}
+        shows_what_its_own_analysis_does(view, table.points.assign(metric=view.metric, **scores), options, counts)
 
 
 def test_a_task_with_a_metric_of_its_own_that_is_none_is_one_line(monkeypatch):

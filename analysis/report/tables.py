@@ -325,6 +325,7 @@ def _views(analysis: Analysis, views: Sequence[View]) -> ReportTable:
             for r in _rows(view.groups)
             if r["group"] != analysis.options.baseline
         ),
+        " ".join(f"{note[0].upper()}{note[1:]}." for note in dict.fromkeys(n for view in views for n in view.notes)),
     )
 
 
