@@ -98,7 +98,7 @@ class Analysis:
     earlier     where that was changed once there were scores, the same analysis under each earlier setting
     estimated   what the OOD scores were estimated by, where the OOD test has no labels; else None
     hidden      OOD images on which better ID means worse OOD: see `analysis.subsets.hidden`
-    resampled   what came in, with its replicates: of it, other metrics and scales are looked at (`analysis.views`)
+    resampled   what came in, with its replicates and without its groups, which are large: `analysis.views` is of it
     """
 
     task: str
@@ -270,7 +270,7 @@ def analyse(
         scores = without_images(scores, without_duplicates.scores)
     looks = Looks(MEAN if resampled.why else options.look, several(points, options.baseline))
     bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores, looks=looks,
-                    estimated=estimated, resampled=resampled)  # fmt: skip
+                    estimated=estimated, resampled=replace(resampled))  # fmt: skip
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
     if fitted is None:

@@ -64,6 +64,7 @@ def views(analysis: Analysis) -> list[View]:
     if len(analysis.points) > MOST_POINTS:
         return every
     own, order = _placed(analysis), list(analysis.groups["group"])
+    whole = analysis.looks.used == MEAN  # else these are points of a single look each
     for metric in metrics(analysis):
         resampled = own if metric == metric_of(analysis) else own.of_metric(metric)
         notes = tuple(note for note in resampled.notes if note not in own.notes)
@@ -71,7 +72,6 @@ def views(analysis: Analysis) -> list[View]:
             if (metric, scale) == (metric_of(analysis), options.scale):
                 continue
             seen = replace(_other_view(metric, resampled, replace(options, scale=scale)), notes=notes).ordered(order)
-            whole = analysis.looks.used == MEAN  # else these are points of a single look
             every.append(seen if whole else replace(seen, progress=_no_progress()))
     return every
 
@@ -83,8 +83,7 @@ def _placed(analysis: Analysis) -> Resampled:
     points, names = resampled.task_points.points, resampled.task_points.names
     order = np.concatenate([np.flatnonzero(points["group"] == name) for name in names] or [np.arange(0)])
     task_points = replace(resampled.task_points, points=points.assign(place=np.argsort(order)))
-    groups = {scale: task_points.groups_on(SCALES[scale]) for scale in resampled.groups}
-    return replace(resampled, task_points=task_points, groups=groups)
+    return replace(resampled, task_points=task_points)
 
 
 def _other_view(metric: str, resampled: Resampled, options: Options) -> View:

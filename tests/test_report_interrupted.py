@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from deadlines import HANG
 from fake_run import run_folder, sweep
 
 from analysis.input.run_points import read_run
@@ -12,11 +13,11 @@ from analysis.verdict import verdict
 
 
 def test_figures_that_wait_are_not_drawn(tmp_path, monkeypatch):
-    begun, may_end = [], threading.Event()
+    begun, ended, may_end = [], [], threading.Event()
 
     def draw_slowly(made):
         begun.append(made)
-        may_end.wait()
+        ended.append(may_end.wait(HANG))
         return {}
 
     def interrupt(*_):
@@ -30,6 +31,7 @@ def test_figures_that_wait_are_not_drawn(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             output.write(str(tmp_path / "report"), table, analyses, verdict(analyses))
         assert len(begun) <= 1
+        assert ended == []
     finally:
         may_end.set()
     assert not (tmp_path / "report").exists()

@@ -8,19 +8,12 @@ import altair as alt
 import fake_run
 import pytest
 from test_learned import curve, write_run
-from test_shift_report import on_shifts, points
+from test_shift_report import analysed, on_shifts, points
 
-from analysis.input.run_points import read_run
 from analysis.report import learned_charts, score_charts, shift_charts
 from analysis.report.export import figures
 from analysis.report.palette import group_styles
-from analysis.study import Analysis, analyse_all
-from ray_robust.run.run_folder import RunFolder
-
-
-def analysed(run: RunFolder) -> Analysis:
-    (analysis,) = analyse_all(*read_run(run.storage.address))
-    return analysis
+from analysis.study import Analysis
 
 
 @pytest.fixture(scope="module")

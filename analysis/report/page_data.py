@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from analysis.findings import capital
 from analysis.formatting import number
 from analysis.input.table import Table
 from analysis.report import chart_data
@@ -96,7 +97,7 @@ def _note(view: View, analysis: Analysis) -> str:
     if not math.isfinite(view.r2):
         return f"{metric} on {view.scale} axes: no line can be fitted to the baseline."
     under = f", under the floor of {analysis.options.min_r2:g}: no ER is given" if view.refused else ""
-    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in view.notes)
+    notes = "".join(f" {capital(note)}." for note in view.notes)
     return f"{metric} on {view.scale} axes: R² of the baseline line {number(view.r2)}{under}.{notes}"
 
 

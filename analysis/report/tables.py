@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.duplicates import with_and_without
-from analysis.findings import PER, STATES, equivalence_table, not_straight, two_levels
+from analysis.findings import PER, STATES, capital, equivalence_table, not_straight, two_levels
 from analysis.formatting import UNKNOWN, interval, number, p_value, pair, percent, scores, signed
 from analysis.stats.check_words import does_not_hold
 from analysis.stats.contrasts import state
@@ -325,7 +325,7 @@ def _views(analysis: Analysis, views: Sequence[View]) -> ReportTable:
             for r in _rows(view.groups)
             if r["group"] != analysis.options.baseline
         ),
-        " ".join(f"{note[0].upper()}{note[1:]}." for note in dict.fromkeys(n for view in views for n in view.notes)),
+        " ".join(dict.fromkeys(f"{capital(note)}." for view in views for note in view.notes)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ from analysis.options import Options
 from analysis.scales import SCALES
 from analysis.stats.agreement import Estimated
 from analysis.stats.group_jackknife import SIDES, Counts
-from analysis.stats.looks import rows_at
 from analysis.stats.raw_scores import RawScores, raw_scores
 from analysis.stats.resampling import jackknife_scores, with_variances
 from analysis.stats.study_group import Group
@@ -21,23 +21,27 @@ from analysis.stats.task_points import TaskPoints
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Points with their replicates; `groups` are those of every scale, by its name; `counts` as they were resampled
-    from; `why` these are the points of all looks where another choice was asked for."""
+    """Points with their replicates; `counts` as they were resampled from; `why` these are the points of all looks where
+    another choice was asked for."""
 
     task_points: TaskPoints
-    groups: Mapping[str, Mapping[str, Group]]
     notes: list[str]
     counts: Mapping[str, Counts] | Estimated | None = None
     why: str = ""
 
+    @cached_property
+    def groups(self) -> Mapping[str, Mapping[str, Group]]:
+        """The groups on every scale, by its name."""
+        return {name: self.task_points.groups_on(scale) for name, scale in SCALES.items()}
+
     def at_look(self) -> Resampled:
         """Return the same of the points that ER is of."""
-        points, options = self.task_points.points, self.task_points.options
-        rows, why = rows_at(points, options.baseline, options.look)
-        if len(rows) == len(points):
-            return replace(self, why=why, notes=[*self.notes, *([why] if why else [])])
-        task_points = self.task_points.take(rows)
-        return Resampled(task_points, _groups_of(task_points), self.notes, self._counts_of(rows))
+        task_points, rows, why = self.task_points.at_look()
+        if task_points is not self.task_points:
+            return Resampled(task_points, self.notes, self._counts_of(rows))
+        if why:
+            return replace(self, why=why, notes=[*self.notes, why])
+        return self
 
     def of_metric(self, metric: str) -> Resampled:
         """Return the points that have another metric's scores, columns id_<metric> and ood_<metric>, with these."""
@@ -60,12 +64,7 @@ def resample(points: pd.DataFrame, counts: Mapping[str, Counts] | Estimated | No
         scores, notes, varied = [*counts.replicates], list[str](), points
     else:
         (scores, notes), varied = jackknife_scores(points, counts, options), with_variances(points, counts)
-    task_points = TaskPoints.of(varied, options, scores)
-    return Resampled(task_points, _groups_of(task_points), notes, counts)
-
-
-def _groups_of(task_points: TaskPoints) -> dict[str, dict[str, Group]]:
-    return {name: task_points.groups_on(scale) for name, scale in SCALES.items()}
+    return Resampled(TaskPoints.of(varied, options, scores), notes, counts)
 
 
 def scores_of(points: pd.DataFrame, options: Options, counts: Mapping[str, Counts] | None = None) -> RawScores:

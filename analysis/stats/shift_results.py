@@ -145,7 +145,7 @@ def _result(shift: OnShift, options: Options, sources: Sources) -> ShiftResult:
     else:
         replicates, _ = jackknife_scores(shift.points, shift.counts, options)
     replicates = [_named(each, shift, sources) for each in replicates]
-    task_points, _ = TaskPoints.of(with_variances(shift.points, shift.counts), options, replicates).at_look()
+    task_points, _, _ = TaskPoints.of(with_variances(shift.points, shift.counts), options, replicates).at_look()
     scale = SCALES[options.scale]
     groups = task_points.groups_on(scale)
     trends = trend_table(groups, scale)

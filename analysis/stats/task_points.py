@@ -109,15 +109,13 @@ class TaskPoints:
         paired = pairing(points, options.unit, options.first_stage)
         return TaskPoints(points, options, tuple(jackknife_scores), paired, names)
 
-    def at_look(self) -> tuple[TaskPoints, str]:
-        """Return the points that ER is of (see `looks`), and "" or why these are all of them."""
+    def at_look(self) -> tuple[TaskPoints, np.ndarray, str]:
+        """Return the points that ER is of (see `looks`), which these are, int [n], and "" or why they are all."""
         rows, why = rows_at(self.points, self.options.baseline, self.options.look)
-        return (self if len(rows) == len(self.points) else self.take(rows)), why
-
-    def take(self, rows: np.ndarray) -> TaskPoints:
-        """Return some of the points, int [n]."""
+        if len(rows) == len(self.points):
+            return self, rows, why
         scores = [each.take(rows) for each in self.jackknife_scores]
-        return TaskPoints.of(self.points.iloc[rows].reset_index(drop=True), self.options, scores)
+        return TaskPoints.of(self.points.iloc[rows].reset_index(drop=True), self.options, scores), rows, why
 
     def groups_on(self, scale: Scale) -> dict[str, Group]:
         """Return every group's points on a scale, without ER."""
