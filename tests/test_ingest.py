@@ -103,10 +103,11 @@ def test_broken_images_can_be_left_out_but_not_most_of_them(tmp_path):
     assert lines == [f"{root}: 6 of 10 images cannot be read (is empty (0 bytes)): too many to drop"]
 
 
-def test_blocks_cover_every_row_once_in_order():
+def test_blocks_cover_every_row_once_in_order(tmp_path):
+    pool = folder(pets(tmp_path))
     for n, cpus in ((0, 2), (1, 2), (63, 4), (5000, 2), (1_000_000, 16)):
         rows = np.arange(n) * 3
-        blocks = launch._blocks(rows, cpus)
+        blocks = launch.divide(pool, rows, cpus)
         assert np.array_equal(np.concatenate([*blocks, rows[:0]]), rows)
         assert all(0 < len(block) <= 2048 for block in blocks)
 

@@ -48,6 +48,12 @@ def private_names(file: Path) -> list[str]:
     ]
 
 
+def test_ray_data_is_not_used():
+    """What it leaves running when an iteration ends early calls Ray while that is shut down: Ray (2.60) then ends
+    the caller's process, a notebook's too, a minute later."""
+    assert [file for file in (ROOT / "ray_robust").rglob("*.py") if "ray.data" in file.read_text("utf-8")] == []
+
+
 def test_other_modules_use_what_is_public():
     own = ROOT / "ray_robust/launch/cluster/private_apis.py"
     assert private_names(own)

@@ -1,4 +1,4 @@
-"""The sources webdataset and parquet: found, listed once, read, filled through Ray Data, and what is wrong."""
+"""The sources webdataset and parquet: found, listed once, read, filled in Ray tasks, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -359,16 +360,14 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 def test_blocks_are_of_one_shard(tmp_path, monkeypatch):
-    from ray_robust.launch.ingest import shards as launch_shards
-
-    monkeypatch.setattr(launch_shards, "MOST", 4)
+    monkeypatch.setattr(launch, "LARGEST_BLOCK", 4)
     pool = source("webdataset", make.tar_shards(tmp_path))
-    blocks = [block["rows"].tolist() for block in launch_shards.by_shard(pool, np.arange(1, 18))]
+    blocks = [block.tolist() for block in launch.divide(pool, np.arange(1, 18), 2)]
     assert blocks == [[1, 2, 3, 4], [5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15], [16, 17]]
 
 
 @pytest.mark.ray
-def test_ray_data_fills_the_same_store(tmp_path, monkeypatch):
+def test_ray_fills_the_same_store(tmp_path, monkeypatch):
     import ray
 
     monkeypatch.setattr(launch, "WORTH", 0.0)
@@ -381,8 +380,10 @@ def test_ray_data_fills_the_same_store(tmp_path, monkeypatch):
         assert seen[-1] == (100, 100)
         assert np.array_equal(store.take(np.arange(100)), pool.read(np.arange(100), 8).images)
         (tmp_path / "a/train-0002.tar").unlink()
+        before = set(threading.enumerate())
         with pytest.raises(UserError, match=r"train-0002.tar: the shard is gone"):
             launch.ingest([(pool, 16, None)], tmp_path / "ray")
+        assert set(threading.enumerate()) <= before, "a thread that calls Ray while it ends has Ray end this process"
     finally:
         if ours:
             ray.shutdown()

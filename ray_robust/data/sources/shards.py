@@ -1,7 +1,7 @@
 """The sources `webdataset` and `parquet`: images in shards, wherever pyarrow's file systems reach, e.g. s3://.
 
 For what no single disk holds: the shards stay where they are and are listed once (the index is kept beside the image
-store), `launch.ingest.shards` reads and decodes them through Ray Data. Owns the options, the index and the catalog.
+store), `launch.ingest` reads and decodes them in Ray tasks. Owns the options, the index and the catalog.
 """
 
 from __future__ import annotations

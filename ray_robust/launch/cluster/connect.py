@@ -107,7 +107,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminated)
-        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's log has its tracebacks, the screen a line
         locked = joined is None and os.environ["RAY_AUTH_MODE"] == "token"

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from ray_robust.data.sources.shards import ShardSource
 from ray_robust.errors import Problem, UserError
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.generate import generate
-from ray_robust.launch.ingest.shards import fill_from_shards
 
 Job = tuple[Pool, Form | int, np.ndarray | None]  # a pool, the form (px: decoded), the rows wanted (None: all)
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -35,6 +33,7 @@ MAKING = 1.0  # seconds in which a diffusion model makes an image, as roughly
 WORTH_RAY = 20.0  # seconds of one core's work from which it pays to start Ray (about 5 s) for this alone
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
 HEAD_START = "head start"
+LARGEST_BLOCK = 2048  # rows
 SHOWN = 20  # broken images that are named; the others are counted
 
 
@@ -101,7 +100,7 @@ def head_start(jobs: Sequence[Job], store_root: Path) -> Iterator[None]:
                 if not pool.rendered:
                     continue
                 store = ImageStore.open(store_root, pool, form)
-                for block in _blocks(store.missing(rows), cpus=1):
+                for block in divide(pool, store.missing(rows), cpus=1):
                     if over.is_set():
                         return
                     store.fill(block)
@@ -173,15 +172,7 @@ def _fill_node(
         (store.pool, ref, rows if here else ray.get(absent([ref], rows)), again)
         for (store, _), (ref, rows, again) in zip(work, sent, strict=True)
     ]
-    for pool, ref, rows, again in todo:
-        if isinstance(pool, ShardSource):
-            fill_from_shards(partial(_fill, [ref], again=again), pool, rows, node, done)
-    blocks = [
-        ([ref], block, again)
-        for pool, ref, rows, again in todo
-        if not isinstance(pool, ShardSource)
-        for block in _blocks(rows, cpus)
-    ]
+    blocks = [([ref], block, again) for pool, ref, rows, again in todo for block in divide(pool, rows, cpus)]
     _run_all(ray, [_remote(_fill, node)(*block) for block in blocks], done)
 
 
@@ -215,9 +206,13 @@ def _run_all(ray: Any, waiting: list, done: Callable[[int], None]) -> None:
             ray.cancel(ref)
 
 
-def _blocks(rows: np.ndarray, cpus: int) -> list[np.ndarray]:
-    """Blocks of neighbouring rows, small enough that all cores end at about the same time."""
-    count = math.ceil(len(rows) / int(np.clip(len(rows) / (16 * cpus), 64, 2048)))
+def divide(pool: Pool, rows: np.ndarray, cpus: int) -> list[np.ndarray]:
+    """Return rows in blocks of neighbours, one for each task: of shards no block is of two, so that it opens one;
+    of other pools they are small enough that all cores end at about the same time."""
+    if isinstance(pool, ShardSource):
+        parts = np.split(rows, np.flatnonzero(np.diff(pool.shard_of(rows))) + 1)
+        return [part[i : i + LARGEST_BLOCK] for part in parts for i in range(0, len(part), LARGEST_BLOCK)]
+    count = math.ceil(len(rows) / int(np.clip(len(rows) / (16 * cpus), 64, LARGEST_BLOCK)))
     return np.array_split(rows, count) if count else []
 
 
