@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.formatting import counted, listed, name, number, percent, signed, span
+from analysis.formatting import MOST_DIGITS, counted, effect, listed, name, number, p_equals, percent, signed, span
 from analysis.stats.check_words import with_failures
-from analysis.stats.contrasts import claimed, state
+from analysis.stats.contrasts import LEVEL, claimed, state
 from analysis.study import Analysis
 from ray_robust.run.analysis_settings import LOOKS, MEAN
 
@@ -135,24 +135,24 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
         yield _contrast(analysis, *of_two)
         return
     kind, label, per = state(row), name(row["label"]), PER[row["per"]]
-    effect = f"{signed(row['slope'])} points of ER{per} {span(row['low'], row['high'])}"
+    slope = effect(row["slope"], row["low"], row["high"], f" points of ER{per}")
     where = "factors", {"factor": row["factor"]}, index
     if not_straight(row):
         text = (
             f"Not established: one slope of ER over {label}, which is not straight in its logarithm "
-            f"(p = {row['straight_p']:.3f}); neighbouring levels are compared instead."
+            f"({p_equals(row['straight_p'])}); neighbouring levels are compared instead."
         )
         yield Finding("open", text, *where)
         yield from _levels(analysis, row)
         return
     if claimed(row) == "differs":
         levels = f", over {row['levels']} levels" if row["per"] == "tenfold" else ""
-        text = f"{capital(label)}: {effect}{small_note(row)}{levels}."
+        text = f"{capital(label)}: {slope}{small_note(row, row['per'])}{levels}."
     elif claimed(row) == "equivalent":
         between = " between any two levels" if row["per"] == "tenfold" else per
         text = f"{capital(label)}: {_none(row)}{between} {inner_span(row)}."
     else:
-        text = f"Not established{holm_note(row)}: an effect of {label} on ER: {effect}{holm_p(row)}."
+        text = f"Not established{holm_note(row)}: an effect of {label} on ER: {slope}{holm_p(row)}."
     yield make_finding(kind, text, row, *where, analysis.options.unit)
 
 
@@ -228,29 +228,38 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
 
 
 def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
-    points, unit = analysis.points, analysis.options.unit
-    used = points.loc[~points["extrapolated"]].groupby("group")["trial"].nunique()
-    count = f"{used.get(row['a'], 0)} and {used.get(row['b'], 0)} {unit}s"
-    text = _difference_text(claimed(row), row, f", from {count}", _by_id(analysis.at_ids, row), unit)
+    unit = analysis.options.unit
+    count = f"{_compared(analysis, row, 'a')} and {_compared(analysis, row, 'b')} {unit}s"
+    by_id = _by_id(analysis.at_ids, row) if analysis.interim is None else ""
+    text = _difference_text(claimed(row), row, f", from {count}", by_id, unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on
     return make_finding(state(row), text, row, table, {"a": row["a"], "b": row["b"]}, index, unit)
+
+
+def _compared(analysis: Analysis, row: Mapping[str, Any], side: str) -> int:
+    """How many trials of one group a contrast rests on: those with points at ID scores that both groups have, of the
+    baseline all that its line is fitted on."""
+    own = analysis.points.loc[(analysis.points["group"] == row[side]) & ~analysis.points["extrapolated"]]
+    if row[side] != analysis.options.baseline:
+        own = own.loc[own["id"].between(row["id_low"], row["id_high"])]
+    return int(own["trial"].nunique())
 
 
 def _difference_text(kind: str, row: Mapping[str, Any], count: str, by_id: str, unit: str = "trial") -> str:
     a, b = name(row["a"]), name(row["b"])
     if not math.isfinite(row["delta_er"]):
         return f"Not established: {a} against {b}, for lack of points at ID scores that they share."
-    effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
+    difference = effect(row["delta_er"], row["low"], row["high"])
     if kind == "differs":
-        return f"{a} against {b}: {effect}{small_note(row)}{count}{by_id}."
+        return f"{a} against {b}: {difference}{small_note(row)}{count}{by_id}."
     if kind == "equivalent":
         return f"{a} against {b}: {_none(row)}, {signed(row['delta_er'])} {inner_span(row)}{by_id}."
     if not math.isfinite(row["low"]):
-        return f"Not established: {a} against {b}: {effect}; more {unit}s are needed for an interval."
+        return f"Not established: {a} against {b}: {difference}; more {unit}s are needed for an interval."
     if holm_note(row):
-        return f"Not established{holm_note(row)}: {a} against {b}: {effect}{holm_p(row)}{by_id}."
+        return f"Not established{holm_note(row)}: {a} against {b}: {difference}{holm_p(row)}{by_id}."
     least = f"{COULD} {number(row['smallest_detectable'], 1)} points or more"
-    return f"Not established: {a} against {b}: {effect}{least}{by_id}."
+    return f"Not established: {a} against {b}: {difference}{least}{by_id}."
 
 
 def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
@@ -264,9 +273,11 @@ def _by_id(at_ids: pd.DataFrame, row: Mapping[str, Any]) -> str:
     return f"; their lines differ in slope: {listed(differences)}"
 
 
-def small_note(row: Mapping[str, Any]) -> str:
-    """Return what is added to a difference that is established and lies within the margin."""
-    return f", smaller than the margin of {row['margin']:g}" if row["equivalent"] else ""
+def small_note(row: Mapping[str, Any], per: str = "") -> str:
+    """Return what is added to a difference that is established and lies within the margin. That of a number is of any
+    two of its levels, which may be less than a tenfold apart."""
+    between = " between any two levels" if per == "tenfold" else ""
+    return f", smaller than the margin of {row['margin']:g}{between}" if row["equivalent"] else ""
 
 
 def _none(row: Mapping[str, Any]) -> str:
@@ -278,19 +289,17 @@ def inner_span(row: Mapping[str, Any]) -> str:
     return span(row["low90"], row["high90"]).replace("(", "(90 %: ", 1)
 
 
-def outer_span(row: Mapping[str, Any]) -> str:
-    """Return the 95 % interval of a row with its name: `(95 %: −1.2 to 2.3)`."""
-    return span(row["low"], row["high"]).replace("(", "(95 %: ", 1) if math.isfinite(row["low"]) else "(no interval)"
-
-
 def holm_note(row: Mapping[str, Any]) -> str:
     """Return what is added where an interval excludes 0 and its p after Holm's correction does not allow a claim."""
     return " after Holm's correction" if row["low"] > 0 or row["high"] < 0 else ""
 
 
 def holm_p(row: Mapping[str, Any]) -> str:
-    """Return that p, in the same case."""
-    return f", p = {row['p_adjusted']:.2f}" if holm_note(row) else ""
+    """Return that p, in the same case, with as many digits as show that it is over 5 %."""
+    p, digits = row["p_adjusted"], 2
+    while LEVEL < p < 1.1 * LEVEL and digits < MOST_DIGITS and float(f"{p:.{digits}f}") <= LEVEL:
+        digits += 1
+    return f", p = {p:.{digits}f}" if holm_note(row) else ""
 
 
 def capital(text: str) -> str:

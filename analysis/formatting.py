@@ -15,6 +15,7 @@ from ray_robust.text.names import isolate, visible
 from ray_robust.text.percent import UNKNOWN as UNKNOWN
 from ray_robust.text.percent import percent as percent
 
+MOST_DIGITS = 6  # after the point, of a number in a sentence
 # of charts (d3-format): a percentage on an axis or in a tooltip looks as `percent` writes it
 LOCALE = {"number": {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["$", ""], "percent": " %"}}
 
@@ -37,9 +38,19 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return f"{_unsigned_zero(low, digits)} to {_unsigned_zero(high, digits)}" if math.isfinite(low) else UNKNOWN
 
 
-def span(low: float, high: float) -> str:
-    """Return an interval inside a sentence, in points of ER: `(4.8 to 7.5)`."""
-    return f"({interval(low, high)})" if math.isfinite(low) else "(no interval)"
+def span(low: float, high: float, digits: int = 1) -> str:
+    """Return an interval inside a sentence, in points: `(4.8 to 7.5)`."""
+    return f"({interval(low, high, digits)})" if math.isfinite(low) else "(no interval)"
+
+
+def effect(value: float, low: float, high: float, what: str = " points of ER", level: str = "") -> str:
+    """Return a difference with its interval: `+6.2 points of ER (4.8 to 7.5)`, or `(95 %: 4.8 to 7.5)`. Where the
+    interval excludes 0, with as many digits as the end next to 0 takes to be seen beside it."""
+    nearest, digits = min(abs(low), abs(high)), 1
+    while low * high > 0 and digits < MOST_DIGITS and float(f"{nearest:.{digits}f}") == 0:
+        digits += 1
+    ends = span(low, high, digits)
+    return f"{signed(value, digits)}{what} {ends.replace('(', f'({level}', 1) if math.isfinite(low) else ends}"
 
 
 def counted(count: int, of: int, what: str, verb: str) -> str:
@@ -56,6 +67,11 @@ def scores(low: float, high: float) -> str:
 def p_value(value: float) -> str:
     """Return `0.013` or `< 0.001`."""
     return UNKNOWN if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_equals(value: float) -> str:
+    """Return `p = 0.013` or `p < 0.001`."""
+    return f"p = {p_value(value)}".replace("= <", "<")
 
 
 def format_value(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.formatting import percent
+from analysis.stats.group_means import MeanER
 from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import TaskPoints
@@ -46,9 +47,11 @@ def count_notes(points: pd.DataFrame, left_out: pd.DataFrame, baseline: Baseline
     return notes
 
 
-def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
-    """Return a sentence on groups of one trial, and one on groups of two: what their intervals lack."""
-    one, two = ([name for name, group in groups.items() if group.trials == count] for count in (1, 2))
+def few_trials(groups: Mapping[str, Group], means: Mapping[str, MeanER], unit: str) -> list[str]:
+    """Return a sentence on groups of one trial, and one on groups of two: what their intervals lack. Counted are the
+    trials that a group's mean ER is of, where it has one."""
+    trials = {name: means[name].trials if name in means else group.trials for name, group in groups.items()}
+    one, two = ([name for name, own in trials.items() if own == count] for count in (1, 2))
     notes = []
     if one:
         notes.append(
@@ -56,7 +59,7 @@ def few_trials(groups: Mapping[str, Group], unit: str) -> list[str]:
         )
     if two:
         wide = f"two {unit}s, whose spread is hardly known; intervals are as wide as that"
-        if any(group.trials > 2 for group in groups.values()):  # Satterthwaite's degrees of freedom are then too many
+        if any(own > 2 for own in trials.values()):  # Satterthwaite's degrees of freedom are then too many
             wide += f", and beside groups of more {unit}s hold the truth less often than in 95 % of cases"
         notes.append(f"{', '.join(two)}: {wide}")
     return notes

@@ -24,7 +24,7 @@ from analysis.line.line_checks import LineChecks
 from analysis.notes import count_notes, few_trials, target
 from analysis.options import Options
 from analysis.scales import SCALES
-from analysis.stats import ancova, best_set, contrasts, robustness, sensitivity
+from analysis.stats import ancova, best_set, contrasts, robustness, sensitivity, study_tables
 from analysis.stats.agreement import ESTIMATE, Estimated
 from analysis.stats.factors import FACTOR_TABLE, Factor, Regression, factor_table
 from analysis.stats.group_jackknife import Counts
@@ -38,15 +38,6 @@ from analysis.stats.resampled import Resampled, resample
 from analysis.stats.robustness import Baseline
 from analysis.stats.shift_results import Shifts
 from analysis.stats.study_group import Group
-from analysis.stats.study_tables import (
-    ERRORS,
-    ID_SETS,
-    error_table,
-    group_table,
-    id_set_table,
-    progress_table,
-    trend_table,
-)  # fmt: skip
 from analysis.stats.task_points import Comparison
 from analysis.stats.transform import transformed
 from analysis.subsets.hidden import HiddenSubset, hidden_subset
@@ -118,13 +109,13 @@ class Analysis:
     band: pd.DataFrame = field(default_factory=pd.DataFrame)
     baseline: Baseline | None = None
     refused: bool = True
-    errors: pd.DataFrame = field(default_factory=_empty(ERRORS))
+    errors: pd.DataFrame = field(default_factory=_empty(study_tables.ERRORS))
     ancova: pd.DataFrame = field(default_factory=_empty(ANCOVA))
     at_ids: pd.DataFrame = field(default_factory=_empty(AT_IDS))
     regression: Regression = field(default_factory=Regression)
     half_gain: pd.DataFrame = field(default_factory=_empty(HALF_GAIN))
     means: dict[str, MeanER] = field(default_factory=dict)
-    id_sets: pd.DataFrame = field(default_factory=_empty(ID_SETS))
+    id_sets: pd.DataFrame = field(default_factory=_empty(study_tables.ID_SETS))
     recount: Recount | None = None
     without_duplicates: Analysis | None = None
     survival: pd.DataFrame = field(default_factory=_empty(sensitivity.COLUMNS))
@@ -228,6 +219,8 @@ def so_far(analysis: Analysis, interim: Interim) -> Analysis:
         best=analysis.best.assign(in_set=True, at_least_behind=0.0),
         earlier=tuple((one, so_far(other, interim)) for one, other in analysis.earlier),
         contrasts=held(analysis.contrasts),
+        ancova=ancova.withheld(analysis.ancova),
+        at_ids=held(analysis.at_ids),
         factor_table=held(analysis.factor_table),
         shifts=analysis.shifts.held(),
         regression=replace(analysis.regression, levels=held(analysis.regression.levels)),
@@ -260,7 +253,8 @@ def analyse(
     left_out = pd.DataFrame(columns=list(LEFT_OUT)) if left_out is None else left_out
     every, estimated = resample(points, counts, options), counts if isinstance(counts, Estimated) else None
     resampled = every.at_look()
-    trends = pd.concat([trend_table(groups, SCALES[n]) for n, groups in resampled.groups.items()], ignore_index=True)
+    lines = [study_tables.trend_table(groups, SCALES[name]) for name, groups in resampled.groups.items()]
+    trends = pd.concat(lines, ignore_index=True)
     groups = resampled.groups[options.scale]
     parts = [group.points for group in groups.values()]
     placed = pd.concat(parts, ignore_index=True) if parts else transformed(points, SCALES[options.scale], options)
@@ -269,14 +263,16 @@ def analyse(
     if without_duplicates is not None:
         scores = without_images(scores, without_duplicates.scores)
     looks = Looks(MEAN if resampled.why else options.look, several(points, options.baseline))
-    bare = Analysis(task, options, placed, trends, group_table(groups, {}), left_out, sentence, scores, looks=looks,
+    table = study_tables.group_table(groups, {})
+    bare = Analysis(task, options, placed, trends, table, left_out, sentence, scores, looks=looks,
                     estimated=estimated, resampled=replace(resampled))  # fmt: skip
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
     if fitted is None:
         why = estimated.refused if estimated is not None and estimated.refused else no_line(groups, options)
         return _without_line(bare, why, [*warnings, *resampled.notes])
-    bare = replace(bare, without_duplicates=without_duplicates, line=fitted.line)
+    trends = study_tables.with_plane(trends, fitted.comparison)
+    bare = replace(bare, trends=trends, without_duplicates=without_duplicates, line=fitted.line)
     scored = _score(bare, resampled, fitted, checked)
     notes = [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes]
     return _of_all_looks(_with_tables(bare, fitted, scored, notes), every, fitted)
@@ -294,17 +290,16 @@ class _Fitted:
 
 def _fit_baseline(bare: Analysis, resampled: Resampled, checked: bool) -> _Fitted | None:
     """Fit the baseline's line, compare the groups under it, check it; None where its points make no line."""
-    options, trends = bare.options, bare.trends
+    options = bare.options
     groups = resampled.groups[options.scale]
     comparison = resampled.task_points.compare(SCALES[options.scale], groups=groups)
     if comparison is None:
         return None
-    refusals = refusals_of(comparison, options, trends)
+    refusals = refusals_of(comparison, options)
     if not checked:
         return _Fitted(comparison, refusals, None, [])
-    own = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
-    slope = own[["slope", "slope_low", "slope_high"]].astype(float)
-    line = check_line(bare.points, options, tuple(slope))
+    slope = comparison.baseline.slope(comparison.groups[options.baseline]).estimate
+    line = check_line(bare.points, options, (slope.value, slope.low, slope.high))
     rises = ("slope",) if refusals else ()  # a line that does not rise is refused, which says it already
     return _Fitted(comparison, refusals, line, line.failed(*rises) if line else [])
 
@@ -357,11 +352,11 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
     lines, at_ids = ancova.compare({} if refused else groups, baseline, options.margin)
     regression_notes = [note.replace(" trials ", f" {options.unit}s ") for note in scored.regression.notes]
     notes = [*notes, *regression_notes, *count_notes(points, bare.left_out, baseline),
-             *few_trials(groups, options.unit)]  # fmt: skip
+             *few_trials(groups, scored.means, options.unit)]  # fmt: skip
     return replace(
         bare,
         points=points,
-        groups=group_table(groups, scored.means),
+        groups=study_tables.group_table(groups, scored.means),
         warnings=notes,
         contrasts=sensitivity.annotated(table, "contrasts", scored.survival),
         factor_table=sensitivity.annotated(slopes, "factors", scored.survival),
@@ -371,13 +366,13 @@ def _with_tables(bare: Analysis, fitted: _Fitted, scored: _Scored, notes: list[s
         baseline=baseline,
         refused=refused,
         refusals=tuple(fitted.refusals),
-        errors=error_table(scored.means),
+        errors=study_tables.error_table(scored.means),
         ancova=lines,
         at_ids=at_ids,
         regression=scored.regression,
         half_gain=half_gain_table(groups, scored.means, baseline),
         means=scored.means,
-        id_sets=id_set_table(reference.points, baseline, options),
+        id_sets=study_tables.id_set_table(reference.points, baseline, options),
         survival=scored.survival,
     )
 
@@ -396,5 +391,5 @@ def _of_all_looks(analysis: Analysis, every: Resampled, fitted: _Fitted) -> Anal
         looks=looks,
         warnings=[*analysis.warnings, *looks.disagreements],
         selection=selection_table(points, options.baseline, refused),
-        progress=progress_table(groups, comparison.baseline, refused),
+        progress=study_tables.progress_table(groups, comparison.baseline, refused),
     )

@@ -101,7 +101,7 @@ def _other_view(metric: str, resampled: Resampled, options: Options) -> View:
         return View(metric, name, points, pd.DataFrame(), lines, group_table(groups, {}), _no_progress(),
                     np.nan, True, chosen=False)  # fmt: skip
     baseline, groups = comparison.baseline, comparison.groups
-    refused = bool(refusals_of(comparison, options, trends))
+    refused = bool(refusals_of(comparison, options))
     means = {group: mean for group, own in groups.items()
              if not refused and (mean := mean_er(own, baseline, baseline.low, baseline.high)) is not None}  # fmt: skip
     points = pd.concat([group.points for group in groups.values()], ignore_index=True)

@@ -19,6 +19,7 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_ROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_ROBUST_TIMING", "0")  # a plan times no steps: a test of its own does
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # as the product starts Ray, also where a test does it by itself
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_worker_niceness", "0")  # as the product starts Ray: else workers wait for all else to rest
         patch.delenv("RAY_ADDRESS", raising=False)

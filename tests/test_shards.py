@@ -378,6 +378,7 @@ def test_ray_fills_the_same_store(tmp_path, monkeypatch):
         pool, seen = source("webdataset", make.tar_shards(tmp_path / "a", 4, 25)), []
         (store,) = launch.ingest([(pool, 8, None)], tmp_path / "ray", lambda *now: seen.append(now))
         assert seen[-1] == (100, 100)
+        assert len(seen) == 4, "a task for every shard"
         assert np.array_equal(store.take(np.arange(100)), pool.read(np.arange(100), 8).images)
         (tmp_path / "a/train-0002.tar").unlink()
         before = set(threading.enumerate())

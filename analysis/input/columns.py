@@ -24,7 +24,7 @@ from ray_robust.errors import did_you_mean
 from ray_robust.text.names import count_noun, describe_difference, is_missing, lookalikes, normalise, quoted
 
 NUMERIC = ("num_images", "num_classes", "images_per_class", "finetune_images", "pretrain_images_seen", "epoch", "step",
-           "id_images", "ood_images", "wise_alpha")  # fmt: skip
+           "id_images", "ood_images", "id_groups", "ood_groups", "wise_alpha")  # fmt: skip
 MOST_PAIRS = 5  # sets of names that look alike are listed, the rest counted
 
 
@@ -197,7 +197,8 @@ def extra_columns(
             cell = points[name][unclear].iloc[0]
             two = f"{cell.split('.')[0]} or {cell.replace('.', '')}"
             remarks.table(f"{name}: {cell} may mean {two}; write numbers without dots between thousands")
-        points = points.drop(columns=name) if len(rows) or read.isna().all() else points.assign(**{name: read})
+        usable = not len(rows) and not read.isna().all()
+        points = points.assign(**{name: pd.to_numeric(read)}) if usable else points.drop(columns=name)
     points = without_bad_sizes(_with_rates(points, remarks), remarks)
     if "seed" in points:  # where none is given no trial shares it
         points = points.assign(seed=points["seed"].mask(points["seed"].map(is_missing)))

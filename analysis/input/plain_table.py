@@ -24,6 +24,7 @@ from analysis.input.csv_file import CsvFile, Remarks, Source
 from analysis.input.roles import Roles
 from analysis.input.table import Table
 from analysis.options import Options
+from ray_robust.metrics import METRICS
 from ray_robust.text.names import quoted
 
 RESERVED = {"id", "ood", "expected_ood", "er", "er_low", "er_high", "er_estimated", "extrapolated", "group", "trial",
@@ -68,8 +69,9 @@ def read_table(
     check_baseline(names["group"], roles.group, scores, options.baseline, options.id_min, remarks)
     named_columns.check(frame, names, roles, options.baseline, remarks)
     others = frame.drop(columns=list(dict.fromkeys([*roles.used, *(["task"] if "task" in frame else [])])))
-    extra = extra_columns(_reported(others, roles, remarks), {"id_val": roles.ids[0], "ood_val": roles.ood}, percent,
-                          units, remarks)  # fmt: skip
+    like = {f"{side}_{what}": column for side, column in (("id", roles.ids[0]), ("ood", roles.ood))
+            for what in ("val", *METRICS)}  # fmt: skip
+    extra = extra_columns(_reported(others, roles, remarks), like, percent, units, remarks)
     points, left_out = _scored(names.join(extra).assign(**scores), roles)
     points = points.assign(trial=same_scores(points, list(roles.scores), roles.cluster is not None, remarks))
     across_groups(points, list(roles.scores), remarks)

@@ -29,7 +29,6 @@ from analysis.stats.refusals import refusals_of
 from analysis.stats.resampled import resample
 from analysis.stats.robustness import LINE
 from analysis.stats.stages import extended
-from analysis.stats.study_tables import trend_table
 from analysis.stats.task_points import Comparison
 from ray_robust.run.seed_plan import (
     BONFERRONI,
@@ -73,8 +72,7 @@ def targets(
     compared = resampled.task_points.compare(scale, groups=groups, of_factors=rule.of == TREND)
     if compared is None:
         return []
-    line = trend_table({options.baseline: groups[options.baseline]}, scale)
-    if refusals_of(compared, options, line):
+    if refusals_of(compared, options):
         return []
     names = {f"trials of {name}": name for name in compared.groups} | {LINE: options.baseline}
     named = _trends(compared, options) if rule.of == TREND else _pairs(compared, rule)

@@ -29,10 +29,10 @@ def outcome_parts(row: Mapping[str, Any], unit: str) -> tuple[str, str]:
         return f"a {sign}", small_note(row)
     if kind == "equivalent":
         return f"no gain or loss beyond {row['margin']:g} points", f" {inner_span(row)}"
+    if row["se"] == 0:
+        return "no gain or loss shown", f"; the scores of every {unit} are the same, which leaves their spread unknown"
     if not math.isfinite(row["low"]):
         return "no gain or loss shown", f"; more {unit}s are needed for an interval"
-    if row["se"] == 0:
-        return "no gain seen", f"; the difference of every {unit} is the same"
     if holm_note(row):
         return f"no {sign} seen", f"{holm_note(row)}{holm_p(row)}"
     return "no gain seen", f"; this design could have found {number(row['smallest_detectable'], 1)} points or more"

@@ -24,12 +24,11 @@ from analysis.findings import (
     make_finding,
     marked,
     not_straight,
-    outer_span,
     records,
     row_index,
     small_note,
 )  # fmt: skip
-from analysis.formatting import format_value, name, percent, signed, some, span
+from analysis.formatting import effect, format_value, name, p_equals, percent, some, span
 from analysis.formatting import scores as id_range
 from analysis.scales import PP
 from analysis.scores.against_tuned import against_tuned, equal_settings, with_tuned
@@ -110,9 +109,10 @@ def _deployment(analysis: Analysis, group: str) -> Finding:
     base = scores.mean(baseline)["mean"]
     row = picked(row)
     short, detail = outcome_parts(row, unit)
+    difference = effect(row["delta"], row["low"], row["high"], " points", "95 %: ")
     text = (
         f"{TEST}{equal_settings(analysis)}: {short}. {name(group)}{chosen} scores {percent(own['mean'] / PP)}, "
-        f"{name(baseline)} {percent(base / PP)}: {signed(row['delta'])} points {outer_span(row)}{detail}."
+        f"{name(baseline)} {percent(base / PP)}: {difference}{detail}."
         f"{_other_models(analysis, group)}{_unequal(analysis, group)}{_few_groups(analysis)}"
     )
     key = {"a": group, "b": baseline, "score": OOD, "family": BASELINE}
@@ -201,24 +201,24 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
         if levels is not None:
             low, high = levels
             times, per = math.log10(high / low), f" at {format_value(high)} against {format_value(low)}"
-        effect = f"{signed(times * row['slope'])} points{per} {span(times * row['low'], times * row['high'])}"
+        slope = effect(times * row["slope"], times * row["low"], times * row["high"], f" points{per}")
         kind, key = state(row), {"score": row["score"], "factor": row["factor"]}
         if not_straight(row):
             text = (
                 f"Not established: one slope of the {score} over {label}, which is not straight in its logarithm "
-                f"(p = {row['straight_p']:.3f}); neighbouring levels are compared instead."
+                f"({p_equals(row['straight_p'])}); neighbouring levels are compared instead."
             )
             yield Finding("open", text, "score_factors", key, index)
             yield from _levels(analysis, row["score"], row["factor"])
             continue
         if claimed(row) == "differs":
             over = f", over {row['levels']} levels" if levels is None else ""
-            text = f"{capital(label)}: {score} {effect}{small_note(row)}{over}."
+            text = f"{capital(label)}: {score} {slope}{small_note(row, '' if levels else 'tenfold')}{over}."
         elif claimed(row) == "equivalent":
             none = f"no effect within {row['margin']:g} points between any two levels"
             text = f"{capital(label)}: {score}, {none} {inner_span(row)}."
         else:
-            text = f"Not established{holm_note(row)}: an effect of {label} on the {score}: {effect}{holm_p(row)}."
+            text = f"Not established{holm_note(row)}: an effect of {label} on the {score}: {slope}{holm_p(row)}."
         yield make_finding(kind, text, row, "score_factors", key, index, analysis.options.unit)
 
 
@@ -242,12 +242,12 @@ def _pair(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
 def _difference_text(analysis: Analysis, row: Mapping[str, Any], value: str) -> str:
     """A difference of one score, `value` its column, as a sentence."""
     head, score = f"{name(row['a'])} against {name(row['b'])}", f"{score_name(analysis, row['score'])} score"
-    effect = f"{score} {signed(row[value])} points {span(row['low'], row['high'])}"
+    difference = f"{score} {effect(row[value], row['low'], row['high'], ' points')}"
     if claimed(row) == "differs":
-        return f"{head}: {effect}{small_note(row)}."
+        return f"{head}: {difference}{small_note(row)}."
     if claimed(row) == "equivalent":
         return f"{head}: {score}, no effect within {row['margin']:g} points {inner_span(row)}."
-    return f"Not established{holm_note(row)}: {head}: {effect}{holm_p(row)}."
+    return f"Not established{holm_note(row)}: {head}: {difference}{holm_p(row)}."
 
 
 def _robustness(analysis: Analysis, group: str) -> str:

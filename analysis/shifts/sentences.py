@@ -22,7 +22,7 @@ from analysis.findings import (
     marked,
     records,
 )
-from analysis.formatting import interval, name, number, p_value, signed, span
+from analysis.formatting import effect, interval, name, number, p_equals, signed
 from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import LEVEL, claimed, state
 from analysis.stats.sensitivity import MISSING_TRIALS
@@ -46,13 +46,13 @@ def _of_row(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     where = TABLE, {"a": row["a"], "b": row["b"]}, index, analysis.options.unit
     pair = f"{name(row['a'])} against {name(row['b'])}"
     over = f"on average over {row['shifts']} shifts"
-    effect = f"{signed(row['delta_er'])} points of ER {span(row['low'], row['high'])}"
+    mean = effect(row["delta_er"], row["low"], row["high"])
     if claimed(row) == "differs":
-        text = f"{pair}: {effect} {over}; shown by itself on {row['shown']} of them."
+        text = f"{pair}: {mean} {over}; shown by itself on {row['shown']} of them."
     elif claimed(row) == "equivalent":
         text = f"{pair}: no effect beyond ±{row['margin']:g} points of ER {over} {inner_span(row)}."
     else:
-        text = f"Not established{holm_note(row)}: an effect of {pair} {over}: {effect}{holm_p(row)}."
+        text = f"Not established{holm_note(row)}: an effect of {pair} {over}: {mean}{holm_p(row)}."
     yield make_finding(state(row), text, row, *where)
     if math.isfinite(row["p_spread"]):
         yield _spread(analysis, row, pair, where)
@@ -60,7 +60,7 @@ def _of_row(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
 
 def _spread(analysis: Analysis, row: Mapping[str, Any], pair: str, where: tuple[Any, ...]) -> Finding:
     table, key, index, unit = where
-    p = f"p = {p_value(row['p_spread_adjusted'])}".replace("= <", "<")
+    p = p_equals(row["p_spread_adjusted"])
     ends = f"{signed(row['highest_er'])} on {name(row['highest'])}, {signed(row['lowest_er'])} on {name(row['lowest'])}"
     if not row["p_spread_adjusted"] <= LEVEL:
         text = f"Not established: that the effect of {pair} differs between shifts ({p}): {ends}."

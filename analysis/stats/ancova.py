@@ -23,7 +23,7 @@ from analysis.stats.line_models import LineModel
 from analysis.stats.own_line import OwnLine, own_line, slopes_and_intercepts
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Baseline
-from analysis.stats.sensitivity import ERRORS, ONE_TRIAL, SCHEDULE
+from analysis.stats.sensitivity import ERRORS, MISSING_TRIALS, ONE_TRIAL, SCHEDULE
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import NOISE
 
@@ -49,7 +49,7 @@ LEAST_POINTS = 3  # of a trial, for a slope of its own
 
 def compare(groups: Mapping[str, Group], baseline: Baseline, margin: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables `COLUMNS`, one row per pair whose groups both have a line over the ID scores that they share,
-    and `AT_ID`, for pairs whose slopes differ.
+    and `AT_ID`, for pairs whose slopes differ. Of several ID sets pairs with the baseline are left out.
 
     First the difference of the slopes, then of the heights given a common slope (the weighted mean of both slopes),
     each with 95 % interval and p. `slope_p_adjusted` is Holm's over the whole table, since "do these lines have one
@@ -61,6 +61,8 @@ def compare(groups: Mapping[str, Group], baseline: Baseline, margin: float) -> t
     """
     comparison = []
     for pair in contrasts.pairs(groups, baseline):
+        if len(baseline.ids) > 1 and pair.family == "baseline":  # its own points made the axis: see `Baseline.slope`
+            continue
         near = [group.between(pair.low, pair.high) for group in (pair.a, pair.b)]
         lines = [own_line(group) for group in near if len(group.points)]
         if len(lines) == 2 and lines[0] is not None and lines[1] is not None:
@@ -73,6 +75,18 @@ def compare(groups: Mapping[str, Group], baseline: Baseline, margin: float) -> t
     differ = [each for each, shown in zip(comparison, table["slopes_differ"], strict=True) if shown]
     rows = [row for each in differ for row in _at_ids(each.pair, each.own, baseline, margin)]
     return table, contrasts.adjust(pd.DataFrame(rows, columns=list(AT_ID)))
+
+
+def withheld(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the first table, of an interim analysis: no slope or height is called different."""
+    if table.empty:
+        return table
+    shown = table["slopes_differ"].astype(bool) | table["heights_differ"].astype(bool)
+    marked = [
+        "; ".join(filter(None, [text, MISSING_TRIALS])) if differs else text
+        for text, differs in zip(table["not_robust_to"], shown, strict=True)
+    ]
+    return table.assign(slopes_differ=False, heights_differ=False, not_robust_to=marked)
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,7 +59,10 @@ class Estimate:
     bonferroni: float = 1.0
 
     def reach(self, level: float) -> float:
-        """Return how far the end of an interval lies from the number, one that is right with probability `level`."""
+        """Return how far the end of an interval lies from the number, one that is right with probability `level`; NaN
+        where all that it is of are equal, as coarse scores of a few trials may be: their spread is not seen, not 0."""
+        if self.se == 0:
+            return np.nan
         one_sided = level if self.bonferroni == 1 else 1 - (1 - level) / self.bonferroni
         return quantile(one_sided, self.df) * self.se
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.scales import PP
 from analysis.stats.chosen_points import comparable_points
 from analysis.stats.estimates import Part, combine
 from analysis.stats.robustness import Baseline, effective_robustness
@@ -43,17 +42,16 @@ def influence_table(groups: Mapping[str, Group], baseline: Baseline) -> pd.DataF
     (percentage points), strongest first. For a trial of the baseline the line is refitted: `slope_without` is its slope
     then, and `cook` is Cook's distance of the trial, all its points left out at once."""
     rows: list[dict[str, object]] = []
-    means = {name: group.points.loc[~group.points["extrapolated"], "er"].mean() for name, group in groups.items()}
+    inside = {name: group.points.loc[~group.points["extrapolated"]] for name, group in groups.items()}
+    means = {name: _by_trial(points).mean() for name, points in inside.items()}
     own = groups[baseline.name]
     if own.trials > 1:
         rows += _without_baseline_trials(own, groups, means, baseline)
-    for name, group in groups.items():
-        inside = group.points.loc[~group.points["extrapolated"]]
-        if name == baseline.name or inside["trial"].nunique() < 2:
+    for name, points in inside.items():
+        by_trial = _by_trial(points)
+        if name == baseline.name or len(by_trial) < 2:
             continue
-        by_trial = inside.groupby("trial", sort=False)["er"].agg(["sum", "count"])
-        rest = by_trial.sum() - by_trial
-        for trial, mean in (rest["sum"] / rest["count"]).items():
+        for trial, mean in ((by_trial.sum() - by_trial) / (len(by_trial) - 1)).items():
             rows.append({"trial": trial, "group": name, "moves": name, "change": mean - means[name]})
     table = pd.DataFrame(rows, columns=list(INFLUENCE))
     return table.sort_values("change", key=lambda c: -c.abs(), kind="stable", ignore_index=True)
@@ -84,15 +82,19 @@ def _without_baseline_trials(
         for name, points in others.items():
             if len(points):
                 height = without[t, 0] + points[columns].to_numpy(float) @ without[t, 1:]
-                moved[name] = (
-                    PP * effective_robustness(points["ood"], height, baseline.scale, unit=1.0).mean() - means[name]
-                )
+                er = effective_robustness(points["ood"], height, baseline.scale)
+                moved[name] = _by_trial(points.assign(er=er)).mean() - means[name]
         name = max(moved, key=lambda n: abs(moved[n]), default="")
         rows.append(
             {"trial": trials[t], "group": baseline.name, "moves": name, "change": moved.get(name, np.nan),
              "slope_without": without[t, 1:].sum(), "cook": distance[t]}
         )  # fmt: skip
     return rows
+
+
+def _by_trial(points: pd.DataFrame) -> pd.Series:
+    """Mean ER by trial."""
+    return points.groupby("trial", sort=False)["er"].mean()
 
 
 def selection_table(points: pd.DataFrame, baseline: str, refused: bool) -> pd.DataFrame:

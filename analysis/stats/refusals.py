@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 from analysis.formatting import interval, number
 from analysis.options import Options
@@ -29,13 +28,14 @@ def no_line(groups: Mapping[str, Group], options: Options) -> str:
     return f"every point of the baseline {name!r} has the same ID score"
 
 
-def refusals_of(comparison: Comparison, options: Options, trends: pd.DataFrame) -> list[str]:
+def refusals_of(comparison: Comparison, options: Options) -> list[str]:
     """Return why ER cannot be measured from the baseline's line, a sentence each; empty where it can.
 
     It must explain the baseline (R^2), rise for certain, and rise by more than the margin over the baseline's range: on
     a level line every expectation is the same, and ER only the OOD score under another name.
     """
-    baseline, points = comparison.baseline, comparison.groups[options.baseline].points
+    baseline, reference = comparison.baseline, comparison.groups[options.baseline]
+    points, sure = reference.points, baseline.slope(reference).estimate
     if (points["id"] == points["ood"]).all():
         return [
             f"the ID and the OOD scores of {options.baseline!r} are the same numbers: there is no shift to speak of"
@@ -43,12 +43,11 @@ def refusals_of(comparison: Comparison, options: Options, trends: pd.DataFrame) 
     why = []
     if not baseline.line.r2 >= options.min_r2:
         why.append(f"R² of the baseline line is {number(baseline.line.r2, 2)}, under the floor of {options.min_r2:g}")
-    chosen = trends.loc[(trends["group"] == options.baseline) & (trends["scale"] == options.scale)].iloc[0]
-    if baseline.line.slope <= 0 or chosen["slope_low"] <= 0:
+    if baseline.line.slope <= 0 or sure.low <= 0:
         slope = number(baseline.line.slope, 2)
-        if np.isfinite(chosen["slope_low"]):
-            slope += f" ({interval(chosen['slope_low'], chosen['slope_high'], 2)})"
-        if baseline.line.slope <= 0 and not chosen["slope_high"] > 0:
+        if np.isfinite(sure.low):
+            slope += f" ({interval(sure.low, sure.high, 2)})"
+        if baseline.line.slope <= 0 and not sure.high > 0:
             why.append(f"the baseline line falls, slope {slope}: better ID scores go with worse OOD scores")
         else:
             why.append(

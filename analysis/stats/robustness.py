@@ -18,6 +18,7 @@ from analysis.stats import estimates
 from analysis.stats.cluster_robust import Robust
 from analysis.stats.least_squares import coefficients
 from analysis.stats.line_models import LineModel
+from analysis.stats.quantities import Quantity
 from analysis.stats.study_group import Group, GroupJackknife
 from analysis.stats.trend import Line
 
@@ -25,23 +26,18 @@ KNOTS = 129  # the bands of the line are drawn through so many ID scores
 LINE = "baseline line"  # the name of its error, beside those of trials and test groups
 
 
-def effective_robustness(
-    ood: ArrayLike, height: ArrayLike, scale: Scale, unit: float = PP, on_axis: bool = False
-) -> np.ndarray:
+def effective_robustness(ood: ArrayLike, height: ArrayLike, scale: Scale, unit: float = PP) -> np.ndarray:
     """Return the effective robustness of each point: OOD - h^-1(height), of which the height is that of the baseline's
     line at the point's ID score, a + b h(ID).
 
     ood      OOD scores, fractions, any shape
     height   expected OOD scores on the transformed axis, of the same shape
     unit     how many of it a score of 1 is: 100 for percentage points, 1 for fractions
-    on_axis  measure along the transformed axis instead, h(OOD) - height, as if a unit of it were a score of 1
 
     `er_gradient` is its derivative and changes with it.
     Taori et al., "Measuring Robustness to Natural Distribution Shifts in Image Classification" (NeurIPS 2020), eq. 1;
     the transformed axes are those of Miller et al., "Accuracy on the Line" (ICML 2021).
     """
-    if on_axis:
-        return unit * (scale.h(np.clip(ood, 1e-9, 1 - 1e-9)) - height)
     return unit * (np.asarray(ood, float) - scale.inverse(height))
 
 
@@ -81,14 +77,23 @@ class Baseline:
         """Return the transformed OOD score that is expected of each point: float [points]."""
         return self.model.design(points["x"].to_numpy(), points) @ self.coefficients
 
+    def slope(self, group: Group) -> Quantity:
+        """Return the slope of the line with its error; `group` is the baseline's own. With several ID sets the sum of
+        the plane's slopes: the axis is made of the same points, and a line fitted along it would take it as given."""
+        along = np.zeros(len(self.coefficients))
+        along[1 : 1 + len(self.ids)] = 1.0
+        replicates = {each.source: each.coefficients @ along for each in group.jackknife}
+        return Quantity(self.line.slope, {self.errors: along}, replicates)
+
     def gradient(self, points: pd.DataFrame) -> np.ndarray:
         """Return the derivative of each point's expected OOD score by the coefficients: float [points, k]."""
         design = self.model.design(points["x"].to_numpy(), points)
         return design if self.on_axis else self.scale.rate(design @ self.coefficients)[:, None] * design
 
-    def er(self, ood: np.ndarray, height: np.ndarray) -> np.ndarray:
-        """Return ER in percentage points (see `effective_robustness`)."""
-        return effective_robustness(ood, height, self.scale, on_axis=self.on_axis)
+    def er(self, ood: np.ndarray, y: np.ndarray, height: np.ndarray) -> np.ndarray:
+        """Return ER in percentage points (see `effective_robustness`) of OOD scores `ood`, transformed `y`; along the
+        axis y - height, as if a unit of it were a score of 1."""
+        return PP * (y - height) if self.on_axis else effective_robustness(ood, height, self.scale)
 
     def outside(self, points: pd.DataFrame) -> np.ndarray:
         """Return which points lie outside the scores that the line was fitted on, on any ID set: bool [points]."""
@@ -172,7 +177,7 @@ def per_point(points: pd.DataFrame, baseline: Baseline) -> pd.DataFrame:
     """Return `points` with expected_ood (a fraction), er (percentage points) and extrapolated, which marks points
     outside the baseline's ID range, where the expectation is an extrapolation."""
     height = baseline.height(points)
-    er = baseline.er(points["ood"].to_numpy(float), height)
+    er = baseline.er(points["ood"].to_numpy(float), points["y"].to_numpy(float), height)
     return points.assign(expected_ood=baseline.scale.inverse(height), er=er, extrapolated=baseline.outside(points))
 
 
@@ -223,4 +228,4 @@ def _against(jackknife: GroupJackknife, group: Group, baseline: Baseline, lines:
     else:
         designs = (baseline.model.design(x, group.points) @ line for x, line in zip(jackknife.x.T, lines, strict=True))
         heights = np.column_stack(list(designs))
-    return replace(jackknife, er=baseline.er(jackknife.ood, heights), coefficients=lines)
+    return replace(jackknife, er=baseline.er(jackknife.ood, jackknife.y, heights), coefficients=lines)

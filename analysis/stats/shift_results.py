@@ -24,7 +24,7 @@ from analysis.stats.robustness import Baseline
 from analysis.stats.sensitivity import withheld
 from analysis.stats.shift_effects import EFFECTS, MEANS, ShiftEffects, effect_table, mean_table
 from analysis.stats.study_group import Group
-from analysis.stats.study_tables import GROUPS, TRENDS, group_table, trend_table
+from analysis.stats.study_tables import GROUPS, TRENDS, group_table, trend_table, with_plane
 from analysis.stats.task_points import TaskPoints
 from analysis.stats.transform import transformed
 from ray_robust.run.shifts import OWN
@@ -156,7 +156,8 @@ def _result(shift: OnShift, options: Options, sources: Sources) -> ShiftResult:
         nothing = ShiftEffects(shift.name)
         line = _line(shift, trends, options, why)
         return ShiftResult(shift.name, points, line, group_table(groups, {}), pd.DataFrame(), nothing, why)
-    baseline, why = comparison.baseline, "; ".join(refusals_of(comparison, options, trends))
+    baseline, why = comparison.baseline, "; ".join(refusals_of(comparison, options))
+    trends = with_plane(trends, comparison)
     means = {} if why else {name: mean for name, group in comparison.groups.items()
                             if (mean := mean_er(group, baseline, baseline.low, baseline.high)) is not None}  # fmt: skip
     return ShiftResult(

@@ -15,6 +15,7 @@ from analysis.stats.group_means import MeanER, mean_er
 from analysis.stats.own_line import own_line
 from analysis.stats.robustness import Baseline
 from analysis.stats.study_group import Group
+from analysis.stats.task_points import Comparison
 
 TRENDS = (
     "group", "scale", "n", "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high", "r2",
@@ -41,6 +42,21 @@ def trend_table(groups: Mapping[str, Group], scale: Scale) -> pd.DataFrame:
             )
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(TRENDS))
+
+
+def with_plane(trends: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """Return the lines with what several ID sets leave of their intervals: the axis is made of the baseline's points,
+    so that a line along it is no surer than the plane. The baseline's slope has the plane's interval, no other line has
+    one. Of one ID set they stay as they are."""
+    baseline = comparison.baseline
+    if len(baseline.ids) == 1:
+        return trends
+    ends = ["slope_low", "slope_high", "intercept_low", "intercept_high"]
+    own = (trends["group"] == baseline.name) & (trends["scale"] == baseline.scale.name)
+    slope = baseline.slope(comparison.groups[baseline.name]).estimate
+    table = trends.assign(**dict.fromkeys(ends, np.nan))
+    table.loc[own, ["slope_low", "slope_high"]] = slope.low, slope.high
+    return table
 
 
 def group_table(groups: Mapping[str, Group], means: Mapping[str, MeanER]) -> pd.DataFrame:
@@ -84,7 +100,7 @@ def progress_table(groups: Mapping[str, Group], baseline: Baseline, refused: boo
             mean = mean_er(group, baseline, baseline.low, baseline.high, chosen)
             if mean is not None:
                 inside, er = group.points.loc[chosen & ~group.points["extrapolated"]], mean.quantity.estimate
-                scores = inside["id"].mean(), inside["ood"].mean()
+                scores = inside.groupby("trial")[["id", "ood"]].mean().mean()  # as ER is
                 rows.append((name, float(epoch), er.value, *scores, mean.points, mean.trials, er.low, er.high))
     return pd.DataFrame(rows, columns=list(PROGRESS))
 

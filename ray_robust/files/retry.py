@@ -25,6 +25,7 @@ PASSING = (  # what a network, a mounted share or a disk under load says of some
     errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+)[^:]*:? ?(.*)", re.DOTALL)
+STORE = re.compile(r"AWS Error|google::cloud|curl")
 REQUEST_ID = re.compile(r"\s*\(Request ID: [^)]*\)")
 NAMES = re.compile(r"'[^']*'|\w+://\S*")  # in a message: whatever a key or a bucket may be called
 NO_BUCKET = ("NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "BUCKET NOT FOUND")
@@ -67,6 +68,12 @@ def may_pass(error: OSError) -> bool:
     if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
         return False
     return refusal(error) is None
+
+
+def is_of_storage(error: OSError) -> bool:
+    """Return whether what a file cannot be read for is the storage's and may pass. Damage within a file, as in an
+    archive's member, has no number either, but no words of an object store."""
+    return may_pass(error) and (error.errno is not None or STORE.search(str(error)) is not None)
 
 
 def refusal(error: OSError) -> str | None:

@@ -155,11 +155,12 @@ def _run(
     from ray_robust.launch.run_sweep import SweepRun, report
     from ray_robust.launch.search.run_search import run_search
 
-    cluster, again = None, sweep.command
+    cluster, again, clusters = None, sweep.command, contextlib.ExitStack()
     with contextlib.ExitStack() as stack:
+        stack.callback(clusters.close)
         try:
             if sweep.unread():  # what the files contain is part of what every trial means
-                cluster = read_pool_files(sweep, args.address, out, stack)
+                cluster = read_pool_files(sweep, args.address, out, clusters)
                 bare = replace(open_sweep(spec, args.limit, form=bare.form), command=again)
                 sweep = _with_choices(bare, run, args.limit)
                 drawn = _draw(sweep)
@@ -168,17 +169,20 @@ def _run(
             out.print(f"\nInterrupted. What was decoded is kept; this continues:\n  {again}", markup=False,
                       soft_wrap=True)  # fmt: skip
             return INTERRUPTED
+        stack.callback(clusters.close)  # before the lease is released: workers write into the folder
         stored_form.record(run, bare.form)
         subsets, first = drawn
-        this = SweepRun(sweep, subsets, run, out, args.address, cluster, begun=args.begun, limit=args.limit)
+        this = SweepRun(sweep, subsets, run, out, args.address, cluster, begun=args.begun, limit=args.limit,
+                        lease=lease)  # fmt: skip
         if baseline_spread.wanted(bare.spec) and not baseline_spread.recorded(bare, run).decided:
             this.pilot = Pilot(bare, run, lambda: _with_choices(bare, run, args.limit))
         if second_stage.wanted(sweep) or (this.pilot is not None and first is not None):
-            this.stack = stack  # one cluster for both stages, and for the pilot of a search and what follows
+            this.stack = clusters  # one cluster for both stages, and for the pilot of a search and what follows
         try:
             return this.execute() if first is None else run_search(this, first, args.limit)
         except KeyboardInterrupt:
             lease.check()
+            clusters.close()  # what still trains would write beside the results
             if first is None and run.exists("trials") and not run.exists("plan.csv"):  # removed meanwhile
                 provenance.write_plan(this.sweep, run)
             finished = list(run.states().values()).count("done") if run.exists("plan.csv") else 0

@@ -50,6 +50,7 @@ from ray_robust.prepare.work import (
 )
 from ray_robust.run import throughput
 from ray_robust.run.checkpoint_paths import shared_weights
+from ray_robust.run.lease import Lease
 from ray_robust.run.missing import Remaining
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.text.names import count_noun
@@ -70,7 +71,7 @@ class SweepRun:
     search   gives the trials that the sweep's plan lacks
     written  the sweep that spec.yaml and plan.csv are of, where this is a part of it
     stack    keeps a cluster that is started here; None: it ends with these trials
-    limit    of its trials
+    limit    of its trials; `lease` is the run folder's
     pilot    has yet to choose the baseline's fine-tunings: the plan's are those that it tries
     """
 
@@ -86,6 +87,7 @@ class SweepRun:
     stack: contextlib.ExitStack | None = None
     pilot: Pilot | None = None
     limit: int | None = None
+    lease: Lease | None = None
     begun: float = field(default_factory=time.monotonic)  # when the command began
     left: Remaining | None = None  # what was missing then, and what the pilot has added
     done: frozenset[str] = frozenset()  # ids of the trials that lacked nothing, or that a search had stopped
@@ -318,14 +320,13 @@ class SweepRun:
             loggers = open_loggers(sweep.spec, run, todo, self.cluster.scratch, self.warn)
             time_left = self.time_left(todo, slots)
             monitor = Monitor(todo, run, out, len(sweep.plan) - len(todo), sweep.spec.name, True, loggers, time_left)
-            monitor.when_ending = analysis.warm_up
+            monitor.when_ending, monitor.lease = analysis.warm_up, self.lease
             monitor.reports = InterimReports(run.storage.address, self.warn)
             if search is not None:
                 monitor.total = max(monitor.total, search.expected)
                 search.on_plan = plan_writer(run)
             paths = RunPaths(run.storage.address, shared_weights(run.storage).address, str(root))
-            begun = time.monotonic()
-            first = self.pilot_trials(monitor)
+            begun, first = time.monotonic(), self.pilot_trials(monitor)
             with monitor.watching():
                 ran = run_plan(todo, paths, sweep.spec.resources, self.cluster, monitor, search, self.baseline, first)
             ended = time.monotonic()

@@ -279,10 +279,14 @@ class TrialFolder:
         if damage := self.damage():
             self._drop_damaged()
         self.storage.discard("done")
-        self.storage.delete("failed.json")
+        self.forget_failure()
         self.storage.delete("stopped.json")
         self.storage.tidy()
         return damage
+
+    def forget_failure(self) -> None:
+        """Remove why the trial failed the last time."""
+        self.storage.delete("failed.json")
 
     def fail(self, reason: str, quarantined: bool = False) -> None:
         """Write why the trial failed, in one line, for the results table and the report. A trial is `quarantined` when

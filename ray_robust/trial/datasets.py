@@ -23,6 +23,7 @@ from ray_robust.data.tasks.training_set import training_rows
 from ray_robust.plan.plan import Trial, pool_key
 from ray_robust.run.shifts import id_test_of, shift_of, test_of
 from ray_robust.spec.sections import Finetune, ModelSection
+from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import eval_view
@@ -79,7 +80,8 @@ class Mixture:
 
 
 def draw_mixture(trial: Trial, store: Path, heartbeat: Callable[[], None]) -> Mixture:
-    """Draw a trial's images; rendered sources fill this node's store first, calling `heartbeat` on the way."""
+    """Draw a trial's images; sources that are not rendered, and tasks that they are compared with, fill this node's
+    store first, calling `heartbeat` on the way."""
     assert trial.pretrain is not None
     shown = Shown.to(trial.model)
     stores = {
@@ -93,32 +95,34 @@ def draw_mixture(trial: Trial, store: Path, heartbeat: Callable[[], None]) -> Mi
     if trial.pretrain.dedupe is not None and trial.pretrain.dedupe.against:
         sections = {pool_key(one.task.name, one.task): one.task for one in trial.finetunings}
         opened_tasks = (open_pool("task", section.name, section) for section in sections.values())
-        tasks = [_filled(task, store, shown.form) for task in opened_tasks if isinstance(task, Task)]
+        tasks = [_filled(task, store, shown.form, heartbeat) for task in opened_tasks if isinstance(task, Task)]
     pools = {name: opened.pool for name, opened in stores.items()}
     return Mixture(draw_from(trial.pretrain, pools, stores, tasks, trial.subset_seed), stores, shown.view)
 
 
 def task_splits(
-    task: Task, settings: Finetune, seed: int, root: Path, shown: Shown, device: torch.device
+    task: Task, settings: Finetune, seed: int, root: Path, shown: Shown, context: Context
 ) -> dict[str, Split]:
     """Return all splits of a task by name, and the tests of its shifts (see `run.shifts`); `train` has the images that
     a fine-tuning's settings choose."""
+    device = context.device
     train, *names = task.catalog.parts
     names += map(test_of, task.corrupted)
-    tests = {name: task_split(task, name, root, shown, device) for name in names}
+    tests = {name: task_split(task, name, root, shown, context) for name in names}
     tests |= {id_test_of(shift): tests["id_test"].restricted(only) for shift, only in task.catalog.only.items()}
     if settings.num_images is None and settings.per_class is None:
-        return {train: task_split(task, train, root, shown, device), **tests}
-    store = _filled(task, root, shown.form)
+        return {train: task_split(task, train, root, shown, context), **tests}
+    store = _filled(task, root, shown.form, context.heartbeat)
     rows = training_rows(task.catalog, usable(store), settings, seed)
     return {train: _split_of(store, rows, device, images_of(store, rows, shown.view)), **tests}
 
 
-def task_split(task: Task, name: str, root: Path, shown: Shown, device: torch.device) -> Split:
+def task_split(task: Task, name: str, root: Path, shown: Shown, context: Context) -> Split:
     """Return a whole split of a task, or the test of a shift, shared by all fine-tunings of this process."""
+    device = context.device
     kept = kept_splits(task, root, shown, device)
     if name not in kept:
-        store, corruption = _filled(task, root, shown.form), task.corrupted.get(shift_of(name))
+        store, corruption = _filled(task, root, shown.form, context.heartbeat), task.corrupted.get(shift_of(name))
         mask, rows = usable(store), task.catalog.rows(name) if corruption is None else task.corrupted_rows()
         rows = rows if mask is None else rows[mask[rows]]
         if corruption is None:
@@ -144,8 +148,8 @@ def _split_of(store: ImageStore, rows: np.ndarray, device: torch.device, images:
     return Split(ImageBank([images], device), catalog.labels[rows].astype(np.int64), groups, rows, aside)
 
 
-def _filled(task: Task, root: Path, form: Form) -> ImageStore:
+def _filled(task: Task, root: Path, form: Form, heartbeat: Callable[[], None]) -> ImageStore:
     store = open_store(root, task, form)
     if not task.rendered:
-        store.fill(store.missing())
+        store.fill(store.missing(), lambda _: heartbeat())
     return store

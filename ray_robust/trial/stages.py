@@ -202,11 +202,11 @@ def _finetune(
     features: FeatureCache,
 ) -> Steps[None]:
     """Run one fine-tuning and write its predictions and its rows of the results."""
-    trial, folder, log, device = run.trial, run.folder, run.log, run.context.device
+    trial, folder, log = run.trial, run.folder, run.log
     task = open_pool("task", finetuning.task.name, finetuning.task)
     assert isinstance(task, Task)
     shown = Shown.to(trial.model)
-    splits = task_splits(task, finetuning.settings, trial.seed, Path(run.paths.store), shown, device)
+    splits = task_splits(task, finetuning.settings, trial.seed, Path(run.paths.store), shown, run.context)
     classes = len(task.catalog.classes)
     model = build_model(trial.model, initial.facts.num_labels if initial else classes, trial.seed)
     if initial is not None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ray_robust.data.images.files import FORMATS
 from ray_robust.data.pool import Pixels
-from ray_robust.errors import UserError
+from ray_robust.errors import Outage, Refused, UserError
 from ray_robust.files.regular_file import Unreadable, without_content
 
 BACKGROUND = (127, 127, 127)  # behind transparency and beside letterboxes: mid-grey, so that no frame is learned
@@ -79,7 +79,7 @@ def read_all(
             try:
                 if (data := read(key)) is not None:
                     keep(i, data)
-            except (MemoryError, UserError):  # says something about the machine or the place, not about the image
+            except (MemoryError, UserError, Outage, Refused):  # of the machine or the place, not of the image
                 raise
             except Exception as error:  # a broken file can raise anything from a decoder
                 broken[i] = reason_of(error)

@@ -10,7 +10,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray_robust.data.images.jpegs import encode
 from ray_robust.data.images.store import default_root
 from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Identities, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import Problem, UserError
+from ray_robust.files.retry import is_of_storage, patiently, why_away
 
 READ_TOGETHER = 2048  # files whose digests are written at once
 PROVISIONAL = "provisional-"  # begins the fingerprint of a pool whose files have not been read
@@ -178,9 +179,12 @@ class FilePool(Pool):
             try:
                 data, stamps[at] = fetch(at)
             except OSError as error:
-                if listed:
+                if is_of_storage(error):  # says nothing about the image
+                    data, stamps[at] = patiently(partial(fetch, at), lambda: self.where, partial(self._away, rows[at]))
+                elif listed:
                     raise self._changed(rows[at], f"cannot be read any more: {error.strerror or error}") from None
-                raise
+                else:
+                    raise
             digest = digest_of(data)
             digests[at] = digest
             if listed and digest != bytes(digests_before[at]):
@@ -203,5 +207,11 @@ class FilePool(Pool):
         return Pixels(images, broken, tuple(skipped), digests, stamps)
 
     def _changed(self, row: int, what: str) -> UserError:
-        where = f"{self.where}/{self.keys(np.array([row]))[0]}"
-        return UserError(Problem(where, f"{what}; run the same command again"))
+        return UserError(Problem(self._name(row), f"{what}; run the same command again"))
+
+    def _away(self, row: int, error: OSError, seconds: float) -> str:
+        what = f"cannot be read for {seconds:.0f} s: {why_away(error)}"
+        return f"{self._name(row)}: {what}; what was read is kept: run the same command again"
+
+    def _name(self, row: int) -> str:
+        return f"{self.where}/{self.keys(np.array([row]))[0]}"

@@ -41,9 +41,12 @@ class Recovery:
         self._furthest: dict[str, float] = {}
 
     def begin(self, trial: Trial) -> None:
-        """Note that a trial is given out."""
+        """Note that a trial is given out. Why it failed in an earlier command goes: a worker that dies before it begins
+        would leave it for the reason of this one."""
         self.trials[trial.id] = trial
         self.begun.add(trial.id)
+        with contextlib.suppress(OSError):
+            self.run.trial(trial.id).forget_failure()
 
     def record_failure(self, name: str, failure: Failure, host: str = "") -> Failure:
         """Record a failed attempt and return it as recorded. A trial that failed too often is quarantined; the batches

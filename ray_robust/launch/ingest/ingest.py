@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
 from ray_robust.data.sources.shards import ShardSource
-from ray_robust.errors import Problem, UserError
+from ray_robust.errors import Outage, Problem, UserError
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.generate import generate
 
@@ -34,6 +35,7 @@ WORTH_RAY = 20.0  # seconds of one core's work from which it pays to start Ray (
 WORTH = 2.0  # seconds of work below which warm Ray workers are not worth asking
 HEAD_START = "head start"
 LARGEST_BLOCK = 2048  # rows
+AHEAD = 4  # blocks that are given out per core
 SHOWN = 20  # broken images that are named; the others are counted
 
 
@@ -59,8 +61,9 @@ def ingest(jobs: Sequence[Job], store_root: Path | None = None, progress: Progre
     for store, rows in work:
         if isinstance(store.pool, Diffusion):
             generate(store.pool, rows)
-    if estimate(jobs, stores) > WORTH and _ray_runs():
-        _fill_on_ray(work, more)
+    if _ray_runs() and (estimate(jobs, stores) > WORTH or len(_alive()) > 1):
+        wanted = [(store, rows if pool.rendered else None) for (pool, _, rows), store in zip(jobs, stores, strict=True)]
+        _fill_on_ray(work, wanted, more)
     else:
         for store, rows in work:
             store.fill(rows, more, again=_again(store.pool))
@@ -138,42 +141,46 @@ def _ray_runs() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _fill_on_ray(work: list[tuple[ImageStore, np.ndarray]], done: Callable[[int], None]) -> None:
-    """Fill this node's stores, then those of nodes that do not see what was filled here."""
+def _fill_on_ray(
+    work: list[tuple[ImageStore, np.ndarray]],
+    wanted: list[tuple[ImageStore, np.ndarray | None]],
+    done: Callable[[int], None],
+) -> None:
+    """Fill this node's stores with what they lack, then those of nodes that do not see them with what is `wanted`: a
+    node that joined since lacks what this one has had for long. None: all rows."""
     import ray
 
     here = ray.get_runtime_context().get_node_id()
     cpus = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
-    nodes = sorted((node for node in cpus if cpus[node] >= 1), key=lambda node: node != here)  # this one first
-    sent = [(ray.put(store), rows, _again(store.pool)) for store, rows in work]
-    if here not in nodes:  # a driver on a head without CPUs fills its own: sample images are read here
+    if cpus.get(here, 0) >= 1:
+        _fill_node(here, int(cpus[here]), [(store.pool, ray.put(store), rows) for store, rows in work], done)
+    else:  # a driver on a head without CPUs fills its own: sample images are read here
         for store, rows in work:
             store.fill(rows, done, again=_again(store.pool))
-    for node in nodes:
-        if node != here and any(len(store.pool.unread()) for store, _ in work):
-            for store, _ in work:  # what the files contain is decided here, by what was read first
-                store.settle()
-            sent = [(ray.put(store), rows, _again(store.pool)) for store, rows in work]
+    others = [node for node in cpus if cpus[node] >= 1 and node != here]
+    if not others:
+        return
+    for store, _ in wanted:  # what the files contain is decided here, by what was read first
+        store.settle()
+    sent = [(store.pool, ray.put(store), rows) for store, rows in wanted]
+    asked = {node: [_remote(_missing, node)([ref], rows) for _, ref, rows in sent] for node in others}
+    for node in others:
         try:
-            _fill_node(node, int(cpus[node]), work, sent, node == here, done)
-        except ray.exceptions.RayError as error:
+            absent = ray.get(asked[node])
+            own = [(pool, ref, rows) for (pool, ref, _), rows in zip(sent, absent, strict=True)]
+            _fill_node(node, int(cpus[node]), own, done)
+        except (ray.exceptions.RayError, Outage) as error:
             if isinstance(error, ray.exceptions.RayTaskError) or node in _alive():
                 raise
             # it was lost on the way: trials go to other nodes, and one that comes back fills what they ask for
 
 
-def _fill_node(
-    node: str, cpus: int, work: list[tuple[ImageStore, np.ndarray]], sent: list, here: bool, done: Callable[[int], None]
-) -> None:
+def _fill_node(node: str, cpus: int, sent: list[tuple[Pool, Any, np.ndarray]], done: Callable[[int], None]) -> None:
+    """Fill a node's stores: a pool, the reference of its store, and rows, of each."""
     import ray
 
-    absent = _remote(_missing, node)
-    todo = [
-        (store.pool, ref, rows if here else ray.get(absent([ref], rows)), again)
-        for (store, _), (ref, rows, again) in zip(work, sent, strict=True)
-    ]
-    blocks = [([ref], block, again) for pool, ref, rows, again in todo for block in divide(pool, rows, cpus)]
-    _run_all(ray, [_remote(_fill, node)(*block) for block in blocks], done)
+    blocks = (([ref], block, _again(pool)) for pool, ref, rows in sent for block in divide(pool, rows, cpus))
+    _run_all(ray, _remote(_fill, node), blocks, AHEAD * cpus, done)
 
 
 def _alive() -> set[str]:
@@ -191,16 +198,22 @@ def _remote(function: Callable, node: str) -> Callable:
     return ray.remote(num_cpus=1, scheduling_strategy=strategy)(function).remote
 
 
-def _run_all(ray: Any, waiting: list, done: Callable[[int], None]) -> None:
+def _run_all(ray: Any, task: Callable, blocks: Iterator[tuple], at_once: int, done: Callable[[int], None]) -> None:
+    """Run a task on every block of arguments, so many of them given out at once: of a hundred thousand shards Ray would
+    look at all at every step."""
+    waiting: list = []
     try:
-        while waiting:
+        while waiting := [*waiting, *(task(*block) for block in islice(blocks, at_once - len(waiting)))]:
             ready, waiting = ray.wait(waiting)
             for ref in ready:
                 done(ray.get(ref))
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, UserError | Outage):
             raise error.cause from None
         raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        what = "the process that decodes them was killed again and again, as is done where memory is short"
+        raise Outage(f"images: {what}; what is decoded is kept, and the same command goes on") from None
     finally:
         for ref in waiting:  # Ctrl-C, or one has failed
             ray.cancel(ref)
@@ -224,7 +237,7 @@ def _fill(refs: list, rows: np.ndarray, again: bool) -> int:
     return len(rows)
 
 
-def _missing(refs: list, rows: np.ndarray) -> np.ndarray:
+def _missing(refs: list, rows: np.ndarray | None) -> np.ndarray:
     return _open(refs).missing(rows)
 
 

@@ -83,6 +83,7 @@ class InterimReports:
         self._process: ReportProcess | None = None
         self._complaints: IO[bytes] | None = None
         self._ended, self._reported, self._last_failure = 0, 0, ""
+        self._closed = False
 
     @property
     def share(self) -> float:
@@ -96,14 +97,15 @@ class InterimReports:
         ended  trials that have ended
         left   seconds until the sweep is done; None when it is too early to tell
         """
-        if self._process is not None and not self._is_over(self._process):
+        if self._closed or (self._process is not None and not self._is_over(self._process)):
             return
         allowed = self.spent + self._expected <= SHARE * (self.clock() - self.begun)
         if ended > self._reported and allowed and (left is None or left > NEAR * self._expected):
             self._begin(ended)
 
     def close(self) -> None:
-        """Stop a report that is being written: the sweep's own follows."""
+        """Stop a report that is being written, and start no other: the sweep's own follows."""
+        self._closed = True
         if self._process is not None and not self._is_over(self._process):
             self._process.stop()
             self.spent += self._process.seconds

@@ -22,6 +22,7 @@ from ray_robust.launch.monitor.metrics import SweepMetrics
 from ray_robust.launch.monitor.time_left import TimeLeft
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.work import OpenWork, open_work
+from ray_robust.run.lease import Lease
 from ray_robust.run.run_folder import RunFolder, TrialFolder
 from ray_robust.run.sweep_progress import WRITE_EVERY, SweepProgress, forget_progress, write_progress
 from ray_robust.status.progress import ErSoFar, er_so_far
@@ -69,6 +70,7 @@ class Monitor:
         self.begun = time.monotonic()
         self.when_ending: Callable[[], None] = lambda: None
         self.reports: InterimReports | None = None
+        self.lease: Lease | None = None  # of the run folder: one that is lost is another driver's to write in
         self.in_parts: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -149,10 +151,13 @@ class Monitor:
             yield
         finally:
             self._stop.set()
-            thread.join(timeout=PATIENCE)
-            if self.reports is not None:
-                self.reports.close()
-            forget_progress(self.run.storage)
+            try:
+                thread.join(timeout=PATIENCE)
+            finally:
+                if self.reports is not None:
+                    self.reports.close()
+                if self.lease is None or not self.lease.lost:
+                    forget_progress(self.run.storage)
 
     def _watch(self) -> None:
         live = Live(self._view(), console=self.console, refresh_per_second=2, transient=True)
@@ -167,13 +172,16 @@ class Monitor:
 
     def _update(self) -> None:
         """Read the progress of every running trial, and pass on what is new."""
+        over = self._stop.is_set()  # nobody waits for what follows then, and the folder may be another driver's soon
         with self._lock:
-            running, starts, ends = list(self.running), self._new_starts, self._new_ends
+            running, starts, ends = [] if over else list(self.running), self._new_starts, self._new_ends
             self._new_starts, self._new_ends = [], []
         if self._metrics is not None:
             for name in starts:
                 self._metrics.started(name)
         for name in running:
+            if self._stop.is_set():
+                break
             progress = self._read_progress(name)
             with self._lock:
                 if name in self.running and progress:
@@ -184,7 +192,7 @@ class Monitor:
             self._pass_on_end(name)
         if not self.console.is_terminal and time.monotonic() > self._line_at:
             self._print_line()
-        if time.monotonic() >= self._publish_at:
+        if time.monotonic() >= self._publish_at and not self._stop.is_set():
             self._publish_at = time.monotonic() + WRITE_EVERY
             left = self.done_and_left()[1]
             write_progress(self.run.storage, SweepProgress(time.time(), self.total, left))
@@ -300,7 +308,7 @@ def state_of(folder: TrialFolder) -> str:
     """Return how a trial that is over has ended: one of `ENDED`."""
     if folder.stopped() is not None:
         return "stopped"
-    failure = folder.failure()  # beginning and finishing remove it: what is there is from this time
+    failure = folder.failure()  # giving it out removes it: what is there is of this time
     if failure is not None:
         return "quarantined" if failure.get("quarantined") else "failed"
     return "done"

@@ -119,7 +119,7 @@ def _probe(asha: Asha, trial: Trial, paths: RunPaths, context: Context, network:
     for finetuning in {f.task_label: f for f in trial.finetunings}.values():
         task = open_pool("task", finetuning.task.name, finetuning.task)
         assert isinstance(task, Task)
-        parts = {name: task_split(task, name, Path(paths.store), Shown.to(trial.model), context.device)
+        parts = {name: task_split(task, name, Path(paths.store), Shown.to(trial.model), context)
                  for name in ("train", *PROBED)}  # fmt: skip
         tests = {name: parts[name] for name in PROBED}
         predicted = linear_probe(

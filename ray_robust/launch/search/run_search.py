@@ -36,8 +36,9 @@ def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
         run.write_results()
         raise
     finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
-        run.write_plan(search.plan.rows())
-        write_search_table(run, spec, search.outcomes)
+        if baseline.lease is None or not baseline.lease.lost:  # another driver's search may be further
+            run.write_plan(search.plan.rows())
+            write_search_table(run, spec, search.outcomes)
     print_best(out, spec, search.ranked(), search.outcomes, search.over)
     return code
 
