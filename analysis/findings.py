@@ -140,7 +140,7 @@ def _factor(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
     if not_straight(row):
         text = (
             f"Not established: one slope of ER over {label}, which is not straight in its logarithm "
-            f"({p_equals(row['straight_p'])}); neighbouring levels are compared instead."
+            f"({p_equals(row['straight_p'], STRAIGHT)}); neighbouring levels are compared instead."
         )
         yield Finding("open", text, *where)
         yield from _levels(analysis, row)
@@ -285,8 +285,11 @@ def _none(row: Mapping[str, Any]) -> str:
 
 
 def inner_span(row: Mapping[str, Any]) -> str:
-    """Return the 90 % interval of a row: `(90 %: −0.6 to 0.9)`."""
-    return span(row["low90"], row["high90"]).replace("(", "(90 %: ", 1)
+    """Return the 90 % interval of a row, which lies within the margin: `(90 %: −0.6 to 0.9)`."""
+    farthest, digits = max(abs(row["low90"]), abs(row["high90"])), 1
+    while farthest < row["margin"] <= float(f"{farthest:.{digits}f}") and digits < MOST_DIGITS:
+        digits += 1
+    return span(row["low90"], row["high90"], digits).replace("(", "(90 %: ", 1)
 
 
 def holm_note(row: Mapping[str, Any]) -> str:
@@ -295,11 +298,8 @@ def holm_note(row: Mapping[str, Any]) -> str:
 
 
 def holm_p(row: Mapping[str, Any]) -> str:
-    """Return that p, in the same case, with as many digits as show that it is over 5 %."""
-    p, digits = row["p_adjusted"], 2
-    while LEVEL < p < 1.1 * LEVEL and digits < MOST_DIGITS and float(f"{p:.{digits}f}") <= LEVEL:
-        digits += 1
-    return f", p = {p:.{digits}f}" if holm_note(row) else ""
+    """Return that p, in the same case."""
+    return f", {p_equals(row['p_adjusted'], LEVEL, 2)}" if holm_note(row) else ""
 
 
 def capital(text: str) -> str:

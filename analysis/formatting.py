@@ -69,9 +69,11 @@ def p_value(value: float) -> str:
     return UNKNOWN if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def p_equals(value: float) -> str:
-    """Return `p = 0.013` or `p < 0.001`."""
-    return f"p = {p_value(value)}".replace("= <", "<")
+def p_equals(value: float, level: float, digits: int = 3) -> str:
+    """Return `p = 0.013` or `p < 0.001`; a p over the level that decides with as many digits as show that it is."""
+    while level < value and digits < MOST_DIGITS and float(f"{value:.{digits}f}") <= level:
+        digits += 1
+    return "p < 0.001" if value < 0.001 else f"p = {value:.{digits}f}"
 
 
 def format_value(value: Any) -> str:

@@ -268,11 +268,12 @@ def analyse(
                     estimated=estimated, resampled=replace(resampled))  # fmt: skip
     warnings = (*warnings, *scores.choice.notes)
     fitted = _fit_baseline(bare, resampled, checked)
+    comparison = None if fitted is None else fitted.comparison
+    bare = replace(bare, trends=study_tables.with_plane(trends, comparison, options))
     if fitted is None:
         why = estimated.refused if estimated is not None and estimated.refused else no_line(groups, options)
         return _without_line(bare, why, [*warnings, *resampled.notes])
-    trends = study_tables.with_plane(trends, fitted.comparison)
-    bare = replace(bare, trends=trends, without_duplicates=without_duplicates, line=fitted.line)
+    bare = replace(bare, without_duplicates=without_duplicates, line=fitted.line)
     scored = _score(bare, resampled, fitted, checked)
     notes = [*fitted.refusals, *warnings, *resampled.notes, *fitted.notes]
     return _of_all_looks(_with_tables(bare, fitted, scored, notes), every, fitted)

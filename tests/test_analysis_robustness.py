@@ -24,9 +24,9 @@ def test_the_gradient_is_the_derivative_of_er(scale, on_axis):
     points = sweep({"num_images=1000": 3.0})
     fitted = analyse("task", points, Options("scratch", scale=scale))
     baseline, own = replace(fitted.baseline, on_axis=on_axis), fitted.points
-    step, ood = 1e-6, own["ood"].to_numpy()
+    step, scores = 1e-6, (own["ood"].to_numpy(), own["y"].to_numpy())
     shifted = [
-        [baseline.er(ood, replace(baseline, coefficients=baseline.coefficients + sign * step * unit).height(own))
+        [baseline.er(*scores, replace(baseline, coefficients=baseline.coefficients + sign * step * unit).height(own))
          for unit in np.eye(len(baseline.coefficients))]
         for sign in (1, -1)
     ]  # fmt: skip

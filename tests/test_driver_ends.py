@@ -7,12 +7,17 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from ray_robust import sweep
+from ray_robust.errors import INTERRUPTED
+from ray_robust.launch import run_sweep
 from ray_robust.launch.failures.failure_classes import Failure
 from ray_robust.launch.failures.recovery import Recovery
 from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.monitor import Monitor
+from ray_robust.launch.run_sweep import SweepRun
 from ray_robust.plan.plan import Plan
 from ray_robust.prepare.open_sweep import open_sweep
+from ray_robust.run.lease import Lease
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
 
@@ -21,6 +26,12 @@ task: {name: camera-traps}
 pretrain: {sources: {species: 1.0}, num_images: 400, images_seen: 400}
 finetune: {epochs: 2}
 baseline: none
+"""
+TWO_STAGES = """\
+task: {name: camera-traps}
+pretrain: {sources: {species: 1.0}, num_images: {grid: [400, 800]}, images_seen: 400}
+finetune: {epochs: 2}
+seeds: {first: 3, until: 4.0, most: 4}
 """
 DIED = Failure("died", "its worker died", True)
 
@@ -87,3 +98,23 @@ def test_no_report_is_begun_once_they_are_closed():
     for ended in range(1, 9):
         reports.update(ended)
     assert begun == []
+
+
+def test_after_an_interrupt_workers_end_before_results_are_written_and_the_lease_is_released(tmp_path, monkeypatch):
+    file, events = tmp_path / "how.yaml", []
+    file.write_text(TWO_STAGES)
+
+    def execute(self: SweepRun) -> int:
+        assert self.stack is not None
+        self.stack.callback(events.append, "workers end")
+        self.run.write_plan(self.sweep.plan.rows())
+        raise KeyboardInterrupt
+
+    real = Lease.release
+    monkeypatch.setattr(SweepRun, "execute", execute)
+    monkeypatch.setattr(RunFolder, "states", lambda self: {"a": "done"})
+    monkeypatch.setattr(RunFolder, "write_results", lambda self: events.append("results"))
+    monkeypatch.setattr(run_sweep, "report", lambda *_: events.append("report"))
+    monkeypatch.setattr(Lease, "release", lambda self: (events.append("lease"), real(self)))
+    assert sweep.main([str(file), "--out", str(tmp_path / "run")]) == INTERRUPTED
+    assert events == ["workers end", "results", "report", "lease"]

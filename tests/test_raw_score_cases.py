@@ -239,7 +239,7 @@ def test_ties_are_no_precision():
     points = sweep({"num_images=1000": 0.0}).assign(id=0.5, ood=0.4, id_val=0.5)
     assert deployment(points) == (
         "On the shifted test: no gain or loss shown. num_images=1000 scores 40.0 %, scratch 40.0 %: 0.0 points (no "
-        "interval); the scores of every trial are the same, which leaves their spread unknown."
+        "interval); the difference of every trial is the same, which leaves its spread unknown."
     )
 
 

@@ -10,12 +10,16 @@ import pytest
 import ray
 from make_pools import open_pool
 
+from ray_robust.data.images.decode import decode
 from ray_robust.data.images.files import Folder
 from ray_robust.data.images.store import ImageStore
-from ray_robust.errors import Outage, UserError
+from ray_robust.data.readers import shards as readers
+from ray_robust.data.sources.shards import ParquetShards
+from ray_robust.errors import Outage, Refused, UserError
 from ray_robust.files.retry import is_of_storage
 from ray_robust.launch.ingest import ingest as launch
 from tests import make_images as make
+from tests import make_sources
 
 AWS = "When reading information for key 'a': AWS Error SLOW_DOWN (HTTP status 503) during GetObject operation: slow"
 
@@ -89,7 +93,85 @@ def test_damage_inside_a_file_is_not_the_storages():
     assert is_of_storage(OSError(AWS))
 
 
+def test_a_refusal_of_the_storage_breaks_no_image(tmp_path, monkeypatch):
+    expired = "AWS Error EXPIRED_TOKEN (HTTP status 400) during GetObject operation: The provided token has expired"
+    away(monkeypatch, OSError(expired), times=10**6)
+    with pytest.raises(Refused, match="access is refused"):
+        filled(tmp_path, "drop")
+
+
+def test_a_shard_that_is_read_again_gives_its_own_images(tmp_path, monkeypatch):
+    """The images of the shard before it are in memory when the storage goes away for a moment."""
+    path = make_sources.parquet_shards(tmp_path / "a")
+    pool = ParquetShards("parquet", ParquetShards.Options.model_validate({"path": str(path)}))
+    assert len(pool.catalog) == 18
+    real, opened = readers.parquet.ParquetFile, []
+
+    def parquet_file(file):
+        opened.append(file)
+        if len(opened) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file)
+
+    monkeypatch.setattr(readers.parquet, "ParquetFile", parquet_file)
+    rows = np.array([4, 5, 10, 11])  # the last rows of two shards
+    images = pool.read(rows, 20).images
+    assert len(opened) == 3
+    for row, image in zip(rows, images, strict=True):
+        assert np.array_equal(image, decode(make.encoded(make.picture(seed=row)), 20, "crop"))
+
+
+def test_a_shard_that_cannot_be_opened_is_waited_for(tmp_path, monkeypatch):
+    pool = ParquetShards("parquet", ParquetShards.Options.model_validate(
+        {"path": str(make_sources.parquet_shards(tmp_path / "a"))}))  # fmt: skip
+    assert len(pool.catalog) == 18
+    checks = []
+
+    def check_shard(*_):
+        checks.append(1)
+        if len(checks) < 3:
+            raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(readers, "check_shard", check_shard)
+    assert pool.read(np.arange(2), 8).images.shape == (2, 8, 8, 3)
+    monkeypatch.setenv("RAY_ROBUST_PATIENCE", "0.001")
+    monkeypatch.setattr(readers, "check_shard", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output")))
+    with pytest.raises(Outage, match="cannot be read for 0 s: Input/output; what was read is kept"):
+        pool.read(np.arange(6, 8), 8)
+
+
 # --- tasks
+
+
+def test_a_node_that_joins_gets_what_this_one_has_had(tmp_path, monkeypatch):
+    """Each node has a store of its own; the driver's is full."""
+    pool = open_pool("source", "folder", {"path": str(make.tree(tmp_path / "a", {"cat": 3, "dog": 3}))})
+    stores = {node: ImageStore.open(tmp_path / node, pool, 8) for node in ("here", "there")}
+    stores["here"].fill(np.arange(6))
+    ran = []
+
+    def remote(function, node, cpus=1):
+        def run(refs, *rest):
+            ran.append((node, function.__name__, cpus))
+            monkeypatch.setattr(launch, "_open", lambda _: stores[node])
+            return function(refs, *rest)
+
+        return run
+
+    monkeypatch.setattr(launch, "_remote", remote)
+    nodes = [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2.0}} for node in stores]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(ray, "put", lambda one: one)
+    monkeypatch.setattr(ray, "get", lambda one: one)
+    monkeypatch.setattr(ray, "wait", lambda refs: (refs[:1], refs[1:]))
+    launch.ingest([(pool, 8, None)], tmp_path / "here")
+    assert ran == [("there", "_missing", 0), ("there", "_fill", 1)]
+    assert not len(stores["there"].missing())
+    ran.clear()
+    launch.ingest([(pool, 8, None)], tmp_path / "here")
+    assert ran == [("there", "_missing", 0)]
 
 
 class Cluster(SimpleNamespace):

@@ -242,7 +242,8 @@ def test_more_baseline_seeds_do_not_undo_what_was_narrow():
     """What a group shares with the baseline by seed no longer cancels where only one of the two goes on."""
     common = [-3.0, 0.0, 1.0, 4.0]
     line = of_values([-v for v in common], "baseline line", "seeds")
-    narrow = Quantity(0.0, {**of_values(common, "trials of a", "seeds").trials, **line.trials})
+    nearly = [value + more for value, more in zip(common, (0.02, -0.02, 0.01, -0.01), strict=True)]
+    narrow = Quantity(0.0, {**of_values(nearly, "trials of a", "seeds").trials, **line.trials})
     wide = Quantity(0.0, {**of_values([5.0, -4.0, -3.0, 2.0], "trials of b", "seeds").trials, **line.trials})
     names = {"trials of a": "a", "trials of b": "b", "baseline line": "scratch"}
     pair = [Target("a against scratch", narrow, names), Target("b against scratch", wide, names)]

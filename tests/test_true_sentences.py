@@ -13,7 +13,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy.special import ndtr, ndtri
 
-from analysis.findings import findings, holm_p, small_note
+from analysis.findings import findings, holm_p, inner_span, small_note
 from analysis.formatting import effect, p_equals
 from analysis.input.columns import NUMERIC
 from analysis.input.plain_table import read_csv
@@ -102,9 +102,11 @@ def test_along_the_axis_a_score_of_nothing_is_half_an_example():
     assert along.er(np.array([0.0]), np.array([y]), np.array([-1.0])) == pytest.approx(100 * (y + 1.0))
 
 
-def test_trials_that_tie_have_no_interval():
-    points = sweep({"num_images=1000": 0.0, "num_images=4000": 0.0}, trials=2)
-    ood = points["group"].map({"scratch": 0.50, "num_images=1000": 0.62, "num_images=4000": 0.55})
+@pytest.mark.parametrize("trials", [2, 3, 7])
+def test_trials_that_tie_have_no_interval(trials: int):
+    """The mean of equal numbers is not always that number."""
+    points = sweep({"num_images=1000": 0.0, "num_images=4000": 0.0}, trials=trials)
+    ood = points["group"].map({"scratch": 0.432, "num_images=1000": 0.552, "num_images=4000": 0.5})
     found = of(points.assign(ood=ood, id=0.5, id_val=0.5))
     table = found.scores.differences
     assert table.loc[table["score"] == "ood", ["low", "high", "p"]].isna().all(axis=None)
@@ -113,7 +115,7 @@ def test_trials_that_tie_have_no_interval():
         "On the shifted test: no gain or loss shown. num_images=1000, the highest of 2 groups, scores"
     )
     assert (
-        "+12.0 points (no interval); the scores of every trial are the same, which leaves their spread unknown" in text
+        "+12.0 points (no interval); the difference of every trial is the same, which leaves its spread unknown" in text
     )
     assert not any("nan" in one.text or "Holm" in one.text for one in summary(found).findings)
 
@@ -137,7 +139,10 @@ def test_a_p_value_over_5_percent_is_seen_to_be():
         return holm_p({"low": 1.0, "high": 2.0, "p_adjusted": p})
 
     assert [shown(p) for p in (0.0504, 0.056, 0.3)] == [", p = 0.0504", ", p = 0.06", ", p = 0.30"]
-    assert [p_equals(p) for p in (0.0002, 0.013)] == ["p < 0.001", "p = 0.013"]
+    assert [p_equals(p, 0.05) for p in (0.0002, 0.013, 0.0503)] == ["p < 0.001", "p = 0.013", "p = 0.0503"]
+    near = {"low90": -0.3, "high90": 1.97, "margin": 2.0}
+    assert inner_span(near) == "(90 %: −0.30 to 1.97)"
+    assert inner_span({**near, "high90": 1.2}) == "(90 %: −0.3 to 1.2)"
 
 
 def steeper() -> pd.DataFrame:
@@ -188,20 +193,20 @@ def line_of(found: Analysis) -> Mapping[str, float]:
 @pytest.mark.slow
 def test_the_interval_of_a_slope_along_several_id_sets_is_the_planes(tmp_path):
     """The sum of the slopes is 0.7; the axis is made of the same points, which a line along it takes as given."""
-    held = narrow = 0
+    held = planes = 0
     for seed in range(40):
         found = of_plane(plane(seed), tmp_path, ("a", "b"))
         if found.baseline is None:  # the plane falls along one of them
             continue
         row = line_of(found)
         held += row["slope_low"] < 0.7 < row["slope_high"]
-        narrow += 1
+        planes += 1
         own = found.line.tests.query("check == 'slope' and test == 'slope'").iloc[0]
         assert own[["value", "low", "high"]].tolist() == pytest.approx(
             row[["slope", "slope_low", "slope_high"]].tolist()
         )
-    assert narrow >= 10
-    assert held >= 0.8 * narrow
+    assert planes >= 10
+    assert held >= 0.9 * planes
 
 
 def test_of_one_id_set_the_slope_is_that_of_the_line(tmp_path):

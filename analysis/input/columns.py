@@ -198,8 +198,9 @@ def extra_columns(
             two = f"{cell.split('.')[0]} or {cell.replace('.', '')}"
             remarks.table(f"{name}: {cell} may mean {two}; write numbers without dots between thousands")
         usable = not len(rows) and not read.isna().all()
-        points = points.assign(**{name: pd.to_numeric(read)}) if usable else points.drop(columns=name)
+        points = points.assign(**{name: read}) if usable else points.drop(columns=name)
     points = without_bad_sizes(_with_rates(points, remarks), remarks)
+    points = points.assign(**{name: pd.to_numeric(points[name]) for name in NUMERIC if name in points})
     if "seed" in points:  # where none is given no trial shares it
         points = points.assign(seed=points["seed"].mask(points["seed"].map(is_missing)))
     if "sources" in points and not _are_mixtures(points["sources"]):

@@ -16,7 +16,7 @@ from scipy.special import stdtr
 from analysis.input.run_predictions import Confusion
 from analysis.scales import PP
 from analysis.stats.contrasts import holm
-from analysis.stats.estimates import TWO_SIDED, quantiles
+from analysis.stats.estimates import TIED, TWO_SIDED, quantiles
 from analysis.stats.task_points import pairing
 
 SIDES = ("id", "ood")
@@ -208,11 +208,16 @@ class _Estimates:
 
     @property
     def low(self) -> np.ndarray:
-        return self.value - quantiles(TWO_SIDED, self.df) * self.se
+        return self.value - self._reach
 
     @property
     def high(self) -> np.ndarray:
-        return self.value + quantiles(TWO_SIDED, self.df) * self.se
+        return self.value + self._reach
+
+    @property
+    def _reach(self) -> np.ndarray:
+        tied = self.se <= TIED * np.maximum(1.0, np.abs(self.value))  # their spread is not seen
+        return np.where(tied, np.nan, quantiles(TWO_SIDED, self.df) * self.se)
 
     @property
     def p(self) -> np.ndarray:

@@ -30,7 +30,7 @@ def outcome_parts(row: Mapping[str, Any], unit: str) -> tuple[str, str]:
     if kind == "equivalent":
         return f"no gain or loss beyond {row['margin']:g} points", f" {inner_span(row)}"
     if row["se"] == 0:
-        return "no gain or loss shown", f"; the scores of every {unit} are the same, which leaves their spread unknown"
+        return "no gain or loss shown", f"; the difference of every {unit} is the same, which leaves its spread unknown"
     if not math.isfinite(row["low"]):
         return "no gain or loss shown", f"; more {unit}s are needed for an interval"
     if holm_note(row):

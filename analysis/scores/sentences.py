@@ -15,6 +15,7 @@ from analysis.findings import (
     MOST_GROUPS,
     PER,
     STATES,
+    STRAIGHT,
     Finding,
     against_baseline,
     capital,
@@ -206,7 +207,7 @@ def _slopes(analysis: Analysis) -> Iterator[Finding]:
         if not_straight(row):
             text = (
                 f"Not established: one slope of the {score} over {label}, which is not straight in its logarithm "
-                f"({p_equals(row['straight_p'])}); neighbouring levels are compared instead."
+                f"({p_equals(row['straight_p'], STRAIGHT)}); neighbouring levels are compared instead."
             )
             yield Finding("open", text, "score_factors", key, index)
             yield from _levels(analysis, row["score"], row["factor"])

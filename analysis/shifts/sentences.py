@@ -60,7 +60,7 @@ def _of_row(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Iterator[
 
 def _spread(analysis: Analysis, row: Mapping[str, Any], pair: str, where: tuple[Any, ...]) -> Finding:
     table, key, index, unit = where
-    p = p_equals(row["p_spread_adjusted"])
+    p = p_equals(row["p_spread_adjusted"], LEVEL)
     ends = f"{signed(row['highest_er'])} on {name(row['highest'])}, {signed(row['lowest_er'])} on {name(row['lowest'])}"
     if not row["p_spread_adjusted"] <= LEVEL:
         text = f"Not established: that the effect of {pair} differs between shifts ({p}): {ends}."

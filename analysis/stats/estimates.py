@@ -14,6 +14,7 @@ from scipy.special import stdtr, stdtrit
 LEVEL = 0.95
 TWO_SIDED = 0.5 + LEVEL / 2
 POWER = 0.80
+TIED = 1e-9  # of a number: a standard error up to it is that of equal numbers, but for rounding
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,7 @@ class Estimate:
     bonferroni: float = 1.0
 
     def reach(self, level: float) -> float:
-        """Return how far the end of an interval lies from the number, one that is right with probability `level`; NaN
-        where all that it is of are equal, as coarse scores of a few trials may be: their spread is not seen, not 0."""
-        if self.se == 0:
-            return np.nan
+        """Return how far the end of an interval lies from the number, one that is right with probability `level`."""
         one_sided = level if self.bonferroni == 1 else 1 - (1 - level) / self.bonferroni
         return quantile(one_sided, self.df) * self.se
 

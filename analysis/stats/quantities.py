@@ -9,12 +9,12 @@ without each of them (`Source`). `bench.coverage` shows how well the intervals c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from analysis.stats.cluster_robust import Robust
-from analysis.stats.estimates import Estimate, Part, combine
+from analysis.stats.estimates import TIED, Estimate, Part, combine
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,12 @@ class Quantity:
 
     @property
     def estimate(self) -> Estimate:
-        """The number with its interval."""
-        return combine(self.value, self.parts)
+        """The number with its interval. Where all that it is of are equal, as coarse scores of a few trials may be,
+        their spread is not seen: its standard error is 0, of no degrees of freedom, hence no interval and no p."""
+        estimate = combine(self.value, self.parts)
+        if estimate.se <= TIED * max(1.0, abs(self.value)):
+            return replace(estimate, se=0.0, df=np.nan)
+        return estimate
 
     @property
     def without_one(self) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def _against_best(means: Mapping[str, Quantity], margin: float) -> list[dict[str
 
 def _count(every: Iterable[Estimate]) -> int:
     """How many of them claim anything: one without an error does not."""
-    return max(1, int(np.isfinite([one.se for one in every]).sum()))
+    return max(1, sum(one.se > 0 for one in every))
 
 
 def _ends(estimate: Estimate, level: float, many: int) -> tuple[float, float]:

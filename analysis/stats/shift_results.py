@@ -148,8 +148,8 @@ def _result(shift: OnShift, options: Options, sources: Sources) -> ShiftResult:
     task_points, _, _ = TaskPoints.of(with_variances(shift.points, shift.counts), options, replicates).at_look()
     scale = SCALES[options.scale]
     groups = task_points.groups_on(scale)
-    trends = trend_table(groups, scale)
     comparison = task_points.compare(scale, groups=groups, of_factors=False)
+    trends = with_plane(trend_table(groups, scale), comparison, options)
     if comparison is None:
         points = transformed(shift.points, scale, options)
         why = no_line(groups, options)
@@ -157,7 +157,6 @@ def _result(shift: OnShift, options: Options, sources: Sources) -> ShiftResult:
         line = _line(shift, trends, options, why)
         return ShiftResult(shift.name, points, line, group_table(groups, {}), pd.DataFrame(), nothing, why)
     baseline, why = comparison.baseline, "; ".join(refusals_of(comparison, options))
-    trends = with_plane(trends, comparison)
     means = {} if why else {name: mean for name, group in comparison.groups.items()
                             if (mean := mean_er(group, baseline, baseline.low, baseline.high)) is not None}  # fmt: skip
     return ShiftResult(

@@ -44,18 +44,17 @@ def trend_table(groups: Mapping[str, Group], scale: Scale) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TRENDS))
 
 
-def with_plane(trends: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+def with_plane(trends: pd.DataFrame, comparison: Comparison | None, options: Options) -> pd.DataFrame:
     """Return the lines with what several ID sets leave of their intervals: the axis is made of the baseline's points,
-    so that a line along it is no surer than the plane. The baseline's slope has the plane's interval, no other line has
-    one. Of one ID set they stay as they are."""
-    baseline = comparison.baseline
-    if len(baseline.ids) == 1:
+    so that a line along it is no surer than the plane. The baseline's slope has the plane's interval where there is
+    one, no other line has any. Of one ID set they stay as they are."""
+    if len(options.ids) == 1:
         return trends
-    ends = ["slope_low", "slope_high", "intercept_low", "intercept_high"]
-    own = (trends["group"] == baseline.name) & (trends["scale"] == baseline.scale.name)
-    slope = baseline.slope(comparison.groups[baseline.name]).estimate
-    table = trends.assign(**dict.fromkeys(ends, np.nan))
-    table.loc[own, ["slope_low", "slope_high"]] = slope.low, slope.high
+    table = trends.assign(slope_low=np.nan, slope_high=np.nan, intercept_low=np.nan, intercept_high=np.nan)
+    if comparison is not None:
+        own = (trends["group"] == options.baseline) & (trends["scale"] == options.scale)
+        slope = comparison.baseline.slope(comparison.groups[options.baseline]).estimate
+        table.loc[own, ["slope_low", "slope_high"]] = slope.low, slope.high
     return table
 
 

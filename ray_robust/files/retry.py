@@ -25,7 +25,7 @@ PASSING = (  # what a network, a mounted share or a disk under load says of some
     errno.EHOSTUNREACH, errno.EREMOTEIO, errno.EPIPE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+)[^:]*:? ?(.*)", re.DOTALL)
-STORE = re.compile(r"AWS Error|google::cloud|curl")
+STORE = re.compile(r"AWS Error|google::cloud|curl|Azure|HDFS|hdfs")
 REQUEST_ID = re.compile(r"\s*\(Request ID: [^)]*\)")
 NAMES = re.compile(r"'[^']*'|\w+://\S*")  # in a message: whatever a key or a bucket may be called
 NO_BUCKET = ("NO_SUCH_BUCKET", "BUCKET DOES NOT EXIST", "BUCKET NOT FOUND")
@@ -71,9 +71,11 @@ def may_pass(error: OSError) -> bool:
 
 
 def is_of_storage(error: OSError) -> bool:
-    """Return whether what a file cannot be read for is the storage's and may pass. Damage within a file, as in an
-    archive's member, has no number either, but no words of an object store."""
-    return may_pass(error) and (error.errno is not None or STORE.search(str(error)) is not None)
+    """Return whether a file cannot be read for what its storage says, which may pass or is a refusal. Damage within a
+    file, as in an archive's member, has no number either, but no words of an object store."""
+    if error.errno is not None or isinstance(error, FileNotFoundError):
+        return may_pass(error)
+    return STORE.search(str(error)) is not None
 
 
 def refusal(error: OSError) -> str | None:
@@ -91,6 +93,12 @@ def refusal(error: OSError) -> str | None:
     if aws and aws[2] and 300 <= (status := int(aws[2])) < 500 and status not in PASSING_STATUS:
         return f"the request is refused ({_reason(aws, message)}); check the address, its region and the credentials"
     return None
+
+
+def unread(path: str, error: OSError, seconds: float) -> str:
+    """Return the line of an Outage in which a file could not be read."""
+    what = f"cannot be read for {seconds:.0f} s: {why_away(error)}"
+    return f"{path}: {what}; what was read is kept: run the same command again"
 
 
 def why_away(error: OSError) -> str:

@@ -13,14 +13,15 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ray_robust.errors import Problem, UserError
+from ray_robust.errors import Outage, Problem, UserError
 from ray_robust.files.regular_file import Unreadable, check_size, kind_of, open_file
+from ray_robust.files.retry import patiently, unread
 from ray_robust.spec import class_selection
 
 # what an image file may be called, and the decoder of Pillow's that this asks for; no other decoder is ever asked
@@ -163,18 +164,27 @@ class Zip:
         archive = self._archive()
         info = archive.getinfo(key)
         check_size(info.file_size, LARGEST_FILE)
-        return b"".join(member_parts(archive, info))
+        try:
+            return b"".join(member_parts(archive, info))
+        except OSError:
+            _open_zip.cache_clear()  # its handle may be dead: the next look opens it again
+            raise
 
     def read_steady(self, key: str) -> tuple[bytes, Stamp]:
         data, stamp = _steadily(self.where, lambda: stamp_at(self.where), lambda: self.read(key))
         return data, (len(data), *stamp[1:])
 
     def _archive(self) -> zipfile.ZipFile:
-        try:
+        def opened() -> zipfile.ZipFile:
             status = os.stat(self.where)
             if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait
                 raise UserError(Problem(self.where, f"is {kind_of(status.st_mode)}, not a zip"))
             return _open_zip(self.where, stamp_of(status), os.getpid())
+
+        try:
+            return patiently(opened, lambda: self.where, partial(unread, self.where))
+        except Outage:
+            raise
         except zipfile.BadZipFile as error:
             raise UserError(f"{self.where}: is no zip, or an incomplete one ({error})") from None
         except OSError as error:

@@ -25,7 +25,7 @@ from ray_robust.data.images.jpegs import encode
 from ray_robust.data.images.store import default_root
 from ray_robust.data.pool import DIGEST, Catalog, FileOptions, Identities, Pixels, Pool, mix_bits, seed_of
 from ray_robust.errors import Problem, UserError
-from ray_robust.files.retry import is_of_storage, patiently, why_away
+from ray_robust.files.retry import is_of_storage, patiently, unread
 
 READ_TOGETHER = 2048  # files whose digests are written at once
 PROVISIONAL = "provisional-"  # begins the fingerprint of a pool whose files have not been read
@@ -210,8 +210,7 @@ class FilePool(Pool):
         return UserError(Problem(self._name(row), f"{what}; run the same command again"))
 
     def _away(self, row: int, error: OSError, seconds: float) -> str:
-        what = f"cannot be read for {seconds:.0f} s: {why_away(error)}"
-        return f"{self._name(row)}: {what}; what was read is kept: run the same command again"
+        return unread(self._name(row), error, seconds)
 
     def _name(self, row: int) -> str:
         return f"{self.where}/{self.keys(np.array([row]))[0]}"

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,8 +28,9 @@ from pyarrow import parquet
 
 from ray_robust.data.images.files import Stamp, absolute, settled, stamp_at
 from ray_robust.data.readers.table import first_few
-from ray_robust.errors import DataAbsent, Problem, UserError, did_you_mean
+from ray_robust.errors import DataAbsent, Outage, Problem, UserError, did_you_mean
 from ray_robust.files.object_store import etag, without_bucket
+from ray_robust.files.retry import patiently, unread
 
 AT_ONCE = 8  # shards looked at side by side: what takes the time is waiting for a distant store
 MOST_SHARDS = 1_000_000  # that {000..146} may stand for: LAION's 2 billion images are in 230,000
@@ -268,9 +270,8 @@ class Reader:
         return data
 
     def parquet(self, shard: int, at: int) -> bytes:
-        fresh = self._open[0] != shard
         file = self._file(shard)
-        if fresh or not self._group[0] <= at < self._group[1]:
+        if not self._group[0] <= at < self._group[1]:
             opened, start = parquet.ParquetFile(file), 0
             for group in range(opened.num_row_groups):
                 stop = start + opened.metadata.row_group(group).num_rows
@@ -284,17 +285,25 @@ class Reader:
 
     def _file(self, shard: int) -> Any:
         if self._open[0] != shard:
+            self._group = (0, 0, None)  # first: an error on the way leaves no images of another shard
             self._open = (shard, open_shard(self._shards, shard))
         return self._open[1]
 
 
 def open_shard(shards: Shards, number: int) -> Any:
-    """Return a shard, opened for reading at any place. Raises UserError when it is gone."""
+    """Return a shard, opened for reading at any place. Raises UserError when it is gone, Outage when its storage stays
+    away."""
     path = shards.shards[number].path
-    try:
+
+    def opened() -> Any:
         file = shards.filesystem.open_input_file(path)
         check_shard(shards, number, file)
-        return io.BufferedReader(file, BUFFER)
+        return file
+
+    try:
+        return io.BufferedReader(patiently(opened, lambda: path, partial(unread, path)), BUFFER)
+    except Outage:
+        raise
     except FileNotFoundError:
         raise UserError(Problem(path, "the shard is gone since it was listed")) from None
     except OSError as error:

@@ -22,7 +22,7 @@ from ray_robust.data.images.store import ImageStore, default_root
 from ray_robust.data.pool import Pool
 from ray_robust.data.sources.diffusion import Diffusion
 from ray_robust.data.sources.shards import ShardSource
-from ray_robust.errors import Outage, Problem, UserError
+from ray_robust.errors import Outage, Problem, Refused, UserError
 from ray_robust.launch.cluster.connect import Cluster, connect
 from ray_robust.launch.ingest.generate import generate
 
@@ -163,7 +163,7 @@ def _fill_on_ray(
     for store, _ in wanted:  # what the files contain is decided here, by what was read first
         store.settle()
     sent = [(store.pool, ray.put(store), rows) for store, rows in wanted]
-    asked = {node: [_remote(_missing, node)([ref], rows) for _, ref, rows in sent] for node in others}
+    asked = {node: [_remote(_missing, node, cpus=0)([ref], rows) for _, ref, rows in sent] for node in others}
     for node in others:
         try:
             absent = ray.get(asked[node])
@@ -189,13 +189,14 @@ def _alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _remote(function: Callable, node: str) -> Callable:
-    """`function` as a task of that node. Its own strategy keeps it out of a surrounding trial's placement group."""
+def _remote(function: Callable, node: str, cpus: int = 1) -> Callable:
+    """`function` as a task of that node; without cores it waits for nobody's trials. Its own strategy keeps it out of a
+    surrounding trial's placement group."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy: Any = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=1, scheduling_strategy=strategy)(function).remote
+    return ray.remote(num_cpus=cpus, scheduling_strategy=strategy)(function).remote
 
 
 def _run_all(ray: Any, task: Callable, blocks: Iterator[tuple], at_once: int, done: Callable[[int], None]) -> None:
@@ -208,7 +209,7 @@ def _run_all(ray: Any, task: Callable, blocks: Iterator[tuple], at_once: int, do
             for ref in ready:
                 done(ray.get(ref))
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | Outage):
+        if isinstance(error.cause, UserError | Outage | Refused):
             raise error.cause from None
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):

@@ -152,12 +152,16 @@ class Monitor:
         finally:
             self._stop.set()
             try:
-                thread.join(timeout=PATIENCE)
+                thread.join(timeout=0 if self._lost else PATIENCE)
             finally:
                 if self.reports is not None:
                     self.reports.close()
-                if self.lease is None or not self.lease.lost:
+                if not self._lost:
                     forget_progress(self.run.storage)
+
+    @property
+    def _lost(self) -> bool:
+        return self.lease is not None and self.lease.lost
 
     def _watch(self) -> None:
         live = Live(self._view(), console=self.console, refresh_per_second=2, transient=True)
@@ -192,7 +196,7 @@ class Monitor:
             self._pass_on_end(name)
         if not self.console.is_terminal and time.monotonic() > self._line_at:
             self._print_line()
-        if time.monotonic() >= self._publish_at and not self._stop.is_set():
+        if time.monotonic() >= self._publish_at and not self._stop.is_set() and not self._lost:
             self._publish_at = time.monotonic() + WRITE_EVERY
             left = self.done_and_left()[1]
             write_progress(self.run.storage, SweepProgress(time.time(), self.total, left))
