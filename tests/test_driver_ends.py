@@ -11,6 +11,7 @@ from ray_robust import sweep
 from ray_robust.errors import INTERRUPTED
 from ray_robust.launch import run_sweep
 from ray_robust.launch.failures.failure_classes import Failure
+from ray_robust.launch.failures.heartbeat import HeartbeatWatchdog
 from ray_robust.launch.failures.recovery import Recovery
 from ray_robust.launch.monitor.interim_reports import InterimReports
 from ray_robust.launch.monitor.monitor import Monitor
@@ -66,6 +67,19 @@ def test_a_reason_of_this_command_stays_when_other_trials_begin(planned):
     run.trial(trial.id).fail("the loss became nan")
     recovery.quarantine_rest(set())
     assert run.trial(trial.id).failure()["reason"] == "the loss became nan"
+
+
+def test_a_watchdog_that_storage_held_up_ends_no_worker_once_the_sweep_is_over(planned):
+    run, plan = planned
+    (trial,) = plan
+    watchdog, ended = HeartbeatWatchdog(Recovery({}, run), 60), []
+    watchdog.started(trial.id, lambda: ended.append(trial.id))
+    with watchdog.watching():
+        watchdog.check(1e9)
+        assert ended == [trial.id]
+        watchdog.started(trial.id, lambda: ended.append("later"))
+    watchdog.check(2e9)
+    assert ended == [trial.id]
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -57,6 +57,8 @@ class HeartbeatWatchdog:
             if heartbeat != trial.heartbeat:
                 trial.heartbeat, trial.since = heartbeat, now
             elif now - trial.since > self.limit:
+                if self._stop.is_set():  # storage was slow, and Ray may be gone: asked then, it would start anew
+                    return
                 with self._lock:
                     if self._running.get(name) is not trial:  # it ended, or began again, meanwhile
                         continue
