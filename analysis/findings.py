@@ -229,7 +229,11 @@ def _contrasts(analysis: Analysis) -> Iterator[Finding]:
 
 def _contrast(analysis: Analysis, index: int, row: Mapping[str, Any]) -> Finding:
     unit = analysis.options.unit
-    count = f"{_compared(analysis, row, 'a')} and {_compared(analysis, row, 'b')} {unit}s"
+    used = analysis.points.loc[~analysis.points["extrapolated"]].groupby("group")["trial"].nunique()
+    own = [_compared(analysis, row, side) for side in ("a", "b")]
+    count = f"{own[0]} and {own[1]} {unit}s"
+    if own != [used.get(row["a"], 0), used.get(row["b"], 0)]:
+        count += " at ID scores that both have"
     by_id = _by_id(analysis.at_ids, row) if analysis.interim is None else ""
     text = _difference_text(claimed(row), row, f", from {count}", by_id, unit)
     table = "equivalence" if claimed(row) == "equivalent" else "contrasts"  # where the interval is that it rests on

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from analysis.scales import SCALES
+from analysis.scales import PP, SCALES
 from ray_robust.errors import Problem, did_you_mean
 from ray_robust.run.analysis_settings import DEFAULTS, LOOKS
 
@@ -58,8 +56,9 @@ def check_options(options: Options, where: str = "") -> list[Problem]:
         problems.append(Problem(where, f"--scale: {options.scale!r} is no scale{did_you_mean(options.scale, SCALES)}"))
     if options.look not in LOOKS:
         problems.append(Problem(where, f"--look: {options.look!r} is no look{did_you_mean(options.look, LOOKS)}"))
-    if not options.margin > 0 or not np.isfinite(options.margin):
-        problems.append(Problem(where, f"--margin: {options.margin:g} is not a positive number of percentage points"))
+    if not 0 < options.margin < PP:
+        what = f"{options.margin:g} does not lie between 0 and 100 percentage points"
+        problems.append(Problem(where, f"--margin: {what}"))
     if options.id_min is not None and not 0 <= options.id_min < 1:
         problems.append(Problem(where, "--id-min: the floor does not lie within the scores' range"))
     return problems

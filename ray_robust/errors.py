@@ -93,7 +93,8 @@ class Unfinished(Exception):
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean num_images?` where a known word is near, else the (short) list of known words, else ""."""
     names = sorted(map(str, words))
-    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    same = [name for name in names if name.casefold() == str(word).casefold()]
+    near = same[:1] or difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 20 else ""

@@ -15,15 +15,18 @@ from scipy.special import ndtr, ndtri
 
 from analysis.findings import findings, holm_p, inner_span, small_note
 from analysis.formatting import effect, p_equals
+from analysis.input import run_curves
 from analysis.input.columns import NUMERIC
 from analysis.input.plain_table import read_csv
-from analysis.options import Options
+from analysis.learned import upstream
+from analysis.options import Options, check_options
 from analysis.scores.sentences import summary
 from analysis.stats.contrasts import state
 from analysis.study import Analysis, analyse, so_far
+from ray_robust.errors import did_you_mean
 from ray_robust.run.interim import Interim
 from tests.fake_run import sweep
-from tests.make_tables import in_percent, models, read
+from tests.make_tables import in_percent, models, read, refused
 
 OPTIONS = Options("scratch")
 SURE = {"trial_sd": 0.001, "noise_sd": 0.002}  # trials that hardly differ
@@ -165,6 +168,18 @@ def test_of_an_interim_run_no_lines_are_said_to_differ():
     assert not any("differ in slope" in text for text in texts(found))
 
 
+def test_a_handful_of_held_out_images_does_not_say_that_nothing_was_learned():
+    rows = [("a", "g", "supervised", 5 / 12, 12.0, 4.0, 0.25), ("b", "h", "supervised", 0.25, 1000.0, 4.0, 0.25)]
+    table = upstream.upstream_table(pd.DataFrame(rows, columns=list(run_curves.UPSTREAM)), {}, ["g", "h"])
+    assert table["hardly_learned"].tolist() == [False, True]
+    few, hardly = upstream.warnings(table)
+    assert few == ("too few held-out images tell whether pre-training learned: upstream accuracy of g 41.7 % (19.3 to "
+                   "68.0; chance 25.0) on 12 images")  # fmt: skip
+    assert hardly.startswith("pre-training hardly learned: upstream accuracy is not clearly above chance of h 25.0 %")
+    assert upstream.headline(table).startswith("Not tested for h: ")
+    assert upstream.headline(table, interim=True) == ""
+
+
 # --- several ID sets
 
 
@@ -250,3 +265,17 @@ def test_how_many_test_groups_a_plain_table_has_is_said(tmp_path):
     frame = models().assign(ood_groups=4)
     found = of(read(frame, tmp_path, cluster="none").points, Options("standard", unit="row"))
     assert "of these 4 test groups" in summary(found).deployment.text
+
+
+def test_a_column_in_per_cent_is_said_once_and_with_what_is_right(tmp_path):
+    (line,) = refused(in_percent(models(), "val"), tmp_path, cluster="none")
+    assert line.endswith("val is in per cent, v2 in fractions: say --unit val=percent (without --percent)")
+
+
+def test_a_margin_is_less_than_all_points(tmp_path):
+    told = [problem.what for problem in check_options(Options("standard", margin=200.0))]
+    assert told == ["--margin: 200 does not lie between 0 and 100 percentage points"]
+
+
+def test_a_name_in_other_letters_is_meant():
+    assert did_you_mean("path", ["PATH", "LABEL"]) == "; did you mean PATH?"

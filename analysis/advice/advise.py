@@ -69,7 +69,7 @@ def _of_interim(analysis: Analysis, interim: Interim, first: list[Advice], run: 
         and not any(name.partition(" (")[0] == baseline for name in interim.groups)
     ):
         return [*first, *for_refused(analysis, run), complete]
-    return [complete, *first]
+    return [complete]  # what the pre-trainings learned is judged on the whole
 
 
 def _alone(analysis: Analysis, run: RunDesign | None) -> Advice:

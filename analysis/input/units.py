@@ -79,6 +79,7 @@ def _too_large(
 ) -> None:
     """Scores over 100 %, or over 1 where fractions are meant."""
     whole = []  # columns that are in per cent from top to bottom
+    others = [name for name in columns if not over[name].any()]
     for name in columns:
         given = np.isfinite(values[name])
         in_percent = declared.get(name, "percent" if percent else "fraction") == "percent"
@@ -93,6 +94,8 @@ def _too_large(
         share = over[name].sum() / max(given.sum(), 1)
         if share == 1:
             whole.append(name)
+            if others and not percent:  # said of the column, below
+                continue
             hint += "; are the scores in per cent? then add --percent"
         elif share < 0.5:
             hint += ", as most scores of the column are"
@@ -105,7 +108,6 @@ def _too_large(
                 f"({remarks.source.at(low)}): two units in one column; {CONVERT}, or, if these scores truly are under "
                 f"1 %, say --percent --unit {name}=percent"
             )
-    others = [name for name in columns if not over[name].any()]
     if whole and others and not percent:
         verb = "is" if len(whole) == 1 else "are"
         remarks.table(

@@ -1,6 +1,7 @@
 """Did the pre-trainings learn, and had they learned what they could? Upstream accuracy beside chance, and its curve.
 
-Owns the two rules. *Hardly learned*: upstream accuracy, or the lower end of its 95 % interval, is not above chance.
+Owns the two rules. *Hardly learned*: upstream accuracy, or the lower end of its 95 % interval, is not above chance,
+and its upper end is less than `ROOM` above it: an interval that leaves room for more is of too few held-out images.
 *Still improving*: the second half of the training brought more than `LATE` of the fall of its loss, with 95 %
 confidence.
 """
@@ -21,6 +22,7 @@ from analysis.stats.estimates import TWO_SIDED
 from ray_robust.run.learning_curve import LearningCurve
 
 LATE = 0.2  # of the fall of the loss in the second half, from which on more training would add: docs/report.md
+ROOM = 15.0  # percentage points above chance, which something that was learned would have shown
 LEAST_POINTS = 8  # of a curve that is judged
 SHOWN = 3  # groups that a sentence names
 TABLE = ("group", "method", "n_trials", "images", "labels", "accuracy", "low", "high", "chance", "per_label",
@@ -105,7 +107,8 @@ def _accuracy(own: pd.DataFrame) -> tuple[object, ...]:
     low, high = _interval(own["accuracy"].to_numpy(float), own["images"].to_numpy(float))
     images, accuracy = float(own["images"].mean()), float(own["accuracy"].mean())
     return (str(own["method"].iloc[0]), len(own), images, float(own["labels"].mean()), PP * accuracy,
-            PP * low, PP * high, PP * chance, PP * per_label, low <= chance or accuracy <= chance)  # fmt: skip
+            PP * low, PP * high, PP * chance, PP * per_label,
+            (low <= chance or accuracy <= chance) and not PP * (high - chance) >= ROOM)  # fmt: skip
 
 
 def _interval(accuracies: np.ndarray, images: np.ndarray) -> tuple[float, float]:
@@ -127,8 +130,15 @@ def described(row: Mapping[str, object]) -> str:
 
 
 def warnings(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on pre-trainings that hardly learned, and one on those that were still improving."""
+    """Return a sentence on pre-trainings that hardly learned, one on those of which too few held-out images tell, and
+    one on those that were still improving."""
     sentences = []
+    open_ = table.loc[~table["hardly_learned"].astype(bool) & (table["low"] <= table["chance"])].to_dict("records")
+    if open_:
+        what = some(
+            [f"{described(row)} on {row['n_trials'] * row['images']:.0f} images" for row in open_], SHOWN, "group"
+        )
+        sentences.append(f"too few held-out images tell whether pre-training learned: upstream accuracy of {what}")
     hardly = table.loc[table["hardly_learned"].astype(bool)].to_dict("records")
     if hardly:
         what = some([described(row) for row in hardly], SHOWN, "group")
@@ -150,9 +160,11 @@ def warnings(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def headline(table: pd.DataFrame) -> str:
+def headline(table: pd.DataFrame, interim: bool = False) -> str:
     """Return what stands beside the first sentence on scores where a pre-training is not what it was meant to be: that
-    the question was not tested, or only by an unfinished one; "" otherwise."""
+    the question was not tested, or only by an unfinished one; "" otherwise, and while trials are missing."""
+    if interim:
+        return ""
     hardly = table.loc[table["hardly_learned"].astype(bool)]
     improving = table.loc[table["still_improving"].astype(bool)]
     if len(hardly):

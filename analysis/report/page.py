@@ -211,7 +211,7 @@ def _task(part: Part, table: Table, index: int, target: Storage, drawn: dict[str
         "metrics": {name: label_of(name) for name in drawn["tasks"][-1]["views"]},
         "scales": list(drawn["tasks"][-1]["views"][metric_of(analysis)]),
         "trials": _trials(analysis, table, step),
-        "untested": headline(analysis.learned.upstream),
+        "untested": headline(analysis.learned.upstream, analysis.interim is not None),
         "marks": marks_key(analysis.options.margin),
         "order": ORDER if sum(bool(one["yaml"]) for one in part.advice) > 1 else "",
         "no_robustness": analysis.refused or analysis.baseline is None,

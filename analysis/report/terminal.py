@@ -111,7 +111,7 @@ def _show_earlier(analysis: Analysis, console: Console) -> None:
 
 def _show_answer(analysis: Analysis, sentences: ScoreSummary, console: Console) -> None:
     """Print the short answer: what whoever deploys a model gets."""
-    if untested := headline(analysis.learned.upstream):
+    if untested := headline(analysis.learned.upstream, analysis.interim is not None):
         console.print(f" {_coloured('open')} [bold]{escape(untested)}[/]", soft_wrap=True)
     if sentences.deployment is not None:
         console.print(f" {_mark(sentences.deployment)} [bold]{escape(sentences.deployment.text)}[/]", soft_wrap=True)

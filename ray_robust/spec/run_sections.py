@@ -141,7 +141,10 @@ class Analysis(Section):
         default=DEFAULTS.scale, description="the scale on which the line is straight", examples=["scale: logit"]
     )
     margin: Rate = Field(
-        default=DEFAULTS.margin, description="percentage points of ER that count as no effect", examples=["margin: 1.5"]
+        default=DEFAULTS.margin,
+        lt=100,
+        description="percentage points of ER that count as no effect",
+        examples=["margin: 1.5"],
     )
     min_r2: Fraction = Field(
         default=DEFAULTS.min_r2,
