@@ -79,11 +79,13 @@ def _scores(analysis: Analysis) -> ReportTable:
             {"group": str(group), **score_cells(analysis, group), unit: str(analysis.scores.mean(group)["n_trials"])}
             for group in score_names(analysis)
         ),
-        note=" ".join(f"{note[:1].upper()}{note[1:]}." for note in [*analysis.scores.choice.notes, *_picked(analysis)]),
+        note=" ".join(
+            f"{note[:1].upper()}{note[1:]}." for note in [*analysis.scores.choice.notes, *why_wider(analysis)]
+        ),
     )
 
 
-def _picked(analysis: Analysis) -> list[str]:
+def why_wider(analysis: Analysis) -> list[str]:
     """Why the first sentence has a wider interval than the table, where it picks one of several groups."""
     others = len(set(analysis.scores.groups["group"]) - {analysis.options.baseline})
     wider = "the answer at the top has a wider interval than this table, since it picks the highest of"

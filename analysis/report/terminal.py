@@ -16,12 +16,12 @@ from rich.table import Table as Grid
 from analysis.decisions.best import WHAT, best_sentence
 from analysis.decisions.declared import before
 from analysis.decisions.looks import which
-from analysis.findings import MARKS, Finding, factor_findings, findings, marks_key
+from analysis.findings import MARKS, Finding, capital, factor_findings, findings, marks_key
 from analysis.formatting import interval, name, number, percent, signed
 from analysis.input.table import Table
 from analysis.learned.upstream import described, headline
 from analysis.report.pasting import ORDER, paste_line
-from analysis.report.score_tables import score_cells, score_names
+from analysis.report.score_tables import score_cells, score_names, why_wider
 from analysis.report.tables import group_interval
 from analysis.scores.sentences import ScoreSummary, summary
 from analysis.shifts.sentences import shift_findings
@@ -128,6 +128,8 @@ def _show_scores(analysis: Analysis, sentences: ScoreSummary, console: Console) 
     if sentences.alone:
         console.print(f"   {escape(sentences.alone)}", soft_wrap=True)
     _print_grid(_scores(analysis), console)
+    for why in why_wider(analysis):
+        console.print(f"  {capital(why)}.", soft_wrap=True)
     for finding in sentences.findings:
         console.print(f" {_mark(finding)} {escape(finding.text)}", soft_wrap=True)
 
