@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from analysis.input.columns import NUMERIC
 from analysis.input.plain_table import read_csv
 from analysis.learned import upstream
 from analysis.options import Options, check_options
+from analysis.scores.disagreement import scored_outside
 from analysis.scores.sentences import summary
 from analysis.stats.contrasts import state
 from analysis.study import Analysis, analyse, so_far
@@ -146,6 +148,16 @@ def test_a_p_value_over_5_percent_is_seen_to_be():
     near = {"low90": -0.3, "high90": 1.97, "margin": 2.0}
     assert inner_span(near) == "(90 %: −0.30 to 1.97)"
     assert inner_span({**near, "high90": 1.2}) == "(90 %: −0.3 to 1.2)"
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"), [(93.81, "52.40 % to 93.76 %; at the scored models (93.81 %)"),
+                      (95.0, "52.4 % to 93.8 %; at the scored models (95.0 %)")]
+)  # fmt: skip
+def test_an_id_score_outside_a_range_is_seen_to_be(at: float, shown: str):
+    row = {"a": "g", "b": "scratch", "id_low": 0.524, "id_high": 0.9376}
+    scores = SimpleNamespace(mean=lambda *_: {"mean": at})
+    assert shown in scored_outside(SimpleNamespace(contrasts=pd.DataFrame([row]), options=OPTIONS, scores=scores), "g")
 
 
 def steeper() -> pd.DataFrame:

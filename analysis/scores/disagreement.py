@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.formatting import name, percent, signed, span
+from analysis.formatting import MOST_DIGITS, name, percent, signed, span
 from analysis.scales import PP
 from analysis.stats.contrasts import claimed, state
 from analysis.stats.raw_scores import OOD
@@ -55,9 +55,12 @@ def scored_outside(analysis: Analysis, group: str) -> str:
     at = analysis.scores.mean(group, analysis.options.ids[0])["mean"] / PP
     if not math.isfinite(at) or row["id_low"] <= at <= row["id_high"]:
         return ""
+    nearest = row["id_low"] if at < row["id_low"] else row["id_high"]
+    digits = next((some for some in range(1, MOST_DIGITS) if percent(at, some) != percent(nearest, some)), MOST_DIGITS)
+    low, high, scored = (percent(value, digits) for value in (row["id_low"], row["id_high"], at))
     return (
-        f"the difference at equal ID score (ER) could be compared only at ID {percent(row['id_low'])} to "
-        f"{percent(row['id_high'])}; at the scored models ({percent(at)}) it is unknown"
+        f"the difference at equal ID score (ER) could be compared only at ID {low} to {high}; at the scored models "
+        f"({scored}) it is unknown"
     )
 
 
