@@ -57,8 +57,12 @@ def check_options(options: Options, where: str = "") -> list[Problem]:
     if options.look not in LOOKS:
         problems.append(Problem(where, f"--look: {options.look!r} is no look{did_you_mean(options.look, LOOKS)}"))
     if not 0 < options.margin < PP:
-        what = f"{options.margin:g} does not lie between 0 and 100 percentage points"
-        problems.append(Problem(where, f"--margin: {what}"))
+        what = (
+            "no margin: scores differ by 100 points at most"
+            if options.margin >= PP
+            else "not a positive number of percentage points"
+        )
+        problems.append(Problem(where, f"--margin: {options.margin:g} is {what}"))
     if options.id_min is not None and not 0 <= options.id_min < 1:
         problems.append(Problem(where, "--id-min: the floor does not lie within the scores' range"))
     return problems

@@ -286,7 +286,7 @@ def test_a_column_in_per_cent_is_said_once_and_with_what_is_right(tmp_path):
 
 def test_a_margin_is_less_than_all_points(tmp_path):
     told = [problem.what for problem in check_options(Options("standard", margin=200.0))]
-    assert told == ["--margin: 200 does not lie between 0 and 100 percentage points"]
+    assert told == ["--margin: 200 is no margin: scores differ by 100 points at most"]
 
 
 def test_a_name_in_other_letters_is_meant():
