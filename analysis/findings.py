@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.formatting import MOST_DIGITS, counted, effect, listed, name, number, p_equals, percent, signed, span
+from analysis.formatting import counted, digits_until, effect, listed, name, number, p_equals, percent, signed, span
 from analysis.stats.check_words import with_failures
 from analysis.stats.contrasts import LEVEL, claimed, state
 from analysis.study import Analysis
@@ -290,9 +290,8 @@ def _none(row: Mapping[str, Any]) -> str:
 
 def inner_span(row: Mapping[str, Any]) -> str:
     """Return the 90 % interval of a row, which lies within the margin: `(90 %: −0.6 to 0.9)`."""
-    farthest, digits = max(abs(row["low90"]), abs(row["high90"])), 1
-    while farthest < row["margin"] <= float(f"{farthest:.{digits}f}") and digits < MOST_DIGITS:
-        digits += 1
+    farthest, margin = max(abs(row["low90"]), abs(row["high90"])), row["margin"]
+    digits = digits_until(lambda some: not farthest < margin <= float(f"{farthest:.{some}f}"))
     return span(row["low90"], row["high90"], digits).replace("(", "(90 %: ", 1)
 
 

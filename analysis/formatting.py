@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_robust.text.names import isolate, visible
@@ -46,11 +46,15 @@ def span(low: float, high: float, digits: int = 1) -> str:
 def effect(value: float, low: float, high: float, what: str = " points of ER", level: str = "") -> str:
     """Return a difference with its interval: `+6.2 points of ER (4.8 to 7.5)`, or `(95 %: 4.8 to 7.5)`. Where the
     interval excludes 0, with as many digits as the end next to 0 takes to be seen beside it."""
-    nearest, digits = min(abs(low), abs(high)), 1
-    while low * high > 0 and digits < MOST_DIGITS and float(f"{nearest:.{digits}f}") == 0:
-        digits += 1
+    nearest = min(abs(low), abs(high))
+    digits = digits_until(lambda some: not low * high > 0 or float(f"{nearest:.{some}f}") != 0)
     ends = span(low, high, digits)
     return f"{signed(value, digits)}{what} {ends.replace('(', f'({level}', 1) if math.isfinite(low) else ends}"
+
+
+def digits_until(seen: Callable[[int], bool], least: int = 1) -> int:
+    """Return the fewest digits after the point, `least` or more, with which what a sentence says is seen."""
+    return next((digits for digits in range(least, MOST_DIGITS) if seen(digits)), MOST_DIGITS)
 
 
 def counted(count: int, of: int, what: str, verb: str) -> str:
@@ -71,8 +75,7 @@ def p_value(value: float) -> str:
 
 def p_equals(value: float, level: float, digits: int = 3) -> str:
     """Return `p = 0.013` or `p < 0.001`; a p over the level that decides with as many digits as show that it is."""
-    while level < value and digits < MOST_DIGITS and float(f"{value:.{digits}f}") <= level:
-        digits += 1
+    digits = digits_until(lambda some: not level < value or float(f"{value:.{some}f}") > level, digits)
     return "p < 0.001" if value < 0.001 else f"p = {value:.{digits}f}"
 
 

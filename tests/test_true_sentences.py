@@ -19,7 +19,7 @@ from analysis.formatting import effect, p_equals
 from analysis.input import run_curves
 from analysis.input.columns import NUMERIC
 from analysis.input.plain_table import read_csv
-from analysis.learned import upstream
+from analysis.learned import shift, upstream
 from analysis.options import Options, check_options
 from analysis.scores.disagreement import scored_outside
 from analysis.scores.sentences import summary
@@ -105,6 +105,12 @@ def test_along_the_axis_a_score_of_nothing_is_half_an_example():
     along = replace(baseline, on_axis=True)
     y = ndtri(0.5 / 200)
     assert along.er(np.array([0.0]), np.array([y]), np.array([-1.0])) == pytest.approx(100 * (y + 1.0))
+
+
+def test_a_tie_of_recalls_has_no_interval_and_no_p():
+    one = shift._Estimates(np.array([3.2, 3.2]), np.array([1e-15, 0.5]), np.array([2.0, 2.0]))
+    assert np.isnan([one.low[0], one.high[0], one.p[0]]).all()
+    assert np.isfinite([one.low[1], one.high[1], one.p[1]]).all()
 
 
 @pytest.mark.parametrize("trials", [2, 3, 7])

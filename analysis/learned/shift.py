@@ -16,7 +16,7 @@ from scipy.special import stdtr
 from analysis.input.run_predictions import Confusion
 from analysis.scales import PP
 from analysis.stats.contrasts import holm
-from analysis.stats.estimates import TIED, TWO_SIDED, quantiles
+from analysis.stats.estimates import TWO_SIDED, quantiles, tied
 from analysis.stats.task_points import pairing
 
 SIDES = ("id", "ood")
@@ -216,13 +216,13 @@ class _Estimates:
 
     @property
     def _reach(self) -> np.ndarray:
-        tied = self.se <= TIED * np.maximum(1.0, np.abs(self.value))  # their spread is not seen
-        return np.where(tied, np.nan, quantiles(TWO_SIDED, self.df) * self.se)
+        return np.where(tied(self.value, self.se), np.nan, quantiles(TWO_SIDED, self.df) * self.se)
 
     @property
     def p(self) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self.se > 0, 2 * stdtr(self.df, -np.abs(self.value) / self.se), np.nan)
+            p = 2 * stdtr(self.df, -np.abs(self.value) / self.se)
+        return np.where((self.se > 0) & ~tied(self.value, self.se), p, np.nan)
 
 
 def _means(values: np.ndarray) -> _Estimates:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.formatting import MOST_DIGITS, name, percent, signed, span
+from analysis.formatting import digits_until, name, percent, signed, span
 from analysis.scales import PP
 from analysis.stats.contrasts import claimed, state
 from analysis.stats.raw_scores import OOD
@@ -56,7 +56,7 @@ def scored_outside(analysis: Analysis, group: str) -> str:
     if not math.isfinite(at) or row["id_low"] <= at <= row["id_high"]:
         return ""
     nearest = row["id_low"] if at < row["id_low"] else row["id_high"]
-    digits = next((some for some in range(1, MOST_DIGITS) if percent(at, some) != percent(nearest, some)), MOST_DIGITS)
+    digits = digits_until(lambda some: percent(at, some) != percent(nearest, some))
     low, high, scored = (percent(value, digits) for value in (row["id_low"], row["id_high"], at))
     return (
         f"the difference at equal ID score (ER) could be compared only at ID {low} to {high}; at the scored models "

@@ -23,7 +23,7 @@ from analysis.stats.line_models import LineModel
 from analysis.stats.own_line import OwnLine, own_line, slopes_and_intercepts
 from analysis.stats.quantities import Quantity
 from analysis.stats.robustness import Baseline
-from analysis.stats.sensitivity import ERRORS, MISSING_TRIALS, ONE_TRIAL, SCHEDULE
+from analysis.stats.sensitivity import ERRORS, ONE_TRIAL, SCHEDULE, marked_missing
 from analysis.stats.study_group import Group
 from analysis.stats.task_points import NOISE
 
@@ -81,12 +81,8 @@ def withheld(table: pd.DataFrame) -> pd.DataFrame:
     """Return the first table, of an interim analysis: no slope or height is called different."""
     if table.empty:
         return table
-    shown = table["slopes_differ"].astype(bool) | table["heights_differ"].astype(bool)
-    marked = [
-        "; ".join(filter(None, [text, MISSING_TRIALS])) if differs else text
-        for text, differs in zip(table["not_robust_to"], shown, strict=True)
-    ]
-    return table.assign(slopes_differ=False, heights_differ=False, not_robust_to=marked)
+    claims = table["slopes_differ"].astype(bool) | table["heights_differ"].astype(bool)
+    return marked_missing(table, claims).assign(slopes_differ=False, heights_differ=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
@@ -27,6 +28,11 @@ class Part:
     name: str = ""
     clusters: int = 0
     bonferroni: float = 1.0
+
+
+def tied(value: ArrayLike, se: ArrayLike) -> np.ndarray:
+    """Return whether a standard error is that of equal numbers, 0 but for rounding: their spread is not seen."""
+    return np.asarray(se) <= TIED * np.maximum(1.0, np.abs(value))
 
 
 def quantile(level: float, df: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from analysis.stats.cluster_robust import Robust
-from analysis.stats.estimates import TIED, Estimate, Part, combine
+from analysis.stats.estimates import Estimate, Part, combine, tied
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Quantity:
         """The number with its interval. Where all that it is of are equal, as coarse scores of a few trials may be,
         their spread is not seen: its standard error is 0, of no degrees of freedom, hence no interval and no p."""
         estimate = combine(self.value, self.parts)
-        if estimate.se <= TIED * max(1.0, abs(self.value)):
+        if tied(self.value, estimate.se):
             return replace(estimate, se=0.0, df=np.nan)
         return estimate
 

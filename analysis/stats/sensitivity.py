@@ -7,7 +7,7 @@ its sentence says so (`check_words`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -122,13 +122,16 @@ def withheld(table: pd.DataFrame) -> pd.DataFrame:
     `MISSING_TRIALS`."""
     if table.empty or "not_robust_to" not in table:
         return table
-    marked = [
-        "; ".join(filter(None, [row["not_robust_to"], MISSING_TRIALS]))
-        if claimed(row) != "open"
-        else row["not_robust_to"]
-        for row in table.to_dict("records")
+    return marked_missing(table, [claimed(row) != "open" for row in table.to_dict("records")])
+
+
+def marked_missing(table: pd.DataFrame, claims: Iterable[bool]) -> pd.DataFrame:
+    """Return a table with `MISSING_TRIALS` among the checks of the rows that claim something."""
+    checks = [
+        "; ".join(filter(None, [text, MISSING_TRIALS])) if claim else text
+        for text, claim in zip(table["not_robust_to"], claims, strict=True)
     ]
-    return table.assign(not_robust_to=marked)
+    return table.assign(not_robust_to=checks)
 
 
 @dataclass(frozen=True)
