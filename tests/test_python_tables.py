@@ -26,6 +26,29 @@ def test_a_frame_is_read_as_the_csv_of_it(tmp_path):
     pd.testing.assert_frame_equal(frame, before)
 
 
+@pytest.mark.slow
+def test_the_report_of_another_table_of_this_name_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = {"id": "val", "ood": "v2", "group": "type", "baseline": "standard"}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        make_tables.models().to_csv(tmp_path / folder / "t.csv", index=False)
+    one, other = (analysis.analyse(tmp_path / folder / "t.csv", **columns) for folder in ("a", "b"))
+    assert [one.write(), one.write()] == ["t-analysis/index.html"] * 2
+    assert problems(other.write) == [
+        "t-analysis: has the report of another table, a/t.csv; give another folder by --out"
+    ]
+    assert other.write("elsewhere") == "elsewhere/index.html"
+    analysis.analyse(make_tables.models(), **columns).write()
+    monkeypatch.chdir(tmp_path / "a")  # the same table by another path, and a table that has been moved with its report
+    analysis.analyse("t.csv", **columns).write("../t-analysis")
+    (tmp_path / "b/t-analysis").mkdir()
+    (tmp_path / "t-analysis/provenance.json").rename(tmp_path / "b/t-analysis/provenance.json")
+    monkeypatch.chdir(tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "b/a")
+    analysis.analyse("a/t.csv", **columns).write()
+
+
 def test_groups_that_are_numbers_and_scores_in_per_cent():
     frame = make_tables.models()
     frame["type"] = np.where(frame["type"] == "standard", 0.0, 1.0)

@@ -13,6 +13,7 @@ from ray_robust.text.names import count_noun
 REASONS = {
     "interim": "the run is not complete",
     "no_points": "the baseline has no points, or too few for a line",
+    "task_not_learned": "the baseline has not learned the task",
     "no_shift": "ID and OOD scores are the same numbers",
     "falling": "better ID scores go with worse OOD scores",
     "bent": "the baseline's points lie on a curve",

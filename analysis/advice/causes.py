@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.advice.widening import USUAL_SLOPE, Signal, signal, target_r2
 from analysis.formatting import interval, name, number, p_value, percent
+from analysis.learned.task import described
 from analysis.scales import PP, SCALES
 from analysis.stats import reliability
 from analysis.stats.trend import MIN_POINTS
@@ -97,6 +98,8 @@ def cause_of(analysis: Analysis, classes: int = 0) -> Cause:
     aimed at."""
     options = analysis.options
     own = analysis.points.loc[analysis.points["group"] == options.baseline]
+    if unlearned := _not_learned(analysis):
+        return unlearned
     made = _signal(analysis, own)
     if made is None or (analysis.baseline is None and len(options.ids) < 2):
         return _no_points(analysis, own)
@@ -107,6 +110,15 @@ def cause_of(analysis: Analysis, classes: int = 0) -> Cause:
         _no_shift, _falling, _bent, _few_points, _few_trials, _level, _test_images, _noisy,
     )  # fmt: skip
     return next(filter(None, (test(line) for test in tests)), _narrow(line))
+
+
+def _not_learned(analysis: Analysis) -> Cause | None:
+    """The best of the baseline's fine-tunings is no better than naming the most frequent class."""
+    tasks = analysis.learned.tasks
+    rows = tasks.loc[(tasks["group"] == analysis.options.baseline) & tasks["not_learned"].astype(bool)]
+    if rows.empty:
+        return None
+    return Cause("task_not_learned", f"The highest ID accuracy is not clearly above chance: {described(rows.iloc[0])}.")
 
 
 def _signal(analysis: Analysis, own: pd.DataFrame) -> Signal | None:

@@ -39,6 +39,7 @@ def for_refused(analysis: Analysis, run: RunDesign | None) -> list[Advice]:
     cause = cause_of(analysis, run.classes if run else 0)
     remedies: dict[str, Callable[[Analysis, Cause, RunDesign | None], list[Advice]]] = {
         "no_points": _no_points,
+        "task_not_learned": _not_learned,
         "few_trials": _few_trials,
         "bent": _bent,
         "falling": _labels,
@@ -64,6 +65,15 @@ def _no_points(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[
         )
         return [Advice(cause.reason, cause.evidence, action)]
     return _widen(analysis, cause, run)
+
+
+def _not_learned(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:
+    """Longer fine-tunings: whatever else the points lack, they are of models that know nothing of the task."""
+    how, text, cost = "for longer (finetune.epochs)", None, None
+    if run is not None and run.from_scratch and not run.spread_by_pilot:
+        how, (text, cost) = f"the baseline for {run.longer()} epochs too", run.spread(epochs=[run.longer()])
+    action = f"First fine-tune {how}, and if that does not help, at another rate (finetune.lr)."
+    return [Advice(cause.reason, cause.evidence, action, text, cost)]
 
 
 def _widen(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:

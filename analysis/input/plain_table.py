@@ -81,7 +81,8 @@ def read_table(
     if roles.cluster and points[["trial", "group"]].drop_duplicates()["trial"].duplicated().any():
         remarks.note("some clusters lie in several groups; they count in each group as if independent")
     keys = ("trial", "group", *extra) if roles.cluster else ("group", *extra)
-    return Table(Path(remarks.source.file).stem, points, keys, left_out, tuple(remarks.notes))
+    read_from = file if isinstance(file, str) else ""
+    return Table(Path(remarks.source.file).stem, points, keys, left_out, tuple(remarks.notes), file=read_from)
 
 
 def _rows(file: str | Source, roles: Roles, units: Mapping[str, str]) -> tuple[pd.DataFrame, Remarks]:

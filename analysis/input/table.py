@@ -31,6 +31,7 @@ class Table:
     declared  what the runs decided before their scores were seen; None for a plain table
     shifts    points of one task -> the same on every further shift (see `run_shifts.read`)
     counts    points -> (Counts per side or None, sentences): what they predicted per group, where a run keeps it
+    file      the file of a plain table, empty where there is none
     """
 
     name: str
@@ -44,11 +45,17 @@ class Table:
     title: str = ""
     interim: Interim | None = None
     declared: Declared | None = None
+    file: str = ""
 
     def missing(self, task: str) -> pd.DataFrame:
         """Return the rows without scores of a task. A trial that failed before it could name its task is missing from
         every one of them."""
         return self.left_out.loc[self.left_out["task"].isna() | (self.left_out["task"] == task)]
+
+    @property
+    def own_folder(self) -> str:
+        """The folder of a plain table's report where nobody has named one: in the working directory."""
+        return f"{self.name}-analysis"
 
     @property
     def run(self) -> RunFolder | None:

@@ -141,7 +141,7 @@ def _read_table(request: Request) -> tuple[Table, Options, str]:
         id=request.id, ood=request.ood or "", group=request.group or "", options=options,
         cluster=request.cluster, percent=request.percent, units=units,
     )  # fmt: skip
-    return table, options, request.out or f"{Path(source).stem}-analysis"
+    return table, options, request.out or table.own_folder
 
 
 def _read_runs(request: Request) -> tuple[Table, Options, str]:

@@ -169,6 +169,8 @@ class Study:
         target = out or self._target
         if not target:
             raise UserError("several runs are joined: say with out= where their report goes")
+        if target == self.table.own_folder:
+            output.refuse_another(target, self.table)
         page, lost = output.write(target, self.table, self.analyses, self.verdict)
         if not quiet:
             from analysis.report.terminal import show

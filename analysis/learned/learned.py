@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.input import run_agreement, run_curves, run_predictions
 from analysis.input.table import Table
-from analysis.learned import shift, upstream
+from analysis.learned import shift, task, upstream
 from analysis.stats.raw_scores import RawScores
 from ray_robust.text.names import count_noun
 
@@ -25,13 +25,15 @@ class Learned:
 
     upstream     upstream accuracy and chance by group: `upstream.TABLE`
     curves       learning curves: `run_curves.CURVES`
+    tasks        the highest ID accuracy and chance by group: `task.TABLE`
     classes, confusions, test_groups   see `shift`
     compared     the group with the highest OOD score, the baseline aside; "" where there is none
-    warnings     on pre-trainings that hardly learned or were still improving
+    warnings     on trainings that hardly learned or were still improving
     notes        what is missing, a sentence each
     """
 
     upstream: pd.DataFrame = field(default_factory=_empty(upstream.TABLE))
+    tasks: pd.DataFrame = field(default_factory=_empty(task.TABLE))
     curves: pd.DataFrame = field(default_factory=_empty(run_curves.CURVES))
     classes: pd.DataFrame = field(default_factory=_empty(shift.CLASSES))
     confusions: pd.DataFrame = field(default_factory=_empty(shift.CONFUSIONS))
@@ -62,15 +64,18 @@ def learned(table: Table, points: pd.DataFrame, scores: RawScores, baseline: str
     notes += [f"{lost}: nothing is shown by class and test group"] if lost else []
     compared = scores.leading(baseline)
     if confusion is None:
-        return Learned(of_groups, curves, compared=compared, warnings=tuple(upstream.warnings(of_groups)),
+        return Learned(of_groups, curves=curves, compared=compared, warnings=tuple(upstream.warnings(of_groups)),
                        notes=tuple(notes))  # fmt: skip
+    classes = shift.class_table(confusion)
+    of_tasks = task.task_table(points, classes)
     return Learned(
         of_groups,
+        of_tasks,
         curves,
-        shift.class_table(confusion),
+        classes,
         shift.confusion_table(confusion, [baseline, compared]),
         shift.test_group_table(confusion, baseline),
         compared,
-        tuple(upstream.warnings(of_groups)),
+        (*upstream.warnings(of_groups), *task.warnings(of_tasks)),
         tuple(notes),
     )

@@ -108,15 +108,24 @@ def _accuracy(own: pd.DataFrame) -> tuple[object, ...]:
     images, accuracy = float(own["images"].mean()), float(own["accuracy"].mean())
     return (str(own["method"].iloc[0]), len(own), images, float(own["labels"].mean()), PP * accuracy,
             PP * low, PP * high, PP * chance, PP * per_label,
-            (low <= chance or accuracy <= chance) and not PP * (high - chance) >= ROOM)  # fmt: skip
+            not_above(accuracy, low, high, chance))  # fmt: skip
+
+
+def not_above(accuracy: float, low: float, high: float, chance: float) -> bool:
+    """Return whether an accuracy with its 95 % interval, as fractions, shows that nothing was learned; False where the
+    interval leaves room for more."""
+    return (low <= chance or accuracy <= chance) and not PP * (high - chance) >= ROOM
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
+    ends = stats.binomtest(right, images).proportion_ci(0.95, "wilson")
+    return float(ends.low), float(ends.high)
 
 
 def _interval(accuracies: np.ndarray, images: np.ndarray) -> tuple[float, float]:
     if np.isfinite(images).all():
-        total = int(images.sum())
-        right = round(float((accuracies * images).sum()))
-        ends = stats.binomtest(right, total).proportion_ci(0.95, "wilson")
-        return float(ends.low), float(ends.high)
+        return wilson(round(float((accuracies * images).sum())), int(images.sum()))
     if len(accuracies) < 2:
         return math.nan, math.nan
     reach = stats.t.ppf(TWO_SIDED, len(accuracies) - 1) * stats.sem(accuracies)

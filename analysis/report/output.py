@@ -34,8 +34,9 @@ from analysis.subsets import hidden
 from analysis.views import View, views
 from analysis.writing import put
 from ray_robust import __version__
+from ray_robust.errors import Problem, UserError
 from ray_robust.files.storage import Storage, encoded
-from ray_robust.run.checksums import checksum, seal
+from ray_robust.run.checksums import checksum, seal, unseal
 from ray_robust.text import safe_csv
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def write(target: str, table: Table, analyses: Sequence[Analysis], verdict: dict
     contents: dict[str, bytes | str] = {name: safe_csv.text_of(rows) for name, rows in files.items()}
     contents = {**contents, "verdict.json": _json(verdict), **images, **papers, "index.html": html}
     written = {name: encoded(name, content) for name, content in contents.items()}
-    put(folder, {**written, PROVENANCE: _provenance(table, analyses[0], written)})
+    put(folder, {**written, PROVENANCE: _provenance(folder, table, analyses[0], written)})
     if folder.exists(INTERIM):  # of the page that this one replaced
         folder.delete(INTERIM)
     return (folder / "index.html").shown, lost
@@ -218,7 +219,20 @@ def tables_and_verdict(table: Table, analyses: Sequence[Analysis], verdict: Mapp
     return {name: encoded(name, text) for name, text in texts.items()}
 
 
-def _provenance(table: Table, analysis: Analysis, written: Mapping[str, bytes]) -> bytes:
+def refuse_another(target: str, table: Table) -> None:
+    """Raise UserError where the folder `target`, which nobody has named, has the report of another table: two tables of
+    one name in two folders have one such folder."""
+    folder = Storage(target)
+    kept = (unseal(folder.recall(PROVENANCE) or b"")[0] or {}).get("table")  # as seen from the folder
+    if not kept or not table.file:
+        return
+    other = os.path.normpath(os.path.join(folder.address, str(kept)))
+    if os.path.realpath(other) != os.path.realpath(table.file):
+        what = f"has the report of another table, {Storage(other).shown}; give another folder by --out"
+        raise UserError(Problem(folder.shown, what))
+
+
+def _provenance(folder: Storage, table: Table, analysis: Analysis, written: Mapping[str, bytes]) -> bytes:
     """What the report was made of, and the checksums of its files."""
     options = analysis.options
     return seal(
@@ -226,6 +240,7 @@ def _provenance(table: Table, analysis: Analysis, written: Mapping[str, bytes]) 
             "ray_robust": __version__,
             "name": table.name,
             "title": table.title,
+            **({"table": os.path.relpath(table.file, folder.address)} if table.file and not folder.remote else {}),
             "scale": options.scale,
             "margin": options.margin,
             "look": options.look,
