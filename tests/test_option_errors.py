@@ -54,7 +54,8 @@ def test_an_error_on_the_command_line_is_error_lines(arguments, lines, capsys):
         (["pretrain.num_images={grid: [1000, -5]}"],
             [f"--set pretrain.num_images={{grid: [1000, -5]}}: pretrain.num_images: {WHOLE} -5"]),
         (["finetune={lr: 1, lr: 2}"], ["--set finetune={lr: 1, lr: 2}: lr: is given twice, first in line 1"]),
-        (["finetune.lr=[1"], ["--set finetune.lr=[1: no valid YAML: expected ',' or ']', but got '<stream end>'"]),
+        (["finetune.lr=[1"], ["--set finetune.lr=[1: no valid YAML: a list that begins here with '[' does not go on with "
+                              "',' or end with ']'"]),
         (["question=" + "[" * 3000], [f"--set question={'[' * 68}...: is nested more than 30 levels deep"]),
         (["baseline.finetune.epocs=3"],
             ["--set baseline.finetune.epocs=3: baseline.finetune.epocs: unknown key; did you mean epochs?"]),

@@ -222,6 +222,19 @@ def _walk(
             _walk(item, (*path, index), file, lines, problems, twice)
 
 
+BEGUN = {  # what a problem of PyYAML is within -> what its first line lacks
+    "while scanning a simple key": "a line without ': '; wanted: `key: value`",
+    "while parsing a flow sequence": "a list that begins here with '[' does not go on with ',' or end with ']'{0}",
+    "while parsing a flow mapping": "a mapping that begins here with '{{' does not go on with ',' or end with '}}'{0}",
+    "while scanning a quoted scalar": "a quotation mark that opens here is never closed",
+}
+MISPLACED = {
+    "mapping values are not allowed": "a ': ' inside a value; quote a text that holds one, or give each key a line of "
+    "its own, indented like its neighbours",
+    "expected <block end>": "the line is indented unlike its neighbours, or goes on behind a closing quotation mark",
+}
+
+
 def _question(text: str) -> str:
     """Return the line `# Question: ...` of the header comment, with its continuation lines."""
     match = re.search(r"^#\s*Question:\s*(.+(?:\n#\s{3,}\S.*)*)", text, re.MULTILINE)
@@ -230,6 +243,8 @@ def _question(text: str) -> str:
 
 def _invalid(file: str, text: str, error: yaml.YAMLError) -> Problem:
     mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    if getattr(error, "context", None) in BEGUN:  # what lacks its end is wrong where it begins, not where it is missed
+        mark = getattr(error, "context_mark", None) or mark
     line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if position is not None else None
     return Problem(f"{file}:{line}" if line else file, f"no valid YAML: {_reason(error)}")
 
@@ -239,4 +254,9 @@ def _reason(error: yaml.YAMLError) -> str:
     if "'\\t'" in problem:
         return "a tab where only spaces are allowed; indent with spaces"
     context = getattr(error, "context", None)
+    if context in BEGUN:
+        begin, end = (getattr(error, mark, None) for mark in ("context_mark", "problem_mark"))
+        return BEGUN[context].format(f" (seen in line {end.line + 1})" if begin and end and begin.line < end.line else "")
+    if part := next((start for start in MISPLACED if problem.startswith(start)), None):
+        return MISPLACED[part]
     return f"{context}, {problem}" if context and problem.startswith("but ") else problem
