@@ -256,7 +256,8 @@ def _reason(error: yaml.YAMLError) -> str:
     context = getattr(error, "context", None)
     if context in BEGUN:
         begin, end = (getattr(error, mark, None) for mark in ("context_mark", "problem_mark"))
-        return BEGUN[context].format(f" (seen in line {end.line + 1})" if begin and end and begin.line < end.line else "")
+        later = begin and end and begin.line < end.line
+        return BEGUN[context].format(f" (seen in line {end.line + 1})" if later else "")
     if part := next((start for start in MISPLACED if problem.startswith(start)), None):
         return MISPLACED[part]
     return f"{context}, {problem}" if context and problem.startswith("but ") else problem
