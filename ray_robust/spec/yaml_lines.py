@@ -255,9 +255,9 @@ def _reason(error: yaml.YAMLError) -> str:
         return "a tab where only spaces are allowed; indent with spaces"
     context = getattr(error, "context", None)
     if context in BEGUN:
-        begin, end = (getattr(error, mark, None) for mark in ("context_mark", "problem_mark"))
-        later = begin and end and begin.line < end.line
-        return BEGUN[context].format(f" (seen in line {end.line + 1})" if later else "")
+        begin, end = (mark.line + 1 if (mark := getattr(error, of, None)) else 0
+                      for of in ("context_mark", "problem_mark"))  # fmt: skip
+        return BEGUN[context].format(f" (seen in line {end})" if end > begin else "")
     if part := next((start for start in MISPLACED if problem.startswith(start)), None):
         return MISPLACED[part]
     return f"{context}, {problem}" if context and problem.startswith("but ") else problem
