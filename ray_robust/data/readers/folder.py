@@ -40,7 +40,7 @@ from ray_robust.data.readers.label_checks import (
     split_warnings,
 )
 from ray_robust.data.readers.listing_cache import cached
-from ray_robust.data.readers.table import Table, first_few, read_table
+from ray_robust.data.readers.table import SHOWN, Table, first_few, read_table
 from ray_robust.errors import Problem, UserError, did_you_mean, unexpanded
 from ray_robust.files.regular_file import kind_at
 
@@ -241,6 +241,10 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
     if splits:
         frame["split"] = parts[0] if len(keys) else keys
     problems = list(first_few(len(shallow), lambda i: Problem(str(path), _not_in_class(shallow.iloc[i], layout))))
+    if splits and not len(keys) and len(shallow) and shallow.str.contains("/").all():
+        held_by = sorted(shallow.str.partition("/")[0].unique())
+        what = f"images lie directly in {_names(held_by)}, without class folders between; wanted: {layout}"
+        problems = [Problem(str(path), what)]
     if not len(keys) and not len(shallow):
         beside = path / "index.csv"
         hint = f"; did you mean {beside}?" if beside.exists() else f"; wanted: {layout}"
@@ -255,6 +259,11 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
     note, warning = ignored(other, len(keys))
     notes, warnings = (tuple(filter(None, [text])) for text in (note, warning))
     return Table(frame, str(path), files, notes=notes, problems=tuple(problems), warnings=warnings)
+
+
+def _names(folders: Sequence[str]) -> str:
+    rest = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
+    return ", ".join(folders[:SHOWN]) + rest
 
 
 def _not_in_class(key: str, layout: str) -> str:
