@@ -6,6 +6,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -112,14 +113,16 @@ def _under(paths: list[str]) -> str:
     return " or ".join(filter(None, ["at the top of the file" if "" in paths else "", under]))
 
 
-def _below(path: str, model: type[BaseModel]) -> Iterator[Parent]:
-    """Yield a section and the sections within it."""
-    yield Parent(path, tuple(keys_of(model)), model)
+@cache
+def _below(path: str, model: type[BaseModel]) -> tuple[Parent, ...]:
+    """Return a section and the sections within it."""
+    own = [Parent(path, tuple(keys_of(model)), model)]
     for name, field in keys_of(model).items():
         types = types_in(field.annotation)
         for part in types:
             if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _below(f"{path}.{name}.NAME" if str in types else f"{path}.{name}", part)
+                own += _below(f"{path}.{name}.NAME" if str in types else f"{path}.{name}", part)
+    return tuple(own)
 
 
 def _pools(tree: Mapping[str, Any]) -> Iterator[Parent]:

@@ -6,14 +6,14 @@ search rejects such a draw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from ray_robust import registry
-from ray_robust.errors import did_you_mean
-from ray_robust.spec.grid import SOURCES, WITHIN, axes_in, is_drawn
+from ray_robust.errors import Problem, did_you_mean
+from ray_robust.spec.grid import POINTS, SOURCES, WITHIN, axes_in, is_drawn
 from ray_robust.spec.keys import SECTIONS, keys_of, unknown_key
 from ray_robust.spec.search_section import Search
 from ray_robust.spec.search_space import DISTRIBUTIONS, Dimension, Space, dimension, distribution_of
@@ -22,6 +22,7 @@ from ray_robust.spec.validation_messages import describe_error, dotted, first_pe
 from ray_robust.spec.values import is_whole
 
 DRAWS_TRIED = 1_000  # for one that meets all conditions
+DRAWS_ALIKE = 100  # after which an error of all of them, away from what is drawn, is taken for the file's own
 
 
 def parse_space(parser: SectionParser, raw: Mapping[str, Any], search: Search) -> Space:
@@ -41,6 +42,7 @@ def parse_space(parser: SectionParser, raw: Mapping[str, Any], search: Search) -
     if not dimensions or parser.problems:
         return Space((), search.seed)
     first: SectionParser | None = None
+    alike: set[tuple[tuple, Problem]] | None = None
     for number in range(DRAWS_TRIED):
         trial = SectionParser(parser.document, space.draw(number))
         levels = [trial.levels(key, raw.get(key, {})) for key in DRAWN]
@@ -48,12 +50,21 @@ def parse_space(parser: SectionParser, raw: Mapping[str, Any], search: Search) -
             parser.drawn = trial.drawn
             return space
         first = trial if first is None or (trial.problems and not first.problems) else first
+        own = set(zip(trial.paths, trial.problems, strict=True))
+        alike = own if alike is None else alike & own
+        if number + 1 >= DRAWS_ALIKE and any(not _is_within(path, dimensions) for path, _ in alike):
+            break
     assert first is not None
     for path, problem in zip(first.paths, first.problems, strict=True):
         parser.report(path, problem.what)
     if not first.problems:
         parser.report(("search", "where"), f"search.where: none of the first {DRAWS_TRIED:,} draws meets it")
     return space
+
+
+def _is_within(path: tuple, dimensions: Sequence[Dimension]) -> bool:
+    """Whether a path is at, below or above something that is drawn."""
+    return any(path[: len(one.path)] == one.path[: len(path)] for one in dimensions)
 
 
 def representative_levels(parser: SectionParser, raw: Mapping[str, Any], space: Space) -> list[Level]:
@@ -84,7 +95,7 @@ def _dimension(parser: SectionParser, path: tuple, axis: Mapping[str, Any], sear
     elif path[0] not in DRAWN:
         what = f"a search draws within {' and '.join(DRAWN)}; {{grid: [...]}} runs every draw on each"
         parser.report(path, f"{key}: {what}")
-    elif len(path) > 2 and path[1] not in (keys := keys_of(SECTIONS[path[0]])):
+    elif len(path) > 1 and path[:2] != POINTS and path[1] not in (keys := keys_of(SECTIONS[path[0]])):
         what = unknown_key(path[1], path[0], keys, parser.document.tree)
         parser.report(path[:2], f"{dotted(path[:2])}: {what}")
     elif (
