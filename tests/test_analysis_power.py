@@ -222,7 +222,7 @@ def test_a_plan_says_what_it_could_see(monkeypatch, capsys):
 @pytest.mark.slow
 def test_predicted_power_is_the_real_one():
     """Differences of the predicted size are found in 80 % of simulated sweeps; `bench.foresight` in small."""
-    replicates = 150
+    replicates = 60
     for row in foresight.power_rows(replicates, map, (4,)):
         for share in ("group found", "pair found", "proved"):
             assert row[share] == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / replicates)), row

@@ -227,7 +227,7 @@ def line_of(found: Analysis) -> Mapping[str, float]:
 def test_the_interval_of_a_slope_along_several_id_sets_is_the_planes(tmp_path):
     """The sum of the slopes is 0.7; the axis is made of the same points, which a line along it takes as given."""
     held = planes = 0
-    for seed in range(40):
+    for seed in range(16):
         found = of_plane(plane(seed), tmp_path, ("a", "b"))
         if found.baseline is None:  # the plane falls along one of them
             continue
@@ -238,7 +238,7 @@ def test_the_interval_of_a_slope_along_several_id_sets_is_the_planes(tmp_path):
         assert own[["value", "low", "high"]].tolist() == pytest.approx(
             row[["slope", "slope_low", "slope_high"]].tolist()
         )
-    assert planes >= 10
+    assert planes >= 5
     assert held >= 0.9 * planes
 
 
