@@ -58,16 +58,16 @@ photos: $(VENV)/.project
 # The quick tests first, so that what is plainly broken is said within a minute.
 test: lint fast
 	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster or wheel)"
-	$(BIN)/python -m pytest -m "ray and not (cluster or wheel)"
+	$(BIN)/python -m pytest -m "ray and not (cluster or wheel)" $$(grep -l "mark\.ray\b" tests/test_*.py)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist
 
 wheel-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m wheel
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
 
 cluster: $(VENV)/.dev
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster tests/test_*_live.py
 
 slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -s tests/test_slurm_live.py
@@ -111,12 +111,15 @@ $(VENV)-docs/.made: requirements-docs.txt
 	@touch $@
 
 # Hashes are checked of the packages alone: the checkout itself has none, and is installed without looking for others.
+# pip compiles modules one after the other, a third of its time; all cores do it here. Templates of packages that are no
+# Python are no error.
 $(VENV)/.project: $(VENV)/.made requirements.txt requirements.lock pyproject.toml
 	@echo "Installing into $(VENV): some minutes and several GB the first time, most of it PyTorch."
 	@[ -t 1 ] && quiet= || quiet=--quiet; \
-	  pip="$(BIN)/python -m pip install $$quiet --disable-pip-version-check"; \
+	  pip="$(BIN)/python -m pip install $$quiet --disable-pip-version-check --no-compile"; \
 	  if [ -n "$(LOCKED)" ]; then $$pip --require-hashes -r requirements.lock && $$pip --no-deps -e .; \
 	  else $$pip -r requirements.txt -e .; fi
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.project requirements-dev.txt
