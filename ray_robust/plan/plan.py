@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
@@ -56,11 +57,11 @@ class WeightsFacts:
 @dataclass(frozen=True)
 class MixtureDetails:
     """What a plan needs of a mixture and only the data has: by key what a trial means in place of what the spec says (a
-    hash of the contents of a CSV, of the column that images are selected by), and how many images the mixture can take
-    of each source, by name."""
+    hash of the contents of a CSV, of the column that images are selected by), and how many images the mixture draws
+    under a subset seed, None where that cannot be told."""
 
     tables: Mapping[str, Any]
-    images: Mapping[str, int]
+    images: Callable[[int], int | None]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def make_plan(
     sources, tasks  facts of the pools, by `pool_key`
     limit           keep the first so many trials
     weights         facts of published weights, by their tag or path; weights that name their model decide the model
-    details         called with a mixture that names its classes, images or a table of labels
+    details         called with a mixture of which only the data tells what it means, or how many images it has
     """
     by_key: dict[str, Trial] = {}
     scratch = tuple(Level(level.section.in_full(), level.axes) for level in spec.baseline_finetunes)
@@ -266,15 +267,14 @@ def _trials(
         }
         if weights:
             meaning["pretrain"]["weights"] = weights.meaning
-    more = MixtureDetails({}, {})
-    if details and mixture and (mixture.classes or mixture.tables or mixture.select or mixture.dedupe):
+    more = MixtureDetails({}, lambda _: None)
+    if details and mixture:
         more = details(mixture)
     if mixture:
         meaning["pretrain"] |= more.tables
     group = _group(pretrain, model, several_models)
     seeds = _first(seeds, spec.seeds_of.get(group, len(seeds)))
     names = [_safe(part) for part in (spec.name, model.short if several_models else "", _short(pretrain)) if part]
-    images = _pretrain_images(mixture, sources, more.images) if mixture else 0
     for seed in seeds:
         subset_seed = seed if mixture is None or mixture.subset_seed is None else mixture.subset_seed
         key = hash_of({**meaning, "seed": seed, **({"subset_seed": subset_seed} if mixture else {})})
@@ -286,7 +286,7 @@ def _trials(
             pretrain=mixture,
             seed=seed,
             subset_seed=subset_seed,
-            pretrain_images=images,
+            pretrain_images=_pretrain_images(mixture, sources, partial(more.images, subset_seed)) if mixture else 0,
             finetunings=finetunings,
             model_label=model_label(model, spec.models),
             weights=weights.meaning if weights else "",
@@ -337,7 +337,8 @@ def _model_meaning(model: ModelSection) -> dict[str, Any]:
     return meaning
 
 
-def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: Mapping[str, int]) -> int:
+def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], drawn: Callable[[], int | None]) -> int:
+    """Return how many images a pre-training processes; `drawn` tells how many different ones it has."""
     if mixture.method == "weights":
         return 0
     if mixture.images_seen is not None:
@@ -346,8 +347,8 @@ def _pretrain_images(mixture: Pretrain, sources: Mapping[str, PoolFacts], held: 
     if total == "all" and mixture.images_per_class is not None and isinstance(mixture.num_classes, int):
         total = mixture.images_per_class * mixture.num_classes
     if total == "all":
-        whole = {name: sources[pool_key(name, section)].images for name, section in mixture.sources.items()}
-        total = sum({**whole, **held}.values())
+        whole = sum(sources[pool_key(name, section)].images for name, section in mixture.sources.items())
+        total = whole if (images := drawn()) is None else images
     return max(int(total) * (mixture.epochs or 1), mixture.min_images_seen or 0)
 
 

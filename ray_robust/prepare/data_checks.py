@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from ray_robust.data.columns import columns_of
 from ray_robust.data.labels.class_labels import read_map
+from ray_robust.data.mixtures.mixture import HELD_OUT_PER_CLASS
 from ray_robust.data.pool import Pool, Task
 from ray_robust.data.published import StandIn
 from ray_robust.errors import Problem, UserError, did_you_mean
@@ -16,6 +18,7 @@ from ray_robust.plan.plan import pool_key
 from ray_robust.spec.class_selection import granularity_text
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
+from ray_robust.text.names import count_noun
 
 
 def check_task(spec: Spec, task: Pool) -> Iterator[Problem]:
@@ -119,6 +122,25 @@ def unequal_sizes(spec: Spec) -> list[str]:
         return []
     what = "select varies and num_images is not given: mixtures differ in their number of images as well"
     return [f"not matched: {what}; give num_images, or a control of equal size by random: {{grid: [false, true]}}"]
+
+
+def without_effect(spec: Spec, sources: Mapping[str, Pool]) -> list[str]:
+    """Return a note on each part of a mixture that decides nothing: weights, `holdout`, and combinations that mean the
+    same as another."""
+    mixtures = [level.section for level in spec.pretrains]
+    notes = []
+    if any(len(m.sources) > 1 and m.images_per_class is not None and m.num_classes == "all" for m in mixtures):
+        notes.append("pretrain.sources: weights decide nothing where images_per_class is given and num_classes is all: "
+                     "each class of each source has as many images; give num_classes")  # fmt: skip
+    shares = {m.holdout for m in mixtures if "holdout" in m.model_fields_set}
+    sizes = [np.bincount(pool.catalog.labels[pool.catalog.labels >= 0]) for pool in sources.values()]
+    largest = max((int(own.max()) for own in sizes if len(own)), default=0)
+    if shares and int(max(shares) * largest) > HELD_OUT_PER_CLASS:
+        notes.append(f"pretrain.holdout: at most {HELD_OUT_PER_CLASS} images of a class are held out, whatever share")
+    kinds = Counter(mixture.model_dump_json() for mixture in mixtures)
+    if again := len(mixtures) - len(kinds):
+        notes.append(f"pretrain: {count_noun(again, 'combination')} of its grids, equal in meaning to others, run once")
+    return notes
 
 
 def called_alike(spec: Spec) -> list[str]:

@@ -179,7 +179,7 @@ def measured_rate(resources: Resources) -> RateOf:
     def rate(trial: Trial, stage: StageWork) -> Rate | None:
         key = rate_key(trial.model, resources.gpus_per_worker)
         images = rates.get(throughput.stage_key(key, stage.kind)) or rates.get(key)
-        return None if images is None else Rate(images)
+        return None if images is None else Rate(images * resources.workers)
 
     return rate
 

@@ -16,7 +16,7 @@ from ray_robust.data.columns import Column, columns_of
 from ray_robust.data.duplicates.removal import meaning_of
 from ray_robust.data.labels.class_labels import read_map
 from ray_robust.data.mixtures.matching import match
-from ray_robust.data.mixtures.mixture import offers
+from ray_robust.data.mixtures.mixture import images_drawn
 from ray_robust.data.opened import open_pool
 from ray_robust.data.pool import Catalog, Pool, Task
 from ray_robust.data.published import StandIn, checkable
@@ -34,6 +34,7 @@ from ray_robust.prepare.data_checks import (
     check_tables,
     check_task,
     unequal_sizes,
+    without_effect,
 )
 from ray_robust.prepare.ready_weights import check_weights
 from ray_robust.prepare.stored_form import DECODED, StoredForm, choose, with_form
@@ -109,7 +110,7 @@ def open_sweep(spec: Spec, limit: int | None = None, plan_only: bool = False, fo
         notes += matched
     if any(level.section.dedupe is not None for level in spec.pretrains):
         notes.append("dedupe: a plan counts images before repeated ones are left out; a run compares all, once decoded")
-    notes += unequal_sizes(spec) + called_alike(spec)
+    notes += unequal_sizes(spec) + called_alike(spec) + without_effect(spec, sources)
     form = form or choose(spec, [*sources.values(), *tasks.values()])
     spec = with_form(spec, form)
     notes += [f"store: compact, since {form.why}"] if form.compact else []
@@ -228,7 +229,6 @@ def _matched(spec: Spec, sources: dict[str, Pool]) -> tuple[Spec, list[str]]:
 def _details(mixture: Pretrain, sources: dict[str, Pool], tasks: dict[str, Pool]) -> MixtureDetails:
     checked, catalogs = drawable(mixture, sources)
     columns = selected_by(checked, sources)
-    held = offers(checked, catalogs, dict.fromkeys(catalogs), [], columns)
     meanings: dict[str, Any] = {key: hash_of(sorted(read_map(file).items())) for key, file in mixture.tables.items()}
     if checked.select is not None:  # by its values, wherever they are
         rule = checked.select.model_dump(mode="json", exclude={"table"}, exclude_defaults=True)
@@ -237,5 +237,5 @@ def _details(mixture: Pretrain, sources: dict[str, Pool], tasks: dict[str, Pool]
         meanings["dedupe"] = meaning_of(checked.dedupe, list(tasks.values()))
     return MixtureDetails(
         meanings,
-        {name: int(offer.supply[offer.allowed].sum()) for name, offer in held.items()},
+        lambda subset_seed: images_drawn(checked, catalogs, subset_seed, columns),
     )

@@ -67,7 +67,7 @@ def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resou
             for name in (key, throughput.stage_key(key, stage.kind)):
                 total = spent.setdefault(name, [0.0, 0.0])
                 total[0] += stage.cost
-                total[1] += seconds
+                total[1] += seconds * (resources.workers if stage.name == "pretrain" else 1)  # which all trained
     for name, (cost, seconds) in spent.items():
         if seconds > 1:
             throughput.record_rate(name, cost / seconds)

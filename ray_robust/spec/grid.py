@@ -156,8 +156,11 @@ def _axes(
             pass  # `space_parser` reports what is wrong with it
         elif path == SOURCES:
             values = _mixtures(written, origin, report)
-        else:
+        elif "grid" in written:
             values = _grid(path, written["grid"], origin, report)
+        else:
+            what = f"a {next(iter(written))} is of pretrain.sources; wanted: a value, or {{grid: [...]}}"
+            report(origin, f"{dotted(path)}: {what}")
         if values:
             axes.append(Axis(path, values))
         else:

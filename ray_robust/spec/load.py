@@ -7,6 +7,7 @@ search draws, `yaml_lines` the file with its lines; `resolved` writes the spec b
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -213,7 +214,7 @@ class _SpecParser(SectionParser):
 
     def _baseline_finetunes(self, raw: Mapping[str, Any], baseline: Baseline) -> tuple[Level, ...]:
         """Return the fine-tunings from scratch: those of `finetune` with the keys of `baseline.finetune` replaced."""
-        merged = {**mapping(raw.get("finetune")), **baseline.finetune}
+        merged = _over(mapping(raw.get("finetune")), baseline.finetune)
         origins = {("finetune", name): ("baseline", "finetune", name) for name in baseline.finetune}
         if drawn := [path for path, axis in axes_in(merged, ("finetune",)) if is_drawn(path, axis)]:
             if baseline.name == "scratch":
@@ -366,3 +367,12 @@ def _named_by_files(levels: tuple[Level[Pretrain], ...]) -> tuple[Level[Pretrain
     if len({files.get(value, value) for value in written}) < len(written):
         return levels
     return tuple(replace(level, files=files) for level in levels)
+
+
+def _over(section: dict, own: dict) -> dict:
+    """Return a section with the keys of `own` replaced, in every entry where one is a grid of whole sections."""
+    parts = [one["grid"] if set(one) == {"grid"} and isinstance(one["grid"], list) else [one] for one in (section, own)]
+    if not all(isinstance(one, dict) for part in parts for one in part):
+        return {**section, **own}  # an error that is reported elsewhere
+    entries = [{**below, **above} for below, above in itertools.product(*parts)]
+    return entries[0] if "grid" not in section | own else {"grid": entries}

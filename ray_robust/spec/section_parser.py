@@ -99,6 +99,7 @@ class SectionParser:
         """Return whether a mixture, as it was written, meets every condition."""
         if not self.conditions or not isinstance(raw, dict):
             return True
+        raw = Pretrain.written_out(raw)
         values = {name: number_for(Pretrain.model_fields[name], raw.get(name, Pretrain.model_fields[name].default))
                   for name in Pretrain.model_fields if name != "sources"}  # fmt: skip
         parts = {name: part.get("weight", 1.0) if isinstance(part, dict) else part
@@ -150,12 +151,17 @@ class SectionParser:
         if key == "pretrain" and raw == NOTHING:
             return ()
         levels, broken = [], False
+        points = points if isinstance(points := mapping(raw).get("points"), list) else []
+        for path in self.document.overridden if points else ():
+            if path[:1] == (key,) and path[1:] and all(path[1] in mapping(point) for point in points):
+                self.report(path, f"{'.'.join(path[:2])}: has no effect: every one of pretrain.points sets it")
         for one in combinations(key, raw, origins or {}, self.report, self.drawn, self.drawing):
             broken = broken or bool(one.broken)
             if key == "pretrain" and not one.broken and not self.meets(one.raw):  # it may exclude what is invalid
                 self.excluded += 1
             else:
-                levels.append(Level(self.section(key, one.raw, (key,), one.origins, one.broken), one.names))
+                section = self.section(key, one.raw, (key,), one.origins, one.broken)
+                levels.append(Level(section, _used(section, one.names)))
         return () if broken else tuple(levels)
 
     def section(
@@ -318,6 +324,12 @@ class SectionParser:
                 detail = {**detail, "ctx": {"error": Contradictions(kept)}}
             for line in describe_error(model, detail, path, origins, path[0] in VARYING, self.document.tree):
                 self.report(*line)
+
+
+def _used(section: Any, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the names of a combination without those of keys that its method ignores."""
+    idle = section.idle(getattr(section, "method", "")) if isinstance(section, Section) and section.only_for else set()
+    return tuple((key, value) for key, value in names if key.partition(".")[0] not in idle)
 
 
 def mapping(raw: Any) -> dict:

@@ -158,7 +158,7 @@ class Pretrain(Training):
         default=0.05,
         ge=0,
         lt=1,
-        description="share of every class that is not trained on and measures upstream accuracy",
+        description="share of every class, of at most 20 images, that is not trained on: for upstream accuracy",
         examples=["holdout: 0.1"],
     )
     subset_seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] | None = Field(
@@ -241,15 +241,15 @@ class Pretrain(Training):
 
     @model_validator(mode="before")
     @classmethod
-    def _two_views_are_strong(cls, raw: Any) -> Any:
-        return {"augment": "strong", **raw} if isinstance(raw, dict) and raw.get("method") == "simclr" else raw
+    def _written_out(cls, raw: Any) -> Any:
+        return cls.written_out(raw) if isinstance(raw, dict) else raw
 
-    @model_validator(mode="before")
     @classmethod
-    def _default_length(cls, raw: Any) -> Any:
-        """Write the default length out, so that it enters identities and the run's spec.yaml: if it changes, old runs
-        keep theirs."""
-        if not isinstance(raw, dict) or "epochs" in cls.idle(str(raw.get("method"))):
+    def written_out(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return the section with the defaults that depend on other keys: two views are strong, and the default length
+        is written out, so that it enters identities and the run's spec.yaml: if it changes, old runs keep theirs."""
+        raw = {"augment": "strong", **raw} if raw.get("method") == "simclr" else raw
+        if "epochs" in cls.idle(str(raw.get("method"))):
             return raw
         if raw.get("epochs") is not None or raw.get("images_seen") is not None:
             return raw

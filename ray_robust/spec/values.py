@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -46,12 +47,12 @@ def parse_number(text: str) -> int | float | None:
     text = text.strip().replace("_", "")
     scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
-        value = float(text if scale == 1 else text[:-1]) * scale
-    except ValueError:
+        value = Decimal(text if scale == 1 else text[:-1]) * scale
+    except InvalidOperation:
         return None
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not math.isfinite(float(value)):
         return None
-    return round(value) if abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and abs(value) >= 1 else value
+    return int(value) if abs(value) >= 1 and value == int(value) else float(value)
 
 
 def parse_size(text: Any) -> Any:

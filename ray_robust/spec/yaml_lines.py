@@ -16,6 +16,8 @@ import yaml
 
 from ray_robust.errors import Problem, UserError
 from ray_robust.files.regular_file import Unreadable, read_file, without_content
+from ray_robust.spec.validation_messages import LISTS
+from ray_robust.spec.values import short_repr
 from ray_robust.text.names import lone_surrogate
 
 
@@ -44,6 +46,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 MOST_BYTES = 8_000_000  # of a file: a sweep needs a few thousand
 LONGEST = 100_000  # characters of one value
+DIGITS = 300  # of a whole number: beyond, it is no number that can be computed with
 DEEPEST = 30  # levels of nesting: a sweep needs six
 MOST_NODES = 200_000  # values with every alias written out: a few hundred bytes of aliases can stand for billions
 
@@ -83,16 +86,32 @@ class Document:
     def replace(self, path: tuple, wanted: Any, text: str) -> None:
         """Put a value in the place of another; `text` is the `dotted.key=value` that errors name."""
         tree = self.tree
-        for key in path[:-1]:
-            below = tree.get(key)
-            if key == "baseline" and isinstance(below, str):
-                below = {"name": below}
-            tree[key] = below if isinstance(below, dict) else {}
+        for depth, key in enumerate(path[:-1], 1):
+            tree[key] = _opened(path[:depth], tree.get(key), path[depth], text)
             tree = tree[key]
+        if len(path) == 2 and path[1] != "grid" and set(tree) == {"grid"}:
+            what = f"{path[0]} is a grid of whole sections, which takes no key; give it anew: --set {path[0]}={{...}}"
+            raise UserError(Problem(_flag(text), what))
         tree[path[-1]] = wanted
         self.lines = {other: line for other, line in self.lines.items() if other[: len(path)] != path}
         self.overridden = {other: old for other, old in self.overridden.items() if other[: len(path)] != path}
         self.overridden[path] = text
+
+
+def _opened(path: tuple, below: Any, key: Any, text: str) -> dict:
+    """What lies at `path` as the mapping that `--set` puts a key into: a short form is written out. Raise UserError
+    where something else would go without a word."""
+    if isinstance(below, dict):
+        return below
+    if below is None or key in LISTS:  # in place of the one value
+        return {}
+    if path == ("baseline",) and isinstance(below, str):
+        return {"name": below}
+    if path[:-1] == ("pretrain", "sources"):
+        return {"weight": below}
+    dotted = ".".join(map(str, path))
+    what = f"{dotted} is {short_repr(below)}, which has no keys; give the whole of it: --set {dotted}={{{key}: ...}}"
+    raise UserError(Problem(_flag(text), what))
 
 
 def read_value(text: str, where: str) -> Any:
@@ -200,6 +219,9 @@ def _walk(
         problems.append(
             Problem(where, f"{node.value[:60]!r} holds {half}, half of a character, which no file can keep")
         )
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:
+        what = f"a number of {len(node.value)} digits; at most {DIGITS} are possible"
+        problems.append(Problem(f"{file}:{node.start_mark.line + 1}", what))
     if isinstance(node, yaml.MappingNode):
         own: dict[str, int] = {}
         for key, value in node.value:

@@ -140,21 +140,8 @@ def draw(
     Raises UserError, all problems at once, naming source, need and supply.
     """
     problems: list[str] = []
-    weights, offered = weights_of(mixture), offers(mixture, catalogs, usable, problems, columns or {})
-    if problems and mixture.select is not None:  # what is lacking would follow from them
-        raise UserError(*problems)
-    priority = {name: by_name("class", name, o.catalog.classes, subset_seed) for name, o in offered.items()}
-    chosen = _choose_classes(mixture, weights, offered, priority, problems)
-    catalog_of = {name: offer.catalog for name, offer in offered.items()}
-    labels = label_classes(mixture, catalog_of, chosen, weights, subset_seed, problems)
-    if problems:
-        raise UserError(*problems)
-    chosen = _subclasses(mixture, labels, chosen, priority, problems)
-    counts = _count_images(mixture, weights, offered, priority, chosen, problems)
-    problems += [f"pretrain.sources: {name} has no image to give" for name, of in counts.items() if not of.any()]
-    if problems:
-        raise UserError(*problems)
-
+    weights = weights_of(mixture)
+    offered, labels, counts = _taken(mixture, catalogs, usable, subset_seed, columns)
     heads = _heads(mixture, labels, counts)
     of_sources = [head for of in heads.values() for head in sorted({*of} - {""})]  # the sources in their order
     classes = tuple(sorted({*of_sources}) if mixture.label_space == "shared" else of_sources)
@@ -172,6 +159,45 @@ def draw(
     images = sum(len(share.rows) for share in shares)
     composition = tuple({**one, "share": one["selected"] / images} for one in entries)
     return Subset(tuple(shares), classes, sum(c["classes"] for c in composition), composition)
+
+
+def images_drawn(
+    mixture: Pretrain, catalogs: Mapping[str, Catalog], subset_seed: int, columns: Mapping[str, Column] | None = None
+) -> int | None:
+    """Return how many images `draw` gives where every image is usable, without drawing any; None where it would raise
+    UserError."""
+    try:
+        _, _, counts = _taken(mixture, catalogs, dict.fromkeys(catalogs), subset_seed, columns)
+    except UserError:
+        return None
+    return sum(int(of.sum()) for of in counts.values())
+
+
+def _taken(
+    mixture: Pretrain,
+    catalogs: Mapping[str, Catalog],
+    usable: Mapping[str, np.ndarray | None],
+    subset_seed: int,
+    columns: Mapping[str, Column] | None,
+) -> tuple[dict[str, Offer], dict[str, list[str]], dict[str, np.ndarray]]:
+    """Return by source what it offers, the label of every class, and how many images of every class are taken. Raises
+    UserError, all problems at once."""
+    problems: list[str] = []
+    weights, offered = weights_of(mixture), offers(mixture, catalogs, usable, problems, columns or {})
+    if problems and mixture.select is not None:  # what is lacking would follow from them
+        raise UserError(*problems)
+    priority = {name: by_name("class", name, o.catalog.classes, subset_seed) for name, o in offered.items()}
+    chosen = _choose_classes(mixture, weights, offered, priority, problems)
+    catalog_of = {name: offer.catalog for name, offer in offered.items()}
+    labels = label_classes(mixture, catalog_of, chosen, weights, subset_seed, problems)
+    if problems:
+        raise UserError(*problems)
+    chosen = _subclasses(mixture, labels, chosen, priority, problems)
+    counts = _count_images(mixture, weights, offered, priority, chosen, problems)
+    problems += [f"pretrain.sources: {name} has no image to give" for name, of in counts.items() if not of.any()]
+    if problems:
+        raise UserError(*problems)
+    return offered, labels, counts
 
 
 def _share(mixture: Pretrain, name: str, offer: Offer, taken: np.ndarray, index: np.ndarray, subset_seed: int) -> Share:
