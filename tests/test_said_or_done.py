@@ -74,7 +74,7 @@ def test_a_measured_rate_is_of_one_worker(workers, tmp_path, monkeypatch):
     stages = [SimpleNamespace(name="pretrain", kind="pretrain-supervised", cost=1000.0),
               SimpleNamespace(name=trial.finetunings[0].id, kind="finetune-full", cost=300.0)]  # fmt: skip
     row = {"finetune": trial.finetunings[0].id, "seconds_pretrain": 10.0 / workers, "seconds_finetune": 3.0}
-    folder = SimpleNamespace(finished=lambda: {}, rows=lambda: [row])
+    folder = SimpleNamespace(finished=dict, rows=lambda: [row])
     resources = Resources(workers=workers)
     provenance.record_throughput(
         SimpleNamespace(trial=lambda name: folder), [SimpleNamespace(trial=trial, stages=stages)], resources
