@@ -55,10 +55,12 @@ photos: $(VENV)/.project
 	@DATA=$(abspath $(DATA)) $(BIN)/python -m ray_robust.sweep sweeps/photos/quantity.yaml --out runs/photos/quantity
 	@echo "Open $(CURDIR)/runs/photos/quantity/report/index.html in a browser; it needs no network."
 
-# The quick tests first, so that what is plainly broken is said within a minute.
+# The quick tests first, so that what is plainly broken is said within a minute. Of those that start Ray two at a time:
+# each waits for processes to start and end, a third of its time.
 test: lint fast
 	$(QUICKLY) -m "not ($(FAST)) and not (ray or cluster or wheel)"
-	$(BIN)/python -m pytest -m "ray and not (cluster or wheel)" $$(grep -l "mark\.ray\b" tests/test_*.py)
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m "ray and not (cluster or wheel)" \
+	  $$(grep -l "mark\.ray\b" tests/test_*.py)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist

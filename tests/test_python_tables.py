@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import analysis
+from analysis import __main__ as program
 from analysis.interface.arguments import in_python
 from tests import make_tables
 from tests.error_lines import problems
@@ -39,14 +42,16 @@ def test_the_report_of_another_table_of_this_name_is_not_overwritten(tmp_path, m
         "t-analysis: has the report of another table, a/t.csv; give another folder by --out"
     ]
     assert other.write("elsewhere") == "elsewhere/index.html"
-    analysis.analyse(make_tables.models(), **columns).write()
-    monkeypatch.chdir(tmp_path / "a")  # the same table by another path, and a table that has been moved with its report
-    analysis.analyse("t.csv", **columns).write("../t-analysis")
-    (tmp_path / "b/t-analysis").mkdir()
-    (tmp_path / "t-analysis/provenance.json").rename(tmp_path / "b/t-analysis/provenance.json")
-    monkeypatch.chdir(tmp_path / "b")
-    (tmp_path / "a").rename(tmp_path / "b/a")
-    analysis.analyse("a/t.csv", **columns).write()
+    command = ["b/t.csv", "--id", "val", "--ood", "v2", "--group", "type", "--baseline", "standard"]
+    assert problems(lambda: program.main(command)) == [
+        "t-analysis: has the report of another table, a/t.csv; give another folder by --out"
+    ]
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    analysis.analyse("linked/t.csv", **columns).write()  # the same table
+    assert other.write("t-analysis") == "t-analysis/index.html"  # which was named
+    (tmp_path / "b/t.csv").unlink()
+    one.write()  # the other table is gone
+    assert json.loads((tmp_path / "t-analysis/provenance.json").read_text())["table"] == "../a/t.csv"
 
 
 def test_groups_that_are_numbers_and_scores_in_per_cent():

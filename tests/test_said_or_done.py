@@ -185,8 +185,38 @@ def test_a_number_beyond_all_numbers_is_one_line():
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1_234_567.4", 1234567.4), ("1.2345674M", 1234567.4), ("1.2M", 1_200_000), ("64k", 64_000), ("3e-4", 3e-4),
-     ("1e3", 1000), ("0", 0.0), ("0.5k", 500), ("1e400", None), ("nan", None), ("inf", None), ("1.1.1", None)],
+     ("1e3", 1000), ("0", 0.0), ("0.5k", 500), ("1e400", None), ("1e1000000", None),
+     ("nan", None), ("inf", None), ("1.1.1", None)],
 )  # fmt: skip
 def test_a_number_is_the_one_that_is_written(text, number):
     read = parse_number(text)
     assert json.dumps(read) == json.dumps(number)
+
+
+def test_the_old_name_of_a_group_leads_to_its_new_one():
+    text = TWO + 'baseline: "method=simclr, label_noise=0.2"\n'
+    flags = ["pretrain.method={grid: [supervised, simclr]}", "pretrain.label_noise={grid: [0.2, 0.4]}"]
+    assert problems(lambda: opened(text, *flags)) == [
+        "x.yaml:5: baseline: 'method=simclr, label_noise=0.2' is no group; did you mean method=simclr?"
+    ]
+
+
+def test_weights_that_divide_labels_or_classes_are_not_said_to_decide_nothing():
+    for more in ("granularity: 'random:10'", "classes: {nearest: 20, to: Cervanta}"):
+        notes = opened(
+            TWO, f"pretrain={{sources: {{species: 0.8, fractals: 0.2}}, images_per_class: 10, {more}}}"
+        ).notes
+        assert not any("weights decide nothing" in note for note in notes)
+
+
+def test_levels_that_stand_for_draws_are_no_combinations_of_a_grid():
+    flags = ["pretrain.method={choice: [simclr, supervised]}", "pretrain.label_noise={uniform: [0.1, 0.3]}",
+             "pretrain.temperature={uniform: [0.1, 0.5]}", "search={method: random, trials: 3}"]  # fmt: skip
+    assert not any("run once" in note for note in opened(TWO, *flags).notes)
+
+
+def test_a_flag_below_a_short_form_writes_it_out():
+    (trial,) = pretrained(
+        opened(TWO.replace("num_images", "label_noise: 0.2, num_images"), "pretrain.label_noise.share=0.3")
+    )
+    assert trial.pretrain.label_noise.share == 0.3

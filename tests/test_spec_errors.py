@@ -9,7 +9,7 @@ import pytest
 from error_lines import GOOD, WHOLE, error_lines
 
 from ray_robust.spec.load import Finetune
-from ray_robust.spec.yaml_lines import MISPLACED
+from ray_robust.spec.yaml_lines import MISPLACED, UNEXPECTED
 
 SEEDS = "seeds: must be how many, at least 1, or a list of different whole numbers, not"
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 12))
@@ -29,8 +29,11 @@ SPECS: dict[str, tuple[tuple[str, str], list[str]]] = {
     "a quotation mark alone": (("{epochs: 2}", "'all\nseeds: 3"), ["7: no valid YAML: a quotation mark that opens here is never closed"]),
     "no colon": (after("seeds 3\nquestion: a"), ["8: no valid YAML: a line without ': '; wanted: `key: value`"]),
     "two colons": (("{epochs: 2}", "epochs: 2"), [f"7: no valid YAML: {MISPLACED['mapping values are not allowed']}"]),
-    "another indentation": (("  num_images", "   num_images"), [f"5: no valid YAML: {MISPLACED['expected <block end>']}"]),
-    "less of an indentation": (after("  question: a"), [f"8: no valid YAML: {MISPLACED['expected <block end>']}"]),
+    "another indentation": (("  num_images", "   num_images"), [f"5: no valid YAML: {UNEXPECTED['']}"]),
+    "less of an indentation": (after("  question: a"), [f"8: no valid YAML: {UNEXPECTED['']}"]),
+    "a bracket too many": (("{epochs: 2}", "{epochs: 2}}"), ["7: no valid YAML: a '}' that closes nothing"]),
+    "behind a bracket": (("{epochs: 2}", "{epochs: 2} x"), [f"7: no valid YAML: {UNEXPECTED['']}"]),
+    "an item among keys": (after("- x"), [f"8: no valid YAML: {UNEXPECTED['-']}"]),
     "two documents": (after("---\na: 1"), ["8: no valid YAML: expected a single document in the stream, but found another document"]),
     "an undefined alias": (("{epochs: 2}", "*nope"), ["7: no valid YAML: found undefined alias 'nope'"]),
     "an alias inside itself": (("{epochs: 2}", "&f {epochs: 2, x: *f}"), ["7: an alias (*name) lies inside the value that it names"]),

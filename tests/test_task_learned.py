@@ -25,8 +25,8 @@ def classes(*groups: str) -> pd.DataFrame:
     return pd.DataFrame([{"group": g, "class": c, "id_images": n} for g in groups for c, n in COUNTS.items()])
 
 
-def points(accuracy: dict[str, list[float]], images: int = 1500) -> pd.DataFrame:
-    return pd.DataFrame([{"group": group, "id_accuracy": one, "id_images": images}
+def points(accuracy: dict[str, list[float]], images: int = 1500, recall: float = 1 / 3) -> pd.DataFrame:
+    return pd.DataFrame([{"group": group, "id_accuracy": one, "id_class_accuracy": recall, "id_images": images}
                          for group, own in accuracy.items() for one in own])  # fmt: skip
 
 
@@ -59,6 +59,14 @@ def test_too_few_images_show_nothing():
     assert not table["not_learned"].any()
 
 
+def test_of_a_test_with_a_frequent_class_recall_shows_what_accuracy_hides():
+    """85 % of both classes are right, which is less than the share of the frequent one."""
+    test = pd.DataFrame({"group": "scratch", "class": ["usual", "rare"], "id_images": [1350, 150]})
+    own = points({"scratch": [0.85]}, recall=0.85)
+    assert not task.task_table(own, test)["not_learned"].any()
+    assert task.task_table(own.assign(id_class_accuracy=0.51), test)["not_learned"].all()
+
+
 def test_points_without_accuracies_have_no_table():
     assert task.task_table(pd.DataFrame({"group": ["scratch"]}), classes("scratch")).empty
 
@@ -85,6 +93,7 @@ def test_a_run_of_constant_classifiers_says_so(tmp_path):
     """On the real path: predictions of a run folder that all name the most frequent class."""
     made = sweep({"num_images=1000": 0.0}, epochs=(3, 6)).assign(metric="accuracy")
     made["id"] = made["id_accuracy"] = made["id_val"] = 0.5
+    made["id_class_accuracy"] = 1 / 3
     made["ood"] = made["ood_accuracy"] = 0.4
     run = run_folder(tmp_path / "run", made)
     truth = {split: np.repeat(list(COUNTS), [n // 5 for n in COUNTS.values()])

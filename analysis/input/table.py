@@ -17,6 +17,11 @@ from ray_robust.run.interim import Interim
 from ray_robust.run.run_folder import RunFolder
 
 
+def own_folder(name: str) -> str:
+    """Return the folder of a plain table's report where nobody has named one: in the working directory."""
+    return f"{name}-analysis"
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Points with finite scores in 0..1, one per row, and what is known about them.
@@ -51,11 +56,6 @@ class Table:
         """Return the rows without scores of a task. A trial that failed before it could name its task is missing from
         every one of them."""
         return self.left_out.loc[self.left_out["task"].isna() | (self.left_out["task"] == task)]
-
-    @property
-    def own_folder(self) -> str:
-        """The folder of a plain table's report where nobody has named one: in the working directory."""
-        return f"{self.name}-analysis"
 
     @property
     def run(self) -> RunFolder | None:

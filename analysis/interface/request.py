@@ -120,9 +120,13 @@ def _read_table(request: Request) -> tuple[Table, Options, str]:
     """The points of the request's table, its options, and the folder of its report."""
     from analysis.input import dependence, plain_table
     from analysis.input.data_frame import FrameRows
+    from analysis.input.table import own_folder
     from analysis.options import Options, check_options
+    from analysis.report.output import refuse_another
 
     source, ids = request.sources[0], request.ids
+    if request.out is None and request.frame is None:
+        refuse_another(own_folder(Path(source).stem), source)
     units, problems = _units(request.unit)
     in_percent = units.get(ids[0] if ids else "", "percent" if request.percent else "fraction") == "percent"
     floor = None if request.id_min is None else request.id_min / (100 if in_percent else 1)
@@ -141,7 +145,7 @@ def _read_table(request: Request) -> tuple[Table, Options, str]:
         id=request.id, ood=request.ood or "", group=request.group or "", options=options,
         cluster=request.cluster, percent=request.percent, units=units,
     )  # fmt: skip
-    return table, options, request.out or table.own_folder
+    return table, options, request.out or NOWHERE
 
 
 def _read_runs(request: Request) -> tuple[Table, Options, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import pandas as pd
 
 from analysis.findings import STATES, Finding, findings
-from analysis.input.table import Table
+from analysis.input.table import Table, own_folder
 from analysis.report import output
 from analysis.stats import contrasts, raw_scores
 from analysis.stats.study_tables import GROUPS
@@ -167,10 +167,11 @@ class Study:
         """
         check_out("out", out)
         target = out or self._target
-        if not target:
+        if not target and self.table.runs:
             raise UserError("several runs are joined: say with out= where their report goes")
-        if target == self.table.own_folder:
-            output.refuse_another(target, self.table)
+        if not target:
+            target = own_folder(self.table.name)
+            output.refuse_another(target, self.table.file)
         page, lost = output.write(target, self.table, self.analyses, self.verdict)
         if not quiet:
             from analysis.report.terminal import show

@@ -1,16 +1,23 @@
 """Did the fine-tunings learn their task? The highest ID accuracy of every group beside chance.
 
 Owns the rule: a group has *not learned the task* where even its best point, of all its settings and looks, is not above
-what naming the most frequent class gives, by the rule of `upstream`.
+what naming the most frequent class gives, by the rule of `upstream`, nor its best mean recall over classes above one in
+their number, which any constant answer has: a test with a frequent class shows by the second what the first hides.
+The best of many points is held against chance as if it were the only one: models at chance may pass.
 """
 
 from __future__ import annotations
 
+from math import sqrt
+
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.formatting import interval, name, percent, some
 from analysis.learned.upstream import SHOWN, not_above, wilson
 from analysis.scales import PP
+from analysis.stats.estimates import TWO_SIDED
 
 TABLE = ("group", "images", "accuracy", "low", "high", "chance", "not_learned")
 
@@ -18,14 +25,16 @@ TABLE = ("group", "images", "accuracy", "low", "high", "chance", "not_learned")
 def task_table(points: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     """Return one row per group: columns `TABLE`, accuracies in percentage points with Wilson's 95 % interval.
 
-    points   every point of a task, with `id_accuracy` and `id_images`
+    points   every point of a task, with `id_accuracy`, `id_class_accuracy` and `id_images`
     classes  the test images by group and class: `shift.CLASSES`; a group that it lacks has no row
     """
     rows = []
-    if not {"id_accuracy", "id_images"} <= set(points):
+    needed = ["id_accuracy", "id_class_accuracy", "id_images"]
+    if not {*needed} <= set(points):
         return pd.DataFrame(columns=list(TABLE))
-    for group, own in points.dropna(subset=["id_accuracy", "id_images"]).groupby("group", sort=False):
-        counts = classes.loc[classes["group"] == group, "id_images"]
+    for group, own in points.dropna(subset=needed).groupby("group", sort=False):
+        counts = classes.loc[classes["group"] == group, "id_images"].to_numpy(float)
+        counts = counts[counts > 0]
         if not counts.sum():
             continue
         best = own.loc[own["id_accuracy"].idxmax()]
@@ -33,8 +42,16 @@ def task_table(points: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
         low, high = wilson(round(accuracy * images), images)
         chance = float(counts.max() / counts.sum())
         rows.append((group, images, PP * accuracy, PP * low, PP * high, PP * chance,
-                     not_above(accuracy, low, high, chance)))  # fmt: skip
+                     not_above(accuracy, low, high, chance)
+                     and _recalls_nothing(float(own["id_class_accuracy"].max()), counts)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(TABLE))
+
+
+def _recalls_nothing(recall: float, counts: np.ndarray) -> bool:
+    """Whether a mean recall over classes of so many images each is not clearly above that of a constant answer, by the
+    binomial errors of classes that all have this recall."""
+    error = sqrt(recall * (1 - recall) * float((1 / counts).sum())) / len(counts)
+    return recall - float(stats.norm.ppf(TWO_SIDED)) * error <= 1 / len(counts)
 
 
 def described(row: pd.Series) -> str:

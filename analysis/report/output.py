@@ -219,15 +219,15 @@ def tables_and_verdict(table: Table, analyses: Sequence[Analysis], verdict: Mapp
     return {name: encoded(name, text) for name, text in texts.items()}
 
 
-def refuse_another(target: str, table: Table) -> None:
-    """Raise UserError where the folder `target`, which nobody has named, has the report of another table: two tables of
-    one name in two folders have one such folder."""
+def refuse_another(target: str, file: str) -> None:
+    """Raise UserError where the folder `target`, which nobody has named, has the report of another table than `file`
+    that is still there: two tables of one name in two folders have one such folder."""
     folder = Storage(target)
     kept = (unseal(folder.recall(PROVENANCE) or b"")[0] or {}).get("table")  # as seen from the folder
-    if not kept or not table.file:
+    if not kept or not file:
         return
     other = os.path.normpath(os.path.join(folder.address, str(kept)))
-    if os.path.realpath(other) != os.path.realpath(table.file):
+    if os.path.exists(other) and os.path.realpath(other) != os.path.realpath(file):
         what = f"has the report of another table, {Storage(other).shown}; give another folder by --out"
         raise UserError(Problem(folder.shown, what))
 

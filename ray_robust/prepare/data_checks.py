@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,7 +15,7 @@ from ray_robust.errors import Problem, UserError, did_you_mean
 from ray_robust.metrics import METRICS
 from ray_robust.plan.plan import pool_key
 from ray_robust.spec.class_selection import granularity_text
-from ray_robust.spec.load import Spec
+from ray_robust.spec.load import Pretrain, Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 from ray_robust.text.names import count_noun
 
@@ -129,7 +128,7 @@ def without_effect(spec: Spec, sources: Mapping[str, Pool]) -> list[str]:
     same as another."""
     mixtures = [level.section for level in spec.pretrains]
     notes = []
-    if any(len(m.sources) > 1 and m.images_per_class is not None and m.num_classes == "all" for m in mixtures):
+    if any(map(_unweighted, mixtures)):
         notes.append("pretrain.sources: weights decide nothing where images_per_class is given and num_classes is all: "
                      "each class of each source has as many images; give num_classes")  # fmt: skip
     shares = {m.holdout for m in mixtures if "holdout" in m.model_fields_set}
@@ -137,10 +136,17 @@ def without_effect(spec: Spec, sources: Mapping[str, Pool]) -> list[str]:
     largest = max((int(own.max()) for own in sizes if len(own)), default=0)
     if shares and int(max(shares) * largest) > HELD_OUT_PER_CLASS:
         notes.append(f"pretrain.holdout: at most {HELD_OUT_PER_CLASS} images of a class are held out, whatever share")
-    kinds = Counter(mixture.model_dump_json() for mixture in mixtures)
-    if again := len(mixtures) - len(kinds):
+    kinds = {mixture.model_dump_json(exclude={"match"}) for mixture in mixtures}
+    if (again := len(mixtures) - len(kinds)) and not spec.space.dimensions:
         notes.append(f"pretrain: {count_noun(again, 'combination')} of its grids, equal in meaning to others, run once")
     return notes
+
+
+def _unweighted(mixture: Pretrain) -> bool:
+    """Whether the weights of its sources divide nothing: neither classes, nor labels, nor images."""
+    whole = mixture.images_per_class is not None and mixture.num_classes == "all"
+    by_weight = mixture.granularity.startswith(("labels:", "random:")) or mixture.classes is not None
+    return len(mixture.sources) > 1 and whole and not by_weight
 
 
 def called_alike(spec: Spec) -> list[str]:

@@ -177,7 +177,7 @@ def measured_rate(resources: Resources) -> RateOf:
     rates = throughput.measured_rates()
 
     def rate(trial: Trial, stage: StageWork) -> Rate | None:
-        key = rate_key(trial.model, resources.gpus_per_worker)
+        key = throughput.group_key(rate_key(trial.model, resources.gpus_per_worker), resources.workers)
         images = rates.get(throughput.stage_key(key, stage.kind)) or rates.get(key)
         return None if images is None else Rate(images * resources.workers)
 

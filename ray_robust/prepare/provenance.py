@@ -58,7 +58,7 @@ def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resou
         if folder.finished() is None:  # nor one whose files have changed since
             continue
         rows = {row["finetune"]: row for row in folder.rows()}
-        key = rate_key(trial.model, resources.gpus_per_worker)
+        key = throughput.group_key(rate_key(trial.model, resources.gpus_per_worker), resources.workers)
         for stage in one.stages:
             row = next(iter(rows.values()), None) if stage.name == "pretrain" else rows.get(stage.name)
             if row is None:  # it was not run

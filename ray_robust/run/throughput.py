@@ -39,6 +39,11 @@ def measured_rate(key: str) -> float | None:
     return measured_rates().get(key)
 
 
+def group_key(key: str, workers: int) -> str:
+    """Return the name of the rate of one of several workers that train a trial together."""
+    return key if workers == 1 else f"{key}/of several"
+
+
 def stage_key(key: str, kind: str) -> str:
     """Return the name under which the rate of one kind of training (`finetune-full`) is kept, beside that of all."""
     return f"{key}/{kind}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -245,7 +245,7 @@ class _SpecParser(SectionParser):
         if raw.get("pretrain") == NOTHING and baseline.name != "scratch":
             self.report(("pretrain",), f"pretrain: none leaves nothing to run with baseline: {baseline.name}")
         elif baseline.name not in names and pretrains:
-            self.report(("baseline",), f"baseline: {baseline.name!r} is no group{did_you_mean(baseline.name, names)}")
+            self.report(("baseline",), f"baseline: {baseline.name!r} is no group{_meant(baseline.name, names)}")
         if baseline.name != "scratch" and (baseline.finetune or baseline.seeds):
             self.report(("baseline",), "baseline: seeds and finetune belong to the scratch baseline only")
         if baseline.spread is not None:
@@ -274,7 +274,7 @@ class _SpecParser(SectionParser):
         for name in rule.of if isinstance(rule.of, tuple) else ():
             of_model = UNLABELLED in labels and name.startswith("model=")  # what it is called where there are several
             if pretrains and name not in names and not of_model:
-                self.report(("seeds", "of"), f"seeds.of: {name!r} is no group{did_you_mean(name, names)}")
+                self.report(("seeds", "of"), f"seeds.of: {name!r} is no group{_meant(name, names)}")
 
     def _check_spread(self, raw: Mapping[str, Any], baseline: Baseline) -> None:
         """Report what a baseline whose fine-tunings a pilot chooses cannot have."""
@@ -367,6 +367,13 @@ def _named_by_files(levels: tuple[Level[Pretrain], ...]) -> tuple[Level[Pretrain
     if len({files.get(value, value) for value in written}) < len(written):
         return levels
     return tuple(replace(level, files=files) for level in levels)
+
+
+def _meant(name: str, groups: Sequence[str]) -> str:
+    """Return which group is meant: first one whose name is this one without keys that its method ignores."""
+    parts = set(name.split(", "))
+    shorter = [group for group in groups if set(group.split(", ")) < parts]
+    return f"; did you mean {max(shorter, key=len)}?" if shorter else did_you_mean(name, groups)
 
 
 def _over(section: dict, own: dict) -> dict:

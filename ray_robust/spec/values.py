@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -48,7 +48,7 @@ def parse_number(text: str) -> int | float | None:
     scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
         value = Decimal(text if scale == 1 else text[:-1]) * scale
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one beyond all numbers
         return None
     if not math.isfinite(value) or not math.isfinite(float(value)):
         return None

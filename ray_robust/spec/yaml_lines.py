@@ -98,6 +98,15 @@ class Document:
         self.overridden[path] = text
 
 
+SHORT_FORMS = {  # values that stand for a mapping: the key that they are the value of, "" where any other key says more
+    ("baseline",): "name",
+    ("pretrain", "label_noise"): "share",
+    ("pretrain", "select"): "",
+    ("pretrain", "dedupe"): "",
+    ("model", "store"): "",
+}
+
+
 def _opened(path: tuple, below: Any, key: Any, text: str) -> dict:
     """What lies at `path` as the mapping that `--set` puts a key into: a short form is written out. Raise UserError
     where something else would go without a word."""
@@ -105,8 +114,8 @@ def _opened(path: tuple, below: Any, key: Any, text: str) -> dict:
         return below
     if below is None or key in LISTS:  # in place of the one value
         return {}
-    if path == ("baseline",) and isinstance(below, str):
-        return {"name": below}
+    if path in SHORT_FORMS:
+        return {SHORT_FORMS[path]: below} if SHORT_FORMS[path] else {}
     if path[:-1] == ("pretrain", "sources"):
         return {"weight": below}
     dotted = ".".join(map(str, path))
@@ -253,7 +262,13 @@ BEGUN = {  # what a problem of PyYAML is within -> what its first line lacks
 MISPLACED = {
     "mapping values are not allowed": "a ': ' inside a value; quote a text that holds one, or give each key a line of "
     "its own, indented like its neighbours",
-    "expected <block end>": "the line is indented unlike its neighbours, or goes on behind a closing quotation mark",
+}
+UNEXPECTED = {  # the token that PyYAML finds where a mapping or list might go on -> what is wrong
+    "}": "a '{}' that closes nothing",
+    "]": "a '{}' that closes nothing",
+    "-": "a list item among keys, or a key among list items",
+    "block sequence start": "a list item among keys, or a key among list items",
+    "": "the line is indented unlike its neighbours, or goes on behind a closing quotation mark or bracket",
 }
 
 
@@ -276,10 +291,13 @@ def _reason(error: yaml.YAMLError) -> str:
     if "'\\t'" in problem:
         return "a tab where only spaces are allowed; indent with spaces"
     context = getattr(error, "context", None)
-    if context in BEGUN:
+    if context in BEGUN and "document separator" not in problem:
         begin, end = (mark.line + 1 if (mark := getattr(error, of, None)) else 0
                       for of in ("context_mark", "problem_mark"))  # fmt: skip
         return BEGUN[context].format(f" (seen in line {end})" if end > begin else "")
     if part := next((start for start in MISPLACED if problem.startswith(start)), None):
         return MISPLACED[part]
+    if problem.startswith("expected <block end>, but found '"):
+        token = problem.split("'")[1]
+        return UNEXPECTED.get(token, UNEXPECTED[""]).format(token)
     return f"{context}, {problem}" if context and problem.startswith("but ") else problem
