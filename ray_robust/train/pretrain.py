@@ -17,8 +17,9 @@ from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 
 
 @dataclass(frozen=True)
