@@ -89,6 +89,14 @@ class PretrainJob:
         return Stage("pretrain", settings, self.section, duration, seed, self.context, self.checkpoints)
 
 
+class Extended(nn.Module):
+    """A model with what a method trains beside it (a projection, a text tower), which is dropped afterwards."""
+
+    def model(self) -> nn.Module:
+        """Return the model alone."""
+        raise NotImplementedError
+
+
 def pretrained(stage: Stage, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
     """Return the facts of a model that was trained in `stage`."""
     duration, workers = stage.duration, stage.context.world_size
