@@ -36,12 +36,13 @@ from ray_robust.spec.sections import ModelSection
 from ray_robust.spec.training import Training
 from ray_robust.train.augmentation import augment
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import ForwardBackward, Runner, run_each, run_interleaved
 from ray_robust.train.loop import fit, make_optimizer
 from ray_robust.train.models import build_model, input_scale
 from ray_robust.train.stack import StackedRunner
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 
 CPU = torch.device("cpu")
 SHAPES = ["test_byobnet@32:128", "test_resnet@32:128", "test_resnet@64:128", "resnet18@64:64", "resnet18@224:16"]

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,22 @@ def open_clip_models() -> frozenset[str]:
     """Every model name that the installed open_clip has, read likewise."""
     root = _root_of("open_clip")
     return frozenset(file.stem for file in root.glob("model_configs/*.json")) if root else frozenset()
+
+
+@cache
+def has_quick_gelu(name: str) -> bool:
+    """Return whether a model `open_clip:MODEL/TAG` is built with QuickGELU for its tag, where MODEL alone has GELU.
+
+    Asks open_clip, whose import takes seconds; every other name is answered without.
+    """
+    model, _, tag = name.removeprefix(OPEN_CLIP).partition("/")
+    if not (name.startswith(OPEN_CLIP) and tag):
+        return False
+    if not load("open_clip:get_pretrained_cfg")(model, tag).get("quick_gelu", False):
+        return False
+    config = load("open_clip:get_model_config")(model)
+    is_transformer = isinstance(config["vision_cfg"].get("layers"), int)  # the towers RN50 and alike have ReLU
+    return is_transformer and not config.get("quick_gelu", False)
 
 
 def _files_of(package: str, pattern: str) -> list[str]:

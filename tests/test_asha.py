@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,8 +19,13 @@ from ray_robust.plan.plan import Plan
 from ray_robust.prepare.open_sweep import open_sweep
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import load_spec
+from ray_robust.spec.pool_sections import SourceSection
 from ray_robust.spec.search_section import Stop
+from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.context import Context
+from ray_robust.train.methods.clip import Pairs
+from ray_robust.train.methods.simclr import Projected
+from ray_robust.train.models import build_model
 from ray_robust.train.probe import body_of
 from ray_robust.trial.paths import RunPaths
 from ray_robust.trial.run_trial import run_trial
@@ -111,9 +118,18 @@ def test_a_probe_changes_no_score_and_a_stopped_trial_is_a_row(plan, tmp_path):
 
 
 def test_a_probe_looks_at_the_body_alone():
-    body = nn.Linear(2, 2)
+    body = build_model(ModelSection(name="test_resnet"), 0, 1)
     assert body_of(body) is body
-    assert body_of(nn.Sequential(body, nn.Linear(2, 1))) is body
-    pair = nn.Module()
-    pair.body = body
-    assert body_of(pair) is body
+    projected = Projected(body, nn.Linear(2, 1))
+    assert body_of(projected) is body
+    assert {name.partition(".")[0] for name in projected.state_dict()} == {"0", "1"}  # as in states that are kept
+    texts = SimpleNamespace(tokens=torch.zeros(1, 4), vocabulary=5)
+    settings = Pretrain(method="clip", sources={"any": SourceSection(kind="any", options=None)})
+    assert body_of(Pairs(body, texts, settings)) is body
+
+
+def test_a_part_of_a_model_that_is_called_body_is_not_the_model():
+    with torch.device("meta"):
+        model = timm.create_model("tresnet_m")
+    assert isinstance(model.body, nn.Sequential)
+    assert body_of(model) is model

@@ -18,11 +18,12 @@ from ray_robust.spec.sections import ModelSection, Training
 from ray_robust.train import callbacks, curve, loop
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split
 from ray_robust.train.exceptions import Preempted
 from ray_robust.train.images import ImageBank
 from ray_robust.train.models import build_model
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 from ray_robust.trial.run_trial import run_trial
 from tests.test_trial import paths_in, plan_of, pretrained_of
 

@@ -14,7 +14,7 @@ import yaml
 from ray_robust.plan.plan import Plan, PoolFacts, make_plan
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.sections import EPOCHS, MIN_IMAGES_SEEN, Finetune, ModelSection, Pretrain, SourceSection
-from ray_robust.train.state import Duration
+from ray_robust.train.duration import Duration
 
 FACTS = PoolFacts("any", 5000, {"train": 100})
 SPEC = """\

@@ -24,12 +24,13 @@ from ray_robust.train.augmentation import augment
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.context import Context
 from ray_robust.train.crops import RandomCrops
+from ray_robust.train.duration import Duration
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import run_interleaved
 from ray_robust.train.loop import fit, seed_device
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, StackedRunner
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 from tests.emulated_gpu import emulated
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:There is a performance drop")]

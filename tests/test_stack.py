@@ -17,12 +17,13 @@ from ray_robust.spec.training import Training
 from ray_robust.train import autotune, compile, stack
 from ray_robust.train.callbacks import LossGuard
 from ray_robust.train.context import Context, computes_in_bf16
+from ray_robust.train.duration import Duration
 from ray_robust.train.images import ImageBank
 from ray_robust.train.interleave import run_interleaved
 from ray_robust.train.loop import fit, seed_device
 from ray_robust.train.models import build_model
 from ray_robust.train.stack import Stack, StackedRunner
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # which is what is looked for

@@ -13,6 +13,7 @@ from ray_robust.train import callbacks, loop
 from ray_robust.train.callbacks import Callback
 from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split, predict
 from ray_robust.train.exceptions import Preempted, TrainingFailed
 from ray_robust.train.finetune import EvalPoint, FinetuneJob, finetune
@@ -22,7 +23,7 @@ from ray_robust.train.loop import fit, learning_rate, optimise
 from ray_robust.train.models import build_model, fresh_head
 from ray_robust.train.objective import Objective
 from ray_robust.train.points import counts, points
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 
 MODEL = ModelSection()
 CONTEXT = Context()

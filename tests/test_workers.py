@@ -12,12 +12,13 @@ from torch import nn
 from ray_robust.spec.load import ModelSection, Training
 from ray_robust.train import precision
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.loop import optimise
 from ray_robust.train.objective import Objective
 from ray_robust.train.precision import keep_precision
 from ray_robust.train.pretrain import pretrained
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 from tests.test_methods import job
 
 SETTINGS = Training(lr=0.1, weight_decay=0.0, optimizer="sgd", batch_size=5, warmup=0.0)

@@ -1,7 +1,8 @@
 """Every trial of a sweep before anything runs: ids, seeds, groups and cost.
 
-Pure: no torch, no ray, no files. A trial's identity hashes its scientific meaning only - never a path, a worker count,
-the sweep's name or the order of keys - so an edited spec keeps every trial whose own meaning did not change.
+Pure: no ray, no files, and no torch but where a tag of open_clip is looked up. A trial's identity hashes its scientific
+meaning only - never a path, a worker count, the sweep's name or the order of keys - so an edited spec keeps every trial
+whose own meaning did not change.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from ray_robust.registry import has_quick_gelu
 from ray_robust.run.analysis_settings import BASELINE as SCRATCH
 from ray_robust.run.throughput import EVALUATION_COST
 from ray_robust.spec.class_selection import granularity_text
@@ -330,10 +332,13 @@ def _meaning(section: Section, without: set[str]) -> dict[str, Any]:
 
 def _model_meaning(model: ModelSection) -> dict[str, Any]:
     """Return what of a model decides a result: of how images are stored what is not decoded squares of its size, as
-    they always were before there was a choice."""
+    they always were before there was a choice; of activations the one that a tag of open_clip asks for, since such
+    models ran with their own before."""
     meaning = _meaning(model, {"compile", "store"})
     if model.stored_side is not None and model.store is not None:
         meaning["store"] = {"size": model.stored_side, "quality": model.store.quality}
+    if has_quick_gelu(model.name):
+        meaning["activation"] = "quick_gelu"
     return meaning
 
 

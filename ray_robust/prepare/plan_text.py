@@ -22,6 +22,7 @@ from ray_robust.prepare.estimate import (
     time_unknown,
     unknown_trainings,
 )
+from ray_robust.prepare.left_out import left_out
 from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.prepare.subsets import Subsets, decode_jobs
 from ray_robust.prepare.work import ALL_DECIDED, OpenWork, Undecided, open_work
@@ -197,7 +198,7 @@ def print_composition(out: Console, sweep: Sweep, subsets: Subsets) -> None:
         f"select {part['source']}: {part['select']}: {part['select_note']}" for _, part in parts if "select" in part
     )
     copies = (f"dedupe {part['source']}: {part['dedupe_note']}" for _, part in parts if "dedupe_note" in part)
-    for note in (*dict.fromkeys(notes), *dict.fromkeys(copies), *sweep.notes):
+    for note in (*dict.fromkeys(notes), *dict.fromkeys(copies), *sweep.notes, *left_out(sweep.spec, sweep.plan)):
         out.print(note, markup=False, soft_wrap=True)
 
 

@@ -32,7 +32,8 @@ def check_weights(spec: Spec, plan: Plan) -> list[str]:
         except TrainingFailed as error:
             refused.setdefault(text, []).append(str(error))
             continue
-        lines = (*loaded.notes, *loaded.warnings) if loaded else ()
+        untried = f"{text} was not tried on {section.name}, which cannot be built without memory for its weights"
+        lines = (*loaded.notes, *loaded.warnings) if loaded else (untried,)
         fitting.setdefault(text, []).extend(f"weights: {line}" for line in lines)
     location = spec.location("pretrain", "weights")
     if problems := [Problem(location, f"pretrain.weights: {lines[0]}") for text, lines in refused.items()

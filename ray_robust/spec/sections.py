@@ -173,7 +173,7 @@ class Pretrain(Training):
     )
     epochs: Positive | None = Field(
         default=None,
-        description="length, in passes over the images",
+        description="length, in passes over the images, in whole batches",
         examples=["epochs: 8"],
         json_schema_extra={"default": f"`{EPOCHS}` without `images_seen`"},
     )
@@ -217,11 +217,9 @@ class Pretrain(Training):
         description="longest text, in tokens; what is longer is cut",
         examples=["method: clip, text_length: 77"],
     )
-    weights: str | None = Field(
-        default=None,
-        description="published weights: a tag of timm or open_clip, `hf-hub:...`, or a file or folder",
-        examples=["method: weights, weights: resnet18.a1_in1k"],
-    )
+    weights: str | None = Field(default=None, examples=["method: weights, weights: resnet18.a1_in1k"],
+                                description="published weights: a tag of timm or open_clip, `hf-hub:...`, or a file or "
+                                "folder")  # fmt: skip
 
     only_for = {
         "temperature": ("simclr",),
@@ -348,7 +346,9 @@ class Finetune(Training):
         description="what is trained: all weights; a new head alone (a linear probe); or first the head, then all",
         examples=["method: {grid: [full, linear]}"],
     )
-    epochs: Positive = Field(default=12, description="passes over the task's training images", examples=["epochs: 24"])
+    epochs: Positive = Field(
+        default=12, description="passes over the task's training images, in whole batches", examples=["epochs: 24"]
+    )
     evaluate_every: Positive = Field(
         default=3, description="in epochs; the last epoch is always evaluated", examples=["evaluate_every: 6"]
     )

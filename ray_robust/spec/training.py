@@ -27,7 +27,10 @@ class Training(Section):
     weight_decay: WeightDecay
     optimizer: Optimizer = Field(default="adamw", description="the optimizer", examples=["optimizer: sgd"])
     batch_size: Positive = Field(
-        default=128, description="images in each step, of all workers", examples=["batch_size: 256"]
+        default=128,
+        description="images in each step, of all workers; the last, smaller batch of an epoch is left out, and the "
+        "plan says where that is more than a tenth of it",
+        examples=["batch_size: 256"],
     )
     warmup: Fraction = Field(
         default=0.05,

@@ -16,8 +16,9 @@ from ray_robust.data.pool import seed_of
 from ray_robust.metrics import METRICS
 from ray_robust.run.learning_curve import LearningCurve, interval
 from ray_robust.train.callbacks import Callback
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split, predict
-from ray_robust.train.state import Duration, TrainState
+from ray_robust.train.state import TrainState
 
 PREFIX = "curve/"  # what the names of the recorded tensors begin with
 LOSS, SUM, STEPS, ACCURACY, IMAGES = (f"{PREFIX}{name}" for name in ("loss", "sum", "steps", "accuracy", "images"))

@@ -28,6 +28,7 @@ from ray_robust.train.checkpoints import load_checkpoint, save_checkpoint
 from ray_robust.train.context import Context, Progress
 from ray_robust.train.curve import PREFIX
 from ray_robust.train.device import send
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import ClassSets, Predictions, Split, predict_among, predict_from
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import FeatureCache
@@ -36,7 +37,7 @@ from ray_robust.train.interleave import Steps, Stepwise
 from ray_robust.train.loop import fit, optimise
 from ray_robust.train.models import fresh_head
 from ray_robust.train.objective import Objective
-from ray_robust.train.state import Duration, Stage, TrainState
+from ray_robust.train.state import Stage, TrainState
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from ray_robust.train.checkpoints import load_state
 from ray_robust.train.compile import NetworkChoice
 from ray_robust.train.curve import CurveRecorder
 from ray_robust.train.device import send
+from ray_robust.train.duration import Duration
 from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.images import ImageBank, normalise
 from ray_robust.train.interleave import ForwardBackward, Steps, Stepwise
 from ray_robust.train.models import input_scale
 from ray_robust.train.objective import Objective
-from ray_robust.train.state import Duration, Stage, TrainState
+from ray_robust.train.state import Stage, TrainState
 
 
 @Stepwise

@@ -92,7 +92,8 @@ def create_model(section: ModelSection, num_classes: int, pretrained: bool = Fal
 class ImageTower(nn.Module):
     """The image tower of an open_clip model, projection included, with the methods of a timm model.
 
-    Named `open_clip:MODEL` or `open_clip:MODEL/TAG`, of which the tag decides the input's scale.
+    Named `open_clip:MODEL` or `open_clip:MODEL/TAG`, of which the tag decides the input's scale and the activation, in
+    every building of it: the weights of some tags were trained with QuickGELU (see `registry.has_quick_gelu`).
     """
 
     def __init__(self, section: ModelSection, num_classes: int, pretrained: bool) -> None:
@@ -100,16 +101,21 @@ class ImageTower(nn.Module):
 
         super().__init__()
         name, _, tag = section.name.removeprefix(OPEN_CLIP).partition("/")
+        published = open_clip.get_pretrained_cfg(name, tag) if tag else {}
         whole = open_clip.create_model(
-            name, pretrained=tag if pretrained else None, pretrained_text=False, force_image_size=section.image_size
+            name,
+            pretrained=tag if pretrained else None,
+            device=torch.get_default_device(),  # open_clip's own is the CPU, to which nothing can be moved from `meta`
+            force_quick_gelu=published.get("quick_gelu", False),  # else open_clip warns, and takes the model's own
+            force_image_size=section.image_size,
+            pretrained_text=False,
         )
         self.visual = whole.visual
         self.num_features = open_clip.get_model_config(name)["embed_dim"]
         self.head: nn.Module = nn.Identity()
-        scale = open_clip.get_pretrained_cfg(name, tag) if tag else {}
         self.pretrained_cfg = {
-            "mean": scale.get("mean", open_clip.OPENAI_DATASET_MEAN),
-            "std": scale.get("std", open_clip.OPENAI_DATASET_STD),
+            "mean": published.get("mean", open_clip.OPENAI_DATASET_MEAN),
+            "std": published.get("std", open_clip.OPENAI_DATASET_STD),
         }
         self.reset_classifier(num_classes)
 

@@ -17,8 +17,9 @@ from ray_robust.data.pool import seed_of
 from ray_robust.files.storage import Storage
 from ray_robust.spec.sections import ModelSection, Pretrain
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split
-from ray_robust.train.state import Duration, Stage
+from ray_robust.train.state import Stage
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ class PretrainJob:
         duration = Duration.of(images, batch_size, settings.epochs, settings.images_seen, settings.min_images_seen)
         seed = seed_of("pretrain", self.key)
         return Stage("pretrain", settings, self.section, duration, seed, self.context, self.checkpoints)
+
+
+class Extended(nn.Module):
+    """A model with what a method trains beside it (a projection, a text tower), which is dropped afterwards."""
+
+    def model(self) -> nn.Module:
+        """Return the model alone."""
+        raise NotImplementedError
 
 
 def pretrained(stage: Stage, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:

@@ -17,17 +17,15 @@ from ray_robust.spec.load import ModelSection
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.features import features_of
+from ray_robust.train.pretrain import Extended
 
 MAX_IMAGES = 2_000  # training images that a probe is fitted on
 RIDGE = 1e-2  # of the squared weights, per image, on features of unit variance
 
 
 def body_of(network: nn.Module) -> nn.Module:
-    """Return the model itself within what a method trains: first of a sequence, `body` of a pair with a text tower."""
-    if isinstance(network, nn.Sequential):
-        return network[0]
-    body = getattr(network, "body", None)
-    return body if isinstance(body, nn.Module) else network
+    """Return the model itself within what a method trains, told by type: models of timm have parts called `body`."""
+    return network.model() if isinstance(network, Extended) else network
 
 
 def linear_probe(

@@ -1,4 +1,4 @@
-"""What a training is, and how far it is: `Duration`, `Stage` and `TrainState`, shared by the loop and its callbacks."""
+"""What a training is, and how far it is: `Stage` and `TrainState`, shared by the loop and its callbacks."""
 
 from __future__ import annotations
 
@@ -13,37 +13,9 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.sections import ModelSection
 from ray_robust.spec.training import Training
 from ray_robust.train.context import Context
+from ray_robust.train.duration import Duration
 
 CHECK_EVERY = 16  # steps after which a check step follows, at the latest
-
-
-@dataclass(frozen=True)
-class Duration:
-    """How long a training is. The last, smaller batch of an epoch is left out: every epoch draws another order."""
-
-    images: int
-    batch_size: int
-    steps: int
-
-    @classmethod
-    def of(
-        cls, images: int, batch_size: int, epochs: int | None, images_seen: int | None, least: int | None = None
-    ) -> Duration:
-        """Return the duration of a number of epochs, with `least` images to process at least, or of images to process
-        in all."""
-        batch = min(batch_size, images)
-        if epochs is not None:
-            return cls(images, batch, max(epochs * max(1, images // batch), round((least or 0) / batch)))
-        return cls(images, batch, max(1, round((images_seen or 0) / batch)))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one pass over the images."""
-        return max(1, self.images // self.batch_size)
-
-    def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch, or the training, is over after so many steps."""
-        return step % self.steps_per_epoch == 0 or step == self.steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective
-from ray_robust.train.pretrain import MixtureImages, Pretrained, PretrainJob, pretrained
+from ray_robust.train.pretrain import Extended, MixtureImages, Pretrained, PretrainJob, pretrained
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the similarities, as in the paper
 
@@ -50,7 +50,7 @@ class Texts:
         self.tokens, self.vocabulary = torch.from_numpy(numbers.reshape(tokens.shape)), len(used)
 
 
-class Pairs(nn.Module):
+class Pairs(Extended):
     """A body and a text tower with outputs of one width; `forward` returns both, normalised, and the logit scale."""
 
     def __init__(self, body: nn.Module, texts: Texts, settings: Pretrain) -> None:
@@ -61,6 +61,10 @@ class Pairs(nn.Module):
                                     settings.text_width // 64, settings.text_layers,
                                     output_dim=settings.projection)  # fmt: skip
         self.scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    def model(self) -> nn.Module:
+        """Return the body."""
+        return self.body
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         each, text = tokens.unique(dim=0, return_inverse=True)  # a text that several images share is read once

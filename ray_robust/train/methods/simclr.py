@@ -17,7 +17,15 @@ from ray_robust.train.images import normalise
 from ray_robust.train.loop import optimise
 from ray_robust.train.models import build_model, feature_width, input_scale, seeded
 from ray_robust.train.objective import Objective
-from ray_robust.train.pretrain import Pretrained, PretrainJob, pretrained
+from ray_robust.train.pretrain import Extended, Pretrained, PretrainJob, pretrained
+
+
+class Projected(nn.Sequential, Extended):
+    """A body and its projection. A sequence: states of trainings under way have their tensors by these names."""
+
+    def model(self) -> nn.Module:
+        """Return the body."""
+        return self[0]
 
 
 def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
@@ -26,7 +34,7 @@ def pretrain(job: PretrainJob) -> tuple[nn.Module, Pretrained]:
     body = build_model(job.section, 0, job.seed)
     width = feature_width(body)
     with seeded("projection", job.section.name, job.seed):
-        network = nn.Sequential(body, SimCLRProjectionHead(width, width, settings.projection))
+        network = Projected(body, SimCLRProjectionHead(width, width, settings.projection))
     loss = NTXentLoss(settings.temperature, gather_distributed=context.world_size > 1)
     mean, std = input_scale(body)
 
