@@ -1,14 +1,17 @@
-"""Several ranks of one training: every image of a batch counts the same, and batches that cannot be shared out."""
+"""Several ranks of one training: every image of a batch counts the same, and batches that cannot be shared out; of one
+trial: all divide batches alike."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.multiprocessing as processes
 from torch import nn
 
+from ray_robust.run.run_folder import RunFolder
 from ray_robust.spec.load import ModelSection, Training
 from ray_robust.train import precision
 from ray_robust.train.context import Context
@@ -18,7 +21,9 @@ from ray_robust.train.objective import Objective
 from ray_robust.train.precision import keep_precision
 from ray_robust.train.pretrain import pretrained
 from ray_robust.train.state import Duration, Stage
+from ray_robust.trial.run_trial import run_trial
 from tests.test_methods import job
+from tests.test_trial import paths_in, plan_of, pretrained_of
 
 SETTINGS = Training(lr=0.1, weight_decay=0.0, optimizer="sgd", batch_size=5, warmup=0.0)
 IMAGES = 25
@@ -96,3 +101,32 @@ def test_a_batch_rounded_to_the_workers_keeps_images_seen(workers, asked, batch,
     assert done.images_seen == batch * steps
     said = f"pre-trained on batches of {batch} images, not {asked}: {workers} workers have parts of equal size"
     assert done.warnings == ((said,) if batch not in (asked, 128) else ())
+
+
+class OneOfTwo(Context):
+    """One of two ranks, by itself; `sent` is what the first one broadcasts."""
+
+    sent: ClassVar[list[int]] = []
+
+    def broadcast(self, number: int) -> int:
+        if self.first:
+            self.sent.append(number)
+        return self.sent[-1]
+
+
+@pytest.mark.parametrize(("before", "parts"), [(1, 2), (128, None)])
+def test_after_a_kill_for_memory_all_ranks_divide_batches_as_the_first_one_says(tmp_path, monkeypatch, before, parts):
+    trial, used, kills = pretrained_of(plan_of(tmp_path)), [], iter((3, 4))
+    monkeypatch.setattr("ray_robust.trial.run_trial.oom_kills", lambda: next(kills))
+    monkeypatch.setattr("ray_robust.trial.run_trial._attempt", lambda run: used.append(run.context.grad_accum_steps))
+    paths = paths_in(tmp_path, "first")
+    folder = RunFolder(paths.run).trial(trial.id)
+    folder.set_grad_accum_steps(before, "memory was short")
+    run_trial(trial, paths, OneOfTwo(world_size=2))
+    folder.note_attempt({"time": 0.0, "host": "", "kind": "died", "reason": "x", "counts": True})
+    run_trial(trial, paths, OneOfTwo(world_size=2))
+    run_trial(trial, paths_in(tmp_path, "second"), OneOfTwo(rank=1, world_size=2))  # who has not seen what was written
+    assert used == ([before, parts, parts] if parts else [before])
+    reason = (folder.failure() or {}).get("reason")
+    single = "out of memory with a single image at a time: the kernel ended its worker for memory"
+    assert reason == (None if parts else single)
