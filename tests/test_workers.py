@@ -4,6 +4,7 @@ trial: all divide batches alike."""
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -21,7 +22,9 @@ from ray_robust.train.objective import Objective
 from ray_robust.train.precision import keep_precision
 from ray_robust.train.pretrain import pretrained
 from ray_robust.train.state import Duration, Stage
+from ray_robust.trial import stages
 from ray_robust.trial.run_trial import run_trial
+from ray_robust.trial.trial_log import TrialLog
 from tests.test_methods import job
 from tests.test_trial import paths_in, plan_of, pretrained_of
 
@@ -130,3 +133,15 @@ def test_after_a_kill_for_memory_all_ranks_divide_batches_as_the_first_one_says(
     reason = (folder.failure() or {}).get("reason")
     single = "out of memory with a single image at a time: the kernel ended its worker for memory"
     assert reason == (None if parts else single)
+
+
+def test_ranks_wait_for_one_whose_store_is_still_empty(tmp_path, monkeypatch):
+    order: list[str] = []
+    monkeypatch.setattr(stages, "draw_mixture", lambda *_: order.append("drawn") or SimpleNamespace(facts=dict))
+    monkeypatch.setattr(Context, "wait_for_all", lambda context: order.append("waited"))
+    monkeypatch.setattr(stages, "_pretrain", lambda *_: order.append("pre-trains") or 1 / 0)
+    trial, second = pretrained_of(plan_of(tmp_path)), Context(rank=1)  # with no group, for what they decide together
+    paths, folder = paths_in(tmp_path, "run"), RunFolder(tmp_path).trial("t")
+    with pytest.raises(ZeroDivisionError):
+        stages.run_stages(stages.TrialRun(trial, paths, second, folder, TrialLog(trial, folder, second)))
+    assert order == ["drawn", "waited", "pre-trains"]
