@@ -335,13 +335,6 @@ def test_a_tree_of_unknown_splits_is_said(tmp_path):
     assert f"{tmp_path}: unknown split 'val' (2 images); did you mean id_val?" in lines
 
 
-def test_classes_in_place_of_splits_are_one_line(tmp_path):
-    wanted = "images lie directly in cat, dog, without class folders between; wanted: <split>/<class>/*.jpg"
-    assert mistakes(task(make.tree(tmp_path, {"cat": 3, "dog": 8}))) == [f"{tmp_path}: {wanted}"]
-    many = make.tree(tmp_path / "many", {f"c{i}": 1 for i in range(7)})
-    assert "directly in c0, c1, c2, c3, c4 and 2 more, without" in mistakes(task(many))[0]
-
-
 def test_a_zip_with_a_damaged_entry_breaks_only_that_image(tmp_path):
     data = make.encoded(make.picture(), "BMP")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:

@@ -16,7 +16,9 @@ from ray_robust.run import throughput
 from ray_robust.spec.load import load_spec
 from ray_robust.spec.run_sections import Resources
 from ray_robust.spec.values import parse_number
+from tests import make_images
 from tests.error_lines import problems
+from tests.make_pools import open_pool
 
 TWO = """\
 task: {name: camera-traps}
@@ -220,3 +222,13 @@ def test_a_flag_below_a_short_form_writes_it_out():
         opened(TWO.replace("num_images", "label_noise: 0.2, num_images"), "pretrain.label_noise.share=0.3")
     )
     assert trial.pretrain.label_noise.share == 0.3
+
+
+def test_classes_in_place_of_splits_are_one_line(tmp_path):
+    def task(path: Path) -> list[str]:
+        return problems(lambda: open_pool("task", "folder", {"path": str(path)}).catalog)
+
+    wanted = "images lie directly in cat, dog, without class folders between; wanted: <split>/<class>/*.jpg"
+    assert task(make_images.tree(tmp_path / "few", {"cat": 3, "dog": 8})) == [f"{tmp_path}/few: {wanted}"]
+    many = make_images.tree(tmp_path / "many", {f"c{i}": 1 for i in range(7)})
+    assert "directly in c0, c1, c2, c3, c4 and 2 more, without" in task(many)[0]

@@ -11,7 +11,14 @@ from ray_robust.files.storage import Storage
 from ray_robust.spec.load import Finetune, ModelSection, Training
 from ray_robust.train import callbacks, loop
 from ray_robust.train.callbacks import Callback
-from ray_robust.train.checkpoints import checkpoint_facts, drop_state, load_checkpoint, load_state, save_checkpoint
+from ray_robust.train.checkpoints import (
+    checkpoint_facts,
+    drop_state,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    state_facts,
+)
 from ray_robust.train.context import Context
 from ray_robust.train.duration import Duration
 from ray_robust.train.evaluate import Split, predict
@@ -208,6 +215,28 @@ def test_interleaved_trainings_are_the_same_bit_for_bit():
     ended = run_interleaved([(lambda a=a: fit.steps(*a)) for _, a in together], 2, torch.device("cpu"))
     assert all(seconds > 0 for seconds in ended)
     for (one, _), (other, _) in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(state_of(one), state_of(other), strict=True))
+
+
+@pytest.mark.slow
+def test_interleaved_trainings_all_save_their_states_before_they_leave(tmp_path):
+    heard, folders = [], [Storage(tmp_path / str(seed)) for seed in range(3)]
+    leaving = Context(preemption=lambda: heard.append(1) or ("the node is drained" if len(heard) >= 4 else ""))
+
+    def fresh(seed: int, context: Context = CONTEXT, folder: Storage | None = None):
+        data, model = bank(200, seed), build_model(MODEL, 4, seed)
+        stage = Stage("t", SETTINGS, MODEL, Duration.of(200, 32, 1, None), seed, context, folder)
+        return model, lambda: fit.steps(model, data.images, torch.from_numpy(data.labels), stage)
+
+    cut_off = [fresh(seed, leaving, folder)[1] for seed, folder in enumerate(folders)]
+    with pytest.raises(Preempted, match="t: stops at step 2 of 6: the node is drained"):
+        run_interleaved(cut_off, 2, torch.device("cpu"))
+    states = [state_facts(folder, "t") for folder in folders]
+    assert [facts and facts["step"] for facts in states] == [3, 2, None]  # the second notices first, the third waits
+    alone, resumed = [fresh(seed) for seed in range(3)], [fresh(seed, CONTEXT, f) for seed, f in enumerate(folders)]
+    run_interleaved([steps for _, steps in alone], 1, torch.device("cpu"))
+    run_interleaved([steps for _, steps in resumed], 2, torch.device("cpu"))
+    for (one, _), (other, _) in zip(alone, resumed, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(state_of(one), state_of(other), strict=True))
 
 

@@ -142,7 +142,7 @@ class Checkpointer(Callback):
     def _save(self, state: TrainState) -> None:
         self._saved = state.seconds
         stage = state.stage
-        facts = {"step": state.step, "seconds": self._saved, "run_as": state.run_as,
+        facts = {**state.facts, "seconds": self._saved, "run_as": state.run_as,
                  "precision": stage.context.precision(stage.section.precision)}  # fmt: skip
         self._writer.write(state.model, state.optimizer, facts, state.extra_state)
 

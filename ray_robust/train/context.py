@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -85,11 +85,16 @@ class Context:
         return self.rank == 0
 
     def wait_for_all(self) -> None:
-        """Wait until every rank is here, however long; returns at once with a single rank."""
+        """Wait until every rank is here, however long; returns at once with a single rank. A rank that waits gives no
+        sign of life of its own; the first one passes on those of ranks that work, so that the trial has no heartbeat
+        once all that it waits for hang."""
         if self.world_size > 1:
             arrived = torch.distributed.barrier(_patient_group(torch.distributed.group.WORLD), async_op=True)
+            signs = signs_of_life()
             while not arrived.is_completed():
-                self.heartbeat()
+                if self.first and (now := signs_of_life()) != signs:
+                    signs = now
+                    self.heartbeat()
                 time.sleep(WAITING)
             arrived.wait()  # raises where another rank has gone
 
@@ -128,6 +133,14 @@ def _patient_group(world: Any) -> Any:
     out among ranks, and one may have hours more of them than another, where a collective gives up after half an hour.
     Collective: all ranks must call it at the same step."""
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+
+
+def signs_of_life(more: int = 0) -> int:
+    """Return how many signs of life the ranks of this process group have given for the first one to pass on, after
+    adding `more`; 0 where the rank that keeps the count has gone, as whoever waits for it will hear."""
+    with suppress(RuntimeError):
+        return torch.distributed.distributed_c10d._get_default_store().add("signs of life", more)
+    return 0
 
 
 def computes_in_bf16(device: torch.device) -> bool:

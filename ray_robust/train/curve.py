@@ -39,7 +39,8 @@ class CurveRecorder(Callback):
         self.every = interval(steps)
         points = -(-steps // self.every)
         losses, total = state.extra_state.get(LOSS), state.extra_state.get(SUM)
-        if losses is None or total is None or losses.shape != (points,):  # none yet, or the state of an earlier version
+        # none yet, the state of an earlier version, or points of parts of another number of steps
+        if losses is None or total is None or losses.shape != (points,) or state.rescaled:
             losses = torch.full((points,), math.nan)
             total = torch.tensor(math.nan if state.step % self.every else 0.0)
         self.losses, self.total = losses.to(device), total.to(device)

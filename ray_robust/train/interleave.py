@@ -17,6 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from ray_robust.train.exceptions import Preempted
+
 P = ParamSpec("P")
 T = TypeVar("T")
 LossFn = Callable[..., torch.Tensor]
@@ -149,8 +151,12 @@ def run_interleaved(
 
     On a GPU each has a stream of its own, so that kernels too small to fill it run side by side. Every step seeds what
     it draws, so that each training ends in the same bits as by itself.
+
+    Once one raises Preempted no other is begun; those under way go on until they have noticed it too, and have saved
+    their states. Any other error is raised at once: the others resume from their latest states.
     """
     waiting, active, results = deque(enumerate(trainings)), list[ActiveTraining](), dict[int, T]()
+    preempted: Preempted | None = None
     while waiting or active:
         while waiting and len(active) < at_once:
             number, start = waiting.popleft()
@@ -163,6 +169,11 @@ def run_interleaved(
                 training.advance()
             except StopIteration as end:
                 results[training.number] = end.value
+            except Preempted as error:
+                preempted = preempted or error
+                waiting.clear()
         active = [training for training in active if training.work is not None]
         runner(active)
+    if preempted is not None:
+        raise preempted
     return [results[number] for number in range(len(trainings))]

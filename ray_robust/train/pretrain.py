@@ -100,9 +100,15 @@ class Extended(nn.Module):
 def pretrained(stage: Stage, num_labels: int, upstream_accuracy: float | None, seconds: float) -> Pretrained:
     """Return the facts of a model that was trained in `stage`."""
     duration, workers = stage.duration, stage.context.world_size
-    seen, asked = duration.steps * duration.batch_size, min(stage.settings.batch_size, duration.images)
+    batches = stage.processed or {duration.batch_size: duration.steps * duration.batch_size}
+    seen, asked = sum(batches.values()), min(stage.settings.batch_size, duration.images)
     warnings: tuple[str, ...] = ()
-    if duration.batch_size != asked:
+    if len(batches) > 1:
+        sizes = " and ".join(map(str, batches))
+        warnings = (
+            f"pre-trained on batches of {sizes} images, in parts of one schedule: the number of workers changed",
+        )
+    elif duration.batch_size != asked:
         whole = f"pre-trained on batches of {duration.batch_size} images, not {asked}"
         warnings = (f"{whole}: {workers} workers have parts of equal size",)
     return Pretrained(num_labels, seen / duration.images, seen, upstream_accuracy, seconds, warnings=warnings)

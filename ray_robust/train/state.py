@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class Stage:
     section      the model as the spec names it, with its precision and compilation
     seed         every random draw depends on it and on the step alone
     checkpoints  the folder of states to resume from; None: none are written
+    processed    set by the training: images that it has processed, in earlier processes too, by the size of the batch,
+                 in the order in which it had these sizes
     """
 
     name: str
@@ -36,12 +38,15 @@ class Stage:
     seed: int
     context: Context
     checkpoints: Storage | None = None
+    processed: dict[int, int] = field(default_factory=dict)
 
 
 class TrainState:
     """A training under way, as its callbacks see it.
 
-    step           optimizer steps taken, those of earlier processes included
+    step           optimizer steps taken, those of earlier processes included; where these had batches of another size,
+                   as with another number of workers, and so another number of steps in all, the same share of these
+    rescaled       whether that was so
     inputs, loss   the latest batch, and its loss as a detached scalar on the device
     run_as         the variant of the network that is run, see `compile`; None before one was chosen
     extra_state    tensors that are saved and restored with the model
@@ -61,6 +66,7 @@ class TrainState:
         facts = resumed or {"step": 0, "seconds": 0.0}
         self.stage, self.model, self.optimizer, self.extra_state = stage, model, optimizer, extra_state
         self.step: int = facts["step"]
+        self._count_earlier(facts)
         self.run_as: str | None = facts.get("run_as")
         self.checkpoint_number: int = facts.get("number", 0)
         self.inputs: tuple[torch.Tensor, ...] = ()
@@ -68,6 +74,26 @@ class TrainState:
         self.is_check_step = False
         self._unchecked = 0
         self._started = time.monotonic() - facts["seconds"]
+
+    def _count_earlier(self, facts: dict[str, Any]) -> None:
+        """Go on from what earlier processes have done, at the same share of the schedule: rounded down, so that a step
+        is left, as it was then. Of states of earlier versions the batch is taken to be the same."""
+        duration, processed = self.stage.duration, self.stage.processed
+        steps = facts.get("steps", duration.steps)
+        self.rescaled = steps != duration.steps
+        if self.rescaled:
+            self.step = self.step * duration.steps // steps
+            self.stage.context.log(
+                f"{self.stage.name}: goes on from step {self.step} of {duration.steps}, in batches of "
+                f"{duration.batch_size} images: with other workers it was at step {facts['step']} of {steps}"
+            )
+        processed.clear()
+        processed.update(facts.get("processed") or [(duration.batch_size, facts["step"] * duration.batch_size)])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a state on disk says of how far the training is."""
+        return {"step": self.step, "steps": self.stage.duration.steps, "processed": list(self.stage.processed.items())}
 
     @property
     def seconds(self) -> float:
@@ -96,6 +122,8 @@ class TrainState:
     def advance(self, inputs: tuple[torch.Tensor, ...], loss: torch.Tensor) -> None:
         """Count a step that has been taken."""
         self.step += 1
+        batch_size, processed = self.stage.duration.batch_size, self.stage.processed
+        processed[batch_size] = processed.get(batch_size, 0) + batch_size
         self.inputs, self.loss = inputs, loss
         self._unchecked += 1
         self.is_check_step = self.ends_epoch or self._unchecked >= CHECK_EVERY

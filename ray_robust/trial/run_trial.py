@@ -36,11 +36,12 @@ def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
         return
     folder = run.trial(trial.id)
     log = TrialLog(trial, folder, context)
+    steps: int | None = None
     if context.first:
         if damage := folder.begin():
             log.write(f"is run again, with what is whole of it: {damage}")
-        _after_earlier_attempts(trial, folder, log)
-    steps: int | None = folder.grad_accum_steps()
+        steps = _after_earlier_attempts(trial, folder, log)
+    steps = context.broadcast(steps or 0) or None  # the other ranks are here before it is written
     while steps is not None:
         own = replace(context, heartbeat=log.heartbeat, log=log.write, grad_accum_steps=steps)
         shortage = _attempt(TrialRun(trial, paths, own, folder, log))
@@ -52,23 +53,26 @@ def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
         release_memory()
 
 
-def _after_earlier_attempts(trial: Trial, folder: TrialFolder, log: TrialLog) -> None:
-    """Wait for the backoff, and use less memory if the kernel killed the last worker for it: only the kernel's count of
-    such kills shows that. Whether the worker died since is decided by the number of attempts, since driver and worker
-    may have different clocks."""
+def _after_earlier_attempts(trial: Trial, folder: TrialFolder, log: TrialLog) -> int | None:
+    """Wait for the backoff; return in how many parts a batch goes through the model, more if the kernel killed the last
+    worker for memory, None, with the trial failed, where there cannot be more. Only the kernel's count of such kills
+    shows that. Whether the worker died since is decided by the number of attempts, since driver and worker may have
+    different clocks."""
     attempts = folder.attempts()
     if wait := backoff(attempts, time.time()):
         log.write(f"waits {wait:.0f} s before another attempt: {attempts[-1]['reason']}")
         time.sleep(wait)
     now = {"host": platform.node(), "kills": oom_kills(), "attempts": len(attempts)}
-    then = folder.storage.recall_json("worker.json")
+    then, steps = folder.storage.recall_json("worker.json"), folder.grad_accum_steps()
+    more: int | None = steps
     if then and all(type(then.get(key)) is type(value) for key, value in now.items()):
         died = len(attempts) > then["attempts"] and attempts[-1]["kind"] == "died"
         if died and then["host"] == now["host"] and then["kills"] < now["kills"]:
             reason = "the kernel ended its worker for memory"
-            _accumulate_more(trial, folder.grad_accum_steps(), reason, folder, log)
+            more = _accumulate_more(trial, steps, reason, folder, log)
     with suppress(OSError):
         folder.storage.write_json("worker.json", now, durable=False)
+    return more
 
 
 def _attempt(run: TrialRun) -> str | None:

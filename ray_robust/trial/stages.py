@@ -107,6 +107,7 @@ def _with_precision(run: TrialRun, weights: Storage, finished: Checkpoint | None
 def _draw(run: TrialRun, facts: dict[str, Any]) -> Mixture:
     """Draw the mixture, write down which images it has, and add to the trial's facts."""
     mixture = draw_mixture(run.trial, Path(run.paths.store), run.context.heartbeat)
+    run.context.wait_for_all()  # whose nodes may have hours of images to decode: no collective waits for that
     facts |= mixture.facts()
     if run.context.first:
         write_subset(run.folder, mixture.subset, mixture.stores)

@@ -18,13 +18,14 @@ import torch
 from ray_robust.plan.plan import Trial
 from ray_robust.run.run_folder import TrialFolder
 from ray_robust.text.names import printable
-from ray_robust.train.context import Context, Progress
+from ray_robust.train.context import Context, Progress, signs_of_life
 
 HEARTBEAT_INTERVAL = 5.0  # seconds between two, while there is nothing else to report
 
 
 class TrialLog:
-    """Only the first rank writes. Storage that is full or unreachable for a moment costs lines, never the trial."""
+    """Only the first rank writes; others give signs of life, for it to pass on while it waits. Storage that is full
+    or unreachable for a moment costs lines, never the trial."""
 
     def __init__(self, trial: Trial, folder: TrialFolder, context: Context) -> None:
         self.folder, self.writes, self.device = folder, context.first, context.device
@@ -62,7 +63,7 @@ class TrialLog:
         return report
 
     def heartbeat(self) -> None:
-        """Write progress.json if that was not done for some seconds, as a sign of life."""
+        """Give a sign of life, if that was not done for some seconds: of the first rank it is progress.json."""
         if time.monotonic() - self.written > HEARTBEAT_INTERVAL:
             self._write()
 
@@ -75,3 +76,5 @@ class TrialLog:
                 now["gpu_memory"] = torch.cuda.max_memory_allocated(self.device)  # bytes
             with suppress(OSError):
                 self.folder.storage.write_json("progress.json", now, durable=False)
+        else:
+            signs_of_life(more=1)
