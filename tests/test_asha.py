@@ -72,7 +72,7 @@ def test_a_trial_goes_on_when_it_is_among_the_best_of_those_before(tmp_path):
 
 def test_milestones_are_shares_of_the_steps():
     rule = asha(0.1, 0.3)
-    assert [rule.milestone(step, 100) for step in (9, 10, 11, 30, 100)] == [0, 1, 0, 2, 0]
+    assert [rule.milestone(step, 100) for step in (9, 10, 11, 30, 100)] == [0, 1, 1, 2, 2]
     assert asha(0.01, 0.9).milestone(1, 10) == 1
 
 
@@ -83,7 +83,7 @@ def paths_in(folder: Path, store: Path) -> RunPaths:
 def run(plan: Plan, paths: RunPaths, rule: Asha | None) -> pd.DataFrame:
     trial, context = plan.trials[0], Context()
     if rule is not None:
-        context = replace(context, on_step=stop_callback(rule, trial, paths, context))
+        context = replace(context, on_step=stop_callback(rule, trial, paths))
     run_trial(trial, paths, context)
     folder = RunFolder(paths.run)
     folder.write_plan(plan.rows())

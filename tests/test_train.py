@@ -1,6 +1,8 @@
 """The training loop by itself: the same bits again, after an interruption too; a loss that breaks; scores."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,6 +240,22 @@ def test_interleaved_trainings_all_save_their_states_before_they_leave(tmp_path)
     run_interleaved([steps for _, steps in resumed], 2, torch.device("cpu"))
     for (one, _), (other, _) in zip(alone, resumed, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(state_of(one), state_of(other), strict=True))
+
+
+def test_a_training_that_has_not_begun_does_not_begin_to_be_preempted():
+    begun = []
+
+    def training(number: int, steps: int, last: bool):
+        begun.append(number)
+        for _ in range(steps):
+            yield SimpleNamespace(run=lambda: None)
+        if last:
+            raise Preempted(f"{number} stops")
+
+    trainings = [partial(training, 0, 2, True), partial(training, 1, 1, False), partial(training, 2, 1, False)]
+    with pytest.raises(Preempted, match="0 stops"):  # in the round in which the third would begin in the second's place
+        run_interleaved(trainings, 2, torch.device("cpu"))
+    assert begun == [0, 1]
 
 
 def test_a_loss_that_breaks_says_so():

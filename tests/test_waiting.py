@@ -28,7 +28,7 @@ def _rank(rank: int, folder: Path, behaviour: str, results: torch.multiprocessin
     address, limit = f"file://{folder}/ranks", timedelta(seconds=LIMIT)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
     context = Context(rank=rank, world_size=2)
-    context.wait_for_all()
+    context.wait_for_all()  # as `run_trial` does while all ranks are there
     if rank == 1:
         trial: Any = SimpleNamespace(pretrain_images=0, finetunings=())
         report = TrialLog(trial, TrialFolder(Storage(folder)), context).reporter("finetune")

@@ -136,7 +136,8 @@ def test_batches_of_another_size_go_on_at_the_same_share_of_the_schedule(tmp_pat
                     context=Context(log=lines.append, record=curves.append))  # fmt: skip
     regress(later, [after])
     assert lines == [
-        "pretrain: goes on from step 78 of 83, in batches of 6 images: with other workers it was at step 95 of 100"
+        "pretrain: goes on from step 78 of 83, in batches of 6 images: with other workers or images it was at "
+        "step 95 of 100"
     ]
     assert len(after.rates) == 5
     assert before.rates[-1] == pytest.approx(after.rates[0], rel=0.02)
@@ -153,11 +154,15 @@ class OneOfTwo(Context):
     """One of two ranks, by itself; `sent` is what the first one broadcasts."""
 
     sent: ClassVar[list[int]] = []
+    waited: ClassVar[list[int]] = []
 
     def broadcast(self, number: int) -> int:
         if self.first:
             self.sent.append(number)
         return self.sent[-1]
+
+    def wait_for_all(self) -> None:
+        self.waited.append(self.rank)
 
 
 @pytest.mark.parametrize(("before", "parts"), [(1, 2), (128, None)])
@@ -173,6 +178,7 @@ def test_after_a_kill_for_memory_all_ranks_divide_batches_as_the_first_one_says(
     run_trial(trial, paths, OneOfTwo(world_size=2))
     run_trial(trial, paths_in(tmp_path, "second"), OneOfTwo(rank=1, world_size=2))  # who has not seen what was written
     assert used == ([before, parts, parts] if parts else [before])
+    assert OneOfTwo.waited[-3:] == [0, 0, 1]  # once each before anything else: a later first wait has no signs of life
     reason = (folder.failure() or {}).get("reason")
     single = "out of memory with a single image at a time: the kernel ended its worker for memory"
     assert reason == (None if parts else single)

@@ -88,7 +88,7 @@ def _run(ref: TrialRef, paths: RunPaths, context: Context) -> None:
     from ray_robust.trial.run_trial import run_trial
 
     if ref.asha is not None:
-        context = replace(context, on_step=stop_callback(ref.asha, ref.trial, paths, context))
+        context = replace(context, on_step=stop_callback(ref.asha, ref.trial, paths))
     with preemption().training():
         run_trial(ref.trial, paths, context)
 

@@ -56,8 +56,8 @@ class Context:
     heartbeat            called within every piece of work that may take long, as a sign of life
     preemption           returns why this process must end soon, "" while it need not; the training then saves its state
                          and raises `Preempted`
-    on_step              called after every step with (stage, network, steps done, steps in all); returns whether it
-                         used the network, which it may leave in evaluation mode. Raises Stopped to end the training
+    on_step              called after every step with (context, stage, network, steps done, all steps); returns whether
+                         it used the network, which it may leave in evaluation mode. Raises Stopped to end the training
     grad_accum_steps     every batch goes through the model in so many parts, whose gradients are summed: less memory,
                          same batch
     finetunings_at_once  how many fine-tunings are interleaved in this process, over one copy of the images
@@ -138,7 +138,7 @@ def _patient_group(world: Any) -> Any:
 def signs_of_life(more: int = 0) -> int:
     """Return how many signs of life the ranks of this process group have given for the first one to pass on, after
     adding `more`; 0 where the rank that keeps the count has gone, as whoever waits for it will hear."""
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, ValueError):  # ValueError: there is no group
         return torch.distributed.distributed_c10d._get_default_store().add("signs of life", more)
     return 0
 

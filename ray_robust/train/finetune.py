@@ -171,6 +171,8 @@ class Evaluator(Callback):
         if state.epoch % settings.evaluate_every and not state.is_last_step:
             return
         predictions = self.predict_all()
+        for earlier in [key for key in self.extra_state if key.startswith(f"{state.epoch}/")]:
+            del self.extra_state[earlier]  # of another number of steps, with which the epoch came to its end before
         for name, predicted in predictions.items():
             for part, values in vars(predicted).items():
                 self.extra_state[f"{state.epoch}/{state.step}/{name}/{part}"] = torch.from_numpy(values)

@@ -165,6 +165,8 @@ def run_interleaved(
                 stream.wait_stream(torch.cuda.current_stream(device))  # the images are on the GPU by then
             active.append(ActiveTraining(number, start(), stream))
         for training in active:
+            if preempted is not None and training.rng_state is None:  # it has not begun
+                continue
             try:
                 training.advance()
             except StopIteration as end:

@@ -80,7 +80,7 @@ def optimise(
             state.exclude(time.monotonic() - paused - work.seconds)
             optimizer.step()
             state.advance(inputs, work.loss)
-            if context.on_step(stage.name, model, state.step, duration.steps):
+            if context.on_step(context, stage.name, model, state.step, duration.steps):
                 model.train()
             for callback in callbacks:
                 callback.on_step_end(state)

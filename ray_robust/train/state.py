@@ -85,7 +85,8 @@ class TrainState:
             self.step = self.step * duration.steps // steps
             self.stage.context.log(
                 f"{self.stage.name}: goes on from step {self.step} of {duration.steps}, in batches of "
-                f"{duration.batch_size} images: with other workers it was at step {facts['step']} of {steps}"
+                f"{duration.batch_size} images: with other workers or images it was at "
+                f"step {facts['step']} of {steps}"
             )
         processed.clear()
         processed.update(facts.get("processed") or [(duration.batch_size, facts["step"] * duration.batch_size)])

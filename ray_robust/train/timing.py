@@ -140,7 +140,7 @@ class _StepClock:
     def __init__(self, batch: int) -> None:
         self.batch, self.times = batch, [time.perf_counter()]
 
-    def __call__(self, stage: str, network: Any, step: int, steps: int) -> bool:
+    def __call__(self, context: Any, stage: str, network: Any, step: int, steps: int) -> bool:
         _wait_for_device(network)
         self.times.append(time.perf_counter())
         timed = self.times[-1] - self.times[min(WARM_STEPS, len(self.times) - 1)]

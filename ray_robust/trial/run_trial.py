@@ -42,6 +42,7 @@ def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
             log.write(f"is run again, with what is whole of it: {damage}")
         steps = _after_earlier_attempts(trial, folder, log)
     steps = context.broadcast(steps or 0) or None  # the other ranks are here before it is written
+    context.wait_for_all()  # all are here now: the first wait makes a group, and would do so without signs of life
     while steps is not None:
         own = replace(context, heartbeat=log.heartbeat, log=log.write, grad_accum_steps=steps)
         shortage = _attempt(TrialRun(trial, paths, own, folder, log))

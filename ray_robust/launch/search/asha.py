@@ -46,9 +46,9 @@ class Asha:
     study: str
 
     def milestone(self, step: int, steps: int) -> int:
-        """Return which milestone (1, 2, ...) is reached at `step` of `steps`; 0 for none."""
-        at = [max(1, round(share * steps)) for share in self.settings.milestones]
-        return at.index(step) + 1 if step in at else 0
+        """Return the latest milestone (1, 2, ...) that is behind at `step` of `steps`; 0 for none. Not whether it is
+        reached by this very step: a training that resumes with another number of steps may begin beyond one."""
+        return sum(step >= max(1, round(share * steps)) for share in self.settings.milestones)
 
     def decision(self, run: Storage, milestone: int, key: str) -> dict[str, Any] | None:
         """Return the decision about a trial: {"value", "cutoff" (None for the first), "goes_on"}; None before."""
@@ -82,15 +82,17 @@ def _read_decision(run: Storage, name: str) -> dict[str, Any] | None:
     return decision if complete else None
 
 
-def stop_callback(asha: Asha, trial: Trial, paths: RunPaths, context: Context) -> Callable[..., bool]:
+def stop_callback(asha: Asha, trial: Trial, paths: RunPaths) -> Callable[..., bool]:
     """Return what a training calls after every step, see `Context.on_step`: it probes the network at milestones, and
     raises Stopped for a trial that is behind."""
-    run, begun = Storage(paths.run), time.monotonic()
+    run, begun, passed = Storage(paths.run), time.monotonic(), 0
 
-    def on_step(stage: str, network: nn.Module, step: int, steps: int) -> bool:
+    def on_step(context: Context, stage: str, network: nn.Module, step: int, steps: int) -> bool:
+        nonlocal passed
         milestone = asha.milestone(step, steps) if stage == "pretrain" else 0
-        if not milestone:
+        if milestone <= passed:
             return False
+        passed = milestone
         if context.first and asha.decision(run, milestone, trial.key) is None:
             value = _probe(asha, trial, paths, context, network)
             if value is not None:
