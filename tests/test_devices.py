@@ -165,12 +165,13 @@ def test_of_a_machine_without_a_gpu_the_price_is_of_its_hours(capsys):
 
 
 def test_gpu_hours_are_those_of_all_gpus_together(work, monkeypatch):
-    throughput.record_rate("test_resnet-32px-gpu", 1000.0)
+    for workers in (1, 2):
+        throughput.record_rate(throughput.group_key("test_resnet-32px-gpu", workers), 1000.0)  # images of each worker
     seconds = sum(Rate(1000.0).seconds(stage) for one in work for stage in one.stages)
     pair = GPU.model_copy(update={"gpus_per_worker": 1.0, "workers": 2})
     for resources, gpus in ((GPU, 0.5), (pair, 2.0)):
         hours, most = estimate(work, resources).gpu_hours
-        assert hours == most == pytest.approx(gpus * seconds / 3600)
+        assert hours == most == pytest.approx(gpus * seconds / resources.workers / 3600)
     text = estimate(work, GPU).cost(2.0)
     assert text == f"about {0.5 * seconds / 3600:.2g} GPU-hours, {seconds / 3600:.2g} at 2 an hour, from the same rates"
     assert estimate(work, Resources()).cost(None) == ""
