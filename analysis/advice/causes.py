@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.advice.widening import USUAL_SLOPE, Signal, signal, target_r2
 from analysis.formatting import interval, name, number, p_value, percent
-from analysis.learned.task import described
+from analysis.learned.upstream import described
 from analysis.scales import PP, SCALES
 from analysis.stats import reliability
 from analysis.stats.trend import MIN_POINTS
@@ -118,7 +118,8 @@ def _not_learned(analysis: Analysis) -> Cause | None:
     rows = tasks.loc[(tasks["group"] == analysis.options.baseline) & tasks["not_learned"].astype(bool)]
     if rows.empty:
         return None
-    return Cause("task_not_learned", f"The highest ID accuracy is not clearly above chance: {described(rows.iloc[0])}.")
+    what = described(rows.iloc[0].to_dict())
+    return Cause("task_not_learned", f"The highest ID accuracy is not clearly above chance: {what}.")
 
 
 def _signal(analysis: Analysis, own: pd.DataFrame) -> Signal | None:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.formatting import interval, name, percent, some
-from analysis.learned.upstream import SHOWN, not_above, wilson
+from analysis.formatting import some
+from analysis.learned.upstream import SHOWN, described, not_above, wilson
 from analysis.scales import PP
 from analysis.stats.estimates import TWO_SIDED
 
@@ -54,18 +54,12 @@ def _recalls_nothing(recall: float, counts: np.ndarray) -> bool:
     return recall - float(stats.norm.ppf(TWO_SIDED)) * error <= 1 / len(counts)
 
 
-def described(row: pd.Series) -> str:
-    """Return a group's highest ID accuracy beside chance, as text."""
-    ends = interval(float(row["low"]), float(row["high"]))
-    return f"{name(row['group'])} {percent(float(row['accuracy']) / PP)} ({ends}; chance {row['chance']:.1f})"
-
-
 def warnings(table: pd.DataFrame) -> list[str]:
     """Return a sentence on the groups that have not learned the task; none where there is no such group."""
     own = table.loc[table["not_learned"].astype(bool)]
     if own.empty:
         return []
-    what = some([described(row) for _, row in own.iterrows()], SHOWN, "group")
+    what = some(list(map(described, own.to_dict("records"))), SHOWN, "group")
     return [f"the task was not learned: even the highest ID accuracy is not clearly above chance of {what}; the scores "
             "of these groups say nothing on robustness. A longer fine-tuning or another rate (finetune.epochs, "
             "finetune.lr) comes first"]  # fmt: skip

@@ -133,7 +133,7 @@ def _interval(accuracies: np.ndarray, images: np.ndarray) -> tuple[float, float]
 
 
 def described(row: Mapping[str, object]) -> str:
-    """Return a group's upstream accuracy beside chance, as text."""
+    """Return a group's accuracy, upstream or of its task, beside chance, as text."""
     ends = interval(float(str(row["low"])), float(str(row["high"])))
     return f"{name(row['group'])} {percent(float(str(row['accuracy'])) / PP)} ({ends}; chance {row['chance']:.1f})"
 

@@ -131,15 +131,19 @@ def without_effect(spec: Spec, sources: Mapping[str, Pool]) -> list[str]:
     if any(map(_unweighted, mixtures)):
         notes.append("pretrain.sources: weights decide nothing where images_per_class is given and num_classes is all: "
                      "each class of each source has as many images; give num_classes")  # fmt: skip
-    shares = {m.holdout for m in mixtures if "holdout" in m.model_fields_set}
-    sizes = [np.bincount(pool.catalog.labels[pool.catalog.labels >= 0]) for pool in sources.values()]
-    largest = max((int(own.max()) for own in sizes if len(own)), default=0)
-    if shares and int(max(shares) * largest) > HELD_OUT_PER_CLASS:
+    share = max((m.holdout for m in mixtures if "holdout" in m.model_fields_set), default=0.0)
+    if share and int(share * max(map(_largest_class, sources.values()), default=0)) > HELD_OUT_PER_CLASS:
         notes.append(f"pretrain.holdout: at most {HELD_OUT_PER_CLASS} images of a class are held out, whatever share")
     kinds = {mixture.model_dump_json(exclude={"match"}) for mixture in mixtures}
     if (again := len(mixtures) - len(kinds)) and not spec.space.dimensions:
         notes.append(f"pretrain: {count_noun(again, 'combination')} of its grids, equal in meaning to others, run once")
     return notes
+
+
+def _largest_class(pool: Pool) -> int:
+    """The most images that a class of a source has."""
+    labels = pool.catalog.labels
+    return int(np.bincount(labels[labels >= 0]).max(initial=0))
 
 
 def _unweighted(mixture: Pretrain) -> bool:
