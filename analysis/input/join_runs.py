@@ -67,16 +67,17 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     baselines = _checked(parts)
     names = _run_names([table.name for _, table, _ in parts])
     warnings = [f"{name}: {w}" for name, (_, table, _) in zip(names, parts, strict=True) for w in table.warnings]
-    frames, groups = [], list[_Group]()
+    frames, missing, groups = list[pd.DataFrame](), list[pd.DataFrame](), list[_Group]()
     shifts, trainings = [_tested_on(table) for _, table, _ in parts], _trainings(parts)
     for number, (name, (_, table, _)) in enumerate(zip(names, parts, strict=True)):
         renamed, apart = _renamed(table.points, name, options.baseline, groups)
         warnings += apart
-        points = table.points.assign(
-            group=table.points["group"].map(renamed), run=number, key=table.points["trial"].map(key_of),
-            training=table.points["finetune"].map(lambda name, known=trainings[number]: known.get(name, name)),
-        )  # fmt: skip
-        frames.append(points)
+        for rows, named in ((table.points, frames), (table.left_out, missing)):
+            named.append(rows.assign(
+                group=rows["group"].map(lambda name, new=renamed: new.get(name, name)), key=rows["trial"].map(key_of),
+                training=rows["finetune"].map(lambda name, known=trainings[number]: known.get(name, name)),
+            ))  # fmt: skip
+        frames[-1]["run"] = number
     with_most = sorted(range(len(parts)), key=lambda number: -len(shifts[number]))
     every = pd.concat([frames[i] for i in with_most if len(frames[i])] or frames[:1], ignore_index=True)
     keys = [column for column in POINT if column in every]
@@ -96,8 +97,7 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
     ]
     options = replace(options, **strictest([own for *_, own in parts]))  # type: ignore[arg-type]
     options = replace(options, first_stage=_first_stage([own.first_stage for *_, own in parts]))
-    left_out = pd.concat([table.left_out for _, table, _ in parts], ignore_index=True)
-    left_out = left_out.loc[~left_out["trial"].map(key_of).isin(points["key"])].drop_duplicates("trial")
+    left_out = _not_scored_elsewhere(pd.concat(missing, ignore_index=True), points)
     runs = tuple(run for _, table, _ in parts for run in table.runs)
     columns = tuple(dict.fromkeys(key for _, table, _ in parts for key in table.keys))
     joined = replace(
@@ -111,6 +111,14 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
         )),
     )  # fmt: skip
     return joined, options
+
+
+def _not_scored_elsewhere(left_out: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The rows without scores, each once, but for what another run has scores of: the trial, or that fine-tuning."""
+    left_out = left_out.fillna({"training": ""}).drop_duplicates(["key", "training"])  # "": of the whole trial
+    scored = {*zip(points["key"], points["training"], strict=True), *((key, "") for key in points["key"])}
+    missing = [name not in scored for name in zip(left_out["key"], left_out["training"], strict=True)]
+    return left_out.loc[np.array(missing, bool)].drop(columns=["key", "training"])
 
 
 def _first_stage(stages: Sequence[FirstStage | None]) -> FirstStage | None:

@@ -33,8 +33,9 @@ def read_run(address: str) -> tuple[Table, Options]:
     spec, results = run.spec(), run.results()
     scores = results["id"].notna() & (results["ood"].notna() | results["er_estimated"].fillna(False).astype(bool))
     missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
-    reasons = {name: _reason(run, name) for name in missing["trial"].unique()}
-    left_out = missing[["trial", "group", "task"]].assign(reason=missing["trial"].map(reasons))
+    reasons = {name: _reasons(run, name) for name in missing["trial"].unique()}
+    each = [reasons[row.trial].get(row.finetune) or reasons[row.trial][""] for row in missing.itertuples()]
+    left_out = missing[["trial", "group", "task", "finetune"]].assign(reason=each)
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
     points["task"] = points["task"].fillna("task").astype(str)
     points["group"] = points["group"].astype(str)
@@ -54,7 +55,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     if rule_of(spec) is not None and not unfinished and recorded(run.storage) is None:
         warnings.append("the second stage of the seeds is not planned yet: the same command again continues")
     points, lacking, id_names = with_id_sets(run, points)
-    more = lacking[["trial", "group", "task"]].assign(reason="no score on one of several ID sets")
+    more = lacking[["trial", "group", "task", "finetune"]].assign(reason="no score on one of several ID sets")
     left_out = pd.concat([left_out, more], ignore_index=True) if len(more) else left_out
     keys = tuple(key for key in (*RUN_KEYS, *columns(len(id_names))) if key in points)
     keys += ("wise_alpha",) if points["wise_alpha"].notna().any() else ()
@@ -79,12 +80,13 @@ def first_stage_of(spec: Mapping[str, Any]) -> FirstStage | None:
     return FirstStage(baseline, rule.first, rule.first if fixed is None else fixed, bonferroni)
 
 
-def _reason(run: RunFolder, name: str) -> str:
-    """Why a trial has no scores, from its folder."""
+def _reasons(run: RunFolder, name: str) -> dict[str, str]:
+    """Why a trial has no scores, from its folder, under ""; and why fine-tunings of it have none, by id."""
     folder = run.trial(name)
     if damage := folder.damage():
-        return f"damaged: {damage}"
-    return (folder.failure() or folder.stopped() or {}).get("reason", "no scores")
+        return {"": f"damaged: {damage}"}
+    of_finetunings = {one: f"fine-tuning {one}: {reason}" for one, reason in folder.failed_finetunings().items()}
+    return {"": (folder.failure() or folder.stopped() or {}).get("reason", "no scores"), **of_finetunings}
 
 
 def identity_of(pool: Mapping[str, Any]) -> str:

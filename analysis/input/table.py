@@ -28,7 +28,7 @@ class Table:
 
     points    columns trial (the cluster), group, task, id, ood, [id_val, ood_val], and `keys`
     keys      the columns that say which point a row is, in order; they lead robustness.csv
-    left_out  rows without scores: trial, group, task, reason
+    left_out  rows without scores: trial, group, task, reason; of runs also finetune, where it is not the whole trial
     warnings  one sentence each
     runs      the run folders that the points come from, none for a plain table
     title     what the report is called, empty unless somebody has said
@@ -55,7 +55,9 @@ class Table:
     def missing(self, task: str) -> pd.DataFrame:
         """Return the rows without scores of a task. A trial that failed before it could name its task is missing from
         every one of them."""
-        return self.left_out.loc[self.left_out["task"].isna() | (self.left_out["task"] == task)]
+        return self.left_out.loc[
+            self.left_out["task"].isna() | (self.left_out["task"] == task), ["trial", "group", "task", "reason"]
+        ]
 
     @property
     def run(self) -> RunFolder | None:

@@ -7,8 +7,10 @@ report from both, and says which file differs: exit code 1, 0 where none does.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
@@ -79,13 +81,17 @@ def verify(address: str) -> Verification:
 
 
 def _verify_scores(run: RunFolder, made: Verification) -> None:
-    """The scores of every trial that is done."""
+    """The scores of every trial that is done, and of the fine-tunings that are, of one that failed for others."""
     plan, trials, points = run.plan(), 0, 0
     states = run.states()
-    for name in plan.get("trial", ()):
+    finetunings = dict(zip(plan.get("trial", ()), map(json.loads, plan.get("finetunes", ())), strict=True))
+    for name in finetunings:
+        folder, rows = run.trial(name), list[dict[str, Any]]()
         if states[name] == "done":
-            folder = run.trial(name)
             rows = folder.rows(every_shift=True)
+        elif states[name] == "failed" and (failed := folder.failed_finetunings()):
+            rows = folder.rows_beside_failed(one for one in finetunings[name] if one not in failed)
+        if rows:
             if others := {str(row.get("trial", name)) for row in rows} - {
                 name
             }:  # of one that was named anew the key is the same

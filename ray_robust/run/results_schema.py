@@ -43,7 +43,13 @@ class Column:
 _FIXED = (
     Column("trial", str, TRIAL, "the trial's id, and the name of its folder in `trials/`"),
     Column("group", str, TRIAL, "the level of what the sweep varies; that of the baseline is `scratch`"),
-    Column("status", str, TRIAL, "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores"),
+    Column(
+        "status",
+        str,
+        TRIAL,
+        "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores; so is a `failed` fine-tuning, beside the "
+        "points of its trial's others",
+    ),
     Column(
         "model",
         str,

@@ -7,8 +7,8 @@
     trials/<id>/  trial.json subset.parquet finetunings/<id>.json predictions/<id>.parquet groups/<id>.parquet
                   curves/{pretrain,<id>}.json, the learning curves
                   rows.jsonl progress.json log.txt and `done`, written last
-                  failed.json why it failed; stopped.json why a search stopped it; attempts.json earlier failures;
-                  parts.json the number of micro-batches when memory was short
+                  failed.json why it failed, or which of its fine-tunings did; stopped.json why a search stopped it;
+                  attempts.json earlier failures; parts.json the number of micro-batches when memory was short
 
 State is stored once: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both hold the
 checksums of the files that they speak for (`checksums`): a trial that was finished and was altered since is `damaged`,
@@ -21,7 +21,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,8 @@ class RunFolder:
 
     def results(self, every_shift: bool = False) -> pd.DataFrame:
         """Return one row per point of every finished trial, one with empty scores per trial that failed, was stopped,
-        or is damaged; columns as in `results_schema`. With `every_shift` a point has a row for each of its shifts,
+        or is damaged; of a trial that failed for some of its fine-tunings one for each of these, beside the points of
+        the others. Columns as in `results_schema`. With `every_shift` a point has a row for each of its shifts,
         beside that of the task's own OOD test. Raises UserError for rows with columns of another version."""
         rows: list[dict[str, Any]] = []
         of_trial = set(results_schema.names(results_schema.TRIAL))
@@ -198,18 +199,16 @@ class RunFolder:
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             folder = self.trial(name)
             if self.has_rows(name, list(wanted)):
-                # names come from the plan: another axis in the spec renames groups, models and tasks, not trials
-                own = {"trial": name, "status": "done", "model": planned["model"]}
-                order = {finetune: i for i, finetune in enumerate(wanted)}
-                points = [{"shift": OWN, **row} for row in self._rows[name][1] if row["finetune"] in order]
-                rows += [
-                    {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
-                    for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
-                    if every_shift or row["shift"] == OWN
-                ]
+                rows += _points(planned, wanted, self._rows[name][1], every_shift)
             elif status := _status(folder):
                 facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
-                rows.append({**facts, "status": status})
+                failed = [one for one in folder.failed_finetunings() if one in wanted] if status == "failed" else []
+                if failed:
+                    rows += _points(planned, wanted, folder.rows_beside_failed(wanted), every_shift)
+                    facts_of = ({"finetune": one, "task": wanted[one]} for one in failed)
+                    rows += [{**facts, **own, "status": status} for own in facts_of]
+                else:
+                    rows.append({**facts, "status": status})
         try:
             return results_schema.table_of(rows)
         except results_schema.SchemaError as error:
@@ -306,6 +305,21 @@ def _status(folder: TrialFolder) -> str | None:
     if folder.stopped() is not None:
         return "stopped"
     return "failed" if folder.failure() is not None else None
+
+
+def _points(
+    planned: Mapping[str, Any], wanted: Mapping[str, str], rows: Iterable[dict[str, Any]], every_shift: bool
+) -> list[dict[str, Any]]:
+    """Return the rows of a planned trial's fine-tunings (`wanted`: id to task) in the plan's order. Names come from the
+    plan: another axis in the spec renames groups, models and tasks, not trials."""
+    own = {"trial": planned["trial"], "status": "done", "model": planned["model"]}
+    order = {finetune: i for i, finetune in enumerate(wanted)}
+    points = [{"shift": OWN, **row} for row in rows if row["finetune"] in order]
+    return [
+        {**row, **own, "group": _group(planned["group"], row), "task": wanted[row["finetune"]]}
+        for row in sorted(points, key=lambda row: (order[row["finetune"]], row["epoch"]))
+        if every_shift or row["shift"] == OWN
+    ]
 
 
 def _group(group: str, row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_robust.errors import Damaged
@@ -23,6 +23,7 @@ from ray_robust.run.shifts import OWN
 
 ALTERED = "was altered: its checksum is another"
 RERUN = "the same command again runs what is missing of this trial"
+FAILURES = "failures"  # the folder of what failed of an attempt that goes on
 RECORDS = ("log.txt", "progress.json", "attempts.json", "parts.json")  # of how a trial ran
 PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "time")
 ATTEMPT = {"time", "kind", "reason", "counts"}
@@ -165,6 +166,16 @@ class TrialFolder:
         files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet", _curves(name))
         self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
 
+    def fail_finetuning(self, name: str, reason: str) -> None:
+        """Note why a fine-tuning failed, until the trial's others have ended and `fail` tells it of all: ranks write it
+        side by side."""
+        self.storage.write_json(f"{FAILURES}/{name}.json", {"reason": redacted(reason)})
+
+    def finetuning_failures(self, names: Iterable[str]) -> dict[str, str]:
+        """Return why each of these fine-tunings failed in this attempt, those that did not being absent."""
+        noted = {name: self.storage.recall_json(f"{FAILURES}/{name}.json") for name in names}
+        return {name: str(one.get("reason", "")) for name, one in noted.items() if one is not None}
+
     def keep_curves(self, name: str, curves: Sequence[LearningCurve]) -> None:
         """Write the learning curves of a fine-tuning, or of the pre-training ("pretrain"); `done` proves them too."""
         self.storage.write(_curves(name), json.dumps([curve.as_json() for curve in curves], allow_nan=False))
@@ -187,6 +198,16 @@ class TrialFolder:
             return None
         why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
         return failure if failure and isinstance(failure.get("reason"), str) else why
+
+    def failed_finetunings(self) -> dict[str, str]:
+        """Return the fine-tunings for which the trial failed, with their reasons; {} where it failed as a whole. What
+        its others scored counts (`finetuning`)."""
+        reasons = (self.failure() or {}).get("finetunings")
+        return {name: str(reason) for name, reason in reasons.items()} if isinstance(reasons, dict) else {}
+
+    def rows_beside_failed(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of those of these fine-tunings that ended well, of a trial that failed for its others."""
+        return [row for name in names for row in self.finetuning(name) or ()]
 
     def rows(self, every_shift: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a finished trial: those of the task's own OOD test, or of every shift. Raises Damaged
@@ -280,6 +301,7 @@ class TrialFolder:
             self._drop_damaged()
         self.storage.discard("done")
         self.forget_failure()
+        self.storage.delete(FAILURES)
         self.storage.delete("stopped.json")
         self.storage.tidy()
         return damage
@@ -288,15 +310,19 @@ class TrialFolder:
         """Remove why the trial failed the last time."""
         self.storage.delete("failed.json")
 
-    def fail(self, reason: str, quarantined: bool = False) -> None:
+    def fail(self, reason: str, quarantined: bool = False, finetunings: Mapping[str, str] | None = None) -> None:
         """Write why the trial failed, in one line, for the results table and the report. A trial is `quarantined` when
-        it failed so often that there is no other attempt until the command is run again; attempts.json lists them."""
-        failure = {
+        it failed so often that there is no other attempt until the command is run again; attempts.json lists them.
+        `finetunings`: those for which it failed, with their reasons, where all others have ended well."""
+        failure: dict[str, Any] = {
             "reason": " ".join(reason.split()),
             "log": (self.storage / "log.txt").shown,
             "quarantined": quarantined,
         }
+        if finetunings:
+            failure["finetunings"] = dict(finetunings)
         self.storage.write("failed.json", seal(redacted(failure)))
+        self.storage.delete(FAILURES)
 
     def stopped(self) -> dict[str, Any] | None:
         """Return why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun

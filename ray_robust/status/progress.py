@@ -180,7 +180,7 @@ class StatusReader:
         shares, undone = _missing_shares(plan, left), 0.0
         for name, one in trials.items():
             if one.state in ("failed", "quarantined"):
-                undone += cost[name]
+                undone += cost[name] * shares.get(name, 1.0)
             elif one.state in OPEN and name in shares:
                 undone += cost[name] * min(shares[name], 1.0 - one.progress.get("share", 0.0))
         return 1.0 - undone / max(sum(cost.values()), 1.0)

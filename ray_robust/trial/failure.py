@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 import textwrap
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from ray_robust.train.exceptions import BATCH_OF_ONE
 
+LISTED = 3  # reasons of fine-tunings in a line
 LONGEST = 300  # characters of a reason
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0  # seconds before another attempt: doubled each time, up to the longest
 BY_CHANCE = re.compile(r"CUDA|cuDNN|cuBLAS|CUBLAS|NCCL|HIP error|gloo|[Cc]onnection|[Tt]imed? ?out|[Ss]ocket|"
@@ -25,6 +27,16 @@ def one_line(error: BaseException) -> str:
     hint = "; give batch_size at least 2, or a model without batch normalisation" if BATCH_OF_ONE in message else ""
     name = type(error).__name__
     return f"{name}: {textwrap.shorten(message, LONGEST)}{hint}" if message else name
+
+
+def of_finetunings(reasons: Mapping[str, str], in_all: int) -> str:
+    """Return in one line why a trial failed of which these fine-tunings, of `in_all`, did: by id, their reasons."""
+    each = list(dict.fromkeys(reasons.values()))
+    listed = "; ".join(each[:LISTED]) + (f"; and {len(each) - LISTED} more" if len(each) > LISTED else "")
+    if in_all == 1:
+        return listed
+    others = "" if len(reasons) == in_all else "; the scores of the others count"
+    return f"{len(reasons)} of {in_all} fine-tunings failed: {listed}{others}"
 
 
 def last_line_of(error: BaseException) -> str:

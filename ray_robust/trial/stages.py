@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,13 +18,14 @@ import torch
 from ray_robust.data.opened import open_pool
 from ray_robust.data.pool import Task
 from ray_robust.files.storage import Storage
-from ray_robust.plan.plan import Finetuning, Trial
+from ray_robust.plan.plan import Finetuning, Trial, hash_of
 from ray_robust.run import checkpoint_paths
 from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.run_folder import TrialFolder
 from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
+from ray_robust.train.exceptions import TrainingFailed
 from ray_robust.train.features import FeatureCache
 from ray_robust.train.finetune import Finetuned, FinetuneJob, finetune
 from ray_robust.train.interleave import Steps, run_each, run_interleaved
@@ -34,6 +36,7 @@ from ray_robust.train.pretrain import Pretrained, PretrainJob, pretrain
 from ray_robust.train.stack import StackedRunner
 from ray_robust.trial.computed_on import computed_on, made_on_text, recorded_precision
 from ray_robust.trial.datasets import Mixture, Shown, draw_mixture, task_splits
+from ray_robust.trial.failure import of_finetunings
 from ray_robust.trial.oom import largest_batch
 from ray_robust.trial.outputs import write_predictions, write_subset
 from ray_robust.trial.paths import RunPaths
@@ -163,6 +166,7 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
         size = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
         log.write(f"pre-trains on {size}, method {trial.pretrain.method}")
         images = mixture.images(run.context.device, captioned=trial.pretrain.method == "clip")
+        _drop_state_of_other_labels(run, weights, images.labels)
     curves: list[LearningCurve] = []
     context = replace(run.context, report=log.reporter("pretrain"), record=curves.append)
     job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights)
@@ -175,10 +179,23 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
     if context.first:
         save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
         drop_state(weights, "pretrain")
+        weights.delete(checkpoint_paths.LABELS)
     for note in (*done.notes, *done.warnings):
         log.write(note)
     upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
     log.write(f"pre-trained in {done.seconds:.1f} s{upstream}")
+
+
+def _drop_state_of_other_labels(run: TrialRun, weights: Storage, labels: tuple[str, ...]) -> None:
+    """Begin again where the state of an interrupted pre-training has other numbers for the labels: that of a spec which
+    names the same sources in another order, and so means the same."""
+    if run.context.first:
+        own = {"hash": hash_of(labels)}
+        if weights.recall_json(checkpoint_paths.LABELS) not in (None, own):
+            run.log.write("begins its pre-training again: what there is of it has its sources in another order")
+            drop_state(weights, "pretrain")
+        weights.write_json(checkpoint_paths.LABELS, own)
+    run.context.wait_for_all()
 
 
 def _finetune_all(run: TrialRun, initial: InitialWeights | None, facts: dict[str, Any]) -> None:
@@ -188,11 +205,21 @@ def _finetune_all(run: TrialRun, initial: InitialWeights | None, facts: dict[str
     missing = []
     for finetuning in run.trial.finetunings[context.rank :: context.world_size]:
         if run.folder.finetuning(finetuning.id) is None:
-            missing.append(partial(_finetune, alone, finetuning, initial, facts, features))
+            missing.append(partial(_finetune_or_note, alone, finetuning, initial, facts, features))
         else:
             run.log.stage_done(finetuning.id, finetuning.images)
     runner = StackedRunner(context.device) if context.stacked else run_each
     run_interleaved(missing, context.finetunings_at_once, context.device, runner)
+
+
+def _finetune_or_note(run: TrialRun, finetuning: Finetuning, *inputs: Any) -> Steps[None]:
+    """Run one fine-tuning; where its training cannot go on (the loss diverges) note why, and let the others run."""
+    try:
+        yield from _finetune(run, finetuning, *inputs)
+    except TrainingFailed as error:
+        run.log.write(f"{finetuning.id} failed\n{traceback.format_exc()}")
+        run.folder.fail_finetuning(finetuning.id, str(error))
+        run.log.stage_done(finetuning.id, finetuning.images)
 
 
 def _finetune(
@@ -267,15 +294,21 @@ def _training_set(train: Split, finetuning: Finetuning) -> str:
 
 
 def _finish(run: TrialRun, mixture: Mixture | None, facts: dict[str, Any]) -> None:
-    """Gather the rows of all ranks and mark the trial done. Raises OSError where a file has gone since."""
+    """Gather the rows of all ranks and mark the trial done, or failed for the fine-tunings that did. Raises OSError
+    where a file has gone since."""
     folder = run.folder
     finished = [(f.id, folder.finetuning(f.id)) for f in run.trial.finetunings]
-    if gone := [name for name, rows in finished if rows is None]:
+    lacking = [name for name, rows in finished if rows is None]
+    failed = folder.finetuning_failures(lacking)
+    if gone := [name for name in lacking if name not in failed]:
         raise OSError(f"{folder.storage.shown}: {', '.join(gone)} was removed or altered while the trial ran")
     if folder.storage.stamp("trial.json") is None:  # removed since
         folder.storage.write_json("trial.json", facts)
     if mixture is not None and folder.storage.stamp("subset.parquet") is None:
         write_subset(folder, mixture.subset, mixture.stores)
+    if failed:
+        folder.fail(of_finetunings(failed, len(finished)), finetunings=failed)
+        return
     rows = [row for _, own in finished for row in own or ()]
     run.log.write("done")  # before the marker, which holds the checksum of the log
     folder.finish(rows, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
