@@ -47,8 +47,8 @@ _FIXED = (
         "status",
         str,
         TRIAL,
-        "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores; so is a `failed` fine-tuning, beside the "
-        "points of its trial's others",
+        "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores; so is a `failed` fine-tuning, "
+        "beside the points of its trial's others",
     ),
     Column(
         "model",
