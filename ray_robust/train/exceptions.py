@@ -8,8 +8,8 @@ BATCH_OF_ONE = "more than 1 value per channel"  # torch's message of batch norma
 
 
 class TrainingFailed(Exception):
-    """A training that cannot continue, with its reason in one line: its trial fails, once the trial's other fine-tunings
-    have ended, and the others run on."""
+    """A training that cannot continue, with its reason in one line: its trial fails, of a fine-tuning once the trial's
+    others have ended, and the other trials run on."""
 
 
 class Preempted(Exception):
