@@ -1,5 +1,5 @@
-"""The order in which a spec names its sources is no part of what it means, but labels are numbered in it: an interrupted
-pre-training is not continued with other numbers."""
+"""The order in which a spec names its sources is no part of what it means, but labels are numbered in it: what is
+interrupted is not continued with other numbers."""
 
 from pathlib import Path
 
