@@ -1,9 +1,10 @@
 """How the time grows with the work: `python -m bench.growth [--parts trials images points] [--largest N]`.
 
 Whole commands in fresh folders: a sweep of 10, 100 and 1,000 tiny trials, 16 thousand to 1.6 million images rendered
-into a store, an analysis of 1,000 to 100,000 points. For each the exponent of a power law by least squares on the
-logarithms of work and seconds, both less those of the smallest amount, which stands for what a command costs by itself:
-1 is proportional. What is over soon is run again, and the median taken.
+into a store, an analysis of 1,000 to 100,000 points. For each the exponent c of seconds = a + b * work^c, where a is
+what a command costs by itself: 1 is proportional. All three are fitted at once to the logarithms of the seconds, so
+that a few percent of a start are not taken for the work of a small amount. What is over soon is run again, and the
+median taken.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.optimize import least_squares
 
 from bench import command_of, show, write_table
 
@@ -52,8 +54,7 @@ def main(argv: list[str]) -> None:
     for part in args.parts:
         sizes = [size for size in SIZES[part] if size <= args.largest * SIZES[part][-1]]
         alone, *times = (seconds_of(ways[part], size) for size in (NOTHING[part], *sizes))
-        work = [size - NOTHING[part] for size in sizes]
-        found[part] = exponent(work, [max(took - alone, 1e-3) for took in times])
+        found[part] = exponent([NOTHING[part], *sizes], [alone, *times])
         found[f"{part}_s"] = [round(took, 1) for took in (alone, *times)]
         for size, took in zip((NOTHING[part], *sizes), (alone, *times), strict=True):
             rows.append((part, f"{size:,}", f"{took:.1f}", f"{1e3 * took / size:.2f}"))
@@ -65,8 +66,15 @@ def main(argv: list[str]) -> None:
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
-    """b of seconds = a * size^b."""
-    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
+    """c of seconds = a + b * size^c, by least squares on the logarithms of the seconds; a and b are not negative."""
+    log_sizes, log_seconds = np.log(sizes), np.log(seconds)
+
+    def residuals(logs: np.ndarray) -> np.ndarray:
+        own, each, power = logs
+        return np.logaddexp(own, each + power * log_sizes) - log_seconds
+
+    start = (log_seconds[0], log_seconds[-1] - log_sizes[-1], 1.0)
+    return round(float(least_squares(residuals, start).x[2]), 3)
 
 
 def seconds_of(command: Callable[[int, Path], list[str]], size: int) -> float:
