@@ -93,8 +93,8 @@ _FIXED = (
 _LAST = (
     Column(
         "wise_alpha", float, EVALUATION,
-        "weight of the fine-tuned model in a mean of its weights and those that it began with, the probed ones (WiSE-FT); "
-        "else empty",
+        "weight of the fine-tuned model in a mean of its weights and those that it began with, the probed ones "
+        "(WiSE-FT); else empty",
     ),
     Column(
         "shift", str, EVALUATION,
