@@ -135,7 +135,8 @@ def test_a_failing_trial_leaves_the_others_and_is_listed(home, first):
     assert "1 trials done, 2 failed" in failed.stdout
     assert failed.stdout.count("the loss became nan by step") >= 2
     table = home.results()
-    assert table.groupby("status")["trial"].nunique().to_dict() == {"done": 1, "failed": 2}
+    assert table.groupby("status")["trial"].nunique().to_dict() == {"done": 3, "failed": 2}  # the other rate of each
+    assert table.loc[table["status"] == "done", "finetune_lr"].eq(1e-3).all()
 
 
 def test_two_workers_run_the_same_trial(home, first):
