@@ -166,3 +166,19 @@ def test_a_file_that_never_stays_is_refused_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         Folder(str(tmp_path)).read_steady("x.jpg")
     assert str(caught.value) == f"{path}: changes while it is read; run the command again once it is written"
+
+
+@pytest.mark.parametrize(("mtime", "ctime", "waits"), [
+    (3600, -3600, False),  # a camera whose clock is ahead
+    (3600, 0, True),  # the same, copied here just now
+    (0, 0, True),
+    (-3600, -3600, False),
+])  # fmt: skip
+def test_only_what_was_written_a_moment_ago_is_waited_for(monkeypatch, mtime, ctime, waits):
+    now, slept = 1_800_000_000 * 10**9, []
+    monkeypatch.setattr(files_module.time, "time_ns", lambda: now)
+    monkeypatch.setattr(files_module.time, "sleep", slept.append)
+    stamp = (5, now + mtime * 10**9, 7, now + ctime * 10**9)
+    assert files_module.settled(lambda: stamp) == stamp
+    assert bool(slept) is waits
+    assert all(seconds <= 2 for seconds in slept)

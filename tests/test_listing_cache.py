@@ -183,3 +183,11 @@ def test_imagenet_is_listed_once_for_a_list_of_its_classes(tmp_path, walks):
     file.write_text(file.read_text().replace(first[0], "another name"))
     assert names() == ("another name", *first[1:])
     assert len(walks) == 2
+
+
+def test_a_folder_whose_name_is_no_utf8_is_listed_again(tmp_path, walks):
+    root = make.tree(tmp_path / "a", {"cat": 2, "dog": 3})
+    os.mkdir(os.fsencode(root / "cat") + b"/caf\xe9")  # in Latin-1, and without images
+    first = listing(root)
+    assert same(listing(root), first)
+    assert walks == [str(root)]

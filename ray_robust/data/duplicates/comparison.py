@@ -218,7 +218,7 @@ def occurring(source: ImageStore, task: ImageStore) -> np.ndarray:
 def _comparable(task: ImageStore, source: ImageStore) -> tuple[Images, Images]:
     """Return the images of both, by their files' bytes where one file gives other pixels."""
     images, others = Images.of(task), Images.of(source)
-    if getattr(task.pool.options, "fit", "") != getattr(source.pool.options, "fit", ""):
+    if task.pool.fit != source.pool.fit:
         return images.by_bytes, others.by_bytes
     return images, others
 

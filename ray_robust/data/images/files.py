@@ -279,11 +279,11 @@ def stamp_at(path: str) -> Stamp:
 
 def settled(look: Callable[[], Stamp]) -> Stamp:
     """Return the stamp that `look` gives, of a file that was written a moment ago a moment later: within a tick of the
-    clock its time would not show one more write."""
-    stamp = look()
-    written = max(stamp[1], stamp[3])
+    clock its time would not show one more write. A time far ahead is not when it was written, but that of a camera."""
+    stamp, now = look(), time.time_ns()
+    written = max((at for at in (stamp[1], stamp[3]) if at < now + COARSE), default=0)
     tick = TICK if written % 1_000_000_000 else COARSE
-    if (age := time.time_ns() - written) < tick:
+    if (age := now - written) < tick:
         time.sleep(min(tick, tick - age) / 1e9)
         return look()
     return stamp

@@ -146,8 +146,8 @@ def _code() -> str:
 
 
 def _joined(texts: list[str]) -> np.ndarray:
-    return np.frombuffer("\0".join(texts).encode(), np.uint8)
+    return np.frombuffer("\0".join(texts).encode(errors="surrogateescape"), np.uint8)  # names in other encodings
 
 
 def _texts(joined: np.ndarray) -> list[str]:
-    return joined.tobytes().decode().split("\0") if len(joined) else []
+    return joined.tobytes().decode(errors="surrogateescape").split("\0") if len(joined) else []
