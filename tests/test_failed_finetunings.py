@@ -98,7 +98,20 @@ def test_scores_of_the_others_are_verified(ran, tmp_path):
     altered["rows"][0]["id"] = 0.5
     file.write_text(json.dumps(altered))
     assert [problem.where for problem in verify(str(run)).problems] == [str(file)]
-    assert rates(RunFolder(run), trial.id) < {1e-3, 3e-3}  # it does not count, and is run again
+    assert len(rates(RunFolder(run), trial.id)) == 1  # it does not count, is listed, and is run again
+    listed = read_run(str(run))[0].left_out
+    assert f"fine-tuning {name}: no scores" in set(listed["reason"])
+
+
+@pytest.mark.slow
+def test_a_plan_without_the_one_has_the_scores_of_the_others_before_it_is_run(ran, tmp_path):
+    folder, _, paths = ran
+    run = RunFolder(shutil.copytree(paths.run, tmp_path / "run"))
+    fewer = plan_of(folder, "finetune.lr={grid: [1e-3, 3e-3]}", "finetune.optimizer=sgd")
+    run.write_plan(fewer.rows())
+    table = run.results()
+    assert len(table) == 8
+    assert table["id"].notna().all()
 
 
 @pytest.mark.slow

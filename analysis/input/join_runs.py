@@ -115,7 +115,8 @@ def join(parts: Sequence[tuple[str, Table, Options]]) -> tuple[Table, Options]:
 
 def _not_scored_elsewhere(left_out: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The rows without scores, each once, but for what another run has scores of: the trial, or that fine-tuning."""
-    left_out = left_out.fillna({"training": ""}).drop_duplicates(["key", "training"])  # "": of the whole trial
+    left_out = left_out.astype({"training": object}).fillna({"training": ""})  # "": of the whole trial
+    left_out = left_out.drop_duplicates(["key", "training"])
     scored = {*zip(points["key"], points["training"], strict=True), *((key, "") for key in points["key"])}
     missing = [name not in scored for name in zip(left_out["key"], left_out["training"], strict=True)]
     return left_out.loc[np.array(missing, bool)].drop(columns=["key", "training"])

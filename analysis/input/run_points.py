@@ -34,7 +34,10 @@ def read_run(address: str) -> tuple[Table, Options]:
     scores = results["id"].notna() & (results["ood"].notna() | results["er_estimated"].fillna(False).astype(bool))
     missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
     reasons = {name: _reasons(run, name) for name in missing["trial"].unique()}
-    each = [reasons[row.trial].get(row.finetune) or reasons[row.trial][""] for row in missing.itertuples()]
+    each = [
+        reasons[row.trial].get("" if pd.isna(row.finetune) else row.finetune, f"fine-tuning {row.finetune}: no scores")
+        for row in missing.itertuples()
+    ]
     left_out = missing[["trial", "group", "task", "finetune"]].assign(reason=each)
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
     points["task"] = points["task"].fillna("task").astype(str)

@@ -202,10 +202,11 @@ class RunFolder:
                 rows += _points(planned, wanted, self._rows[name][1], every_shift)
             elif status := _status(folder):
                 facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
-                failed = [one for one in folder.failed_finetunings() if one in wanted] if status == "failed" else []
-                if failed:
-                    rows += _points(planned, wanted, folder.rows_beside_failed(wanted), every_shift)
-                    facts_of = ({"finetune": one, "task": wanted[one]} for one in failed)
+                in_parts = status == "failed" and folder.failed_finetunings()
+                if in_parts and (beside := folder.rows_beside_failed(wanted)):
+                    rows += _points(planned, wanted, beside, every_shift)
+                    lacking = wanted.keys() - {row["finetune"] for row in beside}  # not run, or altered since, too
+                    facts_of = ({"finetune": one, "task": wanted[one]} for one in wanted if one in lacking)
                     rows += [{**facts, **own, "status": status} for own in facts_of]
                 else:
                     rows.append({**facts, "status": status})

@@ -242,7 +242,7 @@ class TrialFolder:
             files |= (stored or {}).get("files", {})
         records = self._entries(*RECORDS)  # nothing rests on these: no trial is run again for them
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files, "records": records}))
-        for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "worker.json"):
             self.storage.delete(name)
 
     def _drop_damaged(self) -> None:
@@ -333,7 +333,7 @@ class TrialFolder:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write("stopped.json", seal(redacted(stop)))
-        for name in (checkpoint_paths.TRIAL_STATES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "worker.json"):
             self.storage.delete(name)
 
     def _without_seal(self, name: str) -> dict[str, Any] | None:
