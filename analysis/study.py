@@ -17,7 +17,7 @@ from analysis.input.declared import Declared, Earlier
 from analysis.input.recount import Recount, recount
 from analysis.input.run_agreement import Tests, is_estimated, unlabelled_tests, with_estimates
 from analysis.input.shift_tests import on_shifts
-from analysis.input.table import Table
+from analysis.input.table import LEFT_OUT, Table
 from analysis.learned.learned import Learned, learned
 from analysis.line.checks import check_line
 from analysis.line.line_checks import LineChecks
@@ -45,7 +45,6 @@ from ray_robust.run.analysis_settings import MEAN
 from ray_robust.run.interim import Interim
 
 CONTRASTS, ANCOVA, AT_IDS = (*contrasts.COLUMNS, *contrasts.MORE), ancova.COLUMNS, ancova.AT_ID
-LEFT_OUT = ("trial", "group", "task", "reason")
 
 
 def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:

@@ -257,6 +257,19 @@ def test_a_baseline_that_a_pilot_spreads_is_not_spread_by_hand(tmp_path):
     assert "baseline.seeds" in advice[0].action
 
 
+def test_after_a_divergence_another_rate_is_advised():
+    """The same command alone would end alike."""
+    points = pd.DataFrame(
+        {"trial": ["a", "b"], "group": "scratch", "id": [0.5, 0.6], "ood": [0.3, 0.4], "task": "task"}
+    )
+    reason = "fine-tuning x: finetune: the loss became nan by step 3 of 6 (learning rate 1e+09)"
+    left_out = pd.DataFrame({"trial": ["a", "b", "b"], "group": "scratch", "task": "task", "reason": reason})
+    run = design(ROOT / "sweeps/quickstart.yaml")
+    (advice,) = for_refused(analyse("task", points, Options("scratch"), left_out=left_out), run)
+    assert "2 trials of it failed" in advice.evidence
+    assert advice.action.startswith("Lower the rate at which the loss diverged (finetune.lr 1e+09)")
+
+
 def test_what_is_pasted_later_holds_what_was_pasted_before(tmp_path):
     """Advice is a list: each block of YAML has those above it, and costs what comes on top of them."""
     file = by_hand(ROOT / "sweeps/quickstart.yaml", tmp_path)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as processes
@@ -42,6 +44,10 @@ def ran(tmp_path_factory) -> tuple[Path, Plan, RunPaths]:
 def diverging(trial: Trial) -> str:
     (name,) = [one.id for one in trial.finetunings if one.settings.lr == 1e9]
     return name
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one, other)
 
 
 def rates(run: RunFolder, trial: str) -> set[float]:
@@ -148,15 +154,38 @@ def test_the_same_command_tries_the_one_again_and_one_that_asks_for_the_others_a
 
 
 @pytest.mark.slow
+def test_the_scores_of_the_others_count_while_the_one_is_tried_again_and_where_that_fails_as_a_whole(ran, tmp_path):
+    _, plan, paths = ran
+    trial, run = pretrained_of(plan), RunFolder(shutil.copytree(paths.run, tmp_path / "run"))
+    folder, before = run.trial(trial.id), run.results()
+    assert folder.progress()["share"] > 0.9
+    folder.begin()
+    assert folder.failure() is None
+    assert run.states()[trial.id] == "started"
+    assert folder.progress_now() == {}
+    assert_same(run.results(), before)
+    assert verify(run.storage.address).compared[1].startswith("scores of 8 points of 2 trials")
+    folder.begin()  # its worker died at once
+    assert_same(run.results(), before)
+    folder.fail("failed 4 times; quarantined until the next run: the worker died", quarantined=True)
+    assert_same(run.results(), before)
+    listed = read_run(run.storage.address)[0].left_out.set_index("trial")["reason"]
+    assert listed[trial.id] == f"fine-tuning {diverging(trial)}: {folder.failure()['reason']}"
+
+
+@pytest.mark.slow
 def test_of_two_ranks_each_runs_its_share_to_the_end(ran, tmp_path):
     _, plan, paths = ran
-    trial = next(one for one in plan if one.pretrain is None)
+    first, *others = (trial := next(one for one in plan if one.pretrain is None)).finetunings
+    trial = replace(trial, finetunings=(others[0], first, *others[1:]))  # the second rank, which writes no log, has it
     two = RunPaths(str(tmp_path / "run"), paths.checkpoints, paths.store)
     processes.spawn(_rank, args=(trial, two, (tmp_path / "ranks").as_uri()), nprocs=2)
     run = RunFolder(two.run)
     run.write_plan([row for row in plan.rows() if row["trial"] == trial.id])
     assert rates(run, trial.id) == {1e-3, 3e-3}
-    assert list(run.trial(trial.id).failed_finetunings()) == [diverging(trial)]
+    folder = run.trial(trial.id)
+    assert list(folder.failure()["finetunings"]) == [diverging(trial)]
+    assert folder.storage.recall("log.txt").decode().count("Traceback") == 1
 
 
 def _rank(rank: int, trial: Trial, paths: RunPaths, address: str) -> None:

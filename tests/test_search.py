@@ -186,36 +186,6 @@ def test_seeds_of_a_configuration_are_pooled(tmp_path):
     assert all(len(outcome.configuration.trials) == 3 for outcome in search.outcomes)
 
 
-def test_a_failed_seed_is_left_out_and_a_failed_configuration_has_no_value(tmp_path):
-    search = make(tmp_path, "seeds=2", "search.trials=2")
-    while (trial := search.next()) is not None:
-        if trial.pretrain is not None and (trial.seed == 2 or search.outcomes):
-            search.run.trial(trial.id).fail("out of luck")
-        else:
-            finish(search, trial)
-        search.ended(trial.id)
-    assert [(outcome.state, outcome.value is None) for outcome in search.outcomes] == [
-        ("done", False),
-        ("failed", True),
-    ]
-
-
-def test_what_failed_is_tried_again_by_the_next_run(tmp_path):
-    search = make(tmp_path, "search.trials=5")
-    drain(search, 2)
-    failed = search.next()
-    search.run.trial(failed.id).fail("out of luck")
-    search.ended(failed.id)
-    drain(search)
-    assert [outcome.state for outcome in search.outcomes].count("failed") == 1
-    again = make(tmp_path, "search.trials=5")
-    assert not again.complete
-    assert [trial.id for trial in drain(again)] == [failed.id]
-    assert [outcome.state for outcome in again.outcomes] == ["done"] * 5
-    assert all(outcome.value is not None for outcome in again.outcomes)
-    assert make(tmp_path, "search.trials=5").complete
-
-
 def test_a_trial_that_ended_without_a_word_comes_again(tmp_path):
     search = make(tmp_path)
     trial = search.next()
@@ -288,20 +258,6 @@ def test_a_baseline_without_a_line_is_said(tmp_path):
     search.run.trial(trial.id).finish(rows, {})
     with pytest.raises(UserError, match=r"search.objective: effective_robustness cannot steer: .* explains R² 0\.\d\d"):
         search.ended(trial.id)
-
-
-def test_what_failed_was_spent_as_far_as_it_came(tmp_path):
-    clock = iter(range(0, 100_000, 100))
-    search = make(tmp_path, "search.trials=3", clock=lambda: next(clock))
-    drain(search, 1)
-    trial = search.next()
-    folder = search.run.trial(trial.id)
-    folder.storage.write_json("progress.json", {"worked": 5_000, "time": 0.0})
-    folder.fail("the loss became nan")
-    search.ended(trial.id)
-    images, hours = search.spent()
-    assert images == 400 + 5_000
-    assert hours > 396 / 3600
 
 
 def test_rows_without_a_score_have_no_value():

@@ -86,3 +86,11 @@ def test_a_random_search_stops_what_is_behind(tmp_path):
     assert stopped["trial"].nunique() == states.get("stopped", 0)
     assert stopped["ood"].isna().all()
     assert len(list((tmp_path / "run" / "rungs").rglob("*.json"))) == 6
+
+
+def test_a_search_that_its_baseline_cannot_steer_reports_what_was_trained(tmp_path):
+    ended = sweep(tmp_path, "--set", "search={method: optuna, trials: 5}", "--set", "finetune={epochs: 1, lr: 1e-3}")
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "effective_robustness cannot steer: the baseline has 1 point, too few for a line" in ended.stderr
+    assert "scratch" in set(pd.read_csv(tmp_path / "run" / "results.csv")["group"])
+    assert (tmp_path / "run" / "report" / "index.html").exists()

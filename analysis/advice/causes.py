@@ -141,10 +141,10 @@ def _slope(analysis: Analysis, made: Signal) -> tuple[float, float, float]:
 
 def _no_points(analysis: Analysis, own: pd.DataFrame) -> Cause:
     base, missing = analysis.options.baseline, analysis.left_out
-    failed = int((missing["group"] == base).sum()) if len(missing) else 0
+    failed = missing.loc[missing["group"] == base, "trial"].nunique()
     count = f"{name(base)} has {count_noun(len(own), 'point')} with scores; a line needs {MIN_POINTS}"
     if failed:
-        count += f"; {failed} of its {analysis.options.unit}s failed or have no scores"
+        count += f"; {count_noun(failed, analysis.options.unit)} of it failed, as a whole or in part, or lack scores"
     elif len(own) >= MIN_POINTS:
         count = f"the {len(own)} points of {name(base)} have the same ID score, {percent(float(own['id'].iloc[0]))}"
     return Cause("no_points", f"{count}.")

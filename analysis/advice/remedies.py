@@ -6,6 +6,7 @@ A run's YAML keeps every value that its baseline has, so that all that is traine
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,7 @@ MODELS = (
     "`model: {name: {grid: [...]}}`, analysed with this run: python -m analysis THIS_RUN THAT_RUN --out DIR"
 )
 KINDS = "models trained on less data or for a shorter time, and smaller and larger ones"
+DIVERGED = re.compile(r"(\w+): the loss became .*\(learning rate ([^)]+)\)")  # as a trial says it
 IN_A_TABLE = f"add baseline rows over a wider range of ID scores: {KINDS}"
 
 
@@ -59,12 +61,26 @@ def _no_points(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[
         text, cost = run.first_baseline()
         action = "Give the sweep a baseline and run the same command again: what is trained stays."
         return [Advice(cause.reason, cause.evidence, action, text, cost)]
+    if diverged := _diverged(analysis):
+        return [Advice(cause.reason, cause.evidence, diverged)]
     if "failed" in cause.evidence or not len(analysis.points):
         action = (
             "Run the same command again: it tries what failed or is missing; reasons and logs are listed in Failures."
         )
         return [Advice(cause.reason, cause.evidence, action)]
     return _widen(analysis, cause, run)
+
+
+def _diverged(analysis: Analysis) -> str:
+    """What to do about trainings of the baseline whose loss diverged, "" where none did: they would again."""
+    own = analysis.left_out.loc[analysis.left_out["group"] == analysis.options.baseline, "reason"]
+    matches = {match.groups() for reason in own if (match := DIVERGED.search(str(reason)))}
+    rates = sorted({f"{'pretrain' if stage == 'pretrain' else 'finetune'}.lr {rate}" for stage, rate in matches})
+    if not rates:
+        return ""
+    return (
+        f"Lower the rate at which the loss diverged ({listed(rates)}), and run the sweep again: what is trained stays."
+    )
 
 
 def _not_learned(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:

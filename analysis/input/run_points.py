@@ -34,10 +34,7 @@ def read_run(address: str) -> tuple[Table, Options]:
     scores = results["id"].notna() & (results["ood"].notna() | results["er_estimated"].fillna(False).astype(bool))
     missing = results.loc[~scores | results["status"].isin(["failed", "damaged"])]
     reasons = {name: _reasons(run, name) for name in missing["trial"].unique()}
-    each = [
-        reasons[row.trial].get("" if pd.isna(row.finetune) else row.finetune, f"fine-tuning {row.finetune}: no scores")
-        for row in missing.itertuples()
-    ]
+    each = [_reason(reasons[row.trial], "" if pd.isna(row.finetune) else row.finetune) for row in missing.itertuples()]
     left_out = missing[["trial", "group", "task", "finetune"]].assign(reason=each)
     points = results.loc[results.index.difference(missing.index)].reset_index(drop=True)
     points["task"] = points["task"].fillna("task").astype(str)
@@ -88,8 +85,17 @@ def _reasons(run: RunFolder, name: str) -> dict[str, str]:
     folder = run.trial(name)
     if damage := folder.damage():
         return {"": f"damaged: {damage}"}
-    of_finetunings = {one: f"fine-tuning {one}: {reason}" for one, reason in folder.failed_finetunings().items()}
-    return {"": (folder.failure() or folder.stopped() or {}).get("reason", "no scores"), **of_finetunings}
+    why = folder.stopped() or folder.failure(retried=True) or {}
+    of_finetunings = why.get("finetunings")
+    return {"": why.get("reason", "no scores"), **(of_finetunings if isinstance(of_finetunings, dict) else {})}
+
+
+def _reason(reasons: Mapping[str, str], finetuning: str) -> str:
+    """Why a row has no scores: that of its fine-tuning, or that of a trial which failed as a whole."""
+    if not finetuning:
+        return reasons[""]
+    others = "no scores" if len(reasons) > 1 else reasons[""]  # where others are why it failed, this one is not run
+    return f"fine-tuning {finetuning}: {reasons.get(finetuning, others)}"
 
 
 def identity_of(pool: Mapping[str, Any]) -> str:

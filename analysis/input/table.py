@@ -16,6 +16,8 @@ from analysis.stats.group_jackknife import Counts
 from ray_robust.run.interim import Interim
 from ray_robust.run.run_folder import RunFolder
 
+LEFT_OUT = ("trial", "group", "task", "reason")  # columns of the rows without scores
+
 
 def own_folder(name: str) -> str:
     """Return the folder of a plain table's report where nobody has named one: in the working directory."""
@@ -55,9 +57,7 @@ class Table:
     def missing(self, task: str) -> pd.DataFrame:
         """Return the rows without scores of a task. A trial that failed before it could name its task is missing from
         every one of them."""
-        return self.left_out.loc[
-            self.left_out["task"].isna() | (self.left_out["task"] == task), ["trial", "group", "task", "reason"]
-        ]
+        return self.left_out.loc[self.left_out["task"].isna() | (self.left_out["task"] == task), list(LEFT_OUT)]
 
     @property
     def run(self) -> RunFolder | None:

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis import duplicates, findings
 from analysis.decisions import declared
 from analysis.input.run_agreement import ESTIMATED
-from analysis.input.table import Table
+from analysis.input.table import LEFT_OUT, Table
 from analysis.line.line_checks import LineChecks
 from analysis.report import learned_tables, line_tables, shift_tables, subset_tables
 from analysis.report.best_tables import of_best
@@ -29,7 +29,7 @@ from analysis.report.tables import report_tables
 from analysis.stats import ancova, best_set, contrasts, influence, looks, raw_scores, score_differences, sensitivity
 from analysis.stats.factors import FACTOR_TABLE, LEVELS
 from analysis.stats.study_tables import ERRORS, GROUPS, ID_SETS, PROGRESS, TRENDS
-from analysis.study import LEFT_OUT, Analysis
+from analysis.study import Analysis
 from analysis.subsets import hidden
 from analysis.views import View, views
 from analysis.writing import put

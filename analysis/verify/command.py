@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pandas as pd
 
@@ -81,17 +80,11 @@ def verify(address: str) -> Verification:
 
 
 def _verify_scores(run: RunFolder, made: Verification) -> None:
-    """The scores of every trial that is done, and of the fine-tunings that are, of one that failed for others."""
+    """The scores of every trial that is done, and of the fine-tunings that ended well, of one that failed."""
     plan, trials, points = run.plan(), 0, 0
-    states = run.states()
-    finetunings = dict(zip(plan.get("trial", ()), map(json.loads, plan.get("finetunes", ())), strict=True))
-    for name in finetunings:
-        folder, rows = run.trial(name), list[dict[str, Any]]()
-        if states[name] == "done":
-            rows = folder.rows(every_shift=True)
-        elif states[name] == "failed" and (failed := folder.failed_finetunings()):
-            rows = folder.rows_beside_failed(one for one in finetunings[name] if one not in failed)
-        if rows:
+    for name, finetunings in zip(plan.get("trial", ()), map(json.loads, plan.get("finetunes", ())), strict=True):
+        folder = run.trial(name)
+        if rows := run.rows_of(name, finetunings):
             if others := {str(row.get("trial", name)) for row in rows} - {
                 name
             }:  # of one that was named anew the key is the same

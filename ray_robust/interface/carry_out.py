@@ -186,7 +186,7 @@ def _run(
             if first is None and run.exists("trials") and not run.exists("plan.csv"):  # removed meanwhile
                 provenance.write_plan(this.sweep, run)
             finished = list(run.states().values()).count("done") if run.exists("plan.csv") else 0
-            if finished:
+            if finished or (run.exists("plan.csv") and (run.results()["status"] == "done").any()):
                 run.write_results()
                 report(run, out)
             out.print(f"\nInterrupted. {finished} finished trials and all checkpoints are kept in "

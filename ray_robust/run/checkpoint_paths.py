@@ -1,8 +1,7 @@
 """Where checkpoints lie: the only module that knows.
 
 runs/checkpoints/<key>/           beside the runs, shared by all of them: `final` weights of the pre-training with that
-                                  key, `used.json` when a trial last wanted them, states of a pre-training under way,
-                                  `labels.json` in which order that has its labels
+                                  key, `used.json` when a trial last wanted them, states of a pre-training under way
 runs/x/trials/<id>/checkpoints/   states of the trial's fine-tunings under way, <fine-tuning>/
 """
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 from ray_robust.files.storage import Storage
 
 FINAL = "final"  # the checkpoint of weights that are finished
-LABELS = "labels.json"  # {"hash": of the names of the labels in the order of their numbers}
 USED = "used.json"  # {"time": seconds since the epoch, "trial": id}
 TRIAL_STATES = "checkpoints"  # the folder within a trial's
 SHARED_WEIGHTS = "checkpoints"  # the folder beside the runs

@@ -47,8 +47,8 @@ _FIXED = (
         "status",
         str,
         TRIAL,
-        "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores; so is a `failed` fine-tuning, "
-        "beside the points of its trial's others",
+        "`done`; a `failed`, `stopped` or `damaged` trial is one row without scores; where some fine-tunings of a "
+        "failed trial ended well, each other is such a row, beside their points",
     ),
     Column(
         "model",

@@ -21,7 +21,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,8 @@ class RunFolder:
 
     def results(self, every_shift: bool = False) -> pd.DataFrame:
         """Return one row per point of every finished trial, one with empty scores per trial that failed, was stopped,
-        or is damaged; of a trial that failed for some of its fine-tunings one for each of these, beside the points of
-        the others. Columns as in `results_schema`. With `every_shift` a point has a row for each of its shifts,
+        or is damaged; of a trial of which some fine-tunings ended well one for each of the others, beside their
+        points. Columns as in `results_schema`. With `every_shift` a point has a row for each of its shifts,
         beside that of the task's own OOD test. Raises UserError for rows with columns of another version."""
         rows: list[dict[str, Any]] = []
         of_trial = set(results_schema.names(results_schema.TRIAL))
@@ -197,19 +197,13 @@ class RunFolder:
             plan, key=lambda row: (row["group"] != BASELINE, row["group"], row["model"], row["trial"])
         ):
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
-            folder = self.trial(name)
-            if self.has_rows(name, list(wanted)):
-                rows += _points(planned, wanted, self._rows[name][1], every_shift)
-            elif status := _status(folder):
+            scored = self.rows_of(name, wanted)
+            rows += _points(planned, wanted, scored, every_shift)
+            lacking = wanted.keys() - {row["finetune"] for row in scored}  # it failed, was not run, or altered since
+            if status := lacking and ("failed" if scored else _status(self.trial(name))):
                 facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
-                in_parts = status == "failed" and folder.failed_finetunings()
-                if in_parts and (beside := folder.rows_beside_failed(wanted)):
-                    rows += _points(planned, wanted, beside, every_shift)
-                    lacking = wanted.keys() - {row["finetune"] for row in beside}  # not run, or altered since, too
-                    facts_of = ({"finetune": one, "task": wanted[one]} for one in wanted if one in lacking)
-                    rows += [{**facts, **own, "status": status} for own in facts_of]
-                else:
-                    rows.append({**facts, "status": status})
+                each = [{"finetune": one, "task": wanted[one]} for one in wanted if one in lacking] if scored else [{}]
+                rows += [{**facts, **own, "status": status} for own in each]
         try:
             return results_schema.table_of(rows)
         except results_schema.SchemaError as error:
@@ -229,6 +223,13 @@ class RunFolder:
             except Damaged:
                 return False
         return True
+
+    def rows_of(self, name: str, finetunings: Collection[str]) -> list[dict[str, Any]]:
+        """Return the rows that count of a trial with these fine-tunings, for every shift: all of one that is done, of
+        one that failed, or is tried again since, those of the fine-tunings that ended well, and none of any other."""
+        if self.has_rows(name, list(finetunings)):
+            return self._rows[name][1]
+        return self.trial(name).rows_beside_failed(finetunings)
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""

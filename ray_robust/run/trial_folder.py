@@ -25,7 +25,7 @@ ALTERED = "was altered: its checksum is another"
 RERUN = "the same command again runs what is missing of this trial"
 FAILURES = "failures"  # the folder of what failed of an attempt that goes on
 RECORDS = ("log.txt", "progress.json", "attempts.json", "parts.json")  # of how a trial ran
-PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "time")
+PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "seconds", "time")
 ATTEMPT = {"time", "kind", "reason", "counts"}
 
 
@@ -166,15 +166,17 @@ class TrialFolder:
         files = self._entries(f"predictions/{name}.parquet", f"groups/{name}.parquet", _curves(name))
         self.storage.write(f"finetunings/{name}.json", seal({"rows": redacted(rows), "files": files}))
 
-    def fail_finetuning(self, name: str, reason: str) -> None:
+    def fail_finetuning(self, name: str, reason: str, traceback: str = "") -> None:
         """Note why a fine-tuning failed, until the trial's others have ended and `fail` tells it of all: ranks write it
         side by side."""
-        self.storage.write_json(f"{FAILURES}/{name}.json", {"reason": redacted(reason)})
+        self.storage.write_json(f"{FAILURES}/{name}.json", redacted({"reason": reason, "traceback": traceback}))
 
-    def finetuning_failures(self, names: Iterable[str]) -> dict[str, str]:
-        """Return why each of these fine-tunings failed in this attempt, those that did not being absent."""
-        noted = {name: self.storage.recall_json(f"{FAILURES}/{name}.json") for name in names}
-        return {name: str(one.get("reason", "")) for name, one in noted.items() if one is not None}
+    def finetuning_failures(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return why each of these fine-tunings failed in this attempt ({"reason", "traceback"}), those that did not
+        being absent."""
+        notes = {name: self.storage.recall_json(f"{FAILURES}/{name}.json") for name in names}
+        keys = ("reason", "traceback")
+        return {name: {key: str(note.get(key, "")) for key in keys} for name, note in notes.items() if note is not None}
 
     def keep_curves(self, name: str, curves: Sequence[LearningCurve]) -> None:
         """Write the learning curves of a fine-tuning, or of the pre-training ("pretrain"); `done` proves them too."""
@@ -191,23 +193,22 @@ class TrialFolder:
         entries = ((name, Entry.of(self.storage, name)) for name in names)
         return {name: entry.listed() for name, entry in entries if entry is not None}
 
-    def failure(self) -> dict[str, Any] | None:
-        """Return why the trial failed the last time it ran ({"reason", "log"}), or None."""
+    def failure(self, retried: bool = False) -> dict[str, Any] | None:
+        """Return why the trial failed the last time it ran ({"reason", "log"}), or None; of one that is tried again
+        since only where that is wanted (`retried`)."""
         failure = self._without_seal("failed.json")
         if failure is None and not self.storage.exists("failed.json"):
             return None
-        why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
-        return failure if failure and isinstance(failure.get("reason"), str) else why
+        if not failure or not isinstance(failure.get("reason"), str):
+            return {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
+        return failure if retried or not failure.get("retried") else None
 
-    def failed_finetunings(self) -> dict[str, str]:
-        """Return the fine-tunings for which the trial failed, with their reasons; {} where it failed as a whole. What
-        its others scored counts (`finetuning`)."""
-        reasons = (self.failure() or {}).get("finetunings")
-        return {name: str(reason) for name, reason in reasons.items()} if isinstance(reasons, dict) else {}
-
-    def rows_beside_failed(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the rows of those of these fine-tunings that ended well, of a trial that failed for its others."""
-        return [row for name in names for row in self.finetuning(name) or ()]
+    def rows_beside_failed(self, names: Iterable[str], every_shift: bool = True) -> list[dict[str, Any]]:
+        """Return the rows of the fine-tunings that ended well, of a trial that failed, also while it is tried again."""
+        if self.failure(retried=True) is None:
+            return []
+        rows = (row for name in names for row in self.finetuning(name) or ())
+        return [row for row in rows if every_shift or row.get("shift", OWN) == OWN]
 
     def rows(self, every_shift: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a finished trial: those of the task's own OOD test, or of every shift. Raises Damaged
@@ -263,11 +264,12 @@ class TrialFolder:
         return {**progress, **numbers} if progress and sound else {}
 
     def progress_now(self) -> dict[str, Any]:
-        """Return the same; {} where it is that of a trial which was finished, as it left it: one that lacks another
-        fine-tuning since then is not as far as it was."""
-        done = self.finished() or {}
-        records = {name: entry for name, entry in done.get("records", {}).items() if name == "progress.json"}
-        return {} if done and not self._defects(records) else self.progress()
+        """Return the same; {} where it is that of a trial which was finished, as it left it, or of one that failed and
+        is tried again: what is open of it since then is not as far as it was."""
+        done, failure = self.finished(), self.failure(retried=True) or {}
+        records = (failure if done is None else done).get("records", {})
+        left = {name: entry for name, entry in records.items() if name == "progress.json"}
+        return {} if (left or done is not None) and not self._defects(left) else self.progress()
 
     def mend(self) -> bool:
         """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
@@ -307,8 +309,11 @@ class TrialFolder:
         return damage
 
     def forget_failure(self) -> None:
-        """Remove why the trial failed the last time."""
-        self.storage.delete("failed.json")
+        """Note that the trial is tried again: why it failed is not how this attempt ends. What its other fine-tunings
+        scored counts meanwhile, and progress.json is that of before until there is another."""
+        if (why := self.failure()) is not None:
+            again = {"retried": True, "records": self._entries("progress.json")}
+            self.storage.write("failed.json", seal({**why, **again}))
 
     def fail(self, reason: str, quarantined: bool = False, finetunings: Mapping[str, str] | None = None) -> None:
         """Write why the trial failed, in one line, for the results table and the report. A trial is `quarantined` when
@@ -333,7 +338,7 @@ class TrialFolder:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write("stopped.json", seal(redacted(stop)))
-        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "failed.json", "worker.json"):
             self.storage.delete(name)
 
     def _without_seal(self, name: str) -> dict[str, Any] | None:

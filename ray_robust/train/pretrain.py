@@ -59,6 +59,7 @@ class PretrainJob:
     key      names every other random draw: the trial's meaning
     mixture  None for a method that trains on no images
     weights  the meaning of published weights when they were planned with; "" where that is not to be compared
+    labels   of the training's states, see `Stage`
     """
 
     section: ModelSection
@@ -69,6 +70,7 @@ class PretrainJob:
     checkpoints: Storage | None = None
     mixture: MixtureImages | None = None
     weights: str = ""
+    labels: str = ""
 
     @property
     def images(self) -> MixtureImages:
@@ -86,7 +88,7 @@ class PretrainJob:
             batch_size -= batch_size % ranks
         duration = Duration.of(images, batch_size, settings.epochs, settings.images_seen, settings.min_images_seen)
         seed = seed_of("pretrain", self.key)
-        return Stage("pretrain", settings, self.section, duration, seed, self.context, self.checkpoints)
+        return Stage("pretrain", settings, self.section, duration, seed, self.context, self.checkpoints, self.labels)
 
 
 class Extended(nn.Module):

@@ -27,6 +27,7 @@ class Stage:
     section      the model as the spec names it, with its precision and compilation
     seed         every random draw depends on it and on the step alone
     checkpoints  the folder of states to resume from; None: none are written
+    labels       a hash of the labels in the order of their numbers, where that may differ; states are of one order
     processed    set by the training: images that it has processed, in earlier processes too, by the size of the batch,
                  in the order in which it had these sizes
     """
@@ -38,6 +39,7 @@ class Stage:
     seed: int
     context: Context
     checkpoints: Storage | None = None
+    labels: str = ""
     processed: dict[int, int] = field(default_factory=dict)
 
 
@@ -94,7 +96,9 @@ class TrainState:
     @property
     def facts(self) -> dict[str, Any]:
         """What a state on disk says of how far the training is."""
-        return {"step": self.step, "steps": self.stage.duration.steps, "processed": list(self.stage.processed.items())}
+        stage = self.stage
+        done = {"step": self.step, "steps": stage.duration.steps, "processed": list(stage.processed.items())}
+        return {**done, "labels": stage.labels} if stage.labels else done
 
     @property
     def seconds(self) -> float:

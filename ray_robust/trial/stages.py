@@ -22,7 +22,7 @@ from ray_robust.plan.plan import Finetuning, Trial, hash_of
 from ray_robust.run import checkpoint_paths
 from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.run_folder import TrialFolder
-from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, weights_in
+from ray_robust.train.checkpoints import drop_state, read_checkpoint, save_checkpoint, state_facts, weights_in
 from ray_robust.train.context import Context
 from ray_robust.train.evaluate import Split
 from ray_robust.train.exceptions import TrainingFailed
@@ -160,16 +160,18 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
     """Pre-train, and write the weights and their facts."""
     trial, log = run.trial, run.log
     assert trial.pretrain is not None
-    images = None
+    images, labels = None, ""
     if mixture is not None:
         subset = mixture.subset
         size = f"{len(subset)} images of {subset.leaf_classes} classes, {len(subset.classes)} labels"
         log.write(f"pre-trains on {size}, method {trial.pretrain.method}")
         images = mixture.images(run.context.device, captioned=trial.pretrain.method == "clip")
-        _drop_state_of_other_labels(run, weights, images.labels)
+        labels = hash_of(images.labels) if len(mixture.stores) > 1 else ""  # of one source there is one order
+        _drop_state_of_other_labels(run, weights, labels)
     curves: list[LearningCurve] = []
     context = replace(run.context, report=log.reporter("pretrain"), record=curves.append)
-    job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights)
+    job = PretrainJob(trial.model, trial.pretrain, trial.seed, trial.key, context, weights, images, trial.weights,
+                      labels)  # fmt: skip
     model, done = pretrain(job)
     if trial.draws:  # ready-made weights were not computed here
         largest_part = -(-trial.pretrain.batch_size // context.world_size)
@@ -179,22 +181,20 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
     if context.first:
         save_checkpoint(weights, checkpoint_paths.FINAL, model, asdict(done))
         drop_state(weights, "pretrain")
-        weights.delete(checkpoint_paths.LABELS)
     for note in (*done.notes, *done.warnings):
         log.write(note)
     upstream = "" if done.upstream_accuracy is None else f", upstream accuracy {done.upstream_accuracy:.4f}"
     log.write(f"pre-trained in {done.seconds:.1f} s{upstream}")
 
 
-def _drop_state_of_other_labels(run: TrialRun, weights: Storage, labels: tuple[str, ...]) -> None:
+def _drop_state_of_other_labels(run: TrialRun, weights: Storage, labels: str) -> None:
     """Begin again where the state of an interrupted pre-training has other numbers for the labels: that of a spec which
-    names the same sources in another order, and so means the same."""
+    names the same sources in another order, and so means the same; or of a version that did not write down which."""
     if run.context.first:
-        own = {"hash": hash_of(labels)}
-        if weights.recall_json(checkpoint_paths.LABELS) not in (None, own):
+        there = state_facts(weights, "pretrain")
+        if there is not None and there.get("labels", "") != labels:
             run.log.write("begins its pre-training again: what there is of it has its sources in another order")
             drop_state(weights, "pretrain")
-        weights.write_json(checkpoint_paths.LABELS, own)
     run.context.wait_for_all()
 
 
@@ -217,8 +217,9 @@ def _finetune_or_note(run: TrialRun, finetuning: Finetuning, *inputs: Any) -> St
     try:
         yield from _finetune(run, finetuning, *inputs)
     except TrainingFailed as error:
-        run.log.write(f"{finetuning.id} failed\n{traceback.format_exc()}")
-        run.folder.fail_finetuning(finetuning.id, str(error))
+        text = traceback.format_exc()
+        run.log.write(f"{finetuning.id} failed\n{text}")
+        run.folder.fail_finetuning(finetuning.id, str(error), text)
         run.log.stage_done(finetuning.id, finetuning.images)
 
 
@@ -307,7 +308,11 @@ def _finish(run: TrialRun, mixture: Mixture | None, facts: dict[str, Any]) -> No
     if mixture is not None and folder.storage.stamp("subset.parquet") is None:
         write_subset(folder, mixture.subset, mixture.stores)
     if failed:
-        folder.fail(of_finetunings(failed, len(finished)), finetunings=failed)
+        elsewhere = {f.id for i, f in enumerate(run.trial.finetunings) if i % run.context.world_size}
+        for name in failed.keys() & elsewhere:  # of ranks that write no log
+            run.log.write(f"{name} failed\n{failed[name]['traceback']}")
+        reasons = {name: failure["reason"] for name, failure in failed.items()}
+        folder.fail(of_finetunings(reasons, len(finished)), finetunings=reasons)
         return
     rows = [row for _, own in finished for row in own or ()]
     run.log.write("done")  # before the marker, which holds the checksum of the log

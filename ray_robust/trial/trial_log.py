@@ -1,7 +1,7 @@
 """log.txt and progress.json of a trial, for people, the live view and the heartbeat watchdog.
 
-Owns how far a trial is: the share of its work that is done, and `worked`, all training images that any of its attempts
-has processed, so that repeated work can be counted.
+Owns how far a trial is: the share of its work that is done; and what all of its attempts have used, repeated work
+included: `worked`, training images, and `seconds`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class TrialLog:
         self.images: dict[str, int] = {}  # by stage: training images processed
         self.now: dict[str, Any] = {**asdict(Progress("starting", 0.0, 0.0, 0, 0.0))}
         self.written = 0.0
-        self.worked = int(folder.progress().get("worked", 0)) if self.writes else 0
+        before = folder.progress() if self.writes else {}
+        self.worked, self._began = int(before.get("worked", 0)), time.monotonic() - before.get("seconds", 0.0)
 
     def write(self, line: str) -> None:
         """Add a line, with the time before it."""
@@ -71,7 +72,8 @@ class TrialLog:
         self.written = time.monotonic()
         if self.writes:
             share = min(1.0, sum(self.images.values()) / max(1, self.total))
-            now = {**self.now, "share": share, "worked": self.worked, "time": time.time()}
+            used = {"worked": self.worked, "seconds": round(self.written - self._began, 3)}
+            now = {**self.now, "share": share, **used, "time": time.time()}
             if self.device.type == "cuda":
                 now["gpu_memory"] = torch.cuda.max_memory_allocated(self.device)  # bytes
             with suppress(OSError):

@@ -44,7 +44,7 @@ class Logger(Protocol):
         """Log the content of a running trial's progress.json, each time that it is new."""
 
     def on_end(self, trial: str, state: str, points: Sequence[Facts]) -> None:
-        """Log that a trial is over: `done` with its rows of the results, or another state without."""
+        """Log that a trial is over, with its rows of the results: of one that failed those that count nevertheless."""
 
     def close(self, er: Callable[[], ErSoFar]) -> None:
         """Finish at the end of the sweep; `er` computes the present ER."""

@@ -286,9 +286,13 @@ class Monitor:
         return ", ".join(f"{count} of {of} {name}" for name, count, of in kinds if of)
 
     def _rows_of(self, trial: str, state: str) -> list[dict[str, Any]]:
-        """The rows of a trial that is done; [] of any other, and while the storage is away."""
+        """The rows that count of a trial that is over; [] while the storage is away."""
+        work = self.time_left.work.get(trial)
         with contextlib.suppress(OSError, ValueError):
-            return self.run.trial(trial).rows() if state == "done" else []
+            if state == "done":
+                return self.run.trial(trial).rows()
+            wanted = [f.id for f in work.trial.finetunings] if work is not None else []
+            return self.run.trial(trial).rows_beside_failed(wanted, every_shift=False)
         return []
 
     def _print_line(self) -> None:

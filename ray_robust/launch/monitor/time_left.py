@@ -110,20 +110,24 @@ class TimeLeft:
             self._running[name, progress["stage"]] = kind, stages[0].cost * done, seconds
 
     def on_end(self, name: str, rows: Iterable[Mapping[str, Any]], seconds: float) -> None:
-        """Take over what a trial took that is done: `rows` of its results, `seconds` from its beginning to its end."""
+        """Take over what a trial took that is over: `rows` of its results, `seconds` from its beginning to its end."""
         for key in [key for key in self._running if key[0] == name]:
             del self._running[key]
         by_finetuning = {row["finetune"]: row for row in rows}
         if not by_finetuning:
             return
-        first, trained = next(iter(by_finetuning.values())), 0.0
+        first, trained, whole = next(iter(by_finetuning.values())), 0.0, True
         for stage in self._stages(name):
-            row = first if stage.name == "pretrain" else by_finetuning.get(stage.name, {})
+            row = first if stage.name == "pretrain" else by_finetuning.get(stage.name)
+            if row is None:  # it failed: its time is not known
+                whole = False
+                continue
             took = row.get("seconds_pretrain" if stage.name == "pretrain" else "seconds_finetune") or 0.0
             cost, before = self._ended.get(self._kind(name, stage), (0.0, 0.0))
             self._ended[self._kind(name, stage)] = cost + stage.cost, before + took
             trained += took
-        self._overheads.append(max(0.0, seconds - trained))
+        if whole:
+            self._overheads.append(max(0.0, seconds - trained))
 
     def counts(
         self, running: Mapping[str, Progress], ended: Collection[str]

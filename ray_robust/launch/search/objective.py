@@ -15,6 +15,7 @@ from analysis.stats.robustness import effective_robustness
 from analysis.stats.trend import fit
 from ray_robust.errors import Problem, UserError
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
+from ray_robust.text.names import count_noun
 
 NEEDED = 3  # baseline points that a line takes
 
@@ -57,7 +58,11 @@ def lines_of(rows: Rows, scale: str, min_r2: float) -> dict[str, ValLine]:
         x, y = ([point[i] for point in points] for i in (0, 1))
         line = fit(h.of(x), h.of(y))
         if line is None:
-            what = f"{len(points)} points, too few for a line" if len(points) < NEEDED else "one ID score alone"
+            what = (
+                f"{count_noun(len(points), 'point')}, too few for a line"
+                if len(points) < NEEDED
+                else "one ID score alone"
+            )
             problems.append(f"the baseline has {what} on the validation splits of {task}")
         elif line.r2 < min_r2:
             problems.append(f"the baseline's line explains R² {line.r2:.2f} of its validation scores on {task}, under "

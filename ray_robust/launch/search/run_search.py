@@ -33,7 +33,8 @@ def run_search(baseline: SweepRun, first: Preview, limit: int | None) -> int:
         code = replace(baseline, sweep=replace(sweep, plan=begun), search=search).execute()
     except UserError:  # what there is is written all the same
         run.write_plan(search.plan.rows())
-        run.write_results()
+        if (run.write_results()["status"] == "done").any():
+            report(run, out)
         raise
     finally:  # also of one that was interrupted, whose plan.csv may be some seconds behind
         if baseline.lease is None or not baseline.lease.lost:  # another driver's search may be further

@@ -20,6 +20,7 @@ from ray_robust.launch.search.sampler import Candidates, Sampler
 from ray_robust.launch.search.spending import Spent, finished_finetunings, images_of, spent_on
 from ray_robust.plan.plan import Configuration, Plan, Trial, hash_of
 from ray_robust.run.run_folder import RunFolder
+from ray_robust.run.shifts import OWN
 from ray_robust.spec.load import Spec
 from ray_robust.spec.search_section import EFFECTIVE_ROBUSTNESS
 
@@ -124,8 +125,8 @@ class Search:
         began, trial = self._running.pop(name)
         if self.run.trial(name).failure() is not None:
             self._failed.add(_identity(trial))
-            worked = min(images_of(trial), self.run.trial(name).progress().get("worked", 0))
-            self._spent[name] = Spent(worked, self._devices * (self.clock() - began))
+            used, here = spent_on(self.run, trial, self.spec.resources), self._devices * (self.clock() - began)
+            self._spent[name] = Spent(used.images, max(used.seconds, here))  # a worker that hung reports nothing
         if not self.settled(trial):
             self._queue.appendleft(trial)
         for one in list(self._open.values()):
@@ -177,12 +178,16 @@ class Search:
         return self.state(trial) not in ("started", "planned")
 
     def state(self, trial: Trial) -> str:
-        """Done, stopped, failed in this run of the command, or still to be run."""
-        if self.run.has_rows(trial.id, [f.id for f in trial.finetunings]):
+        """Done, stopped, failed in this run of the command, or still to be run. Where a fine-tuning of another
+        configuration failed, one that shares its pre-training is done once its own have ended well."""
+        wanted = {f.id for f in trial.finetunings}
+        if self.run.has_rows(trial.id, list(wanted)):
             return "done"
         if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
-        return "failed" if _identity(trial) in self._failed else "planned"
+        if _identity(trial) not in self._failed:
+            return "planned"
+        return "done" if wanted == {row["finetune"] for row in self.run.rows_of(trial.id, wanted)} else "failed"
 
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
@@ -340,18 +345,18 @@ class Search:
         states = {self.state(trial) for trial in configuration.trials}
         if "stopped" in states:
             return Outcome(configuration, "stopped", None)
-        value = None
-        if self.objective is not None and "done" in states:
-            value = self.objective.value(self._rows(trial) for trial in configuration.trials)
-        return Outcome(configuration, "done" if "done" in states else "failed", value)
+        rows = [own for own in map(self._rows, configuration.trials) if own]
+        value = self.objective.value(rows) if self.objective is not None else None
+        return Outcome(configuration, "done" if rows else "failed", value)
 
     def _rows(self, trial: Trial) -> list[dict[str, Any]]:
-        """The rows of a trial that is done; none of one that is not."""
+        """The rows of a trial that is done or failed, as the report counts them; none of another."""
         wanted = {f.id: f.task_label for f in trial.finetunings}
-        if self.state(trial) != "done":
+        if self.state(trial) not in ("done", "failed"):
             return []
-        rows = [row for row in self.run.trial(trial.id).rows() if row["finetune"] in wanted]
-        return [{**row, "task": wanted[row["finetune"]]} for row in rows if row.get("wise_alpha") is None]
+        rows = [row for row in self.run.rows_of(trial.id, wanted) if row.get("shift", OWN) == OWN]
+        own = (row for row in rows if row["finetune"] in wanted and row.get("wise_alpha") is None)
+        return [{**row, "task": wanted[row["finetune"]]} for row in own]
 
     def _stopped(self, trial: Trial) -> dict[str, Any] | None:
         decision = self.run.trial(trial.id).stopped()

@@ -30,21 +30,25 @@ def images_of(trial: Trial, done: Collection[str] = ()) -> int:
 
 
 def finished_finetunings(run: RunFolder, trial: Trial) -> set[str]:
-    """Return the ids of the fine-tunings that a trial is done with."""
-    return {f.id for f in trial.finetunings if run.has_rows(trial.id, [f.id])}
+    """Return the ids of the fine-tunings that a trial is done with, whether or not it is with all."""
+    folder = run.trial(trial.id)
+    return {f.id for f in trial.finetunings if run.has_rows(trial.id, [f.id]) or folder.has_finetuning(f.id)}
 
 
 def spent_on(run: RunFolder, trial: Trial, resources: Resources) -> Spent:
-    """Return what a trial that is not running has used, from its folder: what is done, or was stopped. All workers
-    pre-train together; each fine-tuning runs on one."""
-    each = resources.gpus_per_worker or 1
-    if done := finished_finetunings(run, trial):
-        rows = [row for row in run.trial(trial.id).rows() if row["finetune"] in done]
+    """Return what a trial that is not running has used, from its folder: what is done, was stopped, or was worked at by
+    attempts that failed or were interrupted. All workers pre-train together; each fine-tuning runs on one."""
+    each, folder = resources.gpus_per_worker or 1, run.trial(trial.id)
+    if done := {f.id for f in trial.finetunings if run.has_rows(trial.id, [f.id])}:
+        rows = [row for row in folder.rows() if row["finetune"] in done]
         images = trial.pretrain_images + sum(f.images for f in trial.finetunings if f.id in done)
         pretrained = max((row.get("seconds_pretrain") or 0.0 for row in rows), default=0.0)
         return Spent(images, each * (pretrained * resources.workers + _finetuned(rows)))
-    stopped = run.trial(trial.id).stopped() or {}
-    return Spent(stopped.get("images_seen", 0), each * resources.workers * stopped.get("seconds", 0.0))
+    if (stopped := folder.stopped()) is not None:
+        return Spent(stopped.get("images_seen", 0), each * resources.workers * stopped.get("seconds", 0.0))
+    used = folder.progress()
+    images = min(images_of(trial), used.get("worked", 0))
+    return Spent(images, each * resources.workers * used.get("seconds", 0.0))
 
 
 def _finetuned(rows: list[dict[str, Any]]) -> float:
