@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from types import SimpleNamespace
 
+import make_s3
 import pyarrow.fs
 import pytest
+from deadlines import HANG
 from ray.train.v2._internal.execution.storage import get_fs_and_path
+from soak import Command, raylets
 
 from ray_robust.launch import trainables
 from ray_robust.launch.failures.failure_classes import Failure
@@ -62,3 +66,33 @@ def test_ray_train_keeps_its_books_where_tune_does(tmp_path, monkeypatch, addres
     (config,) = configs
     assert get_fs_and_path(config.storage_path, config.storage_filesystem) == (filesystem, path)
     assert isinstance(filesystem, pyarrow.fs.S3FileSystem) == (address == S3)
+
+
+SPEC = """
+# Question: Do groups of workers write into a bucket?
+task: {name: camera-traps, train_images: 200, id_val_images: 60, id_test_images: 100, ood_val_images: 60,
+       ood_test_images: 100}
+pretrain: {sources: {species: 1.0}, num_images: 200, images_seen: 200}
+finetune: {epochs: 1}
+seeds: 1
+resources: {workers: {min: 1, max: 2}, heartbeat: 3600}
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_groups_of_a_joined_cluster_write_into_a_bucket(tmp_path, monkeypatch):
+    (tmp_path / "groups.yaml").write_text(SPEC)
+    with make_s3.serving() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        server.make_bucket("bucket")
+        with raylets(2) as cluster:
+            sweep = Command(str(tmp_path / "groups.yaml"), tmp_path / "home", [], cluster.address)
+            sweep.words[sweep.words.index("--out") + 1] = f"s3://bucket/runs/x/?endpoint_override={server.url}"
+            code = sweep.start().wait(timeout=HANG)
+        run = RunFolder("s3://bucket/runs/x")
+        assert (code, set(run.states().values())) == (0, {"done"}), sweep.log()
+        assert run.storage.parent.names() == ["checkpoints", "x"]  # beside each other, whatever stands behind the name
+        assert run.trial(next(iter(run.states()))).attempts() == []
+    assert not os.path.exists("s3:")
