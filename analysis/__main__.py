@@ -13,6 +13,7 @@ import threading
 
 from analysis.interface.request import Request, report_on
 from ray_robust.errors import DONE, Arguments, Problem, UserError, check_out, command
+from ray_robust.files.retry import check_patience
 from ray_robust.run.analysis_settings import DEFAULTS
 
 # `python -m analysis NAME ...` is another command; a run folder of that name is meant by ./NAME
@@ -22,6 +23,7 @@ COMMANDS = {"power": "ray_robust.prepare.power", "verify": "analysis.verify.comm
 
 def main(argv: list[str]) -> int:
     """Return exit code 0 when a report was written. Raises UserError for errors in arguments or data."""
+    check_patience()
     if argv and argv[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[argv[0]]).main(argv[1:]))
     args = parser().parse_args(argv)

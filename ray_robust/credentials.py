@@ -71,7 +71,7 @@ def _kind_of(name: str) -> Kind | None:
         return Kind.HEADER
     if any(word.endswith("passphrase") for word in words) or joined.endswith("pass_phrase"):
         return Kind.PHRASE
-    if last == "pass" or any(word.endswith(_PASSWORDS) for word in words):
+    if last in ("pass", "sshpass") or any(word.endswith(_PASSWORDS) for word in words):
         return Kind.PASSWORD
     if any(word.endswith("secret") for word in words) or _KEYS.search(joined):
         return Kind.SECRET
@@ -172,12 +172,28 @@ _SECRET_VARIABLE = re.compile(r"(?:^|_)(?:SECRET|TOKEN|PASS|PASSWORD|PASSWD|PASS
                               r"ACCOUNT_KEY|PRIVATE_KEY|CREDENTIALS?)(?:_|$)")  # fmt: skip
 
 
+_WORKING = ("PWD", "OLDPWD")  # a shell's folders: no passwords
+
+
 def own_secrets() -> list[str]:
     """Return the values of this process's secret variables, the longest first. A path to a secret is none."""
-    values = {
-        value
-        for name, value in os.environ.items()
-        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= SHORTEST and value[0] not in "/~."
-    }
+    values = {value for name, value in os.environ.items() if len(value) >= SHORTEST and _is_own_secret(name, value)}
     values |= {quote(value, safe="") for value in values}  # as it stands in an address
     return sorted(values, key=len, reverse=True)
+
+
+def _is_own_secret(name: str, value: str) -> bool:
+    kind, listed = _variable(name)
+    if kind is None and not listed:
+        return False
+    if _is_path(value):  # of a password that looks like one there is no such file
+        return kind not in (None, Kind.TOKEN) and not os.path.exists(os.path.expanduser(value))
+    return listed or (kind is not None and hides(kind, value))
+
+
+@lru_cache(maxsize=4096)
+def _variable(name: str) -> tuple[Kind | None, bool]:
+    """What a variable of the environment holds by its name, and whether any value of it is hidden."""
+    if name in _WORKING:
+        return None, False
+    return kind_of(name), _SECRET_VARIABLE.search(name.upper()) is not None

@@ -3,9 +3,9 @@
 `Problem` (where, what is wrong, what would be right), `UserError` (some problems), `DataAbsent` (one that a plan can do
 without), `Damaged` (a file that was altered since this program wrote it), `Outage` (nobody's error: a full disk, or
 storage or a cluster that went away), `Refused` (an object store's answer to wrong credentials), `Unfinished` (a sweep
-called from Python that is not complete), `Arguments` (a parser that raises UserError), `check_out` and `command`, under
-which every `main` runs: it turns a UserError into lines on standard error and exit code 2, a Refused into a line and 2,
-an Outage into a line and 1, Ctrl-C into 130.
+called from Python that is not complete), `Arguments` (a parser that raises UserError), `check_out`, `check_run_folder`
+and `command`, under which every `main` runs: it turns a UserError into lines on standard error and exit code 2, a
+Refused into a line and 2, an Outage into a line and 1, Ctrl-C into 130.
 """
 
 from __future__ import annotations
@@ -132,6 +132,17 @@ def check_out(name: str, out: object) -> None:
         raise UserError(f"{name}: must be the path or URI of a folder, not {out!r}")
     if out is not None and not os.fspath(out).strip():
         raise UserError(f"{name}: is empty; wanted: the path or URI of a folder, or no {name}")
+
+
+def check_run_folder(name: str, out: object) -> None:
+    """Raise UserError where `out` can be no run folder: as `check_out`, and a whole bucket, which has no place beside
+    the run for the pre-trained weights that it shares with others."""
+    check_out(name, out)
+    scheme, between, path = str(out or "").partition("?")[0].partition("://")
+    if between and scheme != "file" and "/" not in path.rstrip("/"):
+        bucket = f"{scheme}://{path.rstrip('/')}"
+        what = "is a whole bucket, and the weights that runs share go beside the run folder"
+        raise UserError(f"{name}: {bucket} {what}; give a folder in it, e.g. {bucket}/first")
 
 
 def command(main: Callable[[list[str]], int]) -> None:

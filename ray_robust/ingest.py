@@ -32,6 +32,7 @@ from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool
 from ray_robust.data.readers.file_pool import READ_TOGETHER
 from ray_robust.errors import DONE, Arguments, UserError, check_out, command, did_you_mean
+from ray_robust.files.retry import check_patience
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
 from ray_robust.launch.ingest import ingest as launch
@@ -47,6 +48,7 @@ OF_DECODING = ("task", "size", "store", "fit", "broken", "set", "limit", "out", 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code. Raises UserError."""
     args = _arguments(argv)
+    check_patience()
     out = Screen(highlight=False, soft_wrap=True)
     if args.download:
         from ray_robust.data.downloads.obtain import obtain

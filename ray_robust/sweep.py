@@ -14,7 +14,7 @@ import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ray_robust.errors import Arguments, UserError, check_out, command
+from ray_robust.errors import Arguments, UserError, check_run_folder, command
 
 if TYPE_CHECKING:
     from ray_robust.interface.run import Run
@@ -61,7 +61,7 @@ def sweep(
     from ray_robust.interface.carry_out import run_from_python
 
     _check_limit("limit", limit)
-    check_out("out", out)
+    check_run_folder("out", out)
     if set is not None and not isinstance(set, Mapping):
         raise UserError(f"set: must be a dict, e.g. {{'pretrain.epochs': 2}}, not {type(set).__name__}")
     return run_from_python(spec, set or {}, out, address, limit, quiet)
@@ -86,7 +86,7 @@ def parser(add_help: bool = True) -> Arguments:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     args = parser().parse_args(argv)
     _check_limit("--limit", args.limit)
-    check_out("--out", args.out)
+    check_run_folder("--out", args.out)
     if args.on is not None and not args.plan:
         raise UserError("--on: is for --plan")
     return args

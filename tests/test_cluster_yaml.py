@@ -4,6 +4,7 @@ token everywhere, an end when idle, and a package for `ray job submit` that is s
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import shlex
@@ -100,8 +101,26 @@ def test_images_lie_on_the_local_disk_of_every_node_under_one_path(name):
 @everywhere
 def test_what_is_mounted_is_there(name):
     mounts = {there: here for there, here in written(name)["file_mounts"].items() if not here.startswith("~")}
-    assert mounts == {"~/requirements.txt": "requirements.txt"}
-    assert (ROOT / "requirements.txt").exists()
+    assert mounts == {"~/requirements.lock": "requirements.lock"}
+    assert (ROOT / "requirements.lock").exists()
+
+
+@everywhere
+def test_a_node_that_starts_later_has_the_releases_of_the_head(name):
+    """The bounds of requirements.txt would give it a newer Ray, which the head's refuses."""
+    installs = [command for command in written(name)["setup_commands"] if "pip install" in command]
+    assert installs == ["~/env/bin/pip install -q --require-hashes -r ~/requirements.lock"]
+    lock = (ROOT / "requirements.lock").read_text()
+    assert re.search(r"^ray==[\d.]+ ", lock, re.MULTILINE)
+    assert re.search(r"^torch==[\d.]+ ", lock, re.MULTILINE)
+
+
+@everywhere
+def test_a_job_that_is_stopped_has_time_for_its_report(name):
+    (head,) = (command for command in written(name)["head_start_ray_commands"] if "ray start" in command)
+    before, started, _ = head.partition("ray start")
+    assert started
+    assert "RAY_JOB_STOP_WAIT_TIME_S=300" in before.split()
 
 
 @everywhere
@@ -196,6 +215,24 @@ def test_rays_aws_provider_takes_it(monkeypatch, tmp_path):
     assert all(node["KeyName"] for node in nodes.values())
 
 
+def test_the_profile_of_the_head_can_be_given_to_the_workers():
+    """Ray gives it to the head alone, and its role lacks the right to hand it on; AWS's own policies are not asked."""
+    from ray.autoscaler._private.aws import config as provider
+
+    text = FILES["aws"].read_text()
+    line = f"      IamInstanceProfile: {{Name: {provider.DEFAULT_RAY_INSTANCE_PROFILE}}}"
+    worker = yaml.safe_load(text.replace(line.replace("Iam", "# Iam"), line))["available_node_types"]["gpu"]
+    assert worker["node_config"]["IamInstanceProfile"] == {"Name": provider.DEFAULT_RAY_INSTANCE_PROFILE}
+    assert "IamInstanceProfile" not in written("aws")["available_node_types"]["gpu"]["node_config"], "no worker starts"
+    command = text[text.index("aws iam put-role-policy") :]
+    words = shlex.split(command[: command.index("}'") + 2].replace("\n      #     ", " "))
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    (statement,) = json.loads(given["--policy-document"])["Statement"]
+    role = provider.DEFAULT_RAY_IAM_ROLE
+    assert given["--role-name"] == role
+    assert statement == {"Effect": "Allow", "Action": "iam:PassRole", "Resource": f"arn:aws:iam::*:role/{role}"}
+
+
 # --- Kubernetes
 
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -232,6 +269,8 @@ def test_kuberay_has_the_shape_of_the_custom_resource():
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
         assert all(isinstance(entry["value"], str) for entry in container["env"])
         assert container["resources"]["limits"] == container["resources"]["requests"]
+    stop = {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "300"}
+    assert stop in head["template"]["spec"]["containers"][0]["env"]
     assert "nvidia.com/gpu" in worker["template"]["spec"]["containers"][0]["resources"]["limits"]
 
 

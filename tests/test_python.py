@@ -310,6 +310,11 @@ def test_mistakes_of_a_call(tmp_path, monkeypatch):
     assert problems(lambda: rr.sweep("quickstart", out="")) == [f"out: {empty} out"]
     for main in (sweep.main, analysis_command.main):
         assert problems(lambda main=main: main(["quickstart", "--out", ""])) == [f"--out: {empty} --out"]
+    for bucket, folder in (("s3://b", "s3://b"), ("gs://b/?endpoint_override=h:1", "gs://b")):
+        what = f"{folder} is a whole bucket, and the weights that runs share go beside the run folder"
+        right = f"{what}; give a folder in it, e.g. {folder}/first"
+        assert problems(lambda out=bucket: rr.sweep("quickstart", out=out)) == [f"out: {right}"]
+        assert problems(lambda out=bucket: sweep.main(["quickstart", "--out", out])) == [f"--out: {right}"]
     for values, kind in (("seeds=2", "str"), (["seeds=2"], "list")):
         assert problems(lambda values=values: rr.sweep("quickstart", set=values)) == [
             f"set: must be a dict, e.g. {{'pretrain.epochs': 2}}, not {kind}"

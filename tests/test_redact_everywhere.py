@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -82,3 +83,23 @@ def test_the_journal_of_a_search_keeps_none_and_finds_its_choices_again(tmp_path
     journal.append_logs([{"op_code": 4, "value": f"s3://K:{SECRET}@bucket/x"}])
     assert SECRET not in (tmp_path / FILE).read_text()
     assert Journal(Storage(tmp_path)).read_logs(0) == journal.read_logs(0)
+
+
+@pytest.mark.parametrize("name", ["PGPASSWORD", "SSHPASS", "MYSQL_PWD", "AZURE_STORAGE_KEY", "DB_PASSWORD", "API_KEY"])
+@pytest.mark.parametrize("begin", ["", "/", "~", ".", "~/", "./", "//"])
+def test_the_value_of_a_secret_variable_is_hidden_however_it_begins(monkeypatch, name, begin):
+    value = f"{begin}horse+battery/staple"
+    monkeypatch.setenv(name, value)
+    assert redact(f"it was {value} again, {quote(value, safe='')}") == "it was REDACTED again, REDACTED"
+
+
+def test_a_path_to_a_secret_is_none(monkeypatch, tmp_path):
+    file = tmp_path / "password-of-the-database"
+    file.write_text("x")
+    for name in ("DB_PASSWORD", "AZURE_STORAGE_KEY", "API_KEY"):
+        monkeypatch.setenv(name, str(file))
+    for name in ("PWD", "OLDPWD", "GOOGLE_APPLICATION_CREDENTIALS", "PASSWORD_STORE_DIR", "HF_TOKEN_PATH"):
+        monkeypatch.setenv(name, "/home/me/where/things/are")  # there or not
+    monkeypatch.setenv("SSH_ASKPASS", "the-program-that-asks")
+    for text in (f"{file}: no such file", "/home/me/where/things/are/x", "the-program-that-asks"):
+        assert redact(text) == text

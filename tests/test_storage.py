@@ -17,6 +17,7 @@ from ray_robust.errors import Outage, UserError
 from ray_robust.files.retry import may_pass
 from ray_robust.files.storage import Storage
 from ray_robust.run import throughput
+from ray_robust.run.checkpoint_paths import shared_weights
 
 
 @pytest.fixture(params=["local", "file", "remote"])
@@ -192,9 +193,27 @@ def test_addresses_are_shown_for_people(tmp_path, monkeypatch):
     assert (Storage("s3://bucket/runs?region=eu") / "trials/a").address == "s3://bucket/runs/trials/a?region=eu"
     assert Storage("s3://bucket/runs/x?region=eu").parent.address == "s3://bucket/runs?region=eu"
     assert Storage("runs/x").parent == Storage("runs")
+    assert Storage("/").parent == Storage("/")
     assert Storage("~/x").address == str(Path.home() / "x")
     assert Storage("runs").local("a") == tmp_path / "runs/a"
     assert Storage("s3://bucket/x").local() is None
+
+
+@pytest.mark.parametrize("settings", ["", "?endpoint_override=host:9000&scheme=http"])
+def test_weights_lie_beside_the_run_however_its_address_ends(settings):
+    for slash in ("", "/", "//"):
+        run = Storage(f"s3://bucket/quantity{slash}{settings}")
+        assert run.address == f"s3://bucket/quantity{settings}"
+        assert shared_weights(run).address == f"s3://bucket/checkpoints{settings}"
+    assert (Storage(f"hdfs:///runs{settings}").parent / "x").address == f"hdfs:///x{settings}"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/", "gs://bucket/?scheme=http", "hdfs:///"])
+def test_nothing_lies_above_a_bucket(address):
+    """It was a folder `s3:` of the working directory."""
+    bucket = Storage(address)
+    assert bucket.parent == bucket
+    assert (bucket.parent / "x").remote
 
 
 def test_only_the_address_travels(tmp_path):

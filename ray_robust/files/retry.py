@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ray_robust.errors import Outage, Refused
+from ray_robust.errors import Outage, Refused, UserError
 from ray_robust.files.disk_room import FULL
 
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds over which an operation is tried again; RAY_ROBUST_PATIENCE replaces it
+PATIENCE = 60.0  # seconds over which an operation is tried again
+VARIABLE = "RAY_ROBUST_PATIENCE"  # of the environment, which replaces it
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two tries: doubled each time, up to the longest
 PASSING = (  # what a network, a mounted share or a disk under load says of something that may be over in a moment
     *FULL, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN,
@@ -38,7 +39,7 @@ def patiently(attempt: Callable[[], T], where: Callable[[], str], outage: Callab
     """Return what `attempt` returns. An error that may pass is tried again, with waits that double, for `patience()`
     seconds in all; then Outage is raised, with the line that `outage` makes of the error and the seconds. An object
     store's refusal is raised at once, as Refused of `where()`; any other error as it is."""
-    begun, wait = time.monotonic(), FIRST_WAIT
+    begun, wait, longest = time.monotonic(), FIRST_WAIT, patience()  # read first: an error is no time to be wrong
     while True:
         try:
             return attempt()
@@ -48,15 +49,27 @@ def patiently(attempt: Callable[[], T], where: Callable[[], str], outage: Callab
                     raise Refused(errno.EACCES, why, where()) from error
                 raise
             passed = time.monotonic() - begun
-            if passed + wait > patience():
+            if passed + wait > longest:
                 raise Outage(outage(error, passed)) from error
         time.sleep(wait * random.uniform(0.5, 1.0))  # not all nodes of a cluster at the same moment
         wait = min(2 * wait, LONGEST_WAIT)
 
 
 def patience() -> float:
-    """Return seconds over which an operation is tried again."""
-    return float(os.environ.get("RAY_ROBUST_PATIENCE", PATIENCE))
+    """Return seconds over which an operation is tried again. Raises UserError where the environment says otherwise."""
+    written = os.environ.get(VARIABLE, "").strip()
+    try:
+        seconds = float(written) if written else PATIENCE
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:  # nan neither
+        raise UserError(f"{VARIABLE}={written}: must be seconds, as a number of at least 0, e.g. {VARIABLE}=600")
+    return seconds
+
+
+def check_patience() -> None:
+    """Raise UserError where RAY_ROBUST_PATIENCE is no number of seconds, before a command has done anything."""
+    patience()
 
 
 def may_pass(error: OSError) -> bool:

@@ -43,12 +43,16 @@ class Storage:
         if address.startswith("file://"):
             address = unquote(urlparse(address).path)
         self.remote = "://" in address
-        self.address = address.rstrip("/") if self.remote else os.path.abspath(os.path.expanduser(address))
+        if self.remote:  # a slash at the end means nothing, also where the settings of the store stand behind it
+            scheme, path, query = _parts(address)
+            self.address = f"{scheme}{path.rstrip('/')}{query}"
+        else:
+            self.address = os.path.abspath(os.path.expanduser(address))
         self._filesystem: tuple[Any, str] | None = None
 
     def __truediv__(self, name: str) -> Storage:
-        base, query, rest = self.address.partition("?") if self.remote else (self.address, "", "")
-        return Storage(f"{base.rstrip('/')}/{name}{query}{rest}")
+        scheme, path, query = _parts(self.address) if self.remote else ("", self.address.rstrip("/"), "")
+        return Storage(f"{scheme}{path}/{name}{query}")
 
     def __repr__(self) -> str:
         return f"Storage({self.address!r})"
@@ -64,9 +68,12 @@ class Storage:
 
     @property
     def parent(self) -> Storage:
-        """The folder that this one lies in."""
-        base, query, rest = self.address.partition("?") if self.remote else (self.address, "", "")
-        return Storage(f"{base.rpartition('/')[0] or '/'}{query}{rest}")
+        """The folder that this one lies in; of a whole bucket the bucket itself, as of the root of a disk the root."""
+        if not self.remote:
+            return Storage(os.path.dirname(self.address))
+        scheme, path, query = _parts(self.address)
+        above, slash, _ = path.rpartition("/")
+        return Storage(f"{scheme}{above if slash else path}{query}")
 
     @property
     def shown(self) -> str:
@@ -343,6 +350,13 @@ class Storage:
         if self._filesystem is None:
             self._filesystem = open_filesystem(self.address, self.shown)
         return self._filesystem
+
+
+def _parts(address: str) -> tuple[str, str, str]:
+    """The scheme of a URI with its `://`, the path behind it, and the query with its `?`."""
+    base, mark, settings = address.partition("?")
+    scheme, between, path = base.partition("://")
+    return scheme + between, path, mark + settings
 
 
 def encoded(name: str, data: bytes | str) -> bytes:

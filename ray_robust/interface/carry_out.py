@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ray_robust.data.opened import forget_pools
 from ray_robust.errors import DONE, INTERRUPTED, Problem, Unfinished, UserError
+from ray_robust.files.retry import check_patience
 from ray_robust.interface.run import Run, why_unfinished
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.plan.plan import Plan
@@ -96,6 +97,7 @@ def _again(source: str, spec: Spec, asked: Mapping[str, Any]) -> str:
 
 def carry_out(spec: Spec, args: Asked, out: Console) -> tuple[int, RunFolder]:
     """Plan or run a sweep; return the exit code and the run folder. Raises UserError."""
+    check_patience()
     if not args.plan:
         check_address(args.address)  # before anything is written, and before minutes of work
     forget_pools()  # of an earlier call in this process

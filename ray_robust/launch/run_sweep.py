@@ -350,16 +350,14 @@ class SweepRun:
 
     def _print_data(self, cluster: Cluster, stores: list[ImageStore]) -> None:
         """Write data.json; print what trials draw from, and the cluster that they run on."""
-        from ray import cluster_resources
-
-        from ray_robust.launch.placement import idle_gpus
+        from ray_robust.launch.placement import notes
 
         out = self.out
         for line in write_data_entries(self.sweep, self.run, stores):
             out.print("[yellow]duplicates[/]  ", end="")
             out.print(line, markup=False, soft_wrap=True)
         print_composition(out, self.sweep, self.subsets)
-        for note in filter(None, (cluster.note, idle_gpus(self.sweep.spec.resources, cluster_resources()))):
+        for note in filter(None, (cluster.note, *notes(self.sweep.spec.resources))):
             out.print(note, markup=False, soft_wrap=True)
         if cluster.dashboard:
             asks = "; it asks for the token that `ray get-auth-token` prints" if cluster.locked else ""

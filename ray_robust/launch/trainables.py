@@ -45,6 +45,7 @@ def train_group(config: dict[str, Any], paths: RunPaths, resources: Resources, p
     from ray.train.torch import TorchTrainer
 
     ref: TrialRef = config["trial"]
+    storage = tune.get_context().get_storage()  # Tune's own, wherever that is
     # Ray's annotation lacks the pair (fewest, most)
     workers: Any = (resources.fewest_workers, resources.workers) if resources.elastic else resources.workers
     trainer = TorchTrainer(
@@ -57,7 +58,8 @@ def train_group(config: dict[str, Any], paths: RunPaths, resources: Resources, p
         ),
         run_config=RunConfig(
             name=f"{ref.trial.key}-{time.time_ns()}",  # under a name that was there, Train resumes its own state
-            storage_path=tune.get_context().get_storage().storage_fs_path,
+            storage_path=storage.storage_fs_path,
+            storage_filesystem=storage.storage_filesystem,  # the path alone is one on this machine's disk
             failure_config=FailureConfig(max_failures=0),  # Tune begins it again, so that one place counts
         ),
     )

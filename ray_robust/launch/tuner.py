@@ -66,7 +66,7 @@ def run_plan(
     recovery = Recovery(trials, RunFolder(paths.run), RETRIES)
     planned = PlannedTrials(plan if search is None else Plan(()), recovery, baseline, pilot)
     given_out = planned if search is None else search
-    watchdog = HeartbeatWatchdog(recovery, resources.heartbeat)
+    watchdog = HeartbeatWatchdog(recovery, resources.heartbeat, resources.together)
     callbacks = TrialCallbacks(monitor, recovery, watchdog, Storage(paths.checkpoints), resources.disk, planned.settled)
     run = _TuneRun(paths, resources, cluster, callbacks, search is not None)
     with watchdog.watching(), _cluster_outage():

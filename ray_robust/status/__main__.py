@@ -13,6 +13,7 @@ from collections import Counter
 from rich.console import Console
 
 from ray_robust.errors import DONE, FAILED, Arguments, UserError, command
+from ray_robust.files.retry import check_patience
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.trial_folder import RERUN
 from ray_robust.status import tables
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--interval is for --follow")
     if args.interval is not None and not LEAST_INTERVAL <= args.interval < math.inf:
         raise UserError(f"--interval: must be at least {LEAST_INTERVAL:g} s, not {args.interval:g}")
+    check_patience()
     out, unfinished = console(), False
     if args.follow:
         ending = follow(RunFolder(args.run), out, args.interval or INTERVAL)

@@ -8,6 +8,7 @@ it. Owns Ray's settings.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_robust.errors import Outage, UserError
+from ray_robust.files.retry import VARIABLE
 from ray_robust.launch.cluster import private_apis
 from ray_robust.launch.cluster.accounts import others
 from ray_robust.launch.cluster.address import address_of, check_address
@@ -28,6 +30,8 @@ from ray_robust.launch.cluster.temporary_folder import folder_for_sockets, scrat
 from ray_robust.spec.class_selection import absolute
 
 FOLDERS = ("RAY_ROBUST_STORE", "RAY_ROBUST_CACHE")
+PASSED = (VARIABLE,)  # what workers do as this command does, on every node of a cluster
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` gave a job, as Ray tells the job
 OBJECT_STORE = 128 << 20  # bytes; images never travel through it
 LONGEST_CAUSE = 250  # characters
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -94,7 +98,7 @@ def connect(address: str | None = None, dashboard: bool = True) -> Iterator[Clus
                 info, note = _start(base, folder, dashboard)
                 notes.append(note)
             else:
-                info = ray.init(address=joined.text, **QUIET)
+                info = ray.init(address=joined.text, runtime_env=_passed_on(), **QUIET)
         except SystemExit as ended:  # Ray's own handler, which it sets first of all
             if ended.code == signal.SIGTERM:
                 raise KeyboardInterrupt from None
@@ -120,6 +124,14 @@ def _check_unused() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         raise UserError("Ray is in use in this process; call ray.shutdown() first, or run the sweep in another process")
+
+
+def _passed_on() -> dict[str, Any] | None:
+    """Ray's runtime environment for the workers of a cluster that is joined: they have the environment of their node,
+    not this command's. What the job of this command was given reaches them anyhow; Ray refuses it a second time."""
+    job = json.loads(os.environ.get(JOB) or "{}").get("runtime_env") or {}
+    given = {name: value for name in PASSED if (value := os.environ.get(name)) and name not in job.get("env_vars", {})}
+    return {"env_vars": given} if given else None
 
 
 def _shutdown() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 MEMBERS = {  # module -> what is used of it
     "ray._private.services": (
@@ -96,13 +96,13 @@ def living_actors() -> int:
     return len(state.actor_table(None, actor_state_name="ALIVE"))
 
 
-def autoscales() -> bool:
-    """Return whether an autoscaler can add nodes to the cluster that this process is connected to. Its configuration is
-    public in no other form."""
+def node_groups() -> list[tuple[Mapping[str, float], int]]:
+    """Return the groups of nodes that an autoscaler has told the cluster of which this process is connected to: what a
+    node has, and how many there may be (-1: any number). Its configuration is public in no other form."""
     from ray._private.state import state
 
     try:
         groups = state.get_cluster_config().node_group_configs
     except Exception:  # a cluster without an autoscaler has none
-        return False
-    return any(group.max_count > 0 for group in groups.values())
+        return []
+    return [(dict(group.resources), group.max_count) for group in groups if group.max_count]
