@@ -274,3 +274,10 @@ def test_a_trial_that_is_done_with_more_is_read_again(run, tmp_path):
     of_trial = run.results().query("trial == @trial.id and status == 'done'")
     assert set(of_trial["finetune"]) == {f.id for f in trial.finetunings}
     assert len(trial.finetunings) > 1
+
+
+def test_a_plan_has_whole_numbers_where_a_trial_has_none_of_them_too(run, tmp_path):
+    run.write_plan(plan(tmp_path).rows())
+    seeds = set(run.plan()["subset_seed"])
+    assert "" in seeds
+    assert all(seed.isdigit() for seed in seeds - {""})

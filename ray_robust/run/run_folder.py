@@ -93,8 +93,8 @@ class RunFolder:
         return self._stamps
 
     def write_plan(self, rows: list[dict[str, Any]]) -> None:
-        """plan.csv, one row per trial."""
-        self.write("plan.csv", safe_csv.text_of(pd.DataFrame(rows)))
+        """plan.csv, one row per trial; a whole number stays one beside trials that have none."""
+        self.write("plan.csv", safe_csv.text_of(pd.DataFrame(rows, dtype=object)))
 
     def plan(self) -> pd.DataFrame:
         """Return the planned trials; empty when nothing was planned yet. Raises Damaged for a file that is no plan."""
