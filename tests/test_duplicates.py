@@ -248,7 +248,7 @@ def test_images_are_looked_at_once(tmp_path, monkeypatch):
     again = ImageStore.open(store.folder.parent, store.pool, store.size)
     monkeypatch.setattr(ImageStore, "take", lambda *_: pytest.fail("read again"))
     assert (signatures(again, np.arange(30)) == first).all()
-    (store.folder / "signatures-1.bin").write_bytes(b"cut off")
+    (store.folder / "signatures-2.bin").write_bytes(b"cut off")
     monkeypatch.undo()
     assert (signatures(again, np.arange(30)) == first).all()
 
