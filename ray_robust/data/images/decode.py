@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +40,11 @@ SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times t
 BAND = 1 << 20  # pixels of deep greyscale that are scaled at a time
 VECTORISED = 128  # px from which torch resizes: Pillow's filter to within a step of 255, in a third of the time. Below,
 # the resize is cheap and importing torch, which takes seconds, is not
+SPACES = {"RGB": "RGB", "L": "GRAY"}  # modes of JPEGs that simplejpeg decodes to what Pillow does, by its names
+_DAMAGE = re.compile(
+    r"(?:Corrupt JPEG data: )?(premature end .*|bad Huffman code|found marker .*|\d+ extraneous bytes .*)", re.I
+)
+_SCRAP = re.compile(r"Corrupt JPEG data: (?:\d|1[0-6]) extraneous bytes before marker 0xd9")  # behind all the pixels
 _TURNS = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,7 +95,7 @@ def read_all(
 def decode(data: bytes, size: int, fit: str) -> np.ndarray:
     """Return one image file's bytes as uint8 [size, size, 3], upright, in RGB.
 
-    Raises Undecodable, or whatever Pillow's decoder raises for damaged data.
+    Raises Undecodable, or whatever Pillow's decoder raises for other damaged data than a JPEG's.
     """
     image = opened(data, size, fit)
     # turning the small square is the same as cutting a square from the turned image, and far cheaper
@@ -151,13 +157,18 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
     """Return the decoded image, in a mode that resizes well; an array uint8 [high, wide, 3] where it came as one.
 
     Pillow and simplejpeg run the same decoder and come to the same bytes, the latter in three quarters of the time.
-    What it finds odd is left to Pillow, which forgives more and has the last word.
+    What it finds odd is left to Pillow, which forgives more and has the last word: but not of damage, for which Pillow
+    shows grey, or what follows shifted, without a word.
     """
-    if image.format == "JPEG" and image.mode == "RGB":
+    if image.format in ("JPEG", "MPO"):
         try:
-            return simplejpeg.decode_jpeg(data, "RGB", min_height=image.height, min_width=image.width)
-        except ValueError:
-            pass
+            if (space := SPACES.get(image.mode)) is not None:
+                pixels = simplejpeg.decode_jpeg(data, space, min_height=image.height, min_width=image.width)
+                return pixels if space == "RGB" else Image.fromarray(pixels[:, :, 0])
+            simplejpeg.decode_jpeg(data, "CMYK", min_height=1, min_width=1)  # to see whether it is whole
+        except ValueError as error:
+            if (damage := _DAMAGE.fullmatch(str(error))) and not _SCRAP.fullmatch(str(error)):
+                raise Undecodable(f"is a damaged JPEG: {damage[1][:1].lower()}{damage[1][1:]}") from None
     image.load()
     return _plain(image)
 
