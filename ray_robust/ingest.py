@@ -29,8 +29,9 @@ from ray_robust.data.duplicates.entries import summary
 from ray_robust.data.images.form import Form, form_of
 from ray_robust.data.images.pack import BROKEN, PRESENT
 from ray_robust.data.images.store import ImageStore, default_root, outdated
-from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.readers.file_pool import READ_TOGETHER
+from ray_robust.data.tasks.shifted import with_shifts
 from ray_robust.errors import DONE, Arguments, UserError, check_out, command, did_you_mean
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
@@ -159,9 +160,10 @@ def _open(args: argparse.Namespace) -> Pool:
             raise UserError(f"--set {pair}: wanted KEY=VALUE")
         given[key] = read_value(value, f"--set {pair[:80]}")
     try:
-        return cls(args.source, cls.Options.model_validate(given))
+        pool = cls(args.source, cls.Options.model_validate(given))
     except ValidationError as error:
         raise UserError(*_lines(args.source, error, fields)) from None
+    return with_shifts(pool) if isinstance(pool, Task) else pool  # as a sweep opens it
 
 
 def _form(args: argparse.Namespace) -> Form:
@@ -203,6 +205,8 @@ def _summary(pool: Pool) -> Iterator[str]:
         yield "splits       " + ", ".join(f"{split} {len(catalog.rows(split)):,}" for split in SPLITS)
     yield f"licence      {catalog.licence}"
     yield from (f"note         {note}" for note in catalog.notes)
+    if isinstance(pool, Task) and pool.corrupted:
+        yield "note         Corruptions are made on each node by the first trial of a sweep, not here."
     yield from (f"warning      {warning}" for warning in pool.warnings)
 
 
@@ -245,7 +249,8 @@ def _install(pool: Pool, archive: Path, out: Console) -> None:
     from ray_robust.data.tasks.install import install
     from ray_robust.data.tasks.wilds import WildsTask
 
-    if not isinstance(pool, WildsTask):
+    task = pool.without_shifts if isinstance(pool, Task) else pool
+    if not isinstance(task, WildsTask):
         raise UserError(f"--archive: {pool.name} is read as it lies; only wilds:<name> is unpacked from its download")
 
     @contextmanager
@@ -253,7 +258,7 @@ def _install(pool: Pool, archive: Path, out: Console) -> None:
         with _bar(out, 0, stage) as progress:
             yield progress or (lambda done, of: None)
 
-    for line in install(pool, archive, bar):
+    for line in install(task, archive, bar):
         out.print(line, markup=False)
 
 

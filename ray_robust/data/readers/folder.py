@@ -29,6 +29,7 @@ from ray_robust.data.images.files import (
     Zip,
     absolute,
     ignored,
+    in_utf8,
 )
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
@@ -226,15 +227,13 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
     path = Path(files.where)
     depth = 2 if splits else 1  # folders above an image: split and class, or class
     layout = "<split>/<class>/*.jpg" if splits else "<class>/*.jpg"
-    try:
-        keys = pd.Series(walk.files, dtype="str")
-    except UnicodeEncodeError as error:
-        raise UserError(Problem(str(path), f"the name of the file {error.object!r} is not in UTF-8")) from None
+    names, unwritable = in_utf8(str(path), walk.files)
+    keys = pd.Series(names, dtype="str")
     image = keys.str.lower().str.extract(r"(\.[^./]+)$", expand=False).isin(SUFFIXES).to_numpy(bool)
     bare = keys.str.startswith(f"{UNLABELLED}/" if splits else "").to_numpy(bool) & unlabelled
     deep = (keys.str.count("/") >= depth - bare).to_numpy(bool)
     shallow = keys[image & ~deep]
-    other = keys[~image].tolist()
+    other = [*keys[~image].tolist(), *unwritable]
     bare, keys = bare[image & deep], keys[image & deep].reset_index(drop=True)
     parts = keys.str.split("/", n=depth, expand=True)
     frame = pd.DataFrame({"key": keys, "label": parts[depth - 1].where(~bare, "") if len(keys) else keys, "line": 0})
