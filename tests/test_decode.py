@@ -139,6 +139,16 @@ def test_the_fast_way_to_a_jpeg_shows_the_same_bytes(subsampling, progressive, m
     assert all((a == decode(*one)).all() for a, one in zip(fast, wanted, strict=True))
 
 
+@pytest.mark.parametrize("most", [65535, 4095, 300])
+def test_a_dark_pgm_of_16_bits_stays_dark(most):
+    """Where no pixel was above 255 of 65,535 it was shown as if it had 8 bits, 257 times as bright."""
+    values = np.linspace(0, most / 300, 64 * 64).astype(">u2").reshape(64, 64)
+    seen = decode(b"P5 64 64 %d\n" % most + values.tobytes(), 64, "crop")
+    deep = grey((values * (65535 / most)).round().astype(np.uint16))
+    assert seen.max() <= 1
+    assert (seen == decode(make.encoded(deep, "PNG"), 64, "crop")).all()
+
+
 def test_an_odd_jpeg_is_left_to_pillow():
     good = make.encoded(make.picture(200, 200))
     scrap = good[:-2] + b"scrap" + good[-2:]  # before the last marker: a warning of the decoder, and no damage
@@ -178,6 +188,12 @@ def test_grey_jpegs_and_the_first_picture_of_several_show_the_same_bytes(monkeyp
     fast = [decode(*one, "crop") for one in wanted]
     monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: (_ for _ in ()).throw(ValueError("not today")))
     assert all((a == decode(*one, "crop")).all() for a, one in zip(fast, wanted, strict=True))
+
+
+def test_a_strip_that_is_too_long_for_a_jpeg_is_scaled_to_what_one_can_be():
+    """It was broken in a compact store alone."""
+    strip = encode(make.encoded(Image.new("RGB", (70_000, 20)), "PNG"), Form(32, 48), "crop")
+    assert (strip.height, strip.width) == (19, 65_500)
 
 
 def test_what_is_broken_is_a_reason_in_one_line():

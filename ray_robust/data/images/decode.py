@@ -35,6 +35,7 @@ _LOOKS = {  # what people find under the name of an image: told by its kind, sin
     b"\xc5\xd0\xd3\xc6": "PostScript", b"%PDF": "a PDF", b"PK\x03\x04": "a zip", b"\x1f\x8b": "gzip",
     b"8BPS": "Photoshop's format", b"\0\0\0": "HEIC, a video or zeros",
 }  # fmt: skip
+LONGEST = 65_500  # px of a JPEG's side, libjpeg's own limit
 SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left; 1.0 differs from
 # decoding in full by 33-44 dB on photographs and is up to twice as fast, 2.0 by 41-49 dB
 BAND = 1 << 20  # pixels of deep greyscale that are scaled at a time
@@ -104,11 +105,11 @@ def decode(data: bytes, size: int, fit: str) -> np.ndarray:
 
 def decode_whole(data: bytes, side: int) -> np.ndarray:
     """Return one image file's bytes as uint8 [height, width, 3], upright, in RGB, the short side `side` px long; one
-    that is smaller keeps its size. Raises what `decode` does."""
+    that is smaller keeps its size, unless a side is too long for a JPEG. Raises what `decode` does."""
     image = opened(data, side)
     pixels = _load(image, data)
     wide, high = pixels.size if isinstance(pixels, Image.Image) else pixels.shape[1::-1]
-    scale = min(1.0, side / min(wide, high))
+    scale = min(1.0, side / min(wide, high), LONGEST / max(wide, high))
     target = (max(1, round(wide * scale)), max(1, round(high * scale)))
     return _upright(_resized(pixels, target, (0.0, 0.0, float(wide), float(high))), orientation_of(image))
 
@@ -176,7 +177,8 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
 def _plain(image: Image.Image) -> Image.Image:
     """Return the image in a mode that resizes well: L, RGB, CMYK or RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+        sixteen = image.mode == "I" and image.format == "PPM"  # Pillow scales it to 16 bits, whatever it claims to have
+        return Image.fromarray(_to_8_bits(np.asarray(image), "I;16" if sixteen else image.mode))
     if image.mode == "RGBA":
         return image
     if image.has_transparency_data:

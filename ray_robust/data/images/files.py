@@ -195,6 +195,12 @@ class Zip:
 @lru_cache(maxsize=4)
 def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
+    if any(
+        name.startswith("./") or "/./" in name for name in archive.NameToInfo
+    ):  # of `zip` of some systems, or Python
+        for info in archive.filelist:
+            info.filename = "/".join(part for part in info.filename.split("/") if part != ".")
+        archive.NameToInfo = {info.filename: info for info in archive.filelist}
     if len(archive.NameToInfo) < len(archive.filelist):  # one of a name can be read, the last; a list would give both
         names = Counter(name for name in archive.namelist() if name[-1:] not in ("", "/"))
         if twice := [name for name, count in names.items() if count > 1]:
