@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     for (row, reason), _ in zip(store.broken.items(), range(launch.SHOWN), strict=False):
         out.print(f"  left out   {pool.keys(np.asarray([row]))[0]}: {reason}", markup=False)
     if not skipped(pool):
-        out.print(f"duplicates   {_duplicates(store)}", markup=False)
+        out.print(f"duplicates   {_duplicates(store, out)}", markup=False)
     out.print(f"store        {store.folder}", markup=False)
     return DONE
 
@@ -210,9 +210,9 @@ def _summary(pool: Pool) -> Iterator[str]:
     yield from (f"warning      {warning}" for warning in pool.warnings)
 
 
-def _duplicates(store: ImageStore) -> str:
+def _duplicates(store: ImageStore, out: Console) -> str:
     """The images that are there more than once, in one line."""
-    compared = within(store)
+    compared = within(store, lambda line: out.print(f"             {line}", markup=False))
     none = "none across splits or under two labels" if store.pool.catalog.split is not None else "none under two labels"
     return "; ".join(filter(None, [summary(compared) or none, compared.note]))
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ray_robust.data.pool import Catalog, Pool
+from ray_robust.data.pool import Catalog
+from ray_robust.data.readers.file_pool import FilePool
 from ray_robust.data.readers.label_checks import other_forms
 from ray_robust.data.readers.table import first_few
 from ray_robust.data.tasks.shift_options import TestSet
@@ -16,7 +17,7 @@ from ray_robust.text.names import count_noun, describe_difference, quoted
 SHOWN = 3  # classes in a message
 
 
-def numbers_in_task(pool: Pool, shift: TestSet, own: Sequence[str]) -> np.ndarray:
+def numbers_in_task(pool: FilePool, shift: TestSet, own: Sequence[str]) -> np.ndarray:
     """Return int32 per class of a test set, its number among the task's classes `own`; -1 of one that the task lacks.
 
     Raises UserError for such a class, unless `unseen: drop` leaves it out, and for one that is only written otherwise.
