@@ -29,8 +29,9 @@ from ray_robust.data.duplicates.entries import summary
 from ray_robust.data.images.form import Form, form_of
 from ray_robust.data.images.pack import BROKEN, PRESENT
 from ray_robust.data.images.store import ImageStore, default_root, outdated
-from ray_robust.data.pool import SPLITS, Pool
+from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.readers.file_pool import READ_TOGETHER
+from ray_robust.data.tasks.shifted import with_shifts
 from ray_robust.errors import DONE, Arguments, UserError, check_out, command, did_you_mean
 from ray_robust.files.retry import check_patience
 from ray_robust.launch.cluster.address import check_address
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
     for (row, reason), _ in zip(store.broken.items(), range(launch.SHOWN), strict=False):
         out.print(f"  left out   {pool.keys(np.asarray([row]))[0]}: {reason}", markup=False)
     if not skipped(pool):
-        out.print(f"duplicates   {_duplicates(store)}", markup=False)
+        out.print(f"duplicates   {_duplicates(store, out)}", markup=False)
     out.print(f"store        {store.folder}", markup=False)
     return DONE
 
@@ -161,9 +162,10 @@ def _open(args: argparse.Namespace) -> Pool:
             raise UserError(f"--set {pair}: wanted KEY=VALUE")
         given[key] = read_value(value, f"--set {pair[:80]}")
     try:
-        return cls(args.source, cls.Options.model_validate(given))
+        pool = cls(args.source, cls.Options.model_validate(given))
     except ValidationError as error:
         raise UserError(*_lines(args.source, error, fields)) from None
+    return with_shifts(pool) if isinstance(pool, Task) else pool  # as a sweep opens it
 
 
 def _form(args: argparse.Namespace) -> Form:
@@ -205,12 +207,14 @@ def _summary(pool: Pool) -> Iterator[str]:
         yield "splits       " + ", ".join(f"{split} {len(catalog.rows(split)):,}" for split in SPLITS)
     yield f"licence      {catalog.licence}"
     yield from (f"note         {note}" for note in catalog.notes)
+    if isinstance(pool, Task) and pool.corrupted:
+        yield "note         Corruptions are made on each node by the first trial of a sweep, not here."
     yield from (f"warning      {warning}" for warning in pool.warnings)
 
 
-def _duplicates(store: ImageStore) -> str:
+def _duplicates(store: ImageStore, out: Console) -> str:
     """The images that are there more than once, in one line."""
-    compared = within(store)
+    compared = within(store, lambda line: out.print(f"             {line}", markup=False))
     none = "none across splits or under two labels" if store.pool.catalog.split is not None else "none under two labels"
     return "; ".join(filter(None, [summary(compared) or none, compared.note]))
 
@@ -247,7 +251,8 @@ def _install(pool: Pool, archive: Path, out: Console) -> None:
     from ray_robust.data.tasks.install import install
     from ray_robust.data.tasks.wilds import WildsTask
 
-    if not isinstance(pool, WildsTask):
+    task = pool.without_shifts if isinstance(pool, Task) else pool
+    if not isinstance(task, WildsTask):
         raise UserError(f"--archive: {pool.name} is read as it lies; only wilds:<name> is unpacked from its download")
 
     @contextmanager
@@ -255,7 +260,7 @@ def _install(pool: Pool, archive: Path, out: Console) -> None:
         with _bar(out, 0, stage) as progress:
             yield progress or (lambda done, of: None)
 
-    for line in install(pool, archive, bar):
+    for line in install(task, archive, bar):
         out.print(line, markup=False)
 
 

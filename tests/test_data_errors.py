@@ -129,7 +129,7 @@ BROKEN = {
         "is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image; it begins as a web page or XML does",
     ),
     "nothing": (b"", "is empty (0 bytes)"),
-    "truncated": (JPEG[:-100], "cannot be decoded: image file is truncated"),
+    "truncated": (JPEG[:-100], "is a damaged JPEG: premature end of JPEG file"),
     "only a header": (JPEG[:30], "cannot be decoded: Truncated File Read"),
 }
 ODD = {  # odd, but images

@@ -12,6 +12,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from ray_robust.data.images import decode as decoder
 from ray_robust.data.images.decode import BACKGROUND, decode, decode_all
+from ray_robust.data.images.form import Form
+from ray_robust.data.images.jpegs import encode
 from tests import make_images as make
 
 
@@ -137,12 +139,61 @@ def test_the_fast_way_to_a_jpeg_shows_the_same_bytes(subsampling, progressive, m
     assert all((a == decode(*one)).all() for a, one in zip(fast, wanted, strict=True))
 
 
+@pytest.mark.parametrize("most", [65535, 4095, 300])
+def test_a_dark_pgm_of_16_bits_stays_dark(most):
+    """Where no pixel was above 255 of 65,535 it was shown as if it had 8 bits, 257 times as bright."""
+    values = np.linspace(0, most / 300, 64 * 64).astype(">u2").reshape(64, 64)
+    seen = decode(b"P5 64 64 %d\n" % most + values.tobytes(), 64, "crop")
+    deep = grey((values * (65535 / most)).round().astype(np.uint16))
+    assert seen.max() <= 1
+    assert (seen == decode(make.encoded(deep, "PNG"), 64, "crop")).all()
+
+
 def test_an_odd_jpeg_is_left_to_pillow():
     good = make.encoded(make.picture(200, 200))
     scrap = good[:-2] + b"scrap" + good[-2:]  # before the last marker: a warning of the decoder, and no damage
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(scrap)
     assert (decode(scrap, 32, "crop") == decode(good, 32, "crop")).all()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", ["cut off", "zeros", "other bytes", "without end"])
+def test_a_damaged_jpeg_is_broken_and_not_half_grey(mode, kind, progressive):
+    good = make.encoded(make.photo(200, 150).convert(mode), progressive=progressive)
+    half = len(good) // 2
+    scrap = np.random.default_rng(1).integers(0, 256, 400, np.uint8).tobytes()
+    data = {
+        "cut off": good[:half] + b"\xff\xd9",
+        "zeros": good[:half] + bytes(len(good) - half - 2) + b"\xff\xd9",
+        "other bytes": good[:half] + scrap + good[half + 400 :],
+        "without end": good[:-2],
+    }[kind]
+    for read in (
+        lambda: decode(data, 32, "crop"),
+        lambda: decoder.decode_whole(data, 32),
+        lambda: encode(data, Form(32, 288), "crop"),
+    ):
+        with pytest.raises(decoder.Undecodable, match=r"^is a damaged JPEG: "):
+            read()
+    assert decode(good, 32, "crop").shape == (32, 32, 3)
+
+
+def test_grey_jpegs_and_the_first_picture_of_several_show_the_same_bytes(monkeypatch):
+    files = [make.encoded(make.photo(wide, high, seed=wide).convert("L")) for wide, high in ((333, 251), (17, 300))]
+    several = io.BytesIO()
+    make.photo(300, 200).save(several, "MPO", save_all=True, append_images=[make.photo(300, 200, 1)])
+    wanted = [(data, size) for data in (*files, several.getvalue()) for size in (8, 33, 150)]
+    fast = [decode(*one, "crop") for one in wanted]
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: (_ for _ in ()).throw(ValueError("not today")))
+    assert all((a == decode(*one, "crop")).all() for a, one in zip(fast, wanted, strict=True))
+
+
+def test_a_strip_that_is_too_long_for_a_jpeg_is_scaled_to_what_one_can_be():
+    """It was broken in a compact store alone."""
+    strip = encode(make.encoded(Image.new("RGB", (70_000, 20)), "PNG"), Form(32, 48), "crop")
+    assert (strip.height, strip.width) == (19, 65_500)
 
 
 def test_what_is_broken_is_a_reason_in_one_line():
@@ -173,7 +224,7 @@ def test_what_is_broken_is_a_reason_in_one_line():
     assert set(reasons) == set(keys) - {"good.jpg"}
     assert reasons["text.jpg"] == "is no JPEG, PNG, JPEG2000, WEBP, BMP, GIF, TIFF, AVIF or PPM image"
     assert reasons["empty.jpg"] == "is empty (0 bytes)"
-    assert "truncated" in reasons["cut.jpg"]
+    assert reasons["cut.jpg"] == "is a damaged JPEG: premature end of JPEG file"
     assert "pixels" in reasons["bomb.png"]  # in Pillow's words, or ours where another package has lifted its limit
     assert reasons["nan.tif"] == "holds pixels that are not finite numbers"
     assert reasons["folder.jpg"] == "cannot be read: Is a directory"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,6 +132,17 @@ def test_mistakes_are_said(pacs, tmp_path):
     assert mistake(root, "domains") == (
         f"{root}/photo_test.txt:1: is no line of a list; wanted: photo/<class>/<file> <number>"
     )
+
+
+def test_a_name_in_another_encoding_is_a_line_of_an_image_and_nothing_of_a_note(pacs, tmp_path):
+    root = shutil.copytree(pacs, tmp_path / "pacs")
+    folder = next(path for path in (root / "photo").iterdir() if path.is_dir())
+    before = task(root).catalog
+    make_images.write(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")), b"a note")
+    assert task(root).catalog.fingerprint == before.fingerprint
+    make_images.write(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")))
+    name = f"photo/{folder.name}/caf\\udce9.jpg"
+    assert mistake(root) == f"{root}: the name of the file '{name}' is not in UTF-8"
 
 
 def test_classes_that_train_lacks(tmp_path):

@@ -91,6 +91,7 @@ def test_few_candidates_at_a_time_give_the_same(monkeypatch):
     hashes = random.integers(0, 2**10, 300).astype(np.uint64)  # full buckets
     whole = phash.Index(hashes).near(hashes, most=5)
     monkeypatch.setattr(phash, "AT_ONCE", 50)
+    monkeypatch.setattr(phash, "BLOCK", 20)
     parts = phash.Index(hashes).near(hashes, most=5)
     assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
 
@@ -228,7 +229,7 @@ def test_ten_thousand_copies_are_no_trouble(tmp_path, monkeypatch):
     few = comparison.Images.of(store)
     places = np.zeros(10_000, int)
     many = comparison.Images(store, few.rows[places], np.arange(10_000) % 2, few.records[places])
-    table = comparison._table("", comparison.LABELS, many, many, other_label=True)
+    table = comparison._table("", comparison.LABELS, many, many, comparison.Search(), other_label=True)
     assert len(table) == 10_000
     assert set(table["kind"]) == {"identical"}
 
@@ -248,7 +249,7 @@ def test_images_are_looked_at_once(tmp_path, monkeypatch):
     again = ImageStore.open(store.folder.parent, store.pool, store.size)
     monkeypatch.setattr(ImageStore, "take", lambda *_: pytest.fail("read again"))
     assert (signatures(again, np.arange(30)) == first).all()
-    (store.folder / "signatures-1.bin").write_bytes(b"cut off")
+    (store.folder / "signatures-2.bin").write_bytes(b"cut off")
     monkeypatch.undo()
     assert (signatures(again, np.arange(30)) == first).all()
 

@@ -357,6 +357,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_a_name_that_is_no_text_is_said(tmp_path):
     tree = make.tree(tmp_path / "tree", {"cat": 1, "dog": 1})
+    Path(os.fsdecode(bytes(tree / "cat") + b"/\xff.n\xff")).write_text("of what is no image nothing is said")
+    assert source(tree).catalog.notes[0] == "1 files that are no images by their names were ignored."
     (tree / "cat" / "000.jpg").rename(os.fsdecode(bytes(tree / "cat") + b"/\xff.jpg"))
     assert mistakes(source(tree)) == [f"{tree}: the name of the file 'cat/\\udcff.jpg' is not in UTF-8"]
 

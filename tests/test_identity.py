@@ -15,9 +15,12 @@ from PIL import Image
 
 from ray_robust import ingest as command
 from ray_robust.data import opened
+from ray_robust.data.duplicates import comparison
 from ray_robust.data.duplicates.signatures import signatures
 from ray_robust.data.images import contents
 from ray_robust.data.images import files as files_module
+from ray_robust.data.images.form import Form
+from ray_robust.data.images.store import ImageStore
 from ray_robust.data.readers import file_pool
 from tests import make_images as make
 from tests.make_folders import bmp, identity, ingested, pool_at, right, tree
@@ -141,6 +144,27 @@ def test_signatures_are_of_the_images_and_not_of_their_numbers(tmp_path):
     alone = [signatures(ingested(path, tmp_path / f"own {path.name}", size=32), np.arange(len(made)))
              for path, made in zip((one, two), both, strict=True)]  # fmt: skip
     assert all((shared == own).all() for shared, own in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("lost", ["pixels.u8", "log.records", "a part"])
+@pytest.mark.parametrize("form", [Form(32), Form(32, 36)], ids=["decoded", "compact"])
+def test_no_image_has_the_signature_of_another_that_was_in_its_slot(tmp_path, lost, form):
+    """Duplicates among other images were those of the images before, once files of the store were removed or cut."""
+    if form.side is not None and lost == "pixels.u8":
+        lost = "jpegs.bin"
+    stores = []
+    for name, seeds in (("one", range(6)), ("two", [9, 9, *range(10, 14)])):
+        images = [make.encoded(make.photo(64, 64, seed), "PNG", compress_level=i) for i, seed in enumerate(seeds)]
+        stores.append(ImageStore.open(tmp_path / "store", pool_at(tree(tmp_path / name, images)), form))
+        stores[-1].fill(np.arange(6))
+        if name == "one":
+            assert signatures(stores[-1], np.arange(6))["state"].all()
+            file = stores[-1].folder / (stores[-1].pack.files[-2] if lost == "a part" else lost)
+            os.truncate(file, file.stat().st_size // 2) if lost == "a part" else file.unlink()
+    made = signatures(stores[1], np.arange(6))
+    assert made["content"][0] == made["content"][3]  # the first image of the other class
+    assert len(np.unique(made["content"])) == 5
+    assert comparison.repeated(comparison.Images.of(stores[1])).tolist() == [False, False, False, True, False, False]
 
 
 # --- the command

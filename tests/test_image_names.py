@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 from make_pools import open_pool
@@ -34,3 +36,13 @@ def test_other_names_of_jpegs_and_jpeg_2000_are_images(tmp_path, suffix):
     pool = source(tmp_path)
     read = pool.read(np.arange(len(pool.catalog)), 8)
     assert (len(read.images), read.broken) == (2, {})
+
+
+def test_names_in_a_zip_that_begin_with_a_dot_are_those_without(tmp_path):
+    with zipfile.ZipFile(tmp_path / "dots.zip", "w") as archive:
+        archive.writestr("./", "")
+        for name in ("./cat/", "./cat/0.jpg", "./dog/./0.jpg", "./.hidden/0.jpg"):
+            archive.writestr(name, b"" if name.endswith("/") else make.encoded(make.picture()))
+    pool = source(tmp_path / "dots.zip")
+    assert pool.keys(np.arange(2)) == ["cat/0.jpg", "dog/0.jpg"]
+    assert not pool.read(np.arange(2), 8).broken

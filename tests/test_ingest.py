@@ -140,6 +140,29 @@ def test_the_command_tells_what_it_found_and_where_it_lies(tmp_path, capsys):
     assert "images       10 in the store, 0 of them new; 0 broken" in capsys.readouterr().out
 
 
+def test_further_test_sets_are_filled_as_a_sweep_reads_them(tmp_path, capsys):
+    """`shifts`, `id_sets` and `corruptions` were taken and ignored."""
+    root = make.tree(tmp_path / "task", {f"{s}/{x}": 2 for s in SPLITS for x in ("cat", "dog")})
+    more = [make.tree(tmp_path / name, {"cat": n, "dog": n}) for name, n in (("v2", 3), ("web", 4))]
+    args = ["folder", "--root", str(root), "--task", "--size", "8", "--out", str(tmp_path / "store")]
+    sets = [f"shifts={{v2: {more[0]}}}", f"id_sets={{web: {more[1]}}}", "corruptions={kinds: [jpeg], severities: [1]}"]
+    assert command.main([*args, *(part for one in sets for part in ("--set", one))]) == 0
+    told = capsys.readouterr().out
+    assert "folder       34 images, 2 classes" in told
+    for note in (
+        "Shift v2: 6 images of all classes.",
+        "ID set web: 8 images of all classes.",
+        "Corruptions of 4 of 4 images of id_test: jpeg-1.",
+        "Corruptions are made on each node by the first trial of a sweep, not here.",
+    ):
+        assert f"note         {note}\n" in told
+    store = ImageStore.open(tmp_path / "store", folder(more[0]), 8)
+    assert not len(store.missing())
+    assert said(lambda: command.main([*args, "--set", f"shifts={{v2: {tmp_path}/none}}"])) == [
+        f"{tmp_path}/none: shift v2: no such file or folder"
+    ]
+
+
 def test_verify_mends(tmp_path, capsys):
     root, out = pets(tmp_path / "a"), tmp_path / "store"
     args = ["folder", "--root", str(root), "--out", str(out), "--size", "8"]

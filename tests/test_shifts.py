@@ -250,6 +250,16 @@ def test_errors_name_the_shift(root: Path, tmp_path: Path, shifts: str, message:
     assert "small.yaml:2" in str(error.value)
 
 
+@pytest.mark.parametrize("unseen", ["drop", "fail"])
+def test_a_class_that_is_written_otherwise_is_not_left_out(root: Path, tmp_path: Path, unseen: str):
+    """`unseen: drop` left it out, and the ID score of its images beside it."""
+    images(tmp_path / "few", ("ant", "Bee", "dog", "elk"), 3, 6)
+    with pytest.raises(UserError) as error:
+        sweep(root, tmp_path, f"{{v2: {{path: {tmp_path}/few, unseen: {unseen}}}}}")
+    what = "class 'Bee' (3 images) is 'bee' in the task: they differ in case; write both the same way"
+    assert str(error.value).endswith(f"{tmp_path}/few: shift v2: {what}")
+
+
 def test_the_worst_group_is_no_metric_of_a_shift(root: Path, tmp_path: Path):
     with pytest.raises(UserError, match="worst_group needs groups, which shifts lack"):
         sweep(root, tmp_path, both(root), **{"task.metric": "worst_group"})

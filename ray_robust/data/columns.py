@@ -171,7 +171,7 @@ def _read(path: Path, column: str) -> tuple[pd.DataFrame, Lines | None]:
         raise UserError(Problem(str(path), "no such file"))
     if path.suffix == ".csv":
         frame, lines = read_table(path)
-        _check_names(frame.columns.tolist(), column, f"{path}:1")
+        _check_names(frame.columns.tolist(), column, f"{path}:{lines.header}")
         return frame, lines
     try:
         file = parquet.ParquetFile(path)

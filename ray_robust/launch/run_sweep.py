@@ -353,7 +353,7 @@ class SweepRun:
         from ray_robust.launch.placement import notes
 
         out = self.out
-        for line in write_data_entries(self.sweep, self.run, stores):
+        for line in write_data_entries(self.sweep, self.run, stores, self.warn):
             out.print("[yellow]duplicates[/]  ", end="")
             out.print(line, markup=False, soft_wrap=True)
         print_composition(out, self.sweep, self.subsets)

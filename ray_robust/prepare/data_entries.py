@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ray_robust.data.images.store import ImageStore
@@ -12,8 +13,11 @@ from ray_robust.prepare.open_sweep import Sweep
 from ray_robust.run.run_folder import RunFolder
 
 
-def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -> list[str]:
-    """Write data.json; return a line for every pair of pools that share images.
+def write_data_entries(
+    sweep: Sweep, run: RunFolder, stores: list[ImageStore], log: Callable[[str], None] = lambda line: None
+) -> list[str]:
+    """Write data.json; return a line for every pair of pools that share images. `log` is called with a line now and
+    then while many images are compared.
 
     A pool of which no store was opened, since nothing is left to read of it, keeps the entry of an earlier command.
     """
@@ -36,7 +40,7 @@ def write_data_entries(sweep: Sweep, run: RunFolder, stores: list[ImageStore]) -
         [store for store in stores if any(store.pool is pool for pool in pools.values())]
         for pools in (sweep.tasks, sweep.sources)
     )
-    duplicates = renewed(run, tasks, sources, (pool for _, pool in sweep.pools()))
+    duplicates = renewed(run, tasks, sources, (pool for _, pool in sweep.pools()), log)
     for one in duplicates:
         names = called.get(one["pool"]["fingerprint"], {}).get("tasks")
         one |= {"tasks": names} if names and one["name"].startswith("task ") else {}

@@ -7,7 +7,7 @@ to the run folder, and `analysis.duplicates` computes ER without the affected te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,6 +36,7 @@ OF_SHIFTS = ("train", "id_val", "id_test")  # likewise for the test of a further
 MOST_WITHIN = 250_000  # images of a pool, of which all near pairs are searched: a million take minutes
 REPRESENTATIVES = 4  # images of one hash that a pair is confirmed with
 PAIRS_AT_ONCE, BLOCK_BYTES = 1 << 18, 16 << 20  # pairs, and bytes of their pixels, in memory together
+LONG = 2_000_000_000  # pairs of hashes, of which a search tells how far it is: half a minute
 RENDERED = "is drawn from random numbers of its own, image by image, so that none is there twice"
 
 
@@ -109,6 +110,44 @@ class HashGroups:
         return np.repeat(np.arange(len(numbers)), count), self.positions[np.repeat(first, count) + offsets]
 
 
+@dataclass(eq=False)
+class Search:
+    """The searches for near-identical images of one comparison.
+
+    log    called with a line now and then while a long one goes on
+    limit  with how many hashes of a bucket each was compared where it could not be all (`phash.Index.limit`)
+    """
+
+    log: Callable[[str], None] = lambda line: None
+    limit: int | None = None
+
+    def near(
+        self, index: phash.Index, hashes: np.ndarray, codes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `phash.Index.near` does."""
+        limit, tenths = index.limit(hashes), 0
+        if limit is not None:
+            self.limit = min(limit, self.limit or limit)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal tenths
+            if total >= LONG and done * 10 // total > tenths:
+                tenths = done * 10 // total
+                self.log(f"near-identical images: {tenths * 10} % of {total / 1e9:,.1f} billion pairs compared")
+
+        return index.near(hashes, codes, progress=progress)
+
+    @property
+    def note(self) -> str:
+        """What was not looked for, or ""."""
+        if self.limit is None:
+            return ""
+        return (
+            "so many images look alike, as of a fixed camera, that near-identical ones were looked for among the "
+            f"{self.limit:,} closest of each part of the hash, not among all; identical ones were among all"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Duplicates:
     """What one comparison gave.
@@ -147,46 +186,51 @@ def rule(size: int) -> str:
     )
 
 
-def within(store: ImageStore) -> Duplicates:
+def within(store: ImageStore, log: Callable[[str], None] = Search.log) -> Duplicates:
     """Return the images of a task that occur again in an earlier split, and those of any pool that have two labels.
 
     The store must be filled. Raises UserError for an image that is damaged on disk.
     """
-    images, pool = Images.of(store), store.pool
+    images, pool, search = Images.of(store), store.pool, Search(log)
     near, note = len(images) <= MOST_WITHIN, _too_small(store)
     if not near:
         note = f"near-identical images under two labels are looked for in pools of up to {MOST_WITHIN:,} images"
     if pool.catalog.split is None:
-        table = _table("", LABELS, images, images, other_label=True, near=near)
-        return Duplicates(pool, pool, table, {"": len(images)}, note)
+        table = _table("", LABELS, images, images, search if near else None, other_label=True)
+        return Duplicates(pool, pool, table, {"": len(images)}, _joined_notes(note, search.note))
     split = pool.catalog.split[images.rows]
     parts = {name: images.part(split == i) for i, name in enumerate(pool.catalog.parts)}
     earlier = EARLIER | dict.fromkeys(map(test_of, pool.catalog.shifts), OF_SHIFTS)
-    tables = [_table(name, there, parts[name], parts[there]) for name, others in earlier.items() for there in others]
+    tables = [
+        _table(name, there, parts[name], parts[there], search) for name, others in earlier.items() for there in others
+    ]
     labelled = images.part(images.labels >= 0)
-    tables += [_table(name, LABELS, part, labelled, other_label=True, near=near) for name, part in parts.items()
-               if name not in pool.catalog.unlabelled]  # fmt: skip
-    return Duplicates(pool, pool, _joined(tables), {name: len(part) for name, part in parts.items()}, note)
+    tables += [_table(name, LABELS, part, labelled, search if near else None, other_label=True)
+               for name, part in parts.items() if name not in pool.catalog.unlabelled]  # fmt: skip
+    sizes = {name: len(part) for name, part in parts.items()}
+    return Duplicates(pool, pool, _joined(tables), sizes, _joined_notes(note, search.note))
 
 
-def between(task: ImageStore, source: ImageStore) -> Duplicates:
+def between(task: ImageStore, source: ImageStore, log: Callable[[str], None] = Search.log) -> Duplicates:
     """Return the images of each split of a task that a source has too. Both stores must be filled, and of one size."""
     images, others = _comparable(task, source)
     assert task.pool.catalog.split is not None
+    search = Search(log)
     split, name = task.pool.catalog.split[images.rows], f"source {source.pool.name}"
     parts = {part: images.part(split == i) for i, part in enumerate(task.pool.catalog.parts)}
-    tables = [_table(part, name, own, others) for part, own in parts.items()]
+    tables = [_table(part, name, own, others, search) for part, own in parts.items()]
     sizes = {part: len(own) for part, own in parts.items()}
-    return Duplicates(task.pool, source.pool, _joined(tables), sizes, _too_small(task))
+    return Duplicates(task.pool, source.pool, _joined(tables), sizes, _joined_notes(_too_small(task), search.note))
 
 
-def repeated(images: Images) -> np.ndarray:
+def repeated(images: Images, search: Search | None = None) -> np.ndarray:
     """Return bool [n]: the images that occur before, identical or near-identical, in the order of rows. What is left
     has no pair that this comparison sees."""
+    search = search or Search()
     left = images.part(~pd.Series(images.records["content"]).duplicated().to_numpy(bool))
     while True:
         own = left.hash_groups
-        asked, near, bits = own.index.near(own.hashes)
+        asked, near, bits = search.near(own.index, own.hashes)
         position, other = own.members(near, REPRESENTATIVES)
         pairs: set[tuple[int, int]] = set()
         for image, partner, _ in _spread(own, asked[position], other, bits[position], images.store.image_bytes):
@@ -205,13 +249,14 @@ def repeated(images: Images) -> np.ndarray:
         left = left.part(~again)
 
 
-def occurring(source: ImageStore, task: ImageStore) -> np.ndarray:
+def occurring(source: ImageStore, task: ImageStore, search: Search | None = None) -> np.ndarray:
     """Return the rows of a source that any split of a task has too, ascending. Stores as in `between`."""
     others, images = _comparable(task, source)
     if not len(images) or not len(others):
         return images.rows[:0]
     same = _identical(images, others, False)["image"].to_numpy(np.int64)
-    near = _near(images, np.setdiff1d(np.arange(len(images)), same), others, False)["image"].to_numpy(np.int64)
+    rest = np.setdiff1d(np.arange(len(images)), same)
+    near = _near(images, rest, others, search or Search(), False)["image"].to_numpy(np.int64)
     return images.rows[np.union1d(same, near)]
 
 
@@ -228,22 +273,26 @@ def _too_small(store: ImageStore) -> str:
     return few if store.size < phash.LEAST_SIZE else ""
 
 
+def _joined_notes(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(COLUMNS))
 
 
 def _table(
-    split: str, where: str, images: Images, others: Images, other_label: bool = False, near: bool = True
+    split: str, where: str, images: Images, others: Images, search: Search | None, other_label: bool = False
 ) -> pd.DataFrame:
-    """Return the rows of `Duplicates.table` for one split and one place; with `other_label` pairs of equal labels are
-    none."""
+    """Return the rows of `Duplicates.table` for one split and one place, without a `search` of identical images alone;
+    with `other_label` pairs of equal labels are none."""
     if not len(images) or not len(others):
         return pd.DataFrame(columns=list(COLUMNS))
     pairs = _identical(images, others, other_label)
-    if near:
+    if search is not None:
         rest = np.setdiff1d(np.arange(len(images)), pairs["image"].to_numpy())
-        pairs = pd.concat([pairs, _near(images, rest, others, other_label)], ignore_index=True)
+        pairs = pd.concat([pairs, _near(images, rest, others, search, other_label)], ignore_index=True)
     # the last name is of what has no label, -1
     names, other_names = (np.array([*part.store.pool.catalog.called, ""], object) for part in (images, others))
     image, other = pairs["image"].to_numpy(np.int64), pairs["other"].to_numpy(np.int64)
@@ -272,11 +321,11 @@ def _identical(images: Images, others: Images, other_label: bool) -> pd.DataFram
     return pairs.assign(kind=IDENTICAL, bits=0, likeness=1.0)
 
 
-def _near(images: Images, rest: np.ndarray, others: Images, other_label: bool) -> pd.DataFrame:
+def _near(images: Images, rest: np.ndarray, others: Images, search: Search, other_label: bool) -> pd.DataFrame:
     """Return the same for those of `rest` that are near-identical with one of `others`: with the most alike."""
     own, there = images.part(rest).hash_groups, others.hash_groups
     codes = own.labels if other_label else None
-    asked, near, bits = there.index.near(own.hashes, codes)
+    asked, near, bits = search.near(there.index, own.hashes, codes)
     position, other = there.members(near, REPRESENTATIVES)
     pairs = []
     for image, partner, apart in _spread(own, asked[position], other, bits[position], images.store.image_bytes):

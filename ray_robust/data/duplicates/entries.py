@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ray_robust.data.duplicates.comparison import IDENTICAL, LABELS, Duplicates, between, rule, skipped, within
+from ray_robust.data.duplicates.comparison import IDENTICAL, LABELS, Duplicates, Search, between, rule, skipped, within
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool
 from ray_robust.run import shifts
@@ -25,12 +25,18 @@ LISTED, PICTURED = 200, 8  # rows of a table that data.json repeats, pairs that 
 TILE, GAP = 96, 6  # px of a picture's side, and between the two of a pair
 
 
-def examine(run: RunFolder, tasks: Sequence[ImageStore], sources: Sequence[ImageStore]) -> Iterator[dict[str, Any]]:
+def examine(
+    run: RunFolder,
+    tasks: Sequence[ImageStore],
+    sources: Sequence[ImageStore],
+    log: Callable[[str], None] = Search.log,
+) -> Iterator[dict[str, Any]]:
     """Compare every pool with itself and every task with every source; write tables and pictures into the run folder
-    and yield each comparison's entry of data.json. Stores must be filled; several of one pool are of several sizes."""
+    and yield each comparison's entry of data.json. Stores must be filled; several of one pool are of several sizes.
+    `log` is called with a line now and then while a long one goes on."""
     for kind, store in (*(("task", s) for s in _largest(tasks)), *(("source", s) for s in _largest(sources))):
         name = f"{kind} {store.pool.name}"
-        yield entry(run, name, store, None) if skipped(store.pool) else entry(run, name, store, within(store))
+        yield entry(run, name, store, None) if skipped(store.pool) else entry(run, name, store, within(store, log))
     for task in _largest(tasks):
         for pool in {id(store.pool): store.pool for store in sources}.values():
             both = [
@@ -39,16 +45,20 @@ def examine(run: RunFolder, tasks: Sequence[ImageStore], sources: Sequence[Image
             if both:
                 own, other = max(both, key=lambda pair: pair[0].size)
                 name = f"task {task.pool.name} in source {pool.name}"
-                compared = None if skipped(task.pool) or skipped(pool) else between(own, other)
+                compared = None if skipped(task.pool) or skipped(pool) else between(own, other, log)
                 yield entry(run, name, own, compared, pool)
 
 
 def renewed(
-    run: RunFolder, tasks: Sequence[ImageStore], sources: Sequence[ImageStore], pools: Iterable[Pool]
+    run: RunFolder,
+    tasks: Sequence[ImageStore],
+    sources: Sequence[ImageStore],
+    pools: Iterable[Pool],
+    log: Callable[[str], None] = Search.log,
 ) -> list[dict[str, Any]]:
     """Return the entries of all comparisons: those that can be made with these stores, and earlier ones of the run
     whose pools are still in use (`pools`) but have nothing left to be read."""
-    entries = {_key(one): one for one in examine(run, tasks, sources)}
+    entries = {_key(one): one for one in examine(run, tasks, sources, log)}
     used = {pool.catalog.fingerprint for pool in pools}
     for old in run.data().get("duplicates", ()):
         if {old["pool"]["fingerprint"], old["among"]["fingerprint"]} <= used:

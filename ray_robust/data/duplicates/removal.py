@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_robust.data.duplicates import phash
-from ray_robust.data.duplicates.comparison import Images, occurring, repeated
+from ray_robust.data.duplicates.comparison import Images, Search, occurring, repeated
 from ray_robust.data.images.store import ImageStore
 from ray_robust.data.pool import Pool, Task
 from ray_robust.spec.image_selection import Deduplication
@@ -56,16 +56,17 @@ def deduplicate(dedupe: Deduplication, source: ImageStore, tasks: Sequence[Image
 
 
 def _compare(dedupe: Deduplication, source: ImageStore, tasks: Sequence[ImageStore]) -> Deduplicated:
-    mask, parts = np.ones(source.n, bool), []
+    mask, parts, search = np.ones(source.n, bool), [], Search()
     for task in tasks:
-        rows = occurring(source, task)
+        rows = occurring(source, task, search)
         parts.append(f"{int(mask[rows].sum()):,} that task {task.pool.name} has")
         mask[rows] = False
     if dedupe.within:
         images = Images.of(source, np.flatnonzero(mask))
-        again = images.rows[repeated(images)]
+        again = images.rows[repeated(images, search)]
         parts.append(f"{len(again):,} that occur before")
         mask[again] = False
     few = "; near-identical ones are not looked for under " + f"{phash.LEAST_SIZE} px"
     note = f"{int((~mask).sum()):,} of {source.n:,} images left out: {', '.join(parts)}"
-    return Deduplicated(mask, note + (few if source.size < phash.LEAST_SIZE else ""))
+    note += few if source.size < phash.LEAST_SIZE else ""
+    return Deduplicated(mask, "; ".join(filter(None, [note, search.note])))

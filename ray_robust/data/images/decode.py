@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,11 +35,17 @@ _LOOKS = {  # what people find under the name of an image: told by its kind, sin
     b"\xc5\xd0\xd3\xc6": "PostScript", b"%PDF": "a PDF", b"PK\x03\x04": "a zip", b"\x1f\x8b": "gzip",
     b"8BPS": "Photoshop's format", b"\0\0\0": "HEIC, a video or zeros",
 }  # fmt: skip
+LONGEST = 65_500  # px of a JPEG's side, libjpeg's own limit
 SHARP = 1.0  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left; 1.0 differs from
 # decoding in full by 33-44 dB on photographs and is up to twice as fast, 2.0 by 41-49 dB
 BAND = 1 << 20  # pixels of deep greyscale that are scaled at a time
 VECTORISED = 128  # px from which torch resizes: Pillow's filter to within a step of 255, in a third of the time. Below,
 # the resize is cheap and importing torch, which takes seconds, is not
+SPACES = {"RGB": "RGB", "L": "GRAY"}  # modes of JPEGs that simplejpeg decodes to what Pillow does, by its names
+_DAMAGE = re.compile(
+    r"(?:Corrupt JPEG data: )?(premature end .*|bad Huffman code|found marker .*|\d+ extraneous bytes .*)", re.I
+)
+_SCRAP = re.compile(r"Corrupt JPEG data: (?:\d|1[0-6]) extraneous bytes before marker 0xd9")  # behind all the pixels
 _TURNS = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,7 +96,7 @@ def read_all(
 def decode(data: bytes, size: int, fit: str) -> np.ndarray:
     """Return one image file's bytes as uint8 [size, size, 3], upright, in RGB.
 
-    Raises Undecodable, or whatever Pillow's decoder raises for damaged data.
+    Raises Undecodable, or whatever Pillow's decoder raises for other damaged data than a JPEG's.
     """
     image = opened(data, size, fit)
     # turning the small square is the same as cutting a square from the turned image, and far cheaper
@@ -98,11 +105,11 @@ def decode(data: bytes, size: int, fit: str) -> np.ndarray:
 
 def decode_whole(data: bytes, side: int) -> np.ndarray:
     """Return one image file's bytes as uint8 [height, width, 3], upright, in RGB, the short side `side` px long; one
-    that is smaller keeps its size. Raises what `decode` does."""
+    that is smaller keeps its size, unless a side is too long for a JPEG. Raises what `decode` does."""
     image = opened(data, side)
     pixels = _load(image, data)
     wide, high = pixels.size if isinstance(pixels, Image.Image) else pixels.shape[1::-1]
-    scale = min(1.0, side / min(wide, high))
+    scale = min(1.0, side / min(wide, high), LONGEST / max(wide, high))
     target = (max(1, round(wide * scale)), max(1, round(high * scale)))
     return _upright(_resized(pixels, target, (0.0, 0.0, float(wide), float(high))), orientation_of(image))
 
@@ -151,13 +158,18 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
     """Return the decoded image, in a mode that resizes well; an array uint8 [high, wide, 3] where it came as one.
 
     Pillow and simplejpeg run the same decoder and come to the same bytes, the latter in three quarters of the time.
-    What it finds odd is left to Pillow, which forgives more and has the last word.
+    What it finds odd is left to Pillow, which forgives more and has the last word: but not of damage, for which Pillow
+    shows grey, or what follows shifted, without a word.
     """
-    if image.format == "JPEG" and image.mode == "RGB":
+    if image.format in ("JPEG", "MPO"):
         try:
-            return simplejpeg.decode_jpeg(data, "RGB", min_height=image.height, min_width=image.width)
-        except ValueError:
-            pass
+            if (space := SPACES.get(image.mode)) is not None:
+                pixels = simplejpeg.decode_jpeg(data, space, min_height=image.height, min_width=image.width)
+                return pixels if space == "RGB" else Image.fromarray(pixels[:, :, 0])
+            simplejpeg.decode_jpeg(data, "CMYK", min_height=1, min_width=1)  # to see whether it is whole
+        except ValueError as error:
+            if (damage := _DAMAGE.fullmatch(str(error))) and not _SCRAP.fullmatch(str(error)):
+                raise Undecodable(f"is a damaged JPEG: {damage[1][:1].lower()}{damage[1][1:]}") from None
     image.load()
     return _plain(image)
 
@@ -165,7 +177,8 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | np.ndarray:
 def _plain(image: Image.Image) -> Image.Image:
     """Return the image in a mode that resizes well: L, RGB, CMYK or RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+        sixteen = image.mode == "I" and image.format == "PPM"  # Pillow scales it to 16 bits, whatever it claims to have
+        return Image.fromarray(_to_8_bits(np.asarray(image), "I;16" if sixteen else image.mode))
     if image.mode == "RGBA":
         return image
     if image.has_transparency_data:

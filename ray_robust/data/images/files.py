@@ -23,6 +23,7 @@ from ray_robust.errors import Outage, Problem, UserError
 from ray_robust.files.regular_file import Unreadable, check_size, kind_of, open_file
 from ray_robust.files.retry import patiently, unread
 from ray_robust.spec import class_selection
+from ray_robust.text.names import lone_surrogate, visible
 
 # what an image file may be called, and the decoder of Pillow's that this asks for; no other decoder is ever asked
 FORMATS = {
@@ -194,6 +195,12 @@ class Zip:
 @lru_cache(maxsize=4)
 def _open_zip(path: str, _stamp: Stamp, _pid: int) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
+    if any(
+        name.startswith("./") or "/./" in name for name in archive.NameToInfo
+    ):  # of `zip` of some systems, or Python
+        for info in archive.filelist:
+            info.filename = "/".join(part for part in info.filename.split("/") if part != ".")
+        archive.NameToInfo = {info.filename: info for info in archive.filelist}
     if len(archive.NameToInfo) < len(archive.filelist):  # one of a name can be read, the last; a list would give both
         names = Counter(name for name in archive.namelist() if name[-1:] not in ("", "/"))
         if twice := [name for name, count in names.items() if count > 1]:
@@ -217,6 +224,18 @@ def lines_of(file: Path, wanted: str) -> list[str]:
         raise UserError(Problem(str(file), f"cannot be read: {error.strerror}; wanted: {wanted}")) from None
 
 
+def in_utf8(where: str, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names of files that are text in UTF-8, and the others. Raises UserError for an image among these."""
+    try:
+        "\0".join(names).encode()
+        return names, ()
+    except UnicodeEncodeError:  # rare, so that only these pay for being looked at one by one
+        others = [name for name in names if lone_surrogate(name)]
+    if image := next((name for name in others if os.path.splitext(name)[1].lower() in SUFFIXES), ""):
+        raise UserError(Problem(where, f"the name of the file {image!r} is not in UTF-8"))
+    return [name for name in names if not lone_surrogate(name)], others
+
+
 def ignored(names: Sequence[str], images: int) -> tuple[str, str]:
     """Return a note on files that are no images by their names, and a warning of those among them that may be: of other
     formats, or of one suffix that more than a tenth of all files have. Each is "" where there is nothing to say."""
@@ -226,7 +245,7 @@ def ignored(names: Sequence[str], images: int) -> tuple[str, str]:
     note = f"{len(names)} files that are no images by their names were ignored." if names else ""
     if not odd:
         return note, ""
-    listed = ", ".join(f"{n:,} {kind or 'without a suffix'}" for kind, n in odd[:SHOWN])
+    listed = ", ".join(f"{n:,} {visible(kind) or 'without a suffix'}" for kind, n in odd[:SHOWN])
     more = f" and {len(odd) - SHOWN} more kinds" if len(odd) > SHOWN else ""
     what = "files are ignored that may be images by their names"
     return note, f"{what}: {listed}{more}; convert or rename them: images are called {', '.join(FORMATS)}"

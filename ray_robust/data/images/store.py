@@ -117,6 +117,11 @@ class ImageStore:
         """Return int64 [len(rows)], the number of each image in the pack. Raises UserError as `mapped` does."""
         return self._located(np.asarray(rows, np.int64))[0]
 
+    def checksummed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slots, and uint32 [len(rows)], the checksum of what is stored in each: a slot gets another image
+        once the pack begins again. Raises UserError as `mapped` does."""
+        return self._located(np.asarray(rows, np.int64))
+
     def located(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (uint8, memory-mapped; jpeg_pack.PLACE [n], where in it these images are; uint32 [n], checksums), of a
         compact store. Raises UserError as `mapped` does."""

@@ -43,9 +43,11 @@ def read_map(file: str) -> dict[str, str]:
 def _read_map(file: str, _changed: int) -> dict[str, str]:
     if not Path(file).is_file():
         raise UserError(Problem(file, "no such file"))
-    table, lines = read_table(Path(file))
+    table, lines = read_table(Path(file), ("class", "label"))
     if "class" not in table:
-        raise UserError(Problem(f"{file}:1", f"has no column 'class'{did_you_mean('class', table.columns)}"))
+        raise UserError(
+            Problem(f"{file}:{lines.header}", f"has no column 'class'{did_you_mean('class', table.columns)}")
+        )
     labels = table["label" if "label" in table else "class"].str.strip()
     names = table["class"].str.strip()
     problems = [

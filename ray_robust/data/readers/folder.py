@@ -29,6 +29,7 @@ from ray_robust.data.images.files import (
     Zip,
     absolute,
     ignored,
+    in_utf8,
 )
 from ray_robust.data.pool import SPLITS, Catalog, FileOptions
 from ray_robust.data.readers.file_pool import FilePool, Listing
@@ -40,7 +41,7 @@ from ray_robust.data.readers.label_checks import (
     split_warnings,
 )
 from ray_robust.data.readers.listing_cache import cached
-from ray_robust.data.readers.table import SHOWN, Table, first_few, read_table
+from ray_robust.data.readers.table import SHOWN, Table, first_few, name_problems, read_table
 from ray_robust.errors import Problem, UserError, did_you_mean, unexpanded
 from ray_robust.files.regular_file import kind_at
 
@@ -226,15 +227,13 @@ def _from_tree(files: Files, walk: Walk, splits: bool, unlabelled: bool) -> Tabl
     path = Path(files.where)
     depth = 2 if splits else 1  # folders above an image: split and class, or class
     layout = "<split>/<class>/*.jpg" if splits else "<class>/*.jpg"
-    try:
-        keys = pd.Series(walk.files, dtype="str")
-    except UnicodeEncodeError as error:
-        raise UserError(Problem(str(path), f"the name of the file {error.object!r} is not in UTF-8")) from None
+    names, unwritable = in_utf8(str(path), walk.files)
+    keys = pd.Series(names, dtype="str")
     image = keys.str.lower().str.extract(r"(\.[^./]+)$", expand=False).isin(SUFFIXES).to_numpy(bool)
     bare = keys.str.startswith(f"{UNLABELLED}/" if splits else "").to_numpy(bool) & unlabelled
     deep = (keys.str.count("/") >= depth - bare).to_numpy(bool)
     shallow = keys[image & ~deep]
-    other = keys[~image].tolist()
+    other = [*keys[~image].tolist(), *unwritable]
     bare, keys = bare[image & deep], keys[image & deep].reset_index(drop=True)
     parts = keys.str.split("/", n=depth, expand=True)
     frame = pd.DataFrame({"key": keys, "label": parts[depth - 1].where(~bare, "") if len(keys) else keys, "line": 0})
@@ -285,7 +284,9 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool, unlabelled: bool
     wanted |= {f"parents[{i}]": c for i, c in enumerate(options.parents or ())} | ({"group": group} if group else {})
     for column in dict.fromkeys(wanted.values()):
         if column not in raw:
-            problems.append(Problem(f"{path}:1", f"has no column {column!r}{did_you_mean(column, raw.columns)}"))
+            what = f"has no column {column!r}{did_you_mean(column, raw.columns)}"
+            problems.append(Problem(f"{path}:{lines.header}", what))
+    problems = problems or [*name_problems(raw, lines, [column for column in wanted.values() if column != "path"])]
     if problems:
         raise UserError(*problems)
     frame = pd.DataFrame({"key": raw["path"], "label": raw[options.label].str.strip()})
@@ -302,6 +303,8 @@ def _from_csv(path: Path, options: FolderOptions, splits: bool, unlabelled: bool
             others.append("label")
         ranks = tuple(c for c in others if raw[c].nunique() <= most)
     ranks = tuple(sorted(ranks, key=lambda c: raw[c].nunique()))
+    if problems := [*name_problems(raw, lines, ranks, ", or the column left out with `parents`")]:
+        raise UserError(*problems)
     for rank in ranks:
         frame[f"rank {rank}"] = raw[rank].str.strip()
     notes: tuple[str, ...] = ()
@@ -338,9 +341,11 @@ def _check_files(table: Table) -> tuple[Table, list[Problem]]:
 def column_of_csv(path: Path, column: str, where: str, keys: Sequence[str]) -> list[str | None]:
     """Return a column of a CSV of images, for each of `keys` (paths in the folder or zip `where`). Raises UserError
     where there is none, and where the CSV lacks an image that it listed before."""
-    raw, _ = read_table(path)
+    raw, lines = read_table(path)
     if column not in raw:
-        raise UserError(Problem(f"{path}:1", f"has no column {column!r}{did_you_mean(column, raw.columns)}"))
+        raise UserError(
+            Problem(f"{path}:{lines.header}", f"has no column {column!r}{did_you_mean(column, raw.columns)}")
+        )
     cells = pd.Series(raw[column].to_numpy(object), index=_plain_keys(raw["path"], where))
     if not pd.Index(keys).isin(cells.index).all():
         raise UserError(Problem(str(path), "has changed since it was listed; run the same command again"))

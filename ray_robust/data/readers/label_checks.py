@@ -6,7 +6,7 @@ like splits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -167,17 +167,24 @@ def lost_to_form(frame: pd.DataFrame, where: str) -> Iterator[Problem]:
     """Yield labels that train lacks only because it writes them in another way."""
     learned = frame["label"][frame["split"] == "train"].unique()
     counts = frame["label"].value_counts()
-    for same in lookalikes([*learned, *counts.index]):
-        in_train = [name for name in same if name in learned]
-        for name in [name for name in same if name not in learned] if in_train else ():
-            own = frame["split"][frame["label"] == name]
-            splits = ", ".join(split for split in SPLITS if (own == split).any())
-            many, other = count_noun(counts[name], "image"), quoted(in_train[0])
-            yield Problem(
-                where,
-                f"label {quoted(name)} of {splits} ({many}) is {other} in train: they differ in "
-                f"{describe_difference([in_train[0], name])}; write both the same way",
-            )
+    for name, in_train in other_forms(counts.index, learned):
+        own = frame["split"][frame["label"] == name]
+        splits = ", ".join(split for split in SPLITS if (own == split).any())
+        many, other = count_noun(counts[name], "image"), quoted(in_train)
+        yield Problem(
+            where,
+            f"label {quoted(name)} of {splits} ({many}) is {other} in train: they differ in "
+            f"{describe_difference([in_train, name])}; write both the same way",
+        )
+
+
+def other_forms(names: Iterable[str], learned: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield those of `names` that are none of `learned`, but look like one; and that one."""
+    learned = dict.fromkeys(learned)
+    for same in lookalikes([*learned, *names]):
+        if learned.keys() & set(same):
+            first = next(name for name in same if name in learned)
+            yield from ((name, first) for name in same if name not in learned)
 
 
 # --- classes that are called like splits

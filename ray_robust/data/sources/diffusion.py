@@ -181,9 +181,11 @@ class Diffusion(Source):
         path = Path(wanted)
         if not path.is_file():
             raise UserError(Problem(str(path), "no such file; wanted: a CSV with a column class"))
-        frame, _ = read_table(path)
+        frame, lines = read_table(path, ("class", "name"))
         if "class" not in frame:
-            raise UserError(Problem(f"{path}:1", f"has no column 'class'{did_you_mean('class', frame.columns)}"))
+            raise UserError(
+                Problem(f"{path}:{lines.header}", f"has no column 'class'{did_you_mean('class', frame.columns)}")
+            )
         labels = frame["class"].str.strip()
         if labels.duplicated().any() or (labels == "").any() or len(labels) < 2:
             raise UserError(Problem(str(path), "must list at least two classes, each once"))

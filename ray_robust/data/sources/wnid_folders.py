@@ -303,10 +303,12 @@ class MiniImageNet(WnidFolders):
             super().list_part(root, part, listed)
 
     def _list_csv(self, root: Path, file: Path, part: str, listed: PartListing) -> None:
-        table, lines = read_table(file)
+        table, lines = read_table(file, ("filename", "label"))
         if lacking := [column for column in ("filename", "label") if column not in table]:
             listed.problems.append(
-                Problem(f"{file}:1", f"has no column {lacking[0]!r}{did_you_mean(lacking[0], table.columns)}")
+                Problem(
+                    f"{file}:{lines.header}", f"has no column {lacking[0]!r}{did_you_mean(lacking[0], table.columns)}"
+                )
             )
             return
         there = set(Folder(str(root / "images")).walk().files)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ray_robust.data.images.files import SUFFIXES, Folder, lines_of
+from ray_robust.data.images.files import SUFFIXES, Folder, in_utf8, lines_of
 from ray_robust.data.pool import Catalog, FileOptions, Task, in_unit_interval, mix_bits, seed_of
 from ray_robust.data.published import catalog_of_counts
 from ray_robust.data.readers.file_pool import Listing
@@ -229,8 +229,9 @@ def _walk(base: Path, domain: str) -> pd.DataFrame:
     images = [n for n in names if "/" in n and Path(n).suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(Problem(str(base / domain), "holds no images; wanted: <class>/*.jpg"))
+    keys, _ = in_utf8(str(base), [f"{domain}/{name}" for name in images])
     return pd.DataFrame({
-        "key": pd.Series([f"{domain}/{name}" for name in images], dtype="str"),
+        "key": pd.Series(keys, dtype="str"),
         "label": [name.partition("/")[0] for name in images],
         "group": domain,
         "list": "",

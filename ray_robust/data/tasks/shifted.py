@@ -23,13 +23,13 @@ from ray_robust.data.images.form import Form
 from ray_robust.data.pool import DIGEST, SPLITS, Catalog, Identities, Pixels, Pool, Task, mix_bits, seed_of
 from ray_robust.data.readers.file_pool import Listing
 from ray_robust.data.readers.folder import FolderOptions, ImageFiles, list_folder
+from ray_robust.data.tasks.shift_classes import SHOWN, numbers_in_task
 from ray_robust.data.tasks.shift_options import ESTIMABLE, NOT_ESTIMABLE, Corruptions, Shift, TestSet
-from ray_robust.errors import Problem, UserError, did_you_mean
+from ray_robust.errors import Problem, UserError
 from ray_robust.metrics import METRICS
 from ray_robust.run.shifts import id_set_of, named, of_id_set, test_of
 
 FEW = 100  # images, under which one image moves an accuracy by more than a point
-SHOWN = 3  # classes in a message
 
 
 class ShiftImages(ImageFiles):
@@ -98,17 +98,8 @@ class ShiftedTask(Task):
         pool = ShiftImages(name, options, shift.unlabelled)
         if pool.unlabelled:
             return Part(pool, np.arange(len(pool.catalog)), pool.catalog.labels)
-        classes, own = pool.catalog.classes, self.task.catalog.classes
-        place = {label: i for i, label in enumerate(own)}
-        label_of = np.array([place.get(label, -1) for label in classes], np.int32)
-        unknown = [label for label, number in zip(classes, label_of, strict=True) if number < 0]
-        if unknown and (shift.unseen == "fail" or len(unknown) > len(classes) - 2):
-            more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-            hint = did_you_mean(unknown[0], own)
-            what = f"{len(unknown)} of its {len(classes)} classes are none of the task's: "
-            right = "; leave them out with `unseen: drop`" if len(unknown) <= len(classes) - 2 else ""
-            raise UserError(Problem(pool.where, f"{what}{', '.join(unknown[:SHOWN])}{more}{hint}{right}"))
-        labels = label_of[pool.catalog.labels]
+        own = self.task.catalog.classes
+        labels = numbers_in_task(pool, shift, own)[pool.catalog.labels]
         rows = np.flatnonzero(labels >= 0)
         tested = self.task.catalog.labels[self.task.catalog.rows("id_test")]
         lacking = np.setdiff1d(labels[rows], tested)
