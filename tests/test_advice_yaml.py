@@ -262,12 +262,15 @@ def test_after_a_divergence_another_rate_is_advised():
     points = pd.DataFrame(
         {"trial": ["a", "b"], "group": "scratch", "id": [0.5, 0.6], "ood": [0.3, 0.4], "task": "task"}
     )
-    reason = "fine-tuning x: finetune: the loss became nan by step 3 of 6 (learning rate 1e+09)"
+    reason = "2 of 3 fine-tunings failed: finetune: the loss became nan by step 3 of 6 (learning rate 1e+09); "
+    reason += "probe: the loss became inf by step 4 of 6 (learning rate 1e+08); the scores of the others count"
     left_out = pd.DataFrame({"trial": ["a", "b", "b"], "group": "scratch", "task": "task", "reason": reason})
     run = design(ROOT / "sweeps/quickstart.yaml")
     (advice,) = for_refused(analyse("task", points, Options("scratch"), left_out=left_out), run)
     assert "2 trials of it failed" in advice.evidence
-    assert advice.action.startswith("Lower the rate at which the loss diverged (finetune.lr 1e+09)")
+    assert advice.action.startswith(
+        "Lower the rate at which the loss diverged (finetune.lr 1e+09 and finetune.probe_lr 1e+08)"
+    )
 
 
 def test_what_is_pasted_later_holds_what_was_pasted_before(tmp_path):

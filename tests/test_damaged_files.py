@@ -33,7 +33,7 @@ REPORTED = ("spec.yaml", "plan.csv", "data.json", "run.json", "checksums.json", 
 OTHERS = ("progress.json", "log.txt", "attempts.json", "parts.json", "worker.json", "failed.json", "stopped.json",
           "samples", "finetunings")  # fmt: skip
 PROGRESS = {"stage": "finetune", "epoch": 1.0, "epochs": 2.0, "images": 64, "images_per_second": 10.0, "share": 0.5,
-            "worked": 64, "time": 1.0}  # fmt: skip
+            "worked": 64, "seconds": 5.0, "time": 1.0}  # fmt: skip
 KINDS = (*PROVED, *REPORTED, *OTHERS)
 
 

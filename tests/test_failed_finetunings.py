@@ -159,18 +159,47 @@ def test_the_scores_of_the_others_count_while_the_one_is_tried_again_and_where_t
     trial, run = pretrained_of(plan), RunFolder(shutil.copytree(paths.run, tmp_path / "run"))
     folder, before = run.trial(trial.id), run.results()
     assert folder.progress()["share"] > 0.9
+    left = folder.progress()
     folder.begin()
     assert folder.failure() is None
     assert run.states()[trial.id] == "started"
     assert folder.progress_now() == {}
     assert_same(run.results(), before)
-    assert verify(run.storage.address).compared[1].startswith("scores of 8 points of 2 trials")
     folder.begin()  # its worker died at once
     assert_same(run.results(), before)
+    folder.storage.write_json("progress.json", {**left, "share": 0.5, "time": left["time"] + 1})
+    assert folder.progress_now()["share"] == 0.5
+    made = verify(run.storage.address)
+    assert made.problems == []
+    assert made.compared[1].startswith("scores of 8 points of 2 trials")
     folder.fail("failed 4 times; quarantined until the next run: the worker died", quarantined=True)
     assert_same(run.results(), before)
     listed = read_run(run.storage.address)[0].left_out.set_index("trial")["reason"]
-    assert listed[trial.id] == f"fine-tuning {diverging(trial)}: {folder.failure()['reason']}"
+    assert listed[trial.id].startswith(f"fine-tuning {diverging(trial)}: finetune: the loss became")  # not: it died
+    folder.begin()
+    folder.storage.write("earlier.json", "[")  # damaged: what scored counts all the same
+    assert len(run.results()) == len(before) - 1
+    assert folder.progress_now()["share"] == 0.5
+    folder.stop("a search stopped it", {})
+    assert run.results().query("trial == @trial.id")["status"].tolist() == ["stopped"]
+
+
+@pytest.mark.slow
+def test_what_a_finished_trial_scored_counts_while_it_gets_more_fine_tunings(ran, tmp_path):
+    plan_folder, plan, paths = ran
+    few = plan_of(plan_folder, "finetune.lr={grid: [1e-3, 3e-3]}", "finetune.optimizer=sgd")
+    copy = RunPaths(shutil.copytree(paths.run, tmp_path / "run"), paths.checkpoints, paths.store)
+    run = RunFolder(copy.run)
+    for trial in few:
+        run_trial(trial, copy, Context())
+    run.write_plan(few.rows())
+    done = run.results()
+    assert done["status"].eq("done").all()
+    run.write_plan(plan.rows())  # with one rate more
+    for trial in plan:
+        run.trial(trial.id).begin()
+    assert set(run.states().values()) == {"started"}
+    assert_same(run.results(), done)  # and no row of what is not run yet
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_a_diverging_rate_fails_its_own_configuration_alone_where_several_share_
         if not set(lost) & {one.id for one in trial.finetunings}:
             finish(search, trial)
         else:
+            folder.begin()
             for name in set(names) - set(lost):
                 row = {"finetune": name, "task": "camera-traps", "epoch": 1, "id_val": 0.5, "ood_val": 0.4}
                 folder.keep_finetuning(name, [row])
@@ -91,3 +92,7 @@ def test_what_failed_was_spent_as_far_as_it_came(tmp_path):
     again = make(tmp_path, "search.trials=3")  # the command is run again: what its folder says of it counts
     again.trials[trial.id] = trial
     assert again.spent() == (400 + 5_000, pytest.approx((396 + 50) / 3600))
+    while (one := again.next()).id != trial.id:
+        finish(again, one)
+        again.ended(one.id)
+    assert again.spent()[1] > (396 + 50) / 3600  # also while it is run again

@@ -32,7 +32,8 @@ MODELS = (
     "`model: {name: {grid: [...]}}`, analysed with this run: python -m analysis THIS_RUN THAT_RUN --out DIR"
 )
 KINDS = "models trained on less data or for a shorter time, and smaller and larger ones"
-DIVERGED = re.compile(r"(\w+): the loss became .*\(learning rate ([^)]+)\)")  # as a trial says it
+DIVERGED = re.compile(r"(\w+): the loss became [^(]*\(learning rate ([^)]+)\)")  # as a trial says it
+RATES = {"pretrain": "pretrain.lr", "probe": "finetune.probe_lr"}  # keys of the rates of its stages
 IN_A_TABLE = f"add baseline rows over a wider range of ID scores: {KINDS}"
 
 
@@ -74,13 +75,12 @@ def _no_points(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[
 def _diverged(analysis: Analysis) -> str:
     """What to do about trainings of the baseline whose loss diverged, "" where none did: they would again."""
     own = analysis.left_out.loc[analysis.left_out["group"] == analysis.options.baseline, "reason"]
-    matches = {match.groups() for reason in own if (match := DIVERGED.search(str(reason)))}
-    rates = sorted({f"{'pretrain' if stage == 'pretrain' else 'finetune'}.lr {rate}" for stage, rate in matches})
+    matches = {match for reason in own for match in DIVERGED.findall(str(reason))}
+    rates = sorted(f"{RATES.get(stage, 'finetune.lr')} {rate}" for stage, rate in matches)
     if not rates:
         return ""
-    return (
-        f"Lower the rate at which the loss diverged ({listed(rates)}), and run the sweep again: what is trained stays."
-    )
+    what = "Lower the rate at which the loss diverged"
+    return f"{what} ({listed(rates)}), and run the sweep again: trainings at other rates stay."
 
 
 def _not_learned(analysis: Analysis, cause: Cause, run: RunDesign | None) -> list[Advice]:

@@ -16,13 +16,15 @@ from analysis.input.run_id_sets import columns, with_id_sets
 from analysis.input.table import Table
 from analysis.options import FirstStage, Options
 from ray_robust.run.analysis_settings import settings_of
+from ray_robust.run.earlier_attempt import EarlierAttempt, reasons_of
 from ray_robust.run.interim import interim_of
 from ray_robust.run.run_folder import RunFolder
 from ray_robust.run.seed_plan import BONFERRONI, baseline_of, recorded, rule_of
-from ray_robust.run.trial_folder import RERUN
+from ray_robust.run.trial_rows import RERUN
 
 RUN_KEYS = ("trial", "group", "model", "seed", "subset_seed", "num_images", "num_classes", "images_per_class",
             "granularity", "sources", "finetune", "finetune_lr", "epoch", "step", "metric")  # fmt: skip
+NOT_RUN, OTHERS = "no scores", "*"
 
 
 def read_run(address: str) -> tuple[Table, Options]:
@@ -81,21 +83,21 @@ def first_stage_of(spec: Mapping[str, Any]) -> FirstStage | None:
 
 
 def _reasons(run: RunFolder, name: str) -> dict[str, str]:
-    """Why a trial has no scores, from its folder, under ""; and why fine-tunings of it have none, by id."""
+    """Why a trial has no scores, from its folder, under ""; and why fine-tunings of it have none, by id or for all
+    `OTHERS`."""
     folder = run.trial(name)
     if damage := folder.damage():
-        return {"": f"damaged: {damage}"}
-    why = folder.stopped() or folder.failure(retried=True) or {}
-    of_finetunings = why.get("finetunings")
-    return {"": why.get("reason", "no scores"), **(of_finetunings if isinstance(of_finetunings, dict) else {})}
+        return dict.fromkeys(("", OTHERS), f"damaged: {damage}")
+    if (failure := folder.stopped() or folder.failure()) is not None:
+        others = NOT_RUN if reasons_of(failure) else failure.get("reason", NOT_RUN)  # it failed as a whole
+        return {"": failure.get("reason", NOT_RUN), OTHERS: others, **folder.reasons(failure)}
+    earlier = EarlierAttempt.read(folder.storage) or EarlierAttempt()
+    return {"": earlier.reason or NOT_RUN, OTHERS: NOT_RUN, **earlier.finetunings}
 
 
 def _reason(reasons: Mapping[str, str], finetuning: str) -> str:
     """Why a row has no scores: that of its fine-tuning, or that of a trial which failed as a whole."""
-    if not finetuning:
-        return reasons[""]
-    others = "no scores" if len(reasons) > 1 else reasons[""]  # where others are why it failed, this one is not run
-    return f"fine-tuning {finetuning}: {reasons.get(finetuning, others)}"
+    return f"fine-tuning {finetuning}: {reasons.get(finetuning, reasons[OTHERS])}" if finetuning else reasons[""]
 
 
 def identity_of(pool: Mapping[str, Any]) -> str:

@@ -55,9 +55,10 @@ def record_throughput(run: RunFolder, work: Iterable[OpenWork], resources: Resou
     spent: dict[str, list[float]] = {}
     for one in work:
         trial, folder = one.trial, run.trial(one.trial.id)
-        wanted = [f.id for f in trial.finetunings]
-        counted = folder.rows() if folder.finished() is not None else folder.rows_beside_failed(wanted)
-        rows = {row["finetune"]: row for row in counted}  # none of one whose files have changed since
+        ran = {stage.name for stage in one.stages}
+        # none of one whose files have changed since
+        counted = folder.rows() if folder.finished() is not None else folder.rows_so_far()
+        rows = {row["finetune"]: row for row in counted if row["finetune"] in ran}
         key = throughput.group_key(rate_key(trial.model, resources.gpus_per_worker), resources.workers)
         for stage in one.stages:
             row = next(iter(rows.values()), None) if stage.name == "pretrain" else rows.get(stage.name)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_robust.files.storage import Storage
 from ray_robust.run.checksums import Entry, checksum, unseal
+from ray_robust.run.earlier_attempt import FILE as EARLIER
 from ray_robust.run.lease import FILE as LEASE
 from ray_robust.run.run_folder import CHECKSUMS, RunFolder
 from ray_robust.run.sweep_progress import FILE as PROGRESS
@@ -19,7 +20,7 @@ from ray_robust.run.sweep_progress import FILE as PROGRESS
 ALTERED = "was altered since it was written"
 MISSING = "is missing"
 DAMAGED = "was altered since it was written, or is damaged"  # of a file that holds its own checksum
-OWN = ("done", "failed.json", "stopped.json")  # of a trial, that hold their own
+OWN = ("done", "failed.json", "stopped.json", EARLIER)  # of a trial, that hold their own
 LIVE = (".lock", LEASE, PROGRESS)  # of a run while its sweep runs
 
 
@@ -70,7 +71,8 @@ def _of_trial(folder: Storage) -> Iterator[tuple[str, str]]:
         if own or value is None or "files" in value:  # an earlier version's holds no checksum
             yield name, "" if own else DAMAGED
         for kind in ("files", "records"):
-            for file, entry in ((value or {}).get(kind) or {}).items():
+            listed = (value or {}).get(kind)
+            for file, entry in (listed if isinstance(listed, dict) else {}).items():
                 yield file, _difference(folder, file, entry)
 
 

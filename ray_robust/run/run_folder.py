@@ -8,6 +8,7 @@
                   curves/{pretrain,<id>}.json, the learning curves
                   rows.jsonl progress.json log.txt and `done`, written last
                   failed.json why it failed, or which of its fine-tunings did; stopped.json why a search stopped it;
+                  earlier.json of one that had ended and is run again (`earlier_attempt`);
                   attempts.json earlier failures; parts.json the number of micro-batches when memory was short
 
 State is stored once: a trial is finished when its `done` says so, a fine-tuning when its file is there. Both hold the
@@ -34,6 +35,7 @@ from ray_robust.files.storage import Stamp, Storage, describe_damage, encoded
 from ray_robust.run import results_schema
 from ray_robust.run.analysis_settings import BASELINE
 from ray_robust.run.checksums import checksum, seal, unseal
+from ray_robust.run.earlier_attempt import EarlierAttempt
 from ray_robust.run.shifts import OWN
 from ray_robust.run.trial_folder import TrialFolder, key_of
 from ray_robust.text import safe_csv
@@ -199,11 +201,13 @@ class RunFolder:
             name, wanted = planned["trial"], json.loads(planned["finetunes"])
             scored = self.rows_of(name, wanted)
             rows += _points(planned, wanted, scored, every_shift)
-            lacking = wanted.keys() - {row["finetune"] for row in scored}  # it failed, was not run, or altered since
-            if status := lacking and ("failed" if scored else _status(self.trial(name))):
-                facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
-                each = [{"finetune": one, "task": wanted[one]} for one in wanted if one in lacking] if scored else [{}]
-                rows += [{**facts, **own, "status": status} for own in each]
+            lacking = [one for one in wanted if one not in {row["finetune"] for row in scored}]
+            facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
+            if scored:
+                failed = [one for one in lacking if self._has_failed(name, one)]
+                rows += [{**facts, "finetune": one, "task": wanted[one], "status": "failed"} for one in failed]
+            elif status := _status(self.trial(name)):
+                rows.append({**facts, "status": status})
         try:
             return results_schema.table_of(rows)
         except results_schema.SchemaError as error:
@@ -226,10 +230,17 @@ class RunFolder:
 
     def rows_of(self, name: str, finetunings: Collection[str]) -> list[dict[str, Any]]:
         """Return the rows that count of a trial with these fine-tunings, for every shift: all of one that is done, of
-        one that failed, or is tried again since, those of the fine-tunings that ended well, and none of any other."""
+        one that failed, or had ended and is run again, those of the fine-tunings that ended well, none of any other."""
         if self.has_rows(name, list(finetunings)):
             return self._rows[name][1]
-        return self.trial(name).rows_beside_failed(finetunings)
+        return self.trial(name).rows_so_far(finetunings)
+
+    def _has_failed(self, name: str, finetuning: str) -> bool:
+        """Return whether a fine-tuning without scores is shown as failed: any of a trial that failed (it diverged, was
+        not run, or altered since), and of one that is run again those for which it had failed."""
+        folder = self.trial(name)
+        earlier = EarlierAttempt.read(folder.storage)
+        return folder.failure() is not None or (earlier is not None and finetuning in earlier.finetunings)
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_robust.errors import Damaged
-from ray_robust.files.storage import Stamp, Storage, describe_damage
+from ray_robust.files.storage import Stamp, Storage
 from ray_robust.redact import redacted
 from ray_robust.run import checkpoint_paths, results_schema
 from ray_robust.run.checksums import CHECKSUM, Entry, checksum, defect, seal, unseal
+from ray_robust.run.earlier_attempt import FILE as EARLIER
+from ray_robust.run.earlier_attempt import EarlierAttempt, reasons_of
 from ray_robust.run.learning_curve import LearningCurve
 from ray_robust.run.shifts import OWN
+from ray_robust.run.trial_rows import RERUN, is_number, is_sound, parsed, text_of
 
 ALTERED = "was altered: its checksum is another"
-RERUN = "the same command again runs what is missing of this trial"
 FAILURES = "failures"  # the folder of what failed of an attempt that goes on
 RECORDS = ("log.txt", "progress.json", "attempts.json", "parts.json")  # of how a trial ran
 PROGRESS = ("epoch", "epochs", "images", "images_per_second", "share", "worked", "seconds", "time")
@@ -128,7 +130,7 @@ class TrialFolder:
     def _of_before(self, finetunings: list[str]) -> dict[str, str]:
         """Return what is wrong with the rows of a trial whose `done` knows no checksums: an earlier version's."""
         try:
-            lacking = set(finetunings) - {row["finetune"] for row in _parsed(self.storage)}
+            lacking = set(finetunings) - {row["finetune"] for row in parsed(self.storage)}
         except Damaged as damaged:
             return {"rows.jsonl": damaged.problems[0].what.partition(";")[0]}
         return {"rows.jsonl": f"has no rows of {', '.join(sorted(map(str, lacking)))}"} if lacking else {}
@@ -145,7 +147,7 @@ class TrialFolder:
             return None if any(defect(self.storage, *of) for of in stamps) else stored["rows"]
         with contextlib.suppress(ValueError, RecursionError):  # an earlier version's: the rows alone
             rows = json.loads(data)
-            if _sound(rows) and rows and all(row["finetune"] == name for row in rows):
+            if is_sound(rows) and rows and all(row["finetune"] == name for row in rows):
                 return rows
         return None
 
@@ -171,9 +173,11 @@ class TrialFolder:
         side by side."""
         self.storage.write_json(f"{FAILURES}/{name}.json", redacted({"reason": reason, "traceback": traceback}))
 
-    def finetuning_failures(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Return why each of these fine-tunings failed in this attempt ({"reason", "traceback"}), those that did not
-        being absent."""
+    def finetuning_failures(self, names: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
+        """Return why each of these fine-tunings (None: of all) failed in this attempt ({"reason", "traceback"}), those
+        that did not being absent."""
+        every = (name.removesuffix(".json") for name in self.storage.names(FAILURES))
+        names = every if names is None else names
         notes = {name: self.storage.recall_json(f"{FAILURES}/{name}.json") for name in names}
         keys = ("reason", "traceback")
         return {name: {key: str(note.get(key, "")) for key in keys} for name, note in notes.items() if note is not None}
@@ -193,22 +197,24 @@ class TrialFolder:
         entries = ((name, Entry.of(self.storage, name)) for name in names)
         return {name: entry.listed() for name, entry in entries if entry is not None}
 
-    def failure(self, retried: bool = False) -> dict[str, Any] | None:
-        """Return why the trial failed the last time it ran ({"reason", "log"}), or None; of one that is tried again
-        since only where that is wanted (`retried`)."""
+    def failure(self) -> dict[str, Any] | None:
+        """Return why the trial failed the last time it ran ({"reason", "log"}), or None; of one that is run again since
+        `EarlierAttempt` does."""
         failure = self._without_seal("failed.json")
         if failure is None and not self.storage.exists("failed.json"):
             return None
-        if not failure or not isinstance(failure.get("reason"), str):
-            return {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
-        return failure if retried or not failure.get("retried") else None
+        why = {"reason": "it cannot be read why: failed.json is damaged", "log": (self.storage / "log.txt").shown}
+        return failure if failure and isinstance(failure.get("reason"), str) else why
 
-    def rows_beside_failed(self, names: Iterable[str], every_shift: bool = True) -> list[dict[str, Any]]:
-        """Return the rows of the fine-tunings that ended well, of a trial that failed, also while it is tried again."""
-        if self.failure(retried=True) is None:
+    def rows_so_far(self, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of those of these fine-tunings (None: of all) that ended well, for every shift, of a trial
+        that failed, or that had ended and is run again; [] of any other."""
+        if self.failure() is None and EarlierAttempt.read(self.storage) is None:
             return []
-        rows = (row for name in names for row in self.finetuning(name) or ())
-        return [row for row in rows if every_shift or row.get("shift", OWN) == OWN]
+        if self.stopped() is not None or self.storage.exists("done"):  # which is damaged, then
+            return []
+        every = (name.removesuffix(".json") for name in self.storage.names("finetunings"))
+        return [row for name in (every if names is None else names) for row in self.finetuning(name) or ()]
 
     def rows(self, every_shift: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a finished trial: those of the task's own OOD test, or of every shift. Raises Damaged
@@ -222,7 +228,7 @@ class TrialFolder:
             done = proved[1] if proved is not None else self._inspect()[0]
             entry = Entry.read((done or {}).get("files", {}).get("rows.jsonl"))
             if (proved is None or proved[1] is not None) and (entry is None or entry.checksum == checksum(data or b"")):
-                return _parsed(self.storage, data)
+                return parsed(self.storage, data)
             self._proved.pop(self.storage.address, None)
         self._proved[self.storage.address] = self.storage.read("done") or b"", None
         raise self.storage.damaged("rows.jsonl", ALTERED, RERUN)
@@ -233,8 +239,7 @@ class TrialFolder:
         to use them again, and then each is compared with its own checksum. Raises SchemaError for
         rows that the results cannot hold."""
         results_schema.check(rows)
-        self.storage.write("rows.jsonl", _text_of(rows))
-        self.storage.delete("failed.json")
+        self.storage.write("rows.jsonl", text_of(rows))
         finetunings = sorted({row["finetune"] for row in rows})
         names = [f"finetunings/{name}.json" for name in finetunings]
         files = self._entries("rows.jsonl", "trial.json", "subset.parquet", _curves("pretrain"))
@@ -243,7 +248,7 @@ class TrialFolder:
             files |= (stored or {}).get("files", {})
         records = self._entries(*RECORDS)  # nothing rests on these: no trial is run again for them
         self.storage.write("done", seal({"finetunings": finetunings, **facts, "files": files, "records": records}))
-        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "failed.json", EARLIER, "worker.json"):
             self.storage.delete(name)
 
     def _drop_damaged(self) -> None:
@@ -260,16 +265,22 @@ class TrialFolder:
         progress = self.storage.recall_json("progress.json") or {}
         numbers = {key: progress.get(key, 0.0) for key in PROGRESS}
         scores = [score for key in ("id", "ood") if (score := progress.get(key)) is not None]
-        sound = all(map(_is_number, (*numbers.values(), *scores))) and isinstance(progress.get("stage", ""), str)
+        sound = all(map(is_number, (*numbers.values(), *scores))) and isinstance(progress.get("stage", ""), str)
         return {**progress, **numbers} if progress and sound else {}
 
     def progress_now(self) -> dict[str, Any]:
-        """Return the same; {} where it is that of a trial which was finished, as it left it, or of one that failed and
-        is tried again: what is open of it since then is not as far as it was."""
-        done, failure = self.finished(), self.failure(retried=True) or {}
-        records = (failure if done is None else done).get("records", {})
-        left = {name: entry for name, entry in records.items() if name == "progress.json"}
-        return {} if (left or done is not None) and not self._defects(left) else self.progress()
+        """Return the same; {} where it is that of a trial which had ended, as it left it: what is open of it since then
+        is not as far as it was."""
+        if (done := self.finished()) is not None:
+            records = {name: entry for name, entry in done.get("records", {}).items() if name == "progress.json"}
+            return self.progress() if self._defects(records) else {}
+        progress = self.progress()
+        return {} if self.is_earlier(progress) else progress
+
+    def is_earlier(self, progress: Mapping[str, Any]) -> bool:
+        """Return whether this is what an attempt left that has ended, and the one that goes on has told nothing yet."""
+        earlier = EarlierAttempt.read(self.storage) if progress else None
+        return earlier is not None and earlier.progress == progress["time"]
 
     def mend(self) -> bool:
         """Make rows.jsonl again from the fine-tunings' files, where it is all of a finished trial that is not as it was
@@ -283,7 +294,7 @@ class TrialFolder:
         stored = [self.finetuning(name) for name in done["finetunings"]]
         rows = [row for own in stored for row in own or ()]
         there = self.storage.recall("rows.jsonl") or b""
-        if not all(stored) or sorted(_text_of(rows).splitlines()) == sorted(there.splitlines()):  # in the plan's order
+        if not all(stored) or sorted(text_of(rows).splitlines()) == sorted(there.splitlines()):  # in the plan's order
             return False
         try:
             results_schema.check(rows)
@@ -294,26 +305,36 @@ class TrialFolder:
         return True
 
     def begin(self) -> str:
-        """Forget why the trial failed the last time: it is tried again. What killed writers left half-written goes, and
-        what of a finished trial is not as it was left; returns what that was, or "".
+        """Begin an attempt at the trial, another one where it had ended. What killed writers left half-written goes,
+        and what of a finished trial is not as it was left; returns what that was, or "".
 
         So does `done`: of a trial that gets more fine-tunings it would speak for files that are about to change, and
         whoever looked meanwhile, or after a crash, would take them for damaged."""
-        if damage := self.damage():
+        done, damage = self._inspect()
+        if damage:
             self._drop_damaged()
+        self.end_attempt(ended=done is not None and not damage)
         self.storage.discard("done")
-        self.forget_failure()
         self.storage.delete(FAILURES)
         self.storage.delete("stopped.json")
         self.storage.tidy()
         return damage
 
-    def forget_failure(self) -> None:
-        """Note that the trial is tried again: why it failed is not how this attempt ends. What its other fine-tunings
-        scored counts meanwhile, and progress.json is that of before until there is another."""
-        if (why := self.failure()) is not None:
-            again = {"retried": True, "records": self._entries("progress.json")}
-            self.storage.write("failed.json", seal({**why, **again}))
+    def end_attempt(self, ended: bool = False) -> None:
+        """Note of a trial that failed, or else has `ended`, that it is run again: how that was is not how this attempt
+        ends."""
+        failure = self.failure()
+        if failure is not None or ended:
+            why, progress = failure or {}, self.progress().get("time")
+            EarlierAttempt(why.get("reason", ""), self.reasons(why), progress).write(self.storage)
+        self.storage.delete("failed.json")
+
+    def reasons(self, failure: Mapping[str, Any]) -> dict[str, str]:
+        """Why fine-tunings failed that have not ended well since, by id: in this attempt or in one before."""
+        earlier = EarlierAttempt.read(self.storage) or EarlierAttempt()
+        before = failure.get("before")
+        every = {**earlier.finetunings, **(before if isinstance(before, dict) else {}), **reasons_of(failure)}
+        return {name: str(reason) for name, reason in every.items() if self.finetuning(name) is None}
 
     def fail(self, reason: str, quarantined: bool = False, finetunings: Mapping[str, str] | None = None) -> None:
         """Write why the trial failed, in one line, for the results table and the report. A trial is `quarantined` when
@@ -324,10 +345,14 @@ class TrialFolder:
             "log": (self.storage / "log.txt").shown,
             "quarantined": quarantined,
         }
+        noted = {name: note["reason"] for name, note in self.finetuning_failures().items()}
         if finetunings:
             failure["finetunings"] = dict(finetunings)
+        elif reasons := self.reasons({"finetunings": noted}):
+            failure["before"] = reasons
         self.storage.write("failed.json", seal(redacted(failure)))
-        self.storage.delete(FAILURES)
+        for name in (FAILURES, EARLIER):
+            self.storage.delete(name)
 
     def stopped(self) -> dict[str, Any] | None:
         """Return why a search stopped the trial before its end ({"reason", "log", and of a trial that had begun
@@ -338,7 +363,7 @@ class TrialFolder:
         """Note that the trial is not run to its end; what only resuming needed is dropped."""
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write("stopped.json", seal(redacted(stop)))
-        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "failed.json", "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "failed.json", EARLIER, "worker.json"):
             self.storage.delete(name)
 
     def _without_seal(self, name: str) -> dict[str, Any] | None:
@@ -350,7 +375,7 @@ class TrialFolder:
         """Return the trial's failed attempts in order: {"time" in seconds since the epoch, "host", "kind", "reason",
         "counts" (whether towards quarantine)}."""
         recorded = self.storage.recall_json("attempts.json", list) or []
-        return [one for one in recorded if isinstance(one, dict) and one.keys() >= ATTEMPT and _is_number(one["time"])]
+        return [one for one in recorded if isinstance(one, dict) and one.keys() >= ATTEMPT and is_number(one["time"])]
 
     def note_attempt(self, attempt: dict[str, Any]) -> None:
         """Add to `attempts`."""
@@ -368,33 +393,3 @@ class TrialFolder:
 
 def _curves(name: str) -> str:
     return f"curves/{name}.json"
-
-
-def _text_of(rows: list[dict[str, Any]]) -> bytes:
-    """rows.jsonl: a line of JSON per point, without credentials."""
-    return "".join(json.dumps(redacted(row)) + "\n" for row in rows).encode()
-
-
-def _parsed(storage: Storage, data: bytes | None = None) -> list[dict[str, Any]]:
-    """Return the rows in rows.jsonl (`data`, where it was read). Raises Damaged where it holds none."""
-    data = storage.read("rows.jsonl") if data is None else data
-    if data is None:
-        raise storage.damaged("rows.jsonl", "is missing", RERUN)
-    try:
-        rows = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError):
-        rows = None
-    if not rows or not _sound(rows):
-        raise storage.damaged("rows.jsonl", describe_damage(data, "a table of points"), RERUN)
-    return rows
-
-
-def _sound(rows: Any) -> bool:
-    """Return whether these are points: of a fine-tuning, at an epoch."""
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and isinstance(row.get("finetune"), str) and _is_number(row.get("epoch")) for row in rows
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)

@@ -15,7 +15,7 @@ from rich.console import Console
 from ray_robust.errors import DONE, FAILED, Arguments, UserError, command
 from ray_robust.files.retry import check_patience
 from ray_robust.run.run_folder import RunFolder
-from ray_robust.run.trial_folder import RERUN
+from ray_robust.run.trial_rows import RERUN
 from ray_robust.status import tables
 from ray_robust.status.follow import INTERVAL, follow
 from ray_robust.status.progress import Status, read_status

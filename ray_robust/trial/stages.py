@@ -189,10 +189,11 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
 
 def _drop_state_of_other_labels(run: TrialRun, weights: Storage, labels: str) -> None:
     """Begin again where the state of an interrupted pre-training has other numbers for the labels: that of a spec which
-    names the same sources in another order, and so means the same; or of a version that did not write down which."""
+    names the same sources in another order, and so means the same. A state of an earlier version, which did not note
+    the order, is gone on with."""
     if run.context.first:
-        there = state_facts(weights, "pretrain")
-        if there is not None and there.get("labels", "") != labels:
+        there = (state_facts(weights, "pretrain") or {}).get("labels")
+        if there not in (None, labels):
             run.log.write("begins its pre-training again: what there is of it has its sources in another order")
             drop_state(weights, "pretrain")
     run.context.wait_for_all()
@@ -308,9 +309,9 @@ def _finish(run: TrialRun, mixture: Mixture | None, facts: dict[str, Any]) -> No
     if mixture is not None and folder.storage.stamp("subset.parquet") is None:
         write_subset(folder, mixture.subset, mixture.stores)
     if failed:
-        elsewhere = {f.id for i, f in enumerate(run.trial.finetunings) if i % run.context.world_size}
-        for name in failed.keys() & elsewhere:  # of ranks that write no log
-            run.log.write(f"{name} failed\n{failed[name]['traceback']}")
+        for i, finetuning in enumerate(run.trial.finetunings):
+            if i % run.context.world_size and (failure := failed.get(finetuning.id)):  # of a rank that writes no log
+                run.log.write(f"{finetuning.id} failed\n{failure['traceback']}")
         reasons = {name: failure["reason"] for name, failure in failed.items()}
         folder.fail(of_finetunings(reasons, len(finished)), finetunings=reasons)
         return

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
-from ray_robust.errors import Outage
+from ray_robust.errors import Damaged, Outage
 from ray_robust.launch.failures.failure_classes import HUNG, SILENT, Failure
 from ray_robust.plan.plan import Trial
 from ray_robust.run.run_folder import RunFolder
@@ -45,8 +45,8 @@ class Recovery:
         would leave it for the reason of this one."""
         self.trials[trial.id] = trial
         self.begun.add(trial.id)
-        with contextlib.suppress(OSError):
-            self.run.trial(trial.id).forget_failure()
+        with contextlib.suppress(OSError, Damaged):  # a folder where a file belongs: the trial's own attempt says so
+            self.run.trial(trial.id).end_attempt()
 
     def record_failure(self, name: str, failure: Failure, host: str = "") -> Failure:
         """Record a failed attempt and return it as recorded. A trial that failed too often is quarantined; the batches
@@ -76,8 +76,10 @@ class Recovery:
 
     def _made_progress(self, name: str) -> bool:
         """Whether a trial is further than at any failure before."""
+        folder = self.run.trial(name)
         try:
-            share = float(self.run.trial(name).progress().get("share", 0.0))
+            progress = folder.progress()
+            share = 0.0 if folder.is_earlier(progress) else float(progress.get("share", 0.0))
         except OSError:
             return False
         before = self._furthest.setdefault(name, share)

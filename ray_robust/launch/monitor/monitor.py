@@ -24,6 +24,7 @@ from ray_robust.plan.plan import Plan, Trial
 from ray_robust.prepare.work import OpenWork, open_work
 from ray_robust.run.lease import Lease
 from ray_robust.run.run_folder import RunFolder, TrialFolder
+from ray_robust.run.shifts import OWN
 from ray_robust.run.sweep_progress import WRITE_EVERY, SweepProgress, forget_progress, write_progress
 from ray_robust.status.progress import ErSoFar, er_so_far
 from ray_robust.text.durations import duration
@@ -211,7 +212,8 @@ class Monitor:
     def _note_progress(self, name: str, progress: dict[str, Any]) -> None:
         """Measure by the progress of a running trial, unless it is what an earlier run of it left."""
         if name not in self._old:
-            self._old[name] = progress if progress["share"] >= 1.0 else {}
+            of_before = progress["share"] >= 1.0 or self.run.trial(name).is_earlier(progress)
+            self._old[name] = progress if of_before else {}
         if progress != self._old[name]:
             self.time_left.on_progress(name, progress)
             self.first_progress = self.first_progress or time.monotonic()
@@ -287,12 +289,10 @@ class Monitor:
 
     def _rows_of(self, trial: str, state: str) -> list[dict[str, Any]]:
         """The rows that count of a trial that is over; [] while the storage is away."""
-        work = self.time_left.work.get(trial)
+        folder = self.run.trial(trial)
         with contextlib.suppress(OSError, ValueError):
-            if state == "done":
-                return self.run.trial(trial).rows()
-            wanted = [f.id for f in work.trial.finetunings] if work is not None else []
-            return self.run.trial(trial).rows_beside_failed(wanted, every_shift=False)
+            rows = folder.rows() if state == "done" else folder.rows_so_far()
+            return [row for row in rows if row.get("shift", OWN) == OWN]
         return []
 
     def _print_line(self) -> None:

@@ -80,7 +80,7 @@ class Search:
         self.may_go_on: Callable[[], bool | None] = lambda: True
         self.impossible = self.repeated = 0
         self.objective: Objective | None = None
-        self._running: dict[str, tuple[float, Trial]] = {}  # by id: since when, and what was handed out
+        self._running: dict[str, tuple[float, Trial, Spent]] = {}  # by id: since when, what, and what it had used then
         self._failed: set[Identity] = set()  # in this run of the command: those that failed before are tried again
         self._queue: deque[Trial] = deque(trial for trial in self.baseline if not self.settled(trial))
         self._open: dict[str, Open] = {}  # by configuration key
@@ -117,16 +117,16 @@ class Search:
             return None
         self._queue.remove(trial)
         whole = self.trials[trial.id]
-        self._running[trial.id] = self.clock(), whole
+        self._running[trial.id] = self.clock(), whole, spent_on(self.run, whole, self.spec.resources)
         return whole
 
     def ended(self, name: str) -> None:
         """Note that a trial has ended: done, stopped or failed, as its folder says; or neither: it is run again."""
-        began, trial = self._running.pop(name)
+        used, trial = self._used(name), self._running.pop(name)[1]
         if self.run.trial(name).failure() is not None:
             self._failed.add(_identity(trial))
-            used, here = spent_on(self.run, trial, self.spec.resources), self._devices * (self.clock() - began)
-            self._spent[name] = Spent(used.images, max(used.seconds, here))  # a worker that hung reports nothing
+            spent = spent_on(self.run, trial, self.spec.resources)
+            self._spent[name] = Spent(spent.images, max(spent.seconds, used.seconds))  # one that hung reports nothing
         if not self.settled(trial):
             self._queue.appendleft(trial)
         for one in list(self._open.values()):
@@ -175,7 +175,7 @@ class Search:
 
     def settled(self, trial: Trial) -> bool:
         """Whether a trial is over, one way or the other."""
-        return self.state(trial) not in ("started", "planned")
+        return _identity(trial) in self._failed or self.state(trial) != "planned"
 
     def state(self, trial: Trial) -> str:
         """Done, stopped, failed in this run of the command, or still to be run. Where a fine-tuning of another
@@ -194,17 +194,17 @@ class Search:
         resources, total = self.spec.resources, Spent()
         for name, trial in self.trials.items():
             if name in self._running:
-                total += Spent(images_of(trial), self._devices * (self.clock() - self._running[name][0]))
+                total += self._used(name)
                 continue
-            if name not in self._spent and self.settled(trial):
-                self._spent[name] = spent_on(self.run, trial, resources)
-            total += self._spent.get(name) or spent_on(self.run, trial, resources)
+            spent = self._spent.get(name) or spent_on(self.run, trial, resources)
+            total += self._spent.setdefault(name, spent) if name in self._spent or self.settled(trial) else spent
         return total.images, total.seconds / 3600
 
-    @property
-    def _devices(self) -> float:
-        """Of a trial."""
-        return self.spec.resources.workers * (self.spec.resources.gpus_per_worker or 1)
+    def _used(self, name: str) -> Spent:
+        """What a trial that runs has used and will, in earlier attempts too."""
+        began, trial, before = self._running[name]
+        devices = self.spec.resources.workers * (self.spec.resources.gpus_per_worker or 1)
+        return Spent(images_of(trial), before.seconds + devices * (self.clock() - began))
 
     def _more(self, trial: Trial) -> int:
         """The images that a trial has yet to process."""
