@@ -61,6 +61,31 @@ def test_a_diverging_rate_fails_its_own_configuration_alone_where_several_share_
     assert [outcome.value for outcome in search.outcomes][1:] == [None, 0.4, 0.4]
 
 
+def test_a_value_is_of_all_seeds_also_while_one_of_them_runs_again_for_another_configuration(tmp_path):
+    search = make(tmp_path, "pretrain={sources: {species: 1}, num_images: 1000, images_seen: 6400}", "seeds=2",
+                  "finetune={epochs: 2, lr: {loguniform: [1e-4, 1e-2]}, evaluate_every: 1}",
+                  "baseline.finetune={lr: 1e-3}", "search={method: random, trials: 2, objective: ood_val}")  # fmt: skip
+
+    def end(trial, ood_val: float) -> None:
+        rows = [{"finetune": one.id, "task": "camera-traps", "epoch": 1, "id_val": 0.5, "ood_val": ood_val}
+                for one in trial.finetunings]  # fmt: skip
+        for row in rows:
+            search.run.trial(trial.id).keep_finetuning(row["finetune"], [row])
+        search.run.trial(trial.id).finish(rows, {})
+        search.ended(trial.id)
+
+    for _ in range(2):
+        end(search.next(), 0.3)
+    first, second = search.next(), search.next()
+    end(first, 0.8)
+    again = search.next()
+    assert again.id == first.id
+    search.run.trial(again.id).begin()
+    end(second, 0.4)
+    (outcome,) = search.outcomes
+    assert outcome.value == pytest.approx(0.6)
+
+
 def test_what_failed_is_tried_again_by_the_next_run(tmp_path):
     search = make(tmp_path, "search.trials=5")
     drain(search, 2)

@@ -178,16 +178,16 @@ class Search:
         return _identity(trial) in self._failed or self.state(trial) != "planned"
 
     def state(self, trial: Trial) -> str:
-        """Done, stopped, failed in this run of the command, or still to be run. Where a fine-tuning of another
-        configuration failed, one that shares its pre-training is done once its own have ended well."""
+        """Done, stopped, failed in this run of the command, or still to be run. One that shares its pre-training with
+        what failed, or runs now, is done once its own fine-tunings have ended well."""
         wanted = {f.id for f in trial.finetunings}
         if self.run.has_rows(trial.id, list(wanted)):
             return "done"
         if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
-        if _identity(trial) not in self._failed:
-            return "planned"
-        return "done" if wanted == {row["finetune"] for row in self.run.rows_of(trial.id, wanted)} else "failed"
+        state = "failed" if _identity(trial) in self._failed else "planned"
+        scored = self.run.rows_of(trial.id, wanted) if state == "failed" or trial.id in self._running else ()
+        return "done" if wanted == {row["finetune"] for row in scored} else state
 
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
