@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as processes
+from test_failures import WORKER_DIED, actor_died
 from test_trial import SPEC, paths_in, plan_of, pretrained_of
 
 from analysis.input import join_runs
 from analysis.input.run_points import read_run
 from analysis.verify.command import verify
+from ray_robust.launch.failures.failure_classes import classify
+from ray_robust.launch.failures.recovery import Recovery
 from ray_robust.plan.plan import Plan, Trial
 from ray_robust.run.declared import declare
 from ray_robust.run.run_folder import RunFolder
@@ -182,6 +185,21 @@ def test_the_scores_of_the_others_count_while_the_one_is_tried_again_and_where_t
     assert folder.progress_now()["share"] == 0.5
     folder.stop("a search stopped it", {})
     assert run.results().query("trial == @trial.id")["status"].tolist() == ["stopped"]
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_tried_again_advances_from_nothing_not_from_where_it_had_failed(ran, tmp_path):
+    _, plan, paths = ran
+    trial, run = pretrained_of(plan), RunFolder(shutil.copytree(paths.run, tmp_path / "run"))
+    folder, recovery = run.trial(trial.id), Recovery({trial.id: trial}, run, retries=2)
+    died, left = classify(actor_died(WORKER_DIED)), folder.progress()
+    recovery.begin(trial)
+    recovery.record_failure(trial.id, died)  # before it has told anything
+    for i, share in enumerate((0.2, 0.4, 0.6, 0.8), 1):
+        folder.storage.write_json("progress.json", {**left, "share": share, "time": left["time"] + i})
+        recovery.record_failure(trial.id, died)
+    assert recovery.counted(trial.id) == 1
+    assert not recovery.settled(trial.id)
 
 
 @pytest.mark.slow
