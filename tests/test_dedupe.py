@@ -158,7 +158,7 @@ def test_a_sweep_over_image_sizes_decodes_each_before_its_trials(tmp_path, monke
         return set()
 
     monkeypatch.setattr("ray_robust.launch.tuner.run_plan", nothing_is_trained)
-    monkeypatch.setattr("ray_robust.launch.placement.slots_now", lambda resources: 1)
+    monkeypatch.setattr("ray_robust.launch.placement.living_nodes", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr("ray.cluster_resources", dict)
     run, cluster = RunFolder(tmp_path / "run"), Cluster("", tmp_path / "scratch", False)
     SweepRun(sweep, draw_all(sweep, {}), run, Console(file=io.StringIO()), None, cluster).execute()
