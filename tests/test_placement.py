@@ -125,12 +125,38 @@ def test_the_limit_follows_the_cluster(monkeypatch, more, asked, wanted):
     class Searcher:
         max_concurrent = 0
 
-    limit, seen = ConcurrencyLimit(Searcher, asked), []
+    limit, seen = ConcurrencyLimit(Searcher, asked, print), []
     for now in ([2.0, -9.0], [2.0, 4.0], [2.0, 2.0, 2.0], []):
         nodes[:] = now
         limit.on_step_begin(0, [])
         seen.append(Searcher.max_concurrent)
     assert seen == wanted
+
+
+def test_a_cluster_without_room_for_any_trial_says_so_once_each_time(monkeypatch):
+    """Trials of a node that is gone wait: without a word that looks like a sweep that hangs."""
+    nodes, clock, said = [4.0], [0.0], []
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in nodes])
+    monkeypatch.setattr(placement, "growth", lambda: None)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    limit = ConcurrencyLimit(SimpleNamespace(), Resources(cpus_per_worker=2), said.append)
+
+    def pass_time(until: float, *there: float) -> int:
+        nodes[:] = there
+        while clock[0] < until:
+            clock[0] += 10
+            limit.on_step_begin(0, [])
+        return len(said)
+
+    assert pass_time(100, 1.0) == 0  # a node may be replaced
+    assert pass_time(110, 4.0) == 0
+    assert pass_time(200, 1.0) == 0
+    assert pass_time(400, 1.0, 1.0) == 1
+    assert said[0] == ("waits    a worker needs 2 CPU on one node, the nodes have 1 CPU (2 times): none of them has "
+                       "room for it; trials go on once nodes with room join, and what is done is kept")  # fmt: skip
+    assert pass_time(500, 4.0) == 1
+    assert pass_time(700, 1.0) == 2
+    assert said[1].startswith("waits    one trial needs 2 CPU, the cluster has 1 CPU; ")
 
 
 CONFIG = {

@@ -6,10 +6,11 @@ as nodes come and go.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 HEAD = "node:__internal_head__"  # a resource that the head alone has
 DRIVER = {"CPU": 0, HEAD: 0.001}  # a trial that only drives a group; Ray refuses an empty request
 CHECK_EVERY = 5.0  # seconds between two looks at the size of the cluster
+ROOM_WITHIN = 120.0  # seconds without room for any trial until it is said: a node is replaced in less, or started
 AHEAD = 4  # trials that wait for room where nodes can be added: what waits is what an autoscaler sees
 GROUPS_AHEAD = 1  # of worker groups, each of which asks for all of its workers
 
@@ -149,12 +151,16 @@ def idle_gpus(resources: Resources, cluster: Mapping[str, float]) -> str:
 
 class ConcurrencyLimit(tune.Callback):
     """Keeps the number of trials that run at once at what the cluster holds: sets `searcher.max_concurrent` as it
-    changes, and lets a few more wait as long as the cluster may grow by itself."""
+    changes, and lets a few more wait as long as the cluster may grow by itself.
 
-    def __init__(self, searcher: Any, resources: Resources) -> None:
-        self.searcher, self.resources = searcher, resources
+    A cluster that has lost the nodes that held trials lets the others wait: `say` is told, once for every time.
+    """
+
+    def __init__(self, searcher: Any, resources: Resources, say: Callable[[str], None]) -> None:
+        self.searcher, self.resources, self.say = searcher, resources, say
         self._growth = growth()
         self._checked = 0.0
+        self._had_room = time.monotonic()  # when a trial fitted last; infinite once it was said that none does
         self.update()
 
     def __getstate__(self) -> dict:  # Tune writes its callbacks to disk; nobody reads them from there
@@ -165,7 +171,14 @@ class ConcurrencyLimit(tune.Callback):
         nodes, ahead = living_nodes(), 0
         if self._growth is not None and _can_grow(self._growth, nodes):
             ahead = GROUPS_AHEAD if self.resources.together else AHEAD
-        self.searcher.max_concurrent = max(1, slots_of(self.resources, nodes) + ahead)
+        slots = slots_of(self.resources, nodes)
+        self.searcher.max_concurrent = max(1, slots + ahead)
+        if slots:
+            self._had_room = time.monotonic()
+        elif time.monotonic() - self._had_room > ROOM_WITHIN:
+            self._had_room = math.inf
+            self.say(f"waits    {_lack(self.resources, nodes)}; trials go on once nodes with room join, and what is "
+                     "done is kept")  # fmt: skip
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if time.monotonic() - self._checked > CHECK_EVERY:

@@ -132,7 +132,7 @@ class _TuneRun:
                 name=f"tune-{time.time_ns()}",
                 storage_path=str(cluster.scratch) if cluster.local else (Storage(self.paths.run) / ".ray").address,
                 verbose=0,
-                callbacks=callbacks if cluster.local else [*callbacks, ConcurrencyLimit(searcher, resources)],
+                callbacks=callbacks if cluster.local else [*callbacks, ConcurrencyLimit(searcher, resources, self.callbacks.monitor.say)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )

@@ -106,6 +106,10 @@ class Monitor:
             self.finished |= dict.fromkeys(done, "done")
             self.in_parts = set()
 
+    def say(self, line: str) -> None:
+        """Print a line, above the live view where there is one."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
     def started(self, trial: str) -> None:
         """Note that a trial begins, or begins again after its worker died."""
         with self._lock:
@@ -137,7 +141,7 @@ class Monitor:
             outcome = f"{state}: {failure['reason']}" if failure else f"{state}{last and f'  last look: {last}'}"
             left = self.done_and_left()[1]
             after = "" if left is None or ending else f"   about {duration(left)} left"
-            self.console.print(f"{count} {trial}  {outcome}{after}", markup=False, soft_wrap=True)
+            self.say(f"{count} {trial}  {outcome}{after}")
             self._line_at = time.monotonic() + LINE_EVERY
 
     # --- the thread
