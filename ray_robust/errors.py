@@ -134,6 +134,13 @@ def check_out(name: str, out: object) -> None:
         raise UserError(f"{name}: is empty; wanted: the path or URI of a folder, or no {name}")
 
 
+def check_local(name: str, folder: object) -> None:
+    """Raise UserError where `folder`, given by the flag, argument or variable `name`, is an address: as a path it would
+    lead to a folder called `s3:`."""
+    if "://" in str(folder or ""):
+        raise UserError(f"{name}: must be a folder of this machine, not the address {folder}")
+
+
 def check_run_folder(name: str, out: object) -> None:
     """Raise UserError where `out` can be no run folder: as `check_out`, and a whole bucket, which has no place beside
     the run for the pre-trained weights that it shares with others."""

@@ -32,7 +32,7 @@ from ray_robust.data.images.store import ImageStore, default_root, outdated
 from ray_robust.data.pool import SPLITS, Pool, Task
 from ray_robust.data.readers.file_pool import READ_TOGETHER
 from ray_robust.data.tasks.shifted import with_shifts
-from ray_robust.errors import DONE, Arguments, UserError, check_out, command, did_you_mean
+from ray_robust.errors import DONE, Arguments, UserError, check_local, check_out, command, did_you_mean
 from ray_robust.files.retry import check_patience
 from ray_robust.launch.cluster.address import check_address
 from ray_robust.launch.cluster.connect import connect
@@ -118,6 +118,7 @@ def parser(add_help: bool = True) -> Arguments:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     args, defaults = parser().parse_args(argv), parser().get_default
     check_out("--out", args.out)
+    check_local("--out", args.out)
     args.out = Path(args.out)
     if not 1 <= args.size <= LARGEST_SIZE:
         raise UserError(f"--size: {args.size} px is no size; wanted: 1 to {LARGEST_SIZE}")

@@ -92,7 +92,8 @@ WRONG = {
     "ingest": [[], ["--nope"], ["specie"], ["species", "--size", "x"], ["species", "--size", "0"], ["folder"],
                ["species", "--set", "seed"], ["species", "--set", "seed=[1"], ["species", "--set", "sed=1"],
                ["species", "--limit", "-1"], ["species", "--address", "http://127.0.0.1:8265"],
-               ["folder", "--root", "absent"], ["species", "--fit", "round"]],
+               ["folder", "--root", "absent"], ["species", "--fit", "round"],
+               ["species", "--limit", "2", "--out", "s3://bucket/store"]],
     "status": [[], ["--nope"], ["absent"], ["."]],
     "analysis": [[], ["--nope"], ["absent"],
                  ["absent.csv", "--id", "a", "--ood", "b", "--group", "c", "--baseline", "d"]],
@@ -108,6 +109,17 @@ def test_a_mistake_in_the_arguments_of_any_command_is_a_line_and_2(name, argv, m
     assert code == 2
     assert len(lines) == 1, lines
     assert not lines[0].startswith("usage")
+
+
+@pytest.mark.parametrize("variable", ["RAY_ROBUST_STORE", "RAY_ROBUST_CACHE"])
+def test_what_is_kept_on_this_machine_goes_to_no_address(variable, monkeypatch, capsys):
+    """As a path it would be a folder called `s3:` in the working directory."""
+    monkeypatch.delenv("RAY_ROBUST_STORE", raising=False)
+    monkeypatch.setenv(variable, "s3://bucket/store")
+    monkeypatch.setattr(sys, "argv", ["ingest", "species", "--limit", "2"])
+    line = f"{variable}: must be a folder of this machine, not the address s3://bucket/store"
+    assert ended(COMMANDS["ingest"], capsys) == (2, [line])
+    assert not Path("s3:").exists()
 
 
 def test_a_report_that_breaks_down_leaves_what_was_trained_and_says_so(monkeypatch, capsys, tmp_path):

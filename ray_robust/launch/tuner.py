@@ -119,6 +119,8 @@ class _TuneRun:
         pools = [ray.put(listed())]  # in a list: not every trial of a worker needs them sent again
         trainable = tune.with_parameters(function, paths=self.paths, resources=resources, pools=pools)
         callbacks: list[tune.Callback] = [self.callbacks]
+        if not cluster.local:
+            callbacks.append(ConcurrencyLimit(searcher, resources, self.callbacks.monitor.say))
         tuner = tune.Tuner(
             tune.with_resources(trainable, trial_needs(resources)),
             tune_config=tune.TuneConfig(
@@ -132,7 +134,7 @@ class _TuneRun:
                 name=f"tune-{time.time_ns()}",
                 storage_path=str(cluster.scratch) if cluster.local else (Storage(self.paths.run) / ".ray").address,
                 verbose=0,
-                callbacks=callbacks if cluster.local else [*callbacks, ConcurrencyLimit(searcher, resources, self.callbacks.monitor.say)],
+                callbacks=callbacks,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeGuard
 
-from ray_robust.errors import Damaged
+from ray_robust.errors import Damaged, check_local
 from ray_robust.files.storage import Storage
 
 OVERHEAD, USUAL_OVERHEAD = "overhead-seconds", 28.0
@@ -23,7 +23,9 @@ EVALUATION_COST = 0.35  # a forward pass costs about a third of a training step;
 
 
 def cache_folder() -> Path:
-    """Return where the project keeps what can be made again: RAY_ROBUST_CACHE, else the user's cache folder."""
+    """Return where the project keeps what can be made again: RAY_ROBUST_CACHE, else the user's cache folder. Raises
+    UserError for an address."""
+    check_local("RAY_ROBUST_CACHE", os.environ.get("RAY_ROBUST_CACHE"))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("RAY_ROBUST_CACHE") or f"{base}/ray_robust").expanduser()
 

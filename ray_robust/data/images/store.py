@@ -22,7 +22,7 @@ from ray_robust.data.images.jpeg_pack import JpegPack
 from ray_robust.data.images.jpegs import compressed, cut, whole_views
 from ray_robust.data.images.pack import BROKEN, MISSING, PRESENT, REMEDY, Pack, checksums
 from ray_robust.data.pool import Pixels, Pool
-from ray_robust.errors import Problem, UserError
+from ray_robust.errors import Problem, UserError, check_local
 from ray_robust.run.throughput import cache_folder
 
 VERSION = 3  # of the files' layout and of how images are decoded: part of the folder's name, so a new one starts afresh
@@ -30,8 +30,10 @@ BATCH_BYTES, BATCH_IMAGES = 8 << 20, 2048  # decoded between two commits, at mos
 
 
 def default_root() -> Path:
-    """$RAY_ROBUST_STORE, else `store` in the cache folder."""
-    return Path(os.environ.get("RAY_ROBUST_STORE") or cache_folder() / "store").absolute()
+    """$RAY_ROBUST_STORE, else `store` in the cache folder. Raises UserError for an address."""
+    chosen = os.environ.get("RAY_ROBUST_STORE")
+    check_local("RAY_ROBUST_STORE", chosen)
+    return Path(chosen or cache_folder() / "store").absolute()
 
 
 def outdated(root: Path) -> list[Path]:
