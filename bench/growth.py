@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 SIZES = {"trials": (10, 100, 1_000), "images": (16_000, 160_000, 1_600_000), "points": (1_000, 10_000, 100_000)}
 NOTHING = {"trials": 2, "images": 16, "points": 20}  # the smallest of each
-OFTEN, LONG = 5, 30.0  # runs of a command, unless so many seconds have passed
+OFTEN, LONG = 5, 120.0  # runs of a command, unless so many seconds have passed
 
 
 def main(argv: list[str]) -> None:
