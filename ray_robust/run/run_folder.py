@@ -204,8 +204,8 @@ class RunFolder:
             lacking = [one for one in wanted if one not in {row["finetune"] for row in scored}]
             facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
             if scored:
-                failed = [one for one in lacking if self._has_failed(name, one)]
-                rows += [{**facts, "finetune": one, "task": wanted[one], "status": "failed"} for one in failed]
+                ended = {one: status for one in lacking if (status := self._status_of(name, one))}
+                rows += [{**facts, "finetune": one, "task": wanted[one], "status": ended[one]} for one in ended]
             elif status := _status(self.trial(name)):
                 rows.append({**facts, "status": status})
         try:
@@ -230,17 +230,20 @@ class RunFolder:
 
     def rows_of(self, name: str, finetunings: Collection[str]) -> list[dict[str, Any]]:
         """Return the rows that count of a trial with these fine-tunings, for every shift: all of one that is done, of
-        one that failed, or had ended and is run again, those of the fine-tunings that ended well, none of any other."""
+        one that failed, or was done before more was asked of it, those of the fine-tunings that ended well, none of any
+        other."""
         if self.has_rows(name, list(finetunings)):
             return self._rows[name][1]
         return self.trial(name).rows_so_far(finetunings)
 
-    def _has_failed(self, name: str, finetuning: str) -> bool:
-        """Return whether a fine-tuning without scores is shown as failed: any of a trial that failed (it diverged, was
-        not run, or altered since), and of one that is run again those for which it had failed."""
+    def _status_of(self, name: str, finetuning: str) -> str:
+        """Return the status of a fine-tuning that has no scores, "" while it is open: failed are all of a trial that
+        failed (it diverged, was not run, or altered since), and of one that is run again those for which it had."""
         folder = self.trial(name)
         earlier = EarlierAttempt.read(folder.storage)
-        return folder.failure() is not None or (earlier is not None and finetuning in earlier.finetunings)
+        if folder.failure() is not None or (earlier is not None and finetuning in earlier.finetunings):
+            return "failed"
+        return "stopped" if folder.stopped() is not None else ""
 
     def write_results(self) -> pd.DataFrame:
         """Collect and write results.csv and results.parquet; returns the table."""

@@ -208,10 +208,9 @@ class TrialFolder:
 
     def rows_so_far(self, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Return the rows of those of these fine-tunings (None: of all) that ended well, for every shift, of a trial
-        that failed, or that had ended and is run again; [] of any other."""
-        if self.failure() is None and EarlierAttempt.read(self.storage) is None:
-            return []
-        if self.stopped() is not None or self.storage.exists("done"):  # which is damaged, then
+        that has been done or failed, whatever was asked of it since; [] of any other, and of one that is damaged."""
+        done, damage = self._inspect()
+        if damage or (done is None and self.failure() is None and EarlierAttempt.read(self.storage) is None):
             return []
         every = (name.removesuffix(".json") for name in self.storage.names("finetunings"))
         return [row for name in (every if names is None else names) for row in self.finetuning(name) or ()]
@@ -310,21 +309,20 @@ class TrialFolder:
 
         So does `done`: of a trial that gets more fine-tunings it would speak for files that are about to change, and
         whoever looked meanwhile, or after a crash, would take them for damaged."""
-        done, damage = self._inspect()
+        damage = self.damage()
         if damage:
             self._drop_damaged()
-        self.end_attempt(ended=done is not None and not damage)
+        self.end_attempt()
         self.storage.discard("done")
         self.storage.delete(FAILURES)
         self.storage.delete("stopped.json")
         self.storage.tidy()
         return damage
 
-    def end_attempt(self, ended: bool = False) -> None:
-        """Note of a trial that failed, or else has `ended`, that it is run again: how that was is not how this attempt
-        ends."""
+    def end_attempt(self) -> None:
+        """Note of a trial that failed, or was done, that it is run again: how that was is not how this attempt ends."""
         failure = self.failure()
-        if failure is not None or ended:
+        if failure is not None or self.storage.exists("done"):
             why, progress = failure or {}, self.progress().get("time")
             EarlierAttempt(why.get("reason", ""), self.reasons(why), progress).write(self.storage)
         self.storage.delete("failed.json")
@@ -360,10 +358,12 @@ class TrialFolder:
         return self._without_seal("stopped.json")
 
     def stop(self, reason: str, facts: dict[str, Any]) -> None:
-        """Note that the trial is not run to its end; what only resuming needed is dropped."""
+        """Note that the trial is not run to its end; what only resuming needed is dropped. What it scored in an attempt
+        that had ended is kept."""
+        self.end_attempt()
         stop = {"reason": reason, "log": (self.storage / "log.txt").shown, **facts}
         self.storage.write("stopped.json", seal(redacted(stop)))
-        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "failed.json", EARLIER, "worker.json"):
+        for name in (checkpoint_paths.TRIAL_STATES, FAILURES, "worker.json"):
             self.storage.delete(name)
 
     def _without_seal(self, name: str) -> dict[str, Any] | None:

@@ -40,6 +40,8 @@ def run_trial(trial: Trial, paths: RunPaths, context: Context) -> None:
     if context.first:
         if damage := folder.begin():
             log.write(f"is run again, with what is whole of it: {damage}")
+        if context.world_size > 1:  # the watchdog waits for this one: before it the group may wait for room
+            log.heartbeat()
         steps = _after_earlier_attempts(trial, folder, log)
     steps = context.broadcast(steps or 0) or None  # the other ranks are here before it is written
     context.wait_for_all()  # all are here now: the first wait makes a group, and would do so without signs of life

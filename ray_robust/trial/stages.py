@@ -189,12 +189,13 @@ def _train_initial(run: TrialRun, mixture: Mixture | None, weights: Storage) -> 
 
 def _drop_state_of_other_labels(run: TrialRun, weights: Storage, labels: str) -> None:
     """Begin again where the state of an interrupted pre-training has other numbers for the labels: that of a spec which
-    names the same sources in another order, and so means the same. A state of an earlier version, which did not note
-    the order, is gone on with."""
+    names the same sources in another order, and so means the same. So of several sources where the state does not say:
+    it is an earlier version's."""
     if run.context.first:
-        there = (state_facts(weights, "pretrain") or {}).get("labels")
-        if there not in (None, labels):
-            run.log.write("begins its pre-training again: what there is of it has its sources in another order")
+        facts = state_facts(weights, "pretrain")
+        if facts is not None and facts.get("labels", "") != labels:
+            run.log.write("begins its pre-training again: what there is of it has its sources in another order, or it "
+                          "cannot be told in which")  # fmt: skip
             drop_state(weights, "pretrain")
     run.context.wait_for_all()
 

@@ -12,12 +12,13 @@ from typing import Any
 from ray_robust.launch.failures.recovery import Recovery
 
 LONGEST_INTERVAL = 30.0  # seconds between two checks at most
+UNREAD = object()
 
 
 @dataclass
 class _Running:
-    """A running trial: how to end its worker, its latest heartbeat with the time at which that was first seen, and
-    whether it has yet to give one."""
+    """A running trial: how to end its worker, its latest heartbeat (UNREAD before it was looked for) with the time at
+    which that was first seen, and whether it has yet to give one."""
 
     kill: Callable[[], None]
     heartbeat: Any
@@ -41,7 +42,7 @@ class HeartbeatWatchdog:
 
     def started(self, name: str, kill: Callable[[], None]) -> None:
         """Watch a trial from now on; `kill` ends its worker."""
-        earlier = None
+        earlier: Any = UNREAD if self.groups else None
         if self.groups:
             with contextlib.suppress(OSError):
                 earlier = self._heartbeat(name)  # of an attempt before: no sign of this one's workers
@@ -63,7 +64,9 @@ class HeartbeatWatchdog:
             except OSError:  # the storage is away: the trial cannot write either, so its time begins after that
                 trial.since = now
                 continue
-            if heartbeat != trial.heartbeat:
+            if trial.heartbeat is UNREAD:
+                trial.heartbeat, trial.since = heartbeat, now
+            elif heartbeat != trial.heartbeat:
                 trial.heartbeat, trial.since, trial.waits = heartbeat, now, False
             elif not trial.waits and now - trial.since > self.limit:
                 if self._stop.is_set():  # storage was slow, and Ray may be gone: asked then, it would start anew

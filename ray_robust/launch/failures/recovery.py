@@ -39,10 +39,17 @@ class Recovery:
         self.hung: dict[str, str] = {}
         self.ran: set[str] = set()
         self._furthest: dict[str, float] = {}
+        self._asked: dict[str, set[str]] = {}  # the fine-tunings of a trial when it was given out last
 
     def begin(self, trial: Trial) -> None:
         """Note that a trial is given out. Why it failed in an earlier command goes: a worker that dies before it begins
-        would leave it for the reason of this one."""
+        would leave it for the reason of this one. So do its failures in this one, where other fine-tunings are asked of
+        it now: it has ended since."""
+        asked = {finetuning.id for finetuning in trial.finetunings}
+        if self._asked.setdefault(trial.id, asked) != asked:
+            self._asked[trial.id] = asked
+            self.failures.pop(trial.id, None)
+            self._furthest.pop(trial.id, None)
         self.trials[trial.id] = trial
         self.begun.add(trial.id)
         with contextlib.suppress(OSError, Damaged):  # a folder where a file belongs: the trial's own attempt says so

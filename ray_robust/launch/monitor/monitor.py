@@ -63,7 +63,7 @@ class Monitor:
     ) -> None:
         self.run, self.console, self.title, self.loggers = run, console, title, loggers
         self.done_before, self.total = done_before, done_before + len(plan)
-        self._may_run = {trial.id for trial in plan}
+        self._wanted = {trial.id: {f.id for f in trial.finetunings} for trial in plan}
         self.time_left = time_left or TimeLeft(open_work(plan, None))
         self.first_progress: float | None = None  # when the first trial reported any, on the monotonic clock
         self.running: dict[str, dict[str, Any]] = {}
@@ -91,8 +91,8 @@ class Monitor:
         """Add a trial that a search has drawn; `total` says how many there will be."""
         with self._lock:
             self.time_left.expect(trial)
-            self._may_run.add(trial.id)
-            self.total = max(self.total, self.done_before + len(self._may_run))
+            self._wanted[trial.id] = {f.id for f in trial.finetunings}
+            self.total = max(self.total, self.done_before + len(self._wanted))
         if self.loggers is not None:
             self.loggers.expect(trial)
 
@@ -100,7 +100,8 @@ class Monitor:
         """Take this for what its trials lack from now on, since a pilot is over; `done` are those that lack nothing."""
         work = list(work)
         with self._lock:
-            self.total += len({one.trial.id for one in work} - self._may_run)
+            self.total += len({one.trial.id for one in work} - self._wanted.keys())
+            self._wanted |= {one.trial.id: {f.id for f in one.trial.finetunings} for one in work}
             self.time_left.expect_more(work, done)
             self._new_ends += sorted(self.in_parts & set(done))
             self.finished |= dict.fromkeys(done, "done")
@@ -275,7 +276,7 @@ class Monitor:
         to tell."""
         with self._lock:
             running, ended = self._fresh_progress(), set(self.finished)
-            drawn = max(1, len(self._may_run))
+            drawn = max(1, len(self._wanted))
             undrawn = max(1.0, (self.total - self.done_before) / drawn)  # trials that a search will draw
             return self.time_left.share_done(running, ended) / undrawn, self.time_left.left(running, ended, undrawn)
 
@@ -292,11 +293,11 @@ class Monitor:
         return ", ".join(f"{count} of {of} {name}" for name, count, of in kinds if of)
 
     def _rows_of(self, trial: str, state: str) -> list[dict[str, Any]]:
-        """The rows that count of a trial that is over; [] while the storage is away."""
-        folder = self.run.trial(trial)
+        """The rows that count of what was asked of a trial that is over; [] while the storage is away."""
+        folder, wanted = self.run.trial(trial), self._wanted.get(trial, ())
         with contextlib.suppress(OSError, ValueError):
             rows = folder.rows() if state == "done" else folder.rows_so_far()
-            return [row for row in rows if row.get("shift", OWN) == OWN]
+            return [row for row in rows if row.get("shift", OWN) == OWN and row["finetune"] in wanted]
         return []
 
     def _print_line(self) -> None:

@@ -179,15 +179,13 @@ class Search:
 
     def state(self, trial: Trial) -> str:
         """Done, stopped, failed in this run of the command, or still to be run. One that shares its pre-training with
-        what failed, or runs now, is done once its own fine-tunings have ended well."""
+        what failed, was stopped or interrupted, or runs now, is done once its own fine-tunings have ended well."""
         wanted = {f.id for f in trial.finetunings}
-        if self.run.has_rows(trial.id, list(wanted)):
+        if wanted == {row["finetune"] for row in self.run.rows_of(trial.id, wanted) if row["finetune"] in wanted}:
             return "done"
         if self.settings.stop is not None and self.run.trial(trial.id).stopped() is not None:
             return "stopped"
-        state = "failed" if _identity(trial) in self._failed else "planned"
-        scored = self.run.rows_of(trial.id, wanted) if state == "failed" or trial.id in self._running else ()
-        return "done" if wanted == {row["finetune"] for row in scored} else state
+        return "failed" if _identity(trial) in self._failed else "planned"
 
     def spent(self) -> tuple[float, float]:
         """(training images, device-hours) of every trial that was begun, in this run of the command or before."""
