@@ -204,8 +204,8 @@ class RunFolder:
             lacking = [one for one in wanted if one not in {row["finetune"] for row in scored}]
             facts = {key: value if value != "" else None for key, value in planned.items() if key in of_trial}
             if scored:
-                ended = {one: status for one in lacking if (status := self._status_of(name, one))}
-                rows += [{**facts, "finetune": one, "task": wanted[one], "status": ended[one]} for one in ended]
+                ended = [(one, how) for one in lacking if (how := self._status_of(name, one))]
+                rows += [{**facts, "finetune": one, "task": wanted[one], "status": how} for one, how in ended]
             elif status := _status(self.trial(name)):
                 rows.append({**facts, "status": status})
         try:
